@@ -1,0 +1,29 @@
+"""One LLM answer for each of a million documents, overnight, at half price.
+
+What a Python user needs is exported here; names are looked up on first use, because the command
+line must answer `--help` without loading Dagster.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batch_pipeline.component import BatchJobComponent
+    from batch_pipeline.orchestration.build import build_batch_job
+    from batch_pipeline.spec import JobSpec
+
+__all__ = ["BatchJobComponent", "JobSpec", "build_batch_job"]
+
+_HOMES = {
+    "BatchJobComponent": "batch_pipeline.component",
+    "JobSpec": "batch_pipeline.spec",
+    "build_batch_job": "batch_pipeline.orchestration.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The two engines behind one small protocol; the only package that imports anthropic."""

@@ -1,0 +1,242 @@
+"""The adapter over the official SDK; the only module that imports it.
+
+Bodies are streamed and answers are read as bytes: the SDK's typed calls would hold a whole batch in
+memory and parse unknown result types as known ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, cast
+
+import anthropic
+import httpx2
+import orjson
+
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.errors import AccountError, ApiError, UsageError
+
+# How the simulator names itself; nothing is inferred from a URL.
+SIMULATOR_HEADER = "x-batch-pipeline-simulator"
+BATCHES = "/v1/messages/batches"
+DOWNLOAD_CHUNK_BYTES = 1 << 20
+# Reads are repeated by the SDK itself, with back-off; a create never is.
+READ_RETRIES = 3
+COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
+
+
+class AnthropicApi:
+    """`Api` over the official SDK, with the key and the base URL from the environment."""
+
+    def __init__(self, concurrency: int = 20) -> None:
+        if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")):
+            raise UsageError(
+                "No API key: set ANTHROPIC_API_KEY. To try without one, run `batch-pipeline demo`, "
+                "or start `batch-pipeline simulator --port 8765` and set "
+                "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
+            )
+        self._simulated: bool | None = None
+        hooks = {"response": [self._note_simulator]}
+        self._client = anthropic.Anthropic(
+            max_retries=READ_RETRIES,
+            http_client=anthropic.DefaultHttpxClient(
+                event_hooks=hooks,
+                limits=httpx2.Limits(max_connections=concurrency + 10),
+            ),
+        )
+        # A kept-alive connection that the server has closed meanwhile would turn a create into an
+        # unknown outcome, and cost the minutes of a reconciliation.
+        self._create_client = anthropic.Anthropic(
+            max_retries=0,
+            http_client=anthropic.DefaultHttpxClient(
+                event_hooks=hooks,
+                follow_redirects=False,
+                limits=httpx2.Limits(max_keepalive_connections=0),
+            ),
+        )
+        self._probe()
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self._simulated)
+
+    def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
+        headers = {"content-type": "application/json", "content-length": str(length)}
+        with _failures():
+            response = self._create_client.post(
+                BATCHES,
+                content=body,
+                cast_to=httpx2.Response,
+                options={"headers": headers | _betas(betas)},
+            )
+            return _batch(response)
+
+    def retrieve_batch(self, batch_id: str) -> BatchInfo:
+        with _failures():
+            return _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
+
+    def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
+        query: dict[str, object] = {"limit": limit}
+        if after_id is not None:
+            query["after_id"] = after_id
+        with _failures():
+            response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
+            page = _json(response)
+            try:
+                return [_parse_batch(data) for data in page["data"]], bool(page["has_more"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise _unreadable(response) from error
+
+    def cancel_batch(self, batch_id: str) -> BatchInfo:
+        with _failures():
+            return _batch(
+                self._client.post(f"{BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response)
+            )
+
+    @contextmanager
+    def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
+        with _failures():
+            # With `cast_to` a response the SDK hands it over unread, whatever the stream class says.
+            stream: object = self._client.get(
+                f"{BATCHES}/{batch_id}/results",
+                cast_to=httpx2.Response,
+                options={"headers": {"Accept": "application/x-jsonl"}},
+                stream=True,
+                stream_cls=anthropic.Stream[object],
+            )
+            response = cast("httpx2.Response", stream)
+            try:
+                yield response.iter_bytes(DOWNLOAD_CHUNK_BYTES)
+            finally:
+                response.close()
+
+    def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
+        with _failures():
+            response = self._client.post(
+                "/v1/messages",
+                content=params,
+                cast_to=httpx2.Response,
+                options={
+                    "headers": {"content-type": "application/json"} | _betas(betas),
+                    # An answer that was lost was billed: repeating is the flow's decision.
+                    "max_retries": 0,
+                },
+            )
+            return _json(response)
+
+    def _probe(self) -> None:
+        """Learn who answers, and whether the credentials are good, before any work is done."""
+        try:
+            self.list_batches(None, 1)
+        except ApiFailure as failure:
+            if failure.status in (401, 402, 403):
+                raise AccountError(
+                    f"The API at {self._client.base_url} refuses this key ({failure}). Check "
+                    "ANTHROPIC_API_KEY."
+                ) from failure
+            raise ApiError(
+                f"The API at {self._client.base_url} cannot be used now ({failure}). Check the "
+                "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
+            ) from failure
+
+    def _note_simulator(self, response: httpx2.Response) -> None:
+        simulated = SIMULATOR_HEADER in response.headers
+        if self._simulated is None:
+            self._simulated = simulated
+        elif self._simulated != simulated:
+            raise AccountError(
+                f"{self._client.base_url} was {'a simulator' if self._simulated else 'the API'} "
+                "at first and is not any more: what answers has changed under a running process."
+            )
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what the SDK and its transport raise into `ApiFailure`."""
+    try:
+        yield
+    except anthropic.APIStatusError as error:
+        raise _status_failure(error) from error
+    except anthropic.APIError as error:
+        # A connection that was never established is told apart: nothing can have been sent.
+        cause = error.__cause__
+        connected = not isinstance(
+            cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout
+        )
+        message = f"{error} {cause or ''}".strip()
+        raise ApiFailure(None, None, None, message, connected=connected) from error
+    except httpx2.HTTPError as error:
+        # A break in mid-stream is not an SDK error.
+        raise ApiFailure(None, None, None, f"{type(error).__name__}: {error}") from error
+
+
+def _status_failure(error: anthropic.APIStatusError) -> ApiFailure:
+    body = error.body if isinstance(error.body, Mapping) else {}
+    detail = body.get("error")
+    detail = detail if isinstance(detail, Mapping) else {}
+    code = detail.get("code") or (detail.get("details") or {}).get("error_code")
+    return ApiFailure(
+        status=error.status_code,
+        error_type=_text(detail.get("type")),
+        error_code=_text(code),
+        message=_text(detail.get("message")) or error.message,
+        retry_after=_seconds(error.response.headers.get("retry-after")),
+    )
+
+
+def _batch(response: httpx2.Response) -> BatchInfo:
+    try:
+        return _parse_batch(_json(response))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(response) from error
+
+
+def _json(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        data = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(response) from error
+    if not isinstance(data, dict):
+        raise _unreadable(response)
+    return data
+
+
+def _parse_batch(data: Mapping[str, Any]) -> BatchInfo:
+    counts = data.get("request_counts") or {}
+    if not isinstance(data["id"], str) or not data["id"]:
+        raise ValueError("a batch without an id")
+    return BatchInfo(
+        id=data["id"],
+        processing_status=str(data["processing_status"]),
+        counts={name: int(counts.get(name) or 0) for name in COUNTS},
+        created_at=_timestamp(data["created_at"]),
+        expires_at=_timestamp(data["expires_at"]) if data.get("expires_at") else None,
+        ended_at=_timestamp(data["ended_at"]) if data.get("ended_at") else None,
+        archived=data.get("archived_at") is not None,
+    )
+
+
+def _unreadable(response: httpx2.Response) -> ApiFailure:
+    return ApiFailure(response.status_code, None, None, "an answer that cannot be read")
+
+
+def _timestamp(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _betas(betas: Sequence[str]) -> dict[str, str]:
+    return {"anthropic-beta": ",".join(betas)} if betas else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        return None

@@ -1,0 +1,323 @@
+"""`batch-pipeline`: the commands, their options, and how each ends.
+
+Belongs here: what a user types and which exit code follows. What a command does stands in the flow,
+how it is printed in `views`. Heavy imports wait for the command that needs them, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batch_pipeline.cli.output import Output, report_error
+from batch_pipeline.errors import BatchPipelineError, UsageError
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.flow.progress import Progress
+    from batch_pipeline.settings import Settings
+    from batch_pipeline.spec import JobSpec
+
+COMPLETE, NOT_COMPLETE, HELD, INTERRUPTED = 0, 4, 3, 130
+
+app = typer.Typer(
+    help="One LLM answer for each of a million documents, overnight, at half price.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+dead_letters = typer.Typer(help="Items that were set aside.", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letter")
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
+Partition = Annotated[
+    str | None,
+    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code; errors are printed in the form that was asked for."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    output = Output(as_json="--json" in arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("batch_pipeline").setLevel(logging.INFO)
+    try:
+        code = app(args=arguments, standalone_mode=False, obj=output) or COMPLETE
+    except typer.Exit as done:
+        code = done.exit_code
+    except typer.TyperException as error:
+        code = report_error(output, "usage", error.format_message(), error.exit_code)
+    except BatchPipelineError as error:
+        code = report_error(output, error.code, str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        message = "Interrupted; run the same command again to go on."
+        code = report_error(output, "interrupted", message, INTERRUPTED)
+    sys.exit(code)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    input_only: Annotated[
+        bool, typer.Option("--input-only", help="Collect the documents, send nothing.")
+    ] = False,
+    turnaround: Annotated[float, typer.Option(help="Seconds a simulated batch takes.")] = 3.0,
+    as_json: Json = False,  # noqa: ARG001  # read from the context, as of every command
+) -> None:
+    """Run the whole flow on documents found on this machine, against the simulator."""
+    from batch_pipeline.cli import demo as demonstration
+
+    settings = _settings(context.obj)
+    demonstration.run(context.obj, settings, turnaround=turnaround, input_only=input_only)
+
+
+@app.command()
+def jobs(context: typer.Context, as_json: Json = False) -> int:  # noqa: ARG001
+    """List the declared jobs."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.declarations import scan_jobs
+
+    settings = _settings(context.obj)
+    scan = scan_jobs(settings.jobs_dir)
+    views.show_jobs(context.obj, settings, scan)
+    return 2 if scan.errors else COMPLETE
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    as_json: Json = False,  # noqa: ARG001
+) -> None:
+    """Check declaration, input and template of a night without sending anything."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import dataset
+    from batch_pipeline.flow.night import price_for
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.flow.planning import ShardLimits
+
+    settings = _settings(context.obj)
+    spec, key = _job(settings, job, partition)
+    price_for(spec)
+    pipeline = Pipeline(settings)
+    sources = dataset.find_input(pipeline, spec, key)
+    snapshot = dataset.check_input(pipeline, spec, key, sources)
+    limits = ShardLimits.of(spec, settings.max_queued_requests)
+    views.show_validation(context.obj, spec, key, sources, snapshot, limits)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Lift a cancel.")] = False,
+    as_json: Json = False,  # noqa: ARG001
+) -> int:
+    """Run a night to its end, or on from where it stood."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import run as runner
+
+    with _pipeline(context.obj) as pipeline:
+        spec, key = _job(pipeline.settings, job, partition)
+        views.announce_account(context.obj, pipeline)
+        with views.live_progress(context.obj) as watch:
+            state = runner.run(
+                pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch
+            )
+        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        return _exit_code(context.obj, state)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of a job.")] = None,
+    partition: Partition = None,
+    as_json: Json = False,  # noqa: ARG001
+) -> None:
+    """Show progress, batches and cost so far."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import progress
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.state import nights
+
+    settings = _settings(context.obj)
+    if job is not None:
+        spec, key = _job(settings, job, partition) if partition else (_spec(settings, job), None)
+        job = spec.name
+    else:
+        key = partition
+    with Pipeline(settings).ledger.read() as connection:
+        found = [
+            progress.of_night(connection, night.id)
+            for night in nights.list_nights(connection, job=job)
+            if key in (None, night.partition)
+        ]
+    views.show_status(context.obj, found, details=job is not None)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    as_json: Json = False,  # noqa: ARG001
+) -> None:
+    """Show the cost report of a night."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.flow.report import build_report
+
+    settings = _settings(context.obj)
+    spec, key = _job(settings, job, partition)
+    pipeline = Pipeline(settings)
+    views.show_report(context.obj, build_report(pipeline, spec, _shown(pipeline, spec, key)))
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    as_json: Json = False,  # noqa: ARG001
+) -> int:
+    """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import cancel as cancelling
+    from batch_pipeline.flow import night as stations
+    from batch_pipeline.flow import run as runner
+
+    with _pipeline(context.obj) as pipeline:
+        spec, key = _job(pipeline.settings, job, partition)
+        night = stations.open_night(pipeline, spec, key)
+        count = cancelling.hold(pipeline, night)
+        context.obj.say(f"{count} batches are being cancelled; the night is held.")
+        with views.live_progress(context.obj) as watch:
+            state = runner.run(pipeline, spec, key, watch=watch)
+        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        return COMPLETE
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    as_json: Json = False,  # noqa: ARG001
+) -> None:
+    """Group what was set aside by reason, and name what is systematic."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import dead_letter, paths
+    from batch_pipeline.flow.pipeline import Pipeline
+
+    settings = _settings(context.obj)
+    spec, key = _job(settings, job, partition)
+    pipeline = Pipeline(settings)
+    night = _shown(pipeline, spec, key)
+    groups = dead_letter.summarize(pipeline, spec.name, key)
+    folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
+    views.show_dead_letters(context.obj, night, groups, folder)
+
+
+@app.command()
+def simulator(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")],
+    turnaround: Annotated[float, typer.Option(help="Seconds from create to end.")] = 2.0,
+    queue_limit: Annotated[int, typer.Option(help="Requests in process at most.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
+    state_dir: Annotated[
+        str | None, typer.Option(help="Folder that keeps batches over a restart.")
+    ] = None,
+) -> None:
+    """Serve a Message Batches API to develop against; takes any non-empty key."""
+    from batch_pipeline.simulator import serve
+
+    serve(
+        port=port,
+        turnaround=turnaround,
+        queue_limit=queue_limit,
+        seed=seed,
+        state_dir=state_dir,
+        on_ready=lambda url: context.obj.say(f"Simulator listens on {url}"),
+    )
+
+
+def _settings(output: Output) -> Settings:
+    from batch_pipeline.settings import Settings
+
+    settings = Settings.from_environment()
+    output.say(f"Home: {settings.home}")
+    return settings
+
+
+@contextlib.contextmanager
+def _pipeline(output: Output) -> Iterator[Pipeline]:
+    from batch_pipeline.flow.pipeline import Pipeline
+
+    pipeline = Pipeline(_settings(output))
+    pipeline.files.sweep()
+    yield pipeline
+
+
+def _spec(settings: Settings, job: str) -> JobSpec:
+    from batch_pipeline.declarations import find_job
+
+    return find_job(settings.jobs_dir, job)
+
+
+def _job(settings: Settings, job: str, partition: str | None) -> tuple[JobSpec, str]:
+    from batch_pipeline.partitions import check_key, default_key
+
+    spec = _spec(settings, job)
+    now = datetime.now(UTC)
+    if partition is None:
+        return spec, default_key(spec.partitions, now)
+    check_key(spec.partitions, partition, now)
+    return spec, partition
+
+
+def _shown(pipeline: Pipeline, spec: JobSpec, partition: str) -> Any:
+    from batch_pipeline.state import nights
+
+    with pipeline.ledger.read() as connection:
+        night = nights.shown_night(connection, spec.name, partition)
+    if night is None:
+        raise UsageError(
+            f"{spec.name} {partition} has not been run under {pipeline.settings.home}; run it with "
+            f"`batch-pipeline run {spec.name} --partition {partition}`."
+        )
+    return night
+
+
+def _write_report(pipeline: Pipeline, spec: JobSpec, state: Progress) -> Any:
+    from batch_pipeline.flow.report import write_report
+
+    return write_report(pipeline, spec, state.night)
+
+
+def _exit_code(output: Output, state: Progress) -> int:
+    if state.complete:
+        return COMPLETE
+    if state.night.held_at is not None:
+        output.say("The night is held after a cancel; `run --resume` lifts it.")
+        return HELD
+    output.say("Not complete yet; run the same command again to go on.")
+    return NOT_COMPLETE
+
+

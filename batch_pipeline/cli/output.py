@@ -1,0 +1,38 @@
+"""Where output goes: one JSON document or a table on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command answers; with `as_json` stdout holds one document and nothing else."""
+
+    as_json: bool
+
+    def say(self, text: str) -> None:
+        """Something for the person who watches."""
+        print(text, file=sys.stderr, flush=True)
+
+    def answer(self, document: Mapping[str, Any] | str, show: Callable[[], None]) -> None:
+        """The command's answer: the document (or its text), or what `show` prints."""
+        if not self.as_json:
+            show()
+        elif isinstance(document, str):
+            print(document)
+        else:
+            import orjson  # noqa: PLC0415
+
+            print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def report_error(output: Output, code: str, message: str, exit_code: int) -> int:
+    """Say what went wrong in the form that was asked for; returns the exit code."""
+    if output.as_json:
+        output.answer({"error": {"code": code, "message": message}}, lambda: None)
+    output.say(f"Error: {message}" if code != "interrupted" else message)
+    return exit_code

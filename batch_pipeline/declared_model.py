@@ -1,0 +1,124 @@
+"""What every part of a declaration has in common: strictness, and texts from files.
+
+Which keys a job has, and the rules between them, belong in `spec` and `partitions`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, ClassVar, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+
+class DeclaredModel(BaseModel):
+    """A part of a declaration: unknown keys and wrong types are errors, nothing is coerced."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    FILE_KEYS: ClassVar[tuple[str, ...]] = ()
+    """Keys that may be given as `<key>_file` instead."""
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Every key that may be written, in the order of the contract."""
+        return [*cls.model_fields, *(f"{key}_file" for key in cls.FILE_KEYS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stand_ins_for_files(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        values = dict(data)
+        for key in cls.FILE_KEYS:
+            name = values.pop(f"{key}_file", None)
+            if name is not None:
+                values[key] = _FromFile(name, also_given=values.get(key) is not None)
+        return values
+
+
+@dataclass(frozen=True)
+class _FromFile:
+    """Stands for a value whose text is still in a file, until its field is validated."""
+
+    name: object
+    also_given: bool
+
+
+def read_text(value: object, info: ValidationInfo) -> object:
+    """The text of a file that stands for a value; any other value as it is."""
+    if not isinstance(value, _FromFile):
+        return value
+    if value.also_given:
+        raise ValueError(f"give either {info.field_name} or {info.field_name}_file, not both")
+    if not isinstance(value.name, str | Path) or not str(value.name):
+        raise ValueError(f"must be the name of a file, not {value.name!r}")
+    path = base_dir_of(info) / value.name
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def read_json(value: object, info: ValidationInfo) -> object:
+    """As `read_text`, for a value that its file holds as JSON."""
+    text = read_text(value, info)
+    if not isinstance(value, _FromFile):
+        return value
+    try:
+        return json.loads(cast("str", text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{value.name}:{error.lineno} is not JSON: {error.msg}") from error
+
+
+def base_dir_of(info: ValidationInfo) -> Path:
+    """The absolute folder that relative paths refer to: the declaration's, else the current one."""
+    given = info.context.get("base_dir") if isinstance(info.context, Mapping) else None
+    return Path(given).absolute() if given is not None else Path.cwd()
+
+
+def _decimal(value: object) -> object:
+    """Money is decimal: 0.1 means a tenth of a dollar, not the double nearest to it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(str(value))
+    return value
+
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+Usd = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(gt=0, allow_inf_nan=False),
+    PlainSerializer(float, when_used="json"),
+]
+Text = Annotated[str, BeforeValidator(read_text)]
+JsonObject = dict[str, JsonValue]
+# Lax for the container alone: YAML has lists where a frozen value has tuples.
+NonEmptyTexts = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
+
+
+def problem_with(key: str, message: str) -> InitErrorDetails:
+    """A problem with one key of the value at hand, so that a report can point at its line."""
+    # The message goes in as a value, since a message template would swallow its braces.
+    error = PydanticCustomError("declared", "{message}", {"message": message})
+    return InitErrorDetails(type=error, loc=(key,), input=None)

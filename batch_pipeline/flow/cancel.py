@@ -1,0 +1,39 @@
+"""Cancelling a night: the hold is recorded first, then what is in flight is cancelled."""
+
+from __future__ import annotations
+
+import logging
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.submissions import State
+
+log = logging.getLogger(__name__)
+
+
+def hold(pipeline: Pipeline, night: Night) -> int:
+    """Hold the night until a person resumes it, cancel its batches; returns how many.
+
+    What was done by then is billed and collected. A create under way sees the hold and is not
+    finished, or is cancelled when its answer comes; one of unknown outcome is never cancelled
+    before it is proven ours.
+    """
+    with pipeline.ledger.write() as connection:
+        nights.update_night(connection, night.id, held_at=ledger.now(connection), completed_at=None)
+        in_flight = submissions.of_night(connection, night.id, State.ACCEPTED)
+    cancelled = 0
+    for submission in in_flight:
+        assert submission.batch_id is not None
+        with pipeline.ledger.write() as connection:
+            # Before the call: a canceled request must not count as an attempt.
+            submissions.request_cancel(connection, submission)
+        try:
+            pipeline.api.cancel_batch(submission.batch_id)
+        except ApiFailure as failure:
+            # It may just have ended.
+            log.warning("batch %s could not be cancelled: %s", submission.batch_id, failure)
+        else:
+            cancelled += 1
+    return cancelled

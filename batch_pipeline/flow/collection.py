@@ -1,0 +1,321 @@
+"""Result lines → answers, results and dead letters of one submission, counts reconciled.
+
+The same for both engines: a batch's lines are downloaded, those of real-time calls come from their
+journal. Files are written aside and get their names in the transaction that marks the submission
+collected, so that a crash, or a second collector, changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+from sqlalchemy import Connection
+
+from batch_pipeline.errors import ApiError
+from batch_pipeline.flow import dead_letter, joins, manifests, outcomes, paths, snapshots
+from batch_pipeline.flow.answers import (
+    ANSWERS_SCHEMA,
+    NOT_DEAD,
+    RESULTS_SCHEMA,
+    SUMMED,
+    AnswerReader,
+    usage_of,
+    zero,
+)
+from batch_pipeline.flow.dead_letter import DeadLetter
+from batch_pipeline.flow.journal import read_lines
+from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
+from batch_pipeline.money.prices import ModelPrice, TokenUsage, find_price
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state.submissions import State, Submission
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 2_000
+
+
+class ResultsIncompleteError(ApiError):
+    """A download does not hold every request once; it is repeated with the next round."""
+
+    code = "results_incomplete"
+
+
+def collect(
+    pipeline: Pipeline, night: Night, submission: Submission, max_attempts: int
+) -> dict[str, Any]:
+    """Collect an ended submission; returns its summary (counts by status, tokens, cost).
+
+    Raises ResultsIncompleteError or ApiFailure where the lines cannot be had whole: nothing has
+    changed then.
+    """
+    with pipeline.ledger.read() as connection:
+        shard = nights.get_shard(connection, submission.shard_id)
+        snapshot = nights.get_snapshot(connection, shard.snapshot_id)
+    manifest = manifests.read(pipeline.files, shard.manifest)
+    with ExitStack() as stack:
+        staged = {
+            name: stack.enter_context(pipeline.files.staged())
+            for name in ("raw", "answers", "results", "letters")
+        }
+        lines = _lines(pipeline, night, submission, staged["raw"])
+        judge = _Judge(pipeline, submission, snapshot, manifest, max_attempts)
+        with (
+            pq.ParquetWriter(staged["answers"], ANSWERS_SCHEMA, compression="zstd") as answers,
+            pq.ParquetWriter(staged["results"], RESULTS_SCHEMA, compression="zstd") as results,
+        ):
+            for chunk in judge.chunks(lines):
+                answers.write_table(chunk.answers)
+                results.write_table(chunk.results)
+        judge.check_complete()
+        simulated = pipeline.account.simulated
+        letters = dead_letter.write(
+            pipeline.files, snapshot, judge.letters, staged["letters"], simulated=simulated
+        )
+        for path in staged.values():
+            if path.exists():
+                pipeline.files.make_durable(path)
+        with pipeline.ledger.write() as connection:
+            _publish(pipeline, connection, night, submission, staged, letters=letters)
+            summary = judge.summary()
+            submissions.collect(connection, submission, summary, judge.cost)
+    return summary
+
+
+def _publish(
+    pipeline: Pipeline,
+    connection: Connection,
+    night: Night,
+    submission: Submission,
+    staged: dict[str, Path],
+    *,
+    letters: int,
+) -> None:
+    """Name the files, unless somebody else has collected this submission meanwhile."""
+    if submissions.get(connection, submission.id).state is not State.ENDED:
+        return
+    job, partition = night.job, night.partition
+    name = submission.batch_id or submission.token
+    answers = f"{paths.answers(job, partition, night.account)}/{submission.token}.parquet"
+    pipeline.files.publish(staged["answers"], answers)
+    if submission.engine == "batch":
+        pipeline.files.publish(staged["raw"], f"{paths.raw(job, partition)}/{name}.jsonl.zst")
+    pipeline.files.publish(staged["results"], f"{paths.results(job, partition)}/{name}.parquet")
+    if letters:
+        target = f"{paths.dead_letter(job, partition)}/{name}.parquet"
+        pipeline.files.publish(staged["letters"], target)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    answers: pa.Table
+    results: pa.Table
+
+
+class _Judge:
+    """Goes through the lines of one submission: each request once, none forgotten."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        submission: Submission,
+        snapshot: Snapshot,
+        manifest: pa.Table,
+        max_attempts: int,
+    ) -> None:
+        self._submission = submission
+        self._declaration = Declaration.from_json(snapshot.declaration)
+        self._manifest = manifest.to_pydict()
+        self._max_attempts = max_attempts
+        self._simulated = pipeline.account.simulated
+        self._reader = AnswerReader(self._declaration.output_schema)
+        self._tools = "tool_choice" in self._declaration.params
+        self._followers = _followers(pipeline, snapshot, manifest)
+        self._at = datetime.now(UTC)
+        self._price = price_at(self._declaration, datetime.fromtimestamp(submission.intent_at, UTC))
+        self._seen = bytearray(manifest.num_rows)
+        self._statuses: Counter[str] = Counter()
+        self._open = 0
+        self._usage = TokenUsage()
+        self.cost = Decimal(0)
+        self.letters: list[DeadLetter] = []
+
+    def chunks(self, lines: Iterable[bytes]) -> Iterator[_Chunk]:
+        answers: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        for line in lines:
+            self._judge(line, answers, results)
+            if len(answers) >= CHUNK_ROWS:
+                yield _chunk(answers, results)
+                answers, results = [], []
+        yield _chunk(answers, results)
+
+    def check_complete(self) -> None:
+        missing = self._seen.count(0)
+        if missing:
+            raise ResultsIncompleteError(
+                f"The results of {self._submission.batch_id or self._submission.token} lack "
+                f"{missing:,} of {len(self._seen):,} requests; they are fetched again."
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """Items by status, requests that go out again, billed tokens."""
+        usage = {name: getattr(self._usage, name) for name in SUMMED if name != "cost_usd"}
+        return {"statuses": dict(self._statuses), "open": self._open, "usage": usage}
+
+    def _judge(
+        self, line: bytes, answers: list[dict[str, Any]], results: list[dict[str, Any]]
+    ) -> None:
+        try:
+            data = orjson.loads(line)
+            known = parse_custom_id(data["custom_id"])
+            result = data["result"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise ResultsIncompleteError(
+                f"The results of {self._submission.batch_id or self._submission.token} hold a "
+                "line that cannot be read; they are fetched again."
+            ) from error
+        if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
+            log.warning("a result line of another's request was left alone: %r", data["custom_id"])
+            return
+        number = known[1]
+        if self._seen[number]:
+            return
+        self._seen[number] = 1
+        answer = self._answer(number, result)
+        answers.append(answer)
+        if answer["final"]:
+            results.extend(self._rows(number, answer))
+        else:
+            self._open += 1
+
+    def _answer(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
+        """The row of `ANSWERS_SCHEMA` for one result."""
+        attempt = self._manifest["attempt"][number]
+        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
+        message = result.get("message") or {}
+        content = parsed = None
+        usage = TokenUsage()
+        if result.get("type") == "succeeded":
+            usage = usage_of(message)
+            outcome, content, parsed = self._reader.read(message, outcome)
+        cancelled_by_us = (
+            outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None
+        )
+        if cancelled_by_us:
+            outcome = Outcome(Status.CANCELED, Action.REOPEN)
+        cost = self._price.cost(usage, mode=self._submission.engine)
+        self._usage += usage
+        self.cost += cost
+        return {
+            "unit": self._manifest["unit"][number],
+            "final": outcomes.settle(outcome, attempt, self._max_attempts),
+            "counted": outcome.action is not Action.REOPEN,
+            "id": self._manifest["id"][number],
+            "status": str(outcome.status),
+            "content": content,
+            "parsed": parsed,
+            "stop_reason": message.get("stop_reason"),
+            "error_type": outcome.error_type,
+            "error_message": outcome.error_message,
+            "model": message.get("model"),
+            **{name: getattr(usage, name) for name in SUMMED if name != "cost_usd"},
+            "cost_usd": cost,
+            "attempt": attempt,
+            "mode": self._submission.engine,
+            "batch_id": self._submission.batch_id,
+            "custom_id": custom_id(self._submission.token, number),
+            "fingerprint": self._manifest["fingerprint"][number],
+            "simulated": self._simulated,
+            "collected_at": self._at,
+        }
+
+    def _rows(self, number: int, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The results rows of a settled unit: the bearing item, then those that asked the same."""
+        row = {name: answer[name] for name in RESULTS_SCHEMA.names}
+        for name in SUMMED:
+            row[name] += self._manifest[f"prior_{name}"][number]
+        yield row
+        items = [(self._manifest["ordinal"][number], row["id"])]
+        for ordinal, item_id in self._followers.get(answer["unit"], ()):
+            items.append((ordinal, item_id))
+            yield row | zero() | {"id": item_id}
+        self._statuses[row["status"]] += len(items)
+        if row["status"] not in NOT_DEAD:
+            self.letters.extend(
+                DeadLetter(
+                    ordinal=ordinal,
+                    id=item_id,
+                    reason=row["status"],
+                    attempts=row["attempt"],
+                    error_type=row["error_type"],
+                    error_message=row["error_message"],
+                )
+                for ordinal, item_id in items
+            )
+
+
+def _chunk(answers: list[dict[str, Any]], results: list[dict[str, Any]]) -> _Chunk:
+    return _Chunk(
+        pa.Table.from_pylist(answers, schema=ANSWERS_SCHEMA),
+        pa.Table.from_pylist(results, schema=RESULTS_SCHEMA),
+    )
+
+
+def price_at(declaration: Declaration, at: datetime) -> ModelPrice:
+    """The prices of a declaration's model at a time."""
+    geo = declaration.params.get("inference_geo")
+    return find_price(declaration.model_id, at, inference_geo=geo)
+
+
+def _followers(
+    pipeline: Pipeline, snapshot: Snapshot, manifest: pa.Table
+) -> dict[str, list[tuple[int, str]]]:
+    """Items that the manifest's requests answer besides the one each was built from, by unit."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    if not snapshot.duplicates:
+        return found
+    sources = {
+        "duplicates": (snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
+    }
+    with joins.tables(pipeline.files, sources) as connection:
+        connection.register("manifest", manifest.select(["unit"]))
+        query = "SELECT d.unit, d.ordinal, d.id FROM duplicates d SEMI JOIN manifest USING (unit)"
+        for batch in joins.batches(connection, query):
+            for row in batch.to_pylist():
+                found.setdefault(row["unit"], []).append((row["ordinal"], row["id"]))
+    return found
+
+
+def _lines(pipeline: Pipeline, night: Night, submission: Submission, raw: Path) -> Iterator[bytes]:
+    """Result lines as they come, split on `\\n` bytes alone; a batch's are kept as they are."""
+    if submission.batch_id is None:
+        folder = paths.raw_realtime(night.job, night.partition)
+        yield from read_lines(pipeline.files, folder, submission.token)
+        return
+    rest = b""
+    with (
+        pipeline.api.stream_results(submission.batch_id) as chunks,
+        raw.open("wb") as file,
+        zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as compressed,
+    ):
+        for chunk in chunks:
+            compressed.write(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from filter(None, lines)
+    if rest:
+        yield rest

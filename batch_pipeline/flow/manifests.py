@@ -1,0 +1,39 @@
+"""Manifests: which units a shard asks for, in which order, and what they have cost before.
+
+With the snapshot a manifest makes a create body reproducible to the byte: request `n` of the shard
+is the row with the manifest's n-th ordinal.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
+from batch_pipeline.state.files import Files
+
+# `id` is the item that bears the cost; `attempt` counts from 1; `prior_*` is what the item was
+# billed for in earlier answers of the night.
+SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("request_bytes", pa.int64(), nullable=False),
+        pa.field("attempt", pa.int64(), nullable=False),
+        *(pa.field(f"prior_{name}", RESULTS_SCHEMA.field(name).type) for name in SUMMED),
+    ]
+)
+
+
+def read(files: Files, path: str) -> pa.Table:
+    with files.open(path) as file:
+        return pq.read_table(file, schema=SCHEMA)
+
+
+def write(files: Files, path: str, table: pa.Table) -> None:
+    with files.staged() as staged:
+        pq.write_table(table, staged, compression="zstd")
+        files.make_durable(staged)
+        files.publish(staged, path)

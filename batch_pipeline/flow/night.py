@@ -1,0 +1,226 @@
+"""The stations of a night, each of which may be run at any time, twice, or after a crash.
+
+The command line's `run`, the Dagster assets and the sensor's follow-ups call these same functions;
+each looks at the ledger and does what is left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import LedgerError
+from batch_pipeline.flow import collection, dataset, joins, paths, pilot, planning, publication
+from batch_pipeline.flow import progress as progress_of
+from batch_pipeline.flow import reconciliation, snapshots, submission
+from batch_pipeline.flow.answers import RESULTS_SCHEMA
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import ShardLimits
+from batch_pipeline.flow.polling import poll
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.submission import Submitted
+from batch_pipeline.money.prices import ModelPrice
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state.submissions import State, Waiting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InputTaken:
+    """The night's snapshot; `note` says what a person should know of how it came about."""
+
+    night: Night
+    snapshot: Snapshot
+    note: str
+
+
+def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
+    """The night under the account in force, made if it is new."""
+    account = pipeline.account
+    with pipeline.ledger.write() as connection:
+        return nights.open_night(connection, spec.name, partition, account.name)
+
+
+def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
+    """What a person who starts a night lifts: a refusal and a pause; with `resume` a cancel too."""
+    with pipeline.ledger.write() as connection:
+        nights.pause_account(connection, night.account, None)
+        nights.update_night(connection, night.id, refused=None)
+        if resume:
+            nights.update_night(connection, night.id, held_at=None)
+        return nights.get_night(connection, night.id)
+
+
+def price_for(spec: JobSpec) -> ModelPrice:
+    """The model's price today; raises before anything is sent where there is none."""
+    return collection.price_at(Declaration.of(spec), datetime.now(UTC))
+
+
+def take_input(
+    pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool = False
+) -> InputTaken:
+    """Take the night's snapshot, or keep it where neither files nor declaration have changed.
+
+    `again` reads the files even if they look unchanged. While batches of the night are in flight the
+    snapshot stays: what changed is taken up by the next run after their end.
+    """
+    price_for(spec)
+    publication.repair(pipeline, night)
+    note = publication.take_over(pipeline, night)
+    sources = dataset.find_input(pipeline, spec, night.partition)
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        current = (
+            None
+            if night.snapshot_id is None
+            else nights.get_snapshot(connection, night.snapshot_id)
+        )
+        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
+    if current is not None:
+        declared = current.declaration_hash == Declaration.of(spec).hash
+        unchanged = declared and current.signature == sources.signature
+        if busy and not unchanged:
+            return InputTaken(
+                night,
+                current,
+                "input or declaration changed; that is taken up once what is in flight has ended",
+            )
+        if (busy or unchanged) and night.published and not (again and not busy):
+            return InputTaken(night, current, "input unchanged")
+    new = dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    if (
+        current is not None
+        and night.published
+        and (new.folder, new.signature) == (current.folder, current.signature)
+    ):
+        return InputTaken(night, current, "input unchanged")
+    snapshot = publication.switch_snapshot(pipeline, night, new)
+    if note is not None:
+        log.warning("%s %s: %s", night.job, night.partition, note)
+    return InputTaken(pipeline.refreshed(night), snapshot, note or "input read")
+
+
+def run_pilot(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    answered: Callable[[], None] = lambda: None,
+) -> dict[str, Any] | Waiting:
+    """Bring the pilot as far as it goes now: its verdict, or why it waits."""
+    return pilot.run_pilot(pipeline, spec, night, price_for(spec), answered)
+
+
+def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
+    """Plan what is open and send what there is room for."""
+    reconciliation.reconcile(pipeline, night.account)
+    seen = planning.view(pipeline, night)
+    if seen.snapshot.declaration_hash != Declaration.of(spec).hash:
+        reason = (
+            "the declaration changed; take the input again (`run`, or materialize it) to use it"
+        )
+        return Submitted(0, Waiting(reason, _waiting(pipeline, night)))
+    verdict = seen.night.pilot
+    if verdict is None or not pilot.holds(verdict, seen.snapshot):
+        return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
+    if verdict["open"] and _should_plan(pipeline, spec, seen.night):
+        limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+        planning.plan_all(pipeline, seen, limits, price_for(spec))
+    job_queue = spec.limits.max_queued_requests
+    return submission.submit_waiting(pipeline, night, job_queue, pilot.gate)
+
+
+def _should_plan(pipeline: Pipeline, spec: JobSpec, night: Night) -> bool:
+    """A first plan, or a retry round: once nothing else is left, or enough for a full shard."""
+    with pipeline.ledger.read() as connection:
+        state = progress_of.of_night(connection, night.id)
+    if not night.open_requests:
+        return False
+    full = ShardLimits.of(spec, pipeline.settings.max_queued_requests).requests
+    idle = not state.in_flight and not state.to_collect and state.waiting == night.open_requests
+    return idle or night.open_requests >= full
+
+
+def _waiting(pipeline: Pipeline, night: Night) -> int:
+    with pipeline.ledger.read() as connection:
+        return progress_of.of_night(connection, night.id).waiting
+
+
+def poll_account(pipeline: Pipeline, account: str) -> None:
+    """See what has ended and what became of unknown submissions, for all nights of the account."""
+    reconciliation.reconcile(pipeline, account)
+    poll(pipeline, account)
+
+
+def collect_ended(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    collected: Callable[[], None] = lambda: None,
+) -> int:
+    """Collect what has ended; returns how many submissions. What cannot be had now is left.
+
+    `collected` is called after each.
+    """
+    publication.repair(pipeline, night)
+    count = 0
+    with pipeline.ledger.read() as connection:
+        ended = submissions.of_night(connection, night.id, State.ENDED)
+    for ended_submission in ended:
+        try:
+            collection.collect(pipeline, night, ended_submission, spec.retry.max_attempts)
+        except (ApiFailure, collection.ResultsIncompleteError) as error:
+            log.warning("batch %s: %s", ended_submission.batch_id, error)
+            continue
+        count += 1
+        collected()
+    return count
+
+
+def finish(pipeline: Pipeline, night: Night) -> Progress:
+    """Mark the night complete if it is: every input item is in the results, once."""
+    state = progress(pipeline, night)
+    if state.complete or not state.sent_everything or state.night.held_at is not None:
+        return state
+    assert state.snapshot is not None
+    _reconcile_counts(pipeline, state.night, state.snapshot)
+    with pipeline.ledger.write() as connection:
+        current = nights.get_night(connection, night.id)
+        if current.revision == state.night.revision and current.published:
+            nights.update_night(connection, night.id, completed_at=state.at)
+        return progress_of.of_night(connection, night.id)
+
+
+def progress(pipeline: Pipeline, night: Night) -> Progress:
+    with pipeline.ledger.read() as connection:
+        return progress_of.of_night(connection, night.id)
+
+
+def _reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
+    """Input = succeeded + set aside, id by id, or the night does not count as complete."""
+    results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
+    sources = {
+        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
+        "results": (results, RESULTS_SCHEMA),
+    }
+    with joins.tables(pipeline.files, sources) as connection:
+        query = """
+            SELECT (SELECT count(*) FROM results),
+                   (SELECT count(*) FROM (SELECT id FROM snapshot) s ANTI JOIN results USING (id))
+        """
+        [(rows, missing)] = connection.execute(query).fetchall()
+    if rows != snapshot.items or missing:
+        with pipeline.ledger.write() as connection:
+            nights.update_night(connection, night.id, rebuilding=True)
+        raise LedgerError(
+            f"{night.job} {night.partition}: the input has {snapshot.items:,} items, the results "
+            f"{rows:,} rows, and {missing:,} items have none. The results are built again from "
+            "what the API answered with the next run; if this stays, report it as a bug."
+        )

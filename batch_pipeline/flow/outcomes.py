@@ -1,0 +1,180 @@
+"""What an answer means and what is done about it: tables, and nothing else.
+
+Error types follow the API's documentation; they are compared as text, because the SDK parses types
+it does not know as ones it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from batch_pipeline.api.protocol import ApiFailure
+
+
+class Status(StrEnum):
+    """What became of an item; the values of the results' `status` column."""
+
+    SUCCEEDED = "succeeded"
+    ERRORED = "errored"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+    TRUNCATED = "truncated"
+    REFUSED = "refused"
+    INVALID_OUTPUT = "invalid_output"
+    INVALID_INPUT = "invalid_input"
+    TOO_LARGE = "too_large"
+    FILTERED = "filtered"
+
+
+class Action(StrEnum):
+    """What is done with a request after its result."""
+
+    KEEP = "keep"
+    SET_ASIDE = "set aside"
+    RETRY = "retry"
+    # Sent once more, then set aside: what an unknown error means is not known.
+    RETRY_ONCE = "retry once"
+    # Sent again whatever the number of attempts: the API never worked on it.
+    REOPEN = "reopen"
+    # Credentials, billing, a model that is gone: set aside, and the account's submission rests.
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one result means; `error_type` and `error_message` are None for a success."""
+
+    status: Status
+    action: Action
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+ERROR_ACTIONS = {
+    "rate_limit_error": Action.RETRY,
+    "timeout_error": Action.RETRY,
+    "api_error": Action.RETRY,
+    "overloaded_error": Action.RETRY,
+    "invalid_request_error": Action.SET_ASIDE,
+    "request_too_large": Action.SET_ASIDE,
+    "not_found_error": Action.STOP,
+    "authentication_error": Action.STOP,
+    "permission_error": Action.STOP,
+    "billing_error": Action.STOP,
+}
+SPEND_LIMIT_CODES = ("enforced_spend_limit_reached", "contract_spend_limit_reached")
+SPEND_LIMIT_MESSAGE = "You have reached your specified"
+CUT_OFF = ("max_tokens", "model_context_window_exceeded")
+FINISHED = ("end_turn", "stop_sequence")
+
+
+def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
+    """What a result line's `result` means; a succeeded one is judged by its stop reason alone."""
+    kind = result.get("type")
+    if kind == "succeeded" and isinstance(result.get("message"), Mapping):
+        return _of_stop_reason(result["message"].get("stop_reason"), tools_asked_for)
+    if kind == "errored":
+        outcome = of_error(result.get("error"))
+        # Of real-time calls: the API was busy to the last, it never worked on the request.
+        busy = result.get("attempted") is False
+        return replace(outcome, action=Action.REOPEN) if busy else outcome
+    if kind == "expired":
+        message = "the batch ended before this request was processed"
+        return Outcome(Status.EXPIRED, Action.RETRY, "expired", message)
+    if kind == "canceled":
+        return Outcome(Status.CANCELED, Action.RETRY, "canceled", "the batch was canceled")
+    message = f"a result of unknown type {kind!r}"
+    return Outcome(Status.ERRORED, Action.RETRY_ONCE, f"unknown:{kind}", message)
+
+
+def of_error(error: object) -> Outcome:
+    """What an error body means, `{"type": "error", "error": {"type": …, "message": …}}` or its core."""
+    detail = error if isinstance(error, Mapping) else {}
+    if isinstance(detail.get("error"), Mapping):
+        detail = detail["error"]
+    kind = str(detail.get("type") or "unknown")
+    message = str(detail.get("message") or "no message")
+    return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
+
+
+def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
+    if stop_reason in FINISHED or (stop_reason == "tool_use" and tools_asked_for):
+        return Outcome(Status.SUCCEEDED, Action.KEEP)
+    if stop_reason in CUT_OFF:
+        message = f"the answer was cut off ({stop_reason})"
+        return Outcome(Status.TRUNCATED, Action.SET_ASIDE, str(stop_reason), message)
+    if stop_reason == "refusal":
+        return Outcome(Status.REFUSED, Action.SET_ASIDE, "refusal", "the model refused to answer")
+    message = f"the answer ended with stop reason {stop_reason!r}"
+    return Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, f"stop_reason:{stop_reason}", message)
+
+
+class CreateVerdict(StrEnum):
+    """What a create that did not return an id means for its submission and its account."""
+
+    # Nobody knows whether a batch was made: look for it.
+    UNKNOWN = "unknown"
+    # Not made, and the queue is full: wait.
+    QUEUE_FULL = "queue full"
+    # Not made, and nothing else will be until a person has acted.
+    PAUSE = "pause"
+    # Not made; the same body would be refused again.
+    REFUSED = "refused"
+    # Not made: the connection was never established.
+    NOT_SENT = "not sent"
+
+
+DEFINITE_STATUSES = (400, 401, 402, 403, 404, 413, 429)
+
+
+def of_create_failure(failure: ApiFailure) -> CreateVerdict:
+    """Sort a failed create; only an API error body with a status of the list is definite."""
+    if not failure.connected:
+        return CreateVerdict.NOT_SENT
+    if failure.status not in DEFINITE_STATUSES or failure.error_type is None:
+        return CreateVerdict.UNKNOWN
+    if is_spend_limit(failure) or failure.status in (401, 402, 403):
+        return CreateVerdict.PAUSE
+    if failure.status == 429:
+        return CreateVerdict.QUEUE_FULL
+    if ERROR_ACTIONS.get(failure.error_type) is Action.STOP:
+        return CreateVerdict.PAUSE
+    return CreateVerdict.REFUSED
+
+
+def of_call_failure(failure: ApiFailure) -> Outcome:
+    """What a failed Messages call means; a lost answer is asked again like a passing fault."""
+    if failure.error_type is None:
+        message = str(failure)
+        return Outcome(Status.ERRORED, Action.RETRY, f"http_{failure.status or 'lost'}", message)
+    outcome = of_error({"type": failure.error_type, "message": failure.message})
+    if is_spend_limit(failure) or failure.status in (401, 402, 403):
+        return replace(outcome, action=Action.STOP)
+    return outcome
+
+
+def is_refused_as_busy(failure: ApiFailure) -> bool:
+    """HTTP 429 and 529: the API did not take the request in, so it is not an attempt."""
+    return failure.status in (429, 529)
+
+
+def is_spend_limit(failure: ApiFailure) -> bool:
+    return (failure.status == 429 and failure.error_code in SPEND_LIMIT_CODES) or (
+        failure.status == 400 and failure.message.startswith(SPEND_LIMIT_MESSAGE)
+    )
+
+
+def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
+    """Whether an item is done with after its `attempt`-th answer; False: it goes out again."""
+    match outcome.action:
+        case Action.REOPEN:
+            return False
+        case Action.RETRY:
+            return attempt >= max_attempts
+        case Action.RETRY_ONCE:
+            return attempt >= min(2, max_attempts)
+        case _:
+            return True

@@ -1,0 +1,36 @@
+"""Where everything lies under the home; the first five are the contract, the rest is internal."""
+
+from __future__ import annotations
+
+
+def results(job: str, partition: str) -> str:
+    return f"{job}/results/partition={partition}"
+
+
+def dead_letter(job: str, partition: str) -> str:
+    return f"{job}/dead_letter/partition={partition}"
+
+
+def raw(job: str, partition: str) -> str:
+    return f"{job}/raw/partition={partition}"
+
+
+def raw_realtime(job: str, partition: str) -> str:
+    return f"{job}/raw_realtime/partition={partition}"
+
+
+def report(job: str, partition: str, suffix: str) -> str:
+    return f"{job}/reports/{partition}{suffix}"
+
+
+def snapshots(job: str, partition: str) -> str:
+    """Depends on input and declaration alone, so that accounts share it."""
+    return f"{job}/snapshots/partition={partition}"
+
+
+def manifests(job: str, partition: str, account: str) -> str:
+    return f"{job}/manifests/{account}/partition={partition}"
+
+
+def answers(job: str, partition: str, account: str) -> str:
+    return f"{job}/answers/{account}/partition={partition}"

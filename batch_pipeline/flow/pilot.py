@@ -1,0 +1,251 @@
+"""The pilot: a sample goes through the whole path first, and its verdict gates the rest.
+
+Its good answers are ordinary answers of the night: kept, and not bought again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batch_pipeline.flow import collection, planning
+from batch_pipeline.flow.answers import SUMMED
+from batch_pipeline.flow.calls import send_calls
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import View
+from batch_pipeline.flow.submission import submit_waiting
+from batch_pipeline.money.prices import ModelPrice
+from batch_pipeline.spec import JobSpec, PilotSpec
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
+from batch_pipeline.state.submissions import State, Waiting
+
+# A pilot is never more than this part of a night.
+LARGEST_PART = 10
+EXAMPLES = 3
+# Of a pilot that the API has hardly worked on, nothing can be said.
+LEAST_JUDGED = 0.5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the pilot measured and whether the rest of the night may go.
+
+    Rates are of `judged`, the sampled requests that the API worked on; `examples` are up to three
+    ids with what went wrong.
+    """
+
+    open: bool
+    reasons: tuple[str, ...]
+    sample: int
+    judged: int
+    error_rate: float
+    truncated_rate: float
+    mean_input_tokens: float
+    mean_output_tokens: float
+    cost_usd: float
+    projected_usd: float
+    examples: tuple[str, ...]
+    declaration_hash: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer of the pilot, as far as the verdict goes."""
+
+    id: str
+    status: str
+    final: bool
+    error_message: str | None
+
+
+def gate(night: Night, shard: Shard) -> str | None:
+    """Why a shard may not go: it waits for a verdict, or the verdict is no."""
+    if shard.pilot:
+        return None
+    if night.pilot is None:
+        return "the pilot has not been judged yet"
+    if not night.pilot["open"]:
+        return f"the pilot's gate is closed: {'; '.join(night.pilot['reasons'])}"
+    return None
+
+
+def holds(verdict: dict[str, Any] | None, snapshot: Snapshot) -> bool:
+    """Whether a verdict is about this night still: a good one for its declaration, a bad one for
+    this very input, so that corrected data get a pilot of their own."""
+    if verdict is None or verdict["declaration_hash"] != snapshot.declaration_hash:
+        return False
+    return bool(verdict["open"]) or verdict["content_hash"] == snapshot.content_hash
+
+
+def sample_size(wanted: int, units: int, open_units: int) -> int:
+    """At most a tenth of the night, and of what is still to be bought."""
+    return min(wanted, units // LARGEST_PART, open_units)
+
+
+def judge(
+    spec: PilotSpec, snapshot: Snapshot, answers: Sequence[Answered], usage: dict[str, Any]
+) -> Verdict | None:
+    """The verdict on a collected pilot; None where too little of it was worked on.
+
+    `usage` holds the billed tokens and `cost_usd` of the sample.
+    """
+    judged = [answer for answer in answers if answer.final]
+    if len(judged) < LEAST_JUDGED * len(answers):
+        return None
+    good = (Status.SUCCEEDED, Status.TRUNCATED)
+    errors = sum(answer.status not in good for answer in judged) / len(judged)
+    truncated = sum(answer.status == Status.TRUNCATED for answer in judged) / len(judged)
+    reasons = []
+    if errors > spec.max_error_rate:
+        reasons.append(f"error rate {errors:.1%} is over {spec.max_error_rate:.1%}")
+    if truncated > spec.max_truncated_rate:
+        reasons.append(
+            f"{truncated:.1%} of the answers were cut off, over {spec.max_truncated_rate:.1%}: "
+            "raise max_tokens"
+        )
+    cost = float(usage["cost_usd"])
+    return Verdict(
+        open=not reasons,
+        reasons=tuple(reasons),
+        sample=len(answers),
+        judged=len(judged),
+        error_rate=errors,
+        truncated_rate=truncated,
+        mean_input_tokens=sum(
+            usage[n] for n in SUMMED if n.endswith("_tokens") and n != "output_tokens"
+        )
+        / len(judged),
+        mean_output_tokens=usage["output_tokens"] / len(judged),
+        cost_usd=cost,
+        projected_usd=round(cost / len(judged) * snapshot.units, 6),
+        examples=tuple(
+            f"{answer.id}: {answer.error_message}"
+            for answer in judged
+            if answer.status != Status.SUCCEEDED
+        )[:EXAMPLES],
+        declaration_hash=snapshot.declaration_hash,
+        content_hash=snapshot.content_hash,
+    )
+
+
+def run_pilot(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    price: ModelPrice,
+    answered: Callable[[], None] = lambda: None,
+) -> dict[str, Any] | Waiting:
+    """Bring the night's pilot as far as it goes now: the verdict, or why it waits.
+
+    `answered` is called after each answer of a real-time pilot.
+    """
+    while True:
+        seen = planning.view(pipeline, night)
+        verdict = seen.night.pilot
+        if verdict is not None and holds(verdict, seen.snapshot):
+            return verdict
+        pilot = _latest(pipeline, seen)
+        if pilot is None:
+            _plan(pipeline, spec, seen, price)
+        elif pilot.state is ShardState.COLLECTED:
+            _decide(pipeline, spec, seen, pilot, price)
+        else:
+            waiting = _send(pipeline, spec, seen.night, pilot, answered)
+            if waiting is not None:
+                return waiting
+
+
+def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
+    """The newest pilot of this snapshot."""
+    with pipeline.ledger.read() as connection:
+        shards = nights.list_shards(
+            connection, seen.night.id, ShardState.WAITING, ShardState.HELD, ShardState.COLLECTED
+        )
+    mine = [shard for shard in shards if shard.pilot and shard.snapshot_id == seen.snapshot.id]
+    return mine[-1] if mine else None
+
+
+def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
+    wanted = sample_size(spec.pilot.size, seen.snapshot.units, planning.count_open(pipeline, seen))
+    if wanted:
+        engine = spec.pilot.via
+        planning.plan_pilot(pipeline, seen, wanted, spec.pilot.seed, engine, price)
+    else:
+        reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
+        _store(pipeline, seen.night, _without_sample(seen.snapshot, reason))
+
+
+def _send(
+    pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard, answered: Callable[[], None]
+) -> Waiting | None:
+    if pilot.engine == "batch":
+        if pilot.state is ShardState.WAITING:
+            job_queue = spec.limits.max_queued_requests
+            submitted = submit_waiting(pipeline, night, job_queue, gate)
+            if not submitted.batches:
+                return submitted.waiting
+        return _collect(pipeline, spec, night, pilot)
+    waiting = send_calls(pipeline, spec, night, pilot, answered)
+    return waiting or _collect(pipeline, spec, night, pilot)
+
+
+def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
+    with pipeline.ledger.read() as connection:
+        ended = [
+            submission
+            for submission in submissions.of_night(connection, night.id, State.ENDED)
+            if submission.shard_id == pilot.id
+        ]
+    if not ended:
+        return Waiting("the pilot's batch is being processed", pilot.requests)
+    collection.collect(pipeline, night, ended[0], spec.retry.max_attempts)
+    return None
+
+
+def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, pilot: Shard, price: ModelPrice) -> None:
+    with pipeline.ledger.read() as connection:
+        [submission] = [
+            submission
+            for submission in submissions.of_night(connection, seen.night.id, State.COLLECTED)
+            if submission.shard_id == pilot.id
+        ]
+    paths = planning.answer_paths(seen.night, [submission])
+    table = pipeline.files.dataset(paths).to_table(
+        columns=["id", "status", "final", "error_message"]
+    )
+    answers = [Answered(**row) for row in table.to_pylist()]
+    assert submission.summary is not None
+    usage = {**submission.summary["usage"], "cost_usd": submission.cost_usd}
+    verdict = judge(spec.pilot, seen.snapshot, answers, usage)
+    if verdict is None:
+        # The API was not itself: another sample, of what is still open.
+        _plan(pipeline, spec, planning.view(pipeline, seen.night), price)
+    else:
+        _store(pipeline, seen.night, verdict)
+
+
+def _store(pipeline: Pipeline, night: Night, verdict: Verdict) -> None:
+    with pipeline.ledger.write() as connection:
+        nights.update_night(connection, night.id, pilot=asdict(verdict))
+
+
+def _without_sample(snapshot: Snapshot, reason: str) -> Verdict:
+    return Verdict(
+        open=True,
+        reasons=(reason,),
+        sample=0,
+        judged=0,
+        error_rate=0.0,
+        truncated_rate=0.0,
+        mean_input_tokens=0.0,
+        mean_output_tokens=0.0,
+        cost_usd=0.0,
+        projected_usd=0.0,
+        examples=(),
+        declaration_hash=snapshot.declaration_hash,
+        content_hash=snapshot.content_hash,
+    )

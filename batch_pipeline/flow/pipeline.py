@@ -1,0 +1,65 @@
+"""What every station of the flow is handed: settings, files, ledger and, once needed, the API."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from functools import cached_property
+
+from batch_pipeline.api.protocol import Api
+from batch_pipeline.settings import Settings
+from batch_pipeline.state import nights
+from batch_pipeline.state.files import Files
+from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.state.nights import Account, Night
+from batch_pipeline.state.submissions import Limits
+
+SIMULATOR_ACCOUNT = "simulator"
+
+
+class Pipeline:
+    """One process's access to a home; `owner` tells its claims from those of others."""
+
+    def __init__(self, settings: Settings, api: Api | None = None) -> None:
+        self.settings = settings
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._given_api = api
+
+    @cached_property
+    def files(self) -> Files:
+        return Files(self.settings.home)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings.ledger_url)
+
+    @cached_property
+    def api(self) -> Api:
+        """Connects on first use; raises where there is no key or the API refuses it."""
+        if self._given_api is not None:
+            return self._given_api
+        from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
+
+        return AnthropicApi()
+
+    @cached_property
+    def account(self) -> Account:
+        """Whose queue, spend and answers these are; a simulator is an account of its own."""
+        simulated = self.api.simulated
+        name = SIMULATOR_ACCOUNT if simulated else self.settings.account
+        with self.ledger.write() as connection:
+            nights.register_account(connection, name, simulated=simulated)
+            return nights.get_account(connection, name)
+
+    def limits(self, job_queue: int | None) -> Limits:
+        return Limits(
+            account_queue=self.settings.max_queued_requests,
+            job_queue=job_queue,
+            lease_seconds=self.settings.lease_seconds,
+        )
+
+    def refreshed(self, night: Night) -> Night:
+        """The night as the ledger has it now."""
+        with self.ledger.read() as connection:
+            return nights.get_night(connection, night.id)

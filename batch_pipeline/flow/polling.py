@@ -1,0 +1,66 @@
+"""Which batches have ended: asked for all of an account at once, in as few calls as possible."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
+from batch_pipeline.state import submissions
+from batch_pipeline.state.submissions import State, Submission
+
+log = logging.getLogger(__name__)
+
+# Below this many batches single retrieves cannot cost more calls than pages of the list.
+FEW = 2
+
+
+def poll(pipeline: Pipeline, account: str) -> list[Submission]:
+    """Mark what has ended of all the account's batches in flight, of whatever night; returns it."""
+    with pipeline.ledger.read() as connection:
+        in_flight = submissions.of_account(connection, account, State.ACCEPTED)
+    if not in_flight:
+        return []
+    infos = look_up(pipeline.api, in_flight)
+    ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
+    if ended:
+        with pipeline.ledger.write() as connection:
+            for submission in ended:
+                submissions.end(connection, submission)
+    return ended
+
+
+def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:
+    """Batches by id; one that the API does not know (yet, or any more) is left out.
+
+    Reads the list from the newest on, and stops where the pages would cost more calls than asking
+    for each batch that is still missing.
+    """
+    missing = {s.batch_id for s in in_flight if s.batch_id is not None}
+    oldest = min(s.accepted_at or s.intent_at for s in in_flight) - CLOCK_SKEW_SECONDS
+    found: dict[str, BatchInfo] = {}
+    after: str | None = None
+    while len(missing) > FEW:
+        page, more = api.list_batches(after, PAGE)
+        before = len(missing)
+        for batch in page:
+            if batch.id in missing:
+                missing.discard(batch.id)
+                found[batch.id] = batch
+        if not more or not page or page[-1].created_at < oldest:
+            break
+        if before == len(missing):
+            # A page of other tenants' batches alone: how many more there are is unknown.
+            break
+        after = page[-1].id
+    for batch_id in sorted(missing):
+        try:
+            found[batch_id] = api.retrieve_batch(batch_id)
+        except ApiFailure as failure:
+            if failure.status != 404:
+                raise
+            # Seen for minutes after a create and after an end: not proof of anything.
+            log.info("batch %s is not there now; asked again with the next poll", batch_id)
+    return found

@@ -1,0 +1,164 @@
+"""Where a night stands, from the ledger alone: no file is read, nothing is asked of the API."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import Account, Night, ShardState, Snapshot
+from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
+
+USAGE = (
+    "input_tokens",
+    "output_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_read_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A night in numbers.
+
+    `items` are input rows, `requests` what is bought for them; `statuses` counts settled items.
+    Requests wait in shards or outside (`waiting`), are at the API or may be (`in_flight`, of which
+    `unknown`), or ended and are not collected yet (`to_collect`). Cost in USD, times in seconds.
+    """
+
+    night: Night
+    account: Account
+    snapshot: Snapshot | None
+    items: int
+    statuses: dict[str, int]
+    waiting: int
+    in_flight: int
+    unknown: int
+    to_collect: int
+    batches: int
+    batches_ended: int
+    cost_usd: dict[str, Decimal]
+    usage: dict[str, int]
+    submissions: tuple[Submission, ...]
+    at: float
+
+    @property
+    def settled(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def succeeded(self) -> int:
+        return self.statuses.get(Status.SUCCEEDED, 0)
+
+    @property
+    def filtered(self) -> int:
+        return self.statuses.get(Status.FILTERED, 0)
+
+    @property
+    def dead_letter(self) -> int:
+        return self.settled - self.succeeded - self.filtered
+
+    @property
+    def error_rate(self) -> float:
+        return self.dead_letter / self.settled if self.settled else 0.0
+
+    @property
+    def total_cost_usd(self) -> Decimal:
+        return sum(self.cost_usd.values(), Decimal(0))
+
+    @property
+    def complete(self) -> bool:
+        return self.night.completed_at is not None
+
+    @property
+    def sent_everything(self) -> bool:
+        """Nothing waits, nothing is at the API, nothing is to be collected."""
+        return (
+            self.snapshot is not None
+            and not self.waiting
+            and not self.in_flight
+            and not self.to_collect
+        )
+
+    def describe(self) -> str:
+        """One line for a log, a skip reason, an observation."""
+        share = self.settled / self.items if self.items else 1.0
+        parts = [f"{share:.0%} complete: {self.settled:,} of {self.items:,} items"]
+        if self.batches:
+            parts.append(f"{self.batches_ended} of {self.batches} batches ended")
+        if self.waiting:
+            parts.append(f"{self.waiting:,} requests wait")
+        if self.unknown:
+            parts.append(f"{self.unknown:,} of unknown outcome")
+        if self.settled:
+            parts.append(f"{self.error_rate:.1%} set aside")
+        parts.append(f"${self.total_cost_usd:.4f}")
+        return ", ".join(parts)
+
+
+def of_night(connection: Connection, night_id: int) -> Progress:
+    """The progress of a night in one consistent view."""
+    night = nights.get_night(connection, night_id)
+    snapshot = (
+        None if night.snapshot_id is None else nights.get_snapshot(connection, night.snapshot_id)
+    )
+    shards = nights.list_shards(connection, night_id)
+    current = {shard.id for shard in shards if shard.snapshot_id == night.snapshot_id}
+    every = submissions.of_night(connection, night_id)
+    statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
+    usage: Counter[str] = Counter()
+    cost = {"batch": Decimal(0), "realtime": Decimal(0)}
+    for submission in every:
+        if submission.summary is None:
+            continue
+        cost[submission.engine] += submission.cost_usd or Decimal(0)
+        usage.update(submission.summary["usage"])
+        if submission.shard_id in current:
+            statuses.update(submission.summary["statuses"])
+    batches = [s for s in every if s.batch_id is not None]
+    waiting = sum(shard.requests for shard in shards if shard.state is ShardState.WAITING)
+    return Progress(
+        night=night,
+        account=nights.get_account(connection, night.account),
+        snapshot=snapshot,
+        items=snapshot.items if snapshot else 0,
+        statuses=dict(statuses),
+        waiting=waiting + night.open_requests,
+        in_flight=_requests(every, *IN_QUEUE, State.CALLING),
+        unknown=_requests(every, State.UNKNOWN),
+        to_collect=_requests(every, State.ENDED),
+        batches=len(batches),
+        batches_ended=sum(s.state in (State.ENDED, State.COLLECTED) for s in batches),
+        cost_usd=cost,
+        usage={name: usage[name] for name in USAGE},
+        submissions=tuple(every),
+        at=now(connection),
+    )
+
+
+def _requests(found: list[Submission], *states: State) -> int:
+    return sum(submission.requests for submission in found if submission.state in states)
+
+
+def as_json(progress: Progress) -> dict[str, Any]:
+    """The part of a night's JSON that `status`, `run` and `report` have in common."""
+    night = progress.night
+    return {
+        "job": night.job,
+        "partition": night.partition,
+        "account": night.account,
+        "items": progress.items,
+        "succeeded": progress.succeeded,
+        "dead_letter": progress.dead_letter,
+        "filtered": progress.filtered,
+        "batches": progress.batches,
+        "simulated": progress.account.simulated,
+        "complete": progress.complete,
+    }

@@ -1,0 +1,104 @@
+"""The prompt template: parsing it, naming its columns, and filling it with a row's texts.
+
+Belongs here: the `{column}` syntax, how a JSON value becomes prompt text, and what makes a rendered
+prompt unusable. Reading rows is `readers`; the Messages parameters around the text are not here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from batch_pipeline.errors import DeclarationError
+
+# `str.format` would read attributes, indexes and conversions into a column's name ("{a.b}",
+# "{x!r}") and so let a template reach into objects; here a name is whatever stands between braces.
+_TOKEN = re.compile(r"(?P<double>\{\{|\}\})|\{(?P<column>[^{}]+)\}|(?P<lone>[{}])")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template: literal texts and, between each two of them, the column to put there.
+
+    `literals` has one entry more than `slots`.
+    """
+
+    literals: tuple[str, ...]
+    slots: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """Split a template at its placeholders; doubled braces stand for literal ones.
+
+        Raises DeclarationError at a lone brace and at `{}`, with line and column of the template.
+        """
+        literals: list[str] = []
+        slots: list[str] = []
+        pending: list[str] = []
+        end = 0
+        for token in _TOKEN.finditer(text):
+            pending.append(text[end : token.start()])
+            end = token.end()
+            if token["lone"]:
+                raise DeclarationError(_lone_brace_message(text, token.start()))
+            if token["double"]:
+                pending.append(token["double"][0])
+            else:
+                literals.append("".join(pending))
+                slots.append(token["column"])
+                pending = []
+        pending.append(text[end:])
+        literals.append("".join(pending))
+        return cls(tuple(literals), tuple(slots))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template names, each once, in order of appearance."""
+        return tuple(dict.fromkeys(self.slots))
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """Fill the template in a single pass: braces inside a value stay as they are.
+
+        Raises KeyError for a column without a value: rows with a problem are not to be rendered.
+        """
+        pieces = [self.literals[0]]
+        for slot, literal in zip(self.slots, self.literals[1:], strict=True):
+            pieces.append(values[slot])
+            pieces.append(literal)
+        return "".join(pieces)
+
+
+def _lone_brace_message(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    brace = text[position]
+    where = f"prompt template, line {line}, column {column}"
+    if text.startswith("{}", position):
+        return (
+            f"{where}: '{{}}' names no column. Write {{column}} to insert a column, "
+            "or double the braces, '{{}}', for literal ones."
+        )
+    return (
+        f"{where}: a lone '{brace}'. Write {{column}} to insert a column, "
+        f"or double the brace, '{brace * 2}', for a literal one."
+    )
+
+
+def cell_text(value: object) -> str:
+    """How a JSON value becomes prompt text: a string as it is, anything else as its JSON text."""
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        # orjson stops at 64-bit integers; JSON does not.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def prompt_problem(rendered: str) -> str | None:
+    """Why a rendered prompt cannot be sent, as a short text that groups well; None if it can."""
+    return "empty prompt" if not rendered or rendered.isspace() else None

@@ -1,0 +1,93 @@
+"""Reading the rows of a night's files, one at a time, each with its id and its prompt texts.
+
+Belongs here: what a row is for the rest of the flow, when a row is set aside, and when the night
+stops instead. Formats are `formats`; a row's JSON text is `row_json`; duplicate ids are found in
+the snapshot, which sees all rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.formats import Wanted, place_of, read_format
+from batch_pipeline.flow.row_json import CellProblem, JsonRow, row_values, values_and_problem
+from batch_pipeline.flow.sources import SourceFile, Sources, is_remote
+from batch_pipeline.flow.streams import open_stream
+
+__all__ = ["Row", "read_rows", "row_values"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input row.
+
+    `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
+    or line (csv, jsonl) from 1, `values` the text of each template column, and `problem` why the
+    row is set aside as `invalid_input`, or None. `values` and `problem` are
+    `row_values(input, columns)`.
+    """
+
+    id: str
+    input: bytes
+    source: str
+    number: int
+    values: dict[str, str]
+    problem: str | None
+
+
+def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
+    """All rows of the files, in order, with memory bounded by the largest row (or text file).
+
+    Raises InputDataError, naming file and row, for a file that cannot be read, a missing column, a
+    malformed line, and a row without an id.
+    """
+    wanted = Wanted(id_column, tuple(columns))
+    for file in sources.files:
+        yield from _read_file(file, wanted)
+
+
+def _read_file(file: SourceFile, wanted: Wanted) -> Iterator[Row]:
+    number = 0
+    try:
+        with open_stream(file) as stream:
+            for number, row in read_format(stream, file, wanted):
+                values, problem = values_and_problem(row, wanted.columns)
+                row_id = _row_id(row, wanted.id_column, place_of(file, number))
+                yield Row(row_id, row.text, file.path, number, values, problem)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(file, number, error) from error
+    except InputDataError:
+        raise
+    except Exception as error:
+        # Remote backends raise what their HTTP clients raise; anything else is a bug.
+        if not is_remote(file.path):
+            raise
+        raise _unreadable(file, number, error) from error
+
+
+def _row_id(row: JsonRow, column: str, place: str) -> str:
+    try:
+        row_id = row.column_text(column)
+    except CellProblem as problem:
+        raise InputDataError(
+            f"{place}: {problem}. Every row needs an id of its own; correct the file."
+        ) from None
+    if not row_id:
+        raise InputDataError(
+            f"{place}: empty id in column {column!r}. Every row needs an id of its own; "
+            "correct the file."
+        )
+    return row_id
+
+
+def _unreadable(file: SourceFile, number: int, error: Exception) -> InputDataError:
+    where = f"after {place_of(file, number)}" if number else file.path
+    cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return InputDataError(
+        f"{where}: the file cannot be read: {cause}. Restore or replace it, or check the rights "
+        "to read it, then run again."
+    )

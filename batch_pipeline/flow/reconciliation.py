@@ -1,0 +1,131 @@
+"""Submissions whose answer was lost: looked for in the API's own list, never blindly repeated.
+
+The list holds ids, times and counts, no names; batches of other tenants can look the same. Only the
+custom ids in the results, which exist after the end, prove whose a batch is. Until then a candidate
+is left alone: never cancelled, deleted or collected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import parse_custom_id
+from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state.submissions import State, Submission
+
+log = logging.getLogger(__name__)
+
+PAGE = 1_000
+# How far the API's clock may be from the database's, in seconds.
+CLOCK_SKEW_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """One complete reading of the list, begun at `begun` by the database's clock."""
+
+    begun: float
+    batches: Sequence[BatchInfo]
+
+
+def reconcile(pipeline: Pipeline, account: str) -> None:
+    """Settle what can be settled among the account's unknown submissions."""
+    with pipeline.ledger.write() as connection:
+        submissions.reap(connection, account)
+        unknown = submissions.of_account(connection, account, State.UNKNOWN)
+        begun = ledger.now(connection)
+        seen = submissions.seen_batches(connection, account)
+    if not unknown:
+        return
+    since = min(submission.intent_at for submission in unknown) - CLOCK_SKEW_SECONDS
+    look = Look(begun, [b for b in read_list(pipeline.api, since) if b.id not in seen])
+    window = pipeline.settings.reconcile_seconds
+    for batch in look.batches:
+        if any(is_candidate(submission, batch, window) for submission in unknown) and batch.ended:
+            _identify(pipeline, account, batch)
+    with pipeline.ledger.write() as connection:
+        seen = submissions.seen_batches(connection, account)
+        for submission in unknown:
+            left = [batch for batch in look.batches if batch.id not in seen]
+            if is_absent(submission, left, look.begun, window):
+                log.warning("submission %s was never made; it goes out again", submission.token)
+                submissions.give_back(connection, submission, State.ABSENT, "not in the API's list")
+
+
+def is_candidate(submission: Submission, batch: BatchInfo, window: float) -> bool:
+    """Whether a listed batch may be this submission's: same count, made while it was under way."""
+    assert submission.window_from is not None
+    return (
+        batch.requests == submission.requests
+        and batch.created_at >= submission.intent_at - CLOCK_SKEW_SECONDS
+        and batch.created_at <= submission.window_from + window + CLOCK_SKEW_SECONDS
+    )
+
+
+def is_absent(
+    submission: Submission, left: Sequence[BatchInfo], begun: float, window: float
+) -> bool:
+    """Whether a complete look proves that nothing was made: late enough, and no candidate left."""
+    assert submission.window_from is not None
+    late_enough = begun > submission.window_from + window
+    return late_enough and not any(is_candidate(submission, batch, window) for batch in left)
+
+
+def read_list(api: Api, since: float) -> Iterator[BatchInfo]:
+    """All listed batches made at `since` or later, newest first; a broken page raises ApiFailure."""
+    after: str | None = None
+    while True:
+        page, more = api.list_batches(after, PAGE)
+        yield from (batch for batch in page if batch.created_at >= since)
+        if not more or not page or page[-1].created_at < since:
+            return
+        after = page[-1].id
+
+
+def _identify(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
+    """Read the tokens of an ended candidate: ours is adopted, by whichever submission it names."""
+    try:
+        token = _first_token(pipeline.api, batch.id)
+    except ApiFailure as failure:
+        log.info("batch %s cannot be told apart yet: %s", batch.id, failure)
+        return
+    with pipeline.ledger.write() as connection:
+        owner = None if token is None else submissions.by_token(connection, account, token)
+        if owner is None:
+            submissions.mark_seen(connection, account, batch.id, None)
+            return
+        submissions.accept(
+            connection,
+            owner.id,
+            batch.id,
+            accepted_at=batch.created_at,
+            expires_at=batch.expires_at,
+        )
+        held = nights.get_night(connection, owner.night_id).held_at is not None
+        if held:
+            submissions.request_cancel(connection, owner)
+    log.info("batch %s is ours and was adopted", batch.id)
+
+
+def _first_token(api: Api, batch_id: str) -> str | None:
+    """The token of the first result line; None for a line that is not ours."""
+    data = b""
+    with api.stream_results(batch_id) as chunks:
+        for chunk in chunks:
+            data += chunk
+            line, end, _ = data.partition(b"\n")
+            if end:
+                break
+        else:
+            line = data
+    try:
+        parsed = parse_custom_id(orjson.loads(line).get("custom_id"))
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise ApiFailure(200, None, None, "its first result line cannot be read") from error
+    return None if parsed is None else parsed[0]

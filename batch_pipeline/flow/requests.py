@@ -1,0 +1,173 @@
+"""From a declaration and a row to Messages parameters, their fingerprint and their wire form.
+
+A declaration is all of a job that shapes what is sent. It is stored with every snapshot, so that
+what goes out, and goes out again after a crash, is the same to the byte. A fingerprint names the
+parameters as declared: as long as it stays the same, nothing is bought again. Both are therefore
+promises to old ledgers; `FINGERPRINT_VERSION` changes when they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from batch_pipeline.flow.prompt import Template, prompt_problem
+from batch_pipeline.flow.row_json import row_values
+from batch_pipeline.spec import JobSpec
+
+FINGERPRINT_VERSION = 1
+FINGERPRINT_CHARACTERS = 32
+BODY_START = b'{"requests":['
+BODY_END = b"]}"
+# The last chunk of a body: it leaves only once the submission is sealed.
+CUSTOM_ID = re.compile(r"^([a-z2-7]{16})_(\d{1,9})$")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What of a job shapes its requests and how their answers are read.
+
+    `max_request_bytes` is the size above which one request fits no batch.
+    """
+
+    model_id: str
+    max_tokens: int
+    system: str | None
+    user: str
+    params: dict[str, Any]
+    betas: tuple[str, ...]
+    output_schema: dict[str, Any] | None
+    deduplicate: bool
+    id_column: str
+    max_request_bytes: int
+    fingerprint_version: int = FINGERPRINT_VERSION
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Declaration:
+        envelope = len(BODY_START) + len(BODY_END) + wire_overhead(0)
+        return cls(
+            model_id=spec.model_id,
+            max_tokens=spec.max_tokens,
+            system=spec.prompt.system,
+            user=spec.prompt.user,
+            params=dict(spec.params),
+            betas=tuple(spec.betas),
+            output_schema=None if spec.output_schema is None else dict(spec.output_schema),
+            deduplicate=spec.deduplicate,
+            id_column=spec.input.id_column,
+            max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Declaration:
+        return cls(**{**data, "betas": tuple(data["betas"])})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "betas": list(self.betas)}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 in hex: changes when what is sent, or how it is read, may change."""
+        return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
+
+
+@dataclass(frozen=True)
+class BuiltRequest:
+    """Messages parameters as JSON bytes, or why this row cannot be sent."""
+
+    params: bytes
+    problem: str | None = None
+
+
+class RequestBuilder:
+    """Builds the requests of one declaration; the constant parts are serialized once."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._template = Template.parse(declaration.user)
+        self.columns = self._template.columns
+        before: dict[str, Any] = {
+            "model": declaration.model_id,
+            "max_tokens": declaration.max_tokens,
+        }
+        if declaration.system is not None:
+            before["system"] = declaration.system
+        # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
+        # to the model.
+        after = {key: declaration.params[key] for key in sorted(declaration.params)}
+        if declaration.output_schema is not None:
+            output_format = {"type": "json_schema", "schema": declaration.output_schema}
+            after["output_config"] = {**after.get("output_config", {}), "format": output_format}
+        self._prefix = orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
+        self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
+        self._betas = orjson.dumps(list(declaration.betas))
+
+    def build(self, values: dict[str, str]) -> BuiltRequest:
+        prompt = self._template.render(values)
+        problem = prompt_problem(prompt)
+        if problem is not None:
+            return BuiltRequest(b"", problem)
+        return BuiltRequest(self._prefix + orjson.dumps(prompt) + self._suffix)
+
+    def rebuild(self, row: bytes) -> bytes:
+        """The parameters of a row that the snapshot holds as sendable."""
+        values, problem = row_values(row, self.columns)
+        assert problem is None, problem
+        return self.build(values).params
+
+    def fingerprint(self, params: bytes) -> str:
+        """32 hex characters over the parameters and the betas."""
+        digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, self._betas))
+        digest.update(params)
+        return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+
+def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:
+    """What is bought once: the fingerprint, or id and fingerprint where a job does not deduplicate."""
+    if deduplicate:
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint}\n{item_id}".encode()).hexdigest()[:FINGERPRINT_CHARACTERS]
+
+
+def custom_id(token: str, number: int) -> str:
+    """The wire id of a shard's request: `^[a-zA-Z0-9_-]{1,64}$`, and proof of whose batch it is."""
+    return f"{token}_{number}"
+
+
+def parse_custom_id(text: object) -> tuple[str, int] | None:
+    """Token and number; None for an id that is not of this form."""
+    match = CUSTOM_ID.match(text) if isinstance(text, str) else None
+    return None if match is None else (match[1], int(match[2]))
+
+
+def wire_overhead(number: int) -> int:
+    """Bytes of a request on the wire beyond its parameters, the comma before it included."""
+    return len(b',{"custom_id":"","params":}') + 16 + 1 + len(str(number))
+
+
+def body_length(params_bytes: Iterable[int]) -> int:
+    """Bytes of a create body with parameters of these sizes."""
+    requests = sum(size + wire_overhead(n) for n, size in enumerate(params_bytes))
+    return len(BODY_START) + max(0, requests - 1) + len(BODY_END)
+
+
+def body_chunks(token: str, params: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes]:
+    """The create body, in chunks of about `chunk_bytes`; the last chunk is `BODY_END` alone."""
+    buffer = bytearray(BODY_START)
+    for number, data in enumerate(params):
+        separator = b"," if number else b""
+        buffer += b'%s{"custom_id":"%s","params":%s}' % (
+            separator,
+            custom_id(token, number).encode(),
+            data,
+        )
+        if len(buffer) >= chunk_bytes:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
+    yield BODY_END

@@ -1,0 +1,119 @@
+"""A night from its input to its end in one process: what the command line does.
+
+Run again after a crash, an interrupt or a `--no-wait`, it goes on from where the night stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import AccountError, ApiError, GateClosedError
+from batch_pipeline.flow import night as stations
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.submissions import Waiting
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Progress], None]
+
+
+def run(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    *,
+    wait: bool = True,
+    resume: bool = False,
+    watch: Watch = lambda _: None,
+) -> Progress:
+    """Run a night to its end, or without `wait` as far as it goes now.
+
+    `watch` is told of the night after each step. Raises GateClosedError where the pilot's gate is
+    closed, and AccountError or ApiError where only a person can help; what is at the API by then is
+    collected first. A night that is held is collected and left.
+    """
+    night = stations.open_night(pipeline, spec, partition)
+    night = stations.release(pipeline, night, resume=resume)
+    if night.held_at is None:
+        taken = stations.take_input(pipeline, spec, night)
+        log.info("%s %s: %s", spec.name, partition, taken.note)
+        night = taken.night
+    while True:
+        state, why = _step(pipeline, spec, night, watch)
+        watch(state)
+        if state.complete:
+            again = stations.take_input(pipeline, spec, night)
+            if again.snapshot.id == state.night.snapshot_id:
+                return state
+            # The input changed while batches were in flight.
+        elif not wait or (state.night.held_at is not None and _nothing_pending(state)):
+            return state
+        elif _nothing_pending(state):
+            _raise_if_stuck(state, why)
+        if wait and not state.complete:
+            time.sleep(pipeline.settings.poll_seconds)
+
+
+def _step(
+    pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch
+) -> tuple[Progress, Waiting | None]:
+    """Do all that can be done now; a passing fault of the API is left to the next step."""
+    waiting: Waiting | None = None
+
+    def changed() -> None:
+        watch(stations.progress(pipeline, night))
+
+    try:
+        stations.poll_account(pipeline, night.account)
+        stations.collect_ended(pipeline, spec, night, changed)
+        if pipeline.refreshed(night).held_at is None:
+            waiting = _send(pipeline, spec, night, changed)
+    except ApiFailure as failure:
+        log.warning("the API did not answer (%s); trying again", failure)
+        waiting = Waiting(f"the API did not answer ({failure})")
+    return stations.finish(pipeline, night), waiting
+
+
+def _send(
+    pipeline: Pipeline, spec: JobSpec, night: Night, changed: Callable[[], None]
+) -> Waiting | None:
+    verdict = stations.run_pilot(pipeline, spec, night, changed)
+    if isinstance(verdict, Waiting):
+        return verdict
+    if not verdict["open"]:
+        examples = "".join(f"\n  {example}" for example in verdict["examples"])
+        raise GateClosedError(
+            f"{spec.name} {night.partition}: the pilot's gate is closed: "
+            f"{'; '.join(verdict['reasons'])}. {verdict['sample']} of the documents were tried, "
+            f"nothing else was sent.{examples}\nCorrect the prompt, the data or the limits under "
+            "`pilot`, and run again: good answers are kept."
+        )
+    return stations.submit(pipeline, spec, night).waiting
+
+
+def _nothing_pending(state: Progress) -> bool:
+    return not state.in_flight and not state.to_collect
+
+
+def _raise_if_stuck(state: Progress, why: Waiting | None) -> None:
+    """What waits for a person does not get better by polling."""
+    place = f"{state.night.job} {state.night.partition}"
+    if state.account.paused_reason is not None:
+        raise AccountError(
+            f"{place}: submission is paused for account {state.account.name}: "
+            f"{state.account.paused_reason}. Settle it with the API's console, then run again; "
+            f"{state.waiting:,} requests wait."
+        )
+    if state.night.refused is not None:
+        raise ApiError(
+            f"{place}: the API refused a batch as a whole: {state.night.refused}. Correct the "
+            f"declaration, then run again; {state.waiting:,} requests wait."
+        )
+    if why is not None and why.reason is not None:
+        log.info("%s: %s requests wait: %s", place, f"{why.requests:,}", why.reason)

@@ -1,0 +1,193 @@
+"""Waiting shards → batches at the API: intent, seal, last bytes, and what the answer means.
+
+Belongs here: sending. Finding out what became of a submission whose answer was lost stands in
+`reconciliation`; the state machine itself in `state.submissions`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.flow import manifests, snapshots
+from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.nights import Night, Shard
+from batch_pipeline.state.submissions import Intent, Limits, State, Submission, Waiting
+
+log = logging.getLogger(__name__)
+
+UPLOAD_CHUNK_BYTES = 256 << 10
+# Without a `retry-after`, a full queue is tried again after this.
+QUEUE_FULL_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What one round of submitting did: batches accepted, and why the rest waits."""
+
+    batches: int
+    waiting: Waiting
+
+
+def submit_waiting(
+    pipeline: Pipeline,
+    night: Night,
+    job_queue: int | None,
+    may_send: Callable[[Night, Shard], str | None],
+) -> Submitted:
+    """Send the night's waiting batch shards, one after the other, while there is room.
+
+    What a failed create leaves is settled in the ledger: it waits, or it is looked for.
+    """
+    limits = pipeline.limits(job_queue)
+    accepted = 0
+    while True:
+        with pipeline.ledger.write() as connection:
+            submissions.reap(connection, night.account)
+            intent = submissions.begin(connection, night, pipeline.owner, limits, may_send)
+        if isinstance(intent, Waiting):
+            return Submitted(accepted, intent)
+        failure, verdict = _send(pipeline, intent, limits)
+        if verdict in (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT):
+            # One at a time: an API in trouble must not make every shard of a night unknown.
+            reason = f"the last submission did not get an answer ({failure})"
+            return Submitted(accepted, Waiting(reason, intent.shard.requests))
+        if verdict is None:
+            accepted += 1
+
+
+def _send(
+    pipeline: Pipeline, intent: Intent, limits: Limits
+) -> tuple[ApiFailure | None, CreateVerdict | None]:
+    """Send one shard and record what came of it; no verdict: accepted."""
+    submission = intent.submission
+    with pipeline.ledger.read() as connection:
+        snapshot = nights.get_snapshot(connection, intent.shard.snapshot_id)
+    declaration = Declaration.from_json(snapshot.declaration)
+    table = manifests.read(pipeline.files, intent.shard.manifest)
+    rebuild = RequestBuilder(declaration).rebuild
+    rows = snapshots.read_inputs(pipeline.files, snapshot, table.column("ordinal").to_pylist())
+    chunks = body_chunks(submission.token, map(rebuild, rows), UPLOAD_CHUNK_BYTES)
+    length = body_length(table.column("request_bytes").to_pylist())
+    body = _SealedBody(pipeline, submission, limits, chunks)
+    try:
+        with heartbeat(pipeline, submission):
+            batch = pipeline.api.create_batch(iter(body), length, declaration.betas)
+    except ApiFailure as failure:
+        return failure, _record_failure(pipeline, submission, failure, sealed=body.sealed)
+    except BaseException:
+        # Not an answer of the API's: an interrupt, a full disk, a bug. What is known is recorded.
+        with pipeline.ledger.write() as connection:
+            if body.sealed:
+                submissions.lose_track(connection, submission, "interrupted")
+            else:
+                submissions.give_back(connection, submission, State.ABSENT, "interrupted")
+        raise
+    _record_acceptance(pipeline, submission, batch)
+    return None, None
+
+
+class _SealedBody:
+    """A body whose last chunk leaves only once the ledger says that it may.
+
+    Until then the API cannot take the batch in, because the announced length is not reached; a
+    holder that has lost its lease stops here.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, submission: Submission, limits: Limits, chunks: Iterator[bytes]
+    ) -> None:
+        self._pipeline = pipeline
+        self._submission = submission
+        self._limits = limits
+        self._chunks = chunks
+        self.sealed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        held = next(self._chunks)
+        for chunk in self._chunks:
+            yield held
+            held = chunk
+        before = time.monotonic()
+        with self._pipeline.ledger.write() as connection:
+            if not submissions.seal(connection, self._submission, self._limits.lease_seconds):
+                raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
+        # A process that was frozen here must not finish what others have given up.
+        if time.monotonic() - before > self._limits.lease_seconds / 2:
+            raise ApiFailure(None, None, None, "too slow to finish the body safely")
+        self.sealed = True
+        yield held
+
+
+@contextmanager
+def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
+    """Keep the lease alive from a thread of its own: an upload may block longer than a lease."""
+    seconds = pipeline.settings.lease_seconds
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(seconds / 4):
+            with pipeline.ledger.write() as connection:
+                if not submissions.keep_alive(connection, submission, seconds):
+                    return
+
+    thread = threading.Thread(target=beat, name=f"lease-{submission.token}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchInfo) -> None:
+    with pipeline.ledger.write() as connection:
+        submissions.accept(
+            connection,
+            submission.id,
+            batch.id,
+            accepted_at=batch.created_at,
+            expires_at=batch.expires_at,
+        )
+        held = nights.get_night(connection, submission.night_id).held_at is not None
+    log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")
+    if held:
+        # A cancel came while the create was under way.
+        pipeline.api.cancel_batch(batch.id)
+        with pipeline.ledger.write() as connection:
+            submissions.request_cancel(connection, submission)
+
+
+def _record_failure(
+    pipeline: Pipeline, submission: Submission, failure: ApiFailure, *, sealed: bool
+) -> CreateVerdict:
+    verdict = of_create_failure(failure)
+    error = str(failure)
+    with pipeline.ledger.write() as connection:
+        match verdict:
+            case CreateVerdict.UNKNOWN if sealed:
+                submissions.lose_track(connection, submission, error)
+            case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT:
+                # The body is incomplete, and nobody can complete it any more.
+                submissions.give_back(connection, submission, State.ABSENT, error)
+            case CreateVerdict.QUEUE_FULL:
+                submissions.give_back(connection, submission, State.REFUSED, error)
+                seconds = failure.retry_after or QUEUE_FULL_SECONDS
+                nights.wait_for_queue(connection, submission.account, seconds)
+            case CreateVerdict.PAUSE:
+                submissions.give_back(connection, submission, State.REFUSED, error)
+                nights.pause_account(connection, submission.account, error)
+            case CreateVerdict.REFUSED:
+                # The same body would be refused again: the night rests until somebody has looked.
+                submissions.give_back(connection, submission, State.REFUSED, error)
+                nights.update_night(connection, submission.night_id, refused=error)
+    log.warning("create of %s requests: %s (%s)", f"{submission.requests:,}", verdict, error)
+    return verdict

@@ -1,0 +1,1 @@
+"""Prices, bounds and the cost report."""

@@ -1,0 +1,226 @@
+"""What tokens cost: the published prices of `genai-prices`, made safe and fast for this use.
+
+Belongs here: finding a model's prices on a date, refusing where there are none, and pricing one
+usage. No price is kept in this project. Estimates, budgets and reports are made elsewhere from
+these numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from batch_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, TieredPrices
+
+Mode = Literal["batch", "realtime"]
+
+_PROVIDER = "anthropic"
+_BATCH = {"processing": "batch"}
+# Data residency is priced by the API as a factor on all token classes, which the library does not
+# know. Anything but these is refused, since an unknown factor would be a wrong bill.
+_RESIDENCY_FACTORS = {None: Decimal(1), "global": Decimal(1), "us": Decimal("1.1")}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Billed tokens by class, disjoint as the API reports them: `input_tokens` is uncached."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+        )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All tokens of the prompt, cached or not: what price tiers are measured by."""
+        return (
+            self.input_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.cache_read_tokens
+        )
+
+
+class UnitPrices(NamedTuple):
+    """USD for one token of each class."""
+
+    input: Decimal
+    output: Decimal
+    cache_write_5m: Decimal
+    cache_write_1h: Decimal
+    cache_read: Decimal
+
+
+# The library's names of the same five, in the same order; its prices are USD per million tokens.
+_LIBRARY_KEYS = (
+    "input_mtok",
+    "output_mtok",
+    "cache_write_mtok",
+    "cache_write_1h_mtok",
+    "cache_read_mtok",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Unit prices by prompt length: `prices[n]` applies above `starts[n - 1]` prompt tokens.
+
+    Crossing a start changes the price of all tokens of that request.
+    """
+
+    starts: tuple[int, ...]
+    prices: tuple[UnitPrices, ...]
+
+    def at(self, prompt_tokens: int) -> UnitPrices:
+        """The unit prices of a request with so many prompt tokens."""
+        return self.prices[bisect_left(self.starts, prompt_tokens)]
+
+    def up_to(self, prompt_tokens: int) -> tuple[UnitPrices, ...]:
+        """The unit prices that a request of at most so many prompt tokens may meet."""
+        return self.prices[: bisect_left(self.starts, prompt_tokens) + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """The prices of one model on one date, both ways.
+
+    `matched_model` is the library's id for the model: names match by prefix, so it belongs in the
+    log beside the name that was asked for.
+    """
+
+    matched_model: str
+    library_version: str
+    batch: Tiers
+    realtime: Tiers
+
+    def cost(self, usage: TokenUsage, *, mode: Mode) -> Decimal:
+        """USD for the usage of one request, exact.
+
+        Price tiers go by the request's own prompt length, so usages of several requests must be
+        priced one by one and not summed before.
+        """
+        tiers = self.batch if mode == "batch" else self.realtime
+        prices = tiers.at(usage.prompt_tokens) if tiers.starts else tiers.prices[0]
+        total = prices.input * usage.input_tokens + prices.output * usage.output_tokens
+        if usage.cache_write_5m_tokens:
+            total += prices.cache_write_5m * usage.cache_write_5m_tokens
+        if usage.cache_write_1h_tokens:
+            total += prices.cache_write_1h * usage.cache_write_1h_tokens
+        if usage.cache_read_tokens:
+            total += prices.cache_read * usage.cache_read_tokens
+        return total
+
+    def upper_bound(
+        self, input_tokens: int, output_tokens: int, mode: Mode, *, caching: bool = True
+    ) -> Decimal:
+        """The most that one request can cost, in USD, with at most so many tokens in and out.
+
+        Every prompt token counts at the dearest class that it may fall into; without `caching`
+        (the request asks for none) that is plain input.
+        """
+        tiers = self.batch if mode == "batch" else self.realtime
+        reachable = tiers.up_to(input_tokens)
+        dearest_input = max(
+            max(prices.input, prices.cache_write_5m, prices.cache_write_1h, prices.cache_read)
+            if caching
+            else prices.input
+            for prices in reachable
+        )
+        dearest_output = max(prices.output for prices in reachable)
+        return dearest_input * input_tokens + dearest_output * output_tokens
+
+
+def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None) -> ModelPrice:
+    """The prices of a model at a time (aware, any zone), from the installed `genai-prices`.
+
+    Raises UsageError for a model without a price, without a batch price at that time (the library
+    would answer with the standard price, silently), or without one of the five token classes, and
+    for a data residency whose factor is not known.
+    """
+    # 1.6 MB of prices as Python code: only the commands that price anything load it.
+    import genai_prices  # noqa: PLC0415
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
+
+    if at.tzinfo is None:
+        raise ValueError("a price needs a time with a zone")
+    version = genai_prices.__version__
+    try:
+        factor = _RESIDENCY_FACTORS[inference_geo]
+    except KeyError:
+        raise UsageError(
+            f"no price is known for inference_geo {inference_geo!r}. Use 'us' or 'global'."
+        ) from None
+    try:
+        _, model = get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)
+    except LookupError:
+        raise UsageError(
+            f"model {model_id!r} has no price in genai-prices {version}. Check model_id for a "
+            "typing error, or update genai-prices."
+        ) from None
+
+    standard = model.get_prices(at).__dict__
+    batch = _batch_prices(model, at)
+    for mode, prices in (("standard", standard), ("batch", batch)):
+        missing = [key for key in _LIBRARY_KEYS if prices.get(key) is None]
+        if missing:
+            raise UsageError(
+                f"model {model_id!r} (matched as {model.id!r}) has no {mode} price for "
+                f"{', '.join(missing)} on {at.astimezone(UTC):%Y-%m-%d} in genai-prices "
+                f"{version}. Choose a model with a published batch price, or update genai-prices."
+            )
+    return ModelPrice(model.id, version, _tiers(batch, factor), _tiers(standard, factor))
+
+
+def _batch_prices(model: ModelInfo, at: datetime) -> Mapping[str, Decimal | TieredPrices | None]:
+    """The batch variant's own prices; `get_prices` would fill its gaps with standard ones."""
+    found: dict[str, Decimal | TieredPrices | None] = {}
+    for variant in model.price_variants or ():
+        if variant.when == _BATCH and (variant.constraint is None or variant.constraint.active(at)):
+            for key, price in variant.prices.__dict__.items():
+                found.setdefault(key, price)
+    return found
+
+
+def _tiers(prices: Mapping[str, Decimal | TieredPrices | None], factor: Decimal) -> Tiers:
+    from genai_prices.types import TieredPrices  # noqa: PLC0415
+
+    by_class = [prices[key] for key in _LIBRARY_KEYS]
+    starts = sorted(
+        {
+            tier.start
+            for price in by_class
+            if isinstance(price, TieredPrices)
+            for tier in price.tiers
+        }
+    )
+
+    def unit_price(price: Decimal | TieredPrices | None, above: int) -> Decimal:
+        if isinstance(price, TieredPrices):
+            reached = [tier.price for tier in price.tiers if tier.start <= above]
+            price = reached[-1] if reached else price.base
+        assert price is not None
+        return price.scaleb(-6) * factor
+
+    return Tiers(
+        tuple(starts),
+        tuple(
+            UnitPrices(*(unit_price(price, above) for price in by_class)) for above in (-1, *starts)
+        ),
+    )

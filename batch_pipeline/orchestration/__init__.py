@@ -1,0 +1,1 @@
+"""Dagster decides when; what is done stands in the flow."""

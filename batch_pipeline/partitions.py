@@ -1,0 +1,164 @@
+"""Which nights a job has: partition keys as pure functions of a declaration and the time.
+
+Keys are the same as those of Dagster's `DailyPartitionsDefinition`, so that the command line and
+Dagster mean the same night; a test compares the two. What a night contains, and when a schedule
+starts one, does not belong here.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from difflib import get_close_matches
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, field_validator
+
+from batch_pipeline.declared_model import DeclaredModel
+from batch_pipeline.errors import UsageError
+
+SINGLE_KEY = "all"
+"""The one key of a job that declares no partitions."""
+
+
+class PartitionsSpec(DeclaredModel):
+    """One partition a day; the key is the day's ISO date, which never holds a slash.
+
+    A day becomes a partition when it has ended in `timezone`; `end_offset` adds that many days, so
+    that with 1 the running day is a partition too.
+    """
+
+    start: date
+    timezone: str = "UTC"
+    end_offset: int = Field(default=0, ge=0)
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _iso_date(cls, value: object) -> object:
+        """YAML reads 2026-01-01 as a date and "2026-01-01" as text; both mean the day."""
+        if isinstance(value, str):
+            parsed = _parse_key(value)
+            if parsed is None:
+                raise ValueError(f"must be a date like 2026-01-01, not {value!r}")
+            return parsed
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        names = available_timezones()
+        if value in names:
+            return value
+        close = get_close_matches(value, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be an IANA time zone like Europe/Zurich, not {value!r}{hint}")
+
+
+def newest_key(spec: PartitionsSpec | None, now: datetime) -> str | None:
+    """The newest partition that exists at `now` (aware); None while the first is yet to come.
+
+    At 01:00 on the 22nd it is the 21st, in the job's time zone; with `end_offset` 1 the 22nd.
+    """
+    if spec is None:
+        return SINGLE_KEY
+    last = _last_day(spec, now)
+    return last.isoformat() if last >= spec.start else None
+
+
+def default_key(spec: PartitionsSpec | None, now: datetime) -> str:
+    """The partition that the schedule would run at `now`; UsageError while there is none."""
+    key = newest_key(spec, now)
+    if key is None:
+        raise UsageError(_nothing_yet(spec, now))
+    return key
+
+
+def check_key(spec: PartitionsSpec | None, key: str, now: datetime) -> None:
+    """Raise UsageError, naming the valid range, unless `key` is a partition at `now`."""
+    if spec is None:
+        if key != SINGLE_KEY:
+            raise UsageError(
+                f"partition {key!r} does not exist: the job has one partition, {SINGLE_KEY!r}, "
+                f"since it declares no partitions; use --partition {SINGLE_KEY} or leave it out"
+            )
+        return
+    last = _last_valid_day(spec, now)
+    if last < spec.start:
+        raise UsageError(f"partition {key!r} does not exist: {_nothing_yet(spec, now)}")
+    valid = f"the job's partitions are {spec.start.isoformat()} to {last.isoformat()}"
+    day = _parse_key(key)
+    if day is None:
+        raise UsageError(f"partition {key!r} is not a day written like {last}; {valid}")
+    if not spec.start <= day <= last:
+        raise UsageError(
+            f"partition {key!r} does not exist: {valid} "
+            f"(a day in {spec.timezone} becomes one {_becomes(spec)})"
+        )
+
+
+def keys_between(spec: PartitionsSpec | None, first: str, last: str, now: datetime) -> list[str]:
+    """All keys from `first` to `last`, both included and both checked; empty if out of order."""
+    check_key(spec, first, now)
+    check_key(spec, last, now)
+    if spec is None:
+        return [SINGLE_KEY]
+    return _days(date.fromisoformat(first), date.fromisoformat(last))
+
+
+def all_keys(spec: PartitionsSpec | None, now: datetime) -> list[str]:
+    """Every partition that exists at `now`, oldest first."""
+    if spec is None:
+        return [SINGLE_KEY]
+    return _days(spec.start, _last_valid_day(spec, now))
+
+
+def _last_day(spec: PartitionsSpec, now: datetime) -> date:
+    """A day has ended once the calendar of its time zone shows a later one.
+
+    Asking the calendar, rather than adding 24 hours, is what makes days of 23 and 25 hours right.
+    """
+    if now.tzinfo is None:
+        raise ValueError("now must carry a time zone")
+    return now.astimezone(ZoneInfo(spec.timezone)).date() + timedelta(days=spec.end_offset - 1)
+
+
+def _last_valid_day(spec: PartitionsSpec, now: datetime) -> date:
+    """The last day that Dagster accepts: with an offset it has the first day one day early.
+
+    That is a quirk of Dagster (1.13), followed since a key that its UI offers must be one here too.
+    No schedule would run it yet, so `newest_key` knows nothing of it.
+    """
+    last = _last_day(spec, now)
+    if spec.end_offset > 0 and last == spec.start - timedelta(days=1):
+        return spec.start
+    return last
+
+
+def _days(first: date, last: date) -> list[str]:
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+
+
+def _parse_key(key: str) -> date | None:
+    """The day of a key in its one spelling: `2026-1-5` and `20260105` are not keys."""
+    try:
+        day = date.fromisoformat(key)
+    except ValueError:
+        return None
+    return day if day.isoformat() == key else None
+
+
+def _nothing_yet(spec: PartitionsSpec | None, now: datetime) -> str:
+    assert spec is not None, "a job without partitions always has its one key"
+    return (
+        f"the job has no partition yet: the first is {spec.start.isoformat()}, "
+        f"which becomes one {_becomes(spec)} in {spec.timezone} (it is {now.isoformat()})"
+    )
+
+
+def _becomes(spec: PartitionsSpec) -> str:
+    match spec.end_offset:
+        case 0:
+            return "when it has ended"
+        case 1:
+            return "when it begins"
+        case days:
+            return f"{days - 1} days before it begins"

@@ -1,0 +1,212 @@
+"""Settings: what the environment says, read once by whoever starts and handed on as a value.
+
+The API key is not among them: the official SDK reads it itself, and a value that is never held
+cannot be printed. What a job declares belongs in `spec`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from urllib.parse import quote
+
+from batch_pipeline.errors import UsageError
+
+DEFAULT_HOME = "~/batch_pipeline_home"
+SIMULATOR_ACCOUNT = "simulator"
+"""The simulator's own account: no answer of it may ever count for a real one."""
+
+_UNBUILT = ("BATCH_PIPELINE_MAX_USD_PER_MONTH",)
+"""Variables whose feature is not built yet; building it ends with deleting its entry."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are kept, for which account, and how often to look.
+
+    `home` is an absolute local path, or the URL of a remote folder as it was given. `ledger_url`
+    may hold a password: it is left out of `repr` and must not be printed.
+    """
+
+    home: str
+    ledger_url: str = field(repr=False)
+    jobs_dir: Path
+    account: str
+    poll_seconds: float
+    max_queued_requests: int
+    max_usd_per_month: Decimal | None
+    reconcile_seconds: float
+    lease_seconds: float
+
+    @property
+    def home_is_remote(self) -> bool:
+        """Whether the home is reached through a filesystem URL rather than as a local folder."""
+        return "://" in self.home
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, *, relative_home: bool = True
+    ) -> Settings:
+        """Settings as `environ` (the process's, unless given) has them now.
+
+        `relative_home` False refuses relative places instead of resolving them against the
+        current folder: Dagster's processes do not share one. A variable that is set to nothing
+        counts as not set. Raises UsageError, naming the variable and what to do.
+        """
+        read = _Reader(os.environ if environ is None else environ)
+        for name in _UNBUILT:
+            if read.text(name) is not None:
+                raise UsageError(f"{name} is set, but this is not built yet; unset it")
+        home = _home(read, relative_allowed=relative_home)
+        return cls(
+            home=home,
+            ledger_url=_ledger_url(read, home, relative_allowed=relative_home),
+            jobs_dir=_jobs_dir(read),
+            account=_account(read),
+            poll_seconds=read.seconds("BATCH_PIPELINE_POLL_SECONDS", 60),
+            max_queued_requests=read.count("BATCH_PIPELINE_MAX_QUEUED_REQUESTS", 200_000),
+            max_usd_per_month=read.usd("BATCH_PIPELINE_MAX_USD_PER_MONTH"),
+            reconcile_seconds=read.seconds("BATCH_PIPELINE_RECONCILE_SECONDS", 600),
+            lease_seconds=read.seconds("BATCH_PIPELINE_LEASE_SECONDS", 60),
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Typed reading of an environment; each error names variable, value and remedy."""
+
+    environ: Mapping[str, str]
+
+    def text(self, name: str) -> str | None:
+        return self.environ.get(name, "").strip() or None
+
+    def seconds(self, name: str, default: float) -> float:
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise _not_a(name, text, "a positive number of seconds", f"the default of {default:g}")
+        return value
+
+    def count(self, name: str, default: int) -> int:
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if value < 1:
+            raise _not_a(name, text, "a positive whole number", f"the default of {default}")
+        return value
+
+    def usd(self, name: str) -> Decimal | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            value = Decimal("NaN")
+        if not value.is_finite() or value <= 0:
+            raise _not_a(name, text, "a positive amount in USD such as 250", "no ceiling")
+        return value
+
+
+def _not_a(name: str, value: str, wanted: str, default: str) -> UsageError:
+    return UsageError(f"{name} is {value!r}; set it to {wanted}, or unset it for {default}")
+
+
+def _home(read: _Reader, *, relative_allowed: bool) -> str:
+    text = (read.text("BATCH_PIPELINE_HOME") or DEFAULT_HOME).removeprefix("file://")
+    if "://" in text:
+        return text.rstrip("/")
+    return str(_absolute("BATCH_PIPELINE_HOME", text, relative_allowed=relative_allowed))
+
+
+def _jobs_dir(read: _Reader) -> Path:
+    text = read.text("BATCH_PIPELINE_JOBS_DIR")
+    if text is None:
+        return Path(__file__).absolute().parent / "defs"
+    if "://" in text:
+        raise UsageError(f"BATCH_PIPELINE_JOBS_DIR is {text!r}; set it to a local folder")
+    return _absolute("BATCH_PIPELINE_JOBS_DIR", text, relative_allowed=True)
+
+
+def _account(read: _Reader) -> str:
+    name = read.text("BATCH_PIPELINE_ACCOUNT") or "default"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UsageError(
+            f"BATCH_PIPELINE_ACCOUNT is {name!r}; use letters, digits, - and _, "
+            "beginning with a letter or digit"
+        )
+    if name.lower() == SIMULATOR_ACCOUNT:
+        raise UsageError(
+            f"BATCH_PIPELINE_ACCOUNT is {name!r}, which the simulator keeps for itself; "
+            "choose another name (the simulator is recognised without it)"
+        )
+    return name
+
+
+def _ledger_url(read: _Reader, home: str, *, relative_allowed: bool) -> str:
+    text = read.text("BATCH_PIPELINE_LEDGER_URL")
+    if text is None:
+        if "://" in home:
+            raise UsageError(
+                f"BATCH_PIPELINE_HOME is {home}, which is not a local folder, so the ledger cannot "
+                "be a file in it; set BATCH_PIPELINE_LEDGER_URL to a database, for example "
+                "postgresql+psycopg2://user:password@host/batch_pipeline"
+            )
+        # Quoted, since a URL's database part is unquoted when it is read, and `?` would end it.
+        return f"sqlite:///{quote(f'{home}/ledger.sqlite')}"
+    return _normalized(text, relative_allowed=relative_allowed)
+
+
+def _normalized(text: str, *, relative_allowed: bool) -> str:
+    """A given ledger URL with its driver spelled out and a SQLite file made absolute."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  # loads slowly; most never need it
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    name = "BATCH_PIPELINE_LEDGER_URL"
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        # Neither the value nor the cause is shown: both may hold the password.
+        raise UsageError(
+            f"{name} is not a SQLAlchemy URL; write it like sqlite:////data/ledger.sqlite or "
+            "postgresql+psycopg2://user:password@host/batch_pipeline"
+        ) from None
+    if url.drivername in {"postgresql", "postgres"}:
+        # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and the extra brings psycopg2.
+        return url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    if url.get_backend_name() != "sqlite":
+        return text
+    if url.database in {None, "", ":memory:"}:
+        raise UsageError(
+            f"{name} is a SQLite database in memory, which forgets what was paid for when the "
+            "process ends; name a file, like sqlite:////data/ledger.sqlite"
+        )
+    file = _absolute(name, str(url.database), relative_allowed=relative_allowed)
+    return url.set(database=str(file)).render_as_string(hide_password=False)
+
+
+def _absolute(name: str, text: str, *, relative_allowed: bool) -> Path:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{name} is {text!r}: {error}; write an absolute path") from error
+    if not path.is_absolute() and not relative_allowed:
+        raise UsageError(
+            f"{name} is {text!r}, a relative path, and the processes of Dagster do not share a "
+            f"current folder; set it to an absolute path such as {path.absolute()}"
+        )
+    return path.absolute()

@@ -1,0 +1,302 @@
+"""The HTTP face: routes, headers, credentials, error bodies; assembled around the batch store.
+
+No rule about batches or messages belongs here: those are in `checks` and `batches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batch_pipeline.simulator.batches import Batch, BatchStore
+from batch_pipeline.simulator.books import Bill, Books, content_digest
+from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.models import MODELS, all_models, model_info
+from batch_pipeline.simulator.settlement import Responder
+from batch_pipeline.simulator.spool import Spool, chunks_of
+from batch_pipeline.simulator.tokens import count_input
+from batch_pipeline.simulator.wire import (
+    RETRY_AFTER_SECONDS,
+    SIMULATOR_HEADER,
+    ApiError,
+    error_body,
+    invalid_request,
+    new_id,
+    not_found,
+    timestamp,
+)
+
+# How long a poll waits for results to be written before it says "still running".
+SETTLE_PATIENCE_SECONDS = 5.0
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Hooks:
+    """Where misbehaviour can be put around the handlers; these do nothing."""
+
+    async def before(self, _request: Request, /) -> Response | None:
+        """Runs once headers and credentials are accepted; a response replaces the handler's."""
+        return None
+
+    async def after(self, _request: Request, response: Response, /) -> Response:
+        """Sees every answer of a handler, errors included, before it is sent."""
+        return response
+
+    def results(self, _batch_id: str, chunks: Iterator[bytes], /) -> Iterator[bytes]:
+        """Wraps the stream of a batch's result lines."""
+        return chunks
+
+
+class Json(Response):
+    media_type = "application/json"
+
+    def __init__(
+        self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(content, status_code, headers)
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+class NameEveryResponse:
+    """Puts the simulator's header and a request id on every response, whoever wrote it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        extra = [(SIMULATOR_HEADER.encode(), b"1"), (b"request-id", request_id.encode())]
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        await self._app(scope, receive, send_named)
+
+
+class Api:
+    """The handlers, around one organisation's store and books."""
+
+    def __init__(
+        self, store: BatchStore, books: Books, spool: Spool, responder: Responder, hooks: Hooks
+    ) -> None:
+        self._store, self._books, self._spool = store, books, spool
+        self._responder = responder
+        self._hooks = hooks
+
+    def asgi(self) -> ASGIApp:
+        batches = "/v1/messages/batches"
+        one = batches + "/{batch_id}"
+        routes = [
+            self._route("POST", batches, self.create_batch),
+            self._route("GET", batches, self.list_batches),
+            self._route("GET", one, self.retrieve_batch),
+            self._route("DELETE", one, self.delete_batch),
+            self._route("POST", one + "/cancel", self.cancel_batch),
+            self._route("GET", one + "/results", self.batch_results),
+            self._route("POST", "/v1/messages", self.create_message),
+            self._route("POST", "/v1/messages/count_tokens", self.count_tokens),
+            self._route("GET", "/v1/models", self.list_models),
+            self._route("GET", "/v1/models/{model_id}", self.retrieve_model),
+            Route("/simulator/books", self.show_books, methods=["GET"]),
+        ]
+        handlers = {HTTPException: _http_error, Exception: _internal_error}
+        # Around Starlette as a whole: its answer to an unforeseen exception is to be named as well.
+        return NameEveryResponse(Starlette(routes=routes, exception_handlers=handlers))
+
+    def _route(self, method: str, path: str, handler: Handler) -> Route:
+        async def guarded(request: Request) -> Response:
+            try:
+                _check_headers(request)
+                response = await self._hooks.before(request) or await handler(request)
+            except ApiError as error:
+                response = _error(request, error)
+            return await self._hooks.after(request, response)
+
+        return Route(path, guarded, methods=[method])
+
+    # Batches.
+
+    async def create_batch(self, request: Request) -> Response:
+        try:
+            incoming = await self._spool.receive(request.stream())
+        except ClientDisconnect:
+            # Nobody is left to read this; the point is that nothing was created.
+            return Response(status_code=400)
+        batch = await run_sync(self._store.create, incoming, _version(request))
+        return Json(_shown(batch, request))
+
+    async def list_batches(self, request: Request) -> Response:
+        query = request.query_params
+        if "after_id" in query and "before_id" in query:
+            raise invalid_request("after_id and before_id: only one of them may be given")
+        page = _limit(query), query.get("after_id"), query.get("before_id")
+        batches, _ = self._store.page(*page)
+        await self._settle(batches)
+        batches, has_more = self._store.page(*page)
+        return Json({
+            "data": [_shown(batch, request) for batch in batches],
+            "has_more": has_more,
+            "first_id": batches[0].id if batches else None,
+            "last_id": batches[-1].id if batches else None,
+        })  # fmt: skip
+
+    async def retrieve_batch(self, request: Request) -> Response:
+        batch = await self._current(request)
+        headers = {} if batch.counts is not None else {"retry-after": str(RETRY_AFTER_SECONDS)}
+        return Json(_shown(batch, request), headers=headers)
+
+    async def cancel_batch(self, request: Request) -> Response:
+        await self._current(request)
+        return Json(_shown(self._store.cancel(request.path_params["batch_id"]), request))
+
+    async def delete_batch(self, request: Request) -> Response:
+        batch = await self._current(request)
+        self._store.delete(batch.id)
+        return Json({"id": batch.id, "type": "message_batch_deleted"})
+
+    async def batch_results(self, request: Request) -> Response:
+        batch = await self._current(request)
+        path = self._store.results(batch.id)
+        # Opened before the answer begins, so that a deletion meanwhile does not cut it off.
+        chunks = self._hooks.results(batch.id, chunks_of(path.open("rb")))
+        disposition = f'attachment; filename="{batch.id}_results.jsonl"'
+        return StreamingResponse(
+            chunks, media_type="application/x-jsonl", headers={"content-disposition": disposition}
+        )
+
+    async def _current(self, request: Request) -> Batch:
+        batch = self._store.get(request.path_params["batch_id"])
+        await self._settle([batch])
+        return self._store.get(batch.id)
+
+    async def _settle(self, batches: list[Batch]) -> None:
+        if self._store.needs_settling(batches):
+            await run_sync(self._store.settle_due, batches, SETTLE_PATIENCE_SECONDS)
+
+    # Messages and models.
+
+    async def create_message(self, request: Request) -> Response:
+        return Json(await run_sync(self._message, await _json(request), _version(request)))
+
+    def _message(self, params: Any, version: str) -> dict[str, Any]:
+        if (problem := check_message(params, version)) is not None:
+            raise problem
+        if params.get("stream"):
+            raise invalid_request("stream: the simulator answers in one piece only")
+        digest = content_digest(params)
+        message = self._responder.message(params, digest, new_id("msg"), "standard")
+        bill = Bill(batch=False)
+        bill.add(digest, message["model"], message["usage"])
+        self._books.accept([digest])
+        self._books.book(bill)
+        return message
+
+    async def count_tokens(self, request: Request) -> Response:
+        params = await _json(request)
+        if (problem := check_message(params, _version(request), counting=True)) is not None:
+            raise problem
+        return Json({"input_tokens": count_input(params)})
+
+    async def list_models(self, request: Request) -> Response:
+        limit = _limit(request.query_params)
+        models = all_models()
+        data = [model_info(model) for model in models[:limit]]
+        return Json({
+            "data": data,
+            "has_more": len(models) > limit,
+            "first_id": data[0]["id"],
+            "last_id": data[-1]["id"],
+        })  # fmt: skip
+
+    async def retrieve_model(self, request: Request) -> Response:
+        name = request.path_params["model_id"]
+        if name not in MODELS:
+            raise not_found(f"model: {name}")
+        return Json(model_info(MODELS[name]))
+
+    async def show_books(self, request: Request) -> Response:
+        """The books as JSON; `?contents=false` leaves out the long part."""
+        contents = request.query_params.get("contents") != "false"
+        return Json(await run_sync(lambda: self._books.as_json(contents=contents)))
+
+
+def _shown(batch: Batch, request: Request) -> dict[str, Any]:
+    """The batch on the wire: while it runs, all of its requests are `processing`."""
+    running = {"processing": batch.total, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
+    ended = batch.counts is not None
+    return {
+        "id": batch.id,
+        "type": "message_batch",
+        "processing_status": batch.status,
+        "request_counts": batch.counts or running,
+        "ended_at": timestamp(batch.ended_at) if ended else None,
+        "created_at": timestamp(batch.created_at),
+        "expires_at": timestamp(batch.expires_at),
+        "archived_at": None,
+        "cancel_initiated_at": timestamp(batch.cancel_initiated_at),
+        "results_url": (
+            f"{request.base_url}v1/messages/batches/{batch.id}/results" if ended else None
+        ),
+    }
+
+
+def _check_headers(request: Request) -> None:
+    bearer = request.headers.get("authorization", "")
+    key = request.headers.get("x-api-key") or (
+        bearer[7:].strip() if bearer.lower().startswith("bearer ") else ""
+    )
+    if not key:
+        raise ApiError(401, "authentication_error", "x-api-key or Authorization header is required")
+    if not request.headers.get("anthropic-version"):
+        raise invalid_request("anthropic-version: header is required")
+
+
+def _version(request: Request) -> str:
+    return request.headers["anthropic-version"]
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", "20")
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000:
+        raise invalid_request("limit: Input should be a whole number from 1 to 1000")
+    return int(text)
+
+
+async def _json(request: Request) -> Any:
+    try:
+        return orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise invalid_request(f"The request body is not valid JSON: {error}") from None
+
+
+def _error(request: Request, error: ApiError) -> Response:
+    body = error_body(error.kind, error.message, request.scope["state"]["request_id"])
+    return Json(body, error.status, error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    return _error(request, ApiError(status, kind, f"{request.method} {request.url.path}"))
+
+
+async def _internal_error(request: Request, _error_raised: Exception) -> Response:
+    return _error(request, ApiError(500, "api_error", "Internal server error"))

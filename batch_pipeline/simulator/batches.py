@@ -1,0 +1,324 @@
+"""The batch store: every batch from its creation to its deletion.
+
+Time is looked at when somebody asks, there are no timers: a batch whose time has come is settled
+(its results written, its bill booked) by the first request that sees it. HTTP is `app`'s business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.settlement import Responder, settle
+from batch_pipeline.simulator.source_text import Dice
+from batch_pipeline.simulator.spool import Spool
+from batch_pipeline.simulator.wire import (
+    BATCH_LIFETIME_SECONDS,
+    RETRY_AFTER_SECONDS,
+    ApiError,
+    invalid_request,
+    new_id,
+    not_found,
+    now,
+)
+
+_CANCEL_SHARE_OF_TURNAROUND = 0.05
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as stored; replaced as a whole when something changes.
+
+    `pace` is its own share of the simulator's turnaround. `done` is how many requests get an answer
+    (None: all), `rest` what becomes of the others. `counts` is None until it is settled.
+    """
+
+    id: str
+    total: int
+    version: str
+    pace: float
+    created_at: datetime
+    cancel_initiated_at: datetime | None = None
+    ended_at: datetime | None = None
+    done: int | None = None
+    rest: Literal["canceled", "expired"] = "canceled"
+    counts: dict[str, int] | None = None
+    deleted: bool = False
+
+    @property
+    def expires_at(self) -> datetime:
+        return self.created_at + timedelta(seconds=BATCH_LIFETIME_SECONDS)
+
+    @property
+    def status(self) -> str:
+        if self.counts is not None:
+            return "ended"
+        return "in_progress" if self.cancel_initiated_at is None else "canceling"
+
+    @classmethod
+    def from_json(cls, body: str) -> Batch:
+        values: dict[str, Any] = orjson.loads(body)
+        for name in ("created_at", "cancel_initiated_at", "ended_at"):
+            if values[name] is not None:
+                values[name] = datetime.fromisoformat(values[name])
+        return cls(**values)
+
+
+class Pace:
+    """How fast batches end: changed while the simulator runs, by tests above all.
+
+    `done_at_cancel` is a fixed share of what a canceled batch has done, instead of the share of
+    its turnaround that has gone by.
+    """
+
+    def __init__(self, turnaround: float) -> None:
+        self.turnaround = turnaround
+        self.held = False
+        self.released_at = -math.inf  # on the monotonic clock
+        self.done_at_cancel: float | None = None
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+        self.released_at = time.monotonic()
+
+
+class BatchStore:
+    """All batches of the simulated organisation; safe for many threads."""
+
+    def __init__(
+        self, database: Database, books: Books, spool: Spool, responder: Responder,
+        *, pace: Pace, queue_limit: int,
+    ) -> None:  # fmt: skip
+        self._database, self._books, self._spool = database, books, spool
+        self._responder = responder
+        self.pace = pace
+        self.queue_limit = queue_limit
+        self._lock = threading.RLock()  # the dictionaries below
+        self._settling = threading.Lock()  # one settlement at a time keeps polls answered
+        self._batches: dict[str, Batch] = {}
+        self._running: dict[str, float] = {}  # not settled: id → start on the monotonic clock
+        self._load()
+
+    def _load(self) -> None:
+        """Batches of an earlier simulator with the same state; running ones go on running."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT body FROM batch ORDER BY ordinal").fetchall()
+        for (body,) in rows:
+            batch = Batch.from_json(body)
+            self._batches[batch.id] = batch
+            if batch.counts is None:
+                age = (now() - batch.created_at).total_seconds()
+                self._running[batch.id] = time.monotonic() - age
+        self._spool.keep_only({batch.id for batch in self._batches.values() if not batch.deleted})
+
+    # Creating.
+
+    def create(self, incoming: Path, version: str) -> Batch:
+        """A batch from a received body; nothing is left of one that is refused.
+
+        Errors: `ApiError` 400 for an unacceptable batch, 429 for a queue without room.
+        """
+        batch_id = new_id("msgbatch")
+        digests = self._spool.unpack(incoming, batch_id)
+        try:
+            with self._lock:
+                return self._accept(batch_id, digests, version)
+        except BaseException:
+            self._spool.remove(batch_id)
+            raise
+
+    def _accept(self, batch_id: str, digests: list[bytes], version: str) -> Batch:
+        queued = self.queued() + len(digests)
+        if queued > self.queue_limit:
+            raise ApiError(
+                429,
+                "rate_limit_error",
+                f"This batch would bring the organization to {queued} batch requests in the"
+                f" processing queue; the limit is {self.queue_limit}.",
+                {"retry-after": str(RETRY_AFTER_SECONDS)},
+            )
+        spread = Dice(self._responder.seed ^ (len(self._batches) * 0x9E3779B97F4A7C15))
+        spread.below(2)  # the first throw of neighbouring seeds is too much alike
+        batch = Batch(batch_id, len(digests), version, 0.5 + spread.unit(), now())
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO batch (id, body) VALUES (?, ?)", (batch.id, _as_text(batch))
+            )
+            self._books.accept(digests)
+            self._books.count_batch(queued)
+        self._batches[batch.id] = batch
+        self._running[batch.id] = time.monotonic()
+        return batch
+
+    def queued(self) -> int:
+        """Requests of all batches that have not reached their end."""
+        with self._lock:
+            return sum(
+                self._batches[batch_id].total
+                for batch_id in self._running
+                if not self._is_due(self._batches[batch_id])
+            )
+
+    # Looking.
+
+    def get(self, batch_id: str) -> Batch:
+        with self._lock:
+            batch = self._batches.get(batch_id)
+        if batch is None or batch.deleted:
+            raise not_found(f"Message Batch {batch_id} not found.")
+        return batch
+
+    def page(
+        self, limit: int, after_id: str | None, before_id: str | None
+    ) -> tuple[list[Batch], bool]:
+        """(batches newest first, whether there are more in the direction of travel)."""
+        with self._lock:
+            newest_first = list(reversed(self._batches.values()))
+        cursor = after_id or before_id
+        position = -1
+        if cursor is not None:
+            ids = [batch.id for batch in newest_first]
+            if cursor not in ids:
+                raise invalid_request(f"after_id or before_id: no Message Batch {cursor}")
+            position = ids.index(cursor)
+        if before_id is not None:
+            found = [batch for batch in newest_first[:position] if not batch.deleted]
+            return found[-limit:], len(found) > limit
+        found = [batch for batch in newest_first[position + 1 :] if not batch.deleted]
+        return found[:limit], len(found) > limit
+
+    def results(self, batch_id: str) -> Path:
+        """The file of an ended batch's result lines."""
+        if self.get(batch_id).counts is None:
+            raise not_found(f"Message Batch {batch_id} has no available results yet.")
+        return self._spool.results(batch_id)
+
+    # Ending.
+
+    def needs_settling(self, batches: Iterable[Batch]) -> bool:
+        with self._lock:  # looked up again: another thread may have settled them meanwhile
+            current = [self._batches[batch.id] for batch in batches]
+            return any(batch.counts is None and self._is_due(batch) for batch in current)
+
+    def settle_due(self, batches: Iterable[Batch], patience: float) -> None:
+        """Settle those whose time has come, as many as can be begun within `patience` seconds.
+
+        What is left over is still shown as running and settled by a later request.
+        """
+        deadline = time.monotonic() + patience
+        for batch in batches:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._settling.acquire(timeout=left):
+                return
+            try:
+                with self._lock:
+                    current = self._batches[batch.id]
+                    due = current.counts is None and self._is_due(current)
+                if due:
+                    self._settle(current)
+            finally:
+                self._settling.release()
+
+    def _settle(self, batch: Batch) -> None:
+        with self._lock:
+            batch = self._with_end(self._batches[batch.id])
+            self._replace(batch)
+        done = batch.total if batch.done is None else batch.done
+        settled = settle(
+            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder,
+            version=batch.version, done=done, rest=batch.rest,
+        )  # fmt: skip
+        with self._lock, self._database.transaction():
+            self._books.book(settled.bill)
+            self._replace(dataclasses.replace(batch, counts=settled.counts))
+            self._running.pop(batch.id)
+        self._spool.requests(batch.id).unlink()
+
+    def _with_end(self, batch: Batch) -> Batch:
+        """The batch with the moment of its end, and what was done by then, made final."""
+        if batch.ended_at is not None:
+            return batch
+        seconds = self._time_to_end(batch)
+        if seconds <= BATCH_LIFETIME_SECONDS:
+            return dataclasses.replace(
+                batch, ended_at=batch.created_at + timedelta(seconds=seconds)
+            )
+        done = int(batch.total * BATCH_LIFETIME_SECONDS / seconds)
+        return dataclasses.replace(batch, ended_at=batch.expires_at, done=done, rest="expired")
+
+    def _is_due(self, batch: Batch) -> bool:
+        if batch.ended_at is not None:
+            return True
+        return self._elapsed(batch) >= min(self._time_to_end(batch), BATCH_LIFETIME_SECONDS)
+
+    def _elapsed(self, batch: Batch) -> float:
+        return time.monotonic() - self._running[batch.id]
+
+    def _duration(self, batch: Batch) -> float:
+        return self.pace.turnaround * batch.pace
+
+    def _time_to_end(self, batch: Batch) -> float:
+        """Seconds from creation to end, as far as is known now; infinite while it is held."""
+        duration = self._duration(batch)
+        if batch.cancel_initiated_at is not None:
+            before_cancel = (batch.cancel_initiated_at - batch.created_at).total_seconds()
+            return before_cancel + duration * _CANCEL_SHARE_OF_TURNAROUND
+        if self.pace.held:
+            return math.inf
+        return max(duration, self.pace.released_at - self._running[batch.id])
+
+    # Canceling and deleting.
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Begin to cancel: what is not done by now never will be. Errors: 400 once ended."""
+        with self._lock:
+            batch = self.get(batch_id)
+            if batch.counts is not None or self._is_due(batch):
+                if batch.cancel_initiated_at is not None:
+                    return batch
+                raise invalid_request(f"Message Batch {batch_id} has ended; it cannot be canceled.")
+            if batch.cancel_initiated_at is None:
+                share = self.pace.done_at_cancel
+                if share is None:
+                    duration = self._duration(batch)
+                    share = min(1.0, self._elapsed(batch) / duration) if duration else 0.0
+                batch = dataclasses.replace(
+                    batch, cancel_initiated_at=now(), done=int(batch.total * share)
+                )
+                self._replace(batch)
+            return batch
+
+    def delete(self, batch_id: str) -> None:
+        with self._lock:
+            batch = self.get(batch_id)
+            if batch.counts is None:
+                raise invalid_request(
+                    f"Message Batch {batch_id} is still processing; cancel it before deleting it."
+                )
+            self._replace(dataclasses.replace(batch, deleted=True))
+        self._spool.remove(batch_id)
+
+    def _replace(self, batch: Batch) -> None:
+        with self._lock, self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE batch SET body = ? WHERE id = ?", (_as_text(batch), batch.id)
+            )
+            self._batches[batch.id] = batch
+
+
+def _as_text(batch: Batch) -> str:
+    return orjson.dumps(batch).decode()

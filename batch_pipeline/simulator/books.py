@@ -1,0 +1,179 @@
+"""The simulator's own books: what was accepted and what was billed, whatever a client believes.
+
+Tests compare a pipeline's ledger and report with these. Costs come from the simulator's own small
+price table (`models`), not from the library that the pipeline uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.models import MODELS
+
+TOKEN_CLASSES = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+)
+_USD = Decimal(10) ** 12
+
+
+def content_digest(params: dict[str, Any]) -> bytes:
+    """sha256 of the params as JSON with sorted keys: the identity of a request's content."""
+    return hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def content_hash(params: dict[str, Any]) -> str:
+    """`content_digest` as hexadecimal text, the key in `Books.contents`."""
+    return content_digest(params).hex()
+
+
+@dataclass(frozen=True)
+class Content:
+    """How often requests of one content were accepted, and how often billed."""
+
+    accepted: int
+    billed: int
+
+
+@dataclass
+class Bill:
+    """What one batch (or one real-time message) costs, gathered answer by answer."""
+
+    batch: bool
+    digests: list[bytes] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
+    pico_usd: int = 0
+
+    def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> None:
+        self.digests.append(digest)
+        for name in TOKEN_CLASSES:
+            self.tokens[name] += usage[name]
+        self.pico_usd += MODELS[model].cost_pico_usd(usage, batch=self.batch)
+
+
+class Books:
+    """Counts per content and in total; every property reads the state of this moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Writing: by the simulator only.
+
+    def accept(self, digests: Iterable[bytes]) -> None:
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO content (hash, accepted) VALUES (?, 1)"
+                " ON CONFLICT (hash) DO UPDATE SET accepted = accepted + 1",
+                ((digest,) for digest in digests),
+            )
+
+    def book(self, bill: Bill) -> None:
+        way = "batch" if bill.batch else "realtime"
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE content SET billed = billed + 1 WHERE hash = ?",
+                ((digest,) for digest in bill.digests),
+            )
+            self._add(f"billed_{way}_requests", len(bill.digests))
+            self._add(f"billed_{way}_pico_usd", bill.pico_usd)
+            for name, tokens in bill.tokens.items():
+                self._add(f"billed_{name}", tokens)
+
+    def count_batch(self, queued: int) -> None:
+        """One more batch accepted, after which `queued` requests wait or run."""
+        with self._database.transaction() as connection:
+            self._add("batches_created", 1)
+            connection.execute(
+                "INSERT INTO total VALUES ('highest_queue', ?1)"
+                " ON CONFLICT (name) DO UPDATE SET value = max(value, ?1)",
+                (queued,),
+            )
+
+    def _add(self, name: str, amount: int) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO total VALUES (?1, ?2)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + ?2",
+                (name, amount),
+            )
+
+    # Reading.
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """Content hash (hexadecimal) → how often accepted and billed."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT hash, accepted, billed FROM content")
+            return {digest.hex(): Content(accepted, billed) for digest, accepted, billed in rows}
+
+    @property
+    def accepted_requests(self) -> int:
+        return self._sum("SELECT sum(accepted) FROM content")
+
+    @property
+    def billed_requests(self) -> int:
+        return self._sum("SELECT sum(billed) FROM content")
+
+    @property
+    def billed_more_than_once(self) -> list[str]:
+        """Content hashes that cost money twice: empty where nothing was bought again."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT hash FROM content WHERE billed > 1")
+            return [digest.hex() for (digest,) in rows]
+
+    @property
+    def batches_created(self) -> int:
+        return self._total("batches_created")
+
+    @property
+    def highest_queue(self) -> int:
+        """The most requests that were unfinished in batches at any one time."""
+        return self._total("highest_queue")
+
+    @property
+    def billed_tokens(self) -> dict[str, int]:
+        """Token class, as named in `usage` → tokens billed, both ways together."""
+        return {name: self._total(f"billed_{name}") for name in TOKEN_CLASSES}
+
+    @property
+    def batch_cost_usd(self) -> Decimal:
+        return self._total("billed_batch_pico_usd") / _USD
+
+    @property
+    def realtime_cost_usd(self) -> Decimal:
+        return self._total("billed_realtime_pico_usd") / _USD
+
+    def as_json(self, *, contents: bool) -> dict[str, Any]:
+        """Everything for `GET /simulator/books`; amounts in USD as text, exact."""
+        summary: dict[str, Any] = {
+            "batches_created": self.batches_created,
+            "highest_queue": self.highest_queue,
+            "accepted_requests": self.accepted_requests,
+            "billed_requests": self.billed_requests,
+            "billed_batch_requests": self._total("billed_batch_requests"),
+            "billed_realtime_requests": self._total("billed_realtime_requests"),
+            "billed_more_than_once": self.billed_more_than_once,
+            "billed_tokens": self.billed_tokens,
+            "batch_cost_usd": str(self.batch_cost_usd),
+            "realtime_cost_usd": str(self.realtime_cost_usd),
+        }
+        if contents:
+            summary["contents"] = self.contents
+        return summary
+
+    def _total(self, name: str) -> int:
+        return self._sum("SELECT value FROM total WHERE name = ?", name)
+
+    def _sum(self, query: str, *values: str) -> int:
+        with self._database.transaction() as connection:
+            row = connection.execute(query, values).fetchone()
+        return int(row[0] or 0) if row else 0

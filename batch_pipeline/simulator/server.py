@@ -1,0 +1,197 @@
+"""Running the simulator: in a thread for tests and demonstrations, or in the foreground.
+
+Everything is assembled here; the parts are in the other modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from batch_pipeline.simulator.app import Api, Hooks
+from batch_pipeline.simulator.batches import BatchStore, Pace
+from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.settlement import Responder
+from batch_pipeline.simulator.spool import Spool
+
+HOST = "127.0.0.1"
+_START_SECONDS = 30
+_SHUTDOWN_SECONDS = 2
+_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}},
+    "loggers": {"uvicorn": {"handlers": ["stderr"], "level": "ERROR", "propagate": False}},
+}
+
+
+class Simulator:
+    """A running simulator, as tests hold it in hand."""
+
+    def __init__(self, url: str, store: BatchStore, books: Books) -> None:
+        self.url = url
+        """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
+        self.books = books
+        self._store = store
+
+    @property
+    def turnaround(self) -> float:
+        """Seconds from creation to end; each batch takes 0.5 to 1.5 times that."""
+        return self._store.pace.turnaround
+
+    def set_turnaround(self, seconds: float) -> None:
+        """Applies to the batches that run now as well."""
+        self._store.pace.turnaround = seconds
+
+    def set_queue_limit(self, requests: int) -> None:
+        self._store.queue_limit = requests
+
+    @property
+    def queued(self) -> int:
+        """Requests in batches that have not ended."""
+        return self._store.queued()
+
+    def hold(self) -> None:
+        """From now on no batch ends by itself (one that is canceled does)."""
+        self._store.pace.hold()
+
+    def release(self) -> None:
+        """Undo `hold`: every batch whose time is over ends at the next request."""
+        self._store.pace.release()
+
+    def set_done_at_cancel(self, share: float | None) -> None:
+        """Which share of a canceled batch is done; None: the elapsed share of its turnaround."""
+        self._store.pace.done_at_cancel = share
+
+
+@contextlib.contextmanager
+def running_simulator(
+    *,
+    turnaround: float = 2.0,
+    queue_limit: int = 200_000,
+    seed: int = 0,
+    state_dir: Path | str | None = None,
+    port: int = 0,
+    hooks: Hooks | None = None,
+) -> Iterator[Simulator]:
+    """A simulator in a thread of this process, answering when the block begins.
+
+    Without `state_dir` everything is forgotten at the end, and in any case the books close with the
+    block: read them inside. Port 0 takes a free one.
+    """
+    with _assembled(turnaround, queue_limit, seed, state_dir, hooks) as (app, store, books):
+        listener = _listen(port)
+        server = _Server(_config(app))
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="simulator", daemon=True
+        )
+        thread.start()
+        try:
+            if not server.ready.wait(_START_SECONDS):
+                raise RuntimeError(f"The simulator did not start within {_START_SECONDS} s.")
+            yield Simulator(_url(listener), store, books)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def serve(
+    port: int,
+    *,
+    turnaround: float = 2.0,
+    queue_limit: int = 200_000,
+    seed: int = 0,
+    state_dir: Path | str | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
+
+    Errors: `OSError` if the port cannot be had.
+    """
+    with _assembled(turnaround, queue_limit, seed, state_dir, None) as (app, _, _):
+        listener = _listen(port)
+        url = _url(listener)
+        server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
+        # uvicorn raises a signal again once it has shut down; SIGTERM would then kill the process
+        # before the temporary folder is removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _assembled(
+    turnaround: float,
+    queue_limit: int,
+    seed: int,
+    state_dir: Path | str | None,
+    hooks: Hooks | None,
+) -> Iterator[tuple[Any, BatchStore, Books]]:
+    with contextlib.ExitStack() as stack:
+        if state_dir is None:
+            state_dir = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="batch_simulator_", ignore_cleanup_errors=True)
+            )
+        folder = Path(state_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        database = Database(folder / "simulator.sqlite")
+        stack.callback(database.close)
+        books = Books(database)
+        spool = Spool(folder / "spool")
+        responder = Responder(seed)
+        store = BatchStore(
+            database, books, spool, responder, pace=Pace(turnaround), queue_limit=queue_limit
+        )
+        yield Api(store, books, spool, responder, hooks or Hooks()).asgi(), store, books
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready to answer."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None] | None = None) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+        if self._on_ready is not None:
+            self._on_ready()
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=_LOGGING,
+        timeout_keep_alive=75,  # longer than clients keep idle connections for reuse
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    return f"http://{HOST}:{listener.getsockname()[1]}"

@@ -1,0 +1,126 @@
+"""From the requests of a batch to its result lines: what succeeded, what did not, what is billed.
+
+Done once for each batch, when its end is first seen, so that every download gives the same lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batch_pipeline.simulator.answers import answer
+from batch_pipeline.simulator.books import Bill
+from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.models import MODELS
+from batch_pipeline.simulator.schemas import UnsatisfiableError
+from batch_pipeline.simulator.source_text import Dice
+from batch_pipeline.simulator.spool import request_lines
+from batch_pipeline.simulator.tokens import PromptCache, usage
+from batch_pipeline.simulator.wire import ApiError, error_body, invalid_request
+
+# Results are shuffled within blocks of this many bytes: out of order, yet never all in memory.
+_BLOCK_BYTES = 4 << 20
+
+
+class Responder:
+    """Writes messages for one simulated organisation: its seed and its prompt cache."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._cache = PromptCache()
+
+    def message(
+        self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str
+    ) -> dict[str, Any]:
+        """The Messages API's answer to params that were checked.
+
+        Errors: `ApiError` 400 for a schema that only now turns out to have no fitting value.
+        """
+        try:
+            said = answer(params, digest, self.seed)
+        except UnsatisfiableError as error:
+            raise invalid_request(f"schema: {error}") from None
+        return {
+            "id": message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": MODELS[params["model"]].id,  # an alias is answered by its full name
+            "content": said.content,
+            "stop_reason": said.stop_reason,
+            "stop_sequence": said.stop_sequence,
+            "usage": usage(
+                params,
+                self._cache,
+                output_tokens=said.output_tokens,
+                thinking_tokens=said.thinking_tokens,
+                service_tier=service_tier,
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """`counts` as in `request_counts` of an ended batch, and what it costs."""
+
+    counts: dict[str, int]
+    bill: Bill
+
+
+def settle(
+    requests: Path, results: Path, responder: Responder, *, version: str, done: int, rest: str
+) -> Settlement:
+    """Answer the first `done` requests, give all others the result `rest`, and write the lines.
+
+    `rest` is `canceled` or `expired`. `results` appears whole or not at all.
+    """
+    counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
+    bill = Bill(batch=True)
+    dice = Dice(responder.seed)
+    temporary = results.with_suffix(".settling")
+    block: list[bytes] = []
+    size = 0
+    with temporary.open("wb") as file:
+        for position, (custom_id, digest, raw) in enumerate(request_lines(requests)):
+            if position < done:
+                result = _result(raw, digest, f"{results.stem}/{custom_id}", responder, version)
+            else:
+                result = {"type": rest}
+            counts[result["type"]] += 1
+            if result["type"] == "succeeded":
+                bill.add(digest, result["message"]["model"], result["message"]["usage"])
+            line = orjson.dumps({"custom_id": custom_id, "result": result}) + b"\n"
+            block.append(line)
+            size += len(line)
+            if size >= _BLOCK_BYTES:
+                file.write(_shuffled(block, dice))
+                block, size = [], 0
+        file.write(_shuffled(block, dice))
+    temporary.replace(results)
+    return Settlement(counts, bill)
+
+
+def _result(
+    raw: bytes, digest: bytes, name: str, responder: Responder, version: str
+) -> dict[str, Any]:
+    unique = hashlib.sha256(name.encode()).hexdigest()[:22]
+    params = orjson.loads(raw)
+    try:
+        if (problem := check_message(params, version)) is not None:
+            raise problem
+        message = responder.message(params, digest, f"msg_01{unique}", "batch")
+    except ApiError as problem:
+        # What real time answers with 404 (an unknown model) is an invalid request inside a batch.
+        error = error_body("invalid_request_error", problem.message, f"req_01{unique}")
+        return {"type": "errored", "error": error}
+    return {"type": "succeeded", "message": message}
+
+
+def _shuffled(lines: list[bytes], dice: Dice) -> bytes:
+    """The lines in another order than they came; two or more never stay as they were."""
+    order = list(lines)
+    dice.shuffle(order)
+    return b"".join(order if order != lines else reversed(lines))

@@ -1,0 +1,140 @@
+"""Chance that repeats, and the text that answers are taken from.
+
+`Dice` gives the same throws for the same seed; `SourceText` is what the prompt says. Neither
+knows schemas or messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date
+from functools import cached_property, lru_cache
+from typing import Any
+
+# Of a long text only the head and the tail are read: an answer costs the simulator as little as it
+# can, and the name of a thing is mostly said at the beginning or the end.
+HEAD_CHARACTERS = 5_000
+TAIL_CHARACTERS = 3_000
+
+_MASK = (1 << 64) - 1
+_WORD = re.compile(r"[A-Za-z0-9]+")
+# A literal start makes these four times as fast as one that begins with a look at the neighbours.
+_ISO_DATE = re.compile(r"[12]\d{3}-\d{2}-\d{2}(?!\d)")
+_YEAR = re.compile(r"(?:19|20)[0-9]{2}(?![0-9A-Za-z])(?<![0-9A-Za-z]....)")
+_SPACED = bytes(
+    byte if byte >= 0x80 or chr(byte).isalnum() else 0x20 for byte in range(256)
+)  # what is not part of a word becomes a space
+# Words too common to show that a value was meant.
+_NO_EVIDENCE = frozenset({
+    b"a", b"an", b"and", b"any", b"for", b"in", b"is", b"no", b"none", b"not", b"of", b"or",
+    b"other", b"the", b"to", b"unknown", b"yes",
+})  # fmt: skip
+
+
+class Dice:
+    """A small, fast generator (Knuth's MMIX constants); throws depend on the seed alone."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed & _MASK
+
+    def below(self, n: int) -> int:
+        """A whole number from 0 to n - 1; n is at least 1."""
+        self._state = (self._state * 6364136223846793005 + 1442695040888963407) & _MASK
+        return (self._state >> 24) % n
+
+    def unit(self) -> float:
+        """A number from 0 up to, not including, 1."""
+        return self.below(1 << 32) / (1 << 32)
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return options[self.below(len(options))]
+
+    def shuffle(self, items: list[bytes]) -> None:
+        for last in range(len(items) - 1, 0, -1):
+            other = self.below(last + 1)
+            items[last], items[other] = items[other], items[last]
+
+    def long_tail(self, typical: float, alpha: float) -> int:
+        """Pareto: at least `typical`; P(x > k * typical) = k ** -alpha."""
+        return int(typical * (1.0 - self.unit()) ** (-1.0 / alpha))
+
+
+class SourceText:
+    """The text of a request's user messages."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > HEAD_CHARACTERS + TAIL_CHARACTERS:
+            text = f"{text[:HEAD_CHARACTERS]} {text[-TAIL_CHARACTERS:]}"
+        self.text = text
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> SourceText:
+        messages = params["messages"]
+        if len(messages) == 1 and isinstance(messages[0]["content"], str):
+            return cls(messages[0]["content"])
+        texts: list[str] = []
+        for message in messages:
+            content = message["content"]
+            blocks = [{"text": content}] if isinstance(content, str) else content
+            texts += (text for block in blocks if isinstance(text := block.get("text"), str))
+        return cls("\n".join(texts))
+
+    @cached_property
+    def _spaced(self) -> bytes:
+        return b" %b " % self._lower.encode("utf-8", "replace").translate(_SPACED)
+
+    @cached_property
+    def _lower(self) -> str:
+        return self.text.lower()
+
+    def excerpt(self, dice: Dice, words: int) -> str:
+        """About `words` consecutive words from somewhere in the text, white space made plain."""
+        span = words * 12 + 24
+        start = dice.below(max(1, len(self.text) - span // 2))
+        found = self.text[start : start + span].split()
+        found = found[1 : words + 1] if start > 0 and len(found) > 1 else found[:words]
+        return " ".join(found) or "Nothing to quote."
+
+    def after(self, name: str, words: int) -> str | None:
+        """The words that follow a property's name in the text, or None if it does not occur."""
+        spoken = name.replace("_", " ").lower()
+        if len(spoken) < 3 or (position := self._lower.find(spoken)) < 0:
+            return None
+        tail = self.text[position + len(spoken) :][: words * 12 + 24]
+        return " ".join(tail.lstrip(" :=\t\"'").split()[:words]) or None
+
+    def evidence(self, value: str) -> int:
+        """How much speaks for `value`: 0 where one of its words is missing or all are common."""
+        phrase, telling = _words_of(value)
+        if not telling or not all(word in self._spaced for word in telling):
+            return 0
+        # The words side by side are worth more than the same words far apart.
+        return 1 + len(telling) * self._spaced.count(phrase)
+
+    def best_of(self, values: Sequence[Any]) -> Any | None:
+        """The text value for which the text speaks most, or None where it speaks for none."""
+        scored = [(self.evidence(value), value) for value in values if isinstance(value, str)]
+        best = max(scored, key=lambda pair: pair[0], default=(0, None))
+        return best[1] if best[0] > 0 else None
+
+    def date(self) -> date | None:
+        """The first valid ISO date."""
+        for found in _ISO_DATE.finditer(self.text):
+            try:
+                return date.fromisoformat(found[0])
+            except ValueError:
+                continue
+        return None
+
+    def years(self) -> Iterator[int]:
+        """Years of the last and this century, as they come."""
+        return (int(found[0]) for found in _YEAR.finditer(self.text))
+
+
+@lru_cache(maxsize=4096)
+def _words_of(value: str) -> tuple[bytes, tuple[bytes, ...]]:
+    """(all words of a value, those of them that tell something), as they stand in spaced text."""
+    words = [word.lower().encode() for word in _WORD.findall(value)]
+    telling = (word for word in words if word not in _NO_EVIDENCE and len(word) > 1)
+    return b" %b " % b" ".join(words), tuple(b" %b " % word for word in telling)

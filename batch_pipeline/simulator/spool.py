@@ -1,0 +1,118 @@
+"""Requests and results on disk: one line each, so that no batch is ever held in memory as objects.
+
+A request line is `custom_id TAB content digest (hex) TAB params as JSON`; a result line is what the
+API sends. What the lines mean is `settlement`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from batch_pipeline.simulator.checks import check_batch
+from batch_pipeline.simulator.wire import MAX_BYTES_PER_BATCH, ApiError, invalid_request
+
+_BUFFER_BYTES = 1 << 20
+
+
+class Spool:
+    """The files of all batches in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def requests(self, batch_id: str) -> Path:
+        return self._folder / f"{batch_id}.requests"
+
+    def results(self, batch_id: str) -> Path:
+        return self._folder / f"{batch_id}.results"
+
+    def remove(self, batch_id: str) -> None:
+        self.requests(batch_id).unlink(missing_ok=True)
+        self.results(batch_id).unlink(missing_ok=True)
+
+    def keep_only(self, batch_ids: set[str]) -> None:
+        """Remove what an interrupted simulator left: bodies that never became a batch."""
+        for path in self._folder.iterdir():
+            if path.suffix not in (".requests", ".results") or path.stem not in batch_ids:
+                path.unlink()
+
+    async def receive(self, chunks: AsyncIterator[bytes]) -> Path:
+        """Write a body as it comes in; the file of an incomplete or too large one is removed.
+
+        Writing goes to the page cache, so it is not worth a thread. A body that is too large is
+        read to its end all the same: most clients look for an answer only when they have sent all.
+        """
+        path = self._folder / f"{uuid.uuid4().hex}.incoming"
+        size = 0
+        try:
+            with path.open("wb") as file:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size <= MAX_BYTES_PER_BATCH:
+                        file.write(chunk)
+            if size > MAX_BYTES_PER_BATCH:
+                raise ApiError(
+                    413, "request_too_large", "Request exceeds the maximum allowed number of bytes."
+                )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+    def unpack(self, incoming: Path, batch_id: str) -> list[bytes]:
+        """Check a received body and write its request lines; returns the content digests in order.
+
+        Removes `incoming` in any case. Errors: `ApiError` for what `check_batch` refuses.
+        """
+        try:
+            entries = check_batch(_parse(incoming))
+        finally:
+            incoming.unlink()
+        digests: list[bytes] = []
+        with self.requests(batch_id).open("wb", buffering=_BUFFER_BYTES) as file:
+            for entry in entries:
+                plain = orjson.dumps(entry["params"])
+                digest = hashlib.sha256(
+                    orjson.dumps(entry["params"], option=orjson.OPT_SORT_KEYS)
+                ).digest()
+                digests.append(digest)
+                file.write(
+                    b"%b\t%b\t%b\n" % (entry["custom_id"].encode(), digest.hex().encode(), plain)
+                )
+        return digests
+
+
+def _parse(path: Path) -> Any:
+    if path.stat().st_size == 0:
+        raise invalid_request("The request body is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        view = memoryview(body)
+        try:
+            return orjson.loads(view)
+        except orjson.JSONDecodeError as error:
+            raise invalid_request(f"The request body is not valid JSON: {error}") from None
+        finally:
+            view.release()
+
+
+def request_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """(custom_id, content digest, params as JSON) of every request, in the order of the body."""
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        for line in file:
+            custom_id, digest, params = line.split(b"\t", 2)
+            yield custom_id.decode(), bytes.fromhex(digest.decode()), params
+
+
+def chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file in pieces of about 1 MB; closes it."""
+    with file:
+        while chunk := file.read(_BUFFER_BYTES):
+            yield chunk

@@ -1,0 +1,308 @@
+"""JobSpec: all that a job declares, checked.
+
+Shapes, defaults and the rules between keys belong here, as frozen values that any part of the
+pipeline may read. Reading YAML belongs in `declarations`; what a declaration leads to (requests,
+prices, assets) belongs to those who do it. A file that a declaration names is read here, once, so
+that a spec holds texts and nobody has to know where they came from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import ValidationError
+
+from batch_pipeline.cron import cron_problem
+from batch_pipeline.declared_model import (
+    DeclaredModel,
+    JsonObject,
+    NonEmpty,
+    NonEmptyTexts,
+    Rate,
+    Text,
+    Usd,
+    base_dir_of,
+    problem_with,
+    read_json,
+)
+from batch_pipeline.partitions import PartitionsSpec
+
+MAX_REQUESTS_PER_BATCH = 100_000
+MAX_BYTES_PER_BATCH = 256_000_000
+"""The API's own limits of one batch; it does not say MB or MiB, so the smaller reading holds."""
+
+UNBUILT: dict[str, tuple[str, ...]] = {
+    "JobSpec": ("mode", "deadline"),
+    "PilotSpec": ("max_projected_usd",),
+    "BudgetSpec": ("max_usd_per_partition", "max_usd_per_month", "buffer"),
+    "RetrySpec": ("truncated_max_tokens",),
+    "RealtimeSpec": ("concurrency", "checkpoint_every"),
+    "AlertsSpec": ("error_rate", "after_items", "dead_letter_rate", "max_usd_per_document"),
+}
+"""Keys of the contract whose feature is not built yet, by model: only their default is accepted.
+
+Building a feature ends with deleting its entry.
+"""
+
+_PARAMS_NOT_ALLOWED = {
+    "model": "set model_id instead",
+    "messages": "set prompt.user or prompt.user_file instead",
+    "system": "set prompt.system or prompt.system_file instead",
+    "max_tokens": "set max_tokens beside params instead",
+    "betas": "set betas beside params instead: they are a header of the whole batch",
+    "stream": "remove it: batches refuse it",
+    "speed": "remove it: batches refuse it",
+    "store": "remove it: batches refuse it",
+}
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+
+class _Part(DeclaredModel):
+    """A part of a job: besides unknown keys and wrong types, unbuilt features are errors."""
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_unbuilt(cls, value: object, info: ValidationInfo) -> object:
+        name = cast("str", info.field_name)
+        if name in UNBUILT.get(cls.__name__, ()):
+            default = cls.model_fields[name].default
+            if value != default:
+                raise ValueError(
+                    f"this is not built yet; remove the key (only its default, "
+                    f"{json.dumps(default)}, is accepted)"
+                )
+        return value
+
+
+class InputSpec(_Part):
+    """Where a night's documents are.
+
+    `path` is absolute or a URL, a glob perhaps, and still holds `{partition}` and `${VAR}`; one
+    that begins with `${VAR}` is left as it is, since only the variable tells whether it is
+    absolute.
+    """
+
+    path: NonEmpty
+    id_column: NonEmpty = "id"
+    upstream: NonEmptyTexts = ()
+    same_every_night: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _absolute_path(cls, value: str, info: ValidationInfo) -> str:
+        others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
+        if others:
+            raise ValueError(
+                f"holds {', '.join(sorted(others))}, but only {{partition}} is filled in "
+                "(and ${VAR}, from the environment); other kinds of files need a job each"
+            )
+        if value.startswith("~"):
+            raise ValueError("~ is not expanded; write ${HOME} instead")
+        if "://" in value or _VARIABLE.match(value):
+            return value
+        return str(base_dir_of(info) / value)
+
+    @field_validator("upstream")
+    @classmethod
+    def _asset_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if not re.fullmatch(r"[^/\s]+(/[^/\s]+)*", key):
+                raise ValueError(f"{key!r} is not a Dagster asset key like raw/contracts")
+        return value
+
+
+class PromptSpec(_Part):
+    """The prompt's texts; `user` is a template with `{column}` placeholders."""
+
+    FILE_KEYS = ("system", "user")
+
+    system: Text | None = None
+    user: Text
+
+    @field_validator("system", "user")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("the text is empty")
+        return value
+
+
+class PilotSpec(_Part):
+    """The sample that goes first and gates the rest; size 0 means no pilot."""
+
+    size: int = Field(default=100, ge=0)
+    seed: int = 0
+    via: Literal["realtime", "batch"] = "realtime"
+    max_error_rate: Rate = 0.05
+    max_truncated_rate: Rate = 0.02
+    max_projected_usd: Usd | None = None
+
+
+class BudgetSpec(_Part):
+    """Ceilings in USD; `buffer` is what an estimate adds for errors and variance."""
+
+    max_usd_per_partition: Usd | None = None
+    max_usd_per_month: Usd | None = None
+    buffer: float = Field(default=0.20, ge=0)
+
+
+class LimitsSpec(_Part):
+    """How large a batch may be, and this job's share of the account's queue (null: all of it)."""
+
+    max_requests_per_batch: int = Field(default=10_000, ge=1, le=MAX_REQUESTS_PER_BATCH)
+    max_bytes_per_batch: int = Field(default=MAX_BYTES_PER_BATCH, ge=1, le=MAX_BYTES_PER_BATCH)
+    max_queued_requests: int | None = Field(default=None, ge=1)
+
+
+class RetrySpec(_Part):
+    """How often an item is asked, the first time included, and with what room once cut off."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    truncated_max_tokens: int | None = Field(default=None, ge=1)
+
+
+class RealtimeSpec(_Part):
+    """The second engine's concurrency (requests) and checkpoint interval (answers)."""
+
+    concurrency: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+
+
+class AlertsSpec(_Part):
+    """When a person hears of a night."""
+
+    error_rate: Rate = 0.10
+    after_items: int = Field(default=50, ge=0)
+    dead_letter_rate: Rate = 0.05
+    max_usd_per_document: Usd | None = None
+
+
+class JobSpec(_Part):
+    """One job, as declared in YAML or in Python.
+
+    In Python, parts may be given as mappings, and `base_dir` is the folder that relative paths and
+    files refer to (the current one unless given). Raises pydantic's ValidationError, which lists
+    every problem with its key. Any `*_file` has been read: `prompt.system`, `prompt.user` and
+    `output_schema` hold what it held.
+    """
+
+    FILE_KEYS = ("output_schema",)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+    description: str = ""
+    input: InputSpec
+    prompt: PromptSpec
+    model_id: NonEmpty
+    max_tokens: int = Field(ge=1)
+    params: JsonObject = Field(default_factory=dict)
+    betas: NonEmptyTexts = ()
+    output_schema: Annotated[JsonObject, BeforeValidator(read_json)] | None = None
+    mode: Literal["batch", "realtime", "auto"] = "batch"
+    partitions: PartitionsSpec | None = None
+    schedule: str | None = None
+    pilot: PilotSpec = PilotSpec()
+    budget: BudgetSpec = BudgetSpec()
+    limits: LimitsSpec = LimitsSpec()
+    retry: RetrySpec = RetrySpec()
+    deduplicate: bool = True
+    deadline: str | None = None
+    realtime: RealtimeSpec = RealtimeSpec()
+    alerts: AlertsSpec = AlertsSpec()
+
+    def __init__(self, /, *, base_dir: Path | str | None = None, **declared: Any) -> None:
+        # pydantic's documented way of giving a constructor a validation context
+        self.__pydantic_validator__.validate_python(
+            declared, self_instance=self, context={"base_dir": base_dir}
+        )
+
+    @field_validator("params")
+    @classmethod
+    def _params_batches_take(cls, value: JsonObject) -> JsonObject:
+        problems = [
+            problem_with(key, f"does not belong into params; {advice}")
+            for key, advice in _PARAMS_NOT_ALLOWED.items()
+            if key in value
+        ]
+        if problems:
+            raise ValidationError.from_exception_data("params", problems)
+        return value
+
+    @field_validator("output_schema")
+    @classmethod
+    def _usable_schema(cls, value: JsonObject | None, info: ValidationInfo) -> JsonObject | None:
+        if value is None:
+            return None
+        output_config = info.data.get("params", {}).get("output_config")
+        if isinstance(output_config, dict) and "format" in output_config:
+            raise ValueError(
+                "params.output_config.format asks for structured output too; keep one of the two"
+            )
+        problem = _schema_problem(value)
+        if problem is not None:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("partitions")
+    @classmethod
+    def _new_input_every_night(
+        cls, value: PartitionsSpec | None, info: ValidationInfo
+    ) -> PartitionsSpec | None:
+        source: InputSpec | None = info.data.get("input")
+        if value is None or source is None or source.same_every_night:
+            return value
+        if "{partition}" not in source.path:
+            raise ValueError(
+                "input.path has no {partition}, so every night would buy the same answers again; "
+                "add {partition} to the path, or set input.same_every_night: true if that is meant"
+            )
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _five_field_cron(cls, value: str | None) -> str | None:
+        problem = cron_problem(value) if value is not None else None
+        if problem is not None:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("retry")
+    @classmethod
+    def _more_room_than_before(cls, value: RetrySpec, info: ValidationInfo) -> RetrySpec:
+        room, before = value.truncated_max_tokens, info.data.get("max_tokens")
+        if room is not None and before is not None and room <= before:
+            problem = problem_with(
+                "truncated_max_tokens", f"must be more than max_tokens ({before}), not {room}"
+            )
+            raise ValidationError.from_exception_data("retry", [problem])
+        return value
+
+    @field_validator("deadline")
+    @classmethod
+    def _time_or_hours(cls, value: str | None) -> str | None:
+        pattern = r"([01]\d|2[0-3]):[0-5]\d|[1-9]\d*h"
+        if value is not None and not re.fullmatch(pattern, value):
+            raise ValueError(
+                f'must be a time of day like "06:00" or hours like "8h", not {value!r}'
+            )
+        return value
+
+
+def _schema_problem(schema: JsonObject) -> str | None:
+    """What is wrong with a JSON Schema; None if nothing is. Nothing is fetched."""
+    import jsonschema_rs  # noqa: PLC0415  # most jobs and most commands never need it
+
+    def refuse(uri: str) -> Any:
+        raise ValueError(f"{uri} would have to be fetched; put it into the schema itself")
+
+    try:
+        jsonschema_rs.validator_for(schema, retriever=refuse)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        place = "/".join(map(str, getattr(error, "instance_path", ())))
+        where = f" at {place}" if place else ""
+        return f"is not a valid JSON Schema{where}: {getattr(error, 'message', error)}"
+    return None

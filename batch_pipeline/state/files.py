@@ -1,0 +1,163 @@
+"""Files under the home: written whole or not at all, on a local disk or in an object store.
+
+Belongs here: how a file becomes durable, how it is found and read. Does not belong here: what is
+in it. Paths are relative to the home, with `/`; they are what the ledger stores, so that a home can
+be moved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from batch_pipeline.errors import UsageError
+
+STAGING = ".staging"
+# Longer than any upload or download may last: what is older was left by a process that died.
+STAGING_MAX_AGE_SECONDS = 48 * 3600
+
+
+class Files:
+    """The home folder, a local path or a filesystem URL."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home.rstrip("/") if "://" in home else str(Path(home).absolute())
+        self.is_remote = "://" in home
+        self._fs: Any = None
+        if self.is_remote:
+            self._fs, self._root = fsspec.core.url_to_fs(self.home)
+        else:
+            self._root = self.home
+
+    def uri(self, path: str) -> str:
+        """The absolute path or URL, for people and for other programs."""
+        return f"{self.home}/{path}" if self.is_remote else str(Path(self._root, path))
+
+    # Writing
+
+    @contextmanager
+    def staged(self, suffix: str = "") -> Iterator[Path]:
+        """A local path to write to; what is not published by the end of the block is removed."""
+        folder = Path(tempfile.gettempdir()) if self.is_remote else Path(self._root, STAGING)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"The home {self.home} cannot be written: {error}. Set BATCH_PIPELINE_HOME to a "
+                "folder that this user may write."
+            ) from error
+        path = folder / f"{os.getpid()}-{uuid.uuid4().hex}{suffix}"
+        try:
+            yield path
+        finally:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def make_durable(self, staged: Path) -> None:
+        """Flush a staged file, or each file of a staged folder, to the disk.
+
+        Apart from `publish`, because it takes long and `publish` runs while the ledger is locked.
+        """
+        for path in [staged, *staged.rglob("*")] if staged.is_dir() else [staged]:
+            _fsync(path)
+
+    def publish(self, staged: Path, path: str) -> None:
+        """Give a staged file, or a staged folder of files, its name; replaces a file of that name.
+
+        A folder that is there already stays: names of folders are made from their content.
+        """
+        if self.is_remote:
+            target = f"{self._root}/{path}"
+            if staged.is_dir():
+                for file in sorted(staged.iterdir()):
+                    self._fs.put_file(str(file), f"{target}/{file.name}")
+            else:
+                self._fs.put_file(str(staged), target)
+            return
+        local = Path(self._root, path)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        if not (staged.is_dir() and local.exists()):
+            staged.replace(local)
+        _fsync(local.parent)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file at once."""
+        with self.staged() as staged:
+            staged.write_bytes(data)
+            self.make_durable(staged)
+            self.publish(staged, path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder; nothing happens where there is none."""
+        if self.is_remote:
+            if self._fs.exists(f"{self._root}/{path}"):
+                self._fs.rm(f"{self._root}/{path}", recursive=True)
+            return
+        local = Path(self._root, path)
+        if local.is_dir():
+            shutil.rmtree(local)
+        else:
+            local.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what dead processes left in the staging folder."""
+        folder = Path(self._root, STAGING)
+        if self.is_remote or not folder.is_dir():
+            return
+        for path in folder.iterdir():
+            if time.time() - path.stat().st_mtime > STAGING_MAX_AGE_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    # Reading
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading bytes."""
+        if self.is_remote:
+            return cast(BinaryIO, self._fs.open(f"{self._root}/{path}", "rb"))
+        return Path(self._root, path).open("rb")
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a small file, None where there is none."""
+        try:
+            with self.open(path) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def list(self, folder: str, suffix: str) -> list[str]:
+        """The paths of the files directly in a folder that end with `suffix`, sorted."""
+        if self.is_remote:
+            self._fs.invalidate_cache()
+            found = self._fs.glob(f"{self._root}/{folder}/*{suffix}")
+            return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
+        return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
+
+    def dataset(self, paths: Sequence[str]) -> ds.Dataset:
+        """Parquet files as one Arrow dataset, in the order given; at least one path."""
+        if not self.is_remote:
+            return ds.dataset([str(Path(self._root, p)) for p in paths], format="parquet")
+        filesystem = PyFileSystem(FSSpecHandler(self._fs))
+        return ds.dataset(
+            [f"{self._root}/{p}" for p in paths], format="parquet", filesystem=filesystem
+        )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""The ledger: what the pipeline knows for certain, in SQLite or PostgreSQL.
+
+Belongs here: how transactions, durability, the clock and the schema's version work. What is written
+to the tables stands in `nights` and `submissions`.
+
+Every write happens in a transaction that no other write overlaps, on both databases alike: claims
+are checked and made without a gap, whoever else is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from batch_pipeline.errors import LedgerError
+from batch_pipeline.state import tables
+
+# Any constant: all ledgers of one PostgreSQL database take turns, which costs milliseconds.
+POSTGRES_WRITE_LOCK = 0x6261746368
+# A process that is frozen inside a transaction must not stop the others for ever.
+POSTGRES_IDLE_LIMIT = "30s"
+SQLITE_BUSY_MILLISECONDS = 120_000
+
+
+class Ledger:
+    """A database with the ledger's tables; creates or checks them when it is opened."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _create_engine(url)
+        self._prepare_schema()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that no other write overlaps; durable once the block has ended."""
+        with self._engine.connect().execution_options(ledger_write=True) as connection:
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
+                    connection.execute(sa.select(lock))
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view."""
+        with self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _prepare_schema(self) -> None:
+        try:
+            with self.write() as connection:
+                tables.metadata.create_all(connection)
+                version = connection.scalar(sa.select(tables.schema.c.version))
+                if version is None:
+                    connection.execute(
+                        sa.insert(tables.schema).values(version=tables.SCHEMA_VERSION)
+                    )
+        except sa.exc.DBAPIError as error:
+            raise LedgerError(
+                f"The ledger cannot be opened: {error.orig}. Check BATCH_PIPELINE_HOME and "
+                "BATCH_PIPELINE_LEDGER_URL."
+            ) from error
+        if version is not None and version > tables.SCHEMA_VERSION:
+            raise LedgerError(
+                f"The ledger has schema version {version}, this release reads up to "
+                f"{tables.SCHEMA_VERSION}: install the newer batch-pipeline that wrote it."
+            )
+
+
+def now(connection: Connection) -> float:
+    """Seconds since the epoch by the database's clock, the one clock that all processes share."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")))
+    return float(connection.scalar(sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")))
+
+
+def _create_engine(url: str) -> Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            with contextlib.suppress(OSError):  # connecting says it better
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed)
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    options = f"-c idle_in_transaction_session_timeout={POSTGRES_IDLE_LIMIT}"
+    return sa.create_engine(parsed, connect_args={"options": options}, pool_pre_ping=True)
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver's own transaction handling begins too late to take the write lock at the start.
+    connection.isolation_level = None
+    for pragma in (
+        f"busy_timeout = {SQLITE_BUSY_MILLISECONDS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("ledger_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

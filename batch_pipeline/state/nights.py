@@ -1,0 +1,322 @@
+"""Accounts, nights, snapshots and shards in the ledger.
+
+A night is one partition of one job under one account. What is sent in it follows from its current
+snapshot; `revision` counts the changes of that, so that a plan made for an older one is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.errors import LedgerError
+from batch_pipeline.state import tables
+from batch_pipeline.state.ledger import now
+
+Engine = Literal["batch", "realtime"]
+
+
+class ShardState(StrEnum):
+    """WAITING → HELD by a submission → COLLECTED; back to WAITING where it was never made."""
+
+    WAITING = "waiting"
+    HELD = "held"
+    COLLECTED = "collected"
+    # Its snapshot was replaced before it was sent.
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Queue, spend and state of one account never count for another."""
+
+    name: str
+    simulated: bool
+    paused_reason: str | None = None
+    wait_until: float = 0.0
+
+
+@dataclass(frozen=True)
+class Night:
+    """One partition of one job under one account."""
+
+    id: int
+    job: str
+    partition: str
+    account: str
+    created_at: float
+    snapshot_id: int | None
+    open_requests: int
+    revision: int
+    published: bool
+    rebuilding: bool
+    held_at: float | None
+    refused: str | None
+    wanted_room_at: float
+    pilot: dict[str, Any] | None
+    completed_at: float | None
+
+
+@dataclass(frozen=True)
+class NewSnapshot:
+    """A night's input as it was read, and the declaration that turned it into requests.
+
+    `items` rows, of which `invalid_input` and `too_large` are set aside and `duplicates` are
+    answered by the request of an earlier row; `request_bytes` is the size of all requests.
+    """
+
+    folder: str
+    signature: str
+    content_hash: str
+    declaration_hash: str
+    declaration: dict[str, Any]
+    parts: int
+    items: int
+    invalid_input: int
+    too_large: int
+    duplicates: int
+    request_bytes: int
+
+    @property
+    def units(self) -> int:
+        """Distinct requests."""
+        return self.items - self.invalid_input - self.too_large - self.duplicates
+
+
+@dataclass(frozen=True)
+class Snapshot(NewSnapshot):
+    """A snapshot in the ledger."""
+
+    id: int
+    night_id: int
+    settled: dict[str, int]
+    taken_at: float
+
+
+@dataclass(frozen=True)
+class NewShard:
+    """A set of requests that will be one batch; `manifest` is the file that lists them."""
+
+    engine: Engine
+    pilot: bool
+    manifest: str
+    requests: int
+    bytes: int
+    usd_bound: Decimal
+
+
+@dataclass(frozen=True)
+class Shard(NewShard):
+    """A shard in the ledger."""
+
+    id: int
+    night_id: int
+    snapshot_id: int
+    state: ShardState
+    created_at: float
+
+
+def register_account(connection: Connection, name: str, *, simulated: bool) -> None:
+    """Make the account known; a name once used for a simulator is not used for a real account."""
+    known = connection.execute(
+        sa.select(tables.account.c.simulated).where(tables.account.c.name == name)
+    ).first()
+    if known is None:
+        connection.execute(
+            sa.insert(tables.account).values(name=name, simulated=simulated, wait_until=0.0)
+        )
+    elif known.simulated != simulated:
+        raise LedgerError(
+            f"Account {name!r} of this ledger is {'simulated' if known.simulated else 'real'}, the "
+            "server that answered is not. Set another BATCH_PIPELINE_ACCOUNT or another home."
+        )
+
+
+def get_account(connection: Connection, name: str) -> Account:
+    row = connection.execute(sa.select(tables.account).where(tables.account.c.name == name)).one()
+    return Account(**row._mapping)
+
+
+def pause_account(connection: Connection, name: str, reason: str | None) -> None:
+    """Let submission rest (or go on, with None) for a whole account."""
+    connection.execute(
+        sa.update(tables.account).where(tables.account.c.name == name).values(paused_reason=reason)
+    )
+
+
+def wait_for_queue(connection: Connection, name: str, seconds: float) -> None:
+    """No create of this account for some seconds: the API said that its queue is full."""
+    connection.execute(
+        sa.update(tables.account)
+        .where(tables.account.c.name == name)
+        .values(wait_until=now(connection) + seconds)
+    )
+
+
+def find_night(connection: Connection, job: str, partition: str, account: str) -> Night | None:
+    return _night(
+        connection,
+        tables.night.c.job == job,
+        tables.night.c.partition == partition,
+        tables.night.c.account == account,
+    )
+
+
+def shown_night(connection: Connection, job: str, partition: str) -> Night | None:
+    """The night whose answers the results folder shows, whatever its account."""
+    return _night(
+        connection,
+        tables.night.c.job == job,
+        tables.night.c.partition == partition,
+        tables.night.c.published.is_(True),
+    )
+
+
+def get_night(connection: Connection, night_id: int) -> Night:
+    night = _night(connection, tables.night.c.id == night_id)
+    assert night is not None
+    return night
+
+
+def open_night(connection: Connection, job: str, partition: str, account: str) -> Night:
+    """The night, made if it is new."""
+    night = find_night(connection, job, partition, account)
+    if night is not None:
+        return night
+    connection.execute(
+        sa.insert(tables.night).values(
+            job=job, partition=partition, account=account, created_at=now(connection)
+        )
+    )
+    night = find_night(connection, job, partition, account)
+    assert night is not None
+    return night
+
+
+def list_nights(
+    connection: Connection, *, job: str | None = None, account: str | None = None
+) -> list[Night]:
+    """Nights, oldest partition first."""
+    query = sa.select(tables.night).order_by(tables.night.c.partition, tables.night.c.id)
+    if job is not None:
+        query = query.where(tables.night.c.job == job)
+    if account is not None:
+        query = query.where(tables.night.c.account == account)
+    return [Night(**row._mapping) for row in connection.execute(query)]
+
+
+def update_night(connection: Connection, night_id: int, **values: Any) -> None:
+    connection.execute(sa.update(tables.night).where(tables.night.c.id == night_id).values(values))
+
+
+def show_night(connection: Connection, night: Night) -> None:
+    """From now on the results folder shows this night and no other account's."""
+    connection.execute(
+        sa.update(tables.night)
+        .where(tables.night.c.job == night.job, tables.night.c.partition == night.partition)
+        .values(published=tables.night.c.id == night.id)
+    )
+
+
+def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
+    row = connection.execute(
+        sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id)
+    ).one()
+    return Snapshot(**row._mapping)
+
+
+def replace_snapshot(
+    connection: Connection, night: Night, new: NewSnapshot, settled: dict[str, int]
+) -> Snapshot:
+    """Make a snapshot the night's current one; shards of the former that wait are dropped.
+
+    `settled` is the number of its items that are settled already, by status. The caller has seen to it that nothing of the night is in flight.
+    """
+    taken_at = now(connection)
+    result = connection.execute(
+        sa.insert(tables.snapshot).values(
+            night_id=night.id, taken_at=taken_at, settled=settled, **new.__dict__
+        )
+    )
+    snapshot_id = int(result.inserted_primary_key[0])  # type: ignore[index]
+    connection.execute(
+        sa.update(tables.shard)
+        .where(
+            tables.shard.c.night_id == night.id,
+            tables.shard.c.state == ShardState.WAITING.value,
+        )
+        .values(state=ShardState.DROPPED.value)
+    )
+    update_night(
+        connection,
+        night.id,
+        snapshot_id=snapshot_id,
+        open_requests=new.units,
+        revision=night.revision + 1,
+        refused=None,
+        completed_at=None,
+    )
+    return get_snapshot(connection, snapshot_id)
+
+
+def add_shards(
+    connection: Connection, night: Night, shards: Sequence[NewShard], *, open_requests: int
+) -> bool:
+    """Add planned shards, unless the night has changed since the plan was begun (then False).
+
+    `open_requests` are left that the plan does not hold.
+    """
+    if get_night(connection, night.id).revision != night.revision:
+        return False
+    at = now(connection)
+    for planned in shards:
+        connection.execute(
+            sa.insert(tables.shard).values(
+                night_id=night.id,
+                snapshot_id=night.snapshot_id,
+                state=ShardState.WAITING.value,
+                created_at=at,
+                **planned.__dict__,
+            )
+        )
+    update_night(connection, night.id, revision=night.revision + 1, open_requests=open_requests)
+    return True
+
+
+def list_shards(connection: Connection, night_id: int, *states: ShardState) -> list[Shard]:
+    """Shards of a night in the given states (all without any), in the order they were planned."""
+    query = (
+        sa.select(tables.shard)
+        .where(tables.shard.c.night_id == night_id)
+        .order_by(tables.shard.c.id)
+    )
+    if states:
+        query = query.where(tables.shard.c.state.in_([state.value for state in states]))
+    return [as_shard(row) for row in connection.execute(query)]
+
+
+def get_shard(connection: Connection, shard_id: int) -> Shard:
+    return as_shard(
+        connection.execute(sa.select(tables.shard).where(tables.shard.c.id == shard_id)).one()
+    )
+
+
+def set_shard_state(connection: Connection, shard_id: int, state: ShardState) -> None:
+    connection.execute(
+        sa.update(tables.shard).where(tables.shard.c.id == shard_id).values(state=state.value)
+    )
+
+
+def as_shard(row: sa.Row[Any]) -> Shard:
+    return Shard(**{**row._mapping, "state": ShardState(row.state)})
+
+
+def _night(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Night | None:
+    row = connection.execute(sa.select(tables.night).where(*conditions)).first()
+    return None if row is None else Night(**row._mapping)

@@ -1,0 +1,169 @@
+"""The ledger's tables: rows per night, snapshot, shard and submission, never per item.
+
+Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
+of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+SCHEMA_VERSION = 1
+PICODOLLARS = Decimal(10) ** 12
+
+
+class Usd(TypeDecorator[Decimal]):
+    """A Decimal amount in USD, stored as whole picodollars."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else int(value * PICODOLLARS)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002
+        # PostgreSQL sums bigints to numeric, SQLite to integer.
+        return None if value is None else Decimal(int(value)) / PICODOLLARS
+
+
+metadata = MetaData()
+
+schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+account = Table(
+    "account",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("simulated", Boolean, nullable=False),
+    # Credentials, billing, spend limit: submission rests until a person has acted.
+    Column("paused_reason", Text),
+    # A full queue that other tenants fill: no create before this time.
+    Column("wait_until", Double, nullable=False, default=0.0),
+)
+
+night = Table(
+    "night",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
+    Column("account", ForeignKey("account.name"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("snapshot_id", Integer),
+    # Requests that are part of no shard yet; an upper bound until the next plan counts them.
+    Column("open_requests", BigInteger, nullable=False, default=0),
+    # Raised by every change of what is to be sent: a plan made for an older one is thrown away.
+    Column("revision", Integer, nullable=False, default=0),
+    # The results folder shows this night; of the accounts of one job and partition only one is.
+    Column("published", Boolean, nullable=False, default=False),
+    # The results folder is being rebuilt; found set, it is rebuilt again.
+    Column("rebuilding", Boolean, nullable=False, default=False),
+    Column("held_at", Double),
+    # The API refused a body of this night for good: nothing goes out until a person runs it again.
+    Column("refused", Text),
+    # When a submitter last wanted room at the queue: older nights that still want it go first.
+    Column("wanted_room_at", Double, nullable=False, default=0.0),
+    Column("pilot", JSON),
+    Column("completed_at", Double),
+    UniqueConstraint("job", "partition", "account"),
+)
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("signature", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("declaration_hash", String(64), nullable=False),
+    Column("declaration", JSON, nullable=False),
+    Column("parts", Integer, nullable=False),
+    Column("items", BigInteger, nullable=False),
+    Column("invalid_input", BigInteger, nullable=False),
+    Column("too_large", BigInteger, nullable=False),
+    # Items that a request of an earlier item answers.
+    Column("duplicates", BigInteger, nullable=False),
+    Column("request_bytes", BigInteger, nullable=False),
+    # Items by status that were settled when the snapshot was taken: set aside, or bought before.
+    Column("settled", JSON, nullable=False),
+    Column("taken_at", Double, nullable=False),
+)
+
+shard = Table(
+    "shard",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    Column("engine", String(20), nullable=False),
+    Column("pilot", Boolean, nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("usd_bound", Usd, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("shard_by_night", "night_id", "state"),
+)
+
+submission = Table(
+    "submission",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("shard_id", ForeignKey("shard.id"), nullable=False),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("account", ForeignKey("account.name"), nullable=False),
+    Column("engine", String(20), nullable=False),
+    Column("token", String(20), nullable=False, unique=True),
+    Column("requests", Integer, nullable=False),
+    Column("usd_bound", Usd, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("intent_at", Double, nullable=False),
+    # From when on an answer that was lost is looked for in the API's list.
+    Column("window_from", Double),
+    Column("error", Text),
+    Column("batch_id", String(100), unique=True),
+    Column("accepted_at", Double),
+    Column("expires_at", Double),
+    Column("cancel_requested_at", Double),
+    Column("ended_at", Double),
+    Column("collected_at", Double),
+    # What collection found: counts by status, tokens, cost. Sums over these are the progress.
+    Column("summary", JSON),
+    Column("cost_usd", Usd),
+    Index("submission_by_account", "account", "state"),
+    Index("submission_by_night", "night_id", "state"),
+    Index("submission_by_shard", "shard_id"),
+)
+
+# Batches of the API's list that were looked at: whose they are never changes.
+seen = Table(
+    "seen",
+    metadata,
+    Column("account", ForeignKey("account.name"), primary_key=True),
+    Column("batch_id", String(100), primary_key=True),
+    Column("submission_id", ForeignKey("submission.id")),
+)

@@ -1,0 +1,1 @@
+"""Tests of prices, estimate, budget and report."""

@@ -1,0 +1,179 @@
+"""The books, restarts, interrupted uploads, the hooks and the foreground server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from anthropic import Anthropic
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.simulator import SIMULATOR_HEADER, Simulator, content_hash, running_simulator
+from batch_pipeline.simulator.app import Hooks
+from batch_pipeline.simulator.books import Content
+from batch_pipeline.simulator.models import MODELS
+from batch_pipeline_tests.simulator.conftest import params, requests, sdk
+
+
+def test_books_know_what_was_accepted_and_billed(sim: Simulator, client: Anthropic) -> None:
+    batch = client.messages.batches.create(requests=requests(2))
+    client.messages.create(**requests(1)[0]["params"])
+    before = sim.books.contents
+    client.messages.batches.retrieve(batch.id)
+    client.messages.batches.retrieve(batch.id)
+
+    first, second = (content_hash(each["params"]) for each in requests(2))
+    assert before == {first: Content(2, 1), second: Content(1, 0)}
+    assert sim.books.contents == {first: Content(2, 2), second: Content(1, 1)}
+    assert sim.books.billed_more_than_once == [first]
+    shown = httpx2.get(f"{sim.url}/simulator/books").json()
+    assert shown["contents"][first] == {"accepted": 2, "billed": 2}
+    assert shown["billed_requests"] == 3
+    assert "contents" not in httpx2.get(f"{sim.url}/simulator/books?contents=false").json()
+
+
+def test_books_bill_what_usage_says(sim: Simulator, client: Anthropic) -> None:
+    message = client.messages.create(**params())
+    batch = client.messages.batches.create(requests=requests(3))
+    client.messages.batches.retrieve(batch.id)
+    results: list[Any] = [line.result for line in client.messages.batches.results(batch.id)]
+    used = [result.message.usage for result in results]
+    assert (
+        sim.books.realtime_cost_usd
+        == (Decimal(message.usage.input_tokens) + 5 * Decimal(message.usage.output_tokens)) / 10**6
+    )
+    assert sim.books.batch_cost_usd == sum(
+        Decimal(each.input_tokens) + 5 * Decimal(each.output_tokens) for each in used
+    ) / (2 * 10**6)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "batch", "usd"),
+    [
+        ("claude-haiku-5-5", (100_000, 0, 0, 0, 0), False, "0.01"),
+        ("claude-haiku-5-5", (100_001, 0, 0, 0, 0), False, "0.0500005"),
+        ("claude-haiku-4-5", (10, 20, 30, 40, 50), True, "0.0001745"),
+    ],
+)
+def test_prices(model: str, tokens: tuple[int, ...], batch: bool, usd: str) -> None:
+    uncached, written_5m, written_1h, read, output = tokens
+    usage = {
+        "input_tokens": uncached,
+        "cache_creation_input_tokens": written_5m + written_1h,
+        "cache_read_input_tokens": read,
+        "output_tokens": output,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": written_5m,
+            "ephemeral_1h_input_tokens": written_1h,
+        },
+    }
+    assert Decimal(MODELS[model].cost_pico_usd(usage, batch=batch)) / 10**12 == Decimal(usd)
+
+
+def test_batches_and_books_survive_a_restart(tmp_path: Path) -> None:
+    with running_simulator(turnaround=0.0, state_dir=tmp_path) as sim, sdk(sim) as client:
+        ended = client.messages.batches.create(requests=requests(2)).id
+        lines = list(client.messages.batches.results(ended))
+        sim.hold()
+        running = client.messages.batches.create(requests=requests(3)).id
+    (tmp_path / "spool" / "left.incoming").write_bytes(b"{")
+
+    with running_simulator(turnaround=0.0, state_dir=tmp_path) as sim, sdk(sim) as client:
+        assert [batch.id for batch in client.messages.batches.list()] == [running, ended]
+        assert list(client.messages.batches.results(ended)) == lines
+        assert client.messages.batches.retrieve(running).request_counts.succeeded == 3
+        assert (sim.books.batches_created, sim.books.billed_requests) == (2, 5)
+        assert not (tmp_path / "spool" / "left.incoming").exists()
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+def test_an_incomplete_body_creates_nothing(sim: Simulator, framing: str) -> None:
+    body = orjson.dumps({"requests": requests(3)})
+    if framing == "chunked":
+        header, sent = b"transfer-encoding: chunked", b"%x\r\n%b\r\n" % (len(body), body)
+    else:
+        header, sent = b"content-length: %d" % (len(body) + 1), body
+    spool = sim._store._spool._folder
+    with socket.create_connection(("127.0.0.1", int(sim.url.rsplit(":", 1)[1]))) as connection:
+        connection.sendall(
+            b"POST /v1/messages/batches HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\n"
+            b"anthropic-version: 2026-10-21\r\n" + header + b"\r\n\r\n" + sent
+        )
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(10)
+        while connection.recv(4096):  # until the server has closed its side as well
+            pass
+    httpx2.get(f"{sim.url}/simulator/books")
+    assert sim.books.batches_created == 0
+    assert list(spool.iterdir()) == []
+
+
+def test_hooks_see_every_handler_and_the_results() -> None:
+    class Busy(Hooks):
+        async def before(self, request: Request, /) -> Response | None:
+            return Response(status_code=529) if request.url.path == "/v1/models" else None
+
+        async def after(self, request: Request, response: Response, /) -> Response:
+            response.headers["x-seen"] = request.method
+            return response
+
+        def results(self, batch_id: str, chunks: Iterator[bytes], /) -> Iterator[bytes]:
+            yield from (chunk[:-10] for chunk in chunks)
+
+    with running_simulator(turnaround=0.0, hooks=Busy()) as sim, sdk(sim) as client:
+        headers = {"x-api-key": "k", "anthropic-version": "2026-10-21"}
+        answer = httpx2.get(f"{sim.url}/v1/models", headers=headers)
+        assert (answer.status_code, answer.headers["x-seen"]) == (529, "GET")
+        url = client.messages.batches.retrieve(
+            client.messages.batches.create(requests=requests(1)).id
+        ).results_url
+        assert url is not None
+        assert not httpx2.get(url, headers=headers).content.endswith(b"\n")
+
+
+def test_an_unforeseen_error_is_an_api_error_and_names_the_simulator(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(Hooks):
+        async def before(self, request: Request, /) -> Response | None:
+            raise RuntimeError("broken hook")
+
+    with running_simulator(hooks=Broken()) as sim:
+        headers = {"x-api-key": "k", "anthropic-version": "2026-10-21"}
+        answer = httpx2.get(f"{sim.url}/v1/models", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
+    assert answer.headers[SIMULATOR_HEADER] == "1"
+    out, errors = capfd.readouterr()
+    assert (out, "broken hook" in errors) == ("", True)
+
+
+def test_serve_says_where_it_listens_and_cleans_up(tmp_path: Path) -> None:
+    program = (
+        "from batch_pipeline.simulator import serve;"
+        "serve(0, on_ready=lambda url: print(url, flush=True))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert httpx2.get(f"{url}/simulator/books").json()["batches_created"] == 0
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert list(tmp_path.iterdir()) == []
