@@ -29,10 +29,21 @@ COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 class AnthropicApi:
-    """`Api` over the official SDK, with the key and the base URL from the environment."""
+    """`Api` over the official SDK; key and base URL come from the environment unless given.
 
-    def __init__(self, concurrency: int = 20) -> None:
-        if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")):
+    `concurrency` is the number of real-time calls at once that connections are kept for.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 50,
+    ) -> None:
+        if api_key is None and not (
+            os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")
+        ):
             raise UsageError(
                 "No API key: set ANTHROPIC_API_KEY. To try without one, run `batch-pipeline demo`, "
                 "or start `batch-pipeline simulator --port 8765` and set "
@@ -41,6 +52,8 @@ class AnthropicApi:
         self._simulated: bool | None = None
         hooks = {"response": [self._note_simulator]}
         self._client = anthropic.Anthropic(
+            base_url=base_url,
+            api_key=api_key,
             max_retries=READ_RETRIES,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
@@ -50,6 +63,8 @@ class AnthropicApi:
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation.
         self._create_client = anthropic.Anthropic(
+            base_url=base_url,
+            api_key=api_key,
             max_retries=0,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
@@ -99,7 +114,7 @@ class AnthropicApi:
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
         with _failures():
-            # With `cast_to` a response the SDK hands it over unread, whatever the stream class says.
+            # With a response as `cast_to` the SDK hands it over unread, whatever the stream class.
             stream: object = self._client.get(
                 f"{BATCHES}/{batch_id}/results",
                 cast_to=httpx2.Response,

@@ -34,7 +34,8 @@ class BatchInfo:
         return sum(self.counts.values())
 
 
-@dataclass(frozen=True)
+# Not frozen: Python itself writes an exception's traceback on its way through context managers.
+@dataclass(eq=False)
 class ApiFailure(Exception):
     """A call that did not end in a usable 2xx.
 
@@ -57,7 +58,10 @@ class ApiFailure(Exception):
 
 
 class Api(Protocol):
-    """The Message Batches and Messages endpoints under one account; each call may raise `ApiFailure`."""
+    """The Message Batches and Messages endpoints under one account.
+
+    Each call may raise `ApiFailure`.
+    """
 
     @property
     def simulated(self) -> bool:

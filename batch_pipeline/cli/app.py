@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -62,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         message = "Interrupted; run the same command again to go on."
         code = report_error(output, "interrupted", message, INTERRUPTED)
+    except Exception as error:  # a bug: the trace for its report, and still one JSON document
+        logging.getLogger(__name__).exception("unexpected error")
+        code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
     sys.exit(code)
 
 
@@ -72,7 +74,7 @@ def demo(
         bool, typer.Option("--input-only", help="Collect the documents, send nothing.")
     ] = False,
     turnaround: Annotated[float, typer.Option(help="Seconds a simulated batch takes.")] = 3.0,
-    as_json: Json = False,  # noqa: ARG001  # read from the context, as of every command
+    as_json: Json = False,
 ) -> None:
     """Run the whole flow on documents found on this machine, against the simulator."""
     from batch_pipeline.cli import demo as demonstration
@@ -82,7 +84,7 @@ def demo(
 
 
 @app.command()
-def jobs(context: typer.Context, as_json: Json = False) -> int:  # noqa: ARG001
+def jobs(context: typer.Context, as_json: Json = False) -> int:
     """List the declared jobs."""
     from batch_pipeline.cli import views
     from batch_pipeline.declarations import scan_jobs
@@ -98,7 +100,7 @@ def validate(
     context: typer.Context,
     job: Job,
     partition: Partition = None,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.cli import views
@@ -112,7 +114,7 @@ def validate(
     price_for(spec)
     pipeline = Pipeline(settings)
     sources = dataset.find_input(pipeline, spec, key)
-    snapshot = dataset.check_input(pipeline, spec, key, sources)
+    snapshot = dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
     views.show_validation(context.obj, spec, key, sources, snapshot, limits)
 
@@ -126,7 +128,7 @@ def run(
         bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Lift a cancel.")] = False,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import views
@@ -135,10 +137,8 @@ def run(
     with _pipeline(context.obj) as pipeline:
         spec, key = _job(pipeline.settings, job, partition)
         views.announce_account(context.obj, pipeline)
-        with views.live_progress(context.obj) as watch:
-            state = runner.run(
-                pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch
-            )
+        with views.live_progress() as watch:
+            state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
         views.show_report(context.obj, _write_report(pipeline, spec, state))
         return _exit_code(context.obj, state)
 
@@ -148,7 +148,7 @@ def status(
     context: typer.Context,
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of a job.")] = None,
     partition: Partition = None,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> None:
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli import views
@@ -176,7 +176,7 @@ def report(
     context: typer.Context,
     job: Job,
     partition: Partition = None,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> None:
     """Show the cost report of a night."""
     from batch_pipeline.cli import views
@@ -194,7 +194,7 @@ def cancel(
     context: typer.Context,
     job: Job,
     partition: Partition = None,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> int:
     """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
     from batch_pipeline.cli import views
@@ -207,7 +207,7 @@ def cancel(
         night = stations.open_night(pipeline, spec, key)
         count = cancelling.hold(pipeline, night)
         context.obj.say(f"{count} batches are being cancelled; the night is held.")
-        with views.live_progress(context.obj) as watch:
+        with views.live_progress() as watch:
             state = runner.run(pipeline, spec, key, watch=watch)
         views.show_report(context.obj, _write_report(pipeline, spec, state))
         return COMPLETE
@@ -218,7 +218,7 @@ def list_dead_letters(
     context: typer.Context,
     job: Job,
     partition: Partition = None,
-    as_json: Json = False,  # noqa: ARG001
+    as_json: Json = False,
 ) -> None:
     """Group what was set aside by reason, and name what is systematic."""
     from batch_pipeline.cli import views
@@ -236,7 +236,6 @@ def list_dead_letters(
 
 @app.command()
 def simulator(
-    context: typer.Context,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")],
     turnaround: Annotated[float, typer.Option(help="Seconds from create to end.")] = 2.0,
     queue_limit: Annotated[int, typer.Option(help="Requests in process at most.")] = 200_000,
@@ -254,7 +253,7 @@ def simulator(
         queue_limit=queue_limit,
         seed=seed,
         state_dir=state_dir,
-        on_ready=lambda url: context.obj.say(f"Simulator listens on {url}"),
+        on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
     )
 
 
@@ -319,5 +318,3 @@ def _exit_code(output: Output, state: Progress) -> int:
         return HELD
     output.say("Not complete yet; run the same command again to go on.")
     return NOT_COMPLETE
-
-

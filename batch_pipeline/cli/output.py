@@ -25,7 +25,7 @@ class Output:
         elif isinstance(document, str):
             print(document)
         else:
-            import orjson  # noqa: PLC0415
+            import orjson
 
             print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 

@@ -58,8 +58,12 @@ DEAD_LETTER_SCHEMA = pa.schema(
 # One row an answer that the API gave. `id` is the item that bears its tokens and cost, the first of
 # those that its unit answers; `final`: the unit is settled by it; `counted`: it was an attempt.
 ANSWERS_SCHEMA = pa.schema(
-    [pa.field("unit", pa.string()), pa.field("final", pa.bool_()), pa.field("counted", pa.bool_())]
-    + list(RESULTS_SCHEMA)
+    [
+        pa.field("unit", pa.string()),
+        pa.field("final", pa.bool_()),
+        pa.field("counted", pa.bool_()),
+        *RESULTS_SCHEMA,
+    ]
 )
 # What adds up over the answers of an item.
 SUMMED = (

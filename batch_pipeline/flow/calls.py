@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -41,13 +40,11 @@ ERROR_TRIES = 3
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def send_calls(
-    pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard, answered: Callable[[], None]
-) -> Waiting | None:
+def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) -> Waiting | None:
     """Ask for every request of a real-time shard that has no answer in the journal yet.
 
-    Returns why it waits, or None once all are answered and the submission has ended. `answered` is
-    called after each answer. Raises AccountError where going on is useless: a key, a bill, a model.
+    Returns why it waits, or None once all are answered and the submission has ended. Raises
+    AccountError where going on is useless: a key, a bill, a model.
     """
     with pipeline.ledger.write() as connection:
         intent = submissions.begin_calls(
@@ -81,7 +78,6 @@ def send_calls(
         journal.append(
             orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
         )
-        answered()
 
     with (
         heartbeat(pipeline, submission),

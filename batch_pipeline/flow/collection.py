@@ -7,6 +7,7 @@ collected, so that a crash, or a second collector, changes nothing twice.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from sqlalchemy import Connection
 
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import dead_letter, joins, manifests, outcomes, paths, snapshots
@@ -41,12 +41,14 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.money.prices import ModelPrice, TokenUsage, find_price
 from batch_pipeline.state import nights, submissions
-from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state.nights import Night, ShardState, Snapshot
 from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 2_000
+# A message may quote the whole answer that it complains of.
+MESSAGE_CHARACTERS = 1_000
 
 
 class ResultsIncompleteError(ApiError):
@@ -55,10 +57,8 @@ class ResultsIncompleteError(ApiError):
     code = "results_incomplete"
 
 
-def collect(
-    pipeline: Pipeline, night: Night, submission: Submission, max_attempts: int
-) -> dict[str, Any]:
-    """Collect an ended submission; returns its summary (counts by status, tokens, cost).
+def collect(pipeline: Pipeline, night: Night, submission: Submission, max_attempts: int) -> None:
+    """Collect an ended submission: its files, its counts, what it cost.
 
     Raises ResultsIncompleteError or ApiFailure where the lines cannot be had whole: nothing has
     changed then.
@@ -90,30 +90,34 @@ def collect(
             if path.exists():
                 pipeline.files.make_durable(path)
         with pipeline.ledger.write() as connection:
-            _publish(pipeline, connection, night, submission, staged, letters=letters)
-            summary = judge.summary()
+            if submissions.get(connection, submission.id).state is not State.ENDED:
+                # Somebody else has collected it meanwhile.
+                return
+            shard = nights.get_shard(connection, submission.shard_id)
+            # A shard that another submission has answered was bought twice: booked, not shown.
+            duplicate = shard.state is not ShardState.HELD
+            if submission.engine == "batch":
+                name = f"{submission.batch_id}.jsonl.zst"
+                raw = f"{paths.raw(night.job, night.partition)}/{name}"
+                pipeline.files.publish(staged["raw"], raw)
+            if not duplicate:
+                _publish(pipeline, night, submission, staged, letters=letters)
+            summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
-    return summary
 
 
 def _publish(
     pipeline: Pipeline,
-    connection: Connection,
     night: Night,
     submission: Submission,
     staged: dict[str, Path],
     *,
     letters: int,
 ) -> None:
-    """Name the files, unless somebody else has collected this submission meanwhile."""
-    if submissions.get(connection, submission.id).state is not State.ENDED:
-        return
     job, partition = night.job, night.partition
     name = submission.batch_id or submission.token
     answers = f"{paths.answers(job, partition, night.account)}/{submission.token}.parquet"
     pipeline.files.publish(staged["answers"], answers)
-    if submission.engine == "batch":
-        pipeline.files.publish(staged["raw"], f"{paths.raw(job, partition)}/{name}.jsonl.zst")
     pipeline.files.publish(staged["results"], f"{paths.results(job, partition)}/{name}.parquet")
     if letters:
         target = f"{paths.dead_letter(job, partition)}/{name}.parquet"
@@ -172,19 +176,23 @@ class _Judge:
                 f"{missing:,} of {len(self._seen):,} requests; they are fetched again."
             )
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, *, duplicate: bool) -> dict[str, Any]:
         """Items by status, requests that go out again, billed tokens."""
-        usage = {name: getattr(self._usage, name) for name in SUMMED if name != "cost_usd"}
-        return {"statuses": dict(self._statuses), "open": self._open, "usage": usage}
+        return {
+            "statuses": {} if duplicate else dict(self._statuses),
+            "open": 0 if duplicate else self._open,
+            "usage": {name: getattr(self._usage, name) for name in SUMMED if name != "cost_usd"},
+            "duplicate": duplicate,
+        }
 
     def _judge(
         self, line: bytes, answers: list[dict[str, Any]], results: list[dict[str, Any]]
     ) -> None:
         try:
-            data = orjson.loads(line)
+            data = _parse(line)
             known = parse_custom_id(data["custom_id"])
             result = data["result"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ResultsIncompleteError(
                 f"The results of {self._submission.batch_id or self._submission.token} hold a "
                 "line that cannot be read; they are fetched again."
@@ -231,7 +239,7 @@ class _Judge:
             "parsed": parsed,
             "stop_reason": message.get("stop_reason"),
             "error_type": outcome.error_type,
-            "error_message": outcome.error_message,
+            "error_message": outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS],
             "model": message.get("model"),
             **{name: getattr(usage, name) for name in SUMMED if name != "cost_usd"},
             "cost_usd": cost,
@@ -274,6 +282,15 @@ def _chunk(answers: list[dict[str, Any]], results: list[dict[str, Any]]) -> _Chu
         pa.Table.from_pylist(answers, schema=ANSWERS_SCHEMA),
         pa.Table.from_pylist(results, schema=RESULTS_SCHEMA),
     )
+
+
+def _parse(line: bytes) -> Any:
+    """A result line; halves of surrogate pairs, which UTF-8 cannot hold, become U+FFFD."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = json.dumps(json.loads(line), ensure_ascii=False)
+        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def price_at(declaration: Declaration, at: datetime) -> ModelPrice:

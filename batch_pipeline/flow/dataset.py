@@ -36,12 +36,13 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
 
 
 def read_snapshot(
-    pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
+    pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources, *, keep: bool = True
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
-    Raises InputDataError for what stops the night: an unreadable file, a missing column, null or
-    duplicate ids, too many rows that have to be set aside.
+    Without `keep` the input is only checked and the files are removed again. Raises InputDataError
+    for what stops the night: an unreadable file, a missing column, null or duplicate ids, too many
+    rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
     content = hashlib.sha256()
@@ -69,8 +70,9 @@ def read_snapshot(
         duplicates = _finish(pipeline.files, folder, writer.parts, spec, partition)
         name = hashlib.sha256(f"{declaration.hash}\n{content.hexdigest()}".encode()).hexdigest()
         target = f"{paths.snapshots(spec.name, partition)}/{name[:16]}"
-        pipeline.files.make_durable(folder)
-        pipeline.files.publish(folder, target)
+        if keep:
+            pipeline.files.make_durable(folder)
+            pipeline.files.publish(folder, target)
     return NewSnapshot(
         folder=target,
         signature=sources.signature,
@@ -124,8 +126,8 @@ def _refuse_too_many_invalid(
     if items and invalid / items > spec.pilot.max_error_rate:
         raise InputDataError(
             f"{spec.name} {partition}: {invalid:,} of {items:,} rows cannot be sent "
-            f"({invalid / items:.1%}, more than pilot.max_error_rate {spec.pilot.max_error_rate:.1%});"
-            f" nothing was sent. The first: {'; '.join(examples)}. Correct the input or the "
+            f"({invalid / items:.1%}, pilot.max_error_rate is {spec.pilot.max_error_rate:.1%}); "
+            f"nothing was sent. The first: {'; '.join(examples)}. Correct the input or the "
             "template, or raise pilot.max_error_rate."
         )
 
@@ -151,7 +153,7 @@ _DUPLICATE_IDS = f"""
     SELECT id, count(*) AS rows, list(source || ':' || "row" ORDER BY ordinal)[:3] AS places,
            count(*) OVER () AS ids
     FROM snapshot GROUP BY id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT {EXAMPLES}
-"""
+"""  # noqa: S608  # made of constants
 _DUPLICATE_UNITS = """
     SELECT s.unit, s.ordinal, s.id, f.first_ordinal
     FROM snapshot s JOIN (

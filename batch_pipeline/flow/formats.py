@@ -112,11 +112,12 @@ def _column_cells(column: pa.Array[Any]) -> list[Any]:
         texts = column.cast(pa.string()).to_pylist()
         return [None if text is None else float(text) for text in texts]
     try:
-        return column.to_pylist()
+        cells: list[Any] = column.to_pylist()
     except (ValueError, ArithmeticError, LookupError):
         # Bytes that are no UTF-8, a date beyond year 9999, an unknown time zone: only the cell
         # that has it is lost, not the night.
         return [_scalar_cell(scalar) for scalar in column]
+    return cells
 
 
 def _scalar_cell(scalar: pa.Scalar[Any]) -> Any:

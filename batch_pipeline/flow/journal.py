@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import zstandard
 
@@ -31,7 +32,7 @@ class Journal:
         self._local = files.staged() if files.is_remote else None
         self._file: io.FileIO | None = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         if self._local is not None:
             path = self._local.__enter__()
         else:

@@ -14,9 +14,19 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.flow import collection, dataset, joins, paths, pilot, planning, publication
+from batch_pipeline.flow import (
+    collection,
+    dataset,
+    joins,
+    paths,
+    pilot,
+    planning,
+    publication,
+    reconciliation,
+    snapshots,
+    submission,
+)
 from batch_pipeline.flow import progress as progress_of
-from batch_pipeline.flow import reconciliation, snapshots, submission
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
@@ -27,7 +37,7 @@ from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights, submissions
-from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state.nights import Account, Night, Snapshot
 from batch_pipeline.state.submissions import State, Waiting
 
 log = logging.getLogger(__name__)
@@ -69,12 +79,12 @@ def take_input(
 ) -> InputTaken:
     """Take the night's snapshot, or keep it where neither files nor declaration have changed.
 
-    `again` reads the files even if they look unchanged. While batches of the night are in flight the
-    snapshot stays: what changed is taken up by the next run after their end.
+    `again` reads the files even if they look unchanged. While batches of the night are in flight
+    the snapshot stays: what changed is taken up by the next run after their end.
     """
     price_for(spec)
     publication.repair(pipeline, night)
-    note = publication.take_over(pipeline, night)
+    former = publication.former_account(pipeline, night)
     sources = dataset.find_input(pipeline, spec, night.partition)
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
@@ -103,19 +113,28 @@ def take_input(
     ):
         return InputTaken(night, current, "input unchanged")
     snapshot = publication.switch_snapshot(pipeline, night, new)
-    if note is not None:
-        log.warning("%s %s: %s", night.job, night.partition, note)
-    return InputTaken(pipeline.refreshed(night), snapshot, note or "input read")
+    note = "input read" if former is None else _start_over(pipeline, night, former)
+    return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
+    what = "simulated" if former.simulated else f"run under account {former.name!r}"
+    if former.simulated:
+        # What the API answered is kept for ever; what was made up must not lie beside it.
+        pipeline.files.remove(paths.raw(night.job, night.partition))
+        pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
+    note = f"this night was {what} before; it starts over under account {night.account!r}"
+    log.warning("%s %s: %s", night.job, night.partition, note)
+    return note
 
 
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
     night: Night,
-    answered: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | Waiting:
     """Bring the pilot as far as it goes now: its verdict, or why it waits."""
-    return pilot.run_pilot(pipeline, spec, night, price_for(spec), answered)
+    return pilot.run_pilot(pipeline, spec, night, price_for(spec))
 
 
 def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:

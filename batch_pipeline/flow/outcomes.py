@@ -91,7 +91,7 @@ def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
 
 
 def of_error(error: object) -> Outcome:
-    """What an error body means, `{"type": "error", "error": {"type": …, "message": …}}` or its core."""
+    """What `{"type": "error", "error": {"type": …, "message": …}}`, or its core, means."""
     detail = error if isinstance(error, Mapping) else {}
     if isinstance(detail.get("error"), Mapping):
         detail = detail["error"]

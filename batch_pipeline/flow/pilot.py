@@ -5,7 +5,7 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -137,12 +137,8 @@ def run_pilot(
     spec: JobSpec,
     night: Night,
     price: ModelPrice,
-    answered: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | Waiting:
-    """Bring the night's pilot as far as it goes now: the verdict, or why it waits.
-
-    `answered` is called after each answer of a real-time pilot.
-    """
+    """Bring the night's pilot as far as it goes now: the verdict, or why it waits."""
     while True:
         seen = planning.view(pipeline, night)
         verdict = seen.night.pilot
@@ -154,7 +150,7 @@ def run_pilot(
         elif pilot.state is ShardState.COLLECTED:
             _decide(pipeline, spec, seen, pilot, price)
         else:
-            waiting = _send(pipeline, spec, seen.night, pilot, answered)
+            waiting = _send(pipeline, spec, seen.night, pilot)
             if waiting is not None:
                 return waiting
 
@@ -179,9 +175,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> N
         _store(pipeline, seen.night, _without_sample(seen.snapshot, reason))
 
 
-def _send(
-    pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard, answered: Callable[[], None]
-) -> Waiting | None:
+def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
     if pilot.engine == "batch":
         if pilot.state is ShardState.WAITING:
             job_queue = spec.limits.max_queued_requests
@@ -189,7 +183,7 @@ def _send(
             if not submitted.batches:
                 return submitted.waiting
         return _collect(pipeline, spec, night, pilot)
-    waiting = send_calls(pipeline, spec, night, pilot, answered)
+    waiting = send_calls(pipeline, spec, night, pilot)
     return waiting or _collect(pipeline, spec, night, pilot)
 
 

@@ -97,9 +97,16 @@ def view(pipeline: Pipeline, night: Night) -> View:
 
 
 def answer_paths(night: Night, collected: Sequence[submissions.Submission]) -> list[str]:
-    """The answer files of collected submissions; others, left by a crash, do not count."""
+    """The answer files of collected submissions.
+
+    Others, left by a crash, do not count, nor do those of a shard that was bought twice.
+    """
     folder = paths.answers(night.job, night.partition, night.account)
-    return [f"{folder}/{submission.token}.parquet" for submission in collected]
+    return [
+        f"{folder}/{submission.token}.parquet"
+        for submission in collected
+        if submission.summary is not None and not submission.summary["duplicate"]
+    ]
 
 
 def count_open(pipeline: Pipeline, seen: View) -> int:
@@ -160,7 +167,7 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
 def usd_bound(
     sizes: Sequence[int], declaration: Declaration, price: ModelPrice, engine: Engine
 ) -> Decimal:
-    """The most in USD that requests of these sizes in bytes can cost: a token has a byte at least."""
+    """The most, in USD, that requests of these sizes can cost: a token has at least a byte."""
     bounds = (price.upper_bound(size, declaration.max_tokens, engine) for size in sizes)
     return sum(bounds, Decimal(0))
 

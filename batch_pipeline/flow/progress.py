@@ -67,7 +67,10 @@ class Progress:
 
     @property
     def error_rate(self) -> float:
-        return self.dead_letter / self.settled if self.settled else 0.0
+        """Of the items that were sent and answered, the part that was set aside."""
+        unsent = sum(self.statuses.get(s, 0) for s in (Status.INVALID_INPUT, Status.TOO_LARGE))
+        answered = self.settled - unsent - self.filtered
+        return (self.dead_letter - unsent) / answered if answered else 0.0
 
     @property
     def total_cost_usd(self) -> Decimal:
@@ -97,8 +100,8 @@ class Progress:
             parts.append(f"{self.waiting:,} requests wait")
         if self.unknown:
             parts.append(f"{self.unknown:,} of unknown outcome")
-        if self.settled:
-            parts.append(f"{self.error_rate:.1%} set aside")
+        if self.dead_letter:
+            parts.append(f"{self.dead_letter:,} set aside")
         parts.append(f"${self.total_cost_usd:.4f}")
         return ", ".join(parts)
 
@@ -141,6 +144,25 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         submissions=tuple(every),
         at=now(connection),
     )
+
+
+def items_per_second(state: Progress) -> float | None:
+    """Items settled by answers, from the first submission to the last collection; None before."""
+    collected = [s.collected_at for s in state.submissions if s.collected_at is not None]
+    if state.snapshot is None or not collected:
+        return None
+    answered = state.settled - sum(state.snapshot.settled.values())
+    seconds = max(collected) - min(s.intent_at for s in state.submissions)
+    return answered / seconds if seconds > 0 else None
+
+
+def eta_seconds(state: Progress) -> float | None:
+    """Seconds to the end at the speed so far; None while no batch has ended.
+
+    Inside a batch the API shows no progress, so that this moves by whole batches.
+    """
+    speed = items_per_second(state)
+    return (state.items - state.settled) / speed if speed and state.batches_ended else None
 
 
 def _requests(found: list[Submission], *states: State) -> int:

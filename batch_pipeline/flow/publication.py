@@ -25,7 +25,7 @@ from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import answer_paths
 from batch_pipeline.state import nights, submissions
-from batch_pipeline.state.nights import NewSnapshot, Night, Snapshot
+from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
 from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ DEAD_LETTERS = f"""
 """  # noqa: S608
 
 
-def take_over(pipeline: Pipeline, night: Night) -> str | None:
-    """Check that this account may show its answers for the night; says what is replaced, if any.
+def former_account(pipeline: Pipeline, night: Night) -> Account | None:
+    """The account whose answers the folder shows, where this night is to replace them.
 
     Raises UsageError where a simulator would hide answers that were paid for.
     """
@@ -85,8 +85,7 @@ def take_over(pipeline: Pipeline, night: Night) -> str | None:
             f"{night.job} {night.partition} holds real answers of account {former.name!r}; the "
             "simulator does not replace them. Set another BATCH_PIPELINE_HOME to simulate."
         )
-    what = "simulated" if former.simulated else f"run under account {former.name!r}"
-    return f"this night was {what} before; it starts over under account {mine.name!r}"
+    return former
 
 
 def switch_snapshot(pipeline: Pipeline, night: Night, new: NewSnapshot) -> Snapshot:

@@ -78,7 +78,7 @@ def is_absent(
 
 
 def read_list(api: Api, since: float) -> Iterator[BatchInfo]:
-    """All listed batches made at `since` or later, newest first; a broken page raises ApiFailure."""
+    """All listed batches made at `since` or later, newest first; raises ApiFailure if cut off."""
     after: str | None = None
     while True:
         page, more = api.list_batches(after, PAGE)

@@ -127,7 +127,7 @@ class RequestBuilder:
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:
-    """What is bought once: the fingerprint, or id and fingerprint where a job does not deduplicate."""
+    """What is bought once: the fingerprint, or with it the id where a job does not deduplicate."""
     if deduplicate:
         return fingerprint
     return hashlib.sha256(f"{fingerprint}\n{item_id}".encode()).hexdigest()[:FINGERPRINT_CHARACTERS]

@@ -24,7 +24,7 @@ UNDECODABLE = "$undecodable"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class CellProblem(Exception):  # noqa: N818 - it sets one row aside, it is not an error of the run
+class CellProblem(Exception):
     """Why one cell has no text; its message is short and the same for every such row."""
 
 

@@ -73,17 +73,15 @@ def _step(
         stations.poll_account(pipeline, night.account)
         stations.collect_ended(pipeline, spec, night, changed)
         if pipeline.refreshed(night).held_at is None:
-            waiting = _send(pipeline, spec, night, changed)
+            waiting = _send(pipeline, spec, night)
     except ApiFailure as failure:
         log.warning("the API did not answer (%s); trying again", failure)
         waiting = Waiting(f"the API did not answer ({failure})")
     return stations.finish(pipeline, night), waiting
 
 
-def _send(
-    pipeline: Pipeline, spec: JobSpec, night: Night, changed: Callable[[], None]
-) -> Waiting | None:
-    verdict = stations.run_pilot(pipeline, spec, night, changed)
+def _send(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
+    verdict = stations.run_pilot(pipeline, spec, night)
     if isinstance(verdict, Waiting):
         return verdict
     if not verdict["open"]:

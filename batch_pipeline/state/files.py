@@ -126,7 +126,7 @@ class Files:
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading bytes."""
         if self.is_remote:
-            return cast(BinaryIO, self._fs.open(f"{self._root}/{path}", "rb"))
+            return cast("BinaryIO", self._fs.open(f"{self._root}/{path}", "rb"))
         return Path(self._root, path).open("rb")
 
     def read(self, path: str) -> bytes | None:

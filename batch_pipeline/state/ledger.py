@@ -39,12 +39,14 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that no other write overlaps; durable once the block has ended."""
-        with self._engine.connect().execution_options(ledger_write=True) as connection:
-            with connection.begin():
-                if connection.dialect.name == "postgresql":
-                    lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
-                    connection.execute(sa.select(lock))
-                yield connection
+        with (
+            self._engine.connect().execution_options(ledger_write=True) as connection,
+            connection.begin(),
+        ):
+            if connection.dialect.name == "postgresql":
+                lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
+                connection.execute(sa.select(lock))
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -1,7 +1,7 @@
 """Accounts, nights, snapshots and shards in the ledger.
 
 A night is one partition of one job under one account. What is sent in it follows from its current
-snapshot; `revision` counts the changes of that, so that a plan made for an older one is thrown away.
+snapshot; `revision` counts the changes, so that a plan made for an older one is thrown away.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def register_account(connection: Connection, name: str, *, simulated: bool) -> N
 
 
 def get_account(connection: Connection, name: str) -> Account:
-    row = connection.execute(sa.select(tables.account).where(tables.account.c.name == name)).one()
-    return Account(**row._mapping)
+    query = sa.select(tables.account).where(tables.account.c.name == name)
+    return Account(**connection.execute(query).mappings().one())
 
 
 def pause_account(connection: Connection, name: str, reason: str | None) -> None:
@@ -208,7 +208,7 @@ def list_nights(
         query = query.where(tables.night.c.job == job)
     if account is not None:
         query = query.where(tables.night.c.account == account)
-    return [Night(**row._mapping) for row in connection.execute(query)]
+    return [Night(**row) for row in connection.execute(query).mappings()]
 
 
 def update_night(connection: Connection, night_id: int, **values: Any) -> None:
@@ -225,10 +225,8 @@ def show_night(connection: Connection, night: Night) -> None:
 
 
 def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
-    row = connection.execute(
-        sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id)
-    ).one()
-    return Snapshot(**row._mapping)
+    row = connection.execute(sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id))
+    return Snapshot(**row.mappings().one())
 
 
 def replace_snapshot(
@@ -236,7 +234,8 @@ def replace_snapshot(
 ) -> Snapshot:
     """Make a snapshot the night's current one; shards of the former that wait are dropped.
 
-    `settled` is the number of its items that are settled already, by status. The caller has seen to it that nothing of the night is in flight.
+    `settled` is the number of its items that are settled already, by status. The caller has seen to
+    it that nothing of the night is in flight.
     """
     taken_at = now(connection)
     result = connection.execute(
@@ -298,13 +297,12 @@ def list_shards(connection: Connection, night_id: int, *states: ShardState) -> l
     )
     if states:
         query = query.where(tables.shard.c.state.in_([state.value for state in states]))
-    return [as_shard(row) for row in connection.execute(query)]
+    return [_shard(row) for row in connection.execute(query).mappings()]
 
 
 def get_shard(connection: Connection, shard_id: int) -> Shard:
-    return as_shard(
-        connection.execute(sa.select(tables.shard).where(tables.shard.c.id == shard_id)).one()
-    )
+    query = sa.select(tables.shard).where(tables.shard.c.id == shard_id)
+    return _shard(connection.execute(query).mappings().one())
 
 
 def set_shard_state(connection: Connection, shard_id: int, state: ShardState) -> None:
@@ -313,10 +311,10 @@ def set_shard_state(connection: Connection, shard_id: int, state: ShardState) ->
     )
 
 
-def as_shard(row: sa.Row[Any]) -> Shard:
-    return Shard(**{**row._mapping, "state": ShardState(row.state)})
-
-
 def _night(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Night | None:
-    row = connection.execute(sa.select(tables.night).where(*conditions)).first()
-    return None if row is None else Night(**row._mapping)
+    row = connection.execute(sa.select(tables.night).where(*conditions)).mappings().first()
+    return None if row is None else Night(**row)
+
+
+def _shard(row: sa.RowMapping) -> Shard:
+    return Shard(**{**row, "state": ShardState(row["state"])})

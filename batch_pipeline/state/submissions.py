@@ -5,10 +5,10 @@
      ABSENT  REFUSED UNKNOWN → ACCEPTED or ABSENT        ABSENT, REFUSED: the shard waits again
     CALLING → ENDED → COLLECTED                          a shard that goes out call by call
 
-INTENT is written before the first byte leaves, SEALED before the last: a holder that dies in between
-leaves an incomplete body that nobody can complete, one that dies later leaves an unknown outcome that
-is looked for in the API's list. A fence and a lease keep a stale holder from starting or completing
-a submission; they never keep an id that the API returned from being recorded.
+INTENT is written before the first byte leaves, SEALED before the last: a holder that dies in
+between leaves an incomplete body that nobody can complete, one that dies later leaves an unknown
+outcome that is looked for in the API's list. A fence and a lease keep a stale holder from starting
+or completing a submission; they never keep an id that the API returned from being recorded.
 """
 
 from __future__ import annotations
@@ -132,34 +132,49 @@ def begin(
     nights.update_night(connection, night.id, wanted_room_at=0.0)
     if not waiting:
         return Waiting(None)
-    requests = sum(shard.requests for shard in waiting)
+    shard, requests = waiting[0], sum(shard.requests for shard in waiting)
+    reason = _closed(connection, night) or may_send(night, shard)
+    if reason is None:
+        reason = _no_room(connection, night, shard.requests, limits)
+    if reason is not None:
+        return Waiting(reason, requests)
+    submission = _hold(connection, shard, night, State.INTENT, owner, limits)
+    return Intent(submission, shard)
+
+
+def _closed(connection: Connection, night: Night) -> str | None:
+    """Why nothing of a night may go out, whatever the queue says."""
     account = nights.get_account(connection, night.account)
-    at = now(connection)
     if night.held_at is not None:
-        return Waiting("held after a cancel; `run --resume` lifts it", requests)
+        return "held after a cancel; `run --resume` lifts it"
     if account.paused_reason is not None:
-        return Waiting(f"account {account.name} is paused: {account.paused_reason}", requests)
+        return f"account {account.name} is paused: {account.paused_reason}"
     if night.refused is not None:
-        return Waiting(f"the API refused it ({night.refused}); correct it and run again", requests)
-    shard = waiting[0]
-    refusal = may_send(night, shard)
-    if refusal is not None:
-        return Waiting(refusal, requests)
+        return f"the API refused it ({night.refused}); correct it and run again"
+    return None
+
+
+def _no_room(connection: Connection, night: Night, requests: int, limits: Limits) -> str | None:
+    """Why the queue has no room for so many requests of a night now.
+
+    A night that finds the account's queue full says so, and goes before younger ones.
+    """
     job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
-    if job_room is not None and job_room < shard.requests:
-        return Waiting(f"the job's share of the queue ({limits.job_queue:,}) is in use", requests)
+    if job_room is not None and job_room < requests:
+        return f"the job's share of the queue ({limits.job_queue:,}) is in use"
     room = _room(connection, limits.account_queue, night)
+    at = now(connection)
     older = _older_night_wants_room(connection, night, at)
-    if account.wait_until > at:
+    reason: str | None = None
+    if nights.get_account(connection, night.account).wait_until > at:
         reason = "the API's queue is full"
     elif older is not None:
         reason = f"an older night ({older}) goes first"
-    elif room is not None and room < shard.requests:
+    elif room is not None and room < requests:
         reason = f"the account's queue limit ({limits.account_queue:,} requests) is in use"
-    else:
-        return Intent(_hold(connection, shard, night, State.INTENT, owner, at, limits), shard)
-    nights.update_night(connection, night.id, wanted_room_at=at)
-    return Waiting(reason, requests)
+    if reason is not None:
+        nights.update_night(connection, night.id, wanted_room_at=at)
+    return reason
 
 
 def begin_calls(
@@ -168,17 +183,15 @@ def begin_calls(
     """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
     night = nights.get_night(connection, night.id)
     shard = nights.get_shard(connection, shard.id)
-    account = nights.get_account(connection, night.account)
-    at = now(connection)
-    if night.held_at is not None:
-        return Waiting("held after a cancel; `run --resume` lifts it", shard.requests)
-    if account.paused_reason is not None:
-        return Waiting(f"account {account.name} is paused: {account.paused_reason}", shard.requests)
+    reason = _closed(connection, night)
+    if reason is not None:
+        return Waiting(reason, shard.requests)
     if shard.state is ShardState.WAITING:
-        return Intent(_hold(connection, shard, night, State.CALLING, owner, at, limits), shard)
+        return Intent(_hold(connection, shard, night, State.CALLING, owner, limits), shard)
     if shard.state is not ShardState.HELD:
         return Waiting(None)
     [current] = find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
+    at = now(connection)
     if current.state is State.CALLING and current.lease_until > at:
         return Waiting("another process is sending it", shard.requests)
     if current.state is State.CALLING:
@@ -377,8 +390,8 @@ def find(
     if states:
         query = query.where(tables.submission.c.state.in_([state.value for state in states]))
     return [
-        Submission(**{**row._mapping, "state": State(row.state)})
-        for row in connection.execute(query)
+        Submission(**{**row, "state": State(row["state"])})
+        for row in connection.execute(query).mappings()
     ]
 
 
@@ -403,10 +416,9 @@ def _hold(
     night: Night,
     state: State,
     owner: str,
-    at: float,
     limits: Limits,
 ) -> Submission:
-    token = new_token()
+    token, at = new_token(), now(connection)
     connection.execute(
         sa.insert(tables.submission).values(
             shard_id=shard.id,

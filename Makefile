@@ -1,0 +1,49 @@
+# Everything is set up in folders of this checkout; nothing on the machine is changed.
+#
+#   make demo    the whole flow on documents of this machine, against the simulator
+#   make test    the tests
+#   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TEST_INSTALLED := $(VENV)/.installed-for-tests
+export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check dev format clean
+.DEFAULT_GOAL := demo
+
+demo: $(INSTALLED)
+	$(BIN)/batch-pipeline demo
+
+test: $(TEST_INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(TEST_INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+dev: $(INSTALLED)
+	$(BIN)/python scripts/dev.py
+
+format: $(TEST_INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt --editable .
+	touch $@
+
+$(TEST_INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) .home .dagster .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

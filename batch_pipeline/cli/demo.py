@@ -1,0 +1,99 @@
+"""The demo: the whole flow on real documents of this machine, against the simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.cli import views
+from batch_pipeline.cli.output import Output
+from batch_pipeline.declarations import load_job
+from batch_pipeline.demo_corpus import collect_documents
+from batch_pipeline.errors import UsageError
+from batch_pipeline.flow import run as runner
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.report import write_report
+from batch_pipeline.money.report import Report, to_json
+from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.partitions import all_keys
+from batch_pipeline.settings import Settings
+from batch_pipeline.simulator import running_simulator
+from batch_pipeline.spec import JobSpec
+
+JOB = "license_review"
+NIGHTS = 3
+# The simulator ends batches in seconds; a minute between polls would be most of the demo.
+POLL_SECONDS = 0.3
+
+
+def run(output: Output, settings: Settings, *, turnaround: float, input_only: bool) -> None:
+    """Collect the documents, run the last three nights, show what came of it."""
+    if settings.home_is_remote:
+        raise UsageError("The demo wants a local home: unset BATCH_PIPELINE_HOME.")
+    # The package's own job, wherever the user keeps theirs.
+    spec = load_job(Path(__file__).parents[1] / "defs" / JOB / "defs.yaml")
+    keys = all_keys(spec.partitions, datetime.now(UTC))[-NIGHTS:]
+    counts = collect_documents(Path(settings.home) / "demo_input", keys)
+    for key, count in counts.items():
+        output.say(f"{key}: {count:,} licence texts found on this machine")
+    if input_only:
+        return
+    started = time.monotonic()
+    with running_simulator(turnaround=turnaround) as simulator:
+        api = AnthropicApi(base_url=simulator.url, api_key="simulator")
+        quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
+        pipeline = Pipeline(quick, api)
+        views.announce_account(output, pipeline)
+        reports = [_night(pipeline, spec, key) for key in keys]
+    seconds = time.monotonic() - started
+    documents = ",".join(to_json(report) for report in reports)
+    output.answer(
+        f'{{"nights": [{documents}]}}', lambda: _summary(reports, settings, keys[-1], seconds)
+    )
+
+
+def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
+    with views.live_progress() as watch:
+        state = runner.run(pipeline, spec, partition, watch=watch)
+    return write_report(pipeline, spec, state.night)
+
+
+def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds: float) -> None:
+    console = Console()
+    table = Table("night", title=f"{JOB}: the last {len(reports)} nights")
+    for name in ("items", "succeeded", "set aside", "batches", "billed", "in real time", "saved"):
+        table.add_column(name, justify="right")
+    for report in reports:
+        table.add_row(
+            report.partition,
+            f"{report.items:,}",
+            f"{report.succeeded:,}",
+            f"{report.dead_letter:,}",
+            f"{report.batches:,}",
+            usd(report.costs.billed_usd),
+            usd(report.costs.counterfactual_usd),
+            usd(report.costs.savings_usd),
+        )
+    console.print(table)
+    console.print(views.SIMULATED)
+    home = settings.home
+    lines = [
+        f"{len(reports)} nights in {duration(seconds)}.",
+        f"  Results   {home}/{JOB}/results/",
+        f"  Set aside {home}/{JOB}/dead_letter/",
+        f"  Reports   {home}/{JOB}/reports/{newest}.html (and .md, .json)",
+        "",
+        "The same with the real API, billed, in an account of its own:",
+        f"  export BATCH_PIPELINE_HOME={home} ANTHROPIC_API_KEY=...",
+        f"  batch-pipeline run {JOB} --partition {newest}",
+        "In Dagster's UI, with the simulator beside it: make dev",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

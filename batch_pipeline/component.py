@@ -1,0 +1,61 @@
+"""The YAML face of a job: a Dagster component, declared as the command line reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict
+
+from batch_pipeline import declarations
+from batch_pipeline.declared_model import DeclaredModel
+from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.spec import JobSpec, PromptSpec
+
+
+class JobAttributes(BaseModel):
+    """The keys of a declaration as a JSON Schema, for editors and for `dg check yaml`.
+
+    Lets everything through when a component loads: `declarations` then names every problem at once
+    with file, line and key, in the same words as the command line.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        schema = JobSpec.model_json_schema(*args, **kwargs)
+        _allow_files(schema, JobSpec)
+        _allow_files(schema["$defs"][PromptSpec.__name__], PromptSpec)
+        return schema
+
+
+def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
+    """Add the `<key>_file` keys, which a model takes before it knows its fields."""
+    for key in model.FILE_KEYS:
+        schema["properties"][f"{key}_file"] = {"type": "string"}
+        if key in schema.get("required", ()):
+            schema["required"].remove(key)
+
+
+class BatchJobComponent(dg.Component):
+    """One job in a `defs.yaml`; in Python, `BatchJobComponent(spec)`."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return JobAttributes
+
+    @classmethod
+    def load(
+        cls,
+        attributes: BaseModel | None,  # noqa: ARG003  # templated by the time it gets here
+        context: dg.ComponentLoadContext,
+    ) -> BatchJobComponent:
+        """Read the declaration itself: Dagster would fill in `{{ }}`, which is literal here."""
+        return cls(declarations.load_job(context.path / declarations.FILE_NAME))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
+        return build_batch_job(self.spec)

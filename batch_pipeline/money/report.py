@@ -1,0 +1,270 @@
+"""The cost report of one night as a value: its arithmetic, and its JSON.
+
+Amounts are exact Decimals in USD. Where the numbers come from stands in `flow.report`; how people
+see them in `report_markdown` and `report_html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from statistics import median
+from typing import Any
+
+import orjson
+
+from batch_pipeline.money.prices import ModelPrice, TokenUsage
+
+ZERO = Decimal(0)
+# Picodollars: the scale of the results' `cost_usd`, below which no published price reaches.
+USD_SCALE = Decimal("1e-12")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a night cost, and what it would have cost.
+
+    `counterfactual_usd` is all billed usage, retries included, at the real-time price.
+    `attributed_usd` is the sum of the results' `cost_usd`.
+    """
+
+    batch_usd: Decimal = ZERO
+    realtime_usd: Decimal = ZERO
+    counterfactual_usd: Decimal = ZERO
+    attributed_usd: Decimal = ZERO
+
+    @property
+    def billed_usd(self) -> Decimal:
+        return self.batch_usd + self.realtime_usd
+
+    @property
+    def savings_usd(self) -> Decimal:
+        return self.counterfactual_usd - self.billed_usd
+
+    @property
+    def savings_share(self) -> float | None:
+        """Savings as a part of the counterfactual; None where nothing was used."""
+        return (
+            float(self.savings_usd / self.counterfactual_usd) if self.counterfactual_usd else None
+        )
+
+    @property
+    def unattributed_usd(self) -> Decimal:
+        """Billed for what no row of the results bears.
+
+        Items that are no longer in the input; until a night is complete also answers of items that
+        are asked again.
+        """
+        return self.billed_usd - self.attributed_usd
+
+
+@dataclass(frozen=True)
+class PricedModel:
+    """The declared model and the price-list entry that it was priced by."""
+
+    model_id: str
+    price_model: str
+    price_library: str
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The pilot's verdict; `projected_usd` is for the whole night, None without a sample."""
+
+    open: bool
+    reasons: tuple[str, ...]
+    sample: int
+    error_rate: float
+    truncated_rate: float
+    projected_usd: Decimal | None
+
+
+@dataclass(frozen=True)
+class Turnaround:
+    """Seconds from a batch's acceptance to the poll that saw its end, over the ended batches."""
+
+    batches: int
+    min_seconds: float
+    median_seconds: float
+    max_seconds: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Turnaround | None:
+        if not seconds:
+            return None
+        return cls(len(seconds), min(seconds), median(seconds), max(seconds))
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Dead letters of one reason and error, with a few of their ids."""
+
+    reason: str
+    error_type: str | None
+    example_message: str | None
+    items: int
+    example_ids: tuple[str, ...]
+    systematic: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """A night in money and outcomes, at any time; final once `complete`.
+
+    `items` are input rows, `statuses` counts the settled ones. `retries` are answers to requests
+    that had been asked before. `other_models` were declared earlier in the night.
+    """
+
+    job: str
+    partition: str
+    account: str
+    simulated: bool
+    complete: bool
+    model: PricedModel
+    other_models: tuple[str, ...]
+    items: int
+    statuses: Mapping[str, int]
+    succeeded: int
+    dead_letter: int
+    filtered: int
+    batches: int
+    retries: int
+    costs: Costs
+    tokens: TokenUsage
+    pilot: Pilot | None
+    turnaround: Turnaround | None
+    set_aside: tuple[SetAside, ...]
+    started_at: datetime
+    completed_at: datetime | None
+    results_path: str
+
+    @property
+    def settled(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def cost_per_document_usd(self) -> Decimal | None:
+        """USD for one settled item; None before there is one."""
+        return _each(self.costs.billed_usd, self.settled)
+
+    @property
+    def cost_per_succeeded_usd(self) -> Decimal | None:
+        """USD for one good answer, what was set aside included; None without any."""
+        return _each(self.costs.billed_usd, self.succeeded)
+
+    @property
+    def estimated_usd(self) -> Decimal | None:
+        """What the pilot projected for the whole night."""
+        return self.pilot.projected_usd if self.pilot else None
+
+    @property
+    def over_estimate_share(self) -> float | None:
+        """By what part of the estimate the billed amount is above it (below: negative)."""
+        if not self.estimated_usd:
+            return None
+        return float(self.costs.billed_usd / self.estimated_usd - 1)
+
+
+def at_realtime_price(price: ModelPrice, by_tier: Mapping[int, TokenUsage]) -> Decimal:
+    """USD at the real-time price for usage that is summed by price tier.
+
+    Keys are positions in `price.realtime.prices`: each request's own prompt length decides which,
+    and within one the cost is linear in the tokens, so that sums cost what their parts do.
+    """
+    return sum((_linear(price, tier, usage) for tier, usage in by_tier.items()), ZERO)
+
+
+def _linear(price: ModelPrice, tier: int, usage: TokenUsage) -> Decimal:
+    prices = price.realtime.prices[tier]
+    return (
+        prices.input * usage.input_tokens
+        + prices.output * usage.output_tokens
+        + prices.cache_write_5m * usage.cache_write_5m_tokens
+        + prices.cache_write_1h * usage.cache_write_1h_tokens
+        + prices.cache_read * usage.cache_read_tokens
+    )
+
+
+def total(usages: Iterable[TokenUsage]) -> TokenUsage:
+    """The sum by class."""
+    return sum(usages, TokenUsage())
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report's document; amounts are Decimals, times ISO 8601 in UTC, the rest plain JSON."""
+    costs, tokens = report.costs, report.tokens
+    return {
+        "job": report.job,
+        "partition": report.partition,
+        "account": report.account,
+        "model_id": report.model.model_id,
+        "price_model": report.model.price_model,
+        "price_library": report.model.price_library,
+        "other_models": list(report.other_models),
+        "items": report.items,
+        "succeeded": report.succeeded,
+        "dead_letter": report.dead_letter,
+        "filtered": report.filtered,
+        "statuses": dict(report.statuses),
+        "batches": report.batches,
+        "retries": report.retries,
+        "batch_cost_usd": costs.batch_usd,
+        "realtime_cost_usd": costs.realtime_usd,
+        "counterfactual_usd": costs.counterfactual_usd,
+        "savings_usd": costs.savings_usd,
+        "cost_per_document_usd": report.cost_per_document_usd,
+        "cost_per_succeeded_usd": report.cost_per_succeeded_usd,
+        "unattributed_cost_usd": costs.unattributed_usd,
+        "input_tokens": tokens.input_tokens,
+        "output_tokens": tokens.output_tokens,
+        "cache_read_tokens": tokens.cache_read_tokens,
+        "cache_write_tokens": tokens.cache_write_5m_tokens + tokens.cache_write_1h_tokens,
+        "cache_write_5m_tokens": tokens.cache_write_5m_tokens,
+        "cache_write_1h_tokens": tokens.cache_write_1h_tokens,
+        "pilot": _pilot_json(report.pilot),
+        "estimated_usd": report.estimated_usd,
+        "actual_usd": costs.billed_usd,
+        "over_estimate_share": report.over_estimate_share,
+        "turnaround_seconds": _turnaround_json(report.turnaround),
+        "set_aside": [
+            {**vars(group), "example_ids": list(group.example_ids)} for group in report.set_aside
+        ],
+        "simulated": report.simulated,
+        "results_path": report.results_path,
+        "started_at": report.started_at.isoformat(),
+        "completed_at": report.completed_at.isoformat() if report.completed_at else None,
+        "complete": report.complete,
+    }
+
+
+def to_json(report: Report) -> str:
+    """The document as text; amounts are JSON numbers in plain notation, no digit is lost."""
+    text = orjson.dumps(as_json(report), default=_plain, option=orjson.OPT_INDENT_2)
+    return text.decode() + "\n"
+
+
+def _pilot_json(pilot: Pilot | None) -> dict[str, Any] | None:
+    return {**vars(pilot), "reasons": list(pilot.reasons)} if pilot else None
+
+
+def _turnaround_json(turnaround: Turnaround | None) -> dict[str, Any] | None:
+    if turnaround is None:
+        return None
+    return {
+        "batches": turnaround.batches,
+        "min": round(turnaround.min_seconds, 3),
+        "median": round(turnaround.median_seconds, 3),
+        "max": round(turnaround.max_seconds, 3),
+    }
+
+
+def _plain(value: object) -> orjson.Fragment:
+    if not isinstance(value, Decimal):
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return orjson.Fragment(f"{value.quantize(USD_SCALE).normalize():f}")
+
+
+def _each(amount: Decimal, count: int) -> Decimal | None:
+    return (amount / count).quantize(USD_SCALE) if count else None

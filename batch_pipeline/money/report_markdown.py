@@ -1,0 +1,71 @@
+"""The cost report as Markdown, short enough that Dagster's UI shows it inline."""
+
+from __future__ import annotations
+
+from batch_pipeline.money.report import Report
+from batch_pipeline.money.wording import clipped, duration, part, percent, status_label, usd
+
+# Dagster hides longer Markdown behind a link.
+INLINE_CHARACTERS = 1_000
+NAME_CHARACTERS = 40
+
+
+def render(report: Report) -> str:
+    """The report in fewer than `INLINE_CHARACTERS`; no text of documents or of the API is in it."""
+    costs = report.costs
+    lines = [
+        f"### {_name(report.job)} {_name(report.partition)}: {usd(costs.billed_usd)}",
+        *_notices(report),
+        "| | USD |",
+        "|---|--:|",
+        f"| Batch | {usd(costs.batch_usd)} |",
+        f"| Real time | {usd(costs.realtime_usd)} |",
+        f"| **Billed** | **{usd(costs.billed_usd)}** |",
+        f"| All in real time | {usd(costs.counterfactual_usd)} |",
+        f"| **Saved** | **{usd(costs.savings_usd)}** ({percent(costs.savings_share)}) |",
+        f"| Per document | {usd(report.cost_per_document_usd)} |",
+        "",
+        f"**Outcomes** {_outcomes(report)}",
+        "",
+        f"**Tokens** {_tokens(report)}",
+        "",
+        f"**Model** {_name(report.model.model_id)}{_batches(report)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notices(report: Report) -> list[str]:
+    notices = []
+    if report.simulated:
+        notices.append("**SIMULATED: no money was spent**")
+    if not report.complete:
+        notices.append(f"**Not complete:** {report.settled:,} of {report.items:,} settled")
+    return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]
+
+
+def _outcomes(report: Report) -> str:
+    if not report.statuses:
+        return "none yet" if report.items else "the input was empty"
+    most_first = sorted(report.statuses.items(), key=lambda entry: -entry[1])
+    found = ", ".join(f"{count:,} {status_label(status)}" for status, count in most_first if count)
+    return f"{found} ({part(report.succeeded, report.settled)} succeeded)"
+
+
+def _tokens(report: Report) -> str:
+    tokens = report.tokens
+    written = tokens.cache_write_5m_tokens + tokens.cache_write_1h_tokens
+    return (
+        f"{tokens.input_tokens:,} in, {tokens.output_tokens:,} out, "
+        f"{tokens.cache_read_tokens:,} cache read, {written:,} cache written"
+    )
+
+
+def _batches(report: Report) -> str:
+    if report.turnaround is None:
+        return ""
+    return f" · {report.batches:,} batches, median {duration(report.turnaround.median_seconds)}"
+
+
+def _name(text: str) -> str:
+    """A name of the declaration, clipped, its underscores not taken for emphasis."""
+    return clipped(text, NAME_CHARACTERS).replace("_", "\\_")

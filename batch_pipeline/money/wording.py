@@ -1,0 +1,51 @@
+"""How amounts, counts and durations read in the reports for people."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+CENT = Decimal("0.01")
+SIGNIFICANT_DIGITS = 3
+NOTHING = "n/a"
+
+
+def usd(amount: Decimal | None) -> str:
+    """Dollars: whole cents, below a dollar three significant digits; `n/a` for None."""
+    if amount is None:
+        return NOTHING
+    sign = "-" if amount < 0 else ""
+    amount = abs(amount)
+    if 0 < amount < 1:
+        step = Decimal(1).scaleb(amount.adjusted() - SIGNIFICANT_DIGITS + 1)
+        text = f"{amount.quantize(min(step, CENT)).normalize():f}"
+        # As many cents as a person expects, and not "$0.5".
+        digits = max(2, len(text.partition(".")[2]))
+        return f"{sign}${Decimal(text):.{digits}f}"
+    return f"{sign}${amount:,.2f}"
+
+
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.1%}"
+
+
+def part(count: int, whole: int) -> str:
+    """A count as a part of a whole, in percent; `n/a` where there is no whole."""
+    return percent(count / whole) if whole else NOTHING
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def status_label(status: str) -> str:
+    return status.replace("_", " ")

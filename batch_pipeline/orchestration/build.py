@@ -1,0 +1,33 @@
+"""From a JobSpec to Dagster definitions; assembly only."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from batch_pipeline.orchestration.collect_assets import build_collect_assets
+from batch_pipeline.orchestration.jobs import build_jobs
+from batch_pipeline.orchestration.names import Kind
+from batch_pipeline.orchestration.partitioning import partitions_definition
+from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY, PipelineResource
+from batch_pipeline.orchestration.schedule import build_schedule
+from batch_pipeline.orchestration.sensor import build_sensor
+from batch_pipeline.orchestration.submit_assets import build_submit_assets
+from batch_pipeline.spec import JobSpec
+
+
+def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> dg.Definitions:
+    """All that Dagster needs for one job: assets, two jobs, schedule, sensor, resource.
+
+    Definitions of several jobs merge with `dagster.Definitions.merge`. `resource` is replaced by
+    tests.
+    """
+    partitions = partitions_definition(spec)
+    jobs = build_jobs(spec, partitions)
+    schedule = build_schedule(spec)
+    return dg.Definitions(
+        assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],
+        jobs=list(jobs.values()),
+        schedules=[] if schedule is None else [schedule],
+        sensors=[build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT])],
+        resources={RESOURCE_KEY: resource},
+    )

@@ -1,0 +1,135 @@
+"""The assets from the results on: they materialize once a night is complete, else they skip."""
+
+# Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import dead_letter, progress, report
+from batch_pipeline.flow import night as flow
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.orchestration import charts, metadata, stations
+from batch_pipeline.orchestration.names import (
+    COLLECTED_RESULTS,
+    COST_REPORT,
+    DEAD_LETTER,
+    SUBMITTED_BATCHES,
+    Kind,
+    asset_key,
+)
+from batch_pipeline.orchestration.partitioning import Partitions
+from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import nights
+from batch_pipeline.state.nights import Night
+
+
+def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
+    """One step for the three: collecting is one piece of work, whichever of them is asked for."""
+
+    @dg.multi_asset(
+        name=f"{spec.name}__{Kind.COLLECT}",
+        specs=_specs(spec),
+        partitions_def=partitions,
+        # Skippable, since a run or a backfill over everything gets here before the batches end.
+        can_subset=True,
+    )
+    def collect(
+        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        with stations.failing_clearly():
+            pipeline = batch_pipeline.pipeline()
+            night = stations.open_night(context, pipeline, spec, COLLECTED_RESULTS)
+            state = _collect(context, pipeline, spec, night)
+            if not state.complete:
+                context.log.info(
+                    "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest "
+                    "when it has ended.",
+                    context.partition_key,
+                    metadata.headline(state),
+                    spec.name,
+                )
+                return
+            written = report.write_report(pipeline, spec, night)
+            groups = dead_letter.summarize(pipeline, spec.name, context.partition_key)
+            found = {
+                COLLECTED_RESULTS: metadata.of_results(pipeline, state),
+                DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
+                COST_REPORT: metadata.of_report(
+                    pipeline, state, written, _cost_by_night(pipeline, night)
+                ),
+            }
+        for name, values in found.items():
+            key = asset_key(spec.name, name)
+            if key in context.selected_asset_keys:
+                yield dg.MaterializeResult(asset_key=key, metadata=values)
+
+    return collect
+
+
+def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
+    results = asset_key(spec.name, COLLECTED_RESULTS)
+    letters = asset_key(spec.name, DEAD_LETTER)
+    common: dict[str, Any] = {"group_name": spec.name, "skippable": True}
+    return [
+        dg.AssetSpec(
+            results,
+            deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
+            description="Exactly one row for each document, whatever became of it.",
+            kinds={"python", "parquet"},
+            metadata=metadata.results_columns(),
+            **common,
+        ),
+        dg.AssetSpec(
+            letters,
+            deps=[results],
+            description="Documents set aside, each with the reason and its whole input row.",
+            kinds={"python", "parquet"},
+            **common,
+        ),
+        dg.AssetSpec(
+            asset_key(spec.name, COST_REPORT),
+            deps=[results, letters],
+            description="What the night cost, and what real time would have cost.",
+            kinds={"python"},
+            **common,
+        ),
+    ]
+
+
+def _collect(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+) -> Progress:
+    """Collect what has ended and observe it on the asset that a person watches."""
+    if night.snapshot_id is None:
+        context.log.info("%s: nothing was submitted", context.partition_key)
+        return flow.progress(pipeline, night)
+    try:
+        flow.poll_account(pipeline, night.account)
+    except ApiFailure as failure:
+        # What is known to have ended can be fetched nevertheless.
+        context.log.warning("the API did not answer a poll (%s)", failure)
+    collected = flow.collect_ended(pipeline, spec, night)
+    state = flow.finish(pipeline, night)
+    if collected:
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
+                partition=context.partition_key,
+                description=metadata.headline(state),
+                metadata=metadata.numbers(state),
+            )
+        )
+    return state
+
+
+def _cost_by_night(pipeline: Pipeline, night: Night) -> list[float]:
+    """USD of the job's latest nights up to this one, of this account, oldest first."""
+    with pipeline.ledger.read() as connection:
+        every = nights.list_nights(connection, job=night.job, account=night.account)
+        latest = [n for n in every if n.partition <= night.partition][-charts.MOST_BARS :]
+        return [float(progress.of_night(connection, n.id).total_cost_usd) for n in latest]

@@ -1,0 +1,152 @@
+"""What a sensor tick asks for, decided from plain values; reads and requests nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batch_pipeline.orchestration.names import ASSETS, PILOT_SAMPLE, SUBMITTED_BATCHES, Kind
+
+# A run that failed this often without any change of its night is left to a person.
+MOST_FAILURES = 3
+# A run that changed nothing (a queue that other tenants fill) is repeated at growing distances.
+FIRST_REST_SECONDS = 60.0
+LONGEST_REST_SECONDS = 900.0
+
+
+class PilotStage(StrEnum):
+    """Where a night's pilot is; NONE: nobody has asked for it yet."""
+
+    NONE = "none"
+    MOVABLE = "movable"
+    BUSY = "busy"
+    JUDGED = "judged"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the ledger says of a night that is not complete, as far as a tick is concerned.
+
+    `blocked` is why nothing may go out until a person acts. `next_requests` is the size of what
+    would go next (0: nothing could), `older_first` an older night of another job that wants room.
+    `settled_up` means that everything is sent and collected, and only the night's completion is
+    missing. `marker` changes with any progress.
+    """
+
+    partition: str
+    marker: str
+    blocked: str | None
+    pilot: PilotStage
+    next_requests: int
+    waiting: int
+    to_collect: int
+    settled_up: bool
+    older_first: str | None
+    summary: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """Requests that may still join the queue; `closed` says why none may for now."""
+
+    requests: int
+    closed: str | None = None
+
+
+@dataclass(frozen=True)
+class Former:
+    """A run asked for earlier, for the same partition and kind."""
+
+    marker: str
+    failed: bool
+    ended_at: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A run that would bring a night forward, and the assets that it is narrowed to."""
+
+    partition: str
+    kind: Kind
+    marker: str
+    assets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the nights need: runs, and for each night why it waits (None: it does not)."""
+
+    wishes: tuple[Wish, ...]
+    reasons: dict[str, str | None]
+
+
+def plan(standings: Sequence[Standing], room: Room, unfinished: set[tuple[str, Kind]]) -> Plan:
+    """Which runs would bring nights forward; `standings` come oldest first.
+
+    At most one unfinished run a partition and kind. An older night that waits for room keeps the
+    younger ones from taking it: otherwise a large shard would never get its turn.
+    """
+    wishes: list[Wish] = []
+    reasons: dict[str, str | None] = {}
+    left = room.requests
+    full = room.closed
+    for night in standings:
+        if wants_collecting(night) and (night.partition, Kind.COLLECT) not in unfinished:
+            wish = Wish(night.partition, Kind.COLLECT, night.marker, ASSETS[Kind.COLLECT])
+            wishes.append(wish)
+        reason = _holds_back(night)
+        if reason is None and night.next_requests:
+            if night.older_first is not None:
+                reason = f"an older night ({night.older_first}) goes first"
+            elif full is not None:
+                reason = full
+            elif night.next_requests > left:
+                reason = full = "waits for room in the API's queue"
+            else:
+                left -= night.waiting
+        reasons[night.partition] = reason
+        if reason is not None or not wants_submitting(night):
+            continue
+        if (night.partition, Kind.SUBMIT) in unfinished:
+            reasons[night.partition] = "a run is submitting"
+            continue
+        judged = night.pilot is PilotStage.JUDGED
+        assets = (SUBMITTED_BATCHES,) if judged else (PILOT_SAMPLE, SUBMITTED_BATCHES)
+        wishes.append(Wish(night.partition, Kind.SUBMIT, night.marker, assets))
+    return Plan(tuple(wishes), reasons)
+
+
+def wants_collecting(night: Standing) -> bool:
+    # A pilot's own batch is collected by the pilot, which judges it.
+    return night.settled_up or (night.to_collect > 0 and night.pilot is not PilotStage.MOVABLE)
+
+
+def wants_submitting(night: Standing) -> bool:
+    return night.next_requests > 0 or night.pilot is PilotStage.MOVABLE
+
+
+def _holds_back(night: Standing) -> str | None:
+    if night.blocked is not None:
+        return night.blocked
+    if night.pilot is PilotStage.NONE and night.waiting:
+        # Taking the input spends nothing, so that it is no leave to spend.
+        return "nobody has asked for its submission; materialize submitted_batches"
+    return None
+
+
+def attempt(former: Sequence[Former], marker: str, now: float) -> int | str:
+    """The number of the next attempt at a run, counted from 1, or why there is none now.
+
+    Only runs asked for at this very standing count: any progress starts anew.
+    """
+    same = [run for run in former if run.marker == marker]
+    failures = sum(run.failed for run in same)
+    if failures >= MOST_FAILURES:
+        return f"its run failed {failures} times, see the runs; launch it again after a fix"
+    if same:
+        last = max(run.ended_at for run in same)
+        rest = min(FIRST_REST_SECONDS * 2 ** (len(same) - 1), LONGEST_REST_SECONDS)
+        if now < last + rest:
+            return f"the last run changed nothing; another in {last + rest - now:.0f} s"
+    return len(same) + 1

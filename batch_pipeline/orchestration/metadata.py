@@ -1,0 +1,246 @@
+"""What a person in operations reads on an asset's page: headlines first, units in the names.
+
+Numbers that Dagster plots are rounded, since it prints them as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dead_letter import Group
+from batch_pipeline.flow.night import InputTaken
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.money import report_markdown
+from batch_pipeline.money.report import Report
+from batch_pipeline.orchestration import charts, pace
+from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.submissions import Waiting
+
+Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
+
+ROW_COUNT = "dagster/partition_row_count"
+URI = "dagster/uri"
+COLUMN_SCHEMA = "dagster/column_schema"
+GREEN, RED, GREY = "#1f9d55", "#d64545", "#c4c4cc"
+MOST_GROUPS = 8
+
+
+def describe_job(spec: JobSpec) -> str:
+    """The job's declaration as a Markdown table."""
+    partitions = spec.partitions
+    rows = {
+        "input": f"`{spec.input.path}`, ids in `{spec.input.id_column}`",
+        "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
+        "partitions": (
+            f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"
+        ),
+        "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
+        "pilot": (
+            f"{spec.pilot.size:,} documents via {spec.pilot.via}" if spec.pilot.size else "none"
+        ),
+        "batches": f"at most {spec.limits.max_requests_per_batch:,} requests",
+        "attempts": f"at most {spec.retry.max_attempts}",
+    }
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
+    about = spec.description or "The documents of a night, as they were when it began."
+    return f"{about}\n\n| declared | |\n|---|---|\n{table}"
+
+
+def of_input(spec: JobSpec, taken: InputTaken) -> Metadata:
+    snapshot = taken.snapshot
+    aside = snapshot.invalid_input + snapshot.too_large
+    headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
+    if aside:
+        headline += f", {aside:,} set aside"
+    if snapshot.duplicates:
+        headline += f", {snapshot.duplicates:,} answered by an identical one"
+    return {
+        "summary": f"{headline} ({taken.note})",
+        ROW_COUNT: snapshot.items,
+        "requests": snapshot.units,
+        "invalid_input": snapshot.invalid_input,
+        "too_large": snapshot.too_large,
+        "duplicates": snapshot.duplicates,
+        "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
+        "path": dg.MetadataValue.path(
+            spec.input.path.replace("{partition}", taken.night.partition)
+        ),
+    }
+
+
+def of_waiting_pilot(waiting: Waiting) -> Metadata:
+    return {
+        "summary": f"no verdict yet: {waits(waiting)}",
+        "requests_waiting": waiting.requests,
+    }
+
+
+def of_gate(partition: str, verdict: Mapping[str, Any]) -> Metadata:
+    """The partition is part of it, because the history of a check has no column for it."""
+    return {
+        "partition": partition,
+        "verdict": "; ".join(verdict["reasons"]) or "open",
+        "sample_requests": verdict["sample"],
+        "error_rate_percent": _percent(verdict["error_rate"]),
+        "truncated_rate_percent": _percent(verdict["truncated_rate"]),
+        "projected_cost_usd": round(verdict["projected_usd"], 6),
+        "examples": dg.MetadataValue.md(
+            "\n".join(f"- {_cell(example)}" for example in verdict["examples"]) or "none"
+        ),
+    }
+
+
+def of_pilot(verdict: Mapping[str, Any], *, simulated: bool) -> Metadata:
+    reasons = f" ({'; '.join(verdict['reasons'])})" if verdict["reasons"] else ""
+    return {
+        "summary": f"gate open{reasons}",
+        "sample_requests": verdict["sample"],
+        "error_rate_percent": _percent(verdict["error_rate"]),
+        "truncated_rate_percent": _percent(verdict["truncated_rate"]),
+        "mean_input_tokens": round(verdict["mean_input_tokens"], 1),
+        "mean_output_tokens": round(verdict["mean_output_tokens"], 1),
+        "projected_cost_usd": round(verdict["projected_usd"], 6),
+        "simulated": simulated,
+    }
+
+
+def waits(waiting: Waiting) -> str:
+    if waiting.reason is None:
+        return "nothing waits"
+    return f"{waiting.requests:,} requests wait: {waiting.reason}"
+
+
+def of_submission(state: Progress, waiting: Waiting) -> Metadata:
+    """What was sent, what waits and why; the same keys as the observations that follow it."""
+    return {"summary": headline(state), "waiting": waits(waiting), **numbers(state)}
+
+
+def headline(state: Progress) -> str:
+    """Where a night stands, in the words of an observation's description."""
+    if state.snapshot is None:
+        return "no input yet"
+    if state.complete:
+        return f"complete: {state.describe()}"
+    return state.describe()
+
+
+def numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float | bool]:
+    """Progress as numbers that Dagster can plot."""
+    speed = pace.of(state.submissions, state.waiting)
+    found: dict[str, dg.MetadataValue | str | int | float | bool] = {
+        "complete_percent": _percent(state.settled / state.items if state.items else 1.0),
+        "requests_waiting": state.waiting,
+        "requests_in_flight": state.in_flight,
+        "batches_ended": state.batches_ended,
+        "batches": state.batches,
+        "error_rate_percent": _percent(state.error_rate),
+        "cost_so_far_usd": round(float(state.total_cost_usd), 6),
+        "simulated": state.account.simulated,
+    }
+    if speed is not None:
+        found["requests_per_hour"] = round(speed.requests_per_hour)
+        found["minutes_to_go"] = round(speed.seconds_to_go / 60, 1)
+    return found
+
+
+def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
+    where = pipeline.files.uri(paths.results(state.night.job, state.night.partition))
+    bar = charts.proportions(
+        [(state.succeeded, GREEN), (state.dead_letter, RED), (state.filtered, GREY)],
+        title="succeeded, dead letters, filtered",
+    )
+    return {
+        "outcome": dg.MetadataValue.md(
+            f"**{state.succeeded:,}** succeeded, **{state.dead_letter:,}** dead letters, "
+            f"**{state.filtered:,}** filtered\n\n{bar}"
+        ),
+        ROW_COUNT: state.settled,
+        "succeeded": state.succeeded,
+        "dead_letter": state.dead_letter,
+        "dead_letter_percent": _percent(state.error_rate),
+        "path": dg.MetadataValue.path(where),
+        URI: where,
+        "simulated": state.account.simulated,
+    }
+
+
+def results_columns() -> Metadata:
+    """On the definition, not on every event: it is the same for each night."""
+    return {COLUMN_SCHEMA: dg.MetadataValue.table_schema(RESULTS_TABLE)}
+
+
+def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[Group]) -> Metadata:
+    night = state.night
+    where = pipeline.files.uri(paths.dead_letter(night.job, night.partition))
+    systematic = sum(group.systematic for group in groups)
+    found: dict[str, dg.MetadataValue | str | int | float | bool] = {
+        "reasons": dg.MetadataValue.md(_groups(groups)),
+        ROW_COUNT: state.dead_letter,
+        "dead_letter_percent": _percent(state.error_rate),
+        "systematic_problems": systematic,
+        "path": dg.MetadataValue.path(where),
+        URI: where,
+        "simulated": state.account.simulated,
+    }
+    if state.dead_letter:
+        found["send_again_after_a_fix"] = (
+            f"batch-pipeline dead-letter redrive {night.job} --partition {night.partition}"
+        )
+    return found
+
+
+def of_report(
+    pipeline: Pipeline, state: Progress, report: Report, cost_by_night: Sequence[float]
+) -> Metadata:
+    night = state.night
+    shown = min(len(cost_by_night), charts.MOST_BARS)
+    found: dict[str, dg.MetadataValue | str | int | float | bool] = {
+        "report": dg.MetadataValue.md(report_markdown.render(report)),
+        "cost_usd": _usd(report.costs.billed_usd),
+        "savings_usd": _usd(report.costs.savings_usd),
+        "cost_per_document_usd": _usd(report.cost_per_document_usd),
+        "path": dg.MetadataValue.path(
+            pipeline.files.uri(paths.report(night.job, night.partition, ".html"))
+        ),
+        "simulated": report.simulated,
+    }
+    if report.estimated_usd is not None:
+        found["estimated_cost_usd"] = _usd(report.estimated_usd)
+    if shown > 1:
+        image = charts.bars(cost_by_night, title="cost by night")
+        found[f"cost_of_the_last_{shown}_nights"] = dg.MetadataValue.md(image)
+    return found
+
+
+def _groups(groups: Sequence[Group]) -> str:
+    if not groups:
+        return "none"
+    rows = [
+        f"| {group.items:,} | {group.reason} | {_cell(group.error_type or '')}: "
+        f"{_cell((group.example_message or '')[:160])} | {_cell(', '.join(group.example_ids))} |"
+        + (" yes |" if group.systematic else " |")
+        for group in groups[:MOST_GROUPS]
+    ]
+    return "\n".join(
+        ["| items | reason | error | e.g. | systematic |", "|---|---|---|---|---|", *rows]
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _usd(amount: Decimal | None) -> float:
+    return round(float(amount or 0), 9)
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)

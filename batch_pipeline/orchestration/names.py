@@ -1,0 +1,57 @@
+"""What a job's definitions are called, and the tags on its runs.
+
+Users script against these names, so they are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import dagster as dg
+
+INPUT_DATASET = "input_dataset"
+PILOT_SAMPLE = "pilot_sample"
+SUBMITTED_BATCHES = "submitted_batches"
+COLLECTED_RESULTS = "collected_results"
+DEAD_LETTER = "dead_letter"
+COST_REPORT = "cost_report"
+PILOT_GATE = "pilot_gate"
+
+PARTITION_TAG = "dagster/partition"
+PRIORITY_TAG = "dagster/priority"
+JOB_TAG = "batch_pipeline/job"
+KIND_TAG = "batch_pipeline/kind"
+# Set on the runs that a sensor asks for: they go on with a night, they do not start one.
+FOLLOW_UP_TAG = "batch_pipeline/follow_up"
+# How far the night was when a follow-up was asked for: one that changed nothing is recognised.
+MARKER_TAG = "batch_pipeline/marker"
+APPROVE_TAG = "batch_pipeline/approve"
+
+
+class Kind(StrEnum):
+    """The two halves of a night: what leads to batches at the API, and what follows from them."""
+
+    SUBMIT = "submit"
+    COLLECT = "collect"
+
+
+ASSETS = {
+    Kind.SUBMIT: (INPUT_DATASET, PILOT_SAMPLE, SUBMITTED_BATCHES),
+    Kind.COLLECT: (COLLECTED_RESULTS, DEAD_LETTER, COST_REPORT),
+}
+
+
+def asset_key(job: str, asset: str) -> dg.AssetKey:
+    return dg.AssetKey([job, asset])
+
+
+def dagster_job(job: str, kind: Kind) -> str:
+    return f"{job}_{kind}"
+
+
+def schedule_name(job: str) -> str:
+    return f"{job}_nightly"
+
+
+def sensor_name(job: str) -> str:
+    return f"{job}_batches"

@@ -1,0 +1,69 @@
+"""What the sensor knows of runs: which are unfinished, and how those asked for before ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from batch_pipeline.orchestration.decisions import Former
+from batch_pipeline.orchestration.names import (
+    ASSETS,
+    JOB_TAG,
+    KIND_TAG,
+    MARKER_TAG,
+    PARTITION_TAG,
+    Kind,
+    asset_key,
+)
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.MANAGED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.SUSPENDED,
+    dg.DagsterRunStatus.CANCELING,
+]
+FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+# Of one night and kind: more than any rest between attempts needs.
+MOST_FORMER = 25
+
+
+def unfinished(instance: dg.DagsterInstance, job: str) -> set[tuple[str, Kind]]:
+    """Partitions and kinds of a job that a run is on or queued for, whoever launched it."""
+    filters = dg.RunsFilter(statuses=UNFINISHED)
+    return kinds_of(instance.get_runs(filters), job)
+
+
+def kinds_of(runs: Iterable[dg.DagsterRun], job: str) -> set[tuple[str, Kind]]:
+    """A run launched from an asset's page has no tags of ours; its selection tells."""
+    found: set[tuple[str, Kind]] = set()
+    for run in runs:
+        partition = run.tags.get(PARTITION_TAG)
+        if partition is None:
+            continue
+        if run.tags.get(JOB_TAG) == job:
+            found.add((partition, Kind(run.tags[KIND_TAG])))
+            continue
+        for kind in Kind:
+            if any(asset_key(job, name) in (run.asset_selection or ()) for name in ASSETS[kind]):
+                found.add((partition, kind))
+    return found
+
+
+def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[Former]:
+    """Follow-ups of a night that have ended, newest first."""
+    filters = dg.RunsFilter(
+        tags={JOB_TAG: job, KIND_TAG: kind.value, PARTITION_TAG: partition},
+    )
+    return [
+        Former(
+            marker=record.dagster_run.tags[MARKER_TAG],
+            failed=record.dagster_run.status in FAILED,
+            ended_at=record.end_time or record.update_timestamp.timestamp(),
+        )
+        for record in instance.get_run_records(filters, limit=MOST_FORMER)
+        if MARKER_TAG in record.dagster_run.tags
+    ]

@@ -1,0 +1,217 @@
+"""The sensor: polls the API, observes what changed, asks for runs that bring nights forward.
+
+Thin on purpose: what to ask for stands in `decisions`, what the ledger says in `standing`. No run
+and no worker is held while a batch is processed; this is what notices its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import AccountError, ApiError
+from batch_pipeline.flow import night as flow
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.orchestration import cursor, decisions, metadata, runs, standing
+from batch_pipeline.orchestration.decisions import Plan, Standing, Wish
+from batch_pipeline.orchestration.names import (
+    FOLLOW_UP_TAG,
+    MARKER_TAG,
+    SUBMITTED_BATCHES,
+    asset_key,
+    dagster_job,
+    sensor_name,
+)
+from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.settings import Settings
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import nights
+
+if TYPE_CHECKING:
+    from batch_pipeline.orchestration.jobs import AssetJob
+
+# Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
+POLL_SECONDS = 25.0
+TICK_SECONDS = 40.0
+# Dagster starts that many in one tick; the others keep.
+MOST_REQUESTS = 50
+MOST_LINES = 10
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The nights that a tick got to read, oldest first, and the plan for them."""
+
+    standings: tuple[Standing, ...]
+    states: dict[str, Progress]
+    room: decisions.Room
+
+
+def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
+    """On by default: what has been paid for must be fetched."""
+
+    @dg.sensor(
+        name=sensor_name(spec.name),
+        jobs=[submit, collect],
+        minimum_interval_seconds=round(Settings.from_environment().poll_seconds),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Polls the API and goes on with the nights that are not complete.",
+    )
+    def batches(
+        context: dg.SensorEvaluationContext, batch_pipeline: PipelineResource
+    ) -> dg.SensorResult:
+        return tick(context, batch_pipeline.pipeline(), spec)
+
+    return batches
+
+
+def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec) -> dg.SensorResult:
+    """One look at all unfinished nights of the job under the account in force."""
+    deadline = time.monotonic() + TICK_SECONDS
+    if not _anything_begun(pipeline, spec):
+        return dg.SensorResult(skip_reason="no night is under way", cursor=context.cursor)
+    trouble = _poll(pipeline)
+    if trouble is not None and "account" not in pipeline.__dict__:
+        return dg.SensorResult(skip_reason=trouble, cursor=context.cursor)
+    seen = _look(pipeline, spec, deadline)
+    plan = decisions.plan(seen.standings, seen.room, runs.unfinished(context.instance, spec.name))
+    requests, rests = _requests(context.instance, spec, plan)
+    events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
+    lines = [] if trouble is None else [trouble]
+    lines += _lines(seen.standings, plan, rests)
+    return dg.SensorResult(
+        run_requests=requests,
+        asset_events=events,
+        cursor=cursor.write(observed),
+        skip_reason=None if requests else "\n".join(lines) or "no night is under way",
+    )
+
+
+def _anything_begun(pipeline: Pipeline, spec: JobSpec) -> bool:
+    """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
+    with pipeline.ledger.read() as connection:
+        return any(
+            night.completed_at is None and night.snapshot_id is not None
+            for night in nights.list_nights(connection, job=spec.name)
+        )
+
+
+def _poll(pipeline: Pipeline) -> str | None:
+    """See what has ended; returns what went wrong, which must not end the tick.
+
+    In a thread of its own, because a call to an API in trouble can take longer than a tick may.
+    What it finds later is found by the next tick: it goes to the ledger.
+    """
+    trouble: list[str | BaseException] = []
+
+    def poll() -> None:
+        try:
+            flow.poll_account(pipeline, pipeline.account.name)
+        except (ApiFailure, ApiError, AccountError) as error:
+            trouble.append(f"the API cannot be polled now: {error}")
+        except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
+            trouble.append(error)
+
+    thread = threading.Thread(target=poll, name="batch-pipeline-poll", daemon=True)
+    thread.start()
+    thread.join(POLL_SECONDS)
+    if thread.is_alive():
+        return f"the API did not answer a poll within {POLL_SECONDS:.0f} s"
+    if not trouble:
+        return None
+    if isinstance(trouble[0], BaseException):
+        raise trouble[0]
+    return trouble[0]
+
+
+def _look(pipeline: Pipeline, spec: JobSpec, deadline: float) -> Seen:
+    """Read the nights, oldest first, as far as the time allows."""
+    account = pipeline.account.name
+    found: list[Standing] = []
+    states: dict[str, Progress] = {}
+    with pipeline.ledger.read() as connection:
+        view = standing.view_account(connection, pipeline.settings, spec, account)
+        for night in standing.unfinished_nights(connection, spec.name, account):
+            if time.monotonic() > deadline:
+                break
+            stands, state = standing.read_standing(connection, view, night)
+            found.append(stands)
+            states[night.partition] = state
+    return Seen(tuple(found), states, view.room)
+
+
+def _requests(
+    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan
+) -> tuple[list[dg.RunRequest], dict[str, str]]:
+    """Run requests for the wishes, and by partition why some have to rest."""
+    found: list[dg.RunRequest] = []
+    rests: dict[str, str] = {}
+    for wish in plan.wishes:
+        if len(found) >= MOST_REQUESTS:
+            break
+        former = runs.former(instance, spec.name, wish.partition, wish.kind)
+        attempt = decisions.attempt(former, wish.marker, time.time())
+        if isinstance(attempt, str):
+            rests[wish.partition] = f"{wish.kind}: {attempt}"
+        else:
+            found.append(_request(spec, wish, attempt))
+    return found, rests
+
+
+def _request(spec: JobSpec, wish: Wish, attempt: int) -> dg.RunRequest:
+    # A run key is used once for ever, even if its run fails: hence the attempt.
+    return dg.RunRequest(
+        run_key=f"{wish.kind}/{wish.partition}/{wish.marker}/{attempt}",
+        job_name=dagster_job(spec.name, wish.kind),
+        partition_key=wish.partition,
+        asset_selection=[asset_key(spec.name, name) for name in wish.assets],
+        tags={FOLLOW_UP_TAG: "true", MARKER_TAG: wish.marker},
+    )
+
+
+def _observations(
+    spec: JobSpec, seen: Seen, plan: Plan, before: dict[str, str]
+) -> tuple[list[dg.AssetObservation], dict[str, str]]:
+    """An observation of each night that changed since the cursor was written.
+
+    Answers collected are left out of what counts as a change: the run that collects observes them.
+    """
+    events = []
+    observed: dict[str, str] = {}
+    for night in seen.standings:
+        state = seen.states[night.partition]
+        reason = plan.reasons.get(night.partition)
+        now = cursor.digest(
+            state.waiting, state.in_flight, state.batches, state.batches_ended, night.blocked
+        )
+        observed[night.partition] = now
+        if before.get(night.partition) == now:
+            continue
+        waiting = f"; waits: {reason}" if reason else ""
+        events.append(
+            dg.AssetObservation(
+                asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
+                partition=night.partition,
+                description=f"{metadata.headline(state)}{waiting}",
+                metadata=metadata.numbers(state),
+            )
+        )
+    return events, observed
+
+
+def _lines(standings: Sequence[Standing], plan: Plan, rests: dict[str, str]) -> list[str]:
+    """Where things stand, a line a night."""
+    lines = []
+    for night in standings[:MOST_LINES]:
+        reason = rests.get(night.partition) or plan.reasons.get(night.partition)
+        lines.append(f"{night.partition}: {night.summary}" + (f" ({reason})" if reason else ""))
+    if len(standings) > MOST_LINES:
+        lines.append(f"and {len(standings) - MOST_LINES} more nights")
+    return lines

@@ -1,0 +1,178 @@
+"""From the ledger to what a sensor tick decides on; asks nothing of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import pilot, progress
+from batch_pipeline.flow.planning import ShardLimits
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
+from batch_pipeline.settings import Settings
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.submissions import IN_QUEUE, LIVE, ROOM_WANTED_SECONDS, State, Submission
+
+
+@dataclass(frozen=True)
+class AccountView:
+    """What all nights of an account share at the moment of a tick."""
+
+    room: Room
+    limits: ShardLimits
+    declaration_hash: str
+    # Nights of other jobs that want room at the queue, as (partition, id) and name.
+    wanting: tuple[tuple[tuple[str, int], str], ...]
+    now: float
+
+
+def view_account(
+    connection: Connection, settings: Settings, spec: JobSpec, account: str
+) -> AccountView:
+    """Room in the queue for this job, and who else wants it."""
+    at = ledger.now(connection)
+    every = nights.list_nights(connection, account=account)
+    mine = {night.id for night in every if night.job == spec.name}
+    queued = submissions.of_account(connection, account, *IN_QUEUE)
+    left = settings.max_queued_requests - sum(s.requests for s in queued)
+    if spec.limits.max_queued_requests is not None:
+        used = sum(s.requests for s in queued if s.night_id in mine)
+        left = min(left, spec.limits.max_queued_requests - used)
+    full = nights.get_account(connection, account).wait_until > at
+    return AccountView(
+        room=Room(max(left, 0), "the API says that its queue is full" if full else None),
+        limits=ShardLimits.of(spec, settings.max_queued_requests),
+        declaration_hash=Declaration.of(spec).hash,
+        wanting=tuple(
+            ((night.partition, night.id), f"{night.job} {night.partition}")
+            for night in every
+            if night.id not in mine
+            and night.held_at is None
+            and night.wanted_room_at > at - ROOM_WANTED_SECONDS
+        ),
+        now=at,
+    )
+
+
+def unfinished_nights(connection: Connection, job: str, account: str) -> list[Night]:
+    """Nights with an input that are not complete, oldest first."""
+    return [
+        night
+        for night in nights.list_nights(connection, job=job, account=account)
+        if night.completed_at is None and night.snapshot_id is not None
+    ]
+
+
+def read_standing(
+    connection: Connection, view: AccountView, night: Night
+) -> tuple[Standing, Progress]:
+    state = progress.of_night(connection, night.id)
+    shards = [
+        shard
+        for shard in nights.list_shards(connection, night.id)
+        if shard.snapshot_id == night.snapshot_id and shard.state is not ShardState.DROPPED
+    ]
+    stage = pilot_stage(state, shards, view.now)
+    return standing_of(state, shards, stage, view), state
+
+
+def standing_of(
+    state: Progress, shards: Sequence[Shard], stage: PilotStage, view: AccountView
+) -> Standing:
+    night = state.night
+    place = (night.partition, night.id)
+    older = [name for other, name in view.wanting if other < place]
+    made = sum(s.accepted_at is not None for s in state.submissions)
+    return Standing(
+        partition=night.partition,
+        # Planning and collecting raise the revision; sending and ending show in the counts.
+        marker=f"{night.revision}.{made}.{state.batches_ended}",
+        blocked=_blocked(state, view),
+        pilot=stage,
+        next_requests=_next_requests(state, shards, stage, view.limits.requests),
+        waiting=state.waiting,
+        to_collect=state.to_collect,
+        settled_up=state.sent_everything and night.published and night.held_at is None,
+        older_first=older[0] if older else None,
+        summary=state.describe(),
+    )
+
+
+def verdict_of(state: Progress) -> dict[str, Any] | None:
+    """The pilot's verdict, if it is about this night's present input and declaration."""
+    verdict = state.night.pilot
+    if state.snapshot is None or not pilot.holds(verdict, state.snapshot):
+        return None
+    return verdict
+
+
+def pilot_stage(state: Progress, shards: Sequence[Shard], now: float) -> PilotStage:
+    if verdict_of(state) is not None:
+        return PilotStage.JUDGED
+    if not shards:
+        return PilotStage.NONE
+    samples = [shard for shard in shards if shard.pilot]
+    if not samples or samples[-1].state is not ShardState.HELD:
+        # Waiting to go out, or collected and not judged.
+        return PilotStage.MOVABLE
+    holders = [s for s in state.submissions if s.shard_id == samples[-1].id and s.state in LIVE]
+    return PilotStage.BUSY if any(_at_work(s, now) for s in holders) else PilotStage.MOVABLE
+
+
+def _at_work(submission: Submission, now: float) -> bool:
+    """Whether the pilot's answers are on their way: at the API, or in another process's hands."""
+    if submission.state is State.CALLING:
+        return submission.lease_until > now
+    return submission.state is not State.ENDED
+
+
+def _next_requests(
+    state: Progress, shards: Sequence[Shard], stage: PilotStage, full_shard: int
+) -> int:
+    """The size of what would go to the queue next; 0: nothing would.
+
+    The same rule as that of `flow.night.submit`: open requests are planned once nothing else is
+    left of the night, or once they fill a shard.
+    """
+    waiting = [s for s in shards if s.state is ShardState.WAITING and s.engine == "batch"]
+    if stage is not PilotStage.JUDGED:
+        samples = [shard for shard in waiting if shard.pilot]
+        return samples[0].requests if samples and stage is PilotStage.MOVABLE else 0
+    if waiting:
+        return waiting[0].requests
+    unplanned = state.night.open_requests
+    idle = not state.in_flight and not state.to_collect
+    begun = bool(shards)
+    if begun and unplanned and (idle or unplanned >= full_shard):
+        return min(unplanned, full_shard)
+    return 0
+
+
+def _blocked(state: Progress, view: AccountView) -> str | None:
+    """Why nothing may go out until a person acts."""
+    night = state.night
+    verdict = verdict_of(state)
+    assert state.snapshot is not None
+    reason: str | None = None
+    if night.held_at is not None:
+        reason = (
+            "held after a cancel; `batch-pipeline run "
+            f"{night.job} --partition {night.partition} --resume` lifts it"
+        )
+    elif not state.waiting:
+        pass
+    elif state.account.paused_reason is not None:
+        reason = f"account {state.account.name} is paused: {state.account.paused_reason}"
+    elif night.refused is not None:
+        reason = f"the API refused it ({night.refused}); correct it and launch it again"
+    elif state.snapshot.declaration_hash != view.declaration_hash:
+        reason = "the declaration changed; materialize input_dataset to use it"
+    elif verdict is not None and not verdict["open"]:
+        reason = f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}"
+    return reason

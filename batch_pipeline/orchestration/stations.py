@@ -1,0 +1,71 @@
+"""What every asset does around its station of the flow: find its night, tell errors to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError
+from batch_pipeline.flow import night as flow
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.orchestration.names import APPROVE_TAG, ASSETS, FOLLOW_UP_TAG, Kind, asset_key
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.nights import Night
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Errors for users become a Failure with their message; only the API's faults may pass."""
+    try:
+        yield
+    except BatchPipelineError as error:
+        passing = isinstance(error, ApiError) and not isinstance(error, AccountError)
+        raise dg.Failure(str(error), allow_retries=passing) from None
+    except ApiFailure as failure:
+        raise dg.Failure(f"The API did not answer: {failure}", allow_retries=True) from failure
+
+
+def open_night(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, asset: str
+) -> Night:
+    """The night of this run's partition.
+
+    A run that a person or a schedule launched lifts a pause and a refusal, once: in its first step.
+    """
+    if APPROVE_TAG in context.run.tags:
+        raise dg.Failure(
+            f"The run tag {APPROVE_TAG} is not built yet, and nothing was sent. Correct the "
+            "prompt, the data or the limits under `pilot`, and launch the run without it.",
+            allow_retries=False,
+        )
+    night = flow.open_night(pipeline, spec, context.partition_key)
+    if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
+        night = flow.release(pipeline, night, resume=False)
+    return night
+
+
+def with_snapshot(night: Night) -> Night:
+    """The night, if its input has been taken."""
+    if night.snapshot_id is None:
+        raise dg.Failure(
+            f"{night.job} {night.partition} has no input yet under account {night.account!r}: "
+            "materialize input_dataset first.",
+            allow_retries=False,
+        )
+    return night
+
+
+def first_asset(run: dg.DagsterRun, job: str) -> str:
+    """The first of the submitting assets that a run executes."""
+    names = ASSETS[Kind.SUBMIT]
+    if run.step_keys_to_execute:
+        steps = set(run.step_keys_to_execute)
+        selected = [name for name in names if f"{job}__{name}" in steps]
+    elif run.asset_selection:
+        selected = [name for name in names if asset_key(job, name) in run.asset_selection]
+    else:
+        selected = list(names)
+    return selected[0] if selected else names[0]

@@ -1,0 +1,159 @@
+"""The assets up to submission: input, pilot, batches at the API. No run is held by any of them."""
+
+# Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import night as flow
+from batch_pipeline.orchestration import metadata, standing, stations
+from batch_pipeline.orchestration.names import (
+    INPUT_DATASET,
+    PILOT_GATE,
+    PILOT_SAMPLE,
+    SUBMITTED_BATCHES,
+    asset_key,
+)
+from batch_pipeline.orchestration.partitioning import Partitions
+from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.submissions import Waiting
+
+# An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
+# no such patience: the sensor goes on with it.
+PATIENCE = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
+
+
+def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    return [
+        _input_dataset(spec, partitions),
+        _pilot_sample(spec, partitions),
+        _submitted_batches(spec, partitions),
+    ]
+
+
+def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=asset_key(spec.name, INPUT_DATASET),
+        deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
+        partitions_def=partitions,
+        group_name=spec.name,
+        kinds={"python", "parquet"},
+        description=metadata.describe_job(spec),
+        retry_policy=PATIENCE,
+    )
+    def input_dataset(
+        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
+    ) -> dg.MaterializeResult[Any]:
+        with stations.failing_clearly():
+            pipeline = batch_pipeline.pipeline()
+            night = stations.open_night(context, pipeline, spec, INPUT_DATASET)
+            taken = flow.take_input(pipeline, spec, night, again=True)
+        context.log.info("%s: %s", context.partition_key, taken.note)
+        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken))
+
+    return input_dataset
+
+
+def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
+    key = asset_key(spec.name, PILOT_SAMPLE)
+    check = dg.AssetCheckSpec(
+        PILOT_GATE,
+        asset=key,
+        description=(
+            f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
+            f"{spec.pilot.max_truncated_rate:.1%} be cut off; while it fails, the rest of the "
+            "night is not sent."
+        ),
+    )
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(spec.name, INPUT_DATASET)],
+        check_specs=[check],
+        partitions_def=partitions,
+        group_name=spec.name,
+        kinds={"python"},
+        description=(
+            "A random sample goes through the whole path first; its verdict gates the rest. Good "
+            "answers of it are kept and not bought again."
+        ),
+    )
+    def pilot_sample(
+        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+        with stations.failing_clearly():
+            pipeline = batch_pipeline.pipeline()
+            night = stations.open_night(context, pipeline, spec, PILOT_SAMPLE)
+            stations.with_snapshot(night)
+            try:
+                verdict = flow.run_pilot(pipeline, spec, night)
+            except ApiFailure as failure:
+                verdict = Waiting(f"the API did not answer ({failure})", night.open_requests)
+            simulated = pipeline.account.simulated
+        if isinstance(verdict, Waiting):
+            context.log.info("%s: the pilot waits: %s", context.partition_key, verdict.reason)
+            yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
+            return
+        yield dg.AssetCheckResult(
+            check_name=PILOT_GATE,
+            passed=verdict["open"],
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata=metadata.of_gate(context.partition_key, verdict),
+        )
+        if not verdict["open"]:
+            # After the check's result, which is stored all the same: the asset must not look done.
+            raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
+        yield dg.MaterializeResult(metadata=metadata.of_pilot(verdict, simulated=simulated))
+
+    return pilot_sample
+
+
+def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=asset_key(spec.name, SUBMITTED_BATCHES),
+        deps=[asset_key(spec.name, PILOT_SAMPLE)],
+        partitions_def=partitions,
+        group_name=spec.name,
+        kinds={"python"},
+        description=(
+            "The night's batches at the API. Done as soon as they are sent; how far they are shows "
+            "in the observations that the sensor adds, and what waits for room goes on its own."
+        ),
+    )
+    def submitted_batches(
+        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
+    ) -> dg.MaterializeResult[Any]:
+        with stations.failing_clearly():
+            pipeline = batch_pipeline.pipeline()
+            night = stations.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
+            stations.with_snapshot(night)
+            verdict = standing.verdict_of(flow.progress(pipeline, night))
+            # The gate holds for a run of this asset alone too, where no check has a say.
+            if verdict is not None and not verdict["open"]:
+                raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
+            try:
+                waiting = flow.submit(pipeline, spec, night).waiting
+            except ApiFailure as failure:
+                waiting = Waiting(f"the API did not answer ({failure})", night.open_requests)
+            state = flow.progress(pipeline, night)
+        context.log.info("%s: %s", context.partition_key, state.describe())
+        if waiting.reason is not None:
+            context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
+        return dg.MaterializeResult(metadata=metadata.of_submission(state, waiting))
+
+    return submitted_batches
+
+
+def closed_gate(partition: str, verdict: dict[str, Any]) -> str:
+    """What a person reads who finds the gate closed."""
+    examples = "".join(f"\n- {example}" for example in verdict["examples"])
+    return (
+        f"{partition}: the pilot's gate is closed: {'; '.join(verdict['reasons'])}. "
+        f"{verdict['sample']:,} requests were tried, nothing else was sent.{examples}\n"
+        "Correct the prompt, the data or the limits under `pilot`, then launch the night again: "
+        "good answers are kept."
+    )

@@ -1,0 +1,103 @@
+"""`make dev`: Dagster's UI and daemon with the simulator beside them, until Ctrl-C.
+
+State is kept over restarts, the simulator's batches included. The demo's job has its nightly
+schedule switched on; its sensor is on by default.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+SIMULATOR_PORT = os.environ.get("SIMULATOR_PORT", "8765")
+UI_PORT = os.environ.get("DAGSTER_PORT", "3000")
+SCHEDULE = "license_review_nightly"
+
+
+def main() -> None:
+    home = Path(os.environ["BATCH_PIPELINE_HOME"]).resolve()
+    dagster_home = ROOT / ".dagster"
+    dagster_home.mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
+    environ = {
+        **os.environ,
+        "BATCH_PIPELINE_HOME": str(home),
+        "DAGSTER_HOME": str(dagster_home),
+        "BATCH_PIPELINE_POLL_SECONDS": os.environ.get("BATCH_PIPELINE_POLL_SECONDS", "10"),
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{SIMULATOR_PORT}",
+        "ANTHROPIC_API_KEY": "simulator",
+    }
+    _run(environ, "batch-pipeline", "demo", "--input-only")
+    simulator = _start(
+        environ,
+        "batch-pipeline",
+        "simulator",
+        *("--port", SIMULATOR_PORT, "--turnaround", "20", "--state-dir", str(home / "simulator")),
+    )
+    assert simulator.stdout is not None
+    # Its first line says that it listens.
+    print(simulator.stdout.readline().strip(), flush=True)
+    _start_schedule(environ)
+    workspace = ("-w", str(ROOT / "workspace.yaml"))
+    processes = [
+        simulator,
+        _start(environ, "dagster-daemon", "run", *workspace),
+        _start(environ, "dagster-webserver", "-h", "127.0.0.1", "-p", UI_PORT, *workspace),
+    ]
+    print(f"Dagster's UI: http://localhost:{UI_PORT} (Ctrl-C ends everything)", flush=True)
+    try:
+        _wait_for_any(processes)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            process.wait()
+
+
+def _run(environ: Mapping[str, str], command: str, *arguments: str) -> None:
+    subprocess.run([str(BIN / command), *arguments], env=environ, check=True)
+
+
+def _start(environ: Mapping[str, str], command: str, *arguments: str) -> subprocess.Popen[str]:
+    stdout = subprocess.PIPE if command == "batch-pipeline" else None
+    return subprocess.Popen(
+        [str(BIN / command), *arguments],
+        env=environ,
+        stdout=stdout,
+        text=True,
+        # A Ctrl-C reaches this process alone, which ends the others in order.
+        start_new_session=True,
+    )
+
+
+def _start_schedule(environ: Mapping[str, str]) -> None:
+    command = [str(BIN / "dagster"), "schedule", "start", SCHEDULE]
+    command += ["-w", str(ROOT / "workspace.yaml"), "--location", "batch_pipeline"]
+    done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+    started_before = "already" in done.stdout + done.stderr
+    if done.returncode and not started_before:
+        print(f"the schedule {SCHEDULE} was not started: {done.stderr}", file=sys.stderr)
+
+
+def _wait_for_any(processes: list[subprocess.Popen[str]]) -> None:
+    while True:
+        for process in processes:
+            try:
+                process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            print(f"{process.args} ended with {process.returncode}", file=sys.stderr)
+            return
+
+
+if __name__ == "__main__":
+    main()
