@@ -67,8 +67,9 @@ def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
 
 def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds: float) -> None:
     console = Console()
-    table = Table("night", title=f"{JOB}: the last {len(reports)} nights")
-    for name in ("items", "succeeded", "set aside", "batches", "billed", "in real time", "saved"):
+    table = Table(title=f"{JOB}: the last {len(reports)} nights")
+    table.add_column("night", no_wrap=True)
+    for name in ("items", "good", "aside", "batches", "billed", "real time", "saved"):
         table.add_column(name, justify="right")
     for report in reports:
         table.add_row(

@@ -44,5 +44,5 @@ def tables(
 
 def batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
     """The rows of a query as a stream of Arrow batches."""
-    reader: pa.RecordBatchReader = connection.execute(query).to_arrow_reader(BATCH_ROWS)
+    reader: pa.RecordBatchReader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
     yield from reader

@@ -132,7 +132,7 @@ def plan_pilot(
 ) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
     with _tables(pipeline, seen) as connection:
-        result = connection.execute(SAMPLE, {"size": size, "seed": str(seed)})
+        result = connection.sql(SAMPLE, params={"size": size, "seed": str(seed)})
         table = _as_manifest(result.to_arrow_table())
     planned = _write_shard(pipeline, seen, table, engine, price, pilot=True)
     left = max(0, seen.night.open_requests - planned.requests)

@@ -6,7 +6,7 @@ see them in `report_markdown` and `report_html`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -185,11 +185,6 @@ def _linear(price: ModelPrice, tier: int, usage: TokenUsage) -> Decimal:
         + prices.cache_write_1h * usage.cache_write_1h_tokens
         + prices.cache_read * usage.cache_read_tokens
     )
-
-
-def total(usages: Iterable[TokenUsage]) -> TokenUsage:
-    """The sum by class."""
-    return sum(usages, TokenUsage())
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def render(report: Report) -> str:
             costs=report.costs,
             tokens=_tokens(report),
             billed_bars=_billed_bars(report),
-            counterfactual_bar=_counterfactual_bar(report),
+            counterfactual_width=_counterfactual_width(report),
             outcome_bars=_outcome_bars(report),
         )
     )
@@ -82,11 +82,9 @@ def _billed_bars(report: Report) -> list[Bar]:
     ]
 
 
-def _counterfactual_bar(report: Report) -> Bar:
+def _counterfactual_width(report: Report) -> float:
     costs = report.costs
-    amount = costs.counterfactual_usd
-    whole = max(costs.billed_usd, amount)
-    return Bar("All in real time", usd(amount), _width(amount, whole), "counterfactual")
+    return _width(costs.counterfactual_usd, max(costs.billed_usd, costs.counterfactual_usd))
 
 
 def _outcome_bars(report: Report) -> list[Bar]:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-CENT = Decimal("0.01")
+DIME = Decimal("0.1")
 SIGNIFICANT_DIGITS = 3
 NOTHING = "n/a"
 
 
 def usd(amount: Decimal | None) -> str:
-    """Dollars: whole cents, below a dollar three significant digits; `n/a` for None."""
+    """Dollars: whole cents, below ten of them three significant digits; `n/a` for None."""
     if amount is None:
         return NOTHING
     sign = "-" if amount < 0 else ""
     amount = abs(amount)
-    if 0 < amount < 1:
-        step = Decimal(1).scaleb(amount.adjusted() - SIGNIFICANT_DIGITS + 1)
-        text = f"{amount.quantize(min(step, CENT)).normalize():f}"
-        # As many cents as a person expects, and not "$0.5".
-        digits = max(2, len(text.partition(".")[2]))
-        return f"{sign}${Decimal(text):.{digits}f}"
+    if 0 < amount < DIME:
+        return f"{sign}${amount:.{SIGNIFICANT_DIGITS - 1 - amount.adjusted()}f}"
     return f"{sign}${amount:,.2f}"
 
 

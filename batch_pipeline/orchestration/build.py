@@ -22,7 +22,7 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     tests.
     """
     partitions = partitions_definition(spec)
-    jobs = build_jobs(spec, partitions)
+    jobs = build_jobs(spec)
     schedule = build_schedule(spec)
     return dg.Definitions(
         assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],

@@ -15,7 +15,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _ABOUT = {
 _PRIORITY = {Kind.SUBMIT: "0", Kind.COLLECT: "10"}
 
 
-def build_jobs(spec: JobSpec, partitions: Partitions) -> dict[Kind, AssetJob]:
+def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
     return {
         kind: dg.define_asset_job(
             name=dagster_job(spec.name, kind),
@@ -42,7 +41,6 @@ def build_jobs(spec: JobSpec, partitions: Partitions) -> dict[Kind, AssetJob]:
                 *(asset_key(spec.name, name) for name in ASSETS[kind])
             ),
             description=_ABOUT[kind],
-            partitions_def=partitions,
             tags={
                 JOB_TAG: spec.name,
                 KIND_TAG: kind.value,

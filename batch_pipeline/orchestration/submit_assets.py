@@ -70,17 +70,25 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
         ),
     )
 
-    @dg.asset(
-        key=key,
-        deps=[asset_key(spec.name, INPUT_DATASET)],
+    # A multi-asset of one, because only those may leave a check without a result: while a pilot is
+    # at the API there is no verdict.
+    @dg.multi_asset(
+        name=f"{spec.name}__{PILOT_SAMPLE}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[asset_key(spec.name, INPUT_DATASET)],
+                group_name=spec.name,
+                kinds={"python"},
+                description=(
+                    "A random sample goes through the whole path first; its verdict gates the "
+                    "rest. Good answers of it are kept and not bought again."
+                ),
+            )
+        ],
         check_specs=[check],
         partitions_def=partitions,
-        group_name=spec.name,
-        kinds={"python"},
-        description=(
-            "A random sample goes through the whole path first; its verdict gates the rest. Good "
-            "answers of it are kept and not bought again."
-        ),
+        can_subset=True,
     )
     def pilot_sample(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource

@@ -1,0 +1,129 @@
+"""The report's arithmetic is exact, and so is its JSON."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import reduce
+from operator import add
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch_pipeline.money.prices import TokenUsage, find_price
+from batch_pipeline.money.report import (
+    Costs,
+    Pilot,
+    Report,
+    Turnaround,
+    as_json,
+    at_realtime_price,
+    to_json,
+)
+from batch_pipeline_tests.money.reports import EMPTY, REPORT, changed
+
+AT = datetime(2026, 11, 20, 1, 0, tzinfo=UTC)
+PRICES = {name: find_price(name, AT) for name in ("claude-haiku-4-5", "claude-haiku-5-5")}
+PROMISED = {
+    "job", "partition", "items", "succeeded", "dead_letter", "filtered", "batches",
+    "batch_cost_usd", "realtime_cost_usd", "counterfactual_usd", "savings_usd",
+    "cost_per_document_usd", "input_tokens", "output_tokens", "cache_read_tokens",
+    "cache_write_tokens", "simulated", "results_path", "complete",
+}  # fmt: skip
+
+counts = st.integers(0, 150_000)
+usages = st.builds(TokenUsage, counts, counts, counts, counts, counts)
+amounts = st.decimals(0, 999_999, places=12)
+
+
+@given(st.sampled_from(sorted(PRICES)), st.lists(usages, max_size=8))
+def test_sums_by_tier_cost_what_the_answers_cost_one_by_one(
+    model_id: str, answers: list[TokenUsage]
+) -> None:
+    price = PRICES[model_id]
+    by_tier: dict[int, TokenUsage] = {}
+    for usage in answers:
+        tier = bisect_left(price.realtime.starts, usage.prompt_tokens)
+        by_tier[tier] = by_tier.get(tier, TokenUsage()) + usage
+    one_by_one = [price.cost(usage, mode="realtime") for usage in answers]
+    assert at_realtime_price(price, by_tier) == reduce(add, one_by_one, Decimal(0))
+
+
+@given(amounts, amounts, amounts, amounts)
+def test_costs_add_up(
+    batch: Decimal, realtime: Decimal, counterfactual: Decimal, attributed: Decimal
+) -> None:
+    costs = Costs(batch, realtime, counterfactual, attributed)
+    assert costs.savings_usd + costs.batch_usd + costs.realtime_usd == counterfactual
+    assert attributed + costs.unattributed_usd == batch + realtime
+
+
+@given(amounts)
+def test_no_digit_of_an_amount_is_lost_in_json(amount: Decimal) -> None:
+    text = to_json(changed(costs=Costs(batch_usd=amount, counterfactual_usd=3 * amount)))
+    read = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    assert read["batch_cost_usd"] == amount
+    assert read["savings_usd"] == 2 * amount
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [("0.000000000001", "0.000000000001"), ("1E+2", "100"), ("0E-12", "0"), ("2.50", "2.5")],
+)
+def test_amounts_are_numbers_in_plain_notation(amount: str, text: str) -> None:
+    written = to_json(changed(costs=Costs(batch_usd=Decimal(amount))))
+    assert f'"batch_cost_usd": {text},' in written
+
+
+def test_json_holds_what_is_promised() -> None:
+    document = as_json(REPORT)
+    assert set(document) >= PROMISED
+    assert document["cache_write_tokens"] == 30_000
+    assert (document["cache_write_5m_tokens"], document["cache_write_1h_tokens"]) == (
+        10_000,
+        20_000,
+    )
+    assert document["turnaround_seconds"] == {
+        "batches": 2, "min": 900.0, "median": 1320.5, "max": 1741.0,
+    }  # fmt: skip
+
+
+def test_an_empty_night_is_complete_and_has_no_cost_per_document() -> None:
+    document = json.loads(to_json(EMPTY))
+    assert document["complete"] is True
+    assert document["cost_per_document_usd"] is None
+    assert document["cost_per_succeeded_usd"] is None
+    assert document["batch_cost_usd"] == 0
+    assert EMPTY.costs.savings_share is None
+
+
+def test_cost_per_document_is_over_settled_items_and_rounded_to_picodollars() -> None:
+    report = changed(costs=Costs(batch_usd=Decimal(1)), statuses={"succeeded": 2, "errored": 1})
+    report = replace(report, succeeded=2)
+    assert report.cost_per_document_usd == Decimal("0.333333333333")
+    assert report.cost_per_succeeded_usd == Decimal("0.5")
+
+
+@pytest.mark.parametrize(
+    ("projected", "share"), [("20", 0.25), ("50", -0.5), (None, None), ("0", None)]
+)
+def test_estimate_against_actual(projected: str | None, share: float | None) -> None:
+    amount = None if projected is None else Decimal(projected)
+    pilot = Pilot(True, (), 10, 0.0, 0.0, amount)
+    report = changed(pilot=pilot, costs=Costs(batch_usd=Decimal(25)))
+    assert report.over_estimate_share == share
+    assert report.estimated_usd == amount
+
+
+def test_a_night_without_a_pilot_has_no_estimate() -> None:
+    report: Report = changed(pilot=None)
+    assert (report.estimated_usd, report.over_estimate_share) == (None, None)
+
+
+def test_turnaround() -> None:
+    assert Turnaround.of([]) is None
+    assert Turnaround.of([30.0, 10.0, 20.0, 40.0]) == Turnaround(4, 10.0, 25.0, 40.0)

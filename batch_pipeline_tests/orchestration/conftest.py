@@ -1,0 +1,75 @@
+"""A job with a simulator behind it and an instance of Dagster of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batch_pipeline.simulator import Simulator
+from batch_pipeline.spec import JobSpec
+from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.support import MODEL, write_rows
+
+MakeSpec = Callable[..., JobSpec]
+
+
+@pytest.fixture
+def environment(sim: Simulator, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home; the environment points at it, and at the simulator."""
+    monkeypatch.setenv("BATCH_PIPELINE_HOME", str(home))
+    monkeypatch.setenv("BATCH_PIPELINE_POLL_SECONDS", "1")
+    return home
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+@pytest.fixture
+def nights() -> list[str]:
+    """The keys of the last three ended days, oldest first."""
+    today = datetime.now(UTC).date()
+    return [(today - timedelta(days=days)).isoformat() for days in (3, 2, 1)]
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path, nights: list[str]) -> MakeSpec:
+    """A job with 40 documents a night, in two batches after its pilot; keys may be replaced."""
+    for night in nights:
+        folder = tmp_path / "input" / night
+        folder.mkdir(parents=True)
+        rows = [
+            {"id": f"{night} {number}", "text": f"Document {number} of {night}."}
+            for number in range(40)
+        ]
+        write_rows(folder / "documents.jsonl", rows)
+
+    def make(**declared: Any) -> JobSpec:
+        known: dict[str, Any] = {
+            "name": "review",
+            "input": {"path": str(tmp_path / "input" / "{partition}" / "*.jsonl")},
+            "prompt": {"user": "Sum up: {text}"},
+            "model_id": MODEL,
+            "max_tokens": 4_000,
+            "partitions": {"start": nights[0]},
+            "pilot": {"size": 4, "max_truncated_rate": 1.0},
+            "limits": {"max_requests_per_batch": 20},
+        }
+        return JobSpec(**{**known, **declared})
+
+    return make
+
+
+@pytest.fixture
+def nightly(
+    environment: Path, instance: dg.DagsterInstance, make_spec: MakeSpec
+) -> Callable[..., Nightly]:
+    """A job under Dagster; keyword arguments replace keys of its declaration."""
+    return lambda **declared: Nightly(make_spec(**declared), instance)
