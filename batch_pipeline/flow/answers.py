@@ -65,15 +65,15 @@ ANSWERS_SCHEMA = pa.schema(
         *RESULTS_SCHEMA,
     ]
 )
-# What adds up over the answers of an item.
-SUMMED = (
+TOKENS = (
     "input_tokens",
     "output_tokens",
     "cache_write_5m_tokens",
     "cache_write_1h_tokens",
     "cache_read_tokens",
-    "cost_usd",
 )
+# What adds up over the answers of an item.
+SUMMED = (*TOKENS, "cost_usd")
 # What is never sent again and ends in the dead-letter store.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
 

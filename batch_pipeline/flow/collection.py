@@ -30,6 +30,7 @@ from batch_pipeline.flow.answers import (
     NOT_DEAD,
     RESULTS_SCHEMA,
     SUMMED,
+    TOKENS,
     AnswerReader,
     usage_of,
     zero,
@@ -181,7 +182,7 @@ class _Judge:
         return {
             "statuses": {} if duplicate else dict(self._statuses),
             "open": 0 if duplicate else self._open,
-            "usage": {name: getattr(self._usage, name) for name in SUMMED if name != "cost_usd"},
+            "usage": {name: getattr(self._usage, name) for name in TOKENS},
             "duplicate": duplicate,
         }
 
@@ -241,7 +242,7 @@ class _Judge:
             "error_type": outcome.error_type,
             "error_message": outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS],
             "model": message.get("model"),
-            **{name: getattr(usage, name) for name in SUMMED if name != "cost_usd"},
+            **{name: getattr(usage, name) for name in TOKENS},
             "cost_usd": cost,
             "attempt": attempt,
             "mode": self._submission.engine,

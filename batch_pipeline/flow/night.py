@@ -112,7 +112,19 @@ def take_input(
         and (new.folder, new.signature) == (current.folder, current.signature)
     ):
         return InputTaken(night, current, "input unchanged")
-    snapshot = publication.switch_snapshot(pipeline, night, new)
+    try:
+        snapshot = publication.switch_snapshot(pipeline, night, new)
+    except publication.NightChangedError:
+        log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
+        return take_input(pipeline, spec, night)
+    log.info(
+        "%s %s: %s items, %s set aside, %s answered by another's request",
+        night.job,
+        night.partition,
+        f"{new.items:,}",
+        f"{new.invalid_input + new.too_large:,}",
+        f"{new.duplicates:,}",
+    )
     note = "input read" if former is None else _start_over(pipeline, night, former)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow import collection, planning
-from batch_pipeline.flow.answers import SUMMED
+from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import View
 from batch_pipeline.flow.submission import submit_waiting
-from batch_pipeline.money.prices import ModelPrice
+from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec, PilotSpec
 from batch_pipeline.state import nights, submissions
 from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
@@ -54,12 +55,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer of the pilot, as far as the verdict goes."""
+    """One answer of the pilot; its tokens, and what it costs in a batch."""
 
     id: str
     status: str
     final: bool
     error_message: str | None
+    usage: TokenUsage
+    batch_usd: Decimal
 
 
 def gate(night: Night, shard: Shard) -> str | None:
@@ -87,11 +90,11 @@ def sample_size(wanted: int, units: int, open_units: int) -> int:
 
 
 def judge(
-    spec: PilotSpec, snapshot: Snapshot, answers: Sequence[Answered], usage: dict[str, Any]
+    spec: PilotSpec, snapshot: Snapshot, answers: Sequence[Answered], billed_usd: Decimal
 ) -> Verdict | None:
     """The verdict on a collected pilot; None where too little of it was worked on.
 
-    `usage` holds the billed tokens and `cost_usd` of the sample.
+    The projection is what the sample was billed and, for the rest, its mean at the batch price.
     """
     judged = [answer for answer in answers if answer.final]
     if len(judged) < LEAST_JUDGED * len(answers):
@@ -107,7 +110,9 @@ def judge(
             f"{truncated:.1%} of the answers were cut off, over {spec.max_truncated_rate:.1%}: "
             "raise max_tokens"
         )
-    cost = float(usage["cost_usd"])
+    usage = sum((answer.usage for answer in judged), TokenUsage())
+    mean_usd = sum((answer.batch_usd for answer in judged), Decimal(0)) / len(judged)
+    projected = billed_usd + mean_usd * (snapshot.units - len(answers))
     return Verdict(
         open=not reasons,
         reasons=tuple(reasons),
@@ -115,13 +120,10 @@ def judge(
         judged=len(judged),
         error_rate=errors,
         truncated_rate=truncated,
-        mean_input_tokens=sum(
-            usage[n] for n in SUMMED if n.endswith("_tokens") and n != "output_tokens"
-        )
-        / len(judged),
-        mean_output_tokens=usage["output_tokens"] / len(judged),
-        cost_usd=cost,
-        projected_usd=round(cost / len(judged) * snapshot.units, 6),
+        mean_input_tokens=usage.prompt_tokens / len(judged),
+        mean_output_tokens=usage.output_tokens / len(judged),
+        cost_usd=float(billed_usd),
+        projected_usd=round(float(projected), 6),
         examples=tuple(
             f"{answer.id}: {answer.error_message}"
             for answer in judged
@@ -207,19 +209,21 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, pilot: Shard, price: 
             for submission in submissions.of_night(connection, seen.night.id, State.COLLECTED)
             if submission.shard_id == pilot.id
         ]
-    paths = planning.answer_paths(seen.night, [submission])
-    table = pipeline.files.dataset(paths).to_table(
-        columns=["id", "status", "final", "error_message"]
+    table = pipeline.files.dataset(planning.answer_paths(seen.night, [submission])).to_table(
+        columns=["id", "status", "final", "error_message", *TOKENS]
     )
-    answers = [Answered(**row) for row in table.to_pylist()]
-    assert submission.summary is not None
-    usage = {**submission.summary["usage"], "cost_usd": submission.cost_usd}
-    verdict = judge(spec.pilot, seen.snapshot, answers, usage)
+    answers = [_answered(row, price) for row in table.to_pylist()]
+    verdict = judge(spec.pilot, seen.snapshot, answers, submission.cost_usd or Decimal(0))
     if verdict is None:
         # The API was not itself: another sample, of what is still open.
         _plan(pipeline, spec, planning.view(pipeline, seen.night), price)
     else:
         _store(pipeline, seen.night, verdict)
+
+
+def _answered(row: dict[str, Any], price: ModelPrice) -> Answered:
+    usage = TokenUsage(**{name: row.pop(name) for name in TOKENS})
+    return Answered(**row, usage=usage, batch_usd=price.cost(usage, mode="batch"))
 
 
 def _store(pipeline: Pipeline, night: Night, verdict: Verdict) -> None:

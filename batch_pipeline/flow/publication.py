@@ -69,6 +69,10 @@ DEAD_LETTERS = f"""
 """  # noqa: S608
 
 
+class NightChangedError(LedgerError):
+    """Another process changed the night while its folder was being built; nothing was replaced."""
+
+
 def former_account(pipeline: Pipeline, night: Night) -> Account | None:
     """The account whose answers the folder shows, where this night is to replace them.
 
@@ -91,7 +95,7 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
 def switch_snapshot(pipeline: Pipeline, night: Night, new: NewSnapshot) -> Snapshot:
     """Make a snapshot the night's own and show what is answered of it, in one step.
 
-    Nothing of the night is in flight, or LedgerError is raised and nothing has changed.
+    Nothing of the night is in flight, or NightChangedError is raised and nothing has changed.
     """
     with _rebuilt(pipeline, night, new) as (connection, current, settled):
         return nights.replace_snapshot(connection, current, new, settled)
@@ -135,7 +139,7 @@ def _rebuilt(
             if current.revision != night.revision or submissions.of_night(
                 connection, night.id, *submissions.LIVE
             ):
-                raise LedgerError(
+                raise NightChangedError(
                     f"{night.job} {night.partition} was changed by another process meanwhile; "
                     "nothing is lost, run again."
                 )

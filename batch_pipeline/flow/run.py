@@ -40,24 +40,28 @@ def run(
     """
     night = stations.open_night(pipeline, spec, partition)
     night = stations.release(pipeline, night, resume=resume)
-    if night.held_at is None:
-        taken = stations.take_input(pipeline, spec, night)
-        log.info("%s %s: %s", spec.name, partition, taken.note)
-        night = taken.night
+    state, reason = stations.progress(pipeline, night), None
     while True:
+        if state.night.held_at is None and _nothing_pending(state):
+            # What changed while batches were in flight is taken up here.
+            stations.take_input(pipeline, spec, night)
         state, why = _step(pipeline, spec, night, watch)
         watch(state)
-        if state.complete:
-            again = stations.take_input(pipeline, spec, night)
-            if again.snapshot.id == state.night.snapshot_id:
-                return state
-            # The input changed while batches were in flight.
-        elif not wait or (state.night.held_at is not None and _nothing_pending(state)):
+        if state.complete and not _input_changed(pipeline, spec, state):
             return state
-        elif _nothing_pending(state):
-            _raise_if_stuck(state, why)
-        if wait and not state.complete:
-            time.sleep(pipeline.settings.poll_seconds)
+        if not wait or (state.night.held_at is not None and _nothing_pending(state)):
+            return state
+        if _nothing_pending(state):
+            _raise_if_stuck(state)
+        if why is not None and why.reason != reason:
+            reason = why.reason
+            log.info("%s %s: %s", spec.name, partition, why)
+        time.sleep(pipeline.settings.poll_seconds)
+
+
+def _input_changed(pipeline: Pipeline, spec: JobSpec, state: Progress) -> bool:
+    taken = stations.take_input(pipeline, spec, state.night)
+    return taken.snapshot.id != state.night.snapshot_id
 
 
 def _step(
@@ -99,7 +103,7 @@ def _nothing_pending(state: Progress) -> bool:
     return not state.in_flight and not state.to_collect
 
 
-def _raise_if_stuck(state: Progress, why: Waiting | None) -> None:
+def _raise_if_stuck(state: Progress) -> None:
     """What waits for a person does not get better by polling."""
     place = f"{state.night.job} {state.night.partition}"
     if state.account.paused_reason is not None:
@@ -113,5 +117,3 @@ def _raise_if_stuck(state: Progress, why: Waiting | None) -> None:
             f"{place}: the API refused a batch as a whole: {state.night.refused}. Correct the "
             f"declaration, then run again; {state.waiting:,} requests wait."
         )
-    if why is not None and why.reason is not None:
-        log.info("%s: %s requests wait: %s", place, f"{why.requests:,}", why.reason)

@@ -97,6 +97,11 @@ class Waiting:
     reason: str | None
     requests: int = 0
 
+    def __str__(self) -> str:
+        if self.reason is None:
+            return "nothing waits"
+        return f"{self.requests:,} requests wait: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Intent:

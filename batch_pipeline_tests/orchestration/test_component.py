@@ -1,0 +1,113 @@
+"""The component, and the example of a project of a user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batch_pipeline.component import BatchJobComponent
+from batch_pipeline.errors import DeclarationError
+from batch_pipeline.orchestration.names import Kind, asset_key
+from batch_pipeline_tests.orchestration.nightly import Nightly
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_dagster_project"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the example, importable."""
+    copy = tmp_path / "project"
+    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.syspath_prepend(str(copy))
+    monkeypatch.setenv("CONTRACTS_DIR", str(tmp_path / "contracts"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "own_project"]:
+        monkeypatch.delitem(sys.modules, name)
+    return copy
+
+
+def load(project: Path) -> dg.Definitions:
+    return dg.load_from_defs_folder(path_within_project=project)
+
+
+def declaration(project: Path) -> Path:
+    return project / "own_project" / "defs" / "contract_review" / "defs.yaml"
+
+
+def test_a_project_of_ones_own_runs_the_job(
+    project: Path, environment: Path, instance: dg.DagsterInstance
+) -> None:
+    definitions = load(project)
+    job = Nightly.of(definitions, "contract_review", instance)
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(asset_key("contract_review", "input_dataset")).parent_keys == {
+        dg.AssetKey("contracts")
+    }
+    contracts = definitions.resolve_implicit_global_asset_job_def()
+    assert contracts.execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey("contracts")]
+    ).success
+    assert job.launch("all", kind=Kind.SUBMIT).success
+    job.run_to_the_end("all")
+    assert job.metadata("collected_results", "all")["dagster/partition_row_count"] == 24
+
+
+def test_braces_reach_the_model_as_they_are_written(project: Path) -> None:
+    declared = declaration(project)
+    text = declared.read_text(encoding="utf-8")
+    declared.write_text(text.replace("analyst.", "{{ env.HOME }}."), encoding="utf-8")
+    component = BatchJobComponent.load(None, _context(project))
+    assert component.spec.prompt.system == "You are a contracts {{ env.HOME }}."
+    assert '{{"months": …}}' in component.spec.prompt.user
+
+
+def test_a_mistake_is_told_with_file_line_and_key(project: Path) -> None:
+    declared = declaration(project)
+    text = declared.read_text(encoding="utf-8")
+    declared.write_text(text.replace("max_tokens: 2000", "max_token: x"), encoding="utf-8")
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # Dagster's own, around ours
+        load(project).get_repository_def()
+    causes = []
+    error: BaseException | None = raised.value
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    [told] = [cause for cause in causes if isinstance(cause, DeclarationError)]
+    assert f"{declared}:12: attributes.max_token: unknown key" in str(told)
+
+
+def test_the_schema_knows_every_key_of_a_declaration() -> None:
+    model = BatchJobComponent.get_model_cls()
+    schema = model.model_json_schema()
+    assert schema["required"] == ["name", "input", "prompt", "model_id", "max_tokens"]
+    assert {"output_schema_file", "pilot", "retry"} <= schema["properties"].keys()
+    assert "user_file" in schema["$defs"]["PromptSpec"]["properties"]
+    assert "required" not in schema["$defs"]["PromptSpec"] or not schema["$defs"]["PromptSpec"][
+        "required"
+    ]
+
+
+def test_dg_checks_the_yaml(project: Path) -> None:
+    dg_command = Path(sys.executable).parent / "dg"
+    if not dg_command.exists():
+        pytest.skip("dagster-dg-cli is not installed")
+    done = subprocess.run(
+        [dg_command, "check", "yaml"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _context(project: Path) -> dg.ComponentLoadContext:
+    tree = dg.ComponentTree.for_project(project)
+    return tree.load_context_at(declaration(project).parent)
