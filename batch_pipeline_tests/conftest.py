@@ -1,4 +1,4 @@
-"""Fixtures for whole nights: a simulator of one's own, pipelines on a home of one's own, databases."""
+"""Fixtures for whole nights: a simulator, pipelines on a home of the test's own, databases."""
 
 from __future__ import annotations
 

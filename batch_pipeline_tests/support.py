@@ -171,14 +171,18 @@ def error(status: int, kind: str, message: str = "a fault") -> Response:
 class Dropped(Response):
     """An answer whose connection breaks before the body is whole."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> None:
         headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"id": "msg', "more_body": True})
         # Ending without the announced bytes makes the server close the connection.
 
 
-def once(answer: Callable[[Request, Response], Response | None]) -> Callable[[Request, Response], Response]:
+def once(
+    answer: Callable[[Request, Response], Response | None],
+) -> Callable[[Request, Response], Response]:
     """The first answer that `answer` replaces (by not returning None), and no other."""
     done = False
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batch_pipeline.cli.output import Output, report_error
+from batch_pipeline.cli.commands import Commands, usage_message
+from batch_pipeline.cli.output import PROGRAM, Output, as_typed, report_error
 from batch_pipeline.errors import BatchPipelineError, UsageError
 
 if TYPE_CHECKING:
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
     from batch_pipeline.spec import JobSpec
 
-COMPLETE, NOT_COMPLETE, HELD, INTERRUPTED = 0, 4, 3, 130
+COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
 
 app = typer.Typer(
+    cls=Commands,
     help="One LLM answer for each of a million documents, overnight, at half price.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-dead_letters = typer.Typer(help="Items that were set aside.", no_args_is_help=True)
+dead_letters = typer.Typer(cls=Commands, help="Items that were set aside.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letter")
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
@@ -51,11 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
     try:
-        code = app(args=arguments, standalone_mode=False, obj=output) or COMPLETE
+        code = app(arguments, PROGRAM, standalone_mode=False, obj=output) or COMPLETE
     except typer.Exit as done:
         code = done.exit_code
     except typer.TyperException as error:
-        code = report_error(output, "usage", error.format_message(), error.exit_code)
+        # Without any argument the help was shown, and there is nothing to add.
+        message = usage_message(error)
+        code = report_error(output, "usage", message, error.exit_code) if message else USAGE
     except BatchPipelineError as error:
         code = report_error(output, error.code, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -92,7 +96,7 @@ def jobs(context: typer.Context, as_json: Json = False) -> int:
     settings = _settings(context.obj)
     scan = scan_jobs(settings.jobs_dir)
     views.show_jobs(context.obj, settings, scan)
-    return 2 if scan.errors else COMPLETE
+    return USAGE if scan.errors else COMPLETE
 
 
 @app.command()
@@ -131,13 +135,13 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a night to its end, or on from where it stood."""
-    from batch_pipeline.cli import views
+    from batch_pipeline.cli import live, views
     from batch_pipeline.flow import run as runner
 
     with _pipeline(context.obj) as pipeline:
         spec, key = _job(pipeline.settings, job, partition)
-        views.announce_account(context.obj, pipeline)
-        with views.live_progress() as watch:
+        live.announce_account(context.obj, pipeline)
+        with live.live_progress() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
         views.show_report(context.obj, _write_report(pipeline, spec, state))
         return _exit_code(context.obj, state)
@@ -151,7 +155,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show progress, batches and cost so far."""
-    from batch_pipeline.cli import views
+    from batch_pipeline.cli.status import show_status
     from batch_pipeline.flow import progress
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.state import nights
@@ -168,7 +172,7 @@ def status(
             for night in nights.list_nights(connection, job=job)
             if key in (None, night.partition)
         ]
-    views.show_status(context.obj, found, details=job is not None)
+    show_status(context.obj, settings, found, details=job is not None)
 
 
 @app.command()
@@ -197,19 +201,24 @@ def cancel(
     as_json: Json = False,
 ) -> int:
     """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
-    from batch_pipeline.cli import views
+    from batch_pipeline.cli import live, views
     from batch_pipeline.flow import cancel as cancelling
     from batch_pipeline.flow import night as stations
     from batch_pipeline.flow import run as runner
 
-    with _pipeline(context.obj) as pipeline:
+    output: Output = context.obj
+    with _pipeline(output) as pipeline:
         spec, key = _job(pipeline.settings, job, partition)
         night = stations.open_night(pipeline, spec, key)
-        count = cancelling.hold(pipeline, night)
-        context.obj.say(f"{count} batches are being cancelled; the night is held.")
-        with views.live_progress() as watch:
-            state = runner.run(pipeline, spec, key, watch=watch)
-        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        state = stations.progress(pipeline, night)
+        if state.complete:
+            output.say(f"{spec.name} {key} is complete; there is nothing to cancel.")
+        else:
+            count = cancelling.hold(pipeline, night)
+            output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
+            with live.live_progress() as watch:
+                state = runner.run(pipeline, spec, key, watch=watch)
+        views.show_report(output, _write_report(pipeline, spec, state))
         return COMPLETE
 
 
@@ -236,25 +245,43 @@ def list_dead_letters(
 
 @app.command()
 def simulator(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")],
-    turnaround: Annotated[float, typer.Option(help="Seconds from create to end.")] = 2.0,
-    queue_limit: Annotated[int, typer.Option(help="Requests in process at most.")] = 200_000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ],
+    turnaround: Annotated[
+        float, typer.Option(min=0, help="Seconds from create to end, about.")
+    ] = 2.0,
+    queue_limit: Annotated[int, typer.Option(min=1, help="Requests in process at most.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
     state_dir: Annotated[
         str | None, typer.Option(help="Folder that keeps batches over a restart.")
     ] = None,
+    faults: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML or JSON: what goes wrong, and when.")
+    ] = None,
 ) -> None:
     """Serve a Message Batches API to develop against; takes any non-empty key."""
-    from batch_pipeline.simulator import serve
+    from batch_pipeline.simulator import Faults, FaultsError, load_faults, serve
 
-    serve(
-        port=port,
-        turnaround=turnaround,
-        queue_limit=queue_limit,
-        seed=seed,
-        state_dir=state_dir,
-        on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
-    )
+    try:
+        declared = Faults() if faults is None else load_faults(faults)
+    except FaultsError as error:
+        raise UsageError(str(error)) from error
+    try:
+        serve(
+            port=port,
+            turnaround=turnaround,
+            queue_limit=queue_limit,
+            seed=seed,
+            state_dir=state_dir,
+            faults=declared,
+            on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
+        )
+    except OSError as error:
+        raise UsageError(
+            f"The simulator cannot start on port {port}: {error.strerror or error}. Choose another "
+            "with `--port`, or `--port 0` for a free one."
+        ) from error
 
 
 def _settings(output: Output) -> Settings:
@@ -311,10 +338,13 @@ def _write_report(pipeline: Pipeline, spec: JobSpec, state: Progress) -> Any:
 
 
 def _exit_code(output: Output, state: Progress) -> int:
+    night = f"{state.night.job} --partition {state.night.partition}"
     if state.complete:
         return COMPLETE
     if state.night.held_at is not None:
-        output.say("The night is held after a cancel; `run --resume` lifts it.")
+        output.say(
+            f"The night is held after a cancel; `{as_typed()} run {night} --resume` lifts it."
+        )
         return HELD
     output.say("Not complete yet; run the same command again to go on.")
     return NOT_COMPLETE

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
-from batch_pipeline.cli import views
-from batch_pipeline.cli.output import Output
+from batch_pipeline.cli import live, views
+from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.declarations import load_job
 from batch_pipeline.demo_corpus import collect_documents
 from batch_pipeline.errors import UsageError
@@ -50,7 +50,7 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
         api = AnthropicApi(base_url=simulator.url, api_key="simulator")
         quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
         pipeline = Pipeline(quick, api)
-        views.announce_account(output, pipeline)
+        live.announce_account(output, pipeline)
         reports = [_night(pipeline, spec, key) for key in keys]
     seconds = time.monotonic() - started
     documents = ",".join(to_json(report) for report in reports)
@@ -60,7 +60,7 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
 
 
 def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
-    with views.live_progress() as watch:
+    with live.live_progress() as watch:
         state = runner.run(pipeline, spec, partition, watch=watch)
     return write_report(pipeline, spec, state.night)
 
@@ -93,7 +93,7 @@ def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds
         "",
         "The same with the real API, billed, in an account of its own:",
         f"  export BATCH_PIPELINE_HOME={home} ANTHROPIC_API_KEY=...",
-        f"  batch-pipeline run {JOB} --partition {newest}",
+        f"  {as_typed()} run {JOB} --partition {newest}",
         "In Dagster's UI, with the simulator beside it: make dev",
     ]
     for line in lines:

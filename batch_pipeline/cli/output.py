@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+PROGRAM = "batch-pipeline"
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,29 @@ class Output:
         if not self.as_json:
             show()
         elif isinstance(document, str):
-            print(document)
+            print(document, flush=True)
         else:
             import orjson
 
-            print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+            print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode(), flush=True)
 
 
 def report_error(output: Output, code: str, message: str, exit_code: int) -> int:
     """Say what went wrong in the form that was asked for; returns the exit code."""
+    message = message.replace(f"`{PROGRAM} ", f"`{as_typed()} ")
     if output.as_json:
         output.answer({"error": {"code": code, "message": message}}, lambda: None)
     output.say(f"Error: {message}" if code != "interrupted" else message)
     return exit_code
+
+
+def as_typed() -> str:
+    """How this program is called here: its name, or its path where the name would not find it.
+
+    In a virtual environment that is not activated the name alone finds nothing.
+    """
+    called = Path(sys.argv[0])
+    if called.name != PROGRAM or shutil.which(PROGRAM):
+        return PROGRAM
+    relative = os.path.relpath(called)
+    return shlex.quote(str(called.absolute()) if relative.startswith(os.pardir) else relative)

@@ -1,95 +1,43 @@
-"""What the commands show: tables for people, documents for programs, a live bar in between."""
+"""What the commands show: tables for people, documents for programs.
+
+Nothing from a user's data is read as markup: an id may hold brackets. `status` has a module of its
+own; what moves while a night runs is `live`.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
+from rich.text import Text
 
 from batch_pipeline.cli.output import Output
 from batch_pipeline.declarations import JobScan
-from batch_pipeline.flow import progress
 from batch_pipeline.flow.dead_letter import Group
-from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.money.report import Report, to_json
-from batch_pipeline.money.wording import part, usd
+from batch_pipeline.money.wording import clipped, usd
 from batch_pipeline.partitions import newest_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.nights import NewSnapshot, Night
-from batch_pipeline.state.submissions import Submission
 
-log = logging.getLogger(__name__)
-
-# Without a terminal to draw on, a line in the log at least this often.
-LOG_SECONDS = 300.0
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
-
-stderr = Console(stderr=True)
-
-
-def announce_account(output: Output, pipeline: Pipeline) -> None:
-    """Say whose money is spent, before it is."""
-    account = pipeline.account
-    kind = "simulator, nothing is billed" if account.simulated else "real API, billed"
-    output.say(f"Account: {account.name} ({kind})")
-
-
-@contextmanager
-def live_progress() -> Iterator[Callable[[progress.Progress], None]]:
-    """A function to call with each new state: draws a bar on a terminal, logs elsewhere."""
-    if not stderr.is_terminal:
-        yield _logged_progress()
-        return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
-        TimeElapsedColumn(),
-        console=stderr,
-    )
-    root = logging.getLogger()
-    handlers, root.handlers = root.handlers, [_log_above(stderr)]
-    task = bar.add_task("starting", total=None, facts="")
-
-    def watch(state: progress.Progress) -> None:
-        name = f"{state.night.job} {state.night.partition}"
-        bar.update(
-            task,
-            description=name,
-            completed=state.settled,
-            total=state.items or 1,
-            facts=_facts(state),
-        )
-
-    try:
-        with bar:
-            yield watch
-    finally:
-        root.handlers = handlers
+# What fits beside the other columns on 80; `--json` has messages and ids whole.
+MESSAGE_CHARACTERS = 160
+ID_CHARACTERS = 40
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
+    """The good jobs in a table, what is wrong with the others on stderr."""
     now = datetime.now(UTC)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": spec.name,
             "description": spec.description,
@@ -101,24 +49,34 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         }
         for spec in scan.specs.values()
     ]
-    errors = [str(error) for error in scan.errors]
-    document = {"jobs_dir": str(settings.jobs_dir), "jobs": rows, "errors": errors}
+    document: dict[str, Any] = {"jobs_dir": str(settings.jobs_dir), "jobs": rows}
+    problems = "\n".join(str(error) for error in scan.errors.values())
+    if problems:
+        document["error"] = {"code": "invalid_declaration", "message": problems}
 
     def show() -> None:
-        table = Table("job", "description", "model", "partitions", "schedule")
+        table = plain_table()
+        table.add_column("job", overflow="fold")
+        for name in ("model", "newest night", "schedule"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("description")
         for row in rows:
-            table.add_row(
+            cells = (
                 row["name"],
-                row["description"],
                 row["model_id"],
-                str(row["newest_partition"]) + (" and before" if row["schedule"] else ""),
+                row["newest_partition"] or "none yet",
                 row["schedule"] or "-",
+                row["description"],
             )
+            table.add_row(*map(Text, cells))
         Console().print(table)
 
-    output.answer(document, show)
-    for error in errors:
-        output.say(f"Error: {error}")
+    if rows or output.as_json:
+        output.answer(document, show)
+    elif not problems:
+        output.say(f"No job is declared: there is no <job>/defs.yaml under {settings.jobs_dir}.")
+    if problems:
+        output.say(f"Error: {problems}")
 
 
 def show_validation(
@@ -129,6 +87,7 @@ def show_validation(
     snapshot: NewSnapshot,
     limits: ShardLimits,
 ) -> None:
+    """What a night would send."""
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -146,52 +105,25 @@ def show_validation(
     }
 
     def show() -> None:
-        table = Table(title=f"{spec.name} {partition}: valid, nothing was sent", show_header=False)
+        console = Console()
+        console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
+        table = _facts_table()
         for name, value in document.items():
             if name not in ("job", "partition", "valid"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
-        Console().print(table)
-
-    output.answer(document, show)
-
-
-def show_status(output: Output, states: Sequence[progress.Progress], *, details: bool) -> None:
-    document = {"nights": [_status_document(state, details=details) for state in states]}
-
-    def show() -> None:
-        console = Console()
-        table = Table(
-            "job", "partition", "account", "state", "items", "done", "set aside", "batches"
-        )
-        table.add_column("waiting", justify="right")
-        table.add_column("cost", justify="right")
-        for state in states:
-            table.add_row(
-                state.night.job,
-                state.night.partition,
-                state.night.account + (" (simulated)" if state.account.simulated else ""),
-                _state_word(state),
-                f"{state.items:,}",
-                part(state.settled, state.items),
-                f"{state.dead_letter:,}",
-                f"{state.batches_ended}/{state.batches}",
-                f"{state.waiting:,}",
-                usd(state.total_cost_usd),
-            )
         console.print(table)
-        for state in states if details else ():
-            console.print(_batches_table(state))
 
     output.answer(document, show)
 
 
 def show_report(output: Output, report: Report) -> None:
+    """A night's outcome and cost."""
+
     def show() -> None:
         console = Console()
-        state = "complete" if report.complete else "not complete yet"
-        table = Table(title=f"{report.job} {report.partition}: {state}", show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
+        state = "complete" if report.complete else "not complete"
+        console.print(f"{report.job} {report.partition}: {state}", highlight=False)
+        table = _facts_table()
         rows = [
             ("items", f"{report.items:,}"),
             ("succeeded", f"{report.succeeded:,}"),
@@ -210,12 +142,13 @@ def show_report(output: Output, report: Report) -> None:
         console.print(table)
         if report.simulated:
             console.print(SIMULATED)
-        console.print(f"Results: {report.results_path}", soft_wrap=True, highlight=False)
+        _print_path(console, "Results", report.results_path)
 
     output.answer(to_json(report), show)
 
 
 def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], folder: str) -> None:
+    """What was set aside, by reason and error."""
     document = {
         "job": night.job,
         "partition": night.partition,
@@ -225,118 +158,42 @@ def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], fol
     }
 
     def show() -> None:
-        table = Table("items", "reason", "error", "systematic", "for example")
+        console = Console()
+        if not groups:
+            console.print(f"{night.job} {night.partition}: nothing is set aside.", highlight=False)
+            return
+        table = plain_table()
+        table.add_column("items", justify="right", no_wrap=True)
+        table.add_column("reason", no_wrap=True)
+        table.add_column("error", ratio=3)
+        table.add_column("for example", overflow="fold", ratio=2)
         for group in groups:
+            error = ": ".join(filter(None, (group.error_type, group.example_message)))
+            if group.systematic:
+                error = f"systematic: {error}"
             table.add_row(
                 f"{group.items:,}",
                 group.reason,
-                f"{group.error_type or ''}: {group.example_message or ''}"[:120],
-                "yes" if group.systematic else "",
-                ", ".join(group.example_ids),
+                Text(clipped(error, MESSAGE_CHARACTERS)),
+                Text(", ".join(clipped(text, ID_CHARACTERS) for text in group.example_ids)),
             )
-        Console().print(table)
-        Console().print(f"With their input: {folder}", soft_wrap=True, highlight=False)
+        console.print(table)
+        _print_path(console, "With their input", folder)
 
     output.answer(document, show)
 
 
-def _logged_progress() -> Callable[[progress.Progress], None]:
-    last_text, last_at = "", 0.0
-
-    def watch(state: progress.Progress) -> None:
-        nonlocal last_text, last_at
-        text = f"{state.night.job} {state.night.partition}: {state.describe()}"
-        at = time.monotonic()
-        if text != last_text or at - last_at >= LOG_SECONDS:
-            log.info(text)
-            last_text, last_at = text, at
-
-    return watch
+def plain_table() -> Table:
+    """A table with columns close together, for 80 characters."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
 
-def _log_above(console: Console) -> logging.Handler:
-    return RichHandler(
-        console=console, show_path=False, show_level=False, omit_repeated_times=False
-    )
-
-
-def _facts(state: progress.Progress) -> str:
-    parts = [f"{state.batches_ended}/{state.batches} batches"]
-    if state.waiting:
-        parts.append(f"{state.waiting:,} waiting")
-    if state.dead_letter:
-        parts.append(f"{state.dead_letter:,} set aside")
-    eta = progress.eta_seconds(state)
-    if eta is not None and not state.complete:
-        parts.append(f"about {eta / 60:.0f} min left" if eta >= 90 else f"about {eta:.0f} s left")
-    parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))
-    return ", ".join(parts)
-
-
-def _state_word(state: progress.Progress) -> str:
-    if state.complete:
-        return "complete"
-    if state.night.held_at is not None:
-        return "held"
-    if state.account.paused_reason is not None:
-        return "paused"
-    if state.night.pilot is not None and not state.night.pilot["open"]:
-        return "gate closed"
-    return "running" if state.in_flight or state.to_collect else "open"
-
-
-def _status_document(state: progress.Progress, *, details: bool) -> dict[str, Any]:
-    document = {
-        **progress.as_json(state),
-        "state": _state_word(state),
-        "statuses": state.statuses,
-        "waiting": state.waiting,
-        "in_flight": state.in_flight,
-        "unknown": state.unknown,
-        "to_collect": state.to_collect,
-        "batches_ended": state.batches_ended,
-        "error_rate": round(state.error_rate, 6),
-        "eta_seconds": progress.eta_seconds(state),
-        "cost_usd": float(state.total_cost_usd),
-        "pilot": state.night.pilot,
-        "paused_reason": state.account.paused_reason,
-    }
-    if details:
-        document["submissions"] = [_submission_document(s) for s in state.submissions]
-    return document
-
-
-def _submission_document(submission: Submission) -> dict[str, Any]:
-    return {
-        "batch_id": submission.batch_id,
-        "mode": submission.engine,
-        "state": submission.state,
-        "requests": submission.requests,
-        "cost_usd": None if submission.cost_usd is None else float(submission.cost_usd),
-        "accepted_at": _iso(submission.accepted_at),
-        "expires_at": _iso(submission.expires_at),
-        "ended_at": _iso(submission.ended_at),
-        "error": submission.error,
-    }
-
-
-def _batches_table(state: progress.Progress) -> Table:
-    title = f"{state.night.job} {state.night.partition}"
-    table = Table("batch", "mode", "state", "requests", "accepted", "ended", "note", title=title)
-    for submission in state.submissions:
-        table.add_row(
-            submission.batch_id or "-",
-            submission.engine,
-            submission.state,
-            f"{submission.requests:,}",
-            _iso(submission.accepted_at) or "-",
-            _iso(submission.ended_at) or "-",
-            submission.error or "",
-        )
+def _facts_table() -> Table:
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     return table
 
 
-def _iso(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _print_path(console: Console, what: str, path: str) -> None:
+    console.print(f"{what}: {path}", soft_wrap=True, highlight=False, markup=False)

@@ -102,7 +102,8 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, max_attemp
                 raw = f"{paths.raw(night.job, night.partition)}/{name}"
                 pipeline.files.publish(staged["raw"], raw)
             if not duplicate:
-                _publish(pipeline, night, submission, staged, letters=letters)
+                shown = nights.get_night(connection, night.id).published
+                _publish(pipeline, night, submission, staged, shown=shown, letters=letters)
             summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
 
@@ -113,12 +114,16 @@ def _publish(
     submission: Submission,
     staged: dict[str, Path],
     *,
+    shown: bool,
     letters: int,
 ) -> None:
+    """Name the files; while the folder shows another account's night, only the internal one."""
     job, partition = night.job, night.partition
     name = submission.batch_id or submission.token
     answers = f"{paths.answers(job, partition, night.account)}/{submission.token}.parquet"
     pipeline.files.publish(staged["answers"], answers)
+    if not shown:
+        return
     pipeline.files.publish(staged["results"], f"{paths.results(job, partition)}/{name}.parquet")
     if letters:
         target = f"{paths.dead_letter(job, partition)}/{name}.parquet"

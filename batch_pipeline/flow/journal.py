@@ -43,10 +43,10 @@ class Journal:
         return self
 
     def append(self, line: bytes) -> None:
-        frame = self._compressor.compress(line + b"\n")
         with self._lock:
             assert self._file is not None
-            self._file.write(frame)
+            # A compressor is not to be used by two threads at once.
+            self._file.write(self._compressor.compress(line + b"\n"))
             self._pending += 1
             if self._pending >= self._every:
                 self._checkpoint()

@@ -97,6 +97,10 @@ def take_input(
     if current is not None:
         declared = current.declaration_hash == Declaration.of(spec).hash
         unchanged = declared and current.signature == sources.signature
+        if busy and not night.published:
+            # Another account's night was shown meanwhile; what is in flight belongs to this one.
+            publication.show(pipeline, night)
+            night = pipeline.refreshed(night)
         if busy and not unchanged:
             return InputTaken(
                 night,
@@ -219,6 +223,9 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
     """Mark the night complete if it is: every input item is in the results, once."""
     state = progress(pipeline, night)
     if state.complete or not state.sent_everything or state.night.held_at is not None:
+        return state
+    if not state.night.published:
+        # The folder shows another account's; taking the input shows this one again.
         return state
     assert state.snapshot is not None
     _reconcile_counts(pipeline, state.night, state.snapshot)

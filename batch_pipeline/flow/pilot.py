@@ -102,14 +102,7 @@ def judge(
     good = (Status.SUCCEEDED, Status.TRUNCATED)
     errors = sum(answer.status not in good for answer in judged) / len(judged)
     truncated = sum(answer.status == Status.TRUNCATED for answer in judged) / len(judged)
-    reasons = []
-    if errors > spec.max_error_rate:
-        reasons.append(f"error rate {errors:.1%} is over {spec.max_error_rate:.1%}")
-    if truncated > spec.max_truncated_rate:
-        reasons.append(
-            f"{truncated:.1%} of the answers were cut off, over {spec.max_truncated_rate:.1%}: "
-            "raise max_tokens"
-        )
+    reasons = _reasons(spec, errors, truncated)
     usage = sum((answer.usage for answer in judged), TokenUsage())
     mean_usd = sum((answer.batch_usd for answer in judged), Decimal(0)) / len(judged)
     projected = billed_usd + mean_usd * (snapshot.units - len(answers))
@@ -134,6 +127,19 @@ def judge(
     )
 
 
+def _reasons(spec: PilotSpec, error_rate: float, truncated_rate: float) -> list[str]:
+    """Why the limits keep the gate closed; none: it is open."""
+    reasons = []
+    if error_rate > spec.max_error_rate:
+        reasons.append(f"error rate {error_rate:.1%} is over {spec.max_error_rate:.1%}")
+    if truncated_rate > spec.max_truncated_rate:
+        reasons.append(
+            f"{truncated_rate:.1%} of the answers were cut off, over "
+            f"{spec.max_truncated_rate:.1%}: raise max_tokens"
+        )
+    return reasons
+
+
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -145,7 +151,7 @@ def run_pilot(
         seen = planning.view(pipeline, night)
         verdict = seen.night.pilot
         if verdict is not None and holds(verdict, seen.snapshot):
-            return verdict
+            return verdict if verdict["open"] else _judged_again(pipeline, spec, seen, verdict)
         pilot = _latest(pipeline, seen)
         if pilot is None:
             _plan(pipeline, spec, seen, price)
@@ -204,11 +210,8 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
 
 def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, pilot: Shard, price: ModelPrice) -> None:
     with pipeline.ledger.read() as connection:
-        [submission] = [
-            submission
-            for submission in submissions.of_night(connection, seen.night.id, State.COLLECTED)
-            if submission.shard_id == pilot.id
-        ]
+        collected = submissions.of_night(connection, seen.night.id, State.COLLECTED)
+    [submission] = [s for s in collected if s.shard_id == pilot.id and not s.is_duplicate]
     table = pipeline.files.dataset(planning.answer_paths(seen.night, [submission])).to_table(
         columns=["id", "status", "final", "error_message", *TOKENS]
     )
@@ -224,6 +227,17 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, pilot: Shard, price: 
 def _answered(row: dict[str, Any], price: ModelPrice) -> Answered:
     usage = TokenUsage(**{name: row.pop(name) for name in TOKENS})
     return Answered(**row, usage=usage, batch_usd=price.cost(usage, mode="batch"))
+
+
+def _judged_again(
+    pipeline: Pipeline, spec: JobSpec, seen: View, verdict: dict[str, Any]
+) -> dict[str, Any]:
+    """A closed verdict by the limits that are declared now: what was measured stays."""
+    reasons = _reasons(spec.pilot, verdict["error_rate"], verdict["truncated_rate"])
+    judged = {**verdict, "open": not reasons, "reasons": reasons}
+    with pipeline.ledger.write() as connection:
+        nights.update_night(connection, seen.night.id, pilot=judged)
+    return judged
 
 
 def _store(pipeline: Pipeline, night: Night, verdict: Verdict) -> None:

@@ -105,7 +105,7 @@ def answer_paths(night: Night, collected: Sequence[submissions.Submission]) -> l
     return [
         f"{folder}/{submission.token}.parquet"
         for submission in collected
-        if submission.summary is not None and not submission.summary["duplicate"]
+        if not submission.is_duplicate
     ]
 
 

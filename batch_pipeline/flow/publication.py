@@ -97,28 +97,44 @@ def switch_snapshot(pipeline: Pipeline, night: Night, new: NewSnapshot) -> Snaps
 
     Nothing of the night is in flight, or NightChangedError is raised and nothing has changed.
     """
-    with _rebuilt(pipeline, night, new) as (connection, current, settled):
+    with _rebuilt(pipeline, night, new, idle=True) as (connection, current, settled):
         return nights.replace_snapshot(connection, current, new, settled)
 
 
 def repair(pipeline: Pipeline, night: Night) -> None:
     """Build the results folder again if a process died while it did so."""
+    while True:
+        night = pipeline.refreshed(night)
+        if not night.rebuilding or night.snapshot_id is None:
+            return
+        try:
+            show(pipeline, night)
+        except NightChangedError:
+            # What the other process did counts: the folder is built from that.
+            log.info("%s %s changed while it was repaired", night.job, night.partition)
+
+
+def show(pipeline: Pipeline, night: Night) -> None:
+    """Make the results folder show what is answered of the night's own snapshot.
+
+    Batches may be in flight: their answers come into the folder that they find.
+    """
     night = pipeline.refreshed(night)
-    if not night.rebuilding or night.snapshot_id is None:
-        return
+    assert night.snapshot_id is not None
     with pipeline.ledger.read() as connection:
         snapshot = nights.get_snapshot(connection, night.snapshot_id)
-    with _rebuilt(pipeline, night, snapshot):
+    with _rebuilt(pipeline, night, snapshot, idle=False):
         pass
 
 
 @contextmanager
 def _rebuilt(
-    pipeline: Pipeline, night: Night, snapshot: NewSnapshot
+    pipeline: Pipeline, night: Night, snapshot: NewSnapshot, *, idle: bool
 ) -> Iterator[tuple[Connection, Night, dict[str, int]]]:
     """Replace all files of the folder; the block runs in the transaction that does so.
 
-    It is given the night and the number of settled items by status.
+    It is given the night and the number of settled items by status. With `idle` nothing of the
+    night may be in flight.
     """
     with pipeline.ledger.write() as connection:
         night = nights.get_night(connection, night.id)
@@ -136,9 +152,10 @@ def _rebuilt(
         pipeline.files.make_durable(letters)
         with pipeline.ledger.write() as connection:
             current = nights.get_night(connection, night.id)
-            if current.revision != night.revision or submissions.of_night(
-                connection, night.id, *submissions.LIVE
-            ):
+            busy = idle and submissions.of_night(connection, night.id, *submissions.LIVE)
+            # Without the mark (another process has repaired the folder) a death while files are
+            # replaced would go unnoticed.
+            if current.revision != night.revision or not current.rebuilding or busy:
                 raise NightChangedError(
                     f"{night.job} {night.partition} was changed by another process meanwhile; "
                     "nothing is lost, run again."

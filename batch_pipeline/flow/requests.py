@@ -18,14 +18,14 @@ import orjson
 
 from batch_pipeline.flow.prompt import Template, prompt_problem
 from batch_pipeline.flow.row_json import row_values
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
 BODY_START = b'{"requests":['
 BODY_END = b"]}"
 # The last chunk of a body: it leaves only once the submission is sealed.
-CUSTOM_ID = re.compile(r"^([a-z2-7]{16})_(\d{1,9})$")
+CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Declaration:
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
-        envelope = len(BODY_START) + len(BODY_END) + wire_overhead(0)
+        envelope = len(BODY_START) + len(BODY_END) + wire_overhead(MAX_REQUESTS_PER_BATCH)
         return cls(
             model_id=spec.model_id,
             max_tokens=spec.max_tokens,
@@ -140,7 +140,7 @@ def custom_id(token: str, number: int) -> str:
 
 def parse_custom_id(text: object) -> tuple[str, int] | None:
     """Token and number; None for an id that is not of this form."""
-    match = CUSTOM_ID.match(text) if isinstance(text, str) else None
+    match = CUSTOM_ID.fullmatch(text) if isinstance(text, str) else None
     return None if match is None else (match[1], int(match[2]))
 
 

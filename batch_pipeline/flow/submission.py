@@ -158,12 +158,15 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
             expires_at=batch.expires_at,
         )
         held = nights.get_night(connection, submission.night_id).held_at is not None
+        if held:
+            submissions.request_cancel(connection, submission)
     log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")
     if held:
         # A cancel came while the create was under way.
-        pipeline.api.cancel_batch(batch.id)
-        with pipeline.ledger.write() as connection:
-            submissions.request_cancel(connection, submission)
+        try:
+            pipeline.api.cancel_batch(batch.id)
+        except ApiFailure as failure:
+            log.warning("batch %s could not be cancelled: %s", batch.id, failure)
 
 
 def _record_failure(

@@ -121,7 +121,7 @@ def _collect(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=context.partition_key,
                 description=metadata.headline(state),
-                metadata=metadata.numbers(state),
+                metadata=metadata.of_submission(state, None),
             )
         )
     return state

@@ -16,9 +16,8 @@ LONGEST_REST_SECONDS = 900.0
 
 
 class PilotStage(StrEnum):
-    """Where a night's pilot is; NONE: nobody has asked for it yet."""
+    """Where a pilot is: a run would bring it forward, it is on its way, or it has a verdict."""
 
-    NONE = "none"
     MOVABLE = "movable"
     BUSY = "busy"
     JUDGED = "judged"
@@ -28,14 +27,17 @@ class PilotStage(StrEnum):
 class Standing:
     """What the ledger says of a night that is not complete, as far as a tick is concerned.
 
-    `blocked` is why nothing may go out until a person acts. `next_requests` is the size of what
-    would go next (0: nothing could), `older_first` an older night of another job that wants room.
+    `asked` tells whether anybody wants this input submitted: taking it spends nothing, so that it
+    is no leave to spend. `blocked` is why nothing may go out until a person acts. `next_requests`
+    is the size of what would go next (0: nothing could), `older_first` an older night of another
+    job that wants room.
     `settled_up` means that everything is sent and collected, and only the night's completion is
     missing. `marker` changes with any progress.
     """
 
     partition: str
     marker: str
+    asked: bool
     blocked: str | None
     pilot: PilotStage
     next_requests: int
@@ -106,31 +108,38 @@ def plan(standings: Sequence[Standing], room: Room, unfinished: set[tuple[str, K
             else:
                 left -= night.waiting
         reasons[night.partition] = reason
-        if reason is not None or not wants_submitting(night):
+        assets = _submitting(night, reason)
+        if not assets:
             continue
         if (night.partition, Kind.SUBMIT) in unfinished:
             reasons[night.partition] = "a run is submitting"
             continue
-        judged = night.pilot is PilotStage.JUDGED
-        assets = (SUBMITTED_BATCHES,) if judged else (PILOT_SAMPLE, SUBMITTED_BATCHES)
         wishes.append(Wish(night.partition, Kind.SUBMIT, night.marker, assets))
     return Plan(tuple(wishes), reasons)
 
 
 def wants_collecting(night: Standing) -> bool:
-    # A pilot's own batch is collected by the pilot, which judges it.
-    return night.settled_up or (night.to_collect > 0 and night.pilot is not PilotStage.MOVABLE)
+    # A pilot's own batch is left to the pilot, which collects and judges it, if it may.
+    left_to_pilot = night.pilot is PilotStage.MOVABLE and night.blocked is None
+    return night.settled_up or (night.to_collect > 0 and not left_to_pilot)
 
 
-def wants_submitting(night: Standing) -> bool:
-    return night.next_requests > 0 or night.pilot is PilotStage.MOVABLE
+def _submitting(night: Standing, reason: str | None) -> tuple[str, ...]:
+    """The assets that would bring a night forward; `reason` is why nothing may go out."""
+    if night.pilot is not PilotStage.MOVABLE:
+        return (SUBMITTED_BATCHES,) if night.next_requests and reason is None else ()
+    if reason is None and not night.settled_up:
+        return (PILOT_SAMPLE, SUBMITTED_BATCHES)
+    if night.to_collect and night.blocked is None:
+        # Its pilot alone was asked for, and is answered: judging it costs nothing.
+        return (PILOT_SAMPLE,)
+    return ()
 
 
 def _holds_back(night: Standing) -> str | None:
     if night.blocked is not None:
         return night.blocked
-    if night.pilot is PilotStage.NONE and night.waiting:
-        # Taking the input spends nothing, so that it is no leave to spend.
+    if not night.asked:
         return "nobody has asked for its submission; materialize submitted_batches"
     return None
 

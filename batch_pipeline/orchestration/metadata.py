@@ -91,9 +91,7 @@ def of_gate(partition: str, verdict: Mapping[str, Any]) -> Metadata:
         "error_rate_percent": _percent(verdict["error_rate"]),
         "truncated_rate_percent": _percent(verdict["truncated_rate"]),
         "projected_cost_usd": round(verdict["projected_usd"], 6),
-        "examples": dg.MetadataValue.md(
-            "\n".join(f"- {_cell(example)}" for example in verdict["examples"]) or "none"
-        ),
+        "examples": " | ".join(verdict["examples"]) or "none",
     }
 
 
@@ -117,9 +115,16 @@ def waits(waiting: Waiting) -> str:
     return f"{waiting.requests:,} requests wait: {waiting.reason}"
 
 
-def of_submission(state: Progress, waiting: Waiting) -> Metadata:
-    """What was sent, what waits and why; the same keys as the observations that follow it."""
-    return {"summary": headline(state), "waiting": waits(waiting), **numbers(state)}
+def of_submission(state: Progress, why: str | None) -> Metadata:
+    """Where a night stands; `why` says why requests wait.
+
+    Of the submission as of the observations that follow it: Dagster shows the newest value of each
+    key, so that one only in the former would be out of date on the page.
+    """
+    waiting = "nothing waits"
+    if state.waiting:
+        waiting = f"{state.waiting:,} requests wait{f': {why}' if why else ''}"
+    return {"summary": headline(state), "waiting": waiting, **_numbers(state)}
 
 
 def headline(state: Progress) -> str:
@@ -127,11 +132,11 @@ def headline(state: Progress) -> str:
     if state.snapshot is None:
         return "no input yet"
     if state.complete:
-        return f"complete: {state.describe()}"
+        return f"finished: {state.describe()}"
     return state.describe()
 
 
-def numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float | bool]:
+def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float | bool]:
     """Progress as numbers that Dagster can plot."""
     speed = pace.of(state.submissions, state.waiting)
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
@@ -139,7 +144,6 @@ def numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float |
         "requests_waiting": state.waiting,
         "requests_in_flight": state.in_flight,
         "batches_ended": state.batches_ended,
-        "batches": state.batches,
         "error_rate_percent": _percent(state.error_rate),
         "cost_so_far_usd": round(float(state.total_cost_usd), 6),
         "simulated": state.account.simulated,
@@ -164,7 +168,7 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
         ROW_COUNT: state.settled,
         "succeeded": state.succeeded,
         "dead_letter": state.dead_letter,
-        "dead_letter_percent": _percent(state.error_rate),
+        "dead_letter_percent": _dead_letter_percent(state),
         "path": dg.MetadataValue.path(where),
         URI: where,
         "simulated": state.account.simulated,
@@ -183,7 +187,7 @@ def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[Group]
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
         "reasons": dg.MetadataValue.md(_groups(groups)),
         ROW_COUNT: state.dead_letter,
-        "dead_letter_percent": _percent(state.error_rate),
+        "dead_letter_percent": _dead_letter_percent(state),
         "systematic_problems": systematic,
         "path": dg.MetadataValue.path(where),
         URI: where,
@@ -223,14 +227,12 @@ def _groups(groups: Sequence[Group]) -> str:
     if not groups:
         return "none"
     rows = [
-        f"| {group.items:,} | {group.reason} | {_cell(group.error_type or '')}: "
-        f"{_cell((group.example_message or '')[:160])} | {_cell(', '.join(group.example_ids))} |"
-        + (" yes |" if group.systematic else " |")
+        f"| {group.items:,} | {'**systematic** ' if group.systematic else ''}{group.reason}: "
+        f"{_cell((group.example_message or group.error_type or '')[:100])} "
+        f"| {_cell(', '.join(group.example_ids[:2]))} |"
         for group in groups[:MOST_GROUPS]
     ]
-    return "\n".join(
-        ["| items | reason | error | e.g. | systematic |", "|---|---|---|---|---|", *rows]
-    )
+    return "\n".join(["| items | reason | e.g. |", "|---|---|---|", *rows])
 
 
 def _cell(text: str) -> str:
@@ -240,6 +242,10 @@ def _cell(text: str) -> str:
 
 def _usd(amount: Decimal | None) -> float:
     return round(float(amount or 0), 9)
+
+
+def _dead_letter_percent(state: Progress) -> float:
+    return _percent(state.dead_letter / state.settled if state.settled else 0.0)
 
 
 def _percent(share: float) -> float:

@@ -21,10 +21,9 @@ PARTITION_TAG = "dagster/partition"
 PRIORITY_TAG = "dagster/priority"
 JOB_TAG = "batch_pipeline/job"
 KIND_TAG = "batch_pipeline/kind"
-# Set on the runs that a sensor asks for: they go on with a night, they do not start one.
+# On the runs that a sensor asks for: they go on with a night, they do not start one. Its value is
+# how far the night was, so that runs that changed nothing are recognised.
 FOLLOW_UP_TAG = "batch_pipeline/follow_up"
-# How far the night was when a follow-up was asked for: one that changed nothing is recognised.
-MARKER_TAG = "batch_pipeline/marker"
 APPROVE_TAG = "batch_pipeline/approve"
 
 

@@ -9,10 +9,11 @@ import dagster as dg
 from batch_pipeline.orchestration.decisions import Former
 from batch_pipeline.orchestration.names import (
     ASSETS,
+    FOLLOW_UP_TAG,
     JOB_TAG,
     KIND_TAG,
-    MARKER_TAG,
     PARTITION_TAG,
+    SUBMITTED_BATCHES,
     Kind,
     asset_key,
 )
@@ -53,6 +54,19 @@ def kinds_of(runs: Iterable[dg.DagsterRun], job: str) -> set[tuple[str, Kind]]:
     return found
 
 
+def submission_asked(instance: dg.DagsterInstance, job: str, partition: str, since: float) -> bool:
+    """Whether `submitted_batches` was materialized for a partition at or after a time.
+
+    It is even where nothing could go out then.
+    """
+    filters = dg.AssetRecordsFilter(
+        asset_key=asset_key(job, SUBMITTED_BATCHES),
+        asset_partitions=[partition],
+        after_timestamp=since,
+    )
+    return bool(instance.fetch_materializations(filters, limit=1).records)
+
+
 def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[Former]:
     """Follow-ups of a night that have ended, newest first."""
     filters = dg.RunsFilter(
@@ -60,10 +74,10 @@ def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -
     )
     return [
         Former(
-            marker=record.dagster_run.tags[MARKER_TAG],
+            marker=record.dagster_run.tags[FOLLOW_UP_TAG],
             failed=record.dagster_run.status in FAILED,
             ended_at=record.end_time or record.update_timestamp.timestamp(),
         )
         for record in instance.get_run_records(filters, limit=MOST_FORMER)
-        if MARKER_TAG in record.dagster_run.tags
+        if FOLLOW_UP_TAG in record.dagster_run.tags
     ]

@@ -6,6 +6,7 @@ and no worker is held while a batch is processed; this is what notices its end.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from batch_pipeline.orchestration import cursor, decisions, metadata, runs, stan
 from batch_pipeline.orchestration.decisions import Plan, Standing, Wish
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
-    MARKER_TAG,
     SUBMITTED_BATCHES,
     asset_key,
     dagster_job,
@@ -45,6 +45,15 @@ MOST_REQUESTS = 50
 MOST_LINES = 10
 
 
+@dataclass
+class Polled:
+    """What a poll found out: whose nights these are (None: not known yet), and what went wrong."""
+
+    account: str | None = None
+    trouble: str | None = None
+    bug: BaseException | None = None
+
+
 @dataclass(frozen=True)
 class Seen:
     """The nights that a tick got to read, oldest first, and the plan for them."""
@@ -60,7 +69,7 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
     @dg.sensor(
         name=sensor_name(spec.name),
         jobs=[submit, collect],
-        minimum_interval_seconds=round(Settings.from_environment().poll_seconds),
+        minimum_interval_seconds=max(1, round(Settings.from_environment().poll_seconds)),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Polls the API and goes on with the nights that are not complete.",
     )
@@ -77,14 +86,14 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
     deadline = time.monotonic() + TICK_SECONDS
     if not _anything_begun(pipeline, spec):
         return dg.SensorResult(skip_reason="no night is under way", cursor=context.cursor)
-    trouble = _poll(pipeline)
-    if trouble is not None and "account" not in pipeline.__dict__:
-        return dg.SensorResult(skip_reason=trouble, cursor=context.cursor)
-    seen = _look(pipeline, spec, deadline)
+    polled = _poll(pipeline, spec.name)
+    if polled.account is None:
+        return dg.SensorResult(skip_reason=polled.trouble, cursor=context.cursor)
+    seen = _look(context.instance, pipeline, spec, polled.account, deadline)
     plan = decisions.plan(seen.standings, seen.room, runs.unfinished(context.instance, spec.name))
     requests, rests = _requests(context.instance, spec, plan)
     events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
-    lines = [] if trouble is None else [trouble]
+    lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.standings, plan, rests)
     return dg.SensorResult(
         run_requests=requests,
@@ -103,37 +112,45 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec) -> bool:
         )
 
 
-def _poll(pipeline: Pipeline) -> str | None:
-    """See what has ended; returns what went wrong, which must not end the tick.
+def _poll(pipeline: Pipeline, job: str) -> Polled:
+    """See what has ended; what goes wrong must not end the tick.
 
     In a thread of its own, because a call to an API in trouble can take longer than a tick may.
-    What it finds later is found by the next tick: it goes to the ledger.
+    What it finds later goes to the ledger, where the next tick reads it.
     """
-    trouble: list[str | BaseException] = []
+    polled = Polled()
 
     def poll() -> None:
         try:
-            flow.poll_account(pipeline, pipeline.account.name)
+            polled.account = pipeline.account.name
+            flow.poll_account(pipeline, polled.account)
         except (ApiFailure, ApiError, AccountError) as error:
-            trouble.append(f"the API cannot be polled now: {error}")
+            polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
-            trouble.append(error)
+            polled.bug = error
 
-    thread = threading.Thread(target=poll, name="batch-pipeline-poll", daemon=True)
+    name = f"poll-{job}"
+    if any(thread.name == name for thread in threading.enumerate()):
+        return Polled(trouble="the API has not answered the last poll yet")
+    thread = threading.Thread(target=poll, name=name, daemon=True)
     thread.start()
     thread.join(POLL_SECONDS)
     if thread.is_alive():
-        return f"the API did not answer a poll within {POLL_SECONDS:.0f} s"
-    if not trouble:
-        return None
-    if isinstance(trouble[0], BaseException):
-        raise trouble[0]
-    return trouble[0]
+        return Polled(polled.account, f"the API did not answer within {POLL_SECONDS:.0f} s")
+    if polled.bug is not None:
+        raise polled.bug
+    return polled
 
 
-def _look(pipeline: Pipeline, spec: JobSpec, deadline: float) -> Seen:
+def _look(
+    instance: dg.DagsterInstance,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    account: str,
+    deadline: float,
+) -> Seen:
     """Read the nights, oldest first, as far as the time allows."""
-    account = pipeline.account.name
+    asked = functools.partial(runs.submission_asked, instance, spec.name)
     found: list[Standing] = []
     states: dict[str, Progress] = {}
     with pipeline.ledger.read() as connection:
@@ -141,7 +158,7 @@ def _look(pipeline: Pipeline, spec: JobSpec, deadline: float) -> Seen:
         for night in standing.unfinished_nights(connection, spec.name, account):
             if time.monotonic() > deadline:
                 break
-            stands, state = standing.read_standing(connection, view, night)
+            stands, state = standing.read_standing(connection, view, night, asked)
             found.append(stands)
             states[night.partition] = state
     return Seen(tuple(found), states, view.room)
@@ -172,7 +189,7 @@ def _request(spec: JobSpec, wish: Wish, attempt: int) -> dg.RunRequest:
         job_name=dagster_job(spec.name, wish.kind),
         partition_key=wish.partition,
         asset_selection=[asset_key(spec.name, name) for name in wish.assets],
-        tags={FOLLOW_UP_TAG: "true", MARKER_TAG: wish.marker},
+        tags={FOLLOW_UP_TAG: wish.marker},
     )
 
 
@@ -200,7 +217,7 @@ def _observations(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=f"{metadata.headline(state)}{waiting}",
-                metadata=metadata.numbers(state),
+                metadata=metadata.of_submission(state, reason),
             )
         )
     return events, observed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import ledger, nights, submissions
 from batch_pipeline.state.nights import Night, Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, ROOM_WANTED_SECONDS, State, Submission
+
+# Whether submission of a partition was asked for since a time (seconds since the epoch).
+Asked = Callable[[str, float], bool]
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,29 @@ def unfinished_nights(connection: Connection, job: str, account: str) -> list[Ni
 
 
 def read_standing(
-    connection: Connection, view: AccountView, night: Night
+    connection: Connection, view: AccountView, night: Night, asked: Asked
 ) -> tuple[Standing, Progress]:
+    """How a night stands; `asked` is consulted where the ledger does not tell."""
     state = progress.of_night(connection, night.id)
     shards = [
         shard
         for shard in nights.list_shards(connection, night.id)
         if shard.snapshot_id == night.snapshot_id and shard.state is not ShardState.DROPPED
     ]
-    stage = pilot_stage(state, shards, view.now)
-    return standing_of(state, shards, stage, view), state
+    assert state.snapshot is not None
+    wanted = (
+        not state.waiting
+        or any(not shard.pilot for shard in shards)
+        or asked(night.partition, state.snapshot.taken_at)
+    )
+    return standing_of(state, shards, view, asked=wanted), state
 
 
 def standing_of(
-    state: Progress, shards: Sequence[Shard], stage: PilotStage, view: AccountView
+    state: Progress, shards: Sequence[Shard], view: AccountView, *, asked: bool
 ) -> Standing:
     night = state.night
+    stage = pilot_stage(state, shards, view.now)
     place = (night.partition, night.id)
     older = [name for other, name in view.wanting if other < place]
     made = sum(s.accepted_at is not None for s in state.submissions)
@@ -93,6 +103,7 @@ def standing_of(
         partition=night.partition,
         # Planning and collecting raise the revision; sending and ending show in the counts.
         marker=f"{night.revision}.{made}.{state.batches_ended}",
+        asked=asked,
         blocked=_blocked(state, view),
         pilot=stage,
         next_requests=_next_requests(state, shards, stage, view.limits.requests),
@@ -115,11 +126,9 @@ def verdict_of(state: Progress) -> dict[str, Any] | None:
 def pilot_stage(state: Progress, shards: Sequence[Shard], now: float) -> PilotStage:
     if verdict_of(state) is not None:
         return PilotStage.JUDGED
-    if not shards:
-        return PilotStage.NONE
     samples = [shard for shard in shards if shard.pilot]
     if not samples or samples[-1].state is not ShardState.HELD:
-        # Waiting to go out, or collected and not judged.
+        # Not planned yet, waiting to go out, or collected and not judged.
         return PilotStage.MOVABLE
     holders = [s for s in state.submissions if s.shard_id == samples[-1].id and s.state in LIVE]
     return PilotStage.BUSY if any(_at_work(s, now) for s in holders) else PilotStage.MOVABLE
@@ -148,8 +157,7 @@ def _next_requests(
         return waiting[0].requests
     unplanned = state.night.open_requests
     idle = not state.in_flight and not state.to_collect
-    begun = bool(shards)
-    if begun and unplanned and (idle or unplanned >= full_shard):
+    if unplanned and (idle or unplanned >= full_shard):
         return min(unplanned, full_shard)
     return 0
 

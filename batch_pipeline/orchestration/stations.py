@@ -41,6 +41,13 @@ def open_night(
             "prompt, the data or the limits under `pilot`, and launch the run without it.",
             allow_retries=False,
         )
+    if not context.has_partition_key:
+        # "Execute" on the page of a check: Dagster knows no partitions of checks.
+        raise dg.Failure(
+            f"Which night is meant? Materialize {asset} of a partition instead: that evaluates the "
+            "check too.",
+            allow_retries=False,
+        )
     night = flow.open_night(pipeline, spec, context.partition_key)
     if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
         night = flow.release(pipeline, night, resume=False)

@@ -104,18 +104,21 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             simulated = pipeline.account.simulated
         if isinstance(verdict, Waiting):
             context.log.info("%s: the pilot waits: %s", context.partition_key, verdict.reason)
-            yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
+            if key in context.selected_asset_keys:
+                yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
             return
-        yield dg.AssetCheckResult(
-            check_name=PILOT_GATE,
-            passed=verdict["open"],
-            severity=dg.AssetCheckSeverity.ERROR,
-            metadata=metadata.of_gate(context.partition_key, verdict),
-        )
+        if check.key in context.selected_asset_check_keys:
+            yield dg.AssetCheckResult(
+                check_name=PILOT_GATE,
+                passed=verdict["open"],
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata=metadata.of_gate(context.partition_key, verdict),
+            )
         if not verdict["open"]:
             # After the check's result, which is stored all the same: the asset must not look done.
             raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
-        yield dg.MaterializeResult(metadata=metadata.of_pilot(verdict, simulated=simulated))
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(metadata=metadata.of_pilot(verdict, simulated=simulated))
 
     return pilot_sample
 
@@ -151,7 +154,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
         context.log.info("%s: %s", context.partition_key, state.describe())
         if waiting.reason is not None:
             context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
-        return dg.MaterializeResult(metadata=metadata.of_submission(state, waiting))
+        return dg.MaterializeResult(metadata=metadata.of_submission(state, waiting.reason))
 
     return submitted_batches
 

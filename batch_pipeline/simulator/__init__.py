@@ -7,14 +7,20 @@ about the API is checked by something else. Here is only what other code may use
 from __future__ import annotations
 
 from batch_pipeline.simulator.books import Books, content_hash
+from batch_pipeline.simulator.faults import Faults
+from batch_pipeline.simulator.faults_file import FaultsError, load_faults, parse_faults
 from batch_pipeline.simulator.server import Simulator, running_simulator, serve
 from batch_pipeline.simulator.wire import SIMULATOR_HEADER
 
 __all__ = [
     "SIMULATOR_HEADER",
     "Books",
+    "Faults",
+    "FaultsError",
     "Simulator",
     "content_hash",
+    "load_faults",
+    "parse_faults",
     "running_simulator",
     "serve",
 ]

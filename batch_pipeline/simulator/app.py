@@ -17,18 +17,26 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch_pipeline.simulator.batches import Batch, BatchStore
+from batch_pipeline.simulator.batch import Batch
+from batch_pipeline.simulator.batches import BatchStore
 from batch_pipeline.simulator.books import Bill, Books, content_digest
 from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.fault_injection import FaultInjection
+from batch_pipeline.simulator.fault_schedule import FaultSchedule
+from batch_pipeline.simulator.faults import Endpoint
+from batch_pipeline.simulator.faults_file import FaultsError, parse_faults
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
+from batch_pipeline.simulator.request_faults import RequestFate
+from batch_pipeline.simulator.responses import Json, error_response
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool, chunks_of
 from batch_pipeline.simulator.tokens import count_input
+from batch_pipeline.simulator.visibility import Visibility
 from batch_pipeline.simulator.wire import (
     RETRY_AFTER_SECONDS,
     SIMULATOR_HEADER,
     ApiError,
-    error_body,
+    api_key_of,
     invalid_request,
     new_id,
     not_found,
@@ -57,18 +65,6 @@ class Hooks:
         return chunks
 
 
-class Json(Response):
-    media_type = "application/json"
-
-    def __init__(
-        self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(content, status_code, headers)
-
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
-
-
 class NameEveryResponse:
     """Puts the simulator's header and a request id on every response, whoever wrote it."""
 
@@ -95,39 +91,51 @@ class Api:
     """The handlers, around one organisation's store and books."""
 
     def __init__(
-        self, store: BatchStore, books: Books, spool: Spool, responder: Responder, hooks: Hooks
-    ) -> None:
+        self, store: BatchStore, books: Books, spool: Spool, responder: Responder,
+        schedule: FaultSchedule, hooks: Hooks,
+    ) -> None:  # fmt: skip
         self._store, self._books, self._spool = store, books, spool
         self._responder = responder
+        self._schedule = schedule
+        self._visibility = Visibility(schedule, books)
+        self._faults = FaultInjection(schedule, store, books)
         self._hooks = hooks
 
     def asgi(self) -> ASGIApp:
         batches = "/v1/messages/batches"
         one = batches + "/{batch_id}"
         routes = [
-            self._route("POST", batches, self.create_batch),
-            self._route("GET", batches, self.list_batches),
-            self._route("GET", one, self.retrieve_batch),
-            self._route("DELETE", one, self.delete_batch),
-            self._route("POST", one + "/cancel", self.cancel_batch),
-            self._route("GET", one + "/results", self.batch_results),
-            self._route("POST", "/v1/messages", self.create_message),
-            self._route("POST", "/v1/messages/count_tokens", self.count_tokens),
-            self._route("GET", "/v1/models", self.list_models),
-            self._route("GET", "/v1/models/{model_id}", self.retrieve_model),
+            self._route("create", "POST", batches, self.create_batch),
+            self._route("list", "GET", batches, self.list_batches),
+            self._route("retrieve", "GET", one, self.retrieve_batch),
+            self._route("delete", "DELETE", one, self.delete_batch),
+            self._route("cancel", "POST", one + "/cancel", self.cancel_batch),
+            self._route("results", "GET", one + "/results", self.batch_results),
+            self._route("messages", "POST", "/v1/messages", self.create_message),
+            self._route("count_tokens", "POST", "/v1/messages/count_tokens", self.count_tokens),
+            self._route("models", "GET", "/v1/models", self.list_models),
+            self._route("models", "GET", "/v1/models/{model_id}", self.retrieve_model),
             Route("/simulator/books", self.show_books, methods=["GET"]),
+            Route("/simulator/faults", self.put_faults, methods=["PUT"]),
         ]
         handlers = {HTTPException: _http_error, Exception: _internal_error}
         # Around Starlette as a whole: its answer to an unforeseen exception is to be named as well.
         return NameEveryResponse(Starlette(routes=routes, exception_handlers=handlers))
 
-    def _route(self, method: str, path: str, handler: Handler) -> Route:
+    def _route(self, endpoint: Endpoint, method: str, path: str, handler: Handler) -> Route:
+        faulty = self._faults.around(endpoint, handler)
+
         async def guarded(request: Request) -> Response:
+            if endpoint in ("cancel", "delete", "results"):
+                self._store.touch(request.path_params["batch_id"], endpoint)
             try:
                 _check_headers(request)
-                response = await self._hooks.before(request) or await handler(request)
+                response = await self._hooks.before(request) or await faulty(request)
             except ApiError as error:
-                response = _error(request, error)
+                response = error_response(request, error)
+            except ClientDisconnect:
+                # Nobody is left to read this; the point is that nothing was done.
+                response = Response(status_code=400)
             return await self._hooks.after(request, response)
 
         return Route(path, guarded, methods=[method])
@@ -135,11 +143,7 @@ class Api:
     # Batches.
 
     async def create_batch(self, request: Request) -> Response:
-        try:
-            incoming = await self._spool.receive(request.stream())
-        except ClientDisconnect:
-            # Nobody is left to read this; the point is that nothing was created.
-            return Response(status_code=400)
+        incoming = await self._spool.receive(request.stream())
         batch = await run_sync(self._store.create, incoming, _version(request))
         return Json(_shown(batch, request))
 
@@ -148,9 +152,12 @@ class Api:
         if "after_id" in query and "before_id" in query:
             raise invalid_request("after_id and before_id: only one of them may be given")
         page = _limit(query), query.get("after_id"), query.get("before_id")
-        batches, _ = self._store.page(*page)
+        if page[1:] == (None, None):
+            self._visibility.begin_look()
+        missing = self._visibility.missing_from_list(self._store.all())
+        batches, _ = self._store.page(*page, missing)
         await self._settle(batches)
-        batches, has_more = self._store.page(*page)
+        batches, has_more = self._store.page(*page, missing)
         return Json({
             "data": [_shown(batch, request) for batch in batches],
             "has_more": has_more,
@@ -160,6 +167,7 @@ class Api:
 
     async def retrieve_batch(self, request: Request) -> Response:
         batch = await self._current(request)
+        self._visibility.check_retrieve(batch)
         headers = {} if batch.counts is not None else {"retry-after": str(RETRY_AFTER_SECONDS)}
         return Json(_shown(batch, request), headers=headers)
 
@@ -174,6 +182,7 @@ class Api:
 
     async def batch_results(self, request: Request) -> Response:
         batch = await self._current(request)
+        self._visibility.check_results(batch)
         path = self._store.results(batch.id)
         # Opened before the answer begins, so that a deletion meanwhile does not cut it off.
         chunks = self._hooks.results(batch.id, chunks_of(path.open("rb")))
@@ -203,11 +212,20 @@ class Api:
             raise invalid_request("stream: the simulator answers in one piece only")
         digest = content_digest(params)
         message = self._responder.message(params, digest, new_id("msg"), "standard")
+        fate = RequestFate(
+            self._schedule.faults.requests, self._schedule.seed, "realtime", self._books.attempts
+        )
         bill = Bill(batch=False)
-        bill.add(digest, message["model"], message["usage"])
         self._books.accept([digest])
-        self._books.book(bill)
-        return message
+        try:
+            message = fate.message(digest, orjson.dumps(params), message)
+            bill.add(digest, message["model"], message["usage"])
+            return message
+        finally:
+            self._books.count_attempts([digest])
+            self._books.book(bill)
+            for name, times in fate.injected.items():
+                self._books.count_fault(name, times)
 
     async def count_tokens(self, request: Request) -> Response:
         params = await _json(request)
@@ -237,6 +255,14 @@ class Api:
         contents = request.query_params.get("contents") != "false"
         return Json(await run_sync(lambda: self._books.as_json(contents=contents)))
 
+    async def put_faults(self, request: Request) -> Response:
+        """Replace the declared faults while the simulator runs; the body is YAML or JSON."""
+        try:
+            self._schedule.replace(parse_faults(await request.body()))
+        except FaultsError as error:
+            return error_response(request, invalid_request(str(error)))
+        return Json({"type": "faults_replaced"})
+
 
 def _shown(batch: Batch, request: Request) -> dict[str, Any]:
     """The batch on the wire: while it runs, all of its requests are `processing`."""
@@ -259,11 +285,7 @@ def _shown(batch: Batch, request: Request) -> dict[str, Any]:
 
 
 def _check_headers(request: Request) -> None:
-    bearer = request.headers.get("authorization", "")
-    key = request.headers.get("x-api-key") or (
-        bearer[7:].strip() if bearer.lower().startswith("bearer ") else ""
-    )
-    if not key:
+    if not api_key_of(request.headers):
         raise ApiError(401, "authentication_error", "x-api-key or Authorization header is required")
     if not request.headers.get("anthropic-version"):
         raise invalid_request("anthropic-version: header is required")
@@ -287,16 +309,11 @@ async def _json(request: Request) -> Any:
         raise invalid_request(f"The request body is not valid JSON: {error}") from None
 
 
-def _error(request: Request, error: ApiError) -> Response:
-    body = error_body(error.kind, error.message, request.scope["state"]["request_id"])
-    return Json(body, error.status, error.headers)
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     kind = "not_found_error" if status == 404 else "invalid_request_error"
-    return _error(request, ApiError(status, kind, f"{request.method} {request.url.path}"))
+    return error_response(request, ApiError(status, kind, f"{request.method} {request.url.path}"))
 
 
 async def _internal_error(request: Request, _error_raised: Exception) -> Response:
-    return _error(request, ApiError(500, "api_error", "Internal server error"))
+    return error_response(request, ApiError(500, "api_error", "Internal server error"))

@@ -11,15 +11,19 @@ import math
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
 
 import orjson
 
+from batch_pipeline.simulator.batch import Batch, Pace
 from batch_pipeline.simulator.books import Books
 from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.fault_schedule import FaultSchedule
+from batch_pipeline.simulator.faults import RequestFaults
+from batch_pipeline.simulator.foreign import foreign_entries
+from batch_pipeline.simulator.request_faults import RequestFate
 from batch_pipeline.simulator.settlement import Responder, settle
 from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.spool import Spool
@@ -36,75 +40,16 @@ from batch_pipeline.simulator.wire import (
 _CANCEL_SHARE_OF_TURNAROUND = 0.05
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One batch as stored; replaced as a whole when something changes.
-
-    `pace` is its own share of the simulator's turnaround. `done` is how many requests get an answer
-    (None: all), `rest` what becomes of the others. `counts` is None until it is settled.
-    """
-
-    id: str
-    total: int
-    version: str
-    pace: float
-    created_at: datetime
-    cancel_initiated_at: datetime | None = None
-    ended_at: datetime | None = None
-    done: int | None = None
-    rest: Literal["canceled", "expired"] = "canceled"
-    counts: dict[str, int] | None = None
-    deleted: bool = False
-
-    @property
-    def expires_at(self) -> datetime:
-        return self.created_at + timedelta(seconds=BATCH_LIFETIME_SECONDS)
-
-    @property
-    def status(self) -> str:
-        if self.counts is not None:
-            return "ended"
-        return "in_progress" if self.cancel_initiated_at is None else "canceling"
-
-    @classmethod
-    def from_json(cls, body: str) -> Batch:
-        values: dict[str, Any] = orjson.loads(body)
-        for name in ("created_at", "cancel_initiated_at", "ended_at"):
-            if values[name] is not None:
-                values[name] = datetime.fromisoformat(values[name])
-        return cls(**values)
-
-
-class Pace:
-    """How fast batches end: changed while the simulator runs, by tests above all.
-
-    `done_at_cancel` is a fixed share of what a canceled batch has done, instead of the share of
-    its turnaround that has gone by.
-    """
-
-    def __init__(self, turnaround: float) -> None:
-        self.turnaround = turnaround
-        self.held = False
-        self.released_at = -math.inf  # on the monotonic clock
-        self.done_at_cancel: float | None = None
-
-    def hold(self) -> None:
-        self.held = True
-
-    def release(self) -> None:
-        self.held = False
-        self.released_at = time.monotonic()
-
-
 class BatchStore:
     """All batches of the simulated organisation; safe for many threads."""
 
     def __init__(
         self, database: Database, books: Books, spool: Spool, responder: Responder,
-        *, pace: Pace, queue_limit: int,
+        schedule: FaultSchedule, *, pace: Pace, queue_limit: int,
     ) -> None:  # fmt: skip
         self._database, self._books, self._spool = database, books, spool
         self._responder = responder
+        self._schedule = schedule
         self.pace = pace
         self.queue_limit = queue_limit
         self._lock = threading.RLock()  # the dictionaries below
@@ -134,16 +79,34 @@ class BatchStore:
         """
         batch_id = new_id("msgbatch")
         digests = self._spool.unpack(incoming, batch_id)
+        foreign_before, foreign_after = self._schedule.foreign_batches_of_next_create()
         try:
+            if foreign_before:
+                self.create_foreign_like(len(digests))
             with self._lock:
                 return self._accept(batch_id, digests, version)
         except BaseException:
             self._spool.remove(batch_id)
             raise
+        finally:
+            if foreign_after:
+                self.create_foreign_like(len(digests))
+
+    def create_foreign_like(self, ours: int) -> None:
+        """Another tenant's batch beside one of `ours` requests, of the size that is declared."""
+        self.create_foreign(self._schedule.faults.foreign_batches.requests or ours)
+
+    def create_foreign(self, total: int) -> Batch:
+        """Another tenant's batch: listed, taking room in the queue, and not billed to us."""
+        batch_id = new_id("msgbatch")
+        self._spool.write_requests(batch_id, foreign_entries(batch_id, total))
+        with self._lock:
+            return self._add(self._new(batch_id, total, "", foreign=True))
 
     def _accept(self, batch_id: str, digests: list[bytes], version: str) -> Batch:
-        queued = self.queued() + len(digests)
-        if queued > self.queue_limit:
+        queue = self._schedule.faults.queue
+        queued = self.queued() + queue.foreign_requests + len(digests)
+        if queue.enforced and queued > self.queue_limit:
             raise ApiError(
                 429,
                 "rate_limit_error",
@@ -151,26 +114,40 @@ class BatchStore:
                 f" processing queue; the limit is {self.queue_limit}.",
                 {"retry-after": str(RETRY_AFTER_SECONDS)},
             )
+        batch = self._new(batch_id, len(digests), version)
+        share = self._schedule.share_done_of_next_batch()
+        if share is not None:
+            batch = dataclasses.replace(batch, done=int(batch.total * share), rest="expired")
+        with self._database.transaction():
+            if share is not None:
+                self._books.count_fault("expired_batches")
+            self._books.accept(digests)
+            self._books.count_batch(self.queued(foreign=False) + len(digests))
+            return self._add(batch)
+
+    def _new(self, batch_id: str, total: int, version: str, *, foreign: bool = False) -> Batch:
         spread = Dice(self._responder.seed ^ (len(self._batches) * 0x9E3779B97F4A7C15))
         spread.below(2)  # the first throw of neighbouring seeds is too much alike
-        batch = Batch(batch_id, len(digests), version, 0.5 + spread.unit(), now())
+        return Batch(batch_id, total, version, 0.5 + spread.unit(), now(), foreign=foreign)
+
+    def _add(self, batch: Batch) -> Batch:
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO batch (id, body) VALUES (?, ?)", (batch.id, _as_text(batch))
             )
-            self._books.accept(digests)
-            self._books.count_batch(queued)
+            if batch.foreign:
+                self._books.count_foreign_batch()
         self._batches[batch.id] = batch
         self._running[batch.id] = time.monotonic()
         return batch
 
-    def queued(self) -> int:
-        """Requests of all batches that have not reached their end."""
+    def queued(self, *, foreign: bool = True) -> int:
+        """Requests of batches that have not reached their end, other tenants' too or not."""
         with self._lock:
             return sum(
-                self._batches[batch_id].total
-                for batch_id in self._running
-                if not self._is_due(self._batches[batch_id])
+                batch.total
+                for batch in (self._batches[batch_id] for batch_id in self._running)
+                if (foreign or not batch.foreign) and not self._is_due(batch)
             )
 
     # Looking.
@@ -182,12 +159,33 @@ class BatchStore:
             raise not_found(f"Message Batch {batch_id} not found.")
         return batch
 
-    def page(
-        self, limit: int, after_id: str | None, before_id: str | None
-    ) -> tuple[list[Batch], bool]:
-        """(batches newest first, whether there are more in the direction of travel)."""
+    def all(self) -> list[Batch]:
         with self._lock:
-            newest_first = list(reversed(self._batches.values()))
+            return list(self._batches.values())
+
+    def touch(self, batch_id: str, action: str) -> None:
+        """Somebody is about to do something with a batch: the books care if it is another's."""
+        with self._lock:
+            batch = self._batches.get(batch_id)
+        if batch is not None and batch.foreign:
+            self._books.touch_foreign(batch_id, action)
+
+    def page(
+        self,
+        limit: int,
+        after_id: str | None,
+        before_id: str | None,
+        missing: AbstractSet[str] = frozenset(),
+    ) -> tuple[list[Batch], bool]:
+        """(batches newest first, whether there are more in the direction of travel).
+
+        `missing`: ids of batches that the list does not show.
+        """
+
+        def shown(batch: Batch) -> bool:
+            return not batch.deleted and batch.id not in missing
+
+        newest_first = self.all()[::-1]
         cursor = after_id or before_id
         position = -1
         if cursor is not None:
@@ -196,9 +194,9 @@ class BatchStore:
                 raise invalid_request(f"after_id or before_id: no Message Batch {cursor}")
             position = ids.index(cursor)
         if before_id is not None:
-            found = [batch for batch in newest_first[:position] if not batch.deleted]
+            found = [batch for batch in newest_first[:position] if shown(batch)]
             return found[-limit:], len(found) > limit
-        found = [batch for batch in newest_first[position + 1 :] if not batch.deleted]
+        found = [batch for batch in newest_first[position + 1 :] if shown(batch)]
         return found[:limit], len(found) > limit
 
     def results(self, batch_id: str) -> Path:
@@ -238,12 +236,18 @@ class BatchStore:
             batch = self._with_end(self._batches[batch.id])
             self._replace(batch)
         done = batch.total if batch.done is None else batch.done
+        faults = RequestFaults() if batch.foreign else self._schedule.faults.requests
+        fate = RequestFate(faults, self._schedule.seed, "batch", self._books.attempts)
         settled = settle(
-            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder,
+            self._spool.requests(batch.id), self._spool.results(batch.id), self._responder, fate,
             version=batch.version, done=done, rest=batch.rest,
         )  # fmt: skip
         with self._lock, self._database.transaction():
-            self._books.book(settled.bill)
+            if not batch.foreign:
+                self._books.count_attempts(settled.attempted)
+                self._books.book(settled.bill)
+            for name, times in fate.injected.items():
+                self._books.count_fault(name, times)
             self._replace(dataclasses.replace(batch, counts=settled.counts))
             self._running.pop(batch.id)
         self._spool.requests(batch.id).unlink()
@@ -297,7 +301,10 @@ class BatchStore:
                     duration = self._duration(batch)
                     share = min(1.0, self._elapsed(batch) / duration) if duration else 0.0
                 batch = dataclasses.replace(
-                    batch, cancel_initiated_at=now(), done=int(batch.total * share)
+                    batch,
+                    cancel_initiated_at=now(),
+                    done=int(batch.total * share),
+                    rest="canceled",
                 )
                 self._replace(batch)
             return batch

@@ -24,6 +24,7 @@ TOKEN_CLASSES = (
     "cache_read_input_tokens",
 )
 _USD = Decimal(10) ** 12
+_FAULT = "fault:"
 
 
 def content_digest(params: dict[str, Any]) -> bytes:
@@ -38,10 +39,11 @@ def content_hash(params: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """How often requests of one content were accepted, and how often billed."""
+    """How often requests of one content were accepted, how often billed, and for how much."""
 
     accepted: int
     billed: int
+    cost_usd: Decimal
 
 
 @dataclass
@@ -49,15 +51,16 @@ class Bill:
     """What one batch (or one real-time message) costs, gathered answer by answer."""
 
     batch: bool
-    digests: list[bytes] = field(default_factory=list)
+    answers: list[tuple[int, bytes]] = field(default_factory=list)  # (cost, content digest)
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
     pico_usd: int = 0
 
     def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> None:
-        self.digests.append(digest)
+        cost = MODELS[model].cost_pico_usd(usage, batch=self.batch)
+        self.answers.append((cost, digest))
         for name in TOKEN_CLASSES:
             self.tokens[name] += usage[name]
-        self.pico_usd += MODELS[model].cost_pico_usd(usage, batch=self.batch)
+        self.pico_usd += cost
 
 
 class Books:
@@ -80,16 +83,47 @@ class Books:
         way = "batch" if bill.batch else "realtime"
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE content SET billed = billed + 1 WHERE hash = ?",
-                ((digest,) for digest in bill.digests),
+                "UPDATE content SET billed = billed + 1, billed_pico_usd = billed_pico_usd + ?"
+                " WHERE hash = ?",
+                bill.answers,
             )
-            self._add(f"billed_{way}_requests", len(bill.digests))
+            self._add(f"billed_{way}_requests", len(bill.answers))
             self._add(f"billed_{way}_pico_usd", bill.pico_usd)
             for name, tokens in bill.tokens.items():
                 self._add(f"billed_{name}", tokens)
 
+    def count_attempts(self, digests: Iterable[bytes]) -> None:
+        """Requests of these contents came to their end, whatever it was."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE content SET attempts = attempts + 1 WHERE hash = ?",
+                ((digest,) for digest in digests),
+            )
+
+    def attempts(self, digest: bytes) -> int:
+        """How often requests of a content have come to their end so far."""
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT attempts FROM content WHERE hash = ?", (digest,))
+            found = row.fetchone()
+        return int(found[0]) if found else 0
+
+    def count_fault(self, name: str, times: int = 1) -> None:
+        self._add(f"{_FAULT}{name}", times)
+
+    def count_foreign_batch(self) -> None:
+        self._add("foreign_batches_created", 1)
+
+    def touch_foreign(self, batch_id: str, action: str) -> None:
+        """Somebody called cancel, delete or results for another tenant's batch."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO touch VALUES (?, ?, 1)"
+                " ON CONFLICT (batch_id, action) DO UPDATE SET times = times + 1",
+                (batch_id, action),
+            )
+
     def count_batch(self, queued: int) -> None:
-        """One more batch accepted, after which `queued` requests wait or run."""
+        """One more batch of ours accepted, after which `queued` of our requests wait or run."""
         with self._database.transaction() as connection:
             self._add("batches_created", 1)
             connection.execute(
@@ -112,8 +146,11 @@ class Books:
     def contents(self) -> dict[str, Content]:
         """Content hash (hexadecimal) → how often accepted and billed."""
         with self._database.transaction() as connection:
-            rows = connection.execute("SELECT hash, accepted, billed FROM content")
-            return {digest.hex(): Content(accepted, billed) for digest, accepted, billed in rows}
+            rows = connection.execute("SELECT hash, accepted, billed, billed_pico_usd FROM content")
+            return {
+                digest.hex(): Content(accepted, billed, pico_usd / _USD)
+                for digest, accepted, billed, pico_usd in rows
+            }
 
     @property
     def accepted_requests(self) -> int:
@@ -136,8 +173,31 @@ class Books:
 
     @property
     def highest_queue(self) -> int:
-        """The most requests that were unfinished in batches at any one time."""
+        """The most requests of ours that were unfinished in batches at any one time."""
         return self._total("highest_queue")
+
+    @property
+    def foreign_batches_created(self) -> int:
+        return self._total("foreign_batches_created")
+
+    @property
+    def foreign_touched(self) -> dict[str, int]:
+        """Another tenant's batch → how often somebody tried to cancel or delete it."""
+        return self._touches("action IN ('cancel', 'delete')")
+
+    @property
+    def foreign_read(self) -> dict[str, int]:
+        """Another tenant's batch → how often its results were asked for, which harms nobody."""
+        return self._touches("action = 'results'")
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Faults that really happened: `<endpoint or section>.<kind>` → how often."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT name, value FROM total WHERE name LIKE ? ORDER BY name", (f"{_FAULT}%",)
+            )
+            return {name.removeprefix(_FAULT): value for name, value in rows}
 
     @property
     def billed_tokens(self) -> dict[str, int]:
@@ -165,10 +225,26 @@ class Books:
             "billed_tokens": self.billed_tokens,
             "batch_cost_usd": str(self.batch_cost_usd),
             "realtime_cost_usd": str(self.realtime_cost_usd),
+            "foreign_batches_created": self.foreign_batches_created,
+            "foreign_touched": self.foreign_touched,
+            "foreign_read": self.foreign_read,
+            "faults": self.faults,
         }
         if contents:
-            summary["contents"] = self.contents
+            summary["contents"] = {
+                digest: {
+                    "accepted": content.accepted,
+                    "billed": content.billed,
+                    "cost_usd": str(content.cost_usd),
+                }
+                for digest, content in self.contents.items()
+            }
         return summary
+
+    def _touches(self, which: str) -> dict[str, int]:
+        with self._database.transaction() as connection:
+            query = f"SELECT batch_id, sum(times) FROM touch WHERE {which} GROUP BY batch_id"  # noqa: S608  # constants above
+            return dict(connection.execute(query).fetchall())
 
     def _total(self, name: str) -> int:
         return self._sum("SELECT value FROM total WHERE name = ?", name)

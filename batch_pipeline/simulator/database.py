@@ -22,13 +22,23 @@ CREATE TABLE IF NOT EXISTS batch (
 CREATE TABLE IF NOT EXISTS content (
     hash BLOB PRIMARY KEY,
     accepted INTEGER NOT NULL DEFAULT 0,
-    billed INTEGER NOT NULL DEFAULT 0
+    billed INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    billed_pico_usd INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS touch (
+    batch_id TEXT NOT NULL,
+    action TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    PRIMARY KEY (batch_id, action)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS total (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+
+_LATER_COLUMNS = {"attempts", "billed_pico_usd"}  # a state folder may be older than they are
 
 
 class Database:
@@ -41,6 +51,11 @@ class Database:
         self._connection.execute("PRAGMA synchronous=OFF")
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.executescript(_SCHEMA)
+        known = {row[1] for row in self._connection.execute("PRAGMA table_info(content)")}
+        for column in _LATER_COLUMNS - known:
+            self._connection.execute(
+                f"ALTER TABLE content ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -17,9 +17,13 @@ from typing import Any
 import uvicorn
 
 from batch_pipeline.simulator.app import Api, Hooks
-from batch_pipeline.simulator.batches import BatchStore, Pace
+from batch_pipeline.simulator.batch import Pace
+from batch_pipeline.simulator.batches import BatchStore
 from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.connection import CuttableProtocol
 from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.fault_schedule import FaultSchedule
+from batch_pipeline.simulator.faults import Faults
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool
 
@@ -37,11 +41,20 @@ _LOGGING: dict[str, Any] = {
 class Simulator:
     """A running simulator, as tests hold it in hand."""
 
-    def __init__(self, url: str, store: BatchStore, books: Books) -> None:
+    def __init__(self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule) -> None:
         self.url = url
         """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
         self.books = books
         self._store = store
+        self._schedule = schedule
+
+    def set_faults(self, faults: Faults) -> None:
+        """From now on these go wrong; scripts and counts of calls begin again."""
+        self._schedule.replace(faults)
+
+    def create_foreign_batch(self, requests: int) -> str:
+        """A batch of another tenant, as it would be without a call of ours; returns its id."""
+        return self._store.create_foreign(requests).id
 
     @property
     def turnaround(self) -> float:
@@ -57,7 +70,7 @@ class Simulator:
 
     @property
     def queued(self) -> int:
-        """Requests in batches that have not ended."""
+        """Requests in batches that have not ended, other tenants' included."""
         return self._store.queued()
 
     def hold(self) -> None:
@@ -81,14 +94,16 @@ def running_simulator(
     seed: int = 0,
     state_dir: Path | str | None = None,
     port: int = 0,
+    faults: Faults | None = None,
     hooks: Hooks | None = None,
 ) -> Iterator[Simulator]:
     """A simulator in a thread of this process, answering when the block begins.
 
     Without `state_dir` everything is forgotten at the end, and in any case the books close with the
-    block: read them inside. Port 0 takes a free one.
+    block: read them inside. Port 0 takes a free one. `hooks` see a call before `faults` do.
     """
-    with _assembled(turnaround, queue_limit, seed, state_dir, hooks) as (app, store, books):
+    with _assembled(turnaround, queue_limit, seed, state_dir, faults, hooks) as parts:
+        app, store, books, schedule = parts
         listener = _listen(port)
         server = _Server(_config(app))
         thread = threading.Thread(
@@ -98,7 +113,7 @@ def running_simulator(
         try:
             if not server.ready.wait(_START_SECONDS):
                 raise RuntimeError(f"The simulator did not start within {_START_SECONDS} s.")
-            yield Simulator(_url(listener), store, books)
+            yield Simulator(_url(listener), store, books, schedule)
         finally:
             server.should_exit = True
             thread.join()
@@ -111,13 +126,14 @@ def serve(
     queue_limit: int = 200_000,
     seed: int = 0,
     state_dir: Path | str | None = None,
+    faults: Faults | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
 
     Errors: `OSError` if the port cannot be had.
     """
-    with _assembled(turnaround, queue_limit, seed, state_dir, None) as (app, _, _):
+    with _assembled(turnaround, queue_limit, seed, state_dir, faults, None) as (app, _, _, _):
         listener = _listen(port)
         url = _url(listener)
         server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
@@ -134,8 +150,9 @@ def _assembled(
     queue_limit: int,
     seed: int,
     state_dir: Path | str | None,
+    faults: Faults | None,
     hooks: Hooks | None,
-) -> Iterator[tuple[Any, BatchStore, Books]]:
+) -> Iterator[tuple[Any, BatchStore, Books, FaultSchedule]]:
     with contextlib.ExitStack() as stack:
         if state_dir is None:
             state_dir = stack.enter_context(
@@ -148,10 +165,13 @@ def _assembled(
         books = Books(database)
         spool = Spool(folder / "spool")
         responder = Responder(seed)
+        schedule = FaultSchedule(faults or Faults(), seed)
+        pace = Pace(turnaround)
         store = BatchStore(
-            database, books, spool, responder, pace=Pace(turnaround), queue_limit=queue_limit
+            database, books, spool, responder, schedule, pace=pace, queue_limit=queue_limit
         )
-        yield Api(store, books, spool, responder, hooks or Hooks()).asgi(), store, books
+        api = Api(store, books, spool, responder, schedule, hooks or Hooks())
+        yield api.asgi(), store, books, schedule
 
 
 class _Server(uvicorn.Server):
@@ -172,7 +192,7 @@ class _Server(uvicorn.Server):
 def _config(app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=CuttableProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

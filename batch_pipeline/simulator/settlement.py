@@ -16,6 +16,7 @@ from batch_pipeline.simulator.answers import answer
 from batch_pipeline.simulator.books import Bill
 from batch_pipeline.simulator.checks import check_message
 from batch_pipeline.simulator.models import MODELS
+from batch_pipeline.simulator.request_faults import RequestFate
 from batch_pipeline.simulator.schemas import UnsatisfiableError
 from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.spool import request_lines
@@ -64,19 +65,25 @@ class Responder:
 
 @dataclass(frozen=True)
 class Settlement:
-    """`counts` as in `request_counts` of an ended batch, and what it costs."""
+    """`counts` as in `request_counts` of an ended batch, and what it costs.
+
+    `attempted`: content digests of the requests that came to an end of their own.
+    """
 
     counts: dict[str, int]
     bill: Bill
+    attempted: list[bytes]
 
 
 def settle(
-    requests: Path, results: Path, responder: Responder, *, version: str, done: int, rest: str
-) -> Settlement:
+    requests: Path, results: Path, responder: Responder, fate: RequestFate,
+    *, version: str, done: int, rest: str,
+) -> Settlement:  # fmt: skip
     """Answer the first `done` requests, give all others the result `rest`, and write the lines.
 
     `rest` is `canceled` or `expired`. `results` appears whole or not at all.
     """
+    attempted: list[bytes] = []
     counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
     bill = Bill(batch=True)
     dice = Dice(responder.seed)
@@ -86,10 +93,14 @@ def settle(
     with temporary.open("wb") as file:
         for position, (custom_id, digest, raw) in enumerate(request_lines(requests)):
             if position < done:
-                result = _result(raw, digest, f"{results.stem}/{custom_id}", responder, version)
+                unique = hashlib.sha256(f"{results.stem}/{custom_id}".encode()).hexdigest()[:22]
+                result = _result(raw, digest, unique, responder, version)
+                result = fate.result(digest, raw, result, unique)
+                attempted.append(digest)
             else:
                 result = {"type": rest}
-            counts[result["type"]] += 1
+            # A result of a type that the counts have no name for still counts.
+            counts[result["type"] if result["type"] in counts else "errored"] += 1
             if result["type"] == "succeeded":
                 bill.add(digest, result["message"]["model"], result["message"]["usage"])
             line = orjson.dumps({"custom_id": custom_id, "result": result}) + b"\n"
@@ -100,13 +111,12 @@ def settle(
                 block, size = [], 0
         file.write(_shuffled(block, dice))
     temporary.replace(results)
-    return Settlement(counts, bill)
+    return Settlement(counts, bill, attempted)
 
 
 def _result(
-    raw: bytes, digest: bytes, name: str, responder: Responder, version: str
+    raw: bytes, digest: bytes, unique: str, responder: Responder, version: str
 ) -> dict[str, Any]:
-    unique = hashlib.sha256(name.encode()).hexdigest()[:22]
     params = orjson.loads(raw)
     try:
         if (problem := check_message(params, version)) is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,18 +76,24 @@ class Spool:
             entries = check_batch(_parse(incoming))
         finally:
             incoming.unlink()
+        return self.write_requests(batch_id, map(_packed, entries))
+
+    def write_requests(
+        self, batch_id: str, entries: Iterable[tuple[str, bytes, bytes]]
+    ) -> list[bytes]:
+        """Write (custom_id, content digest, params as JSON) lines; returns the digests in order."""
         digests: list[bytes] = []
         with self.requests(batch_id).open("wb", buffering=_BUFFER_BYTES) as file:
-            for entry in entries:
-                plain = orjson.dumps(entry["params"])
-                digest = hashlib.sha256(
-                    orjson.dumps(entry["params"], option=orjson.OPT_SORT_KEYS)
-                ).digest()
+            for custom_id, digest, params in entries:
                 digests.append(digest)
-                file.write(
-                    b"%b\t%b\t%b\n" % (entry["custom_id"].encode(), digest.hex().encode(), plain)
-                )
+                file.write(b"%b\t%b\t%b\n" % (custom_id.encode(), digest.hex().encode(), params))
         return digests
+
+
+def _packed(entry: dict[str, Any]) -> tuple[str, bytes, bytes]:
+    params = entry["params"]
+    digest = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
+    return entry["custom_id"], digest, orjson.dumps(params)
 
 
 def _parse(path: Path) -> Any:

@@ -6,6 +6,7 @@ No state and no decision about a request belongs here.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,20 +21,43 @@ RETRY_AFTER_SECONDS = 10
 # Since this version of the API the sampling parameters are rejected.
 VERSION_WITHOUT_SAMPLING = "2026-10-21"
 
+TYPE_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""`error.type` → HTTP status, as the API's list of errors has it."""
+
+STATUS_TYPES = {status: kind for kind, status in TYPE_STATUSES.items()} | {408: "timeout_error"}
+
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 class ApiError(Exception):
-    """An error that the API answers with: HTTP status, `error.type` and a message."""
+    """An error that the API answers with: HTTP status, `error.type`, message, `error.details`."""
 
     def __init__(
-        self, status: int, kind: str, message: str, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        headers: dict[str, str] | None = None,
+        details: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.message = message
         self.headers = headers or {}
+        self.details = details
 
 
 def invalid_request(message: str) -> ApiError:
@@ -44,12 +68,21 @@ def not_found(message: str) -> ApiError:
     return ApiError(404, "not_found_error", message)
 
 
-def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
-    return {
-        "type": "error",
-        "error": {"type": kind, "message": message},
-        "request_id": request_id,
-    }
+def error_body(
+    kind: str, message: str, request_id: str, details: dict[str, str] | None = None
+) -> dict[str, Any]:
+    error: dict[str, Any] = {"type": kind, "message": message}
+    if details is not None:
+        error["details"] = details
+    return {"type": "error", "error": error, "request_id": request_id}
+
+
+def api_key_of(headers: Mapping[str, str]) -> str:
+    """The key of a call, from either header that clients send it in; empty if there is none."""
+    bearer = headers.get("authorization", "")
+    return headers.get("x-api-key") or (
+        bearer[7:].strip() if bearer.lower().startswith("bearer ") else ""
+    )
 
 
 def new_id(prefix: str) -> str:

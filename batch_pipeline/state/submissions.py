@@ -80,6 +80,11 @@ class Submission:
     summary: dict[str, Any] | None
     cost_usd: Decimal | None
 
+    @property
+    def is_duplicate(self) -> bool:
+        """Whether another submission had answered the shard before this one was collected."""
+        return self.summary is not None and bool(self.summary.get("duplicate"))
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -226,9 +231,12 @@ def keep_alive(connection: Connection, submission: Submission, lease_seconds: fl
 def seal(connection: Connection, submission: Submission, lease_seconds: float) -> bool:
     """INTENT → SEALED for the holder of fence and lease, before the last bytes leave.
 
-    A cancel that came in between is respected: the body is left incomplete.
+    A cancel that came in between is respected, and so is an earlier submission of the shard whose
+    answer came after all: the body is left incomplete.
     """
     if nights.get_night(connection, submission.night_id).held_at is not None:
+        return False
+    if _has_other(connection, submission):
         return False
     at = now(connection)
     return _update(
@@ -250,8 +258,11 @@ def accept(
     accepted_at: float,
     expires_at: float | None,
 ) -> None:
-    """Record the id that the API gave; done whatever the state or fence says."""
+    """Record the id that the API gave; done once, whatever fence and lease say."""
     submission = get(connection, submission_id)
+    if submission.batch_id is not None:
+        # Sender and reconciliation may both learn it; what has come of the batch since stays.
+        return
     _update(
         connection,
         tables.submission.c.id == submission_id,
@@ -278,7 +289,7 @@ def give_back(connection: Connection, submission: Submission, state: State, erro
         state=state.value,
         error=error,
     )
-    if released:
+    if released and not _has_other(connection, submission):
         nights.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return released
 
@@ -413,6 +424,17 @@ def by_token(connection: Connection, account: str, token: str) -> Submission | N
         connection, tables.submission.c.account == account, tables.submission.c.token == token
     )
     return found[0] if found else None
+
+
+def _has_other(connection: Connection, submission: Submission) -> bool:
+    """Whether another submission has the shard: one that had been given up was accepted late."""
+    others = find(
+        connection,
+        tables.submission.c.shard_id == submission.shard_id,
+        tables.submission.c.id != submission.id,
+        states=(*LIVE, State.COLLECTED),
+    )
+    return bool(others)
 
 
 def _hold(

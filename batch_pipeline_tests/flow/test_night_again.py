@@ -11,6 +11,7 @@ import pytest
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
+from batch_pipeline.state import nights
 from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -40,9 +41,7 @@ def test_run_again_buys_nothing_and_changes_nothing(
     assert sim.books.accepted_requests == 40
 
 
-def test_new_documents_alone_are_bought(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_new_documents_alone_are_bought(sim: Simulator, pipeline: Pipeline, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(40))
     spec = job(source, pilot={"size": 4})
     run(pipeline, spec, PARTITION)
@@ -236,3 +235,32 @@ def test_a_retry_has_no_row_before_it_is_settled(
     assert sorted(row["attempt"] for row in rows) == [1] * 5 + [2] * 5
     assert sim.books.billed_requests == 10
     assert {s.state for s in submissions_of(pipeline)} == {State.COLLECTED}
+
+
+@pytest.mark.parametrize("at", ["in flight", "ended"])
+def test_a_results_folder_is_repaired_while_batches_are_in_flight(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, at: str
+) -> None:
+    """A process died while it replaced the files, and another had sent something meanwhile."""
+    source = write_rows(tmp_path / "in.jsonl", [*documents(10), {"id": "bad", "text": None}])
+    spec = job(source)
+    pipeline = make_pipeline()
+    run(pipeline, spec, PARTITION)
+    write_rows(source, documents(16))
+    sim.hold()
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert state.in_flight == 6
+    folder = Path(pipeline.files.uri(f"{spec.name}/results/partition={PARTITION}"))
+    for file in folder.glob("*.parquet"):
+        file.unlink()
+    with pipeline.ledger.write() as connection:
+        nights.update_night(connection, state.night.id, rebuilding=True)
+    if at == "ended":
+        sim.release()
+    state = run(make_pipeline(), spec, PARTITION, wait=False)
+    assert set(ids_shown(folder)) >= {d["id"] for d in documents(10)}
+    sim.release()
+    state = run(make_pipeline(), spec, PARTITION)
+    assert state.complete
+    assert sorted(ids_shown(folder)) == sorted(d["id"] for d in documents(16))
+    assert sim.books.accepted_requests == 16

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
 
+from batch_pipeline.api.protocol import BatchInfo
 from batch_pipeline.flow import cancel, night
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -19,7 +19,6 @@ from batch_pipeline_tests.support import (
     accepted_twice,
     by_id,
     documents,
-    is_create,
     job,
     results,
     statuses,
@@ -73,19 +72,21 @@ def test_a_create_under_way_is_cancelled_when_its_answer_comes(
     pipeline = make_pipeline()
     spec = job(write_rows(tmp_path / "in.jsonl", documents(6)))
 
-    def cancel_meanwhile(request: Request, response: Response) -> Response:
-        if is_create(request):
-            other = make_pipeline()
-            cancel.hold(other, night.open_night(other, spec, PARTITION))
-        return response
+    other = make_pipeline()
+    honest = pipeline.api.create_batch
 
-    faults.on_response = cancel_meanwhile
+    def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
+        made = honest(body, length, betas)
+        cancel.hold(other, night.open_night(other, spec, PARTITION))
+        return made
+
+    pipeline.api.create_batch = create  # type: ignore[method-assign]
     state = run(pipeline, spec, PARTITION)
     assert not state.complete
     assert sum(path.endswith("/cancel") for _, path in faults.calls) == 1
     assert sim.books.billed_requests == 0
-    faults.on_response = lambda _, response: response
     sim.release()
+    pipeline.api.create_batch = honest  # type: ignore[method-assign]
     assert run(pipeline, spec, PARTITION, resume=True).statuses == {"succeeded": 6}
     assert sim.books.billed_requests == 6
 
@@ -98,7 +99,7 @@ def test_a_cancel_before_the_last_bytes_leaves_the_body_incomplete(
     other = make_pipeline()
     honest = pipeline.api.create_batch
 
-    def create(body, length, betas):  # type: ignore[no-untyped-def]
+    def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         cancel.hold(other, night.open_night(other, spec, PARTITION))
         return honest(body, length, betas)
 

@@ -56,9 +56,7 @@ def test_no_file_is_named(sim: Simulator, pipeline: Pipeline, tmp_path: Path) ->
     assert sim.books.accepted_requests == 0
 
 
-def test_a_damaged_file_stops_the_night(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_a_damaged_file_stops_the_night(sim: Simulator, pipeline: Pipeline, tmp_path: Path) -> None:
     write_rows(tmp_path / "1.jsonl", documents(5))
     (tmp_path / "2.parquet").write_bytes(b"PAR1 and then something else")
     with pytest.raises(InputDataError, match=r"2\.parquet"):

@@ -141,7 +141,9 @@ def test_a_busy_api_is_waited_out(
         for status, left in refused.items():
             if left:
                 refused[status] -= 1
-                answer = error(int(status), "rate_limit_error" if status == "429" else "overloaded_error")
+                answer = error(
+                    int(status), "rate_limit_error" if status == "429" else "overloaded_error"
+                )
                 answer.headers["retry-after"] = "0"
                 return answer
         return None
@@ -213,9 +215,21 @@ def test_a_pilot_that_the_api_did_not_work_on_is_drawn_again(
             yield name + b'","result":{"type":"expired"}}\n'
 
     faults.on_results = expire
-    spec = job(
-        write_rows(tmp_path / "in.jsonl", documents(40)), pilot={"size": 4, "via": "batch"}
-    )
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(40)), pilot={"size": 4, "via": "batch"})
     state = run(make_pipeline(), spec, PARTITION)
     assert state.statuses == {"succeeded": 40}
     assert faults.calls.count(("POST", "/v1/messages/batches")) == 3
+
+
+def test_a_closed_gate_opens_when_its_limits_are_raised(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(40))
+    with pytest.raises(GateClosedError):
+        run(make_pipeline(), job(source, pilot={"size": 4}, **TINY), PARTITION)
+    spec = job(source, pilot={"size": 4, "max_truncated_rate": 1}, **TINY)
+    state = run(make_pipeline(), spec, PARTITION)
+    assert (state.complete, state.settled) == (True, 40)
+    assert state.statuses["truncated"] > 20
+    assert sim.books.accepted_requests == 40  # nothing was tried again
+    assert verdict(make_pipeline())["truncated_rate"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import orjson
@@ -61,7 +62,7 @@ CONTRACT = [
     ("simulated", pa.bool_()),
     ("collected_at", pa.timestamp("us", "UTC")),
 ]
-DIRTY = [
+DIRTY: list[dict[str, Any] | bytes] = [
     {"id": "null", "text": None},
     {"id": "blank", "text": " \n"},
     b'{"id": "bytes", "text": "caf\xe9"}',
@@ -72,7 +73,9 @@ def test_every_item_ends_in_one_row_whatever_its_state(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     ids = [" ", "a" * 300, "../x", "NULL", "日本", 'q"uote', "line\nbreak"]
-    rows = [{"id": name, "text": f"text of {n}"} for n, name in enumerate(ids)]
+    rows: list[dict[str, Any]] = [
+        {"id": name, "text": f"text of {n}"} for n, name in enumerate(ids)
+    ]
     rows.append({"id": 7, "text": "a number as id"})
     spec = job(
         write_rows(tmp_path / "in.jsonl", [*documents(30), *rows, *DIRTY]),
@@ -103,7 +106,9 @@ def test_every_item_ends_in_one_row_whatever_its_state(
     assert "undecodable" in found["bytes"]["error_message"]
 
 
-def test_dead_letters_hold_the_input_row(sim: Simulator, pipeline: Pipeline, tmp_path: Path) -> None:
+def test_dead_letters_hold_the_input_row(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
     long = {"id": "long", "text": "x" * 900, "page": 3}
     spec = job(
         write_rows(tmp_path / "in.jsonl", [*documents(3), *DIRTY, long]),
@@ -158,7 +163,7 @@ def test_common_readers_see_a_hive_partitioned_dataset(
     folder = pipeline.files.uri(f"{spec.name}/results")
     frame = pd.read_parquet(folder)
     scan = f"SELECT partition, count(*) FROM read_parquet('{folder}/**/*.parquet') GROUP BY ALL"
-    counts = duckdb.sql(scan).fetchall()
+    counts = duckdb.connect().execute(scan).fetchall()
     lazy = pl.scan_parquet(folder, hive_partitioning=True).collect()
     assert sorted(frame["partition"].astype(str).value_counts().items()) == [
         ("2026-01-01", 5),

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -72,4 +73,9 @@ def nightly(
     environment: Path, instance: dg.DagsterInstance, make_spec: MakeSpec
 ) -> Callable[..., Nightly]:
     """A job under Dagster; keyword arguments replace keys of its declaration."""
-    return lambda **declared: Nightly(make_spec(**declared), instance)
+
+    def make(**declared: Any) -> Nightly:
+        spec = make_spec(**declared)
+        return Nightly(spec.name, build_batch_job(spec), instance)
+
+    return make

@@ -10,10 +10,8 @@ from typing import Any
 import dagster as dg
 from dagster import AssetKey
 
-from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.names import Kind, asset_key, dagster_job, sensor_name
 from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY
-from batch_pipeline.spec import JobSpec
 
 PATIENCE_SECONDS = 30
 
@@ -22,14 +20,12 @@ PATIENCE_SECONDS = 30
 class Nightly:
     """The definitions of one job, an instance, and what its sensor said so far."""
 
-    spec: JobSpec
+    name: str
+    definitions: dg.Definitions
     instance: dg.DagsterInstance
     cursor: str | None = None
     run_keys: set[str] = field(default_factory=set)
     observations: list[dg.AssetObservation] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.definitions = build_batch_job(self.spec)
 
     def launch(
         self,
@@ -39,7 +35,7 @@ class Nightly:
         assets: Sequence[AssetKey] | None = None,
         tags: dict[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        job = self.definitions.resolve_job_def(dagster_job(self.spec.name, kind))
+        job = self.definitions.resolve_job_def(dagster_job(self.name, kind))
         return job.execute_in_process(
             partition_key=partition,
             instance=self.instance,
@@ -62,9 +58,9 @@ class Nightly:
             cursor=self.cursor,
             definitions=self.definitions,
             resources={RESOURCE_KEY: DEFAULT},
-            sensor_name=sensor_name(self.spec.name),
+            sensor_name=sensor_name(self.name),
         )
-        sensor = self.definitions.resolve_sensor_def(sensor_name(self.spec.name))
+        sensor = self.definitions.resolve_sensor_def(sensor_name(self.name))
         data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
         for event in data.asset_events:
@@ -102,14 +98,14 @@ class Nightly:
                 time.sleep(0.1)
 
     def materialized(self, asset: str, partition: str) -> bool:
-        key = asset_key(self.spec.name, asset)
+        key = asset_key(self.name, asset)
         return partition in self.instance.get_materialized_partitions(key)
 
     def metadata(self, asset: str, partition: str) -> dict[str, Any]:
         """The metadata of the latest materialization, as plain values."""
         found = self.instance.fetch_materializations(
             dg.AssetRecordsFilter(
-                asset_key=asset_key(self.spec.name, asset), asset_partitions=[partition]
+                asset_key=asset_key(self.name, asset), asset_partitions=[partition]
             ),
             limit=1,
         )

@@ -20,8 +20,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_dagster_project
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the example, importable."""
+def project(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the example, importable; loading it needs an instance."""
     copy = tmp_path / "project"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.syspath_prepend(str(copy))
@@ -43,7 +43,7 @@ def test_a_project_of_ones_own_runs_the_job(
     project: Path, environment: Path, instance: dg.DagsterInstance
 ) -> None:
     definitions = load(project)
-    job = Nightly.of(definitions, "contract_review", instance)
+    job = Nightly("contract_review", definitions, instance)
     graph = definitions.resolve_asset_graph()
     assert graph.get(asset_key("contract_review", "input_dataset")).parent_keys == {
         dg.AssetKey("contracts")
@@ -61,7 +61,8 @@ def test_braces_reach_the_model_as_they_are_written(project: Path) -> None:
     declared = declaration(project)
     text = declared.read_text(encoding="utf-8")
     declared.write_text(text.replace("analyst.", "{{ env.HOME }}."), encoding="utf-8")
-    component = BatchJobComponent.load(None, _context(project))
+    component = dg.ComponentTree.for_project(project).load_component("contract_review")
+    assert isinstance(component, BatchJobComponent)
     assert component.spec.prompt.system == "You are a contracts {{ env.HOME }}."
     assert '{{"months": …}}' in component.spec.prompt.user
 
@@ -87,27 +88,24 @@ def test_the_schema_knows_every_key_of_a_declaration() -> None:
     assert schema["required"] == ["name", "input", "prompt", "model_id", "max_tokens"]
     assert {"output_schema_file", "pilot", "retry"} <= schema["properties"].keys()
     assert "user_file" in schema["$defs"]["PromptSpec"]["properties"]
-    assert "required" not in schema["$defs"]["PromptSpec"] or not schema["$defs"]["PromptSpec"][
-        "required"
-    ]
+    assert (
+        "required" not in schema["$defs"]["PromptSpec"]
+        or not schema["$defs"]["PromptSpec"]["required"]
+    )
 
 
-def test_dg_checks_the_yaml(project: Path) -> None:
+def test_dg_checks_the_yaml(project: Path, tmp_path: Path) -> None:
     dg_command = Path(sys.executable).parent / "dg"
     if not dg_command.exists():
         pytest.skip("dagster-dg-cli is not installed")
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}", encoding="utf-8")
     done = subprocess.run(
         [dg_command, "check", "yaml"],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project)},
+        env={**os.environ, "PYTHONPATH": str(project), "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
         timeout=90,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _context(project: Path) -> dg.ComponentLoadContext:
-    tree = dg.ComponentTree.for_project(project)
-    return tree.load_context_at(declaration(project).parent)

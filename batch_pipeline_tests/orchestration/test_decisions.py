@@ -23,6 +23,7 @@ PLENTY = Room(1_000)
 AT_THE_API = Standing(
     partition="2026-11-01",
     marker="1.0.0",
+    asked=True,
     blocked=None,
     pilot=PilotStage.JUDGED,
     next_requests=0,
@@ -36,6 +37,7 @@ WAITS = replace(AT_THE_API, next_requests=100, waiting=150)
 ENDED = replace(AT_THE_API, to_collect=100)
 SUBMIT, COLLECT = Kind.SUBMIT, Kind.COLLECT
 BOTH = {COLLECT, SUBMIT}
+NOT_ASKED = "nobody has asked for its submission; materialize submitted_batches"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,12 @@ BOTH = {COLLECT, SUBMIT}
         (WAITS, Room(99), set(), "waits for room in the API's queue"),
         (WAITS, Room(1_000, "the queue is full"), set(), "the queue is full"),
         (replace(WAITS, blocked="held"), PLENTY, set(), "held"),
-        (replace(WAITS, older_first="other 1"), PLENTY, set(), "an older night (other 1) goes first"),
+        (
+            replace(WAITS, older_first="other 1"),
+            PLENTY,
+            set(),
+            "an older night (other 1) goes first",
+        ),
         (ENDED, PLENTY, {COLLECT}, None),
         (ENDED, Room(0), {COLLECT}, None),
         (replace(ENDED, blocked="held"), PLENTY, {COLLECT}, "held"),
@@ -55,13 +62,12 @@ BOTH = {COLLECT, SUBMIT}
         (replace(AT_THE_API, settled_up=True), PLENTY, {COLLECT}, None),
         (replace(AT_THE_API, pilot=PilotStage.MOVABLE), PLENTY, {SUBMIT}, None),
         (replace(ENDED, pilot=PilotStage.MOVABLE), PLENTY, {SUBMIT}, None),
+        (replace(ENDED, pilot=PilotStage.MOVABLE, blocked="held"), PLENTY, {COLLECT}, "held"),
+        (replace(WAITS, asked=False), PLENTY, set(), NOT_ASKED),
+        (replace(WAITS, asked=False, pilot=PilotStage.MOVABLE), PLENTY, set(), NOT_ASKED),
+        (replace(ENDED, asked=False, pilot=PilotStage.MOVABLE), PLENTY, {SUBMIT}, NOT_ASKED),
+        (replace(ENDED, asked=False), PLENTY, {COLLECT}, NOT_ASKED),
         (replace(AT_THE_API, pilot=PilotStage.BUSY, waiting=9), PLENTY, set(), None),
-        (
-            replace(AT_THE_API, pilot=PilotStage.NONE, waiting=9),
-            PLENTY,
-            set(),
-            "nobody has asked for its submission; materialize submitted_batches",
-        ),
     ],
 )
 def test_a_night_gets_the_runs_that_bring_it_forward(
@@ -84,16 +90,15 @@ def test_a_run_of_another_partition_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "assets"),
+    ("night", "assets"),
     [
-        (PilotStage.JUDGED, ("submitted_batches",)),
-        (PilotStage.MOVABLE, ("pilot_sample", "submitted_batches")),
+        (WAITS, ("submitted_batches",)),
+        (replace(WAITS, pilot=PilotStage.MOVABLE), ("pilot_sample", "submitted_batches")),
+        (replace(ENDED, asked=False, pilot=PilotStage.MOVABLE), ("pilot_sample",)),
     ],
 )
-def test_a_submission_is_narrowed_to_what_is_left(
-    stage: PilotStage, assets: tuple[str, ...]
-) -> None:
-    [wish] = plan([replace(WAITS, pilot=stage)], PLENTY, set()).wishes
+def test_a_submission_is_narrowed_to_what_is_left(night: Standing, assets: tuple[str, ...]) -> None:
+    [wish] = plan([night], PLENTY, set()).wishes
     assert wish.assets == assets
 
 
@@ -151,6 +156,7 @@ standings = st.lists(
         Standing,
         partition=st.dates().map(str),
         marker=st.just("1"),
+        asked=st.booleans(),
         blocked=st.none() | st.just("held"),
         pilot=st.sampled_from(PilotStage),
         next_requests=st.integers(0, 100),
@@ -174,6 +180,7 @@ def test_no_night_gets_two_runs_of_a_kind_or_more_room_than_there_is(
     asked = [(wish.partition, wish.kind) for wish in wishes]
     assert len(set(asked)) == len(asked)
     assert not unfinished & set(asked)
-    sent = {wish.partition for wish in wishes if wish.kind is Kind.SUBMIT}
+    sent = {wish.partition for wish in wishes if "submitted_batches" in wish.assets}
     assert sum(n.next_requests for n in nights if n.partition in sent) <= room
     assert not any(night.blocked for night in nights if night.partition in sent)
+    assert all(night.asked for night in nights if night.partition in sent)

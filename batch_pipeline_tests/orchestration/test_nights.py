@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import pytest
 
 from batch_pipeline.flow import paths
 from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key
@@ -79,8 +80,9 @@ def test_a_tick_observes_what_changed_and_nothing_else(
     job.run_to_the_end(nights[0])
     assert len(job.observations) > 1
     stored = job.instance.fetch_observations(asset_key("review", "submitted_batches"), limit=50)
-    descriptions = [str(record.asset_observation.description) for record in stored.records]
-    assert descriptions[0].startswith("complete: 100% complete: 40 of 40 items")
+    newest = stored.records[0].asset_observation
+    assert newest is not None
+    assert str(newest.description).startswith("finished: 100% complete: 40 of 40 items")
 
 
 def test_everything_in_one_run_skips_the_results_without_failing(
@@ -153,6 +155,17 @@ def test_a_closed_gate_stops_the_night_and_shows_as_a_failed_check(
     assert "the pilot's gate is closed" in failure_of(alone)
 
 
+def test_the_check_alone_says_that_it_needs_a_night(nightly: MakeNightly) -> None:
+    job = nightly()
+    gate = dg.AssetCheckKey(asset_key("review", "pilot_sample"), "pilot_gate")
+    check = dg.define_asset_job("alone", dg.AssetSelection.checks(gate))
+    alone = dg.Definitions.merge(job.definitions, dg.Definitions(jobs=[check]))
+    result = alone.resolve_job_def("alone").execute_in_process(
+        instance=job.instance, raise_on_error=False
+    )
+    assert "Materialize pilot_sample of a partition instead" in failure_of(result)
+
+
 def test_an_approval_is_refused_while_it_is_not_built(
     nightly: MakeNightly, nights: list[str]
 ) -> None:
@@ -190,9 +203,10 @@ def test_what_waits_for_room_goes_when_there_is_room(
     job = nightly(limits={"max_requests_per_batch": 20, "max_queued_requests": 20})
     sim.hold()
     assert job.launch(nights[0]).success
-    assert "16 requests wait: the job's share" in job.metadata("submitted_batches", nights[0])[
-        "waiting"
-    ]
+    assert (
+        "16 requests wait: the job's share"
+        in job.metadata("submitted_batches", nights[0])["waiting"]
+    )
     tick = job.tick()
     assert tick.run_requests == []
     assert "waits for room in the API's queue" in tick.skip_message
@@ -211,12 +225,29 @@ def test_what_waits_for_room_goes_when_there_is_room(
     job.run_to_the_end(nights[0])
 
 
-def test_taking_the_input_alone_sends_nothing(nightly: MakeNightly, nights: list[str]) -> None:
+@pytest.mark.parametrize("assets", [["input_dataset"], ["input_dataset", "pilot_sample"]])
+def test_an_input_and_a_pilot_alone_send_nothing_more(
+    nightly: MakeNightly, nights: list[str], assets: list[str]
+) -> None:
     job = nightly()
-    assert job.launch(nights[0], assets=[asset_key("review", "input_dataset")]).success
+    assert job.launch(nights[0], assets=[asset_key("review", name) for name in assets]).success
     tick = job.tick()
     assert tick.run_requests == []
     assert "nobody has asked for its submission" in tick.skip_message
+
+
+def test_a_submission_asked_for_without_a_pilot_gets_one(
+    nightly: MakeNightly, nights: list[str]
+) -> None:
+    job = nightly()
+    for asset in ("input_dataset", "submitted_batches"):
+        assert job.launch(nights[0], assets=[asset_key("review", asset)]).success
+    assert (
+        "the pilot has not been judged yet"
+        in job.metadata("submitted_batches", nights[0])["waiting"]
+    )
+    job.run_to_the_end(nights[0])
+    assert job.metadata("pilot_sample", nights[0])["summary"] == "gate open"
 
 
 def test_submitting_without_an_input_says_what_to_do(

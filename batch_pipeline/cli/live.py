@@ -1,0 +1,107 @@
+"""What is shown while a night runs: whose money is spent, a bar on a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from batch_pipeline.cli.output import Output
+from batch_pipeline.flow import progress
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.money.wording import duration, usd
+
+log = logging.getLogger(__name__)
+
+# Without a terminal to draw on, a line in the log at least this often.
+LOG_SECONDS = 300.0
+
+
+def announce_account(output: Output, pipeline: Pipeline) -> None:
+    """Say whose money is spent, before it is."""
+    account = pipeline.account
+    kind = "answers are made up, nothing is billed" if account.simulated else "real API, billed"
+    output.say(f"Account: {account.name} ({kind})")
+
+
+@contextmanager
+def live_progress() -> Iterator[Callable[[progress.Progress], None]]:
+    """A function to call with each new state: draws a bar on a terminal, logs elsewhere."""
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
+        yield _logged_progress()
+        return
+    bar = _Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=stderr,
+    )
+    task = bar.add_task("starting", total=None)
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [_log_above(stderr)]
+
+    def watch(state: progress.Progress) -> None:
+        name = f"{state.night.job} {state.night.partition}"
+        bar.facts = _facts(state)
+        bar.update(task, description=name, completed=state.settled, total=state.items or 1)
+
+    try:
+        with bar:
+            yield watch
+    finally:
+        root.handlers = handlers
+
+
+class _Bar(Progress):
+    """A bar with a line of facts below: in one line they would not fit a usual terminal."""
+
+    facts = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.facts, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _logged_progress() -> Callable[[progress.Progress], None]:
+    last_text, last_at = "", 0.0
+
+    def watch(state: progress.Progress) -> None:
+        nonlocal last_text, last_at
+        text = f"{state.night.job} {state.night.partition}: {state.describe()}"
+        at = time.monotonic()
+        if text != last_text or at - last_at >= LOG_SECONDS:
+            log.info(text)
+            last_text, last_at = text, at
+
+    return watch
+
+
+def _log_above(console: Console) -> logging.Handler:
+    return RichHandler(
+        console=console,
+        show_path=False,
+        show_level=False,
+        omit_repeated_times=False,
+        log_time_format="%H:%M:%S",
+    )
+
+
+def _facts(state: progress.Progress) -> str:
+    parts = [f"{state.batches_ended} of {state.batches} batches ended"]
+    if state.waiting:
+        parts.append(f"{state.waiting:,} waiting")
+    if state.dead_letter:
+        parts.append(f"{state.dead_letter:,} set aside")
+    eta = progress.eta_seconds(state)
+    if eta is not None and not state.complete:
+        parts.append(f"about {duration(eta)} left")
+    parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))
+    return ", ".join(parts)

@@ -1,0 +1,156 @@
+"""How `status` shows nights and their batches: within 80 columns, or as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from batch_pipeline.cli.output import Output, as_typed
+from batch_pipeline.cli.views import SIMULATED, plain_table
+from batch_pipeline.flow import progress
+from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.settings import Settings
+from batch_pipeline.state.submissions import Submission
+
+
+def show_status(
+    output: Output, settings: Settings, states: Sequence[progress.Progress], *, details: bool
+) -> None:
+    """One line a night; with `details` its batches too."""
+    document = {"nights": [_document(state, details=details) for state in states]}
+
+    def show() -> None:
+        console = Console()
+        if not states:
+            text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            return
+        console.print(_nights_table(states))
+        for state in states if details else ():
+            console.print(_batches_table(state))
+            for note in _notes(state):
+                console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+        if any(state.account.simulated for state in states):
+            console.print(SIMULATED)
+
+    output.answer(document, show)
+
+
+def state_word(state: progress.Progress) -> str:
+    """Where a night stands, in a word or two."""
+    if state.complete:
+        return "complete"
+    if state.night.held_at is not None:
+        return "held"
+    if state.account.paused_reason is not None:
+        return "paused"
+    if state.night.pilot is not None and not state.night.pilot["open"]:
+        return "gate closed"
+    if state.night.refused is not None:
+        return "refused"
+    return "running" if state.in_flight or state.to_collect else "open"
+
+
+def _nights_table(states: Sequence[progress.Progress]) -> Table:
+    table = plain_table()
+    for name in ("night", "account", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("items", "done", "aside", "batches", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for state in states:
+        table.add_row(
+            f"{state.night.job} {state.night.partition}",
+            state.night.account,
+            state_word(state),
+            f"{state.items:,}",
+            f"{state.settled / state.items:.0%}" if state.items else "n/a",
+            f"{state.dead_letter:,}",
+            f"{state.batches_ended}/{state.batches}",
+            usd(state.total_cost_usd),
+        )
+    return table
+
+
+def _batches_table(state: progress.Progress) -> Table:
+    table = plain_table()
+    table.add_column(f"batches of {state.night.partition}", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("requests", justify="right")
+    table.add_column("sent (UTC)", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    for submission in state.submissions:
+        sent, ended = submission.accepted_at or submission.intent_at, submission.ended_at
+        table.add_row(
+            _name(submission),
+            str(submission.state),
+            f"{submission.requests:,}",
+            datetime.fromtimestamp(sent, UTC).strftime("%m-%d %H:%M"),
+            "-" if ended is None else duration(max(0.0, ended - sent)),
+        )
+    return table
+
+
+def _notes(state: progress.Progress) -> list[str]:
+    """What a person should know beyond the table."""
+    notes = []
+    if state.waiting:
+        notes.append(f"{state.waiting:,} requests wait to be sent")
+    if state.account.paused_reason is not None:
+        notes.append(f"submission is paused: {state.account.paused_reason}")
+    if state.night.refused is not None:
+        notes.append(f"a batch was refused: {state.night.refused}")
+    if state.night.pilot is not None and not state.night.pilot["open"]:
+        notes.append(f"the pilot's gate is closed: {'; '.join(state.night.pilot['reasons'])}")
+    notes += [f"{_name(s)}: {s.error}" for s in state.submissions if s.error]
+    return notes
+
+
+def _name(submission: Submission) -> str:
+    if submission.engine == "batch":
+        return submission.batch_id or f"(no id yet, token {submission.token})"
+    return "(real-time calls)"
+
+
+def _document(state: progress.Progress, *, details: bool) -> dict[str, Any]:
+    document = {
+        **progress.as_json(state),
+        "state": state_word(state),
+        "statuses": state.statuses,
+        "waiting": state.waiting,
+        "in_flight": state.in_flight,
+        "unknown": state.unknown,
+        "to_collect": state.to_collect,
+        "batches_ended": state.batches_ended,
+        "error_rate": round(state.error_rate, 6),
+        "eta_seconds": progress.eta_seconds(state),
+        "cost_usd": float(state.total_cost_usd),
+        "pilot": state.night.pilot,
+        "paused_reason": state.account.paused_reason,
+    }
+    if details:
+        document["submissions"] = [_submission_document(s) for s in state.submissions]
+    return document
+
+
+def _submission_document(submission: Submission) -> dict[str, Any]:
+    return {
+        "batch_id": submission.batch_id,
+        "mode": submission.engine,
+        "state": submission.state,
+        "requests": submission.requests,
+        "cost_usd": None if submission.cost_usd is None else float(submission.cost_usd),
+        "accepted_at": _iso(submission.accepted_at),
+        "expires_at": _iso(submission.expires_at),
+        "ended_at": _iso(submission.ended_at),
+        "error": submission.error,
+    }
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

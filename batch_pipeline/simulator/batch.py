@@ -1,0 +1,78 @@
+"""A batch as the store keeps it, and the pace at which batches end.
+
+What changes them is in `batches`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import orjson
+
+from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as stored; replaced as a whole when something changes.
+
+    `pace` is its own share of the simulator's turnaround. `done` is how many requests get an answer
+    (None: all), `rest` what becomes of the others. `counts` is None until it is settled. A
+    `foreign` one is another tenant's.
+    """
+
+    id: str
+    total: int
+    version: str
+    pace: float
+    created_at: datetime
+    cancel_initiated_at: datetime | None = None
+    ended_at: datetime | None = None
+    done: int | None = None
+    rest: Literal["canceled", "expired"] = "canceled"
+    counts: dict[str, int] | None = None
+    deleted: bool = False
+    foreign: bool = False
+
+    @property
+    def expires_at(self) -> datetime:
+        return self.created_at + timedelta(seconds=BATCH_LIFETIME_SECONDS)
+
+    @property
+    def status(self) -> str:
+        if self.counts is not None:
+            return "ended"
+        return "in_progress" if self.cancel_initiated_at is None else "canceling"
+
+    @classmethod
+    def from_json(cls, body: str) -> Batch:
+        values: dict[str, Any] = orjson.loads(body)
+        for name in ("created_at", "cancel_initiated_at", "ended_at"):
+            if values[name] is not None:
+                values[name] = datetime.fromisoformat(values[name])
+        return cls(**values)
+
+
+class Pace:
+    """How fast batches end: changed while the simulator runs, by tests above all.
+
+    `done_at_cancel` is a fixed share of what a canceled batch has done, instead of the share of
+    its turnaround that has gone by.
+    """
+
+    def __init__(self, turnaround: float) -> None:
+        self.turnaround = turnaround
+        self.held = False
+        self.released_at = -math.inf  # on the monotonic clock
+        self.done_at_cancel: float | None = None
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+        self.released_at = time.monotonic()

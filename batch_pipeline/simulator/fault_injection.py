@@ -1,0 +1,131 @@
+"""Faults around the handlers: each call meets what the schedule has for it.
+
+Here calls, batches and requests are brought together with `fault_schedule` (whose turn it is) and
+`fault_wire` (how it looks), and what really happened is written to the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.simulator.batches import BatchStore
+from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.fault_kinds import (
+    AnyFault,
+    Billing,
+    Cut,
+    CutResults,
+    Drop,
+    Error,
+    Lines,
+    Normal,
+    QueueFull,
+    RevokedKey,
+    Slow,
+    SpendLimit,
+    Unreadable,
+)
+from batch_pipeline.simulator.fault_schedule import FaultSchedule
+from batch_pipeline.simulator.fault_wire import (
+    Nothing,
+    Reshaped,
+    cut_off,
+    garbled,
+    halved,
+    read_slowly,
+    refusal,
+    slowly,
+    spoilt,
+)
+from batch_pipeline.simulator.faults import Endpoint
+from batch_pipeline.simulator.foreign import requests_in
+from batch_pipeline.simulator.wire import api_key_of
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class FaultInjection:
+    """Wraps handlers so that declared faults happen to their calls."""
+
+    def __init__(self, schedule: FaultSchedule, store: BatchStore, books: Books) -> None:
+        self._schedule, self._store, self._books = schedule, store, books
+
+    def around(self, endpoint: Endpoint, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            fault = self._schedule.next_fault(
+                endpoint,
+                key=api_key_of(request.headers),
+                batch_id=request.path_params.get("batch_id", ""),
+            )
+            if fault is None:
+                return await handler(request)
+            if fault.read_pause:
+                self._books.count_fault(f"{endpoint}.slow_upload")
+                request = read_slowly(request, fault.read_pause)
+            if fault.delay_before:
+                self._books.count_fault(f"{endpoint}.delay_before")
+                await request.body()  # kept in the request: the handler needs no client any more
+                await anyio.sleep(fault.delay_before)
+            answer = await self._happen(endpoint, fault, handler, request)
+            if fault.delay_after:
+                self._books.count_fault(f"{endpoint}.delay_after")
+                await anyio.sleep(fault.delay_after)
+            return answer
+
+        return guarded
+
+    async def _happen(
+        self, endpoint: Endpoint, fault: AnyFault, handler: Handler, request: Request
+    ) -> Response:
+        match fault:
+            case Drop(when="at_once"):
+                answer: Response = Nothing(reset=fault.reset)
+            case Drop(when="before"):
+                await self._swallow(endpoint, request)
+                answer = Nothing(reset=fault.reset)
+            case Error(accepted=False) | QueueFull() | SpendLimit() | RevokedKey() | Billing():
+                await self._swallow(endpoint, request)
+                answer = refusal(request, fault.answer())
+            case _:
+                # A refusal by the handler is the true answer and goes out as it is.
+                answer = self._spoil(fault, await handler(request), request)
+        if not isinstance(fault, Normal):
+            self._books.count_fault(f"{endpoint}.{fault.label}")
+        return answer
+
+    def _spoil(self, fault: AnyFault, truth: Response, request: Request) -> Response:
+        """What is sent in place of a handler's answer, whose work is done."""
+        sent = truth
+        match fault:
+            case Drop():
+                sent = Nothing(reset=fault.reset)
+            case Error():
+                sent = refusal(request, fault.answer())
+            case Unreadable():
+                sent = Reshaped(truth, garbled)
+            case Cut():
+                sent = Reshaped(truth, halved, dropped=fault.end == "dropped")
+            case CutResults():
+                reshape = cut_off(fault, self._lines(request))
+                sent = Reshaped(truth, reshape, dropped=fault.end == "dropped")
+            case Lines():
+                sent = Reshaped(truth, spoilt(fault, self._lines(request), self._schedule.seed))
+            case Slow():
+                sent = Reshaped(truth, slowly(fault.chunk_bytes, fault.pause))
+        return sent
+
+    def _lines(self, request: Request) -> int:
+        return self._store.get(request.path_params["batch_id"]).total
+
+    async def _swallow(self, endpoint: Endpoint, request: Request) -> None:
+        """Read a body that comes to nothing; other tenants do not care that it did."""
+        body = await request.body()
+        if endpoint == "create":
+            for due in self._schedule.foreign_batches_of_next_create():
+                if due and (ours := requests_in(body)):
+                    await run_sync(self._store.create_foreign_like, ours)

@@ -1,0 +1,228 @@
+"""What can happen to one HTTP call: the values that scripts, chances and outages are made of.
+
+When each happens is declared in `faults`; how it is done on the wire is in `fault_wire`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from batch_pipeline.simulator.wire import RETRY_AFTER_SECONDS, STATUS_TYPES
+
+
+class Declared(BaseModel):
+    """A part of a faults declaration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ErrorAnswer(Declared):
+    """An error as it is put on the wire, whichever fault asked for it."""
+
+    status: int
+    type: str
+    message: str
+    error_code: str | None = None
+    retry_after: float | None = None
+    html: bool = False
+
+
+class _Fault(Declared):
+    """What every kind has: waits in seconds, and for how many calls of a script it stands.
+
+    `delay_before` comes between the end of the request's body and the handler's work, which is done
+    even if the client has left meanwhile; `delay_after` comes before the answer is sent;
+    `read_pause` before each piece (at most some 64 KB) of the request's body, and who leaves during
+    that has sent an incomplete one.
+    """
+
+    delay_before: Seconds = 0.0
+    delay_after: Seconds = 0.0
+    read_pause: Seconds = 0.0
+    times: Positive = 1
+
+    @property
+    def label(self) -> str:
+        """What the books count it as, after the name of the endpoint."""
+        kind: Any = getattr(self, "kind")  # noqa: B009  # each kind declares its own literal
+        return str(kind)
+
+
+class Normal(_Fault):
+    """The true answer; with waits it is a slow one."""
+
+    kind: Literal["normal"]
+
+
+class Error(_Fault):
+    """An HTTP error. With `accepted` the handler does its work and only the answer is lost.
+
+    `html` sends a gateway's page instead of an API error body. Without `retry_after` there is no
+    such header. `type` defaults to what belongs to the status.
+    """
+
+    kind: Literal["error"]
+    status: Annotated[int, Field(ge=400, le=599)]
+    type: str | None = None
+    message: str = "A fault that was asked for."
+    error_code: str | None = None
+    retry_after: Seconds | None = None
+    accepted: bool = False
+    html: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"error_{self.status}{'_accepted' if self.accepted else ''}"
+
+    def answer(self) -> ErrorAnswer:
+        return ErrorAnswer(
+            status=self.status,
+            type=self.type or STATUS_TYPES.get(self.status, "api_error"),
+            message=self.message,
+            error_code=self.error_code,
+            retry_after=self.retry_after,
+            html=self.html,
+        )
+
+
+class QueueFull(_Fault):
+    """The 429 of a full queue, however much room there is."""
+
+    kind: Literal["queue_full"]
+    retry_after: Seconds | None = float(RETRY_AFTER_SECONDS)
+
+    def answer(self) -> ErrorAnswer:
+        return ErrorAnswer(
+            status=429,
+            type="rate_limit_error",
+            message="This batch would exceed the organization's limit of batch requests in the"
+            " processing queue.",
+            retry_after=self.retry_after,
+        )
+
+
+class SpendLimit(_Fault):
+    """A spend limit: the API's own (429 with an error code) or one that was specified (400)."""
+
+    kind: Literal["spend_limit"]
+    form: Literal["enforced", "contract", "specified"] = "enforced"
+
+    @property
+    def label(self) -> str:
+        return f"spend_limit_{self.form}"
+
+    def answer(self) -> ErrorAnswer:
+        if self.form == "specified":
+            message = "You have reached your specified API usage limits."
+            return ErrorAnswer(status=400, type="invalid_request_error", message=message)
+        return ErrorAnswer(
+            status=429,
+            type="rate_limit_error",
+            message="The organization has reached its monthly spend limit.",
+            error_code=f"{self.form}_spend_limit_reached",
+        )
+
+
+class RevokedKey(_Fault):
+    """401, as for a key that was revoked."""
+
+    kind: Literal["revoked_key"]
+
+    def answer(self) -> ErrorAnswer:
+        return ErrorAnswer(status=401, type="authentication_error", message="invalid x-api-key")
+
+
+class Billing(_Fault):
+    """402, as for an account that has not paid."""
+
+    kind: Literal["billing"]
+
+    def answer(self) -> ErrorAnswer:
+        message = "There is an issue with the organization's billing or payment information."
+        return ErrorAnswer(status=402, type="billing_error", message=message)
+
+
+class Drop(_Fault):
+    """The connection is closed without any answer; with `reset` by a TCP reset.
+
+    `at_once`: the request's body is not read. `before`: it is read, nothing is done. `after`: the
+    handler has done its work.
+    """
+
+    kind: Literal["drop"]
+    when: Literal["at_once", "before", "after"] = "after"
+    reset: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"drop_{self.when}"
+
+
+class Unreadable(_Fault):
+    """The work is done and the status is right, but the body is not JSON."""
+
+    kind: Literal["unreadable"]
+
+
+class Cut(_Fault):
+    """Half of the true body, then a closed connection or a proper end that comes too early."""
+
+    kind: Literal["cut"]
+    end: Literal["dropped", "clean"] = "dropped"
+
+    @property
+    def label(self) -> str:
+        return f"cut_{self.end}"
+
+
+class CutResults(_Fault):
+    """A stream of results that ends after `lines` whole lines (None: after half of them).
+
+    `mid_line` sends half of the next line as well. `dropped` closes the connection without the
+    final chunk, `clean` ends as if that were all.
+    """
+
+    kind: Literal["cut"]
+    at: Literal["mid_line", "line_end"] = "mid_line"
+    end: Literal["dropped", "clean"] = "dropped"
+    lines: Count | None = None
+
+    @property
+    def label(self) -> str:
+        return f"cut_{self.at}_{self.end}"
+
+
+class Slow(_Fault):
+    """The true body in pieces of `chunk_bytes`, with `pause` seconds before each."""
+
+    kind: Literal["slow"]
+    chunk_bytes: Positive = 1_024
+    pause: Seconds = 0.05
+
+
+class Lines(_Fault):
+    """So many result lines broken (no JSON any more), sent twice, and left out."""
+
+    kind: Literal["lines"]
+    broken: Count = 0
+    duplicated: Count = 0
+    missing: Count = 0
+
+
+Refusal = Error | QueueFull | SpendLimit | RevokedKey | Billing
+CallFault = Annotated[
+    Normal | Refusal | Drop | Unreadable | Cut | Slow, Field(discriminator="kind")
+]
+ResultsFault = Annotated[
+    Normal | Refusal | Drop | Unreadable | CutResults | Slow | Lines, Field(discriminator="kind")
+]
+AnyFault = Normal | Refusal | Drop | Unreadable | Cut | CutResults | Slow | Lines

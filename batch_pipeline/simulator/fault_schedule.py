@@ -1,0 +1,110 @@
+"""Whose turn it is: which fault the next call, batch or request meets.
+
+All chance comes from the simulator's seed and a count of what came before; nothing here touches
+HTTP. Safe for many threads, and the declaration may be replaced at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from batch_pipeline.simulator.fault_kinds import AnyFault
+from batch_pipeline.simulator.faults import BATCH_ENDPOINTS, Endpoint, Faults
+
+
+def throw(seed: int, *parts: object) -> float:
+    """A number from 0 up to, not including, 1 that depends on the arguments alone."""
+    text = "|".join(map(str, (seed, *parts))).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / (1 << 64)
+
+
+class FaultSchedule:
+    """The declared faults, and how far their scripts have come."""
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.seed = seed
+        self._lock = threading.Lock()
+        self.replace(faults)
+
+    @property
+    def faults(self) -> Faults:
+        return self._faults
+
+    def replace(self, faults: Faults) -> None:
+        """From now on these faults; every count begins again."""
+        with self._lock:
+            self._faults = faults
+            self._outage_calls: Counter[int] = Counter()
+            self._script_calls: Counter[tuple[Endpoint, str]] = Counter()
+            self._chance_calls: Counter[Endpoint] = Counter()
+            self._batches = 0
+            self._creates = 0
+
+    def next_fault(self, endpoint: Endpoint, *, key: str, batch_id: str) -> AnyFault | None:
+        """What happens to this call: an outage, else the script's step, else a chance that hits."""
+        with self._lock:
+            return (
+                self._outage(endpoint, key)
+                or self._step(endpoint, batch_id)
+                or self._chance(endpoint)
+            )
+
+    def _outage(self, endpoint: Endpoint, key: str) -> AnyFault | None:
+        found: AnyFault | None = None
+        for number, outage in enumerate(self._faults.outages):
+            if outage.covers(endpoint, key):
+                self._outage_calls[number] += 1
+                if found is None and outage.hits(self._outage_calls[number]):
+                    found = outage.fault
+        return found
+
+    def _step(self, endpoint: Endpoint, batch_id: str) -> AnyFault | None:
+        declared = getattr(self._faults, endpoint)
+        one_each = endpoint in BATCH_ENDPOINTS and declared.per_batch
+        counted = (endpoint, batch_id if one_each else "")
+        call = self._script_calls[counted]
+        self._script_calls[counted] += 1
+        return next((step for past, step in _ends(declared.script) if call < past), None)
+
+    def _chance(self, endpoint: Endpoint) -> AnyFault | None:
+        self._chance_calls[endpoint] += 1
+        call = self._chance_calls[endpoint]
+        for number, chance in enumerate(getattr(self._faults, endpoint).chances):
+            if throw(self.seed, endpoint, number, call) < chance.probability:
+                fault: AnyFault = chance.fault
+                return fault
+        return None
+
+    def share_done_of_next_batch(self) -> float | None:
+        """The share of a new batch that will be answered before it expires, or None: it won't."""
+        expired = self._faults.expired_batches
+        with self._lock:
+            self._batches += 1
+            number = self._batches
+        if number <= expired.first or throw(self.seed, "expired", number) < expired.probability:
+            return expired.done
+        return None
+
+    def foreign_batches_of_next_create(self) -> tuple[bool, bool]:
+        """Whether other tenants create a batch (just before, just after) this create call."""
+        foreign = self._faults.foreign_batches
+        with self._lock:
+            self._creates += 1
+            number = self._creates
+        before, after = (
+            foreign.when in (moment, "both")
+            and throw(self.seed, "foreign", moment, number) < foreign.probability
+            for moment in ("before", "after")
+        )
+        return before, after
+
+
+def _ends(script: Sequence[AnyFault]) -> Iterator[tuple[int, AnyFault]]:
+    """(number of calls after which a step is over, step)."""
+    past = 0
+    for step in script:
+        past += step.times
+        yield past, step

@@ -1,0 +1,216 @@
+"""What goes wrong, and when: the declaration that `--faults` reads and `set_faults` takes.
+
+Values only. What a single call can suffer is in `fault_kinds`, the reading of files in
+`faults_file`; who counts the calls is `fault_schedule`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from batch_pipeline.simulator.fault_kinds import (
+    CallFault,
+    Count,
+    Declared,
+    Positive,
+    ResultsFault,
+    Seconds,
+)
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Endpoint = Literal[
+    "create", "list", "retrieve", "cancel", "delete", "results", "messages", "count_tokens",
+    "models",
+]  # fmt: skip
+BATCH_ENDPOINTS = ("retrieve", "cancel", "delete", "results")
+
+# YAML has lists where a frozen value has tuples: the containers alone are lax.
+_Script = Annotated[tuple[CallFault, ...], Field(strict=False)]
+_ResultsScript = Annotated[tuple[ResultsFault, ...], Field(strict=False)]
+
+
+class _HoldsFault(Declared):
+    @model_validator(mode="after")
+    def _once(self) -> _HoldsFault:
+        fault = getattr(self, "fault", None)
+        if fault is not None and "times" in fault.model_fields_set:
+            raise ValueError("`times` belongs to the steps of a script")
+        return self
+
+
+class Chance(_HoldsFault):
+    probability: Probability
+    fault: CallFault
+
+
+class ResultsChance(_HoldsFault):
+    probability: Probability
+    fault: ResultsFault
+
+
+class While(Declared):
+    """A first time, counted in calls or in seconds; where both are given, until both are over."""
+
+    calls: Count = 0
+    seconds: Seconds = 0.0
+
+
+class WhileUnavailable(While):
+    status: Annotated[int, Field(ge=400, le=599)] = 404
+
+
+class EndpointFaults(Declared):
+    """`script`: what happens to the 1st, 2nd, … call. After it, `chances`: the first that hits."""
+
+    script: _Script = ()
+    chances: Annotated[tuple[Chance, ...], Field(strict=False)] = ()
+
+
+class BatchEndpointFaults(EndpointFaults):
+    """With `per_batch` each batch goes through the script on its own."""
+
+    per_batch: bool = False
+
+
+class ListFaults(EndpointFaults):
+    """`lag`: how long a batch is missing. A look is a list call without a cursor."""
+
+    lag: While = While()
+
+
+class RetrieveFaults(BatchEndpointFaults):
+    not_found_after_create: While = While()
+    not_found_after_end: While = While()
+
+
+class ResultsFaults(Declared):
+    """As of the other endpoints of one batch, with kinds of their own."""
+
+    script: _ResultsScript = ()
+    chances: Annotated[tuple[ResultsChance, ...], Field(strict=False)] = ()
+    per_batch: bool = False
+    unavailable_after_end: WhileUnavailable = WhileUnavailable()
+
+
+class Outage(_HoldsFault):
+    """One fault for calls number `from_call` to `to_call` (None: until it is lifted).
+
+    Calls are counted over all `endpoints` together (none named: all endpoints), and only those
+    with one of `keys`, where keys are named.
+    """
+
+    fault: CallFault
+    endpoints: Annotated[tuple[Endpoint, ...], Field(strict=False)] = ()
+    keys: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    from_call: Positive = 1
+    to_call: Positive | None = None
+
+    def covers(self, endpoint: Endpoint, key: str) -> bool:
+        if self.endpoints and endpoint not in self.endpoints:
+            return False
+        return not self.keys or key in self.keys
+
+    def hits(self, call: int) -> bool:
+        return self.from_call <= call and (self.to_call is None or call <= self.to_call)
+
+
+ErrorType = Literal[
+    "rate_limit_error", "timeout_error", "api_error", "overloaded_error",
+    "invalid_request_error", "request_too_large", "not_found_error", "authentication_error",
+    "permission_error", "billing_error", "unknown_error",
+]  # fmt: skip
+NotAnswered = Literal["expired", "canceled", "unknown_result"]
+OddAnswer = Literal["extra_fields", "refusal", "empty", "max_tokens", "not_json"]
+Outcome = ErrorType | NotAnswered | OddAnswer
+
+
+class _Outcome(Declared):
+    """What becomes of a request. `ways`: in batches, in real time, or both.
+
+    `attempts`: only while the content was tried fewer times than that (None: always).
+    """
+
+    outcome: Outcome
+    ways: Literal["batch", "realtime", "both"] = "batch"
+    attempts: Positive | None = None
+    message: str = "A fault that was asked for."
+
+    @model_validator(mode="after")
+    def _exists_in_real_time(self) -> _Outcome:
+        if self.ways != "batch" and self.outcome in ("expired", "canceled", "unknown_result"):
+            raise ValueError(f"{self.outcome} exists in batches only")
+        return self
+
+
+class RequestChance(_Outcome):
+    """Decided by the request's content and the number of its attempt, in whatever batch."""
+
+    probability: Probability
+
+
+class RequestMatch(_Outcome):
+    """Requests with `contains` somewhere in a text of their parameters."""
+
+    contains: Annotated[str, Field(min_length=1)]
+
+
+class RequestFaults(Declared):
+    """The first of `matching` that fits, else the first of `chances` that hits."""
+
+    matching: Annotated[tuple[RequestMatch, ...], Field(strict=False)] = ()
+    chances: Annotated[tuple[RequestChance, ...], Field(strict=False)] = ()
+
+
+class ExpiredBatches(Declared):
+    """Batches of which only the share `done` is answered; the rest expires.
+
+    These are the `first` ones created, and others with `probability`.
+    """
+
+    first: Count = 0
+    probability: Probability = 0.0
+    done: Probability = 0.0
+
+
+class ForeignBatches(Declared):
+    """Batches of other tenants, made at the same moment as a create call of ours.
+
+    Whether ours is accepted or not; `requests` None: as many as ours has.
+    """
+
+    probability: Probability = 0.0
+    when: Literal["before", "after", "both"] = "both"
+    requests: Positive | None = None
+
+
+class QueueFaults(Declared):
+    """Whether the queue limit is enforced, and how much of it others always take."""
+
+    enforced: bool = True
+    foreign_requests: Count = 0
+
+
+class Faults(Declared):
+    """All that goes wrong; an empty one is an API without faults."""
+
+    create: EndpointFaults = EndpointFaults()
+    list: ListFaults = ListFaults()
+    retrieve: RetrieveFaults = RetrieveFaults()
+    cancel: BatchEndpointFaults = BatchEndpointFaults()
+    delete: BatchEndpointFaults = BatchEndpointFaults()
+    results: ResultsFaults = ResultsFaults()
+    messages: EndpointFaults = EndpointFaults()
+    count_tokens: EndpointFaults = EndpointFaults()
+    models: EndpointFaults = EndpointFaults()
+    outages: Annotated[tuple[Outage, ...], Field(strict=False)] = ()
+    requests: RequestFaults = RequestFaults()
+    expired_batches: ExpiredBatches = ExpiredBatches()
+    foreign_batches: ForeignBatches = ForeignBatches()
+    queue: QueueFaults = QueueFaults()
+
+    @classmethod
+    def of(cls, **sections: Any) -> Faults:
+        """From plain values, as a file would have them. Errors: pydantic's `ValidationError`."""
+        return cls.model_validate(sections)

@@ -1,0 +1,124 @@
+"""What becomes of single requests: errors, odd answers, no answer.
+
+Decided by a request's content and the number of its attempt, so that it does not matter in which
+batch it comes, and a retry may fare better.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import orjson
+
+from batch_pipeline.simulator.fault_schedule import throw
+from batch_pipeline.simulator.faults import (
+    ErrorType,
+    OddAnswer,
+    RequestChance,
+    RequestFaults,
+    RequestMatch,
+)
+from batch_pipeline.simulator.wire import TYPE_STATUSES, ApiError, error_body
+
+UNKNOWN_ERROR_TYPE = "novel_error"
+UNKNOWN_RESULT_TYPE = "deferred"
+_ERRORS = frozenset(get_args(ErrorType))
+_ODD_ANSWERS = frozenset(get_args(OddAnswer))
+_NOVEL = {"novel_field": {"a": 1}}
+
+Rule = RequestMatch | RequestChance
+
+
+@dataclass
+class RequestFate:
+    """Decides for the requests of one batch, or for one message; counts what it did.
+
+    `attempts_before` gives how often requests of a content digest came to their end so far.
+    """
+
+    declared: RequestFaults
+    seed: int
+    way: Literal["batch", "realtime"]
+    attempts_before: Callable[[bytes], int]
+    injected: Counter[str] = field(default_factory=Counter)
+    _here: Counter[bytes] = field(default_factory=Counter)
+
+    def result(
+        self, digest: bytes, raw: bytes, truth: dict[str, Any], unique: str
+    ) -> dict[str, Any]:
+        """The result that goes out in place of the true one, mostly the true one itself.
+
+        `raw` is the request's params as JSON, `unique` the tail of ids made up here.
+        """
+        rule = self._rule(digest, raw)
+        if rule is None or (rule.outcome in _ODD_ANSWERS and truth["type"] != "succeeded"):
+            return truth
+        self.injected[f"requests.{rule.outcome}"] += 1
+        if rule.outcome in _ERRORS:
+            error = error_body(_error_type(rule), rule.message, f"req_01{unique}")
+            return {"type": "errored", "error": error}
+        if rule.outcome in _ODD_ANSWERS:
+            return _odd(truth, rule.outcome)
+        if rule.outcome == "unknown_result":
+            return {"type": UNKNOWN_RESULT_TYPE, **_NOVEL}
+        return {"type": rule.outcome}
+
+    def message(self, digest: bytes, raw: bytes, truth: dict[str, Any]) -> dict[str, Any]:
+        """The same for a message in real time. Errors: `ApiError` with the status of its type."""
+        result = self.result(digest, raw, {"type": "succeeded", "message": truth}, "")
+        if result["type"] == "errored":
+            error = result["error"]["error"]
+            status = TYPE_STATUSES.get(error["type"], 500)
+            raise ApiError(status, error["type"], error["message"])
+        answer: dict[str, Any] = result["message"]
+        return answer
+
+    def _rule(self, digest: bytes, raw: bytes) -> Rule | None:
+        if not self.declared.matching and not self.declared.chances:
+            return None
+        attempt = 1 + self.attempts_before(digest) + self._here[digest]
+        self._here[digest] += 1
+        for matching in self.declared.matching:
+            if self._applies(matching, attempt) and _as_json(matching.contains) in raw:
+                return matching
+        for number, chance in enumerate(self.declared.chances):
+            dice = throw(self.seed, "request", number, digest.hex(), attempt)
+            if self._applies(chance, attempt) and dice < chance.probability:
+                return chance
+        return None
+
+    def _applies(self, rule: Rule, attempt: int) -> bool:
+        in_time = rule.attempts is None or attempt <= rule.attempts
+        return in_time and rule.ways in (self.way, "both")
+
+
+def _as_json(text: str) -> bytes:
+    """A text as it stands inside a JSON string."""
+    return orjson.dumps(text)[1:-1]
+
+
+def _error_type(rule: Rule) -> str:
+    return UNKNOWN_ERROR_TYPE if rule.outcome == "unknown_error" else rule.outcome
+
+
+def _odd(truth: dict[str, Any], outcome: str) -> dict[str, Any]:
+    message: dict[str, Any] = truth["message"]
+    content: list[dict[str, Any]] = message["content"]
+    if outcome == "extra_fields":
+        message = {**message, **_NOVEL, "usage": {**message["usage"], **_NOVEL}}
+        return {**truth, **_NOVEL, "message": message}
+    changes: dict[str, dict[str, Any]] = {
+        "refusal": {"content": [], "stop_reason": "refusal"},
+        "empty": {"content": [], "stop_reason": "end_turn"},
+        "max_tokens": {"content": [_half(block) for block in content], "stop_reason": "max_tokens"},
+        "not_json": {"content": [{"type": "text", "text": "Sure! Here it is: {"}]},
+    }
+    return {**truth, "message": {**message, **changes[outcome]}}
+
+
+def _half(block: dict[str, Any]) -> dict[str, Any]:
+    text = block.get("text")
+    return {**block, "text": text[: len(text) // 2]} if isinstance(text, str) else block

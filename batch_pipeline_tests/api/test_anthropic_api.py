@@ -1,0 +1,269 @@
+"""The adapter over the official SDK, against a simulator that misbehaves on demand."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import AccountError, ApiError, UsageError
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.support import MODEL, Dropped, Faults, error, is_create
+
+
+def body(count: int = 2) -> bytes:
+    params = {
+        "model": MODEL,
+        "max_tokens": 200,
+        "messages": [{"role": "user", "content": "A text."}],
+    }
+    requests = [{"custom_id": f"r_{n}", "params": params} for n in range(count)]
+    return orjson.dumps({"requests": requests})
+
+
+def create(api: AnthropicApi, data: bytes | None = None, betas: tuple[str, ...] = ()) -> str:
+    data = body() if data is None else data
+    return api.create_batch(iter([data[:9], data[9:]]), len(data), betas).id
+
+
+@pytest.fixture
+def api(sim: Simulator) -> AnthropicApi:
+    return AnthropicApi()
+
+
+def test_a_batch_from_its_creation_to_its_results(sim: Simulator, api: AnthropicApi) -> None:
+    assert api.simulated is True
+    sim.hold()
+    batch_id = create(api)
+    info = api.retrieve_batch(batch_id)
+    assert (info.id, info.ended, info.requests, info.archived) == (batch_id, False, 2, False)
+    assert info.expires_at == pytest.approx(info.created_at + 86_400)
+    listed, more = api.list_batches(None, 10)
+    assert ([batch.id for batch in listed], more) == ([batch_id], False)
+    sim.release()
+    info = api.retrieve_batch(batch_id)
+    assert (info.ended, info.requests, info.counts["succeeded"]) == (True, 2, 2)
+    with api.stream_results(batch_id) as chunks:
+        lines = b"".join(chunks).splitlines()
+    assert sorted(orjson.loads(line)["custom_id"] for line in lines) == ["r_0", "r_1"]
+
+
+def test_the_list_has_pages(sim: Simulator, api: AnthropicApi) -> None:
+    made = [create(api) for _ in range(5)]
+    first, more = api.list_batches(None, 3)
+    assert ([batch.id for batch in first], more) == (made[:1:-1], True)
+    rest, more = api.list_batches(first[-1].id, 3)
+    assert ([batch.id for batch in rest], more) == (made[1::-1], False)
+
+
+def test_cancel(sim: Simulator, api: AnthropicApi) -> None:
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    batch_id = create(api)
+    assert api.cancel_batch(batch_id).processing_status in {"canceling", "ended"}
+    assert api.retrieve_batch(batch_id).counts["canceled"] == 2
+
+
+def test_create_sends_its_length_and_the_betas(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def note(request: Request) -> Response | None:
+        seen.append(dict(request.headers))
+        return None
+
+    faults.on_request = note
+    create(api, betas=("one-2026", "two-2026"))
+    assert seen[0]["content-length"] == str(len(body()))
+    assert "transfer-encoding" not in seen[0]
+    assert seen[0]["content-type"] == "application/json"
+    assert seen[0]["anthropic-beta"] == "one-2026,two-2026"
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503, 529])
+def test_a_create_is_never_repeated(
+    sim: Simulator, api: AnthropicApi, faults: Faults, status: int
+) -> None:
+    def refuse(request: Request) -> Response | None:
+        answer = error(status, "some_error", "why")
+        answer.headers["retry-after"] = "3"
+        return answer if is_create(request) else None
+
+    faults.on_request = refuse
+    faults.calls.clear()
+    with pytest.raises(ApiFailure) as caught:
+        create(api)
+    assert faults.calls == [("POST", "/v1/messages/batches")]
+    failure = caught.value
+    assert (failure.status, failure.error_type, failure.message) == (status, "some_error", "why")
+    assert (failure.retry_after, failure.connected) == (3.0, True)
+    assert str(failure) == f"HTTP {status} some_error: why"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (Dropped, None),
+        (lambda: Response(b"<html>", 200), 200),
+        (lambda: Response(b"[]", 200), 200),
+        (lambda: Response(b'{"id": ""}', 200), 200),
+        (lambda: Response(b'{"id": "x", "processing_status": "in_progress"}', 200), 200),
+    ],
+    ids=["dropped", "no JSON", "no object", "no id", "no time"],
+)
+def test_an_unreadable_answer_to_a_create_is_no_answer(
+    sim: Simulator,
+    api: AnthropicApi,
+    faults: Faults,
+    answer: Callable[[], Response],
+    status: int | None,
+) -> None:
+    faults.on_response = lambda request, response: answer() if is_create(request) else response
+    with pytest.raises(ApiFailure) as caught:
+        create(api)
+    assert (caught.value.status, caught.value.error_type) == (status, None)
+    assert caught.value.connected
+    assert sim.books.batches_created == 1
+
+
+def test_a_redirect_of_a_create_is_not_followed(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    faults.on_request = lambda request: (
+        Response(status_code=307, headers={"location": "/v1/messages/batches"})
+        if is_create(request)
+        else None
+    )
+    with pytest.raises(ApiFailure):
+        create(api)
+    assert faults.calls.count(("POST", "/v1/messages/batches")) == 1
+
+
+def test_a_connection_that_was_never_made_is_told_apart(
+    sim: Simulator, api: AnthropicApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setattr(api._create_client, "base_url", nobody)
+        with pytest.raises(ApiFailure) as caught:
+            create(api)
+    assert (caught.value.status, caught.value.connected) == (None, False)
+
+
+def test_a_body_that_breaks_off_makes_no_batch(sim: Simulator, api: AnthropicApi) -> None:
+    data = body()
+
+    def cut() -> Iterator[bytes]:
+        yield data[:-3]
+        raise ApiFailure(None, None, None, "the claim was lost")
+
+    with pytest.raises(ApiFailure, match="the claim was lost"):
+        api.create_batch(cut(), len(data), ())
+    create(api)
+    assert sim.books.batches_created == 1
+
+
+def test_reads_are_repeated(sim: Simulator, api: AnthropicApi, faults: Faults) -> None:
+    batch_id = create(api)
+    left = 2
+
+    def busy(request: Request) -> Response | None:
+        nonlocal left
+        left -= 1
+        answer = error(529, "overloaded_error")
+        answer.headers["retry-after-ms"] = "1"
+        return answer if left >= 0 else None
+
+    faults.on_request = busy
+    assert api.retrieve_batch(batch_id).id == batch_id
+    assert left < 0
+
+
+def test_a_stream_that_breaks_is_a_failure(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    def broken(_batch_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        yield next(chunks)[:50]
+        raise OSError("gone")
+
+    faults.on_results = broken
+    batch_id = create(api)
+    api.retrieve_batch(batch_id)
+    with pytest.raises(ApiFailure) as caught, api.stream_results(batch_id) as chunks:
+        list(chunks)
+    assert caught.value.status is None
+
+
+def test_results_that_are_gone(sim: Simulator, api: AnthropicApi) -> None:
+    with pytest.raises(ApiFailure) as caught, api.stream_results("msgbatch_nothing") as chunks:
+        list(chunks)
+    assert (caught.value.status, caught.value.error_type) == (404, "not_found_error")
+
+
+def test_a_message_comes_as_it_is_and_is_asked_once(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    message = api.create_message(params, ())
+    assert message["type"] == "message"
+    assert message["usage"]["service_tier"] == "standard"
+    faults.calls.clear()
+    faults.on_request = lambda _: error(529, "overloaded_error")
+    with pytest.raises(ApiFailure):
+        api.create_message(params, ())
+    assert faults.calls == [("POST", "/v1/messages")]
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        {"code": "enforced_spend_limit_reached"},
+        {"details": {"error_code": "enforced_spend_limit_reached"}},
+    ],
+)
+def test_error_codes_are_read(
+    sim: Simulator, api: AnthropicApi, faults: Faults, detail: dict[str, Any]
+) -> None:
+    said = {"type": "error", "error": {"type": "rate_limit_error", "message": "m", **detail}}
+    faults.on_request = lambda _: Response(orjson.dumps(said), 429)
+    with pytest.raises(ApiFailure) as caught:
+        create(api)
+    assert caught.value.error_code == "enforced_spend_limit_reached"
+
+
+def test_without_a_key_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    with pytest.raises(UsageError, match="ANTHROPIC_API_KEY") as caught:
+        AnthropicApi()
+    assert "batch-pipeline demo" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, AccountError), (403, AccountError), (404, ApiError)]
+)
+def test_what_is_wrong_is_said_before_any_work(
+    sim: Simulator, faults: Faults, status: int, kind: type[Exception]
+) -> None:
+    faults.on_request = lambda _: error(status, "some_error", "why")
+    with pytest.raises(kind, match="why") as caught:
+        AnthropicApi()
+    assert sim.url in str(caught.value)
+
+
+def test_a_server_that_changes_under_a_running_process_is_noticed(
+    sim: Simulator, api: AnthropicApi
+) -> None:
+    request = httpx2.Request("GET", sim.url)
+    with pytest.raises(AccountError, match="changed under a running process"):
+        api._note_simulator(httpx2.Response(200, request=request))

@@ -1,0 +1,86 @@
+"""The commands that only look: no key, no network, and nothing is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.cli.program import Program, documents
+
+
+def test_jobs_lists_the_good_and_reports_the_bad(offline: Program) -> None:
+    offline.declare("good", documents(1), description="[red]What[/x] it says")
+    assert offline("jobs", "--json").code == 0
+    offline.declare("broken", documents(1), max_token=3)
+
+    listed = offline("jobs", "--json")
+    assert listed.code == 2
+    [job] = listed.document["jobs"]
+    assert (job["name"], job["newest_partition"]) == ("good", "all")
+    assert listed.error["code"] == "invalid_declaration"
+    assert "broken/defs.yaml:" in listed.error["message"]
+
+    shown = offline("jobs")
+    assert "[red]What[/x] it says" in shown.out
+    assert "max_token: unknown key" in shown.err
+    assert f"Home: {offline.home}" in shown.err
+
+
+def test_validate_sends_nothing_and_needs_no_key(program: Program, simulator: Simulator) -> None:
+    rows = [*documents(30), {"id": "the same", "text": "file number 1"}, {"id": 1, "text": None}]
+    job = program.declare("review", rows, limits={"max_requests_per_batch": 10})
+    before = len(simulator.books.contents)
+
+    ended = program("validate", job, "--json", ANTHROPIC_API_KEY=None)
+
+    assert ended.code == 0, ended.err
+    counts = ended.document
+    assert (counts["items"], counts["requests"], counts["duplicates"]) == (32, 30, 1)
+    assert (counts["invalid_input"], counts["batches_at_least"]) == (1, 3)
+    assert len(simulator.books.contents) == before
+    assert not list(program.home.rglob("*.parquet")), "a snapshot was kept"
+    assert "nothing was sent" in program("validate", job, ANTHROPIC_API_KEY=None).out
+
+
+def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Program) -> None:
+    rows = [*documents(10), {"id": "null", "text": None}]
+    pilot = {"size": 0, "max_error_rate": 1}
+    job = program.declare("review", rows, pilot=pilot)
+    assert program("run", job).code == 0
+    later = Program(program.folder, {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"})
+
+    [night] = later("status", "--json").document["nights"]
+    assert (night["state"], night["items"], night["succeeded"]) == ("complete", 11, 10)
+    assert (night["simulated"], "submissions" in night) == (True, False)
+    [night] = later("status", job, "--partition", "all", "--json").document["nights"]
+    assert [s["state"] for s in night["submissions"]] == ["collected"]
+    assert night["submissions"][0]["batch_id"] in later("status", job).out
+
+    assert later("report", job, "--json").document["complete"]
+    assert "review all: complete" in later("report", job).out
+
+    letters = later("dead-letter", "list", job, "--json")
+    assert letters.code == 0
+    assert letters.document["dead_letter"] == 1
+    [group] = letters.document["groups"]
+    assert (group["reason"], group["items"]) == ("invalid_input", 1)
+    assert group["example_ids"] == ["null"]
+    assert Path(letters.document["path"]).is_dir()
+
+
+def test_status_before_anything_was_run(offline: Program) -> None:
+    assert offline("status", "--json").document == {"nights": []}
+    assert "Nothing has been run yet" in offline("status").out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_what_is_shown_fits_the_terminal(program: Program, columns: int) -> None:
+    job = program.declare("review", documents(3))
+    width = {"COLUMNS": str(columns)}
+    assert program("run", job, **width).code == 0
+    for command in (["jobs"], ["status"], ["status", job], ["dead-letter", "list", job]):
+        table = program(*command, **width).out
+        assert max(map(len, table.splitlines())) <= columns
+        assert "…" not in table, f"{command} is cut off"

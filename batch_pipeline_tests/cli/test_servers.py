@@ -1,0 +1,74 @@
+"""`simulator` and `demo`: the commands that a person starts with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.cli import output
+from batch_pipeline_tests.cli.program import PROGRAM, Program, documents, finished
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_the_simulator_says_where_it_listens_and_ends_cleanly(
+    offline: Program, stop: signal.Signals
+) -> None:
+    with offline.start("simulator", "--port", "0", "--turnaround", "0") as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        match = re.fullmatch(r"Simulator listens on (http://127\.0\.0\.1:\d+)\n", said)
+        assert match, said
+        # It is up by the time it says so.
+        request = urllib.request.Request(
+            f"{match[1]}/v1/messages/batches", headers={"x-api-key": "any"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200
+        job = offline.declare("review", documents(5))
+        keyed = {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": match[1]}
+        assert offline("run", job, **keyed).code == 0
+
+        taken = offline("simulator", "--port", match[1].rpartition(":")[2])
+        assert taken.code == 2
+        assert "--port 0" in taken.err
+
+        process.send_signal(stop)
+        ended = finished(process)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_the_demo_can_stop_after_the_input(offline: Program) -> None:
+    ended = offline("demo", "--input-only")
+    assert ended.code == 0, ended.err
+    folders = sorted((offline.home / "demo_input").iterdir())
+    assert len(folders) == 3
+    for folder in folders:
+        assert list(folder.glob("*.parquet"))
+        assert folder.name in ended.err
+    assert not (offline.home / "ledger.sqlite").exists()
+
+
+def test_the_program_is_called_as_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a virtual environment that is active, the bare name finds nothing."""
+    folder = Path(PROGRAM).parent
+    monkeypatch.setattr("sys.argv", [PROGRAM, "jobs"])
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/usr/bin"]))
+    monkeypatch.chdir(folder.parent)
+    assert output.as_typed() == f"{folder.name}/batch-pipeline"
+    monkeypatch.chdir(tmp_path)
+    assert output.as_typed() == PROGRAM
+    monkeypatch.setenv("PATH", str(folder))
+    assert output.as_typed() == "batch-pipeline"
+
+
+def test_an_error_names_the_program_as_it_was_typed(offline: Program) -> None:
+    job = offline.declare("review", documents(1))
+    ended = offline("run", job, PATH="/usr/bin")
+    assert f"run `{PROGRAM} demo`" in ended.err

@@ -1,0 +1,72 @@
+"""Runs a night in processes of its own, some of them killed; for `test_night_processes`.
+
+One interpreter loads everything once and forks: a process per attempt costs milliseconds then, not
+the seconds of its imports. It is a program of its own because pytest's process has threads.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from batch_pipeline.api import anthropic_api  # noqa: F401  # loaded before the forks
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.run import run
+from batch_pipeline_tests.support import PARTITION, job, settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kill one process after each delay (seconds), then let `together` run to the end."""
+
+    source: str
+    home: str
+    kill_after: tuple[float, ...] = ()
+    together: int = 1
+    pilot: int = 0
+    ledger_url: str = ""
+
+
+def main() -> int:
+    plan = Plan(**orjson.loads(sys.argv[1]))
+    killed = 0
+    for delay in plan.kill_after:
+        child = _fork(plan)
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed += os.WIFSIGNALED(status)
+    codes = [os.waitpid(child, 0)[1] for child in [_fork(plan) for _ in range(plan.together)]]
+    sys.stdout.write(orjson.dumps({"killed": killed, "codes": codes}).decode())
+    return 0
+
+
+def _fork(plan: Plan) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            changes = {"ledger_url": plan.ledger_url} if plan.ledger_url else {}
+            night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4, **changes)
+            spec = job(
+                Path(plan.source),
+                limits={"max_requests_per_batch": 6},
+                pilot={"size": plan.pilot, "via": "batch", "max_error_rate": 1},
+            )
+            code = 0 if run(Pipeline(night), spec, PARTITION).complete else 2
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            raise
+        finally:
+            os._exit(code)
+    return child
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The journal of real-time calls: of what a killed process leaves, all whole lines are read."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from batch_pipeline.flow.journal import Journal, read_lines
+from batch_pipeline.state.files import Files
+
+LINES = [b'{"custom_id": "t_%d", "result": {}}' % n for n in range(20)]
+
+
+def write(files: Files, name: str, lines: list[bytes], every: int = 4) -> None:
+    with Journal(files, "raw", name, every) as journal:
+        for line in lines:
+            journal.append(line)
+
+
+@pytest.fixture(params=["local", "remote"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    return Files(str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+
+
+def test_lines_of_all_holders_are_read(files: Files) -> None:
+    write(files, "token-1", LINES[:7])
+    write(files, "token-2", LINES[7:])
+    write(files, "token2-1", [b"another's"])
+    assert list(read_lines(files, "raw", "token")) == LINES
+    assert list(read_lines(files, "raw", "nobody")) == []
+
+
+def test_what_is_written_is_there_before_the_end(files: Files) -> None:
+    with Journal(files, "raw", "token-1", checkpoint_every=3) as journal:
+        for line in LINES[:5]:
+            journal.append(line)
+        known = list(read_lines(files, "raw", "token"))
+    # Locally every line, remotely those up to the last checkpoint.
+    assert known == LINES[: 3 if files.is_remote else 5]
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(kept=st.integers(min_value=0, max_value=2_000))
+def test_a_cut_last_frame_costs_its_line_alone(
+    kept: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    files = Files(str(tmp_path_factory.mktemp("home")))
+    write(files, "token-1", LINES)
+    path = Path(files.uri("raw/token-1.jsonl.zst"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    found = list(read_lines(files, "raw", "token"))
+    assert found == LINES[: len(found)]
+    frame = len(whole) / len(LINES)
+    assert len(found) >= min(len(LINES), int(kept / frame) - 1)
+    # The next holder's file is read beside it.
+    write(files, "token-2", LINES[len(found) :])
+    assert list(read_lines(files, "raw", "token")) == LINES
+
+
+def test_many_threads_may_append(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    with Journal(files, "raw", "token-1", 3) as journal:
+
+        def append(part: int) -> None:
+            for line in LINES[part::4]:
+                journal.append(line)
+
+        threads = [threading.Thread(target=append, args=(part,)) for part in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(read_lines(files, "raw", "token")) == sorted(LINES)

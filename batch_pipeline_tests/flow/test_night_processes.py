@@ -1,0 +1,124 @@
+"""Processes that die at any moment, and processes that work on one night at the same time."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import sqlalchemy as sa
+
+from batch_pipeline.errors import LedgerError
+from batch_pipeline.flow.run import run
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.conftest import MakePipeline, new_postgres_database
+from batch_pipeline_tests.flow.night_processes import Plan
+from batch_pipeline_tests.support import (
+    PARTITION,
+    accepted_twice,
+    by_id,
+    documents,
+    job,
+    results,
+    statuses,
+    write_rows,
+)
+
+ITEMS = 40
+
+
+def carry_out(plan: Plan) -> dict[str, Any]:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "batch_pipeline_tests.flow.night_processes",
+            orjson.dumps(asdict(plan)),
+        ],
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
+    outcome: dict[str, Any] = orjson.loads(done.stdout)
+    assert not any(outcome["codes"]), done.stderr.decode()
+    return outcome
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_night_whose_processes_are_killed_is_bought_once(
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path, seed: int
+) -> None:
+    sim.set_turnaround(0.1)
+    dice = random.Random(seed)
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    delays = tuple(dice.uniform(0.05, 0.8) for _ in range(8))
+    outcome = carry_out(Plan(str(source), str(home), kill_after=delays, pilot=4))
+
+    assert outcome["killed"] >= 3, "the kills came too late to show anything"
+    assert not accepted_twice(sim)
+    assert sim.books.accepted_requests == ITEMS
+    rows = by_id(results(make_pipeline(), job(source)))
+    assert set(rows) == {d["id"] for d in documents(ITEMS)}
+    assert statuses(rows.values()) == {"succeeded": ITEMS}
+    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_two_processes_on_one_night_buy_it_once(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    home: Path,
+    tmp_path: Path,
+    database: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    sim.set_turnaround(0.1)
+    ledger_url = f"sqlite:///{home / 'ledger.sqlite'}"
+    if database == "postgres":
+        server: sa.URL = request.getfixturevalue("postgres_server")
+        ledger_url = new_postgres_database(server)
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    carry_out(Plan(str(source), str(home), together=2, ledger_url=ledger_url))
+    assert not accepted_twice(sim)
+    rows = by_id(results(make_pipeline(ledger_url=ledger_url), job(source)))
+    assert statuses(rows.values()) == {"succeeded": ITEMS}
+    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+
+
+def test_two_pipelines_of_one_process_share_a_night(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """With a pilot in real time: the second waits for the first instead of asking as well."""
+    sim.set_turnaround(0.1)
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    spec = job(source, limits={"max_requests_per_batch": 7}, pilot={"size": 4, "max_error_rate": 1})
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(make_pipeline(), spec, PARTITION)
+        except (
+            LedgerError
+        ):  # the two took the input at the same moment; the message says: run again
+            run(make_pipeline(), spec, PARTITION)
+        except BaseException as error:  # noqa: BLE001  # for the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert not accepted_twice(sim)
+    assert statuses(by_id(results(make_pipeline(), spec)).values()) == {"succeeded": ITEMS}
+    assert run(make_pipeline(), spec, PARTITION).total_cost_usd == (
+        sim.books.batch_cost_usd + sim.books.realtime_cost_usd
+    )

@@ -1,0 +1,150 @@
+"""The pilot's decisions: how large it is, its verdict, and what a verdict is good for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from batch_pipeline.flow.pilot import Answered, Verdict, gate, holds, judge, sample_size
+from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.spec import PilotSpec
+from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
+
+SNAPSHOT = Snapshot(
+    folder="f", signature="s", content_hash="content", declaration_hash="declaration",
+    declaration={}, parts=1, items=1_100, invalid_input=40, too_large=10, duplicates=50,
+    request_bytes=1, id=1, night_id=1, settled={}, taken_at=0.0,
+)  # fmt: skip
+SPEC = PilotSpec(size=100, max_error_rate=0.05, max_truncated_rate=0.02)
+
+
+def answers(**counts: int) -> list[Answered]:
+    """So many answers of each status; `retried` ones are not final."""
+    return [
+        Answered(
+            id=f"{status}{number}",
+            status="errored" if status == "retried" else status,
+            final=status != "retried",
+            error_message=None if status == "succeeded" else f"{status}!",
+            usage=TokenUsage(input_tokens=100, output_tokens=20),
+            batch_usd=Decimal("0.0001"),
+        )
+        for status, count in counts.items()
+        for number in range(count)
+    ]
+
+
+def verdict_on(**counts: int) -> Verdict:
+    verdict = judge(SPEC, SNAPSHOT, answers(**counts), Decimal("0.02"))
+    assert verdict is not None
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("counts", "reasons"),
+    [
+        ({"succeeded": 100}, []),
+        ({"succeeded": 95, "errored": 5}, []),
+        ({"succeeded": 94, "errored": 6}, ["error rate 6.0% is over 5.0%"]),
+        ({"succeeded": 97, "refused": 2, "invalid_output": 1}, []),
+        ({"succeeded": 90, "invalid_output": 10}, ["error rate 10.0% is over 5.0%"]),
+        ({"succeeded": 90, "refused": 10}, ["error rate 10.0% is over 5.0%"]),
+        ({"succeeded": 98, "truncated": 2}, []),
+        ({"succeeded": 97, "truncated": 3}, ["3.0% of the answers were cut off"]),
+        ({"truncated": 50, "errored": 50}, ["error rate 50.0%", "50.0% of the answers"]),
+        # What the API did not work on is no evidence, as long as half is left.
+        ({"succeeded": 50, "retried": 50}, []),
+    ],
+)
+def test_verdicts(counts: dict[str, int], reasons: list[str]) -> None:
+    verdict = verdict_on(**counts)
+    assert verdict.open is (not reasons)
+    assert len(verdict.reasons) == len(reasons)
+    for said, wanted in zip(verdict.reasons, reasons, strict=True):
+        assert said.startswith(wanted)
+
+
+def test_a_pilot_that_was_hardly_worked_on_has_no_verdict() -> None:
+    assert judge(SPEC, SNAPSHOT, answers(succeeded=49, retried=51), Decimal(0)) is None
+    assert judge(SPEC, SNAPSHOT, answers(retried=1), Decimal(0)) is None
+
+
+def test_what_a_verdict_measures() -> None:
+    verdict = verdict_on(succeeded=96, errored=3, truncated=1)
+    assert (verdict.sample, verdict.judged) == (100, 100)
+    assert (verdict.error_rate, verdict.truncated_rate) == (0.03, 0.01)
+    assert (verdict.mean_input_tokens, verdict.mean_output_tokens) == (100, 20)
+    assert verdict.cost_usd == 0.02
+    # Billed for the sample, and the other 900 requests at the batch price.
+    assert verdict.projected_usd == pytest.approx(0.02 + 900 * 0.0001)
+    assert verdict.examples == ("errored0: errored!", "errored1: errored!", "errored2: errored!")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "units", "open_units", "size"),
+    [
+        (100, 1_200_000, 1_200_000, 100),
+        (100, 500, 500, 50),
+        (100, 9, 9, 0),
+        (100, 10, 10, 1),
+        (0, 1_000, 1_000, 0),
+        (100, 5_000, 7, 7),
+        (100, 5_000, 0, 0),
+    ],
+)
+def test_sample_size(wanted: int, units: int, open_units: int, size: int) -> None:
+    assert sample_size(wanted, units, open_units) == size
+
+
+@pytest.mark.parametrize(
+    ("is_open", "declaration", "content", "good"),
+    [
+        (True, "declaration", "content", True),
+        (True, "declaration", "other", True),
+        (True, "other", "content", False),
+        (False, "declaration", "content", True),
+        (False, "declaration", "other", False),
+        (False, "other", "content", False),
+    ],
+)
+def test_what_a_verdict_holds_for(
+    is_open: bool, declaration: str, content: str, good: bool
+) -> None:
+    verdict = replace(
+        verdict_on(succeeded=1), open=is_open, declaration_hash=declaration, content_hash=content
+    )
+    assert holds(asdict(verdict), SNAPSHOT) is good
+
+
+def test_no_verdict_holds_for_nothing() -> None:
+    assert not holds(None, SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("pilot", "verdict", "reason"),
+    [
+        (True, None, None),
+        (True, {"open": False, "reasons": ["bad"]}, None),
+        (False, None, "the pilot has not been judged yet"),
+        (
+            False,
+            {"open": False, "reasons": ["bad", "worse"]},
+            "the pilot's gate is closed: bad; worse",
+        ),
+        (False, {"open": True, "reasons": []}, None),
+    ],
+)
+def test_the_gate(pilot: bool, verdict: dict[str, Any] | None, reason: str | None) -> None:
+    night = Night(
+        id=1, job="job", partition="all", account="default", created_at=0.0, snapshot_id=1,
+        open_requests=0, revision=0, published=True, rebuilding=False, held_at=None, refused=None,
+        wanted_room_at=0.0, pilot=verdict, completed_at=None,
+    )  # fmt: skip
+    shard = Shard(
+        engine="batch", pilot=pilot, manifest="m", requests=1, bytes=1, usd_bound=Decimal(1), id=1,
+        night_id=1, snapshot_id=1, state=ShardState.WAITING, created_at=0.0,
+    )  # fmt: skip
+    assert gate(night, shard) == reason

@@ -1,0 +1,208 @@
+"""Requests to the byte: fingerprints that never change, bodies of the announced length."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batch_pipeline.flow.requests import (
+    FINGERPRINT_VERSION,
+    Declaration,
+    RequestBuilder,
+    body_chunks,
+    body_length,
+    custom_id,
+    parse_custom_id,
+    unit_of,
+)
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.submissions import new_token
+from batch_pipeline_tests.support import job
+
+API_RULE = re.compile(r"^[a-zA-Z0-9_-]{1,64}\Z")
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"b": {"type": "string"}, "a": {"type": "integer"}},
+}
+TEXTS = st.text(st.characters(codec="utf-8"))
+
+
+def builder(**changes: Any) -> RequestBuilder:
+    return RequestBuilder(Declaration.of(job("in.jsonl", **changes)))
+
+
+def built(text: str = "A text.", **changes: Any) -> bytes:
+    return builder(**changes).build({"text": text}).params
+
+
+FULL: dict[str, Any] = {
+    "prompt": {"system": "Be brief. ä", "user": "Sum up: {text}"},
+    "params": {"stop_sequences": ["END"], "metadata": {"user_id": "7", "a": 1}},
+    "betas": ["some-beta-2026-01-01"],
+    "output_schema": SCHEMA,
+}
+
+
+def test_what_is_sent_and_its_fingerprint_never_change() -> None:
+    """Pinned: a release that changes either would buy every night again that is run once more.
+
+    Whoever has to change this raises FINGERPRINT_VERSION and keeps the old algorithm for ledgers
+    that were written with it.
+    """
+    plain, full = builder(), builder(**FULL)
+    assert built() == (
+        b'{"model":"claude-haiku-4-5-20251001","max_tokens":4000,'
+        b'"messages":[{"role":"user","content":"Sum up: A text."}]}'
+    )
+    assert (
+        built(**FULL)
+        == (
+            '{"model":"claude-haiku-4-5-20251001","max_tokens":4000,"system":"Be brief. ä",'
+            '"messages":[{"role":"user","content":"Sum up: A text."}],'
+            '"metadata":{"user_id":"7","a":1},"stop_sequences":["END"],'
+            '"output_config":{"format":{"type":"json_schema","schema":{"type":"object","properties":'
+            '{"b":{"type":"string"},"a":{"type":"integer"}}}}}}'
+        ).encode()
+    )
+    assert FINGERPRINT_VERSION == 1
+    assert plain.fingerprint(built()) == "a79f7f078fe10e78a5182a62bf397234"
+    assert full.fingerprint(built(**FULL)) == "8ae7cfeb38711af244c7f572ca34b22b"
+    fingerprint = plain.fingerprint(built())
+    assert unit_of(fingerprint, "id", deduplicate=True) == fingerprint
+    assert unit_of(fingerprint, "id", deduplicate=False) == "56d5286e145dbbbcc34df00d99d64321"
+
+
+def test_the_fingerprint_covers_the_betas() -> None:
+    assert builder(betas=["x"]).fingerprint(built()) != builder().fingerprint(built())
+    assert builder(betas=["x", "y"]).fingerprint(b"") != builder(betas=["x,y"]).fingerprint(b"")
+
+
+def test_the_order_of_top_level_params_does_not_matter_but_that_inside_does() -> None:
+    one: dict[str, Any] = {"stop_sequences": ["E"], "metadata": {"user_id": "7"}}
+    other = dict(reversed(one.items()))
+    assert built(params=one) == built(params=other)
+    turned = {"type": "object", "properties": dict(reversed(SCHEMA["properties"].items()))}
+    assert built(output_schema=SCHEMA) != built(output_schema=turned)
+
+
+def test_structured_output_joins_what_params_say_of_output() -> None:
+    sent = orjson.loads(built(output_schema=SCHEMA, params={"output_config": {"effort": "low"}}))
+    assert sent["output_config"] == {
+        "effort": "low",
+        "format": {"type": "json_schema", "schema": SCHEMA},
+    }
+
+
+@given(text=TEXTS)
+def test_a_text_arrives_as_it_is(text: str) -> None:
+    wanted = f'{{"q":"{text}"}}'
+    sent = builder(prompt={"user": '{{"q":"{text}"}}'}).build({"text": text}).params
+    assert orjson.loads(sent)["messages"] == [{"role": "user", "content": wanted}]
+
+
+@given(text=TEXTS.filter(lambda text: text.strip()))
+def test_a_snapshots_row_gives_the_same_request_again(text: str) -> None:
+    row = orjson.dumps({"id": "x", "text": text})
+    one = builder(prompt={"user": "{text}"})
+    assert one.rebuild(row) == one.build({"text": text}).params
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003"])
+def test_an_empty_prompt_is_a_problem(text: str) -> None:
+    result = builder(prompt={"user": "{text}"}).build({"text": text})
+    assert (result.params, result.problem) == (b"", "empty prompt")
+
+
+@given(
+    params=st.lists(st.binary(min_size=2, max_size=300), max_size=25),
+    chunk=st.integers(min_value=1, max_value=2_000),
+)
+def test_a_body_has_the_announced_length(params: list[bytes], chunk: int) -> None:
+    token = new_token()
+    chunks = list(body_chunks(token, params, chunk))
+    assert len(b"".join(chunks)) == body_length(map(len, params))
+    assert chunks[-1] == b"]}"  # what is held back until the submission is sealed
+    assert all(chunks)
+    assert all(len(part) < chunk + 400 for part in chunks)
+
+
+@settings(max_examples=25)
+@given(texts=st.lists(TEXTS.filter(lambda text: text.strip()), min_size=1, max_size=12))
+def test_a_body_is_what_the_api_expects(texts: list[str]) -> None:
+    token = new_token()
+    one = builder(prompt={"user": "{text}"})
+    made = [one.build({"text": text}).params for text in texts]
+    body = orjson.loads(b"".join(body_chunks(token, made, 100)))
+    assert [request["custom_id"] for request in body["requests"]] == [
+        f"{token}_{number}" for number in range(len(texts))
+    ]
+    assert [request["params"]["messages"][0]["content"] for request in body["requests"]] == texts
+
+
+@given(number=st.integers(min_value=0, max_value=99_999))
+def test_custom_ids_fit_the_rule_and_map_back(number: int) -> None:
+    token = new_token()
+    wire = custom_id(token, number)
+    assert API_RULE.match(wire)
+    assert parse_custom_id(wire) == (token, number)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        None,
+        7,
+        "",
+        "req_1",
+        "request-000001",
+        "aaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaaaaaaa_",
+        "AAAAAAAAAAAAAAAA_1",
+        "aaaaaaaaaaaaaaaa_-1",
+        "aaaaaaaaaaaaaaaa_1 ",
+        "xaaaaaaaaaaaaaaaa_1",
+        "aaaaaaaaaaaaaaaa_1\n",
+        "aaaaaaaaaaaaaaaa_\u0661",
+    ],
+)
+def test_ids_of_others_are_not_ours(wire: object) -> None:
+    assert parse_custom_id(wire) is None
+
+
+def test_tokens_do_not_repeat() -> None:
+    tokens = {new_token() for _ in range(1_000)}
+    assert len(tokens) == 1_000
+    assert all(re.fullmatch(r"[a-z2-7]{16}", token) for token in tokens)
+
+
+def test_a_declaration_survives_the_ledger() -> None:
+    declaration = Declaration.of(job("in.jsonl", **FULL))
+    stored = orjson.loads(orjson.dumps(declaration.to_json()))
+    assert Declaration.from_json(stored) == declaration
+    assert Declaration.from_json(stored).hash == declaration.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        ({"max_tokens": 5}, True),
+        ({"prompt": {"user": "{text}!"}}, True),
+        ({"output_schema": SCHEMA}, True),
+        ({"betas": ["x"]}, True),
+        ({"deduplicate": False}, True),
+        ({"retry": {"max_attempts": 9}}, False),
+        ({"pilot": {"size": 9}}, False),
+        ({"description": "other words"}, False),
+        ({"limits": {"max_requests_per_batch": 5}}, False),
+    ],
+)
+def test_what_counts_as_another_declaration(change: dict[str, Any], changes: bool) -> None:
+    def digest(spec: JobSpec) -> str:
+        return Declaration.of(spec).hash
+
+    assert (digest(job("in.jsonl", **change)) != digest(job("in.jsonl"))) is changes

@@ -1,0 +1,90 @@
+"""A ledger with a night in it, and a clock that tests turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import Connection
+
+from batch_pipeline.state import nights, submissions
+from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
+from batch_pipeline.state.submissions import Intent, Limits, Submission, Waiting
+
+ACCOUNT = "default"
+LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    opened = Ledger(ledger_url)
+    with opened.write() as connection:
+        nights.register_account(connection, ACCOUNT, simulated=False)
+    yield opened
+    opened.close()
+
+
+@dataclass
+class Clock:
+    """The database's clock, as far as the state machine sees it."""
+
+    at: float = 1_000_000.0
+
+    def __call__(self, _connection: Connection) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(submissions, "now", clock)
+    monkeypatch.setattr(nights, "now", clock)
+    return clock
+
+
+def a_snapshot(items: int = 100) -> NewSnapshot:
+    return NewSnapshot(
+        folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
+        parts=1, items=items, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
+    )  # fmt: skip
+
+
+def a_shard(requests: int, engine: nights.Engine = "batch") -> NewShard:
+    return NewShard(
+        engine=engine, pilot=False, manifest="m", requests=requests, bytes=1, usd_bound=Decimal(1)
+    )
+
+
+def a_night(
+    connection: Connection,
+    *requests: int,
+    partition: str = "2026-01-02",
+    job: str = "job",
+    engine: nights.Engine = "batch",
+) -> Night:
+    """A night with a snapshot and waiting shards of so many requests each."""
+    night = nights.open_night(connection, job, partition, ACCOUNT)
+    nights.replace_snapshot(connection, night, a_snapshot(), {})
+    night = nights.get_night(connection, night.id)
+    shards = [a_shard(count, engine) for count in requests]
+    assert nights.add_shards(connection, night, shards, open_requests=0)
+    return nights.get_night(connection, night.id)
+
+
+def begin(connection: Connection, night: Night, limits: Limits = LIMITS) -> Intent | Waiting:
+    return submissions.begin(connection, night, "me", limits, lambda _night, _shard: None)
+
+
+def begun(connection: Connection, night: Night, limits: Limits = LIMITS) -> Submission:
+    intent = begin(connection, night, limits)
+    assert isinstance(intent, Intent), intent
+    return intent.submission
+
+
+def accept(connection: Connection, submission: Submission, batch_id: str = "batch_1") -> None:
+    submissions.accept(
+        connection, submission.id, batch_id, accepted_at=1_000_000.0, expires_at=1_086_400.0
+    )

@@ -1,0 +1,127 @@
+"""Opening a ledger, its transactions, and what it says when it cannot be used."""
+
+from __future__ import annotations
+
+import threading
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from batch_pipeline.errors import LedgerError
+from batch_pipeline.state import nights, tables
+from batch_pipeline.state.ledger import Ledger, now
+
+
+def test_a_newer_schema_is_refused(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+    with ledger.write() as connection:
+        connection.execute(sa.update(tables.schema).values(version=tables.SCHEMA_VERSION + 1))
+    ledger.close()
+    with pytest.raises(LedgerError, match="install the newer batch-pipeline"):
+        Ledger(ledger_url)
+
+
+def test_what_was_written_is_there_for_the_next_process(ledger_url: str) -> None:
+    first, second = Ledger(ledger_url), Ledger(ledger_url)
+    with first.write() as connection:
+        nights.register_account(connection, "one", simulated=True)
+    with second.read() as connection:
+        assert nights.get_account(connection, "one").simulated
+        versions = connection.scalars(sa.select(tables.schema.c.version)).all()
+    assert versions == [tables.SCHEMA_VERSION]
+    first.close()
+    second.close()
+
+
+def test_many_processes_may_open_a_new_ledger_at_once(ledger_url: str) -> None:
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            Ledger(ledger_url).close()
+        except BaseException as error:  # noqa: BLE001  # for the assertion below
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_transaction_that_fails_changes_nothing(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+
+    def fail() -> None:
+        with ledger.write() as connection:
+            nights.register_account(connection, "one", simulated=True)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with ledger.read() as connection:
+        assert connection.execute(sa.select(tables.account)).all() == []
+    ledger.close()
+
+
+def test_writers_take_turns_from_their_first_read(ledger_url: str) -> None:
+    """Each adds one to what it has read: with writers side by side, additions would be lost."""
+    ledger = Ledger(ledger_url)
+    with ledger.write() as connection:
+        nights.register_account(connection, "one", simulated=True)
+    rounds = 10
+
+    def add() -> None:
+        own = Ledger(ledger_url)
+        for _ in range(rounds):
+            with own.write() as connection:
+                account = nights.get_account(connection, "one")
+                nights.pause_account(connection, "one", str(int(account.paused_reason or 0) + 1))
+        own.close()
+
+    threads = [threading.Thread(target=add) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with ledger.read() as connection:
+        assert nights.get_account(connection, "one").paused_reason == str(3 * rounds)
+    ledger.close()
+
+
+def test_the_clock_is_the_databases(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+    with ledger.read() as connection:
+        first, second = now(connection), now(connection)
+    # SQLite's clock has milliseconds, and freezes for a statement, not for a transaction.
+    assert abs(first - time.time()) < 5
+    assert second >= first
+    ledger.close()
+
+
+def test_amounts_are_exact(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+    amounts = [Decimal("0.000000000001"), Decimal("123456.123456789012")]
+    with ledger.write() as connection:
+        nights.register_account(connection, "one", simulated=True)
+        night = nights.open_night(connection, "job", "all", "one")
+        from batch_pipeline_tests.state.conftest import a_snapshot  # noqa: PLC0415
+
+        nights.replace_snapshot(connection, night, a_snapshot(), {})
+        night = nights.get_night(connection, night.id)
+        shards = [nights.NewShard("batch", False, "m", 1, 1, amount) for amount in amounts]
+        nights.add_shards(connection, night, shards, open_requests=0)
+        assert [s.usd_bound for s in nights.list_shards(connection, night.id)] == amounts
+        total = connection.scalar(sa.select(sa.func.sum(tables.shard.c.usd_bound)))
+        assert total == sum(amounts)
+    ledger.close()
+
+
+def test_a_ledger_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes(b"this is no database, whatever its name may say" * 9)
+    with pytest.raises(LedgerError, match="BATCH_PIPELINE_LEDGER_URL"):
+        Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
