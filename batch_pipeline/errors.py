@@ -55,6 +55,6 @@ class AccountError(BatchPipelineError):
 
 
 class ApiError(BatchPipelineError):
-    """The API did not give a usable answer where no money is at stake (a poll, a look, a download)."""
+    """The API gave no usable answer where no money is at stake: a poll, a look, a download."""
 
     code = "api"

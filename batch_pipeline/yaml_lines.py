@@ -14,7 +14,7 @@ KeyPath = tuple[int | str, ...]
 """Where a value is in a document: ("attributes", "upstream", 0)."""
 
 
-class YamlProblem(Exception):  # noqa: N818  # a problem of the document, told to a person by others
+class YamlProblem(Exception):  # a problem of the document, told to a person by others
     """The text is not a YAML document that can be read; `line` counts from 1."""
 
     def __init__(self, message: str, line: int) -> None:

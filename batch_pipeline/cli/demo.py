@@ -46,7 +46,9 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
     if input_only:
         return
     started = time.monotonic()
-    with running_simulator(turnaround=turnaround) as simulator:
+    # A demo that was interrupted finds its batches again.
+    state = Path(settings.home) / "simulator"
+    with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
         api = AnthropicApi(base_url=simulator.url, api_key="simulator")
         quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
         pipeline = Pipeline(quick, api)

@@ -9,6 +9,7 @@ import dagster as dg
 from batch_pipeline.orchestration.decisions import Former
 from batch_pipeline.orchestration.names import (
     ASSETS,
+    COLLECTED_RESULTS,
     FOLLOW_UP_TAG,
     JOB_TAG,
     KIND_TAG,
@@ -65,6 +66,12 @@ def submission_asked(instance: dg.DagsterInstance, job: str, partition: str, sin
         after_timestamp=since,
     )
     return bool(instance.fetch_materializations(filters, limit=1).records)
+
+
+def unshown(instance: dg.DagsterInstance, job: str) -> set[str]:
+    """Partitions whose submission Dagster has, and not their results."""
+    submitted = instance.get_materialized_partitions(asset_key(job, SUBMITTED_BATCHES))
+    return submitted - instance.get_materialized_partitions(asset_key(job, COLLECTED_RESULTS))
 
 
 def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[Former]:

@@ -32,7 +32,6 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
@@ -84,12 +83,13 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
 def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec) -> dg.SensorResult:
     """One look at all unfinished nights of the job under the account in force."""
     deadline = time.monotonic() + TICK_SECONDS
-    if not _anything_begun(pipeline, spec):
+    unshown = runs.unshown(context.instance, spec.name)
+    if not _anything_begun(pipeline, spec, unshown):
         return dg.SensorResult(skip_reason="no night is under way", cursor=context.cursor)
     polled = _poll(pipeline, spec.name)
     if polled.account is None:
         return dg.SensorResult(skip_reason=polled.trouble, cursor=context.cursor)
-    seen = _look(context.instance, pipeline, spec, polled.account, deadline)
+    seen = _look(context.instance, pipeline, spec, polled.account, unshown, deadline)
     plan = decisions.plan(seen.standings, seen.room, runs.unfinished(context.instance, spec.name))
     requests, rests = _requests(context.instance, spec, plan)
     events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
@@ -103,13 +103,10 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
     )
 
 
-def _anything_begun(pipeline: Pipeline, spec: JobSpec) -> bool:
+def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
     """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
     with pipeline.ledger.read() as connection:
-        return any(
-            night.completed_at is None and night.snapshot_id is not None
-            for night in nights.list_nights(connection, job=spec.name)
-        )
+        return bool(standing.unfinished_nights(connection, spec.name, None, unshown))
 
 
 def _poll(pipeline: Pipeline, job: str) -> Polled:
@@ -147,6 +144,7 @@ def _look(
     pipeline: Pipeline,
     spec: JobSpec,
     account: str,
+    unshown: set[str],
     deadline: float,
 ) -> Seen:
     """Read the nights, oldest first, as far as the time allows."""
@@ -155,7 +153,7 @@ def _look(
     states: dict[str, Progress] = {}
     with pipeline.ledger.read() as connection:
         view = standing.view_account(connection, pipeline.settings, spec, account)
-        for night in standing.unfinished_nights(connection, spec.name, account):
+        for night in standing.unfinished_nights(connection, spec.name, account, unshown):
             if time.monotonic() > deadline:
                 break
             stands, state = standing.read_standing(connection, view, night, asked)

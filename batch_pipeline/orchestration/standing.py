@@ -63,12 +63,19 @@ def view_account(
     )
 
 
-def unfinished_nights(connection: Connection, job: str, account: str) -> list[Night]:
-    """Nights with an input that are not complete, oldest first."""
+def unfinished_nights(
+    connection: Connection, job: str, account: str | None, unshown: set[str]
+) -> list[Night]:
+    """Nights with an input that are not complete, oldest first; of all accounts without one.
+
+    A night that was completed elsewhere (by the command line) is unfinished too, while Dagster has
+    its submission and not its results: those partitions are `unshown`.
+    """
     return [
         night
         for night in nights.list_nights(connection, job=job, account=account)
-        if night.completed_at is None and night.snapshot_id is not None
+        if night.snapshot_id is not None
+        and (night.completed_at is None or night.partition in unshown)
     ]
 
 

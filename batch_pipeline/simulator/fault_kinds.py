@@ -5,7 +5,7 @@ When each happens is declared in `faults`; how it is done on the wire is in `fau
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +45,7 @@ class _Fault(Declared):
     that has sent an incomplete one.
     """
 
+    kind: str
     delay_before: Seconds = 0.0
     delay_after: Seconds = 0.0
     read_pause: Seconds = 0.0
@@ -53,8 +54,7 @@ class _Fault(Declared):
     @property
     def label(self) -> str:
         """What the books count it as, after the name of the endpoint."""
-        kind: Any = getattr(self, "kind")  # noqa: B009  # each kind declares its own literal
-        return str(kind)
+        return self.kind
 
 
 class Normal(_Fault):

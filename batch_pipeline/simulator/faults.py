@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from batch_pipeline.simulator.fault_kinds import (
+    AnyFault,
     CallFault,
     Count,
     Declared,
@@ -31,23 +32,20 @@ _Script = Annotated[tuple[CallFault, ...], Field(strict=False)]
 _ResultsScript = Annotated[tuple[ResultsFault, ...], Field(strict=False)]
 
 
-class _HoldsFault(Declared):
-    @model_validator(mode="after")
-    def _once(self) -> _HoldsFault:
-        fault = getattr(self, "fault", None)
-        if fault is not None and "times" in fault.model_fields_set:
-            raise ValueError("`times` belongs to the steps of a script")
-        return self
+def _without_times(fault: AnyFault) -> AnyFault:
+    if "times" in fault.model_fields_set:
+        raise ValueError("`times` belongs to the steps of a script")
+    return fault
 
 
-class Chance(_HoldsFault):
+class Chance(Declared):
     probability: Probability
-    fault: CallFault
+    fault: Annotated[CallFault, AfterValidator(_without_times)]
 
 
-class ResultsChance(_HoldsFault):
+class ResultsChance(Declared):
     probability: Probability
-    fault: ResultsFault
+    fault: Annotated[ResultsFault, AfterValidator(_without_times)]
 
 
 class While(Declared):
@@ -94,14 +92,14 @@ class ResultsFaults(Declared):
     unavailable_after_end: WhileUnavailable = WhileUnavailable()
 
 
-class Outage(_HoldsFault):
+class Outage(Declared):
     """One fault for calls number `from_call` to `to_call` (None: until it is lifted).
 
     Calls are counted over all `endpoints` together (none named: all endpoints), and only those
     with one of `keys`, where keys are named.
     """
 
-    fault: CallFault
+    fault: Annotated[CallFault, AfterValidator(_without_times)]
     endpoints: Annotated[tuple[Endpoint, ...], Field(strict=False)] = ()
     keys: Annotated[tuple[str, ...], Field(strict=False)] = ()
     from_call: Positive = 1

@@ -232,4 +232,4 @@ def test_a_closed_gate_opens_when_its_limits_are_raised(
     assert (state.complete, state.settled) == (True, 40)
     assert state.statuses["truncated"] > 20
     assert sim.books.accepted_requests == 40  # nothing was tried again
-    assert verdict(make_pipeline())["truncated_rate"] == 1
+    assert verdict(make_pipeline())["truncated_rate"] > 0.02

@@ -10,11 +10,14 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import paths, run
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key
+from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.state import nights as ledger_nights
 from batch_pipeline.state.ledger import Ledger
+from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 from batch_pipeline_tests.support import Faults, error
 
@@ -127,6 +130,21 @@ def test_a_night_run_again_buys_nothing(
     assert again.success
     assert sim.books.batches_created == bought
     assert job.metadata("submitted_batches", nights[0])["waiting"] == "nothing waits"
+    assert job.tick().run_requests == []
+
+
+def test_a_night_that_the_command_line_completed_is_shown_once_it_is_launched(
+    nightly: MakeNightly, make_spec: MakeSpec, nights: list[str], sim: Simulator
+) -> None:
+    run.run(Pipeline(Settings.from_environment()), make_spec(), nights[0])
+    bought = sim.books.batches_created
+    job = nightly()
+    # Nobody has asked Dagster for it so far.
+    assert job.tick().run_requests == []
+    assert job.launch(nights[0]).success
+    job.run_to_the_end(nights[0])
+    assert job.metadata("cost_report", nights[0])
+    assert sim.books.batches_created == bought
     assert job.tick().run_requests == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import httpx2
-import orjson
 
 from batch_pipeline.simulator import SIMULATOR_HEADER
 from batch_pipeline_tests.simulator.conftest import requests
@@ -37,7 +36,3 @@ def received(http: httpx2.Client, batch_id: str) -> tuple[bytes, bool]:
         except httpx2.RemoteProtocolError:
             return got, False
     return got, True
-
-
-def ids(body: bytes) -> list[str]:
-    return [orjson.loads(line)["custom_id"] for line in body.splitlines()]

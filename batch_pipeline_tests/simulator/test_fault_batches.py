@@ -12,6 +12,7 @@ import orjson
 import pytest
 from anthropic import Anthropic, APIConnectionError, APIStatusError, RateLimitError
 
+from batch_pipeline.cli import main
 from batch_pipeline.simulator import (
     Faults,
     FaultsError,
@@ -258,7 +259,7 @@ def test_what_a_content_cost(sim: Simulator, client: Anthropic) -> None:
         ("list: {chances: [{probability: 2, fault: {kind: drop}}]}", "list.chances.0.probability"),
         (
             "outages: [{fault: {kind: drop, times: 2}}]",
-            "outages.0: Value error, `times` belongs to the steps of a script",
+            "outages.0.fault: Value error, `times` belongs to the steps of a script",
         ),
         (
             "requests: {chances: [{outcome: expired, probability: 1, ways: both}]}",
@@ -286,6 +287,17 @@ def test_a_file_may_be_yaml_or_json_or_missing(tmp_path: Path) -> None:
     assert load_faults(path) == Faults()
     with pytest.raises(FaultsError, match=r"none\.yaml: No such file"):
         load_faults(tmp_path / "none.yaml")
+
+
+def test_the_command_refuses_a_wrong_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "faults.yaml"
+    path.write_text("creat: {}")
+    with pytest.raises(SystemExit) as ended:
+        main(["simulator", "--port", "0", "--faults", str(path)])
+    assert ended.value.code == 2
+    assert f"{path}: creat: unknown key" in capsys.readouterr().err
 
 
 def test_the_example_of_the_docs_is_a_declaration_and_shows_every_section() -> None:

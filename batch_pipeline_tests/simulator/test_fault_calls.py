@@ -27,7 +27,6 @@ from batch_pipeline.simulator import (
 from batch_pipeline_tests.simulator.conftest import params, requests, sdk
 from batch_pipeline_tests.simulator.fault_support import BATCHES, create, ended
 
-
 CALLS: dict[str, tuple[str, str, Any]] = {
     "create": ("POST", BATCHES, {"requests": requests(1)}),
     "list": ("GET", BATCHES, None),
