@@ -13,15 +13,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 SIMULATOR_PORT = os.environ.get("SIMULATOR_PORT", "8765")
 UI_PORT = os.environ.get("DAGSTER_PORT", "3000")
 SCHEDULE = "license_review_nightly"
+# Dagster lets its code servers finish; what is left after this is killed.
+ENDING_SECONDS = 20
 
 
 def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A shell that starts this in the background has it ignore Ctrl-C, and its children too.
+        signal.signal(number, _interrupt)
     home = Path(os.environ["BATCH_PIPELINE_HOME"]).resolve()
     dagster_home = ROOT / ".dagster"
     dagster_home.mkdir(exist_ok=True)
@@ -42,25 +48,23 @@ def main() -> None:
         *("--port", SIMULATOR_PORT, "--turnaround", "20", "--state-dir", str(home / "simulator")),
     )
     assert simulator.stdout is not None
-    # Its first line says that it listens.
-    print(simulator.stdout.readline().strip(), flush=True)
-    _start_schedule(environ)
-    workspace = ("-w", str(ROOT / "workspace.yaml"))
-    processes = [
-        simulator,
-        _start(environ, "dagster-daemon", "run", *workspace),
-        _start(environ, "dagster-webserver", "-h", "127.0.0.1", "-p", UI_PORT, *workspace),
-    ]
-    print(f"Dagster's UI: http://localhost:{UI_PORT} (Ctrl-C ends everything)", flush=True)
+    listens = simulator.stdout.readline().strip()
+    if not listens:
+        sys.exit(f"The simulator did not start; is port {SIMULATOR_PORT} in use?")
+    print(listens, flush=True)
+    processes = [simulator]
     try:
+        _start_schedule(environ)
+        workspace = ("-w", str(ROOT / "workspace.yaml"))
+        web = ("-h", "127.0.0.1", "-p", UI_PORT)
+        processes.append(_start(environ, "dagster-webserver", *web, *workspace))
+        processes.append(_start(environ, "dagster-daemon", "run", *workspace))
+        print(f"Dagster's UI: http://localhost:{UI_PORT} (Ctrl-C ends everything)", flush=True)
         _wait_for_any(processes)
     except KeyboardInterrupt:
-        pass
+        print("ending …", flush=True)
     finally:
-        for process in processes:
-            process.send_signal(signal.SIGINT)
-        for process in processes:
-            process.wait()
+        _end(processes)
 
 
 def _run(environ: Mapping[str, str], command: str, *arguments: str) -> None:
@@ -88,6 +92,20 @@ def _start_schedule(environ: Mapping[str, str]) -> None:
         print(f"the schedule {SCHEDULE} was not started: {done.stderr}", file=sys.stderr)
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    for process in reversed(processes):
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(timeout=ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def _wait_for_any(processes: list[subprocess.Popen[str]]) -> None:
     while True:
         for process in processes:
@@ -95,7 +113,7 @@ def _wait_for_any(processes: list[subprocess.Popen[str]]) -> None:
                 process.wait(timeout=0.5)
             except subprocess.TimeoutExpired:
                 continue
-            print(f"{process.args} ended with {process.returncode}", file=sys.stderr)
+            print(f"{process.args!r} ended with {process.returncode}", file=sys.stderr)
             return
 
 

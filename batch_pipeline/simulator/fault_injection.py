@@ -44,6 +44,7 @@ from batch_pipeline.simulator.fault_wire import (
 )
 from batch_pipeline.simulator.faults import Endpoint
 from batch_pipeline.simulator.foreign import requests_in
+from batch_pipeline.simulator.visibility import HiddenError
 from batch_pipeline.simulator.wire import api_key_of
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -57,11 +58,16 @@ class FaultInjection:
 
     def around(self, endpoint: Endpoint, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
-            fault = self._schedule.next_fault(
-                endpoint,
-                key=api_key_of(request.headers),
-                batch_id=request.path_params.get("batch_id", ""),
-            )
+            batch_id = request.path_params.get("batch_id", "")
+            key = api_key_of(request.headers)
+            fault = self._schedule.next_fault(endpoint, key=key, batch_id=batch_id)
+            try:
+                return await met(request, fault)
+            except HiddenError:
+                self._schedule.give_back(endpoint, batch_id)
+                raise
+
+        async def met(request: Request, fault: AnyFault | None) -> Response:
             if fault is None:
                 return await handler(request)
             if fault.read_pause:

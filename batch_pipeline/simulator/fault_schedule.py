@@ -63,11 +63,20 @@ class FaultSchedule:
 
     def _step(self, endpoint: Endpoint, batch_id: str) -> AnyFault | None:
         declared = getattr(self._faults, endpoint)
-        one_each = endpoint in BATCH_ENDPOINTS and declared.per_batch
-        counted = (endpoint, batch_id if one_each else "")
+        counted = self._counted(endpoint, batch_id)
         call = self._script_calls[counted]
         self._script_calls[counted] += 1
         return next((step for past, step in _ends(declared.script) if call < past), None)
+
+    def give_back(self, endpoint: Endpoint, batch_id: str) -> None:
+        """A call met nothing that its step could have happened to: the step is for the next one."""
+        with self._lock:
+            counted = self._counted(endpoint, batch_id)
+            self._script_calls[counted] = max(0, self._script_calls[counted] - 1)
+
+    def _counted(self, endpoint: Endpoint, batch_id: str) -> tuple[Endpoint, str]:
+        one_each = endpoint in BATCH_ENDPOINTS and getattr(self._faults, endpoint).per_batch
+        return endpoint, batch_id if one_each else ""
 
     def _chance(self, endpoint: Endpoint) -> AnyFault | None:
         self._chance_calls[endpoint] += 1

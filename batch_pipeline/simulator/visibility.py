@@ -15,7 +15,11 @@ from batch_pipeline.simulator.batch import Batch
 from batch_pipeline.simulator.books import Books
 from batch_pipeline.simulator.fault_schedule import FaultSchedule
 from batch_pipeline.simulator.faults import While
-from batch_pipeline.simulator.wire import STATUS_TYPES, ApiError, not_found, now
+from batch_pipeline.simulator.wire import STATUS_TYPES, ApiError, now
+
+
+class HiddenError(ApiError):
+    """The answer to a call for something that exists and is not to be seen yet."""
 
 
 class Visibility:
@@ -52,7 +56,7 @@ class Visibility:
         return missing
 
     def check_retrieve(self, batch: Batch) -> None:
-        """Errors: `ApiError` 404 for a batch that cannot be seen yet, or again."""
+        """Errors: `HiddenError` 404 for a batch that cannot be seen yet, or again."""
         declared = self._schedule.faults.retrieve
         phases: list[tuple[str, While, datetime | None]] = [
             ("after_create", declared.not_found_after_create, batch.created_at)
@@ -61,17 +65,17 @@ class Visibility:
             phases.append(("after_end", declared.not_found_after_end, batch.ended_at))
         for phase, condition, since in phases:
             if self._hides(f"retrieve.not_found_{phase}", batch, condition, since):
-                raise not_found(f"Message Batch {batch.id} not found.")
+                raise HiddenError(404, "not_found_error", f"Message Batch {batch.id} not found.")
 
     def check_results(self, batch: Batch) -> None:
-        """Errors: `ApiError` for results that exist and are not given out yet."""
+        """Errors: `HiddenError` for results that exist and are not given out yet."""
         declared = self._schedule.faults.results.unavailable_after_end
         if batch.counts is None:
             return
         if self._hides("results.unavailable_after_end", batch, declared, batch.ended_at):
             kind = STATUS_TYPES.get(declared.status, "api_error")
             message = f"Message Batch {batch.id} has no available results yet."
-            raise ApiError(declared.status, kind, message)
+            raise HiddenError(declared.status, kind, message)
 
     def _hides(self, phase: str, batch: Batch, condition: While, since: datetime | None) -> bool:
         key = (phase, batch.id)

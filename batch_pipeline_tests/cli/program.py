@@ -1,17 +1,26 @@
-"""The console script in a process of its own, with an environment of its own."""
+"""The program as its user calls it: with an environment of its own, in a process or in this one.
+
+A process is the real thing, and a second of start each; where it adds nothing, `main` is called.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
+
+from batch_pipeline.cli import main
 
 PROGRAM = str(Path(sys.executable).with_name("batch-pipeline"))
 MODEL = "claude-haiku-4-5-20251001"
@@ -73,7 +82,23 @@ class Program:
         return {name: value for name, value in merged.items() if value is not None}
 
     def __call__(self, *arguments: str, **changes: str | None) -> Ended:
-        """Run a command to its end. Whatever it is, the key is in none of its streams."""
+        """Run a command in this process; what it logs is not in `err`."""
+        out, err = io.StringIO(), io.StringIO()
+        code: object = None
+        with (
+            mock.patch.dict(os.environ, self.environment(**changes), clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main(arguments)
+            except SystemExit as done:
+                code = done.code
+        assert isinstance(code, int)
+        return _checked(Ended(code, out.getvalue(), err.getvalue()))
+
+    def process(self, *arguments: str, **changes: str | None) -> Ended:
+        """Run a command in a process of its own."""
         with self.start(*arguments, **changes) as process:
             return finished(process)
 
@@ -116,10 +141,17 @@ def finished(process: subprocess.Popen[str]) -> Ended:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    assert KEY not in out
-    assert KEY not in err
-    return Ended(process.returncode, out, err)
+    return _checked(Ended(process.returncode, out, err))
+
+
+def _checked(ended: Ended) -> Ended:
+    """Whatever the command was, the key is in none of its streams."""
+    assert KEY not in ended.out
+    assert KEY not in ended.err
+    return ended
 
 
 def documents(count: int) -> list[dict[str, Any]]:
-    return [{"id": f"[b]Akte {n}/ä", "text": f"file number {n}"} for n in range(count)]
+    """Documents that no other call has: the simulator of a module counts what it is sent."""
+    name = uuid.uuid4().hex
+    return [{"id": f"[b]Akte {n}/ä", "text": f"file {name}-{n}"} for n in range(count)]

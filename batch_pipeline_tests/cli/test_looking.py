@@ -29,7 +29,8 @@ def test_jobs_lists_the_good_and_reports_the_bad(offline: Program) -> None:
 
 
 def test_validate_sends_nothing_and_needs_no_key(program: Program, simulator: Simulator) -> None:
-    rows = [*documents(30), {"id": "the same", "text": "file number 1"}, {"id": 1, "text": None}]
+    rows = documents(30)
+    rows += [{"id": "the same", "text": rows[0]["text"]}, {"id": 1, "text": None}]
     job = program.declare("review", rows, limits={"max_requests_per_batch": 10})
     before = len(simulator.books.contents)
 

@@ -40,7 +40,7 @@ def test_a_night_to_its_end(program: Program) -> None:
     rows = [*documents(40), {"id": "null", "text": None}]
     job = program.declare("review", rows, pilot={"size": 4, "max_error_rate": 1})
 
-    ended = program("run", job, "--json")
+    ended = program.process("run", job, "--json")
 
     assert ended.code == 0, ended.err
     night = ended.document
@@ -62,11 +62,10 @@ def test_a_night_to_its_end(program: Program) -> None:
 
 
 def test_what_people_see_says_that_it_is_simulated(program: Program) -> None:
-    job = program.declare("review", [*documents(5), {"id": "[/b] null", "text": None}])
-    declared = {"pilot": {"size": 0, "max_error_rate": 1}}
-    program.declare("review", **declared)
+    rows = [*documents(5), {"id": "[/b] null", "text": None}]
+    job = program.declare("review", rows, pilot={"size": 0, "max_error_rate": 1})
 
-    ended = program("run", job)
+    ended = program.process("run", job)
 
     assert ended.code == 0, ended.err
     assert "review all: complete" in ended.out
@@ -101,7 +100,7 @@ def test_a_closed_gate(program: Program) -> None:
     closed = {"size": 10, "max_truncated_rate": 0}
     job = program.declare("review", documents(100), max_tokens=1, pilot=closed)
 
-    ended = program("run", job, "--json")
+    ended = program.process("run", job, "--json")
 
     assert ended.code == 3
     assert ended.error["code"] == "gate_closed"

@@ -97,6 +97,17 @@ def test_results_not_there_yet(sim: Simulator, http: httpx2.Client, status: int)
         assert statuses == [status, status, 200]
 
 
+def test_a_script_waits_until_there_is_something_to_spoil(
+    sim: Simulator, http: httpx2.Client
+) -> None:
+    script = [{"kind": "unreadable"}]
+    sim.set_faults(Faults.of(results={"script": script, "unavailable_after_end": {"calls": 2}}))
+    batch_id = ended(http, 1)
+    assert [results(http, batch_id).status_code for _ in range(2)] == [404, 404]
+    assert not results(http, batch_id).content.endswith(b"}\n")
+    assert results(http, batch_id).content.endswith(b"}\n")
+
+
 def test_a_list_that_lags_by_looks(sim: Simulator, client: Anthropic) -> None:
     old = [client.messages.batches.create(requests=requests(1)).id for _ in range(3)]
     assert len(client.messages.batches.list().data) == 3
