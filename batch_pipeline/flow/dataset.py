@@ -88,6 +88,17 @@ def read_snapshot(
     )
 
 
+def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
+    """What changed from one snapshot of a night to the next, by id; for people."""
+    sources = {
+        "former": (snapshots.part_paths(former), snapshots.SCHEMA),
+        "new": (snapshots.part_paths(new), snapshots.SCHEMA),
+    }
+    with joins.tables(files, sources) as connection:
+        [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
+    return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
+
+
 def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
     status: Status | None = None
     problem = row.problem
@@ -149,6 +160,13 @@ def _finish(files: Files, folder: Path, parts: int, spec: JobSpec, partition: st
     return count
 
 
+_CHANGES = """
+    SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
+           count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint
+                            AND f.id IS NOT NULL AND n.id IS NOT NULL)
+    FROM (SELECT id, fingerprint FROM former) f
+    FULL JOIN (SELECT id, fingerprint FROM new) n ON f.id = n.id
+"""
 _DUPLICATE_IDS = f"""
     SELECT id, count(*) AS rows, list(source || ':' || "row" ORDER BY ordinal)[:3] AS places,
            count(*) OVER () AS ids

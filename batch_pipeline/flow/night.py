@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import LedgerError
+from batch_pipeline.errors import InputDataError, LedgerError
 from batch_pipeline.flow import (
     collection,
     dataset,
@@ -33,6 +33,7 @@ from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.polling import poll
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
@@ -85,7 +86,6 @@ def take_input(
     price_for(spec)
     publication.repair(pipeline, night)
     former = publication.former_account(pipeline, night)
-    sources = dataset.find_input(pipeline, spec, night.partition)
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         current = (
@@ -94,21 +94,21 @@ def take_input(
             else nights.get_snapshot(connection, night.snapshot_id)
         )
         busy = submissions.of_night(connection, night.id, *submissions.LIVE)
-    if current is not None:
-        declared = current.declaration_hash == Declaration.of(spec).hash
-        unchanged = declared and current.signature == sources.signature
-        if busy and not night.published:
-            # Another account's night was shown meanwhile; what is in flight belongs to this one.
-            publication.show(pipeline, night)
-            night = pipeline.refreshed(night)
-        if busy and not unchanged:
-            return InputTaken(
-                night,
-                current,
-                "input or declaration changed; that is taken up once what is in flight has ended",
-            )
-        if (busy or unchanged) and night.published and not (again and not busy):
-            return InputTaken(night, current, "input unchanged")
+    try:
+        sources = dataset.find_input(pipeline, spec, night.partition)
+    except InputDataError as error:
+        if again or current is None or night.completed_at is None or not night.published:
+            raise
+        # Input is moved away once a night is done; that takes nothing back.
+        return InputTaken(night, current, f"input kept as it was: {error}")
+    if busy and not night.published:
+        # Another account's night was shown meanwhile; what is in flight belongs to this one.
+        publication.show(pipeline, night)
+        night = pipeline.refreshed(night)
+    if current is not None and night.published:
+        reason = _why_kept(spec, current, sources, busy=bool(busy), again=again)
+        if reason is not None:
+            return InputTaken(night, current, reason)
     new = dataset.read_snapshot(pipeline, spec, night.partition, sources)
     if (
         current is not None
@@ -129,8 +129,24 @@ def take_input(
         f"{new.invalid_input + new.too_large:,}",
         f"{new.duplicates:,}",
     )
-    note = "input read" if former is None else _start_over(pipeline, night, former)
+    if former is not None:
+        note = _start_over(pipeline, night, former)
+    elif current is not None:
+        note = f"input read again: {dataset.compare(pipeline.files, current, new)}"
+    else:
+        note = "input read"
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _why_kept(
+    spec: JobSpec, current: Snapshot, sources: Sources, *, busy: bool, again: bool
+) -> str | None:
+    """Why a snapshot stays the night's own without the files being read, or None."""
+    declared = current.declaration_hash == Declaration.of(spec).hash
+    unchanged = declared and current.signature == sources.signature
+    if busy and not unchanged:
+        return "input or declaration changed; that is taken up once what is in flight has ended"
+    return "input unchanged" if unchanged and (busy or not again) else None
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.night import open_night, take_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -91,6 +93,31 @@ def test_what_left_the_input_leaves_the_results(
     assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(9, start=1)}
     assert dead_letters(pipeline, spec) == []
     assert sim.books.accepted_requests == 10
+
+
+def test_reading_again_says_what_changed(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(10))
+    spec = job(source)
+    state = run(pipeline, spec, PARTITION)
+    [_, second, *rest] = documents(12)
+    write_rows(source, [{**second, "text": "another text"}, *rest])
+    taken = take_input(pipeline, spec, state.night)
+    assert taken.note == "input read again: 2 new items, 1 gone, 1 with another request"
+
+
+def test_a_complete_night_stays_as_it_is_when_its_input_is_moved_away(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(10))
+    spec = job(source)
+    run(pipeline, spec, PARTITION)
+    source.unlink()
+    assert run(pipeline, spec, PARTITION).complete
+    night = open_night(pipeline, spec, PARTITION)
+    with pytest.raises(InputDataError, match="no file for this night"):
+        take_input(pipeline, spec, night, again=True)
 
 
 def test_a_new_item_with_a_known_text_is_answered_for_free(
