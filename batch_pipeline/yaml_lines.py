@@ -58,9 +58,20 @@ def parse_yaml(content: bytes) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = " ".join(part for part in (error.context, error.problem) if part)
-        raise YamlProblem(message, mark.line + 1 if mark else 1) from error
+        raise YamlProblem(message + _hint(message), mark.line + 1 if mark else 1) from error
     except yaml.reader.ReaderError as error:
         raise YamlProblem(f"is not readable text: {error.reason}", 1) from error
+
+
+def _hint(message: str) -> str:
+    """What most often leads to a parser's complaint."""
+    if "'\\t'" in message:
+        return "; indent with spaces, not with tabs"
+    if "while parsing a flow" in message:
+        return "; close every bracket, and put values that hold {, }, [, ] or a comma into quotes"
+    if "mapping values are not allowed" in message:
+        return "; put a text that holds a colon and a space into quotes"
+    return ""
 
 
 def _walk(node: yaml.Node, path: KeyPath, document: YamlDocument, seen: set[int]) -> None:

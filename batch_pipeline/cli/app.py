@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
     try:
         code = app(arguments, PROGRAM, standalone_mode=False, obj=output) or COMPLETE
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            raise KeyboardInterrupt
     except typer.Exit as done:
         code = done.exit_code
     except typer.TyperException as error:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import InputDataError, LedgerError
+from batch_pipeline.errors import InputDataError, LedgerError, UsageError
 from batch_pipeline.flow import (
     collection,
     dataset,
@@ -72,7 +72,10 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
 
 def price_for(spec: JobSpec) -> ModelPrice:
     """The model's price today; raises before anything is sent where there is none."""
-    return collection.price_at(Declaration.of(spec), datetime.now(UTC))
+    try:
+        return collection.price_at(Declaration.of(spec), datetime.now(UTC))
+    except UsageError as error:
+        raise UsageError(f"{spec.name}, model_id: {error}") from error
 
 
 def take_input(

@@ -92,6 +92,8 @@ class Progress:
 
     def describe(self) -> str:
         """One line for a log, a skip reason, an observation."""
+        if self.snapshot is None:
+            return "its input has not been taken yet"
         share = self.settled / self.items if self.items else 1.0
         parts = [f"{share:.0%} complete: {self.settled:,} of {self.items:,} items"]
         if self.batches:

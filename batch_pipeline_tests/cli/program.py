@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,10 @@ class Program:
         with self.start(*arguments, **changes) as process:
             return finished(process)
 
-    def start(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *arguments: str, **changes: str | None) -> Iterator[subprocess.Popen[str]]:
+        """A process that is gone at the end of the block, whatever happens in it."""
+        process = subprocess.Popen(
             [PROGRAM, *arguments],
             env=self.environment(**changes),
             cwd=self.folder,
@@ -112,6 +114,11 @@ class Program:
             text=True,
             encoding="utf-8",
         )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def declare(self, name: str, rows: list[dict[str, Any]] | None = None, **changes: Any) -> str:
         """A job over these rows, with its declaration in the jobs folder; returns its name."""
@@ -136,11 +143,7 @@ class Program:
 
 def finished(process: subprocess.Popen[str]) -> Ended:
     """Wait for a started command."""
-    try:
-        out, err = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+    out, err = process.communicate(timeout=SECONDS)
     return _checked(Ended(process.returncode, out, err))
 
 

@@ -133,7 +133,7 @@ def test_a_bug_is_one_document_too(offline: Program, monkeypatch: pytest.MonkeyP
     assert ended.error == {"code": "internal", "message": "ZeroDivisionError: a bug"}
 
 
-def test_no_argument_shows_the_commands(user: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_argument_shows_the_commands(offline: Program) -> None:
     ended = offline()
     assert ended.code == 2
     assert re.search(r"\bvalidate\b", ended.out + ended.err)

@@ -25,7 +25,8 @@ def test_the_simulator_says_where_it_listens_and_ends_cleanly(
         assert match, said
         # It is up by the time it says so.
         request = urllib.request.Request(
-            f"{match[1]}/v1/messages/batches", headers={"x-api-key": "any"}
+            f"{match[1]}/v1/messages/batches",
+            headers={"x-api-key": "any", "anthropic-version": "2023-06-01"},
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             assert response.status == 200
@@ -70,5 +71,5 @@ def test_the_program_is_called_as_it_was_typed(
 
 def test_an_error_names_the_program_as_it_was_typed(offline: Program) -> None:
     job = offline.declare("review", documents(1))
-    ended = offline("run", job, PATH="/usr/bin")
+    ended = offline.process("run", job, PATH="/usr/bin")
     assert f"run `{PROGRAM} demo`" in ended.err

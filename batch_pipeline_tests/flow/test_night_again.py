@@ -291,3 +291,24 @@ def test_a_results_folder_is_repaired_while_batches_are_in_flight(
     assert state.complete
     assert sorted(ids_shown(folder)) == sorted(d["id"] for d in documents(16))
     assert sim.books.accepted_requests == 16
+
+
+def test_a_retry_round_leaves_out_what_is_in_flight(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """A full shard of retries goes at once, beside batches that are not back yet."""
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    spec = job(
+        write_rows(tmp_path / "in.jsonl", documents(10)), limits={"max_requests_per_batch": 5}
+    )
+    pipeline = make_pipeline()
+    run(pipeline, spec, PARTITION, wait=False)
+    pipeline.api.cancel_batch(str(submissions_of(pipeline)[0].batch_id))
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert (state.in_flight, state.batches) == (10, 3)
+    assert set(accepted_twice(sim).values()) == {2}
+    assert len(accepted_twice(sim)) == 5
+    sim.release()
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 10}
+    assert sim.books.billed_more_than_once == []
