@@ -7,6 +7,7 @@ the answers there are, because items came, went, or are now answered by what was
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -223,8 +224,12 @@ def _numbered(folder: Path, number: int) -> Path:
 
 
 def _replace(pipeline: Pipeline, target: str, folder: Path) -> None:
-    """Former files go before new ones come: a moment without a row, never one with it twice."""
+    """Former files go before new ones come: a moment without a row, never one with it twice.
+
+    New ones have new names: readers open a file several times, and must not get parts of two.
+    """
     for path in pipeline.files.list(target, ".parquet"):
         pipeline.files.remove(path)
+    build = uuid.uuid4().hex[:8]
     for file in sorted(folder.iterdir()):
-        pipeline.files.publish(file, f"{target}/{file.name}")
+        pipeline.files.publish(file, f"{target}/{file.stem}-{build}{file.suffix}")

@@ -84,7 +84,11 @@ def find_sources(path: str, partition: str, environ: Mapping[str, str]) -> Sourc
 
 
 def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
-    """The path with `${VAR}` and `{partition}` filled in; UsageError where one is unset."""
+    """The path with `${VAR}` and `{partition}` filled in.
+
+    Raises UsageError where a variable is unset, or makes the path a relative one: the command line
+    and Dagster run in different folders, and would read different files.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -95,7 +99,13 @@ def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
             )
         return environ[name]
 
-    return _VARIABLE.sub(value, path).replace("{partition}", partition)
+    expanded = _VARIABLE.sub(value, path).replace("{partition}", partition)
+    if not is_remote(expanded) and not Path(expanded).expanduser().is_absolute():
+        raise UsageError(
+            f"input path {path!r} comes to {expanded!r}, which is relative. Give its variable an "
+            "absolute path, or write the folder into input.path."
+        )
+    return expanded
 
 
 def _no_file(pattern: str) -> NoReturn:
@@ -154,7 +164,7 @@ def _directory_error(path: str) -> InputDataError:
 
 
 def _find_local(pattern: str) -> Iterator[SourceFile]:
-    absolute = Path(pattern).expanduser().absolute().as_posix()
+    absolute = Path(pattern).expanduser().as_posix()
     base, components = _split_pattern(absolute)
     root = Path(base or "/")
     if not glob.has_magic(absolute):

@@ -217,12 +217,17 @@ def test_no_id_is_ever_shown_twice(
     folder = Path(pipeline.files.uri(f"{spec.name}/results/partition={PARTITION}"))
     done = threading.Event()
     seen_twice: Counter[str] = Counter()
+    failures: list[BaseException] = []
     looks = 0
 
     def look() -> None:
         nonlocal looks
         while not done.is_set():
-            counts = Counter(ids_shown(folder))
+            try:
+                counts = Counter(ids_shown(folder))
+            except BaseException as error:  # noqa: BLE001  # for the assertion below
+                failures.append(error)
+                return
             seen_twice.update({name: n for name, n in counts.items() if n > 1})
             looks += 1
 
@@ -236,6 +241,7 @@ def test_no_id_is_ever_shown_twice(
     finally:
         done.set()
         reader.join()
+    assert failures == []
     assert looks > 20
     assert not seen_twice
 
