@@ -2,6 +2,7 @@
 #
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
+#   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
 #   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
 
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ TEST_INSTALLED := $(VENV)/.installed-for-tests
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check dev format clean
+.PHONY: demo test crash-test check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -20,6 +21,9 @@ demo: $(INSTALLED)
 
 test: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+crash-test: $(TEST_INSTALLED)
+	$(BIN)/python scripts/crash_test.py
 
 check: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

@@ -72,7 +72,8 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     name = f"{submission.token}-{submission.fence}"
 
     def call(number: int, row: bytes) -> None:
-        if stopped.is_set():
+        # A process that was frozen must not ask what another has taken over meanwhile.
+        if stopped.is_set() or not lease.held():
             return
         result = _result_of(pipeline, builder.rebuild(row), declaration)
         journal.append(
@@ -80,7 +81,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         )
 
     with (
-        heartbeat(pipeline, submission),
+        heartbeat(pipeline, submission) as lease,
         Journal(pipeline.files, folder, name, spec.realtime.checkpoint_every) as journal,
         ThreadPoolExecutor(spec.realtime.concurrency) as pool,
     ):
@@ -94,6 +95,8 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
                 pending = _next(pending)
         finally:
             stopped.set()
+        if not lease.held():
+            return Waiting("another process has taken it over", shard.requests)
     with pipeline.ledger.write() as connection:
         submissions.end(connection, submission)
     return None

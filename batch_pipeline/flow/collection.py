@@ -101,9 +101,10 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, max_attemp
                 name = f"{submission.batch_id}.jsonl.zst"
                 raw = f"{paths.raw(night.job, night.partition)}/{name}"
                 pipeline.files.publish(staged["raw"], raw)
-            if not duplicate:
-                shown = nights.get_night(connection, night.id).published
-                _publish(pipeline, night, submission, staged, shown=shown, letters=letters)
+            shown = not duplicate and nights.get_night(connection, night.id).published
+            _publish(pipeline, night, submission, staged, shown=shown, letters=letters)
+            if duplicate:
+                log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
             summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
 
@@ -117,7 +118,10 @@ def _publish(
     shown: bool,
     letters: int,
 ) -> None:
-    """Name the files; while the folder shows another account's night, only the internal one."""
+    """Name the files; only the internal one if it is not `shown`.
+
+    The folder may show another account's night; a duplicate's answers count for the bill alone.
+    """
     job, partition = night.job, night.partition
     name = submission.batch_id or submission.token
     answers = f"{paths.answers(job, partition, night.account)}/{submission.token}.parquet"

@@ -16,7 +16,7 @@ from typing import Self
 
 import zstandard
 
-from batch_pipeline.state.files import Files
+from batch_pipeline.state.files import Files, flush, make_folder
 
 
 class Journal:
@@ -37,9 +37,11 @@ class Journal:
             path = self._local.__enter__()
         else:
             path = Path(self._files.uri(self._path))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         self._staged = path
         self._file = path.open("ab", buffering=0)
+        if self._local is None:
+            flush(path.parent)
         return self
 
     def append(self, line: bytes) -> None:

@@ -96,16 +96,19 @@ def view(pipeline: Pipeline, night: Night) -> View:
         )
 
 
-def answer_paths(night: Night, collected: Sequence[submissions.Submission]) -> list[str]:
-    """The answer files of collected submissions.
+def answer_paths(
+    night: Night, collected: Sequence[submissions.Submission], *, duplicates: bool = False
+) -> list[str]:
+    """The answer files of collected submissions; others, left by a crash, do not count.
 
-    Others, left by a crash, do not count, nor do those of a shard that was bought twice.
+    Of shards that were bought twice only the first answers count; with `duplicates` these are
+    left out and the others given, which were billed as well.
     """
     folder = paths.answers(night.job, night.partition, night.account)
     return [
         f"{folder}/{submission.token}.parquet"
         for submission in collected
-        if not submission.is_duplicate
+        if submission.is_duplicate is duplicates
     ]
 
 

@@ -3,6 +3,10 @@
 The list holds ids, times and counts, no names; batches of other tenants can look the same. Only the
 custom ids in the results, which exist after the end, prove whose a batch is. Until then a candidate
 is left alone: never cancelled, deleted or collected.
+
+A list that lags longer than the window makes a batch look as if it had never been made. What was
+given up is therefore watched on: found later, it answers what is still open, or is booked as a
+duplicate.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import parse_custom_id
-from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state import ledger, nights, submissions, watch
 from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.state.watch import LATE_WATCH_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -35,27 +40,42 @@ class Look:
 
 
 def reconcile(pipeline: Pipeline, account: str) -> None:
-    """Settle what can be settled among the account's unknown submissions."""
+    """Settle what can be settled among the account's unknown submissions; look for late ones."""
     with pipeline.ledger.write() as connection:
         submissions.reap(connection, account)
         unknown = submissions.of_account(connection, account, State.UNKNOWN)
+        given_up = watch.watched(connection, account)
         begun = ledger.now(connection)
         seen = submissions.seen_batches(connection, account)
-    if not unknown:
+    if unknown:
+        look = _look(pipeline.api, begun, [*unknown, *given_up], seen)
+    elif given_up:
+        try:
+            look = _look(pipeline.api, begun, given_up, seen)
+        except ApiFailure as failure:
+            # Nothing waits for it: the watch goes on with the next poll.
+            log.info("the list could not be read for batches that come late: %s", failure)
+            return
+    else:
         return
-    since = min(submission.intent_at for submission in unknown) - CLOCK_SKEW_SECONDS
-    look = Look(begun, [b for b in read_list(pipeline.api, since) if b.id not in seen])
     window = pipeline.settings.reconcile_seconds
     for batch in look.batches:
-        if any(is_candidate(submission, batch, window) for submission in unknown) and batch.ended:
+        lost = any(is_candidate(submission, batch, window) for submission in unknown)
+        if batch.ended and (lost or any(is_late(submission, batch) for submission in given_up)):
             _identify(pipeline, account, batch)
     with pipeline.ledger.write() as connection:
         seen = submissions.seen_batches(connection, account)
+        left = [batch for batch in look.batches if batch.id not in seen]
         for submission in unknown:
-            left = [batch for batch in look.batches if batch.id not in seen]
             if is_absent(submission, left, look.begun, window):
                 log.warning("submission %s was never made; it goes out again", submission.token)
                 submissions.give_back(connection, submission, State.ABSENT, "not in the API's list")
+
+
+def _look(api: Api, begun: float, wanted: Sequence[Submission], seen: set[str]) -> Look:
+    """Read the list back to the oldest that is looked for, without what is known already."""
+    since = min(submission.intent_at for submission in wanted) - CLOCK_SKEW_SECONDS
+    return Look(begun, [batch for batch in read_list(api, since) if batch.id not in seen])
 
 
 def is_candidate(submission: Submission, batch: BatchInfo, window: float) -> bool:
@@ -65,6 +85,20 @@ def is_candidate(submission: Submission, batch: BatchInfo, window: float) -> boo
         batch.requests == submission.requests
         and batch.created_at >= submission.intent_at - CLOCK_SKEW_SECONDS
         and batch.created_at <= submission.window_from + window + CLOCK_SKEW_SECONDS
+    )
+
+
+def is_late(submission: Submission, batch: BatchInfo) -> bool:
+    """Whether a listed batch may be that of a submission given up: same count, made since.
+
+    The window's end is no bound here: a process that was frozen before its very last bytes may
+    send them whenever it wakes up.
+    """
+    assert submission.window_from is not None
+    return (
+        batch.requests == submission.requests
+        and batch.created_at >= submission.intent_at - CLOCK_SKEW_SECONDS
+        and batch.created_at <= submission.window_from + LATE_WATCH_SECONDS
     )
 
 
@@ -110,7 +144,8 @@ def _identify(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
         held = nights.get_night(connection, owner.night_id).held_at is not None
         if held:
             submissions.request_cancel(connection, owner)
-    log.info("batch %s is ours and was adopted", batch.id)
+    late = ", after it had been given up" if owner.state is State.ABSENT else ""
+    log.info("batch %s is ours and was adopted%s", batch.id, late)
 
 
 def _first_token(api: Api, batch_id: str) -> str | None:

@@ -28,6 +28,7 @@ from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import (
     ZERO,
     Costs,
+    Duplicates,
     Pilot,
     PricedModel,
     Report,
@@ -104,6 +105,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
             counterfactual_usd=answered.counterfactual_usd,
             attributed_usd=_attributed(pipeline, state),
         ),
+        duplicates=_duplicates(state),
         tokens=TokenUsage(**state.usage),
         pilot=_pilot(night.pilot),
         turnaround=Turnaround.of(_turnarounds(state)),
@@ -156,6 +158,11 @@ def _collected(state: Progress) -> list[Submission]:
     return [s for s in state.submissions if s.state is State.COLLECTED]
 
 
+def _duplicates(state: Progress) -> Duplicates:
+    found = [s for s in _collected(state) if s.is_duplicate]
+    return Duplicates(len(found), sum((s.cost_usd or ZERO for s in found), ZERO))
+
+
 def _first_intent(state: Progress) -> datetime:
     """The moment whose prices the report names; each answer is priced at its own."""
     return _time(min((s.intent_at for s in state.submissions), default=state.night.created_at))
@@ -164,14 +171,15 @@ def _first_intent(state: Progress) -> datetime:
 def _answered(
     pipeline: Pipeline, state: Progress, declared: Mapping[int, Declaration]
 ) -> _Answered:
-    by_price: defaultdict[ModelPrice, list[Submission]] = defaultdict(list)
+    by_price: defaultdict[tuple[ModelPrice, bool], list[Submission]] = defaultdict(list)
     for submission in _collected(state):
         # The same prices as at collection, so that a saving is never a change of prices.
         price = price_at(declared[submission.id], _time(submission.intent_at))
-        by_price[price].append(submission)
+        by_price[price, submission.is_duplicate].append(submission)
     counterfactual, retries = ZERO, 0
-    for price, group in by_price.items():
-        sources = {"answers": (answer_paths(state.night, group), ANSWERS_SCHEMA)}
+    for (price, duplicates), group in by_price.items():
+        paths_of_group = answer_paths(state.night, group, duplicates=duplicates)
+        sources = {"answers": (paths_of_group, ANSWERS_SCHEMA)}
         with joins.tables(pipeline.files, sources) as connection:
             rows = connection.execute(_by_tier(price.realtime.starts)).fetchall()
         tiers = {
@@ -179,7 +187,8 @@ def _answered(
             for tier, *sums, _ in rows
         }
         counterfactual += at_realtime_price(price, tiers)
-        retries += sum(int(row[-1]) for row in rows)
+        if not duplicates:
+            retries += sum(int(row[-1]) for row in rows)
     return _Answered(counterfactual, retries)
 
 

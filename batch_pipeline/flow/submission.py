@@ -127,22 +127,46 @@ class _SealedBody:
         yield held
 
 
+class Lease:
+    """This process's hold on a submission, as far as it can know without asking."""
+
+    def __init__(self, pipeline: Pipeline, submission: Submission) -> None:
+        self._pipeline = pipeline
+        self._submission = submission
+        self._seconds = pipeline.settings.lease_seconds
+        self._renewed = time.monotonic()
+        self._lost = False
+
+    def renew(self) -> bool:
+        """Extend it in the ledger; False: it was taken over or settled."""
+        at = time.monotonic()
+        with self._pipeline.ledger.write() as connection:
+            self._lost = not submissions.keep_alive(connection, self._submission, self._seconds)
+        self._renewed = at
+        return not self._lost
+
+    def held(self) -> bool:
+        """Whether it is held still; a process that was frozen asks the ledger first."""
+        if self._lost:
+            return False
+        return time.monotonic() - self._renewed < self._seconds / 2 or self.renew()
+
+
 @contextmanager
-def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
+def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[Lease]:
     """Keep the lease alive from a thread of its own: an upload may block longer than a lease."""
-    seconds = pipeline.settings.lease_seconds
+    lease = Lease(pipeline, submission)
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(seconds / 4):
-            with pipeline.ledger.write() as connection:
-                if not submissions.keep_alive(connection, submission, seconds):
-                    return
+        while not done.wait(pipeline.settings.lease_seconds / 4):
+            if not lease.renew():
+                return
 
     thread = threading.Thread(target=beat, name=f"lease-{submission.token}", daemon=True)
     thread.start()
     try:
-        yield
+        yield lease
     finally:
         done.set()
         thread.join()

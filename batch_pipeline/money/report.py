@@ -54,8 +54,8 @@ class Costs:
     def unattributed_usd(self) -> Decimal:
         """Billed for what no row of the results bears.
 
-        Items that are no longer in the input; until a night is complete also answers of items that
-        are asked again.
+        Items that are no longer in the input, and batches that were bought twice; until a night is
+        complete also answers of items that are asked again.
         """
         return self.billed_usd - self.attributed_usd
 
@@ -98,6 +98,14 @@ class Turnaround:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Batches whose requests had been answered by another batch: billed, and of no use."""
+
+    batches: int = 0
+    usd: Decimal = ZERO
+
+
+@dataclass(frozen=True)
 class SetAside:
     """Dead letters of one reason and error, with a few of their ids."""
 
@@ -132,6 +140,7 @@ class Report:
     batches: int
     retries: int
     costs: Costs
+    duplicates: Duplicates
     tokens: TokenUsage
     pilot: Pilot | None
     turnaround: Turnaround | None
@@ -212,6 +221,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "cost_per_document_usd": report.cost_per_document_usd,
         "cost_per_succeeded_usd": report.cost_per_succeeded_usd,
         "unattributed_cost_usd": costs.unattributed_usd,
+        "duplicate_batches": report.duplicates.batches,
+        "duplicate_cost_usd": report.duplicates.usd,
         "input_tokens": tokens.input_tokens,
         "output_tokens": tokens.output_tokens,
         "cache_read_tokens": tokens.cache_read_tokens,

@@ -40,6 +40,9 @@ def _notices(report: Report) -> list[str]:
         notices.append("**SIMULATED: no money was spent**")
     if not report.complete:
         notices.append(f"**Not complete:** {report.settled:,} of {report.items:,} settled")
+    if report.duplicates.batches:
+        twice = f"{report.duplicates.batches:,} batches, {usd(report.duplicates.usd)}"
+        notices.append(f"**Bought twice:** {twice}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]
 
 

@@ -32,6 +32,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import watch
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
@@ -106,7 +107,8 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
     """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
     with pipeline.ledger.read() as connection:
-        return bool(standing.unfinished_nights(connection, spec.name, None, unshown))
+        unfinished = standing.unfinished_nights(connection, spec.name, None, unshown)
+        return bool(unfinished or watch.watched(connection))
 
 
 def _poll(pipeline: Pipeline, job: str) -> Polled:

@@ -69,13 +69,15 @@ def unfinished_nights(
     """Nights with an input that are not complete, oldest first; of all accounts without one.
 
     A night that was completed elsewhere (by the command line) is unfinished too, while Dagster has
-    its submission and not its results: those partitions are `unshown`.
+    its submission and not its results: those partitions are `unshown`. So is a complete one of
+    which a batch has come to light that had been given up: it is to be collected.
     """
+    late = {s.night_id for s in submissions.find(connection, states=LIVE)}
     return [
         night
         for night in nights.list_nights(connection, job=job, account=account)
         if night.snapshot_id is not None
-        and (night.completed_at is None or night.partition in unshown)
+        and (night.completed_at is None or night.partition in unshown or night.id in late)
     ]
 
 

@@ -51,7 +51,7 @@ class Files:
         """A local path to write to; what is not published by the end of the block is removed."""
         folder = Path(tempfile.gettempdir()) if self.is_remote else Path(self._root, STAGING)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise UsageError(
                 f"The home {self.home} cannot be written: {error}. Set BATCH_PIPELINE_HOME to a "
@@ -72,7 +72,7 @@ class Files:
         Apart from `publish`, because it takes long and `publish` runs while the ledger is locked.
         """
         for path in [staged, *staged.rglob("*")] if staged.is_dir() else [staged]:
-            _fsync(path)
+            flush(path)
 
     def publish(self, staged: Path, path: str) -> None:
         """Give a staged file, or a staged folder of files, its name; replaces a file of that name.
@@ -88,10 +88,10 @@ class Files:
                 self._fs.put_file(str(staged), target)
             return
         local = Path(self._root, path)
-        local.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(local.parent)
         if not (staged.is_dir() and local.exists()):
             staged.replace(local)
-        _fsync(local.parent)
+        flush(local.parent)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file at once."""
@@ -155,7 +155,16 @@ class Files:
         )
 
 
-def _fsync(path: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a local folder and those above it, so that they are there after a power cut as well."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file's content, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.money.report import Costs, Pilot, PricedModel, Report, SetAside, Turnaround
+from batch_pipeline.money.report import (
+    Costs,
+    Duplicates,
+    Pilot,
+    PricedModel,
+    Report,
+    SetAside,
+    Turnaround,
+)
 
 REPORT = Report(
     job="contract_review",
@@ -31,6 +39,7 @@ REPORT = Report(
         counterfactual_usd=Decimal("50.036691357802"),
         attributed_usd=Decimal("25.224345678901"),
     ),
+    duplicates=Duplicates(),
     tokens=TokenUsage(36_000_000, 2_400_000, 10_000, 20_000, 4_000_000),
     pilot=Pilot(
         open=True,

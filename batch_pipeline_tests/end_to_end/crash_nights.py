@@ -1,0 +1,177 @@
+"""Small nights that are killed: at a given point, or again and again under a hostile API."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from batch_pipeline.simulator import Faults, Simulator, running_simulator
+from batch_pipeline_tests.end_to_end.crash_books import Figures, check
+from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
+from batch_pipeline_tests.support import documents, write_rows
+
+Documents = list[dict[str, str | None]]
+
+# Item 7 and item 11 are asked again, item 9 never gets an answer.
+_REQUESTS = {
+    "matching": [
+        {"contains": "document number 7 ", "outcome": "overloaded_error", "attempts": 1},
+        {"contains": "document number 11 ", "outcome": "expired", "attempts": 1},
+        {"contains": "document number 9 ", "outcome": "invalid_request_error"},
+    ]
+}
+PLAIN = Faults.of(requests=_REQUESTS)
+LIST_LAG_SECONDS = 0.4
+HOSTILE = Faults.of(
+    create={
+        "chances": [
+            {"probability": 0.08, "fault": {"kind": "drop"}},
+            {"probability": 0.08, "fault": {"kind": "error", "status": 529, "accepted": True}},
+            {"probability": 0.05, "fault": {"kind": "unreadable"}},
+            {"probability": 0.05, "fault": {"kind": "drop", "when": "before"}},
+            {"probability": 0.05, "fault": {"kind": "drop", "when": "at_once", "reset": True}},
+            {"probability": 0.05, "fault": {"kind": "error", "status": 500}},
+            {"probability": 0.05, "fault": {"kind": "queue_full", "retry_after": 0.2}},
+            {"probability": 0.15, "fault": {"kind": "normal", "delay_after": 0.7}},
+            {"probability": 0.1, "fault": {"kind": "normal", "delay_before": 0.3}},
+        ]
+    },
+    list={
+        "lag": {"seconds": LIST_LAG_SECONDS},
+        "chances": [{"probability": 0.1, "fault": {"kind": "cut"}}],
+    },
+    retrieve={
+        "not_found_after_create": {"seconds": 0.2},
+        "not_found_after_end": {"seconds": 0.2},
+    },
+    results={
+        "chances": [
+            {"probability": 0.1, "fault": {"kind": "cut", "at": "line_end", "end": "clean"}},
+            {"probability": 0.1, "fault": {"kind": "cut"}},
+            {"probability": 0.1, "fault": {"kind": "lines", "duplicated": 1}},
+        ],
+        "unavailable_after_end": {"seconds": 0.2},
+    },
+    requests={
+        **_REQUESTS,
+        "chances": [{"probability": 0.05, "outcome": "overloaded_error", "attempts": 1}],
+    },
+    foreign_batches={"probability": 0.3, "when": "both"},
+)
+# Longer than a freeze may keep a body half sent, and than the list lags.
+HOSTILE_RECONCILE_SECONDS = 2.5
+HOSTILE_LEASE_SECONDS = 0.5
+MOST_RUNS = 40
+
+
+@contextmanager
+def a_night(
+    folder: Path, faults: Faults, *, items: int, turnaround: float = 0.0, seed: int = 0
+) -> Iterator[tuple[Simulator, Work, Documents]]:
+    """A simulator, and the work on a night of so many documents and one that cannot be sent."""
+    folder.mkdir(parents=True)
+    rows: Documents = [*documents(items), {"id": "no text", "text": None}]
+    with running_simulator(turnaround=turnaround, seed=seed, faults=faults) as sim:
+        work = Work(
+            url=sim.url,
+            folder=str(folder),
+            pilot=3,
+            pilot_via="realtime",
+            requests_per_batch=9,
+            queue=20,
+            lease_seconds=0.3,
+            reconcile_seconds=0.3,
+        )
+        write_rows(work.source, rows)
+        yield sim, work, rows
+
+
+def killed_at(
+    forks: Forks, folder: Path, fatal: int | None, *, pilot_via: str = "realtime"
+) -> tuple[Figures, list[str]]:
+    """A night whose first process dies at its point number `fatal`, and that a second completes.
+
+    Returns the points of the first process as well; with None it dies at none.
+    """
+    with a_night(folder, PLAIN, items=30) as (sim, planned, rows):
+        work = replace(planned, pilot_via=pilot_via)
+        code = forks.wait(forks.start(work, "first", fatal))
+        points = work.trace("first").read_text().splitlines()
+        figures = Figures()
+        if fatal is None or len(points) < fatal:
+            assert code == COMPLETE, work.log.read_text()
+        else:
+            assert code == -signal.SIGKILL, work.log.read_text()
+            figures.kills = figures.restarts = 1
+            code = forks.wait(forks.start(work))
+            assert code == COMPLETE, f"after {points[-1]}\n{work.log.read_text()}"
+        figures.add(check(sim, work, rows))
+        assert figures.calls_repeated <= figures.kills * work.pilot
+        return figures, points
+
+
+def hunted(
+    forks: Forks, folder: Path, seed: int, *, blows: int, ledger_url: str | None = None
+) -> Figures:
+    """A night of two submitters under a hostile API, killed and frozen at random moments.
+
+    A process that ended with a message is started again, as a person would. The blows stop once the
+    night is complete.
+    """
+    dice = random.Random(seed)
+    figures = Figures()
+    with a_night(folder, HOSTILE, items=60, turnaround=0.4, seed=seed) as (sim, planned, rows):
+        work = replace(
+            planned,
+            pilot=6,
+            pilot_via=dice.choice(["realtime", "batch"]),
+            lease_seconds=HOSTILE_LEASE_SECONDS,
+            reconcile_seconds=HOSTILE_RECONCILE_SECONDS,
+            ledger_url=ledger_url,
+        )
+        workers = [forks.start(work), forks.start(work)]
+        for _ in range(blows):
+            time.sleep(dice.uniform(0.02, 0.6))
+            number = dice.randrange(len(workers))
+            code = forks.ended(workers[number])
+            if code == COMPLETE:
+                workers.pop(number)
+                break
+            if code is None and dice.random() < 0.5:
+                _freeze(workers[number], dice.uniform(1.2, 2.5) * work.lease_seconds)
+                figures.freezes += 1
+                continue
+            if code is None:
+                os.kill(workers[number], signal.SIGKILL)
+                killed = forks.wait(workers[number]) == -signal.SIGKILL
+                figures.kills += killed
+            workers[number] = forks.start(work)
+            figures.restarts += 1
+        for worker in workers:
+            figures.restarts += _to_the_end(forks, work, worker)
+        figures.restarts += _to_the_end(forks, work, forks.start(work))
+        figures.add(check(sim, work, rows))
+    return figures
+
+
+def _to_the_end(forks: Forks, work: Work, worker: int) -> int:
+    """Wait until a night is complete; returns how often a process had to be started again."""
+    for restarts in range(MOST_RUNS):
+        code = forks.wait(worker)
+        if code == COMPLETE:
+            return restarts
+        assert code in (1, NOT_COMPLETE), code
+        worker = forks.start(work)
+    raise AssertionError(f"not complete after {MOST_RUNS} runs\n{work.log.read_text()}")
+
+
+def _freeze(pid: int, seconds: float) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)

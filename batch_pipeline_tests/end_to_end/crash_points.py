@@ -1,0 +1,119 @@
+"""Every point between two effects of a process on the world, and a death at the n-th of them.
+
+Effects are what another process or a later run can see: files that get their name or go away,
+transactions of the ledger, calls of the API, lines of the journal. `install` wraps them in this
+process; a point is reached before and after each.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.protocol import BatchInfo
+from batch_pipeline.flow.journal import Journal
+from batch_pipeline.state.files import Files
+from batch_pipeline.state.ledger import Ledger
+
+
+class Points:
+    """Counts the points of this process, names each in a file, and kills it at the `fatal` one."""
+
+    def __init__(self, trace: Path, fatal: int | None) -> None:
+        self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._fatal = fatal
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def reach(self, name: str) -> None:
+        with self._lock:
+            self._count += 1
+            os.write(self._trace, f"{name}\n".encode())
+            if self._count == self._fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def install(points: Points) -> None:
+    """From now on this process reaches points; there is no way back."""
+    for owner, names in (
+        (Files, ("make_durable", "publish", "remove")),
+        (Journal, ("append",)),
+        (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch", "create_message")),
+    ):
+        for name in names:
+            label = f"{owner.__name__}.{name}"
+            setattr(owner, name, _around(points, label, getattr(owner, name)))
+    _wrap_ledger(points)
+    _wrap_create(points)
+    _wrap_results(points)
+
+
+def _around(points: Points, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        points.reach(f"before {label}")
+        result = function(*arguments, **named)
+        points.reach(f"after {label}")
+        return result
+
+    return call
+
+
+def _wrap_ledger(points: Points) -> None:
+    original = Ledger.write
+
+    @contextmanager
+    def write(self: Ledger) -> Iterator[Connection]:
+        with original(self) as connection:
+            yield connection
+            points.reach("before commit")
+        points.reach("after commit")
+
+    Ledger.write = write  # type: ignore[method-assign]
+
+
+def _wrap_create(points: Points) -> None:
+    original = AnthropicApi.create_batch
+
+    def create_batch(
+        self: AnthropicApi, body: Iterator[bytes], length: int, betas: Sequence[str]
+    ) -> BatchInfo:
+        def watched() -> Iterator[bytes]:
+            for chunk in body:
+                points.reach("before a chunk of a body")
+                yield chunk
+            points.reach("after the last chunk of a body")
+
+        points.reach("before create_batch")
+        batch = original(self, watched(), length, betas)
+        points.reach("after create_batch")
+        return batch
+
+    AnthropicApi.create_batch = create_batch  # type: ignore[method-assign]
+
+
+def _wrap_results(points: Points) -> None:
+    original = AnthropicApi.stream_results
+
+    @contextmanager
+    def stream_results(self: AnthropicApi, batch_id: str) -> Iterator[Iterator[bytes]]:
+        def watched(chunks: Iterator[bytes]) -> Iterator[bytes]:
+            for chunk in chunks:
+                points.reach("before a chunk of results")
+                yield chunk
+            points.reach("after the last chunk of results")
+
+        points.reach("before stream_results")
+        with original(self, batch_id) as chunks:
+            yield watched(chunks)
+
+    AnthropicApi.stream_results = stream_results  # type: ignore[method-assign]

@@ -1,0 +1,164 @@
+"""Nights in processes of their own that may be killed at a point, or from outside.
+
+One interpreter loads everything once and forks: a process costs milliseconds then, not the seconds
+of its imports. It is a program of its own (see `main`) because a test's process has threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.report import write_report
+from batch_pipeline.flow.run import run
+from batch_pipeline.spec import JobSpec
+from batch_pipeline_tests.end_to_end import crash_points
+from batch_pipeline_tests.support import PARTITION, job, settings
+
+ROOT = Path(__file__).parents[2]
+COMPLETE, NOT_COMPLETE, FAILED = 0, 2, 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One process's work: a night from its input to its report, on the simulator at `url`."""
+
+    url: str
+    folder: str
+    pilot: int
+    pilot_via: str
+    requests_per_batch: int
+    queue: int
+    lease_seconds: float
+    reconcile_seconds: float
+    ledger_url: str | None = None
+
+    @property
+    def home(self) -> Path:
+        return Path(self.folder, "home")
+
+    @property
+    def source(self) -> Path:
+        return Path(self.folder, "input.jsonl")
+
+    @property
+    def log(self) -> Path:
+        return Path(self.folder, "log.txt")
+
+    def trace(self, name: str) -> Path:
+        return Path(self.folder, f"{name}.trace")
+
+    def spec(self) -> JobSpec:
+        return job(
+            self.source,
+            limits={"max_requests_per_batch": self.requests_per_batch},
+            pilot={
+                "size": self.pilot,
+                "via": self.pilot_via,
+                "max_error_rate": 1,
+                "max_truncated_rate": 1,
+            },
+        )
+
+    def pipeline(self) -> Pipeline:
+        changes = {} if self.ledger_url is None else {"ledger_url": self.ledger_url}
+        return Pipeline(
+            settings(
+                self.home,
+                max_queued_requests=self.queue,
+                lease_seconds=self.lease_seconds,
+                reconcile_seconds=self.reconcile_seconds,
+                **changes,
+            )
+        )
+
+
+class Forks:
+    """Starts processes and learns how they ended; signals are sent to their ids."""
+
+    def __init__(self, program: subprocess.Popen[bytes]) -> None:
+        self._program = program
+
+    def start(self, work: Work, trace: str | None = None, fatal: int | None = None) -> int:
+        """The id of a new process, which dies at its `fatal` point."""
+        return int(self._ask({"start": asdict(work), "trace": trace, "fatal": fatal}))
+
+    def wait(self, pid: int) -> int:
+        """The exit code; negative: the signal that ended it."""
+        return int(self._ask({"wait": pid}))
+
+    def ended(self, pid: int) -> int | None:
+        """As `wait`; None while it runs."""
+        code: int | None = self._ask({"ended": pid})
+        return code
+
+    def _ask(self, command: dict[str, Any]) -> Any:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.write(orjson.dumps(command) + b"\n")
+        self._program.stdin.flush()
+        return orjson.loads(self._program.stdout.readline())
+
+
+@contextmanager
+def forking() -> Iterator[Forks]:
+    program = subprocess.Popen(
+        [sys.executable, "-m", __name__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with program:
+        yield Forks(program)
+
+
+def main() -> int:
+    for line in sys.stdin.buffer:
+        command = orjson.loads(line)
+        answer: int | None
+        if "start" in command:
+            answer = _fork(Work(**command["start"]), command["trace"], command["fatal"])
+        elif "wait" in command:
+            answer = os.waitstatus_to_exitcode(os.waitpid(command["wait"], 0)[1])
+        else:
+            pid, status = os.waitpid(command["ended"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _fork(work: Work, trace: str | None, fatal: int | None) -> int:
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            code = _carry_out(work, trace, fatal)
+        except BaseException:
+            logging.getLogger().exception("the process failed")
+        finally:
+            os._exit(code)
+    return child
+
+
+def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
+    os.environ |= {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": work.url}
+    form = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(filename=work.log, level=logging.INFO, format=form)
+    if trace is not None:
+        crash_points.install(crash_points.Points(work.trace(trace), fatal))
+    pipeline, spec = work.pipeline(), work.spec()
+    state = run(pipeline, spec, PARTITION)
+    write_report(pipeline, spec, state.night)
+    return COMPLETE if state.complete else NOT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Nights that are killed; the short version of `make crash-test`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline_tests.end_to_end.crash_books import check
+from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night, hunted, killed_at
+from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks, forking
+
+# One point of each of these kinds; the long version dies at all points of all kinds.
+KINDS = (
+    "before commit",
+    "after commit",
+    "before a chunk of a body",
+    "after the last chunk of a body",
+    "after create_batch",
+    "before a chunk of results",
+    "after Files.publish",
+    "after AnthropicApi.create_message",
+)
+SEED = 20
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with forking() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def points(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The points of a night that nobody disturbs, in their order."""
+    figures, points = killed_at(forks, tmp_path_factory.mktemp("crash") / "undisturbed", None)
+    assert figures.batches == 4, "three shards and a retry round"
+    return points
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_night_killed_at_a_point_is_whole_and_paid_once(
+    forks: Forks, points: list[str], tmp_path: Path, kind: str
+) -> None:
+    numbers = [number for number, name in enumerate(points, 1) if name == kind]
+    fatal = random.Random(f"{SEED} {kind}").choice(numbers)
+    figures, _ = killed_at(forks, tmp_path / "night", fatal)
+    assert figures.kills == 1
+
+
+def test_two_submitters_are_killed_and_frozen_under_a_hostile_api(
+    forks: Forks, tmp_path: Path
+) -> None:
+    figures = hunted(forks, tmp_path / "night", SEED, blows=12)
+    assert figures.kills + figures.freezes >= 6
+    assert figures.faults > 20
+
+
+def test_what_is_bought_twice_is_noticed(forks: Forks, tmp_path: Path) -> None:
+    """A home that was lost: the one thing after which nobody can know what was bought."""
+    with a_night(tmp_path / "night", PLAIN, items=30) as (sim, planned, rows):
+        work = replace(planned, pilot_via="batch")
+        assert forks.wait(forks.start(work)) == COMPLETE
+        work.home.rename(tmp_path / "lost")
+        assert forks.wait(forks.start(work)) == COMPLETE
+        with pytest.raises(AssertionError):
+            check(sim, work, rows)

@@ -1,0 +1,70 @@
+"""A holder of real-time calls that was frozen until another took them over."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.flow import night as stations
+from batch_pipeline.flow.run import run
+from batch_pipeline.simulator import Simulator
+from batch_pipeline.spec import RealtimeSpec
+from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state.nights import ShardState
+from batch_pipeline.state.submissions import Limits, State, Waiting
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.support import (
+    PARTITION,
+    Faults,
+    documents,
+    job,
+    results,
+    statuses,
+    write_rows,
+)
+
+PILOT = 60
+LEASE_SECONDS = 0.2
+
+
+def test_it_asks_nothing_more_once_its_lease_is_lost(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
+) -> None:
+    spec = job(
+        write_rows(tmp_path / "in.jsonl", documents(10 * PILOT)),
+        pilot={"size": PILOT, "max_error_rate": 1, "max_truncated_rate": 1},
+    )
+    stale, other = (make_pipeline(lease_seconds=LEASE_SECONDS) for _ in range(2))
+    night = stations.open_night(stale, spec, PARTITION)
+    stations.take_input(stale, spec, night)
+    calls = 0
+
+    def take_over(request: Request) -> Response | None:
+        nonlocal calls
+        if request.url.path == "/v1/messages":
+            calls += 1
+            if calls == 1:
+                with other.ledger.write() as connection:
+                    connection.execute(tables.submission.update().values(lease_until=0.0))
+                    [shard] = nights.list_shards(connection, night.id, ShardState.HELD)
+                    limits = Limits(1_000, None, LEASE_SECONDS)
+                    submissions.begin_calls(connection, night, shard, "other", limits)
+                time.sleep(2 * LEASE_SECONDS)
+        return None
+
+    faults.on_request = take_over
+    waiting = stations.run_pilot(stale, spec, night)
+    assert isinstance(waiting, Waiting)
+    assert calls <= RealtimeSpec().concurrency
+    with other.ledger.read() as connection:
+        [submission] = submissions.of_night(connection, night.id)
+    assert (submission.state, submission.owner, submission.fence) == (State.CALLING, "other", 2)
+
+    # What it was answered by then is in its journal, and is not asked again.
+    assert run(other, spec, PARTITION).complete
+    assert calls == PILOT
+    assert statuses(results(other, spec)) == {"succeeded": 10 * PILOT}
+    assert not sim.books.billed_more_than_once

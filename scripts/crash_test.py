@@ -1,0 +1,116 @@
+"""Proof by killing: small nights that die at every point, and at random under a hostile API.
+
+    make crash-test                                      the whole of it, some 40 minutes
+    python scripts/crash_test.py --every 10 --nights 3   a taste of it
+
+Prints a table of what was done and found. What failed is named with the point or the seed that
+repeats it, its folder (with the processes' log) is kept, and the exit code is 1. What is checked
+stands in `batch_pipeline_tests/end_to_end/crash_books.py`, what it shows in `docs/crash-safety.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
+
+BLOWS = 25
+ROWS = {
+    "kills": "processes killed (SIGKILL)",
+    "freezes": "processes frozen (SIGSTOP) beyond their lease",
+    "restarts": "processes started in their place",
+    "nights": "nights completed and checked",
+    "batches": "batches made",
+    "requests": "requests taken in, retries included",
+    "faults": "faults of the API (lost answers, 404s, cut results, …)",
+    "foreign_batches": "batches of other tenants, of the same size",
+    "bought_twice_in_batches": "answers bought twice in batches",
+    "calls_repeated": "real-time calls bought twice (in flight at a kill)",
+}
+
+
+class Tally:
+    """Carries attempts out, each in a folder of its own, and keeps what came of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.columns: dict[str, Figures] = {}
+        self.failures: list[str] = []
+
+    def attempt(self, column: str, name: str, work: Callable[[Path], Figures]) -> None:
+        folder = self._folder / name
+        try:
+            figures = work(folder)
+        except AssertionError as error:
+            self.failures.append(f"{name}: {str(error)[:2_000]}\n  kept: {folder}")
+            print(self.failures[-1], file=sys.stderr, flush=True)
+            return
+        shutil.rmtree(folder)
+        self.columns.setdefault(column, Figures()).add(figures)
+
+    def table(self) -> str:
+        head = ["", *self.columns]
+        lines = [head, ["---", *["--:"] * len(self.columns)]]
+        for field, label in ROWS.items():
+            values = [getattr(figures, field) for figures in self.columns.values()]
+            lines.append([label, *[f"{value:,}" for value in values]])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--every", type=int, default=1, help="kill at each n-th point only")
+    parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
+    parser.add_argument("--seed", type=int, default=1, help="of the first of them")
+    arguments = parser.parse_args()
+    tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
+    started = time.monotonic()
+    with forking() as forks:
+        for pilot_via in ("realtime", "batch"):
+            sweep(forks, tally, pilot_via, arguments.every)
+        for seed in range(arguments.seed, arguments.seed + arguments.nights):
+            work = partial(hunted, forks, seed=seed, blows=BLOWS)
+            tally.attempt("hunted, two at once", f"seed-{seed}", work)
+            progress(f"hunted night with seed {seed}")
+    print(tally.table())
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n{minutes:.0f} minutes, {len(tally.failures)} failures")
+    return 1 if tally.failures else 0
+
+
+def sweep(forks: Forks, tally: Tally, pilot_via: str, every: int) -> None:
+    """Kill at each point that an undisturbed night passes."""
+    points: list[str] = []
+
+    def die(folder: Path, fatal: int | None) -> Figures:
+        figures, reached = killed_at(forks, folder, fatal, pilot_via=pilot_via)
+        if fatal is None:
+            points.extend(reached)
+        return figures
+
+    column = f"killed at a point, pilot: {pilot_via}"
+    tally.attempt(column, f"{pilot_via}-undisturbed", partial(die, fatal=None))
+    for fatal in range(1, len(points) + 1, every):
+        tally.attempt(column, f"{pilot_via}-{fatal}", partial(die, fatal=fatal))
+        if fatal % (20 * every) == 1:
+            progress(f"pilot {pilot_via}: point {fatal} of {len(points)}")
+
+
+def progress(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
