@@ -41,7 +41,7 @@ UNBUILT: dict[str, tuple[str, ...]] = {
     "BudgetSpec": ("max_usd_per_partition", "max_usd_per_month", "buffer"),
     "RetrySpec": ("truncated_max_tokens",),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
-    "AlertsSpec": ("error_rate", "after_items", "dead_letter_rate", "max_usd_per_document"),
+    "AlertsSpec": ("dead_letter_rate", "max_usd_per_document"),
 }
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.
 

@@ -158,6 +158,7 @@ def status(
 ) -> None:
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli.status import show_status
+    from batch_pipeline.declarations import alerts_of_jobs
     from batch_pipeline.flow import progress
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.state import nights
@@ -174,7 +175,8 @@ def status(
             for night in nights.list_nights(connection, job=job)
             if key in (None, night.partition)
         ]
-    show_status(context.obj, settings, found, details=job is not None)
+    alerts = alerts_of_jobs(settings.jobs_dir)
+    show_status(context.obj, settings, found, alerts, details=job is not None)
 
 
 @app.command()
@@ -193,6 +195,29 @@ def report(
     spec, key = _job(settings, job, partition)
     pipeline = Pipeline(settings)
     views.show_report(context.obj, build_report(pipeline, spec, _shown(pipeline, spec, key)))
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    job: Job,
+    gate: Annotated[str, typer.Option("--gate", metavar="pilot|breaker", help="Which gate.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; others read it later.")],
+    partition: Partition = None,
+    as_json: Json = False,
+) -> None:
+    """Overrule a closed gate; the next run lets the night go as it is."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import approval
+    from batch_pipeline.flow.pipeline import Pipeline
+
+    settings = _settings(context.obj)
+    spec, key = _job(settings, job, partition)
+    named, _ = approval.parse(gate)
+    pipeline = Pipeline(settings)
+    night = _shown(pipeline, spec, key)
+    given = approval.approve(pipeline, spec, night, named, reason, approval.user_at_host())
+    views.show_approval(context.obj, night, given)
 
 
 @app.command()

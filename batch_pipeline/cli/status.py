@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,17 +11,32 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
-from batch_pipeline.flow import progress
+from batch_pipeline.flow import approval, pilot, progress, warnings
+from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.settings import Settings
+from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.submissions import Submission
 
 
 def show_status(
-    output: Output, settings: Settings, states: Sequence[progress.Progress], *, details: bool
+    output: Output,
+    settings: Settings,
+    states: Sequence[progress.Progress],
+    alerts: Mapping[str, AlertsSpec],
+    *,
+    details: bool,
 ) -> None:
-    """One line a night; with `details` its batches too."""
-    document = {"nights": [_document(state, details=details) for state in states]}
+    """One line a night, and its warnings; with `details` its batches too.
+
+    `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
+    """
+    tripped = {
+        state.night.id: state.breaker(alerts.get(state.night.job, AlertsSpec())) for state in states
+    }
+    document = {
+        "nights": [_document(state, tripped[state.night.id], details=details) for state in states]
+    }
 
     def show() -> None:
         console = Console()
@@ -29,10 +44,15 @@ def show_status(
             text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
             console.print(text, soft_wrap=True, highlight=False, markup=False)
             return
-        console.print(_nights_table(states))
-        for state in states if details else ():
-            console.print(_batches_table(state))
-            for note in _notes(state):
+        console.print(_nights_table(states, tripped))
+        for state in states:
+            if details:
+                console.print(_batches_table(state))
+            notes = [
+                *_warnings(state),
+                *(_notes(state, tripped[state.night.id]) if details else ()),
+            ]
+            for note in notes:
                 console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
@@ -40,22 +60,28 @@ def show_status(
     output.answer(document, show)
 
 
-def state_word(state: progress.Progress) -> str:
-    """Where a night stands, in a word or two."""
-    if state.complete:
-        return "complete"
-    if state.night.held_at is not None:
-        return "held"
-    if state.account.paused_reason is not None:
-        return "paused"
-    if state.night.pilot is not None and not state.night.pilot["open"]:
-        return "gate closed"
-    if state.night.refused is not None:
-        return "refused"
-    return "running" if state.in_flight or state.to_collect else "open"
+def state_word(state: progress.Progress, tripped: Tripped | None) -> str:
+    """Where a night stands, in a word or two: the first that applies."""
+    words = {
+        "complete": state.complete,
+        "held": state.night.held_at is not None,
+        "paused": state.account.paused_reason is not None,
+        "gate closed": _pilot_closed(state),
+        "breaker open": tripped is not None and state.waiting > 0,
+        "refused": state.night.refused is not None,
+        "running": state.in_flight > 0 or state.to_collect > 0,
+    }
+    return next((word for word, applies in words.items() if applies), "open")
 
 
-def _nights_table(states: Sequence[progress.Progress]) -> Table:
+def _pilot_closed(state: progress.Progress) -> bool:
+    verdict = state.night.pilot
+    return verdict is not None and not pilot.lets_go(verdict, state.approvals)
+
+
+def _nights_table(
+    states: Sequence[progress.Progress], tripped: Mapping[int, Tripped | None]
+) -> Table:
     table = plain_table()
     for name in ("night", "account", "state"):
         table.add_column(name, overflow="fold")
@@ -65,7 +91,7 @@ def _nights_table(states: Sequence[progress.Progress]) -> Table:
         table.add_row(
             f"{state.night.job} {state.night.partition}",
             state.night.account,
-            state_word(state),
+            state_word(state, tripped[state.night.id]),
             f"{state.items:,}",
             f"{state.settled / state.items:.0%}" if state.items else "n/a",
             f"{state.dead_letter:,}",
@@ -94,17 +120,24 @@ def _batches_table(state: progress.Progress) -> Table:
     return table
 
 
-def _notes(state: progress.Progress) -> list[str]:
-    """What a person should know beyond the table."""
+def _warnings(state: progress.Progress) -> list[str]:
+    place = f"{state.night.job} {state.night.partition}"
+    return [f"warning: {place}: {warning.message}" for warning in warnings.of(state)]
+
+
+def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
+    """What a person should know beyond table and warnings."""
     notes = []
     if state.waiting:
         notes.append(f"{state.waiting:,} requests wait to be sent")
-    if state.account.paused_reason is not None:
-        notes.append(f"submission is paused: {state.account.paused_reason}")
-    if state.night.refused is not None:
-        notes.append(f"a batch was refused: {state.night.refused}")
-    if state.night.pilot is not None and not state.night.pilot["open"]:
+    if state.night.pilot is not None and _pilot_closed(state):
         notes.append(f"the pilot's gate is closed: {'; '.join(state.night.pilot['reasons'])}")
+    if tripped is not None:
+        notes += [str(tripped), *(f"  {example}" for example in tripped.examples)]
+    notes += [
+        f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
+        for given in state.approvals
+    ]
     notes += [f"{_name(s)}: {s.error}" for s in state.submissions if s.error]
     return notes
 
@@ -115,10 +148,12 @@ def _name(submission: Submission) -> str:
     return "(real-time calls)"
 
 
-def _document(state: progress.Progress, *, details: bool) -> dict[str, Any]:
+def _document(
+    state: progress.Progress, tripped: Tripped | None, *, details: bool
+) -> dict[str, Any]:
     document = {
         **progress.as_json(state),
-        "state": state_word(state),
+        "state": state_word(state, tripped),
         "statuses": state.statuses,
         "waiting": state.waiting,
         "in_flight": state.in_flight,
@@ -129,7 +164,12 @@ def _document(state: progress.Progress, *, details: bool) -> dict[str, Any]:
         "eta_seconds": progress.eta_seconds(state),
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
+        "breaker": None
+        if tripped is None
+        else {"reason": tripped.reason, "examples": tripped.examples},
+        "approvals": [approval.as_json(given) for given in state.approvals],
         "paused_reason": state.account.paused_reason,
+        "warnings": [warning.as_json() for warning in warnings.of(state)],
     }
     if details:
         document["submissions"] = [_submission_document(s) for s in state.submissions]

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from batch_pipeline.cli.output import Output
+from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.declarations import JobScan
+from batch_pipeline.flow import approval
 from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.sources import Sources
@@ -26,6 +27,7 @@ from batch_pipeline.money.wording import clipped, usd
 from batch_pipeline.partitions import newest_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.nights import NewSnapshot, Night
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
@@ -179,6 +181,20 @@ def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], fol
             )
         console.print(table)
         _print_path(console, "With their input", folder)
+
+    output.answer(document, show)
+
+
+def show_approval(output: Output, night: Night, given: Approval) -> None:
+    """What was recorded, and what to do now."""
+    document = {"job": night.job, "partition": night.partition, **approval.as_json(given)}
+
+    def show() -> None:
+        print(
+            f"{night.job} {night.partition}: the {given.gate} gate was overruled by "
+            f"{given.approved_by}: {given.reason}"
+        )
+        print(f"Go on with: {as_typed()} run {night.job} --partition {night.partition}")
 
     output.answer(document, show)
 

@@ -16,7 +16,7 @@ import tenacity
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError
-from batch_pipeline.flow import manifests, paths, snapshots
+from batch_pipeline.flow import breaker, manifests, paths, snapshots
 from batch_pipeline.flow.journal import Journal, read_lines
 from batch_pipeline.flow.outcomes import Action, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.pipeline import Pipeline
@@ -48,7 +48,12 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     """
     with pipeline.ledger.write() as connection:
         intent = submissions.begin_calls(
-            connection, night, shard, pipeline.owner, pipeline.limits(None)
+            connection,
+            night,
+            shard,
+            pipeline.owner,
+            pipeline.limits(None),
+            breaker.gate(spec.alerts),
         )
     if isinstance(intent, Waiting):
         return intent

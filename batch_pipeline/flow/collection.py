@@ -35,6 +35,7 @@ from batch_pipeline.flow.answers import (
     usage_of,
     zero,
 )
+from batch_pipeline.flow.breaker import FirstAttempts
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
@@ -164,6 +165,7 @@ class _Judge:
         self._seen = bytearray(manifest.num_rows)
         self._statuses: Counter[str] = Counter()
         self._open = 0
+        self._first = FirstAttempts()
         self._usage = TokenUsage()
         self.cost = Decimal(0)
         self.letters: list[DeadLetter] = []
@@ -187,12 +189,13 @@ class _Judge:
             )
 
     def summary(self, *, duplicate: bool) -> dict[str, Any]:
-        """Items by status, requests that go out again, billed tokens."""
+        """Items by status, requests that go out again, billed tokens, what the breaker counts."""
         return {
             "statuses": {} if duplicate else dict(self._statuses),
             "open": 0 if duplicate else self._open,
             "usage": {name: getattr(self._usage, name) for name in TOKENS},
             "duplicate": duplicate,
+            "first": (FirstAttempts() if duplicate else self._first).as_json(),
         }
 
     def _judge(
@@ -236,6 +239,7 @@ class _Judge:
         )
         if cancelled_by_us:
             outcome = Outcome(Status.CANCELED, Action.REOPEN)
+        self._first.count(self._manifest["id"][number], attempt, outcome)
         cost = self._price.cost(usage, mode=self._submission.engine)
         self._usage += usage
         self.cost += cost

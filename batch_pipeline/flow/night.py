@@ -15,6 +15,7 @@ from typing import Any
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError, LedgerError, UsageError
 from batch_pipeline.flow import (
+    breaker,
     collection,
     dataset,
     joins,
@@ -30,14 +31,15 @@ from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
-from batch_pipeline.flow.polling import poll
+from batch_pipeline.flow.polling import give_back_lost, poll
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.nights import Account, Night, Snapshot
 from batch_pipeline.state.submissions import State, Waiting
 
@@ -184,11 +186,13 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     verdict = seen.night.pilot
     if verdict is None or not pilot.holds(verdict, seen.snapshot):
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
-    if verdict["open"] and _should_plan(pipeline, spec, seen.night):
+    if pilot.lets_go(verdict, _approvals(pipeline, night)) and _should_plan(
+        pipeline, spec, seen.night
+    ):
         limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
         planning.plan_all(pipeline, seen, limits, price_for(spec))
     job_queue = spec.limits.max_queued_requests
-    return submission.submit_waiting(pipeline, night, job_queue, pilot.gate)
+    return submission.submit_waiting(pipeline, night, job_queue, pilot.may_send(spec))
 
 
 def _should_plan(pipeline: Pipeline, spec: JobSpec, night: Night) -> bool:
@@ -200,6 +204,11 @@ def _should_plan(pipeline: Pipeline, spec: JobSpec, night: Night) -> bool:
     full = ShardLimits.of(spec, pipeline.settings.max_queued_requests).requests
     idle = not state.in_flight and not state.to_collect and state.waiting == night.open_requests
     return idle or night.open_requests >= full
+
+
+def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:
+    with pipeline.ledger.read() as connection:
+        return approvals.of_night(connection, night.id)
 
 
 def _waiting(pipeline: Pipeline, night: Night) -> int:
@@ -229,9 +238,12 @@ def collect_ended(
         ended = submissions.of_night(connection, night.id, State.ENDED)
     for ended_submission in ended:
         try:
-            collection.collect(pipeline, night, ended_submission, spec.retry.max_attempts)
+            with breaker.watched(pipeline, spec.alerts, night):
+                collection.collect(pipeline, night, ended_submission, spec.retry.max_attempts)
         except (ApiFailure, collection.ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)
+            if isinstance(error, ApiFailure) and error.status == 404:
+                give_back_lost(pipeline, ended_submission)
             continue
         count += 1
         collected()

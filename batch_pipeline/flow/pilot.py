@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow import collection, planning
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import breaker, collection, planning
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
@@ -19,9 +21,10 @@ from batch_pipeline.flow.planning import View
 from batch_pipeline.flow.submission import submit_waiting
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec, PilotSpec
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
-from batch_pipeline.state.submissions import State, Waiting
+from batch_pipeline.state.submissions import MaySend, State, Waiting
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10
@@ -65,15 +68,33 @@ class Answered:
     batch_usd: Decimal
 
 
-def gate(night: Night, shard: Shard) -> str | None:
-    """Why a shard may not go: it waits for a verdict, or the verdict is no."""
+def gate(night: Night, shard: Shard, overruled: Sequence[Approval] = ()) -> str | None:
+    """Why a shard may not go: it waits for a verdict, or that is no and not overruled."""
     if shard.pilot:
         return None
     if night.pilot is None:
         return "the pilot has not been judged yet"
-    if not night.pilot["open"]:
+    if not lets_go(night.pilot, overruled):
         return f"the pilot's gate is closed: {'; '.join(night.pilot['reasons'])}"
     return None
+
+
+def lets_go(verdict: dict[str, Any], overruled: Sequence[Approval]) -> bool:
+    """Whether the rest of the night may go: the verdict is good, or a person said so."""
+    return bool(verdict["open"]) or approvals.covers(
+        overruled, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"]
+    )
+
+
+def may_send(spec: JobSpec) -> MaySend:
+    """Everything of the flow that has a say for a shard: the pilot's verdict, then the breaker."""
+    breaks = breaker.gate(spec.alerts)
+
+    def decide(connection: Connection, night: Night, shard: Shard) -> str | None:
+        closed = gate(night, shard, approvals.of_night(connection, night.id))
+        return closed or breaks(connection, night, shard)
+
+    return decide
 
 
 def holds(verdict: dict[str, Any] | None, snapshot: Snapshot) -> bool:
@@ -187,7 +208,7 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Wait
     if pilot.engine == "batch":
         if pilot.state is ShardState.WAITING:
             job_queue = spec.limits.max_queued_requests
-            submitted = submit_waiting(pipeline, night, job_queue, gate)
+            submitted = submit_waiting(pipeline, night, job_queue, may_send(spec))
             if not submitted.batches:
                 return submitted.waiting
         return _collect(pipeline, spec, night, pilot)
@@ -204,7 +225,8 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
         ]
     if not ended:
         return Waiting("the pilot's batch is being processed", pilot.requests)
-    collection.collect(pipeline, night, ended[0], spec.retry.max_attempts)
+    with breaker.watched(pipeline, spec.alerts, night):
+        collection.collect(pipeline, night, ended[0], spec.retry.max_attempts)
     return None
 
 
@@ -235,8 +257,9 @@ def _judged_again(
     """A closed verdict by the limits that are declared now: what was measured stays."""
     reasons = _reasons(spec.pilot, verdict["error_rate"], verdict["truncated_rate"])
     judged = {**verdict, "open": not reasons, "reasons": reasons}
-    with pipeline.ledger.write() as connection:
-        nights.update_night(connection, seen.night.id, pilot=judged)
+    if judged != verdict:
+        with pipeline.ledger.write() as connection:
+            nights.update_night(connection, seen.night.id, pilot=judged)
     return judged
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
-from batch_pipeline.state import submissions
+from batch_pipeline.state import ledger, nights, submissions
 from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -24,12 +24,50 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     if not in_flight:
         return []
     infos = look_up(pipeline.api, in_flight)
+    for submission in in_flight:
+        if submission.batch_id not in infos:
+            _give_back(pipeline, submission)
     ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
     if ended:
         with pipeline.ledger.write() as connection:
             for submission in ended:
                 submissions.end(connection, submission)
     return ended
+
+
+def give_back_lost(pipeline: Pipeline, submission: Submission) -> None:
+    """Give back the shard of a simulator's batch whose results are gone, if the batch is too."""
+    if _may_be_lost(pipeline, submission) and not look_up(pipeline.api, [submission]):
+        _give_back(pipeline, submission)
+
+
+def _give_back(pipeline: Pipeline, submission: Submission) -> None:
+    """Let a shard wait again whose batch the API does not know any more: a simulator restarted.
+
+    Never for a real account, where a batch that was accepted is there, whatever a look says.
+    """
+    if not _may_be_lost(pipeline, submission):
+        return
+    with pipeline.ledger.write() as connection:
+        error = "the simulator lost it in a restart"
+        lost = submissions.lose(connection, submission, error)
+    if lost:
+        log.warning(
+            "batch %s is not known to the simulator any more, it was lost in a restart: its %s "
+            "requests go out again",
+            submission.batch_id,
+            f"{submission.requests:,}",
+        )
+
+
+def _may_be_lost(pipeline: Pipeline, submission: Submission) -> bool:
+    """Whether a 404 of this batch can mean anything: simulated, and not just accepted."""
+    with pipeline.ledger.read() as connection:
+        simulated = nights.get_account(connection, submission.account).simulated
+        at = ledger.now(connection)
+    accepted = submission.accepted_at
+    late = accepted is not None and at > accepted + pipeline.settings.reconcile_seconds
+    return simulated and late
 
 
 def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:

@@ -9,8 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from batch_pipeline.flow import breaker
+from batch_pipeline.flow.breaker import FirstAttempts, Tripped
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Account, Night, ShardState, Snapshot
 from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
@@ -30,7 +34,8 @@ class Progress:
 
     `items` are input rows, `requests` what is bought for them; `statuses` counts settled items.
     Requests wait in shards or outside (`waiting`), are at the API or may be (`in_flight`, of which
-    `unknown`), or ended and are not collected yet (`to_collect`). Cost in USD, times in seconds.
+    `unknown`), or ended and are not collected yet (`to_collect`). `first` is what the breaker
+    counts, `approvals` are gates that a person overruled. Cost in USD, times in seconds.
     """
 
     night: Night
@@ -47,6 +52,8 @@ class Progress:
     cost_usd: dict[str, Decimal]
     usage: dict[str, int]
     submissions: tuple[Submission, ...]
+    first: FirstAttempts
+    approvals: tuple[Approval, ...]
     at: float
 
     @property
@@ -90,6 +97,10 @@ class Progress:
             and not self.to_collect
         )
 
+    def breaker(self, alerts: AlertsSpec) -> Tripped | None:
+        """Why the breaker holds back what waits; None while it does not."""
+        return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
+
     def describe(self) -> str:
         """One line for a log, a skip reason, an observation."""
         if self.snapshot is None:
@@ -117,6 +128,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     shards = nights.list_shards(connection, night_id)
     current = {shard.id for shard in shards if shard.snapshot_id == night.snapshot_id}
     every = submissions.of_night(connection, night_id)
+    overruled = approvals.of_night(connection, night_id)
     statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
     usage: Counter[str] = Counter()
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
@@ -127,7 +139,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         usage.update(submission.summary["usage"])
         if submission.shard_id in current:
             statuses.update(submission.summary["statuses"])
-    batches = [s for s in every if s.batch_id is not None]
+    # A batch that a simulator forgot is none any more.
+    batches = [s for s in every if s.batch_id is not None and s.state is not State.ABSENT]
     waiting = sum(shard.requests for shard in shards if shard.state is ShardState.WAITING)
     return Progress(
         night=night,
@@ -144,6 +157,10 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         cost_usd=cost,
         usage={name: usage[name] for name in USAGE},
         submissions=tuple(every),
+        first=breaker.first_attempts(
+            snapshot, shards, nights.snapshots_of(connection, night_id), every, overruled
+        ),
+        approvals=overruled,
         at=now(connection),
     )
 

@@ -27,6 +27,7 @@ from batch_pipeline.money import report_html, report_markdown
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import (
     ZERO,
+    Approval,
     Costs,
     Duplicates,
     Pilot,
@@ -113,6 +114,15 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         started_at=_time(night.created_at),
         completed_at=None if night.completed_at is None else _time(night.completed_at),
         results_path=pipeline.files.uri(paths.results(night.job, night.partition)),
+        approvals=tuple(
+            Approval(
+                gate=str(given.gate),
+                reason=given.reason,
+                approved_by=given.approved_by,
+                approved_at=_time(given.approved_at),
+            )
+            for given in state.approvals
+        ),
     )
 
 

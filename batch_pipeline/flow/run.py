@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, GateClosedError
+from batch_pipeline.flow import breaker, pilot, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
@@ -35,20 +36,25 @@ def run(
     """Run a night to its end, or without `wait` as far as it goes now.
 
     `watch` is told of the night after each step. Raises GateClosedError where the pilot's gate is
-    closed, and AccountError or ApiError where only a person can help; what is at the API by then is
-    collected first. A night that is held is collected and left.
+    closed or the circuit breaker open, and AccountError or ApiError where only a person can help;
+    what is at the API by then is collected first. A night that is held is collected and left.
     """
     night = stations.open_night(pipeline, spec, partition)
     night = stations.release(pipeline, night, resume=resume)
     state, reason = stations.progress(pipeline, night), None
+    warned: set[str] = set()
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
             stations.take_input(pipeline, spec, night)
         state, why = _step(pipeline, spec, night, watch)
         watch(state)
+        _warn(state, warned)
         if state.complete and not _input_changed(pipeline, spec, state):
             return state
+        held_back = state.breaker(spec.alerts) if state.waiting else None
+        if held_back is not None and state.night.held_at is None and _nothing_pending(state):
+            raise breaker.closed_error(state.night, held_back, state.waiting)
         if not wait or (state.night.held_at is not None and _nothing_pending(state)):
             return state
         if _nothing_pending(state):
@@ -57,6 +63,15 @@ def run(
             reason = why.reason
             log.info("%s %s: %s", spec.name, partition, why)
         time.sleep(pipeline.settings.poll_seconds)
+
+
+def _warn(state: Progress, warned: set[str]) -> None:
+    """Log each warning once, however long its cause lasts."""
+    for warning in warnings.of(state):
+        if warning.cause not in warned:
+            warned.add(warning.cause)
+            place = f"{state.night.job} {state.night.partition}"
+            log.warning("%s: warning: %s", place, warning.message)
 
 
 def _input_changed(pipeline: Pipeline, spec: JobSpec, state: Progress) -> bool:
@@ -88,13 +103,15 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
     verdict = stations.run_pilot(pipeline, spec, night)
     if isinstance(verdict, Waiting):
         return verdict
-    if not verdict["open"]:
+    if not pilot.lets_go(verdict, stations.progress(pipeline, night).approvals):
         examples = "".join(f"\n  {example}" for example in verdict["examples"])
         raise GateClosedError(
             f"{spec.name} {night.partition}: the pilot's gate is closed: "
             f"{'; '.join(verdict['reasons'])}. {verdict['sample']} of the documents were tried, "
             f"nothing else was sent.{examples}\nCorrect the prompt, the data or the limits under "
-            "`pilot`, and run again: good answers are kept."
+            "`pilot`, and run again: good answers are kept. Or let the night go as it is with "
+            f"`batch-pipeline approve {spec.name} --partition {night.partition} --gate pilot "
+            "--reason …`."
         )
     return stations.submit(pipeline, spec, night).waiting
 

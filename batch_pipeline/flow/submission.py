@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
 from batch_pipeline.state import nights, submissions
-from batch_pipeline.state.nights import Night, Shard
-from batch_pipeline.state.submissions import Intent, Limits, State, Submission, Waiting
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.submissions import Intent, Limits, MaySend, State, Submission, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def submit_waiting(
     pipeline: Pipeline,
     night: Night,
     job_queue: int | None,
-    may_send: Callable[[Night, Shard], str | None],
+    may_send: MaySend,
 ) -> Submitted:
     """Send the night's waiting batch shards, one after the other, while there is room.
 

@@ -82,6 +82,16 @@ class Pilot:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """A closed gate (`pilot` or `breaker`) that a person overruled."""
+
+    gate: str
+    reason: str
+    approved_by: str
+    approved_at: datetime
+
+
+@dataclass(frozen=True)
 class Turnaround:
     """Seconds from a batch's acceptance to the poll that saw its end, over the ended batches."""
 
@@ -148,6 +158,7 @@ class Report:
     started_at: datetime
     completed_at: datetime | None
     results_path: str
+    approvals: tuple[Approval, ...] = ()
 
     @property
     def settled(self) -> int:
@@ -230,6 +241,10 @@ def as_json(report: Report) -> dict[str, Any]:
         "cache_write_5m_tokens": tokens.cache_write_5m_tokens,
         "cache_write_1h_tokens": tokens.cache_write_1h_tokens,
         "pilot": _pilot_json(report.pilot),
+        "approvals": [
+            {**vars(given), "approved_at": given.approved_at.isoformat(timespec="seconds")}
+            for given in report.approvals
+        ],
         "estimated_usd": report.estimated_usd,
         "actual_usd": costs.billed_usd,
         "over_estimate_share": report.over_estimate_share,

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import paths, warnings
 from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.night import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
@@ -21,6 +21,7 @@ from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts, pace
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.submissions import Waiting
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
@@ -82,11 +83,11 @@ def of_waiting_pilot(waiting: Waiting) -> Metadata:
     }
 
 
-def of_gate(partition: str, verdict: Mapping[str, Any]) -> Metadata:
+def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> Metadata:
     """The partition is part of it, because the history of a check has no column for it."""
     return {
         "partition": partition,
-        "verdict": "; ".join(verdict["reasons"]) or "open",
+        "verdict": ("; ".join(verdict["reasons"]) or "open") + _overruled(verdict, approvals),
         "sample_requests": verdict["sample"],
         "error_rate_percent": _percent(verdict["error_rate"]),
         "truncated_rate_percent": _percent(verdict["truncated_rate"]),
@@ -95,10 +96,13 @@ def of_gate(partition: str, verdict: Mapping[str, Any]) -> Metadata:
     }
 
 
-def of_pilot(verdict: Mapping[str, Any], *, simulated: bool) -> Metadata:
+def of_pilot(
+    verdict: Mapping[str, Any], approvals: Sequence[Approval], *, simulated: bool
+) -> Metadata:
     reasons = f" ({'; '.join(verdict['reasons'])})" if verdict["reasons"] else ""
+    gate = "gate open" if verdict["open"] else "gate closed"
     return {
-        "summary": f"gate open{reasons}",
+        "summary": f"{gate}{reasons}{_overruled(verdict, approvals)}",
         "sample_requests": verdict["sample"],
         "error_rate_percent": _percent(verdict["error_rate"]),
         "truncated_rate_percent": _percent(verdict["truncated_rate"]),
@@ -107,6 +111,13 @@ def of_pilot(verdict: Mapping[str, Any], *, simulated: bool) -> Metadata:
         "projected_cost_usd": round(verdict["projected_usd"], 6),
         "simulated": simulated,
     }
+
+
+def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str:
+    given = [approval for approval in approvals if approval.gate is Gate.PILOT]
+    if verdict["open"] or not given:
+        return ""
+    return f"; overruled by {given[-1].approved_by}: {given[-1].reason}"
 
 
 def waits(waiting: Waiting) -> str:
@@ -124,7 +135,12 @@ def of_submission(state: Progress, why: str | None) -> Metadata:
     waiting = "nothing waits"
     if state.waiting:
         waiting = f"{state.waiting:,} requests wait{f': {why}' if why else ''}"
-    return {"summary": headline(state), "waiting": waiting, **_numbers(state)}
+    return {
+        "summary": headline(state),
+        "waiting": waiting,
+        "warnings": "; ".join(warning.message for warning in warnings.of(state)) or "none",
+        **_numbers(state),
+    }
 
 
 def headline(state: Progress) -> str:

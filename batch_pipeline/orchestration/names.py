@@ -19,11 +19,14 @@ PILOT_GATE = "pilot_gate"
 
 PARTITION_TAG = "dagster/partition"
 PRIORITY_TAG = "dagster/priority"
+# Who launched a run, where Dagster knows.
+USER_TAG = "user"
 JOB_TAG = "batch_pipeline/job"
 KIND_TAG = "batch_pipeline/kind"
 # On the runs that a sensor asks for: they go on with a night, they do not start one. Its value is
 # how far the night was, so that runs that changed nothing are recognised.
 FOLLOW_UP_TAG = "batch_pipeline/follow_up"
+# Overrules a closed gate; its value is `pilot: reason` or `breaker: reason`.
 APPROVE_TAG = "batch_pipeline/approve"
 
 

@@ -7,6 +7,7 @@ and no worker is held while a batch is processed; this is what notices its end.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import dagster as dg
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError
 from batch_pipeline.flow import night as flow
+from batch_pipeline.flow import warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.orchestration import cursor, decisions, metadata, runs, standing
@@ -36,6 +38,8 @@ from batch_pipeline.state import watch
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
+
+log = logging.getLogger(__name__)
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
 POLL_SECONDS = 25.0
@@ -198,7 +202,8 @@ def _observations(
 ) -> tuple[list[dg.AssetObservation], dict[str, str]]:
     """An observation of each night that changed since the cursor was written.
 
-    Answers collected are left out of what counts as a change: the run that collects observes them.
+    It keeps the causes of warnings too, so that each is logged once. Answers collected are left out
+    of what counts as a change: the run that collects observes them.
     """
     events = []
     observed: dict[str, str] = {}
@@ -208,9 +213,14 @@ def _observations(
         now = cursor.digest(
             state.waiting, state.in_flight, state.batches, state.batches_ended, night.blocked
         )
-        observed[night.partition] = now
-        if before.get(night.partition) == now:
+        found = {cursor.digest(warning.cause): warning for warning in warnings.of(state)}
+        observed[night.partition] = now = " ".join([now, *found])
+        known = before.get(night.partition, "")
+        if known == now:
             continue
+        for cause, warning in found.items():
+            if cause not in known.split():
+                log.warning("%s %s: warning: %s", spec.name, night.partition, warning.message)
         waiting = f"; waits: {reason}" if reason else ""
         events.append(
             dg.AssetObservation(

@@ -14,7 +14,7 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state import ledger, nights, submissions
 from batch_pipeline.state.nights import Night, Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, ROOM_WANTED_SECONDS, State, Submission
@@ -30,6 +30,7 @@ class AccountView:
     room: Room
     limits: ShardLimits
     declaration_hash: str
+    alerts: AlertsSpec
     # Nights of other jobs that want room at the queue, as (partition, id) and name.
     wanting: tuple[tuple[tuple[str, int], str], ...]
     now: float
@@ -52,6 +53,7 @@ def view_account(
         room=Room(max(left, 0), "the API says that its queue is full" if full else None),
         limits=ShardLimits.of(spec, settings.max_queued_requests),
         declaration_hash=Declaration.of(spec).hash,
+        alerts=spec.alerts,
         wanting=tuple(
             ((night.partition, night.id), f"{night.job} {night.partition}")
             for night in every
@@ -175,6 +177,7 @@ def _blocked(state: Progress, view: AccountView) -> str | None:
     """Why nothing may go out until a person acts."""
     night = state.night
     verdict = verdict_of(state)
+    tripped = state.breaker(view.alerts)
     assert state.snapshot is not None
     reason: str | None = None
     if night.held_at is not None:
@@ -190,6 +193,8 @@ def _blocked(state: Progress, view: AccountView) -> str | None:
         reason = f"the API refused it ({night.refused}); correct it and launch it again"
     elif state.snapshot.declaration_hash != view.declaration_hash:
         reason = "the declaration changed; materialize input_dataset to use it"
-    elif verdict is not None and not verdict["open"]:
+    elif verdict is not None and not pilot.lets_go(verdict, state.approvals):
         reason = f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}"
+    elif tripped is not None:
+        reason = str(tripped)
     return reason

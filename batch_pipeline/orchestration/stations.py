@@ -9,9 +9,18 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError
+from batch_pipeline.flow import approval
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.orchestration.names import APPROVE_TAG, ASSETS, FOLLOW_UP_TAG, Kind, asset_key
+from batch_pipeline.orchestration.names import (
+    APPROVE_TAG,
+    ASSETS,
+    FOLLOW_UP_TAG,
+    KIND_TAG,
+    USER_TAG,
+    Kind,
+    asset_key,
+)
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.nights import Night
 
@@ -33,12 +42,12 @@ def open_night(
 ) -> Night:
     """The night of this run's partition.
 
-    A run that a person or a schedule launched lifts a pause and a refusal, once: in its first step.
+    A run that a person or a schedule launched lifts a pause and a refusal, and gives the approval
+    of its tag, once: in its first step.
     """
-    if APPROVE_TAG in context.run.tags:
+    if APPROVE_TAG in context.run.tags and context.run.tags.get(KIND_TAG) == Kind.COLLECT:
         raise dg.Failure(
-            f"The run tag {APPROVE_TAG} is not built yet, and nothing was sent. Correct the "
-            "prompt, the data or the limits under `pilot`, and launch the run without it.",
+            f"The run tag {APPROVE_TAG} lets a night be sent: give it to {spec.name}_submit.",
             allow_retries=False,
         )
     if not context.has_partition_key:
@@ -50,8 +59,25 @@ def open_night(
         )
     night = flow.open_night(pipeline, spec, context.partition_key)
     if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
+        if APPROVE_TAG in context.run.tags:
+            _approve(context, pipeline, spec, night)
         night = flow.release(pipeline, night, resume=False)
     return night
+
+
+def _approve(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+) -> None:
+    gate, reason = approval.parse(context.run.tags[APPROVE_TAG])
+    who = context.run.tags.get(USER_TAG) or f"dagster run {context.run.run_id}"
+    given = approval.approve(pipeline, spec, night, gate, reason, who)
+    context.log.info(
+        "%s: the %s gate was overruled by %s: %s",
+        context.partition_key,
+        given.gate,
+        given.approved_by,
+        given.reason,
+    )
 
 
 def with_snapshot(night: Night) -> Night:

@@ -8,9 +8,12 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import breaker, pilot, warnings
 from batch_pipeline.flow import night as flow
+from batch_pipeline.flow.progress import Progress
 from batch_pipeline.orchestration import metadata, standing, stations
 from batch_pipeline.orchestration.names import (
+    APPROVE_TAG,
     INPUT_DATASET,
     PILOT_GATE,
     PILOT_SAMPLE,
@@ -102,6 +105,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             except ApiFailure as failure:
                 verdict = Waiting(f"the API did not answer ({failure})", night.open_requests)
             simulated = pipeline.account.simulated
+            given = flow.progress(pipeline, night).approvals
         if isinstance(verdict, Waiting):
             context.log.info("%s: the pilot waits: %s", context.partition_key, verdict.reason)
             if key in context.selected_asset_keys:
@@ -112,13 +116,15 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
                 check_name=PILOT_GATE,
                 passed=verdict["open"],
                 severity=dg.AssetCheckSeverity.ERROR,
-                metadata=metadata.of_gate(context.partition_key, verdict),
+                metadata=metadata.of_gate(context.partition_key, verdict, given),
             )
-        if not verdict["open"]:
+        if not pilot.lets_go(verdict, given):
             # After the check's result, which is stored all the same: the asset must not look done.
             raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
         if key in context.selected_asset_keys:
-            yield dg.MaterializeResult(metadata=metadata.of_pilot(verdict, simulated=simulated))
+            yield dg.MaterializeResult(
+                metadata=metadata.of_pilot(verdict, given, simulated=simulated)
+            )
 
     return pilot_sample
 
@@ -142,10 +148,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
             pipeline = batch_pipeline.pipeline()
             night = stations.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
             stations.with_snapshot(night)
-            verdict = standing.verdict_of(flow.progress(pipeline, night))
-            # The gate holds for a run of this asset alone too, where no check has a say.
-            if verdict is not None and not verdict["open"]:
-                raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
+            _refuse_if_closed(spec, flow.progress(pipeline, night))
             try:
                 waiting = flow.submit(pipeline, spec, night).waiting
             except ApiFailure as failure:
@@ -154,9 +157,25 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
         context.log.info("%s: %s", context.partition_key, state.describe())
         if waiting.reason is not None:
             context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
+        for warning in warnings.of(state):
+            context.log.warning("%s: %s", context.partition_key, warning.message)
         return dg.MaterializeResult(metadata=metadata.of_submission(state, waiting.reason))
 
     return submitted_batches
+
+
+def _refuse_if_closed(spec: JobSpec, state: Progress) -> None:
+    """The gates hold for a run of the submission alone too, where no check has a say."""
+    verdict = standing.verdict_of(state)
+    if verdict is not None and not pilot.lets_go(verdict, state.approvals):
+        raise dg.Failure(closed_gate(state.night.partition, verdict), allow_retries=False)
+    tripped = state.breaker(spec.alerts)
+    if tripped is not None and state.waiting:
+        error = breaker.closed_error(state.night, tripped, state.waiting)
+        raise dg.Failure(
+            f"{error}\nUnder Dagster: launch it with the run tag `{APPROVE_TAG}` = `breaker: why`.",
+            allow_retries=False,
+        )
 
 
 def closed_gate(partition: str, verdict: dict[str, Any]) -> str:
@@ -166,5 +185,6 @@ def closed_gate(partition: str, verdict: dict[str, Any]) -> str:
         f"{partition}: the pilot's gate is closed: {'; '.join(verdict['reasons'])}. "
         f"{verdict['sample']:,} requests were tried, nothing else was sent.{examples}\n"
         "Correct the prompt, the data or the limits under `pilot`, then launch the night again: "
-        "good answers are kept."
+        "good answers are kept. Or let it go as it is: launch it with the run tag "
+        f"`{APPROVE_TAG}` = `pilot: why`."
     )

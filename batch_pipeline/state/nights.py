@@ -229,6 +229,12 @@ def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
     return Snapshot(**row.mappings().one())
 
 
+def snapshots_of(connection: Connection, night_id: int) -> dict[int, Snapshot]:
+    """All snapshots that a night has had, by id."""
+    query = sa.select(tables.snapshot).where(tables.snapshot.c.night_id == night_id)
+    return {row["id"]: Snapshot(**row) for row in connection.execute(query).mappings()}
+
+
 def replace_snapshot(
     connection: Connection, night: Night, new: NewSnapshot, settled: dict[str, int]
 ) -> Snapshot:

@@ -3,6 +3,7 @@
     INTENT → SEALED → ACCEPTED → ENDED → COLLECTED       a batch at the API
        ↓        ↓ ↘
      ABSENT  REFUSED UNKNOWN → ACCEPTED or ABSENT        ABSENT, REFUSED: the shard waits again
+    ACCEPTED or ENDED → ABSENT                           a simulator's alone: it was restarted
     CALLING → ENDED → COLLECTED                          a shard that goes out call by call
 
 INTENT is written before the first byte leaves, SEALED before the last: a holder that dies in
@@ -45,6 +46,9 @@ class State(StrEnum):
     REFUSED = "refused"
     CALLING = "calling"
 
+
+# Has a say, in the transaction that claims a shard: why it may not go, or None.
+MaySend = Callable[[Connection, Night, Shard], str | None]
 
 # What may be in the API's queue, as far as anybody can know.
 IN_QUEUE = (State.INTENT, State.SEALED, State.UNKNOWN, State.ACCEPTED)
@@ -126,12 +130,12 @@ def begin(
     night: Night,
     owner: str,
     limits: Limits,
-    may_send: Callable[[Night, Shard], str | None],
+    may_send: MaySend,
 ) -> Intent | Waiting:
     """Claim the night's next waiting batch shard, if everything that has a say allows it.
 
-    `may_send` returns why a shard may not go (the pilot's gate), or None. The transaction that
-    decides is the one that claims: two submitters cannot both take the last room.
+    `may_send` is what the flow says (the pilot's gate, the breaker). The transaction that decides
+    is the one that claims: two submitters cannot both take the last room.
     """
     night = nights.get_night(connection, night.id)
     waiting = [
@@ -143,7 +147,7 @@ def begin(
     if not waiting:
         return Waiting(None)
     shard, requests = waiting[0], sum(shard.requests for shard in waiting)
-    reason = _closed(connection, night) or may_send(night, shard)
+    reason = _closed(connection, night) or may_send(connection, night, shard)
     if reason is None:
         reason = _no_room(connection, night, shard.requests, limits)
     if reason is not None:
@@ -188,12 +192,19 @@ def _no_room(connection: Connection, night: Night, requests: int, limits: Limits
 
 
 def begin_calls(
-    connection: Connection, night: Night, shard: Shard, owner: str, limits: Limits
+    connection: Connection,
+    night: Night,
+    shard: Shard,
+    owner: str,
+    limits: Limits,
+    may_send: MaySend = lambda _connection, _night, _shard: None,
 ) -> Intent | Waiting:
     """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
     night = nights.get_night(connection, night.id)
     shard = nights.get_shard(connection, shard.id)
     reason = _closed(connection, night)
+    if reason is None and shard.state is ShardState.WAITING:
+        reason = may_send(connection, night, shard)
     if reason is not None:
         return Waiting(reason, shard.requests)
     if shard.state is ShardState.WAITING:
@@ -292,6 +303,24 @@ def give_back(connection: Connection, submission: Submission, state: State, erro
     if released and not _has_other(connection, submission):
         nights.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return released
+
+
+def lose(connection: Connection, submission: Submission, error: str) -> bool:
+    """ACCEPTED or ENDED → ABSENT: the simulator forgot the batch; its shard waits again.
+
+    Only what a simulator made up can be lost like this: no batch of a real account ever is.
+    """
+    assert nights.get_account(connection, submission.account).simulated
+    lost = _update(
+        connection,
+        tables.submission.c.id == submission.id,
+        tables.submission.c.state.in_([State.ACCEPTED.value, State.ENDED.value]),
+        state=State.ABSENT.value,
+        error=error,
+    )
+    if lost and not _has_other(connection, submission):
+        nights.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
+    return lost
 
 
 def lose_track(connection: Connection, submission: Submission, error: str) -> bool:

@@ -1,4 +1,4 @@
-"""The ledger's tables: rows per night, snapshot, shard and submission, never per item.
+"""The ledger's tables: rows per night, snapshot, shard, submission, approval; never per item.
 
 Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
 of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
@@ -157,6 +157,21 @@ submission = Table(
     Index("submission_by_account", "account", "state"),
     Index("submission_by_night", "night_id", "state"),
     Index("submission_by_shard", "shard_id"),
+)
+
+# Closed gates that a person overruled, for the declaration and the input of the time.
+approval = Table(
+    "approval",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("gate", String(20), nullable=False),
+    Column("declaration_hash", String(64), nullable=False),
+    Column("content_hash", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("approved_by", String(200), nullable=False),
+    Column("approved_at", Double, nullable=False),
+    Index("approval_by_night", "night_id"),
 )
 
 # Batches of the API's list that were looked at: whose they are never changes.

@@ -17,7 +17,13 @@ from batch_pipeline_tests.cli.program import KEY, Program, documents
         (["frobnicate"], "No such command 'frobnicate'"),
         (["jobs", "surplus"], "unexpected extra argument"),
         (["estimate", "review"], "`batch-pipeline estimate` is not built yet"),
-        (["approve", "review", "--gate", "pilot"], "`batch-pipeline approve` is not built yet"),
+        (["approve", "review", "--gate", "pilot"], "Missing option '--reason'"),
+        (["approve", "review", "--reason", "so be it"], "Missing option '--gate'"),
+        (
+            ["approve", "review", "--gate", "budget", "--reason", "x"],
+            "`pilot: reason` or `breaker:",
+        ),
+        (["approve", "review", "--gate", "pilot", "--reason", "x"], "review all has not been run"),
         (["prune", "review", "--before", "2026-01-01"], "`batch-pipeline prune` is not built yet"),
         (
             ["dead-letter", "redrive", "review", "--partition", "all"],

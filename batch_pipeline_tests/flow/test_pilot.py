@@ -11,7 +11,9 @@ import pytest
 from batch_pipeline.flow.pilot import Answered, Verdict, gate, holds, judge, sample_size
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.spec import PilotSpec
-from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
+from batch_pipeline.state.approvals import Approval, Gate
+from batch_pipeline.state.nights import Snapshot
+from batch_pipeline_tests.flow.rows import NIGHT, SHARD, approval
 
 SNAPSHOT = Snapshot(
     folder="f", signature="s", content_hash="content", declaration_hash="declaration",
@@ -123,28 +125,31 @@ def test_no_verdict_holds_for_nothing() -> None:
     assert not holds(None, SNAPSHOT)
 
 
+NO = {
+    "open": False,
+    "reasons": ["bad", "worse"],
+    "declaration_hash": "declared",
+    "content_hash": "content",
+}
+CLOSED = "the pilot's gate is closed: bad; worse"
+
+
 @pytest.mark.parametrize(
-    ("pilot", "verdict", "reason"),
+    ("pilot", "verdict", "overruled", "reason"),
     [
-        (True, None, None),
-        (True, {"open": False, "reasons": ["bad"]}, None),
-        (False, None, "the pilot has not been judged yet"),
-        (
-            False,
-            {"open": False, "reasons": ["bad", "worse"]},
-            "the pilot's gate is closed: bad; worse",
-        ),
-        (False, {"open": True, "reasons": []}, None),
+        (True, None, (), None),
+        (True, NO, (), None),
+        (False, None, (), "the pilot has not been judged yet"),
+        (False, NO, (), CLOSED),
+        (False, NO, (approval(Gate.PILOT),), None),
+        (False, NO, (approval(Gate.BREAKER),), CLOSED),
+        (False, NO, (approval(Gate.PILOT, declaration="former"),), CLOSED),
+        (False, NO, (approval(Gate.PILOT, content="former"),), CLOSED),
+        (False, {"open": True, "reasons": []}, (), None),
     ],
 )
-def test_the_gate(pilot: bool, verdict: dict[str, Any] | None, reason: str | None) -> None:
-    night = Night(
-        id=1, job="job", partition="all", account="default", created_at=0.0, snapshot_id=1,
-        open_requests=0, revision=0, published=True, rebuilding=False, held_at=None, refused=None,
-        wanted_room_at=0.0, pilot=verdict, completed_at=None,
-    )  # fmt: skip
-    shard = Shard(
-        engine="batch", pilot=pilot, manifest="m", requests=1, bytes=1, usd_bound=Decimal(1), id=1,
-        night_id=1, snapshot_id=1, state=ShardState.WAITING, created_at=0.0,
-    )  # fmt: skip
-    assert gate(night, shard) == reason
+def test_the_gate(
+    pilot: bool, verdict: dict[str, Any] | None, overruled: tuple[Approval, ...], reason: str | None
+) -> None:
+    night = replace(NIGHT, pilot=verdict)
+    assert gate(night, replace(SHARD, pilot=pilot), overruled) == reason

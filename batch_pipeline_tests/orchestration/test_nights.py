@@ -12,7 +12,7 @@ import pytest
 
 from batch_pipeline.flow import paths, run
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key
+from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.state import nights as ledger_nights
@@ -182,13 +182,6 @@ def test_the_check_alone_says_that_it_needs_a_night(nightly: MakeNightly) -> Non
         instance=job.instance, raise_on_error=False
     )
     assert "Materialize pilot_sample of a partition instead" in failure_of(result)
-
-
-def test_an_approval_is_refused_while_it_is_not_built(
-    nightly: MakeNightly, nights: list[str]
-) -> None:
-    result = nightly().launch(nights[0], tags={APPROVE_TAG: "pilot"})
-    assert APPROVE_TAG in failure_of(result)
 
 
 def test_a_pilot_by_batch_goes_on_by_itself(

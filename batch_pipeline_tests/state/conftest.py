@@ -75,7 +75,7 @@ def a_night(
 
 
 def begin(connection: Connection, night: Night, limits: Limits = LIMITS) -> Intent | Waiting:
-    return submissions.begin(connection, night, "me", limits, lambda _night, _shard: None)
+    return submissions.begin(connection, night, "me", limits, lambda *_: None)
 
 
 def begun(connection: Connection, night: Night, limits: Limits = LIMITS) -> Submission:

@@ -90,7 +90,7 @@ def test_the_gate_has_a_say_for_each_shard(ledger: Ledger) -> None:
         night = a_night(connection, 3)
         asked: list[tuple[int, int]] = []
 
-        def gate(of: Night, shard: nights.Shard) -> str:
+        def gate(_: Connection, of: Night, shard: nights.Shard) -> str:
             asked.append((of.id, shard.requests))
             return "the gate is closed"
 

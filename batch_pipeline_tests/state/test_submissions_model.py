@@ -76,7 +76,7 @@ class Submitters(RuleBasedStateMachine):
         of: Night = self.nights[night]
         with self.ledger.write() as connection:
             submissions.reap(connection, ACCOUNT)
-            intent = submissions.begin(connection, of, "me", LIMITS, lambda _n, _s: None)
+            intent = submissions.begin(connection, of, "me", LIMITS, lambda *_: None)
         if isinstance(intent, Intent):
             self.held.append(intent.submission)
 
@@ -180,7 +180,7 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
         try:
             for _ in range(200):
                 with own.write() as connection:
-                    intent = submissions.begin(connection, night, "me", LIMITS, lambda _n, _s: None)
+                    intent = submissions.begin(connection, night, "me", LIMITS, lambda *_: None)
                     queued = submissions.of_account(connection, ACCOUNT, *IN_QUEUE)
                 highest.append(sum(one.requests for one in queued))
                 if isinstance(intent, Intent):

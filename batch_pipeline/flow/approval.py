@@ -1,0 +1,116 @@
+"""Overruling a closed gate: a person says why, and the night goes on as it is.
+
+Nothing is sent here; the next run of the night is let through. What the gate found stays on record,
+with the approval beside it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.flow import pilot
+from batch_pipeline.flow import progress as progress_of
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import approvals
+from batch_pipeline.state.approvals import Approval, Gate
+from batch_pipeline.state.nights import Night, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def approve(
+    pipeline: Pipeline, spec: JobSpec, night: Night, gate: Gate, reason: str, who: str
+) -> Approval:
+    """Record that `who` overruled a closed gate of a night; the same again changes nothing.
+
+    Raises UsageError where no reason is given, or that gate is not closed.
+    """
+    reason = reason.strip()
+    if not reason:
+        raise UsageError("An approval needs a reason: it is what others read later.")
+    with pipeline.ledger.write() as connection:
+        state = progress_of.of_night(connection, night.id)
+        place = f"{night.job} {night.partition}"
+        snapshot = state.snapshot
+        if snapshot is None:
+            raise UsageError(f"{place} has no input yet, so that no gate of it is closed.")
+        if snapshot.declaration_hash != Declaration.of(spec).hash:
+            raise UsageError(
+                f"The declaration of {spec.name} has changed since {place} was tried: what it is "
+                "now has not been judged. Run the night again instead."
+            )
+        given = _given(state, snapshot, gate)
+        if given is not None:
+            return given
+        if not _is_closed(state, snapshot, spec, gate):
+            raise UsageError(
+                f"The {gate} gate of {place} is not closed, there is nothing to approve."
+            )
+        approval = approvals.add(
+            connection,
+            night.id,
+            gate,
+            declaration_hash=snapshot.declaration_hash,
+            content_hash=snapshot.content_hash,
+            reason=reason,
+            approved_by=who,
+        )
+    log.warning("%s: the %s gate was overruled by %s: %s", place, gate, who, reason)
+    return approval
+
+
+def parse(text: str) -> tuple[Gate, str]:
+    """`pilot: reason` or `breaker: reason`; raises UsageError for anything else."""
+    name, _, reason = text.partition(":")
+    try:
+        gate = Gate(name.strip())
+    except ValueError:
+        gates = " or ".join(f"`{gate}: reason`" for gate in Gate)
+        raise UsageError(f"An approval is written as {gates}, not {text!r}.") from None
+    return gate, reason.strip()
+
+
+def user_at_host() -> str:
+    """Who sits before this machine, as far as it knows."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def as_json(approval: Approval) -> dict[str, Any]:
+    at = datetime.fromtimestamp(approval.approved_at, UTC)
+    return {
+        "gate": str(approval.gate),
+        "reason": approval.reason,
+        "approved_by": approval.approved_by,
+        "approved_at": at.isoformat(timespec="seconds"),
+    }
+
+
+def _given(state: Progress, snapshot: Snapshot, gate: Gate) -> Approval | None:
+    """The approval that covers a gate already, as a run that is executed again finds it."""
+    covering = [
+        approval
+        for approval in state.approvals
+        if approvals.covers([approval], gate, snapshot.declaration_hash, snapshot.content_hash)
+    ]
+    return covering[-1] if covering else None
+
+
+def _is_closed(state: Progress, snapshot: Snapshot, spec: JobSpec, gate: Gate) -> bool:
+    if gate is Gate.BREAKER:
+        return state.breaker(spec.alerts) is not None
+    verdict = state.night.pilot
+    return verdict is not None and pilot.holds(verdict, snapshot) and not verdict["open"]

@@ -1,0 +1,126 @@
+"""What a person should hear of a night before it is too late, mostly about time.
+
+A pure function of a night's progress: each face of the pipeline shows the same, and logs each
+`cause` once. The gates are no part of it: they say themselves why a night waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.state.submissions import State, Submission
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+# A batch ends 24 hours after its creation at the latest; what it has not answered then expires.
+NEAR_EXPIRY_SECONDS = 2 * HOUR
+# The API keeps results for 29 days from a batch's creation, not from its end.
+RESULTS_KEPT_SECONDS = 29 * DAY
+NEAR_DELETION_SECONDS = 5 * DAY
+# Ended batches are collected within minutes, unless what collects them has stopped.
+UNCOLLECTED_SECONDS = 6 * HOUR
+
+
+@dataclass(frozen=True)
+class NightWarning:
+    """One thing to look at; `batch` is None where it is not about one batch."""
+
+    code: str
+    message: str
+    batch: str | None = None
+
+    @property
+    def cause(self) -> str:
+        """The same as long as it is the same trouble, whatever the time: told once."""
+        return f"{self.code} {self.batch or ''}".strip()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def of(state: Progress) -> list[NightWarning]:
+    """A night's warnings, the account's first, then by batch; none of a complete night."""
+    if state.complete:
+        return []
+    found = []
+    if state.account.paused_reason is not None:
+        message = f"submission is paused for account {state.account.name}"
+        found.append(NightWarning("account_paused", f"{message}: {state.account.paused_reason}"))
+    if state.night.refused is not None:
+        message = f"the API refused a batch as a whole: {state.night.refused}"
+        found.append(NightWarning("night_refused", message))
+    for submission in state.submissions:
+        found.extend(_of_submission(submission, state.at))
+    return found
+
+
+def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
+    name = submission.batch_id or submission.token
+    if submission.state is State.UNKNOWN:
+        yield NightWarning(
+            "unknown_outcome",
+            f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
+            f"for {_long(at - (submission.window_from or submission.intent_at))}; the API's list "
+            "is consulted until it is found, or proven absent",
+            name,
+        )
+    if submission.state is State.ACCEPTED and submission.expires_at is not None:
+        yield from _near_expiry(name, submission.expires_at - at)
+    if submission.state in (State.ACCEPTED, State.ENDED):
+        yield from _uncollected(submission, name, at)
+
+
+def _near_expiry(name: str, left: float) -> Iterator[NightWarning]:
+    if left > NEAR_EXPIRY_SECONDS:
+        return
+    when = f"expires in {_long(left)}" if left > 0 else f"should have expired {_long(-left)} ago"
+    yield NightWarning(
+        "near_expiry",
+        f"batch {name} {when} and has not been seen to end; what it leaves unanswered is sent "
+        "again",
+        name,
+    )
+
+
+def _uncollected(submission: Submission, name: str, at: float) -> Iterator[NightWarning]:
+    if submission.accepted_at is not None:
+        left = submission.accepted_at + RESULTS_KEPT_SECONDS - at
+        if left <= 0:
+            yield NightWarning(
+                "results_gone",
+                f"the results of batch {name} were not collected within 29 days; the API has "
+                f"deleted them {_long(-left)} ago",
+                name,
+            )
+            return
+        if left <= NEAR_DELETION_SECONDS:
+            yield NightWarning(
+                "results_near_deletion",
+                f"the results of batch {name} are deleted by the API in {_long(left)} and are not "
+                "collected; run the night, or switch its sensor on",
+                name,
+            )
+            return
+    waited = at - (submission.ended_at if submission.ended_at is not None else at)
+    if submission.state is State.ENDED and waited > UNCOLLECTED_SECONDS:
+        yield NightWarning(
+            "uncollected",
+            f"batch {name} ended {_long(waited)} ago and is not collected; is the sensor switched "
+            "on? `batch-pipeline run` collects too",
+            name,
+        )
+
+
+def _long(seconds: float) -> str:
+    """`42 s`, `7 min`, `5 h 07 min`, `3 days`: no finer than a person needs."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // 60} min"
+    if whole < 2 * DAY:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days"

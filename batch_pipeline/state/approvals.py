@@ -1,0 +1,91 @@
+"""Approvals in the ledger: a person overruled a closed gate, and answers for it.
+
+A row is never changed. What an approval is good for (which declaration, which input) is recorded
+with it. When a gate is closed is decided in the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import tables
+from batch_pipeline.state.ledger import now
+
+
+class Gate(StrEnum):
+    """What a person may overrule."""
+
+    PILOT = "pilot"
+    BREAKER = "breaker"
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A gate of a night overruled, for one declaration; `content_hash` is the input's at the time.
+
+    `approved_at` is in seconds since the epoch.
+    """
+
+    id: int
+    night_id: int
+    gate: Gate
+    declaration_hash: str
+    content_hash: str
+    reason: str
+    approved_by: str
+    approved_at: float
+
+
+def add(
+    connection: Connection,
+    night_id: int,
+    gate: Gate,
+    *,
+    declaration_hash: str,
+    content_hash: str,
+    reason: str,
+    approved_by: str,
+) -> Approval:
+    connection.execute(
+        sa.insert(tables.approval).values(
+            night_id=night_id,
+            gate=gate.value,
+            declaration_hash=declaration_hash,
+            content_hash=content_hash,
+            reason=reason,
+            approved_by=approved_by,
+            approved_at=now(connection),
+        )
+    )
+    return of_night(connection, night_id)[-1]
+
+
+def covers(
+    approvals: Iterable[Approval], gate: Gate, declaration_hash: str, content_hash: str
+) -> bool:
+    """Whether a gate was overruled: the pilot's for this declaration and input, the breaker's for
+    this declaration."""
+    return any(
+        approval.gate is gate
+        and approval.declaration_hash == declaration_hash
+        and (gate is Gate.BREAKER or approval.content_hash == content_hash)
+        for approval in approvals
+    )
+
+
+def of_night(connection: Connection, night_id: int) -> tuple[Approval, ...]:
+    """A night's approvals, oldest first."""
+    query = (
+        sa.select(tables.approval)
+        .where(tables.approval.c.night_id == night_id)
+        .order_by(tables.approval.c.id)
+    )
+    return tuple(
+        Approval(**{**row, "gate": Gate(row["gate"])})
+        for row in connection.execute(query).mappings()
+    )
