@@ -59,7 +59,9 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         snapshot = nights.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     builder = RequestBuilder(declaration)
-    ordinals = manifests.read(pipeline.files, shard.manifest).column("ordinal").to_pylist()
+    manifest = manifests.read(pipeline.files, shard.manifest)
+    ordinals = manifest.column("ordinal").to_pylist()
+    rooms = manifest.column("max_tokens").to_pylist()
     folder = paths.raw_realtime(night.job, night.partition)
     done = {
         known[1]
@@ -74,7 +76,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     def call(number: int, row: bytes) -> None:
         if stopped.is_set():
             return
-        result = _result_of(pipeline, builder.rebuild(row), declaration)
+        result = _result_of(pipeline, builder.rebuild(row, rooms[number]), declaration)
         journal.append(
             orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
         )

@@ -167,7 +167,7 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
     if verdict["open"] and _should_plan(pipeline, spec, seen.night):
         limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
-        planning.plan_all(pipeline, seen, limits, price_for(spec))
+        planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
     job_queue = spec.limits.max_queued_requests
     return submission.submit_waiting(pipeline, night, job_queue, pilot.gate)
 
@@ -210,7 +210,7 @@ def collect_ended(
         ended = submissions.of_night(connection, night.id, State.ENDED)
     for ended_submission in ended:
         try:
-            collection.collect(pipeline, night, ended_submission, spec.retry.max_attempts)
+            collection.collect(pipeline, night, ended_submission, spec.retry)
         except (ApiFailure, collection.ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)
             continue

@@ -7,7 +7,7 @@ the answers there are, because items came, went, or are now answered by what was
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import dead_letter, joins, paths, snapshots
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, NOT_DEAD, RESULTS_SCHEMA, SUMMED
+from batch_pipeline.flow import dead_letter, joins, paths, snapshots, standing_answers
+from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import answer_paths
+from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state import nights, submissions
 from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
-from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def _rebuilt(
         night = nights.get_night(connection, night.id)
         simulated = nights.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
-        answered = answer_paths(night, submissions.of_night(connection, night.id, State.COLLECTED))
+        answered = standing_answers.of_night(connection, night)
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()
@@ -170,13 +169,10 @@ def _rebuilt(
 
 @contextmanager
 def _rows(
-    pipeline: Pipeline, snapshot: NewSnapshot, answered: Sequence[str], *, simulated: bool
+    pipeline: Pipeline, snapshot: NewSnapshot, answered: StandingAnswers, *, simulated: bool
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    sources = {
-        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
-        "answers": (answered, ANSWERS_SCHEMA),
-    }
-    with joins.tables(pipeline.files, sources) as database:
+    sources = {"snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA)}
+    with standing_answers.tables(pipeline.files, answered, sources) as database:
         types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
         values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
         columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]
