@@ -18,6 +18,7 @@ from batch_pipeline.flow import (
     collection,
     dataset,
     joins,
+    kept_units,
     paths,
     pilot,
     planning,
@@ -33,11 +34,12 @@ from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.polling import poll
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights, submissions
-from batch_pipeline.state.nights import Account, Night, Snapshot
+from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
 from batch_pipeline.state.submissions import State, Waiting
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def take_input(
             )
         if (busy or unchanged) and night.published and not (again and not busy):
             return InputTaken(night, current, "input unchanged")
-    new = dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    new = _read(pipeline, spec, night, sources, current)
     if (
         current is not None
         and night.published
@@ -131,6 +133,17 @@ def take_input(
     )
     note = "input read" if former is None else _start_over(pipeline, night, former)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _read(
+    pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources, current: Snapshot | None
+) -> NewSnapshot:
+    """The snapshot of the input as it is now; what a redrive kept is kept on."""
+    declaration = Declaration.of(spec)
+    if current is None or not kept_units.is_kept_on(night, current, declaration):
+        return dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
+        return dataset.read_snapshot(pipeline, spec, night.partition, sources, kept=kept)
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:

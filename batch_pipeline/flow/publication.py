@@ -7,7 +7,7 @@ the answers there are, because items came, went, or are now answered by what was
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import nights, redrives, submissions
 from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,18 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
     return former
 
 
-def switch_snapshot(pipeline: Pipeline, night: Night, new: NewSnapshot) -> Snapshot:
+def switch_snapshot(
+    pipeline: Pipeline, night: Night, new: NewSnapshot, *, redriven: Collection[str] = ()
+) -> Snapshot:
     """Make a snapshot the night's own and show what is answered of it, in one step.
 
-    Nothing of the night is in flight, or NightChangedError is raised and nothing has changed.
+    In the same step answers of the statuses `redriven` are put behind. Nothing of the night is in
+    flight, and for a redrive it is as `night` says, or NightChangedError is raised and nothing has
+    changed.
     """
-    with _rebuilt(pipeline, night, new, idle=True) as (connection, current, settled):
+    rebuilt = _rebuilt(pipeline, night, new, idle=True, redriven=redriven)
+    with rebuilt as (connection, current, settled):
+        redrives.record(connection, night.id, redriven)
         return nights.replace_snapshot(connection, current, new, settled)
 
 
@@ -128,7 +134,12 @@ def show(pipeline: Pipeline, night: Night) -> None:
 
 @contextmanager
 def _rebuilt(
-    pipeline: Pipeline, night: Night, snapshot: NewSnapshot, *, idle: bool
+    pipeline: Pipeline,
+    night: Night,
+    snapshot: NewSnapshot,
+    *,
+    idle: bool,
+    redriven: Collection[str] = (),
 ) -> Iterator[tuple[Connection, Night, dict[str, int]]]:
     """Replace all files of the folder; the block runs in the transaction that does so.
 
@@ -136,10 +147,12 @@ def _rebuilt(
     night may be in flight.
     """
     with pipeline.ledger.write() as connection:
-        night = nights.get_night(connection, night.id)
+        seen, night = night, nights.get_night(connection, night.id)
+        if redriven and night.revision != seen.revision:
+            raise _changed(night)
         simulated = nights.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
-        answered = standing_answers.of_night(connection, night)
+        answered = standing_answers.of_night(connection, night, redriven)
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()
@@ -155,16 +168,20 @@ def _rebuilt(
             # Without the mark (another process has repaired the folder) a death while files are
             # replaced would go unnoticed.
             if current.revision != night.revision or not current.rebuilding or busy:
-                raise NightChangedError(
-                    f"{night.job} {night.partition} was changed by another process meanwhile; "
-                    "nothing is lost, run again."
-                )
+                raise _changed(night)
             _replace(pipeline, paths.results(night.job, night.partition), results)
             _replace(pipeline, paths.dead_letter(night.job, night.partition), letters)
             pipeline.files.remove(paths.report(night.job, night.partition, ".json"))
             nights.show_night(connection, current)
             yield connection, current, settled
             nights.update_night(connection, night.id, rebuilding=False)
+
+
+def _changed(night: Night) -> NightChangedError:
+    return NightChangedError(
+        f"{night.job} {night.partition} was changed by another process meanwhile; nothing is lost, "
+        "run again."
+    )
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class RequestBuilder:
         if declaration.output_schema is not None:
             output_format = {"type": "json_schema", "schema": declaration.output_schema}
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
-        self._declaration = declaration
+        self.declaration = declaration
         # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
         self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
@@ -127,11 +127,11 @@ class RequestBuilder:
 
     def _prefix_with(self, max_tokens: int) -> bytes:
         before: dict[str, Any] = {
-            "model": self._declaration.model_id,
+            "model": self.declaration.model_id,
             "max_tokens": max_tokens,
         }
-        if self._declaration.system is not None:
-            before["system"] = self._declaration.system
+        if self.declaration.system is not None:
+            before["system"] = self.declaration.system
         return orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
 
 

@@ -6,7 +6,7 @@ and a cost like others. Answer files never change; what was put behind is known 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,9 +42,14 @@ class StandingAnswers:
     redriven: Sequence[Redriven]
 
 
-def of_night(connection: Connection, night: Night) -> StandingAnswers:
+def of_night(
+    connection: Connection, night: Night, set_free: Collection[str] = ()
+) -> StandingAnswers:
+    """The answers of a night, as if those of the statuses in `set_free` were put behind as well."""
     collected = submissions.of_night(connection, night.id, State.COLLECTED)
-    return StandingAnswers(answer_paths(night, collected), redrives.of_night(connection, night.id))
+    redriven = set(redrives.of_night(connection, night.id))
+    redriven |= {Redriven(each.token, status) for each in collected for status in set_free}
+    return StandingAnswers(answer_paths(night, collected), tuple(redriven))
 
 
 def answer_paths(night: Night, collected: Sequence[submissions.Submission]) -> list[str]:
