@@ -39,7 +39,6 @@ UNBUILT: dict[str, tuple[str, ...]] = {
     "JobSpec": ("mode", "deadline"),
     "PilotSpec": ("max_projected_usd",),
     "BudgetSpec": ("max_usd_per_partition", "max_usd_per_month", "buffer"),
-    "RetrySpec": ("truncated_max_tokens",),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
     "AlertsSpec": ("dead_letter_rate", "max_usd_per_document"),
 }

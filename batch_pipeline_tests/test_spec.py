@@ -302,7 +302,6 @@ UNBUILT_VALUES: dict[str, Any] = {
     "budget.max_usd_per_partition": 10,
     "budget.max_usd_per_month": 100,
     "budget.buffer": 0.3,
-    "retry.truncated_max_tokens": 1000,
     "realtime.concurrency": 5,
     "realtime.checkpoint_every": 10,
     "alerts.error_rate": 0.2,

@@ -43,6 +43,9 @@ Partition = Annotated[
     str | None,
     typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
 ]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -130,9 +133,7 @@ def run(
     context: typer.Context,
     job: Job,
     partition: Partition = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
-    ] = False,
+    no_wait: NoWait = False,
     resume: Annotated[bool, typer.Option("--resume", help="Lift a cancel.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -270,6 +271,40 @@ def list_dead_letters(
     views.show_dead_letters(context.obj, night, groups, folder)
 
 
+@dead_letters.command("redrive")
+def redrive_dead_letters(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="STATUS", help="Only those of this status; repeatable."),
+    ] = None,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> int:
+    """Send dead letters again after a fix of prompt or data, and run the night to its end."""
+    from batch_pipeline.cli import live, views
+    from batch_pipeline.flow import night as stations
+    from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow.redrive import check_reasons, redrive
+
+    check_reasons(reason or ())
+    with _pipeline(context.obj) as pipeline:
+        spec, key = _job(pipeline.settings, job, partition)
+        live.announce_account(context.obj, pipeline)
+        sent = redrive(pipeline, spec, key, reason or ())
+        views.say_redriven(context.obj, sent)
+        if sent:
+            with live.live_progress() as watch:
+                state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
+        else:
+            # Not a run: that would take up whatever else has changed.
+            state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
+        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        return _exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
+
+
 @app.command()
 def simulator(
     port: Annotated[
@@ -364,7 +399,9 @@ def _write_report(pipeline: Pipeline, spec: JobSpec, state: Progress) -> Any:
     return write_report(pipeline, spec, state.night)
 
 
-def _exit_code(output: Output, state: Progress) -> int:
+def _exit_code(
+    output: Output, state: Progress, *, again: str = "run the same command again"
+) -> int:
     night = f"{state.night.job} --partition {state.night.partition}"
     if state.complete:
         return COMPLETE
@@ -373,5 +410,5 @@ def _exit_code(output: Output, state: Progress) -> int:
             f"The night is held after a cancel; `{as_typed()} run {night} --resume` lifts it."
         )
         return HELD
-    output.say("Not complete yet; run the same command again to go on.")
+    output.say(f"Not complete yet; {again} to go on.")
     return NOT_COMPLETE

@@ -6,7 +6,7 @@ own; what moves while a night runs is `live`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -197,6 +197,15 @@ def show_approval(output: Output, night: Night, given: Approval) -> None:
         print(f"Go on with: {as_typed()} run {night.job} --partition {night.partition}")
 
     output.answer(document, show)
+
+
+def say_redriven(output: Output, sent: Mapping[str, int]) -> None:
+    """Which dead letters go again, before the night runs on."""
+    if not sent:
+        output.say("No dead letter is to be sent again.")
+        return
+    by_reason = ", ".join(f"{count:,} {status}" for status, count in sorted(sent.items()))
+    output.say(f"Sent again: {by_reason}. From here on `run` goes on with it.")
 
 
 def plain_table() -> Table:

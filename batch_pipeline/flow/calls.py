@@ -64,7 +64,9 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         snapshot = nights.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     builder = RequestBuilder(declaration)
-    ordinals = manifests.read(pipeline.files, shard.manifest).column("ordinal").to_pylist()
+    manifest = manifests.read(pipeline.files, shard.manifest)
+    ordinals = manifest.column("ordinal").to_pylist()
+    rooms = manifest.column("max_tokens").to_pylist()
     folder = paths.raw_realtime(night.job, night.partition)
     done = {
         known[1]
@@ -80,7 +82,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         # A process that was frozen must not ask what another has taken over meanwhile.
         if stopped.is_set() or not lease.held():
             return
-        result = _result_of(pipeline, builder.rebuild(row), declaration)
+        result = _result_of(pipeline, builder.rebuild(row, rooms[number]), declaration)
         journal.append(
             orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
         )

@@ -38,10 +38,12 @@ from batch_pipeline.flow.answers import (
 from batch_pipeline.flow.breaker import FirstAttempts
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.journal import read_lines
+from batch_pipeline.flow.more_room import MoreRoom
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.money.prices import ModelPrice, TokenUsage, find_price
+from batch_pipeline.spec import RetrySpec
 from batch_pipeline.state import nights, submissions
 from batch_pipeline.state.nights import Night, ShardState, Snapshot
 from batch_pipeline.state.submissions import State, Submission
@@ -59,7 +61,7 @@ class ResultsIncompleteError(ApiError):
     code = "results_incomplete"
 
 
-def collect(pipeline: Pipeline, night: Night, submission: Submission, max_attempts: int) -> None:
+def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: RetrySpec) -> None:
     """Collect an ended submission: its files, its counts, what it cost.
 
     Raises ResultsIncompleteError or ApiFailure where the lines cannot be had whole: nothing has
@@ -75,7 +77,7 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, max_attemp
             for name in ("raw", "answers", "results", "letters")
         }
         lines = _lines(pipeline, night, submission, staged["raw"])
-        judge = _Judge(pipeline, submission, snapshot, manifest, max_attempts)
+        judge = _Judge(pipeline, submission, snapshot, manifest, retry)
         with (
             pq.ParquetWriter(staged["answers"], ANSWERS_SCHEMA, compression="zstd") as answers,
             pq.ParquetWriter(staged["results"], RESULTS_SCHEMA, compression="zstd") as results,
@@ -150,12 +152,13 @@ class _Judge:
         submission: Submission,
         snapshot: Snapshot,
         manifest: pa.Table,
-        max_attempts: int,
+        retry: RetrySpec,
     ) -> None:
         self._submission = submission
         self._declaration = Declaration.from_json(snapshot.declaration)
         self._manifest = manifest.to_pydict()
-        self._max_attempts = max_attempts
+        self._max_attempts = retry.max_attempts
+        self._room = MoreRoom.of(retry, self._declaration)
         self._simulated = pipeline.account.simulated
         self._reader = AnswerReader(self._declaration.output_schema)
         self._tools = "tool_choice" in self._declaration.params
@@ -239,13 +242,17 @@ class _Judge:
         )
         if cancelled_by_us:
             outcome = Outcome(Status.CANCELED, Action.REOPEN)
+        may_get_more = self._manifest["max_tokens"][number] is None
+        if may_get_more and self._room.fits(self._manifest["request_bytes"][number]):
+            outcome = outcomes.with_more_room(outcome)
         self._first.count(self._manifest["id"][number], attempt, outcome)
+        tried = attempt - (self._manifest["attempts_before"][number] or 0)
         cost = self._price.cost(usage, mode=self._submission.engine)
         self._usage += usage
         self.cost += cost
         return {
             "unit": self._manifest["unit"][number],
-            "final": outcomes.settle(outcome, attempt, self._max_attempts),
+            "final": outcomes.settle(outcome, tried, self._max_attempts),
             "counted": outcome.action is not Action.REOPEN,
             "id": self._manifest["id"][number],
             "status": str(outcome.status),

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import joins, paths, snapshots
+from batch_pipeline.flow import joins, kept_units, paths, snapshots
+from batch_pipeline.flow.kept_units import KeptUnits
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.readers import Row, read_rows
+from batch_pipeline.flow.readers import Row, read_rows, row_values
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.sources import Sources, find_sources
@@ -36,16 +38,23 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
 
 
 def read_snapshot(
-    pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources, *, keep: bool = True
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    sources: Sources,
+    *,
+    keep: bool = True,
+    kept: KeptUnits = kept_units.NOTHING,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
-    Without `keep` the input is only checked and the files are removed again. Raises InputDataError
-    for what stops the night: an unreadable file, a missing column, null or duplicate ids, too many
-    rows that have to be set aside.
+    Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
+    their unit, as long as the declaration that made it makes the same of their row. Raises
+    InputDataError for what stops the night: an unreadable file, a missing column, null or duplicate
+    ids, too many rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
-    content = hashlib.sha256()
+    content, kept_rows = hashlib.sha256(), hashlib.sha256()
     with pipeline.files.staged() as folder:
         writer = SnapshotWriter(folder)
         builder = RequestBuilder(declaration)
@@ -53,7 +62,7 @@ def read_snapshot(
         first_problems: list[str] = []
         request_bytes = 0
         for row in read_rows(sources, declaration.id_column, builder.columns):
-            prepared = _prepare(row, declaration, builder)
+            prepared = _kept(row, kept) or _prepare(row, declaration, builder)
             content.update(b"%d\n%b" % (len(row.input), row.input))
             if prepared.problem_status is not None:
                 counts[Status(prepared.problem_status)] += 1
@@ -61,14 +70,19 @@ def read_snapshot(
                     first_problems.append(
                         f"{row.id!r} ({row.source}:{row.number}): {prepared.problem}"
                     )
+            if prepared.kept_from is not None:
+                kept_rows.update(f"{prepared.unit}{len(row.id)}\n{row.id}".encode())
             request_bytes += prepared.request_bytes or 0
             writer.add(prepared)
         writer.close()
         _refuse_too_many_invalid(
             spec, partition, writer.items, counts[Status.INVALID_INPUT], first_problems
         )
-        duplicates = _finish(pipeline.files, folder, writer.parts, spec, partition)
-        name = hashlib.sha256(f"{declaration.hash}\n{content.hexdigest()}".encode()).hexdigest()
+        duplicates, kept_count = _finish(pipeline.files, folder, writer.parts, spec, partition)
+        made_from = f"{declaration.hash}\n{content.hexdigest()}"
+        if kept_count:
+            made_from += f"\n{kept_rows.hexdigest()}"
+        name = hashlib.sha256(made_from.encode()).hexdigest()
         target = f"{paths.snapshots(spec.name, partition)}/{name[:16]}"
         if keep:
             pipeline.files.make_durable(folder)
@@ -85,6 +99,7 @@ def read_snapshot(
         too_large=counts[Status.TOO_LARGE],
         duplicates=duplicates,
         request_bytes=request_bytes,
+        kept=kept_count,
     )
 
 
@@ -97,6 +112,18 @@ def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
     with joins.tables(files, sources) as connection:
         [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
     return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
+
+
+def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:
+    """The row as the declaration made it that its answer was bought under; None: it is asked as
+    the present one has it, because nothing is kept for it or its texts have changed."""
+    found = kept.of(row.id)
+    if found is None:
+        return None
+    unit, builder = found
+    values, problem = row_values(row.input, builder.columns)
+    former = _prepare(replace(row, values=values, problem=problem), builder.declaration, builder)
+    return replace(former, kept_from=builder.declaration.hash) if former.unit == unit else None
 
 
 def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
@@ -143,8 +170,13 @@ def _refuse_too_many_invalid(
         )
 
 
-def _finish(files: Files, folder: Path, parts: int, spec: JobSpec, partition: str) -> int:
-    """Refuse duplicate ids; write down which rows another row's request answers."""
+def _finish(
+    files: Files, folder: Path, parts: int, spec: JobSpec, partition: str
+) -> tuple[int, int]:
+    """Refuse duplicate ids; write down which rows another row's request answers.
+
+    Returns how many these are, and how many kept units there are.
+    """
     local = Files(str(folder))
     part_paths = [snapshots.part_name(number) for number in range(parts)]
     with joins.tables(files, {}) as connection:
@@ -157,7 +189,8 @@ def _finish(files: Files, folder: Path, parts: int, spec: JobSpec, partition: st
             for batch in joins.batches(connection, _DUPLICATE_UNITS):
                 writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
                 count += batch.num_rows
-    return count
+        [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
+    return count, int(kept)
 
 
 _CHANGES = """
@@ -172,6 +205,7 @@ _DUPLICATE_IDS = f"""
            count(*) OVER () AS ids
     FROM snapshot GROUP BY id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT {EXAMPLES}
 """  # noqa: S608  # made of constants
+_KEPT_UNITS = "SELECT count(DISTINCT unit) FROM snapshot WHERE kept_from IS NOT NULL"
 _DUPLICATE_UNITS = """
     SELECT s.unit, s.ordinal, s.id, f.first_ordinal
     FROM snapshot s JOIN (

@@ -13,7 +13,10 @@ from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
 from batch_pipeline.state.files import Files
 
 # `id` is the item that bears the cost; `attempt` counts from 1; `prior_*` is what the item was
-# billed for in earlier answers of the night.
+# billed for in earlier answers of the night. `attempts_before` are those that a redrive has put
+# behind: the bound of attempts counts from there. `max_tokens` is another than the declared one
+# where an answer was cut off (`request_bytes` is the size with it). Manifests of former releases
+# lack the last two.
 SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),
@@ -23,6 +26,8 @@ SCHEMA = pa.schema(
         pa.field("request_bytes", pa.int64(), nullable=False),
         pa.field("attempt", pa.int64(), nullable=False),
         *(pa.field(f"prior_{name}", RESULTS_SCHEMA.field(name).type) for name in SUMMED),
+        pa.field("attempts_before", pa.int64()),
+        pa.field("max_tokens", pa.int64()),
     ]
 )
 

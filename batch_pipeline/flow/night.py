@@ -19,6 +19,7 @@ from batch_pipeline.flow import (
     collection,
     dataset,
     joins,
+    kept_units,
     paths,
     pilot,
     planning,
@@ -40,7 +41,7 @@ from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import Account, Night, Snapshot
+from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
 from batch_pipeline.state.submissions import State, Waiting
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def take_input(
         reason = _why_kept(spec, current, sources, busy=bool(busy), again=again)
         if reason is not None:
             return InputTaken(night, current, reason)
-    new = dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    new = _read(pipeline, spec, night, sources, current)
     if (
         current is not None
         and night.published
@@ -154,6 +155,17 @@ def _why_kept(
     return "input unchanged" if unchanged and (busy or not again) else None
 
 
+def _read(
+    pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources, current: Snapshot | None
+) -> NewSnapshot:
+    """The snapshot of the input as it is now; what a redrive kept is kept on."""
+    declaration = Declaration.of(spec)
+    if current is None or not kept_units.is_kept_on(night, current, declaration):
+        return dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
+        return dataset.read_snapshot(pipeline, spec, night.partition, sources, kept=kept)
+
+
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
     what = "simulated" if former.simulated else f"run under account {former.name!r}"
     if former.simulated:
@@ -190,7 +202,7 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
         pipeline, spec, seen.night
     ):
         limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
-        planning.plan_all(pipeline, seen, limits, price_for(spec))
+        planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
     job_queue = spec.limits.max_queued_requests
     return submission.submit_waiting(pipeline, night, job_queue, pilot.may_send(spec))
 
@@ -239,7 +251,7 @@ def collect_ended(
     for ended_submission in ended:
         try:
             with breaker.watched(pipeline, spec.alerts, night):
-                collection.collect(pipeline, night, ended_submission, spec.retry.max_attempts)
+                collection.collect(pipeline, night, ended_submission, spec.retry)
         except (ApiFailure, collection.ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)
             if isinstance(error, ApiFailure) and error.status == 404:

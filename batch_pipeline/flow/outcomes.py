@@ -37,6 +37,8 @@ class Action(StrEnum):
     RETRY = "retry"
     # Sent once more, then set aside: what an unknown error means is not known.
     RETRY_ONCE = "retry once"
+    # Sent once more with a larger `max_tokens`, whatever the number of attempts.
+    MORE_ROOM = "more room"
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
     # Credentials, billing, a model that is gone: set aside, and the account's submission rests.
@@ -67,7 +69,8 @@ ERROR_ACTIONS = {
 }
 SPEND_LIMIT_CODES = ("enforced_spend_limit_reached", "contract_spend_limit_reached")
 SPEND_LIMIT_MESSAGE = "You have reached your specified"
-CUT_OFF = ("max_tokens", "model_context_window_exceeded")
+MAX_TOKENS = "max_tokens"
+CUT_OFF = (MAX_TOKENS, "model_context_window_exceeded")
 FINISHED = ("end_turn", "stop_sequence")
 
 
@@ -167,10 +170,22 @@ def is_spend_limit(failure: ApiFailure) -> bool:
     )
 
 
+def with_more_room(outcome: Outcome) -> Outcome:
+    """What an answer means that can be asked with a larger `max_tokens`: cut off there, it is.
+
+    The context window is no larger for that, so that an answer cut off by it stays as it is.
+    """
+    cut_off = outcome.status is Status.TRUNCATED and outcome.error_type == MAX_TOKENS
+    return replace(outcome, action=Action.MORE_ROOM) if cut_off else outcome
+
+
 def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
-    """Whether an item is done with after its `attempt`-th answer; False: it goes out again."""
+    """Whether an item is done with after its `attempt`-th answer; False: it goes out again.
+
+    After a redrive attempts are counted from there.
+    """
     match outcome.action:
-        case Action.REOPEN:
+        case Action.REOPEN | Action.MORE_ROOM:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

@@ -5,8 +5,8 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,7 @@ from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import View
+from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.flow.submission import submit_waiting
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec, PilotSpec
@@ -58,8 +59,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer of the pilot; its tokens, and what it costs in a batch."""
+    """What one request of the pilot came to; its tokens, and what it costs in a batch.
 
+    An answer that was cut off is asked for with more room before the verdict, where the job says
+    so: it counts as it is then, and what both cost counts.
+    """
+
+    unit: str
     id: str
     status: str
     final: bool
@@ -117,7 +123,8 @@ def judge(
 
     The projection is what the sample was billed and, for the rest, its mean at the batch price.
     """
-    judged = [answer for answer in answers if answer.final]
+    # Cut off and still open: `retry.truncated_max_tokens` was taken away meanwhile.
+    judged = [a for a in answers if a.final or a.status == Status.TRUNCATED]
     if len(judged) < LEAST_JUDGED * len(answers):
         return None
     good = (Status.SUCCEEDED, Status.TRUNCATED)
@@ -146,6 +153,20 @@ def judge(
         declaration_hash=snapshot.declaration_hash,
         content_hash=snapshot.content_hash,
     )
+
+
+def latest(answers: Iterable[Answered]) -> list[Answered]:
+    """The last answer of each request, in the order of the first; tokens and cost are summed."""
+    found: dict[str, Answered] = {}
+    for answer in answers:
+        former = found.get(answer.unit)
+        found[answer.unit] = answer if former is None else _added(former, answer)
+    return list(found.values())
+
+
+def _added(former: Answered, answer: Answered) -> Answered:
+    usage, usd = former.usage + answer.usage, former.batch_usd + answer.batch_usd
+    return replace(answer, usage=usage, batch_usd=usd)
 
 
 def _reasons(spec: PilotSpec, error_rate: float, truncated_rate: float) -> list[str]:
@@ -177,7 +198,7 @@ def run_pilot(
         if pilot is None:
             _plan(pipeline, spec, seen, price)
         elif pilot.state is ShardState.COLLECTED:
-            _decide(pipeline, spec, seen, pilot, price)
+            _decide(pipeline, spec, seen, price)
         else:
             waiting = _send(pipeline, spec, seen.night, pilot)
             if waiting is not None:
@@ -186,19 +207,21 @@ def run_pilot(
 
 def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
     """The newest pilot of this snapshot."""
-    with pipeline.ledger.read() as connection:
-        shards = nights.list_shards(
-            connection, seen.night.id, ShardState.WAITING, ShardState.HELD, ShardState.COLLECTED
-        )
-    mine = [shard for shard in shards if shard.pilot and shard.snapshot_id == seen.snapshot.id]
+    mine = _pilots(pipeline, seen, ShardState.WAITING, ShardState.HELD, ShardState.COLLECTED)
     return mine[-1] if mine else None
+
+
+def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
+    """The pilots of this snapshot: the sample, and what was drawn or asked again after it."""
+    with pipeline.ledger.read() as connection:
+        shards = nights.list_shards(connection, seen.night.id, *states)
+    return [shard for shard in shards if shard.pilot and shard.snapshot_id == seen.snapshot.id]
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
     wanted = sample_size(spec.pilot.size, seen.snapshot.units, planning.count_open(pipeline, seen))
     if wanted:
-        engine = spec.pilot.via
-        planning.plan_pilot(pipeline, seen, wanted, spec.pilot.seed, engine, price)
+        planning.plan_pilot(pipeline, seen, spec, wanted, price)
     else:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
         _store(pipeline, seen.night, _without_sample(seen.snapshot, reason))
@@ -226,19 +249,27 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
     if not ended:
         return Waiting("the pilot's batch is being processed", pilot.requests)
     with breaker.watched(pipeline, spec.alerts, night):
-        collection.collect(pipeline, night, ended[0], spec.retry.max_attempts)
+        collection.collect(pipeline, night, ended[0], spec.retry)
     return None
 
 
-def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, pilot: Shard, price: ModelPrice) -> None:
+def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
     with pipeline.ledger.read() as connection:
         collected = submissions.of_night(connection, seen.night.id, State.COLLECTED)
-    [submission] = [s for s in collected if s.shard_id == pilot.id and not s.is_duplicate]
-    table = pipeline.files.dataset(planning.answer_paths(seen.night, [submission])).to_table(
-        columns=["id", "status", "final", "error_message", *TOKENS]
+    shards = {shard.id for shard in _pilots(pipeline, seen, ShardState.COLLECTED)}
+    every = [s for s in collected if s.shard_id in shards and not s.is_duplicate]
+    table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
+        columns=["unit", "id", "status", "final", "error_message", *TOKENS]
     )
-    answers = [_answered(row, price) for row in table.to_pylist()]
-    verdict = judge(spec.pilot, seen.snapshot, answers, submission.cost_usd or Decimal(0))
+    answers = latest(_answered(row, price) for row in table.to_pylist())
+    cut_off = sum(not a.final and a.status == Status.TRUNCATED for a in answers)
+    asked_again = cut_off and spec.retry.truncated_max_tokens is not None
+    # What a larger `max_tokens` heals must not close the gate, and whether it heals is to be known
+    # before the night is bought.
+    if asked_again and planning.plan_more_room(pipeline, seen, spec, cut_off, price):
+        return
+    billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
+    verdict = judge(spec.pilot, seen.snapshot, answers, billed)
     if verdict is None:
         # The API was not itself: another sample, of what is still open.
         _plan(pipeline, spec, planning.view(pipeline, seen.night), price)

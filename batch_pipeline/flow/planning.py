@@ -15,34 +15,49 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from batch_pipeline.flow import joins, manifests, paths, snapshots
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, SUMMED
+from batch_pipeline.flow import joins, manifests, paths, snapshots, standing_answers
+from batch_pipeline.flow.answers import SUMMED
+from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire_overhead
+from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.money.prices import ModelPrice
-from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
+from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Engine, NewShard, Night, ShardState, Snapshot
-from batch_pipeline.state.submissions import State
 
 _SETTLED = "SELECT unit FROM answers WHERE final"
+# Attempts that a redrive has put behind; its own, and under another declaration the item's.
+_BEFORE = """
+    SELECT {key}, max(attempt) AS attempts FROM answers WHERE redriven GROUP BY {key}
+"""
+_BEFORE_OF_UNIT, _BEFORE_OF_ITEM = _BEFORE.format(key="unit"), _BEFORE.format(key="id")
+_CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
 OPEN_UNITS = f"""
     SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes,
-           coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS}
+           greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
+           attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
+           coalesce(a.cut_off, false) AS cut_off
     FROM snapshot s
     ANTI JOIN duplicates d ON d.ordinal = s.ordinal
     ANTI JOIN held h ON h.unit = s.unit
     ANTI JOIN ({_SETTLED}) f ON f.unit = s.unit
     LEFT JOIN (
-        SELECT unit, count(*) AS attempts FROM answers WHERE counted GROUP BY unit
+        SELECT unit, count(*) FILTER (attempt > coalesce(attempts, 0)) AS attempts,
+               bool_or({_CUT_OFF}) AS cut_off
+        FROM answers LEFT JOIN ({_BEFORE_OF_UNIT}) USING (unit) WHERE counted GROUP BY unit
     ) a ON a.unit = s.unit
+    LEFT JOIN ({_BEFORE_OF_UNIT}) b ON b.unit = s.unit
+    LEFT JOIN ({_BEFORE_OF_ITEM}) i ON i.id = s.id
     LEFT JOIN (SELECT id, {_SUMS} FROM answers GROUP BY id) p ON p.id = s.id
     WHERE s.unit IS NOT NULL
 """  # noqa: S608  # made of constants
 COUNT_OPEN = f"SELECT count(*) FROM ({OPEN_UNITS})"  # noqa: S608
 ALL_OPEN = f"{OPEN_UNITS} ORDER BY s.ordinal"
+CUT_OFF = f"SELECT * FROM ({OPEN_UNITS}) WHERE cut_off ORDER BY ordinal LIMIT $size"  # noqa: S608
 # One unit of each of `size` strata of equal count by length, so that the long tail is in it.
 SAMPLE = f"""
     SELECT * EXCLUDE (stratum) FROM (
@@ -76,7 +91,7 @@ class View:
 
     night: Night
     snapshot: Snapshot
-    answers: Sequence[str]
+    answers: StandingAnswers
     held: Sequence[str]
 
 
@@ -89,27 +104,9 @@ def view(pipeline: Pipeline, night: Night) -> View:
         return View(
             night=night,
             snapshot=nights.get_snapshot(connection, night.snapshot_id),
-            answers=answer_paths(
-                night, submissions.of_night(connection, night.id, State.COLLECTED)
-            ),
+            answers=standing_answers.of_night(connection, night),
             held=[shard.manifest for shard in shards],
         )
-
-
-def answer_paths(
-    night: Night, collected: Sequence[submissions.Submission], *, duplicates: bool = False
-) -> list[str]:
-    """The answer files of collected submissions; others, left by a crash, do not count.
-
-    Of shards that were bought twice only the first answers count; with `duplicates` these are
-    left out and the others given, which were billed as well.
-    """
-    folder = paths.answers(night.job, night.partition, night.account)
-    return [
-        f"{folder}/{submission.token}.parquet"
-        for submission in collected
-        if submission.is_duplicate is duplicates
-    ]
 
 
 def count_open(pipeline: Pipeline, seen: View) -> int:
@@ -119,10 +116,13 @@ def count_open(pipeline: Pipeline, seen: View) -> int:
     return int(count)
 
 
-def plan_all(pipeline: Pipeline, seen: View, limits: ShardLimits, price: ModelPrice) -> int:
+def plan_all(
+    pipeline: Pipeline, seen: View, limits: ShardLimits, price: ModelPrice, retry: RetrySpec
+) -> int:
     """Cut all open units into waiting batch shards; returns how many shards were added."""
+    room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
     with _tables(pipeline, seen) as connection:
-        units = (_as_manifest(batch) for batch in joins.batches(connection, ALL_OPEN))
+        units = (_as_manifest(batch, room) for batch in joins.batches(connection, ALL_OPEN))
         shards = [
             _write_shard(pipeline, seen, table, "batch", price, pilot=False)
             for table in cut(units, limits)
@@ -130,14 +130,35 @@ def plan_all(pipeline: Pipeline, seen: View, limits: ShardLimits, price: ModelPr
     return _add(pipeline, seen, shards, open_requests=0)
 
 
-def plan_pilot(
-    pipeline: Pipeline, seen: View, size: int, seed: int, engine: Engine, price: ModelPrice
-) -> int:
+def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
+    params = {"size": size, "seed": str(spec.pilot.seed)}
+    return _add_pilot(pipeline, seen, spec, price, _select(pipeline, seen, spec, SAMPLE, params))
+
+
+def plan_more_room(
+    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice
+) -> bool:
+    """Make what was cut off in the pilot a shard that asks with more room; False: there is none."""
+    table = _select(pipeline, seen, spec, CUT_OFF, {"size": size})
+    if not table.num_rows:
+        return False
+    _add_pilot(pipeline, seen, spec, price, table)
+    return True
+
+
+def _select(
+    pipeline: Pipeline, seen: View, spec: JobSpec, query: str, params: dict[str, object]
+) -> pa.Table:
+    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
     with _tables(pipeline, seen) as connection:
-        result = connection.sql(SAMPLE, params={"size": size, "seed": str(seed)})
-        table = _as_manifest(result.to_arrow_table())
-    planned = _write_shard(pipeline, seen, table, engine, price, pilot=True)
+        return _as_manifest(connection.sql(query, params=params).to_arrow_table(), room)
+
+
+def _add_pilot(
+    pipeline: Pipeline, seen: View, spec: JobSpec, price: ModelPrice, table: pa.Table
+) -> int:
+    planned = _write_shard(pipeline, seen, table, spec.pilot.via, price, pilot=True)
     left = max(0, seen.night.open_requests - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 
@@ -168,31 +189,41 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
 
 
 def usd_bound(
-    sizes: Sequence[int], declaration: Declaration, price: ModelPrice, engine: Engine
+    sizes: Sequence[int],
+    declaration: Declaration,
+    price: ModelPrice,
+    engine: Engine,
+    larger: Sequence[int | None] | None = None,
 ) -> Decimal:
-    """The most, in USD, that requests of these sizes can cost: a token has at least a byte."""
-    bounds = (price.upper_bound(size, declaration.max_tokens, engine) for size in sizes)
+    """The most, in USD, that requests of these sizes can cost: a token has at least a byte.
+
+    `larger` is the `max_tokens` of each where it is not the declared one.
+    """
+    outputs = (more or declaration.max_tokens for more in larger or [None] * len(sizes))
+    bounds = (
+        price.upper_bound(size, output, engine) for size, output in zip(sizes, outputs, strict=True)
+    )
     return sum(bounds, Decimal(0))
 
 
 def _tables(pipeline: Pipeline, seen: View):  # type: ignore[no-untyped-def]
-    return joins.tables(
+    return standing_answers.tables(
         pipeline.files,
+        seen.answers,
         {
             "snapshot": (snapshots.part_paths(seen.snapshot), snapshots.SCHEMA),
             "duplicates": (
                 snapshots.duplicates_paths(seen.snapshot),
                 snapshots.DUPLICATES_SCHEMA,
             ),
-            "answers": (seen.answers, ANSWERS_SCHEMA),
             "held": (seen.held, manifests.SCHEMA),
         },
     )
 
 
-def _as_manifest(data: pa.RecordBatch | pa.Table) -> pa.Table:
+def _as_manifest(data: pa.RecordBatch | pa.Table, room: MoreRoom) -> pa.Table:
     table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
-    return table.cast(manifests.SCHEMA)
+    return room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
 
 
 def _write_shard(
@@ -216,7 +247,9 @@ def _write_shard(
         manifest=path,
         requests=table.num_rows,
         bytes=sum(sizes),
-        usd_bound=usd_bound(sizes, declaration, price, engine),
+        usd_bound=usd_bound(
+            sizes, declaration, price, engine, table.column("max_tokens").to_pylist()
+        ),
     )
 
 

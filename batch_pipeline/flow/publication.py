@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,13 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import dead_letter, joins, paths, snapshots
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, NOT_DEAD, RESULTS_SCHEMA, SUMMED
+from batch_pipeline.flow import dead_letter, joins, paths, snapshots, standing_answers
+from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import answer_paths
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.state import nights, redrives, submissions
 from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
-from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +92,18 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
     return former
 
 
-def switch_snapshot(pipeline: Pipeline, night: Night, new: NewSnapshot) -> Snapshot:
+def switch_snapshot(
+    pipeline: Pipeline, night: Night, new: NewSnapshot, *, redriven: Collection[str] = ()
+) -> Snapshot:
     """Make a snapshot the night's own and show what is answered of it, in one step.
 
-    Nothing of the night is in flight, or NightChangedError is raised and nothing has changed.
+    In the same step answers of the statuses `redriven` are put behind. Nothing of the night is in
+    flight, and for a redrive it is as `night` says, or NightChangedError is raised and nothing has
+    changed.
     """
-    with _rebuilt(pipeline, night, new, idle=True) as (connection, current, settled):
+    rebuilt = _rebuilt(pipeline, night, new, idle=True, redriven=redriven)
+    with rebuilt as (connection, current, settled):
+        redrives.record(connection, night.id, redriven)
         return nights.replace_snapshot(connection, current, new, settled)
 
 
@@ -130,7 +135,12 @@ def show(pipeline: Pipeline, night: Night) -> None:
 
 @contextmanager
 def _rebuilt(
-    pipeline: Pipeline, night: Night, snapshot: NewSnapshot, *, idle: bool
+    pipeline: Pipeline,
+    night: Night,
+    snapshot: NewSnapshot,
+    *,
+    idle: bool,
+    redriven: Collection[str] = (),
 ) -> Iterator[tuple[Connection, Night, dict[str, int]]]:
     """Replace all files of the folder; the block runs in the transaction that does so.
 
@@ -138,10 +148,12 @@ def _rebuilt(
     night may be in flight.
     """
     with pipeline.ledger.write() as connection:
-        night = nights.get_night(connection, night.id)
+        seen, night = night, nights.get_night(connection, night.id)
+        if redriven and night.revision != seen.revision:
+            raise _changed(night)
         simulated = nights.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
-        answered = answer_paths(night, submissions.of_night(connection, night.id, State.COLLECTED))
+        answered = standing_answers.of_night(connection, night, redriven)
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()
@@ -157,10 +169,7 @@ def _rebuilt(
             # Without the mark (another process has repaired the folder) a death while files are
             # replaced would go unnoticed.
             if current.revision != night.revision or not current.rebuilding or busy:
-                raise NightChangedError(
-                    f"{night.job} {night.partition} was changed by another process meanwhile; "
-                    "nothing is lost, run again."
-                )
+                raise _changed(night)
             _replace(pipeline, paths.results(night.job, night.partition), results)
             _replace(pipeline, paths.dead_letter(night.job, night.partition), letters)
             pipeline.files.remove(paths.report(night.job, night.partition, ".json"))
@@ -169,15 +178,19 @@ def _rebuilt(
             nights.update_night(connection, night.id, rebuilding=False)
 
 
+def _changed(night: Night) -> NightChangedError:
+    return NightChangedError(
+        f"{night.job} {night.partition} was changed by another process meanwhile; nothing is lost, "
+        "run again."
+    )
+
+
 @contextmanager
 def _rows(
-    pipeline: Pipeline, snapshot: NewSnapshot, answered: Sequence[str], *, simulated: bool
+    pipeline: Pipeline, snapshot: NewSnapshot, answered: StandingAnswers, *, simulated: bool
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    sources = {
-        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
-        "answers": (answered, ANSWERS_SCHEMA),
-    }
-    with joins.tables(pipeline.files, sources) as database:
+    sources = {"snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA)}
+    with standing_answers.tables(pipeline.files, answered, sources) as database:
         types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
         values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
         columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]

@@ -20,9 +20,9 @@ from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.collection import price_at
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import answer_paths
 from batch_pipeline.flow.progress import USAGE, Progress
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.money import report_html, report_markdown
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import (

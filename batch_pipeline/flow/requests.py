@@ -90,40 +90,49 @@ class RequestBuilder:
     def __init__(self, declaration: Declaration) -> None:
         self._template = Template.parse(declaration.user)
         self.columns = self._template.columns
-        before: dict[str, Any] = {
-            "model": declaration.model_id,
-            "max_tokens": declaration.max_tokens,
-        }
-        if declaration.system is not None:
-            before["system"] = declaration.system
         # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
         # to the model.
         after = {key: declaration.params[key] for key in sorted(declaration.params)}
         if declaration.output_schema is not None:
             output_format = {"type": "json_schema", "schema": declaration.output_schema}
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
-        self._prefix = orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
+        self.declaration = declaration
+        # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
+        self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
         self._betas = orjson.dumps(list(declaration.betas))
 
-    def build(self, values: dict[str, str]) -> BuiltRequest:
+    def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
+        """`max_tokens`: another than the declared one."""
         prompt = self._template.render(values)
         problem = prompt_problem(prompt)
         if problem is not None:
             return BuiltRequest(b"", problem)
-        return BuiltRequest(self._prefix + orjson.dumps(prompt) + self._suffix)
+        if max_tokens not in self._prefixes:
+            assert max_tokens is not None
+            self._prefixes[max_tokens] = self._prefix_with(max_tokens)
+        return BuiltRequest(self._prefixes[max_tokens] + orjson.dumps(prompt) + self._suffix)
 
-    def rebuild(self, row: bytes) -> bytes:
+    def rebuild(self, row: bytes, max_tokens: int | None = None) -> bytes:
         """The parameters of a row that the snapshot holds as sendable."""
         values, problem = row_values(row, self.columns)
         assert problem is None, problem
-        return self.build(values).params
+        return self.build(values, max_tokens).params
 
     def fingerprint(self, params: bytes) -> str:
         """32 hex characters over the parameters and the betas."""
         digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, self._betas))
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+    def _prefix_with(self, max_tokens: int) -> bytes:
+        before: dict[str, Any] = {
+            "model": self.declaration.model_id,
+            "max_tokens": max_tokens,
+        }
+        if self.declaration.system is not None:
+            before["system"] = self.declaration.system
+        return orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:

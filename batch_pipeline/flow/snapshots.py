@@ -17,7 +17,8 @@ from batch_pipeline.state.files import Files
 from batch_pipeline.state.nights import NewSnapshot
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results.
-# `request_bytes` is the size of the parameters as they go on the wire.
+# `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of
+# the former declaration that made the request of a kept unit; older snapshots lack it.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("input", pa.binary(), nullable=False),
+        pa.field("kept_from", pa.string()),
     ]
 )
 # Items that the request of an earlier item (`first_ordinal`) answers.
@@ -61,6 +63,7 @@ class SnapshotRow:
     source: str
     row: int
     input: bytes
+    kept_from: str | None = None
 
 
 class SnapshotWriter:

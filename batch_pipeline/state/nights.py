@@ -7,7 +7,7 @@ snapshot; `revision` counts the changes, so that a plan made for an older one is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
@@ -68,7 +68,8 @@ class NewSnapshot:
     """A night's input as it was read, and the declaration that turned it into requests.
 
     `items` rows, of which `invalid_input` and `too_large` are set aside and `duplicates` are
-    answered by the request of an earlier row; `request_bytes` is the size of all requests.
+    answered by the request of an earlier row; `request_bytes` is the size of all requests. `kept`
+    requests are those of a former declaration, which are answered.
     """
 
     folder: str
@@ -82,11 +83,13 @@ class NewSnapshot:
     too_large: int
     duplicates: int
     request_bytes: int
+    kept: int = field(default=0, kw_only=True)
 
     @property
     def units(self) -> int:
-        """Distinct requests."""
-        return self.items - self.invalid_input - self.too_large - self.duplicates
+        """Distinct requests that its own declaration makes."""
+        unsent = self.invalid_input + self.too_large + self.duplicates
+        return self.items - unsent - self.kept
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,20 @@ def show_night(connection: Connection, night: Night) -> None:
 
 
 def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
-    row = connection.execute(sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id))
-    return Snapshot(**row.mappings().one())
+    kept = sa.func.coalesce(tables.kept.c.units, 0).label("kept")
+    query = (
+        sa.select(tables.snapshot, kept)
+        .outerjoin(tables.kept, tables.kept.c.snapshot_id == tables.snapshot.c.id)
+        .where(tables.snapshot.c.id == snapshot_id)
+    )
+    return Snapshot(**connection.execute(query).mappings().one())
+
+
+def declarations(connection: Connection, night_id: int) -> dict[str, dict[str, Any]]:
+    """All declarations that snapshots of a night were taken with, by hash."""
+    query = sa.select(tables.snapshot.c.declaration_hash, tables.snapshot.c.declaration)
+    rows = connection.execute(query.where(tables.snapshot.c.night_id == night_id))
+    return {row.declaration_hash: row.declaration for row in rows}
 
 
 def snapshots_of(connection: Connection, night_id: int) -> dict[int, Snapshot]:
@@ -244,12 +259,15 @@ def replace_snapshot(
     it that nothing of the night is in flight.
     """
     taken_at = now(connection)
+    columns = {name: value for name, value in vars(new).items() if name != "kept"}
     result = connection.execute(
         sa.insert(tables.snapshot).values(
-            night_id=night.id, taken_at=taken_at, settled=settled, **new.__dict__
+            night_id=night.id, taken_at=taken_at, settled=settled, **columns
         )
     )
     snapshot_id = int(result.inserted_primary_key[0])  # type: ignore[index]
+    if new.kept:
+        connection.execute(sa.insert(tables.kept).values(snapshot_id=snapshot_id, units=new.kept))
     connection.execute(
         sa.update(tables.shard)
         .where(

@@ -174,6 +174,24 @@ approval = Table(
     Index("approval_by_night", "night_id"),
 )
 
+# Answers that a redrive put behind: those of this status in this submission settle nothing now.
+redriven = Table(
+    "redriven",
+    metadata,
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
+    Column("status", String(20), primary_key=True),
+    Column("redriven_at", Double, nullable=False),
+)
+
+# Requests of a snapshot that a former declaration made, and that are answered as they were; a
+# snapshot without any has no row.
+kept = Table(
+    "kept",
+    metadata,
+    Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
+    Column("units", BigInteger, nullable=False),
+)
+
 # Batches of the API's list that were looked at: whose they are never changes.
 seen = Table(
     "seen",

@@ -25,10 +25,6 @@ from batch_pipeline_tests.cli.program import KEY, Program, documents
         ),
         (["approve", "review", "--gate", "pilot", "--reason", "x"], "review all has not been run"),
         (["prune", "review", "--before", "2026-01-01"], "`batch-pipeline prune` is not built yet"),
-        (
-            ["dead-letter", "redrive", "review", "--partition", "all"],
-            "`batch-pipeline dead-letter redrive` is not built yet",
-        ),
         (["simulator", "--port", "70000"], "65535"),
         (["run", "nobody"], "there is no job 'nobody'"),
         (["run", "review", "--partition", "2026-01-01"], "partition '2026-01-01'"),
@@ -139,7 +135,9 @@ def test_a_bug_is_one_document_too(offline: Program, monkeypatch: pytest.MonkeyP
     assert ended.error == {"code": "internal", "message": "ZeroDivisionError: a bug"}
 
 
-def test_no_argument_shows_the_commands(offline: Program) -> None:
+def test_no_argument_shows_the_commands(
+    offline: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
     ended = offline()
     assert ended.code == 2
     assert re.search(r"\bvalidate\b", ended.out + ended.err)

@@ -6,17 +6,21 @@ the seconds of its imports. It is a program of its own because pytest's process 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from batch_pipeline.api import anthropic_api  # noqa: F401  # loaded before the forks
+from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline_tests.support import PARTITION, job, settings
 
@@ -31,6 +35,10 @@ class Plan:
     together: int = 1
     pilot: int = 0
     ledger_url: str = ""
+    # Redrive dead letters first; each process but the last dies right after its first call of one
+    # of these functions ("module.function").
+    redrive: bool = False
+    die_after: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -42,12 +50,26 @@ def main() -> int:
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed += os.WIFSIGNALED(status)
+    for function in plan.die_after:
+        _, status = os.waitpid(_fork(plan, function), 0)
+        killed += os.WIFSIGNALED(status)
     codes = [os.waitpid(child, 0)[1] for child in [_fork(plan) for _ in range(plan.together)]]
     sys.stdout.write(orjson.dumps({"killed": killed, "codes": codes}).decode())
     return 0
 
 
-def _fork(plan: Plan) -> int:
+def _die_after(function: str) -> None:
+    module, name = function.rsplit(".", 1)
+    honest = getattr(sys.modules[module], name)
+
+    def last(*arguments: Any, **named: Any) -> None:
+        honest(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(sys.modules[module], name, last)
+
+
+def _fork(plan: Plan, die_after: str | None = None) -> int:
     child = os.fork()
     if child == 0:
         code = 1
@@ -59,6 +81,12 @@ def _fork(plan: Plan) -> int:
                 limits={"max_requests_per_batch": 6},
                 pilot={"size": plan.pilot, "via": "batch", "max_error_rate": 1},
             )
+            if die_after is not None:
+                _die_after(die_after)
+            if plan.redrive:
+                # Refused where a former process had recorded it: `run` goes on with it.
+                with contextlib.suppress(UsageError):
+                    redrive(Pipeline(night), spec, PARTITION)
             code = 0 if run(Pipeline(night), spec, PARTITION).complete else 2
         except BaseException as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")

@@ -15,7 +15,7 @@ import pytest
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.run import run
-from batch_pipeline.simulator import Simulator
+from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.night_processes import Plan
 from batch_pipeline_tests.support import (
@@ -63,6 +63,36 @@ def test_a_night_whose_processes_are_killed_is_bought_once(
     assert outcome["killed"] >= 3, "the kills came too late to show anything"
     assert not accepted_twice(sim)
     assert sim.books.accepted_requests == ITEMS
+    rows = by_id(results(make_pipeline(), job(source)))
+    assert set(rows) == {d["id"] for d in documents(ITEMS)}
+    assert statuses(rows.values()) == {"succeeded": ITEMS}
+    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+
+
+def test_a_redrive_whose_processes_are_killed_goes_on(
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+) -> None:
+    """While the folder is built, half replaced, replaced and not recorded, planned, sent."""
+    refused = [{"contains": f"number {n} about", "outcome": "refusal"} for n in range(10)]
+    sim.set_faults(Faults.of(requests={"matching": refused}))
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    first = run(make_pipeline(), job(source, pilot={"size": 0, "max_error_rate": 1}), PARTITION)
+    assert first.statuses == {"succeeded": ITEMS - 10, "refused": 10}
+    sim.set_faults(Faults())
+    points = (
+        "batch_pipeline.flow.publication._write_dead_letters",
+        "batch_pipeline.flow.publication._replace",
+        "batch_pipeline.state.redrives.record",
+        "batch_pipeline.state.nights.replace_snapshot",
+        "batch_pipeline.flow.planning.plan_all",
+        "batch_pipeline.flow.submission._record_acceptance",
+        "batch_pipeline.flow.collection._publish",
+    )
+    outcome = carry_out(Plan(str(source), str(home), redrive=True, die_after=points))
+
+    assert outcome["killed"] == len(points)
+    assert sim.books.accepted_requests == ITEMS + 10
+    assert sorted(accepted_twice(sim).values()) == [2] * 10
     rows = by_id(results(make_pipeline(), job(source)))
     assert set(rows) == {d["id"] for d in documents(ITEMS)}
     assert statuses(rows.values()) == {"succeeded": ITEMS}

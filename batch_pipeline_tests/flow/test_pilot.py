@@ -27,6 +27,7 @@ def answers(**counts: int) -> list[Answered]:
     """So many answers of each status; `retried` ones are not final."""
     return [
         Answered(
+            unit=f"{status}{number}",
             id=f"{status}{number}",
             status="errored" if status == "retried" else status,
             final=status != "retried",

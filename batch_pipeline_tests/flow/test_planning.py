@@ -99,6 +99,8 @@ def test_the_bound_counts_a_token_a_byte_and_all_output() -> None:
     price = ModelPrice("m", "1", batch=Tiers((), (unit,)), realtime=Tiers((), (unit,)))
     declaration = Declaration.of(job("in.jsonl", max_tokens=10))
     assert usd_bound([5, 6], declaration, price, "batch") == (5 + 6) * 3 + 2 * 10 * 7
+    more = usd_bound([5, 6], declaration, price, "batch", [None, 90])
+    assert more == (5 + 6) * 3 + (10 + 90) * 7
 
 
 def test_overhead_is_what_a_request_adds_on_the_wire() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow import night as stations
-from batch_pipeline.flow import paths, planning, progress
+from batch_pipeline.flow import paths, progress, standing_answers
 from batch_pipeline.flow import report as reports
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import USAGE
@@ -63,7 +63,7 @@ def priced_one_by_one(pipeline: Pipeline, model_id: str) -> Decimal:
     with pipeline.ledger.read() as connection:
         [night] = nights.list_nights(connection)
         collected = submissions.of_night(connection, night.id, State.COLLECTED)
-    answers = pipeline.files.dataset(planning.answer_paths(night, collected))
+    answers = pipeline.files.dataset(standing_answers.answer_paths(night, collected))
     return sum(
         (
             price.cost(TokenUsage(*(row[name] for name in USAGE)), mode="realtime")

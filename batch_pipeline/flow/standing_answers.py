@@ -1,0 +1,87 @@
+"""Which of a night's answers stand: the table `answers` that planning and publication join with.
+
+An answer settles its unit for good, until a redrive puts it behind: from then on it is an attempt
+and a cost like others. Answer files never change; what was put behind is known to the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.answers import ANSWERS_SCHEMA
+from batch_pipeline.state import redrives, submissions
+from batch_pipeline.state.files import Files
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.redrives import Redriven
+from batch_pipeline.state.submissions import State
+
+# A custom id begins with its submission's token. The right side of the join is a few rows.
+_STANDING = """
+    CREATE VIEW answers AS
+    SELECT a.* REPLACE (a.final AND r.token IS NULL AS final), r.token IS NOT NULL AS redriven
+    FROM collected_answers a
+    LEFT JOIN redriven_answers r
+        ON r.token = split_part(a.custom_id, '_', 1) AND r.status = a.status
+"""
+_ALL_STAND = "CREATE VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
+_REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
+
+
+@dataclass(frozen=True)
+class StandingAnswers:
+    """Answer files, and the statuses that no longer settle a unit, by submission."""
+
+    files: Sequence[str]
+    redriven: Sequence[Redriven]
+
+
+def of_night(
+    connection: Connection, night: Night, set_free: Collection[str] = ()
+) -> StandingAnswers:
+    """The answers of a night, as if those of the statuses in `set_free` were put behind as well."""
+    collected = submissions.of_night(connection, night.id, State.COLLECTED)
+    redriven = set(redrives.of_night(connection, night.id))
+    redriven |= {Redriven(each.token, status) for each in collected for status in set_free}
+    return StandingAnswers(answer_paths(night, collected), tuple(redriven))
+
+
+def answer_paths(
+    night: Night, collected: Sequence[submissions.Submission], *, duplicates: bool = False
+) -> list[str]:
+    """The answer files of collected submissions; others, left by a crash, do not count.
+
+    Of shards that were bought twice only the first answers count; with `duplicates` these are
+    left out and the others given, which were billed as well.
+    """
+    folder = paths.answers(night.job, night.partition, night.account)
+    return [
+        f"{folder}/{submission.token}.parquet"
+        for submission in collected
+        if submission.is_duplicate is duplicates
+    ]
+
+
+@contextmanager
+def tables(
+    files: Files,
+    standing: StandingAnswers,
+    sources: Mapping[str, tuple[Sequence[str], pa.Schema]],
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """`joins.tables` with the table `answers` besides: those of `ANSWERS_SCHEMA`, `final` where
+    they stand, and whether each was `redriven`."""
+    collected = {"collected_answers": (standing.files, ANSWERS_SCHEMA)}
+    with joins.tables(files, {**sources, **collected}) as connection:
+        if standing.redriven:
+            pairs = [{"token": r.token, "status": r.status} for r in standing.redriven]
+            connection.register(
+                "redriven_answers", pa.Table.from_pylist(pairs, schema=_REDRIVEN_SCHEMA)
+            )
+        connection.execute(_STANDING if standing.redriven else _ALL_STAND)
+        yield connection

@@ -1,0 +1,189 @@
+"""Answers that were cut off, asked once more with a larger `max_tokens`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+
+from batch_pipeline.errors import GateClosedError
+from batch_pipeline.flow import manifests
+from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.run import run
+from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline.spec import RetrySpec
+from batch_pipeline.state import nights
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.support import (
+    PARTITION,
+    accepted_twice,
+    dead_letters,
+    documents,
+    job,
+    results,
+    statuses,
+    submissions_of,
+    write_rows,
+)
+
+# JSON that meets this is longer than two tokens and shorter than 4,000.
+SCHEMA = {"type": "object", "properties": {"topic": {"type": "string"}}, "required": ["topic"]}
+SHORT: dict[str, Any] = {"max_tokens": 1, "output_schema": SCHEMA}
+HEALED: dict[str, Any] = {**SHORT, "retry": {"truncated_max_tokens": 4_000}}
+CUT_OFF = Outcome(Status.TRUNCATED, Action.SET_ASIDE, "max_tokens", "cut off")
+
+
+def room(larger: int | None, max_tokens: int = 500, limit: int = 256_000_000) -> MoreRoom:
+    declaration = Declaration.of(
+        job("in.jsonl", max_tokens=max_tokens, limits={"max_bytes_per_batch": limit})
+    )
+    return MoreRoom.of(RetrySpec(truncated_max_tokens=larger), declaration)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "final"),
+    [
+        (CUT_OFF, False),
+        (replace(CUT_OFF, error_type="model_context_window_exceeded"), True),
+        (Outcome(Status.SUCCEEDED, Action.KEEP), True),
+        (Outcome(Status.REFUSED, Action.SET_ASIDE, "refusal"), True),
+    ],
+)
+@pytest.mark.parametrize("attempt", [1, 9])
+def test_what_is_worth_more_room(outcome: Outcome, final: bool, attempt: int) -> None:
+    assert settle(with_more_room(outcome), attempt, max_attempts=1) is final
+    assert settle(CUT_OFF, attempt, max_attempts=9)
+
+
+@pytest.mark.parametrize(
+    ("larger", "max_tokens", "growth"),
+    [(1_000, 500, 1), (900, 500, 0), (128_000, 8, 5), (None, 500, 0), (400, 500, 0)],
+)
+def test_a_request_grows_by_digits(larger: int | None, max_tokens: int, growth: int) -> None:
+    more = room(larger, max_tokens)
+    assert more.growth == growth
+    builder = RequestBuilder(Declaration.of(job("in.jsonl", max_tokens=max_tokens)))
+    row = orjson.dumps(documents(1)[0])
+    plain, large = builder.rebuild(row), builder.rebuild(row, more.max_tokens)
+    assert len(large) - len(plain) == growth
+    expected = {**orjson.loads(plain), "max_tokens": more.max_tokens or max_tokens}
+    assert orjson.loads(large) == expected
+    assert builder.rebuild(row) == plain
+
+
+def test_no_request_outgrows_a_batch() -> None:
+    more = room(1_000, limit=600)
+    assert more.fits(more.max_request_bytes - 1)
+    assert not more.fits(more.max_request_bytes)
+    assert not room(None).fits(1)
+    units = pa.table(
+        {
+            "request_bytes": [10, 10, more.max_request_bytes],
+            "cut_off": [True, False, True],
+        }
+    )
+    given = more.given_to(units)
+    assert given.column("max_tokens").to_pylist() == [1_000, None, None]
+    assert given.column("request_bytes").to_pylist() == [11, 10, more.max_request_bytes]
+    assert room(None).given_to(units).column("max_tokens").null_count == 3
+
+
+def test_an_answer_cut_off_is_asked_once_more_and_both_are_billed(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(12))
+    plain = job(source, **SHORT)
+    state = run(pipeline, job(source, **HEALED, limits={"max_requests_per_batch": 5}), PARTITION)
+    assert state.statuses == {"succeeded": 12}
+    rows = results(pipeline, plain)
+    assert {row["attempt"] for row in rows} == {2}
+    declaration = Declaration.of(plain)
+    builder = RequestBuilder(declaration)
+    asked = {builder.fingerprint(builder.rebuild(orjson.dumps(row))) for row in documents(12)}
+    assert {row["fingerprint"] for row in rows} == asked
+    assert sim.books.accepted_requests == sim.books.billed_requests == 24
+    assert not accepted_twice(sim)
+    assert sum(row["cost_usd"] for row in rows) == state.total_cost_usd
+    assert state.total_cost_usd == sim.books.batch_cost_usd
+    # Again: nothing is left to ask.
+    run(pipeline, job(source, **HEALED), PARTITION)
+    assert sim.books.accepted_requests == 24
+
+
+def test_the_bound_of_a_shard_knows_the_larger_one(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(5))
+    state = run(pipeline, job(source, **HEALED), PARTITION)
+    with pipeline.ledger.read() as connection:
+        first, second = nights.list_shards(connection, state.night.id)
+    assert second.usd_bound > first.usd_bound + Decimal("0.000001") * 5 * 3_999
+    assert second.bytes == first.bytes + 5 * 3
+    table = manifests.read(pipeline.files, second.manifest)
+    assert set(table.column("max_tokens").to_pylist()) == {4_000}
+    assert all(s.cost_usd and s.cost_usd <= s.usd_bound for s in submissions_of(pipeline))
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_an_answer_cut_off_again_is_set_aside(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, max_attempts: int
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(4))
+    retry = {"max_attempts": max_attempts, "truncated_max_tokens": 2}
+    state = run(pipeline, job(source, **SHORT, retry=retry), PARTITION)
+    assert state.statuses == {"truncated": 4}
+    assert [letter["attempts"] for letter in dead_letters(pipeline, job(source))] == [2] * 4
+    assert sim.books.accepted_requests == 8
+
+
+@pytest.mark.parametrize("via", ["realtime", "batch"])
+def test_a_pilot_is_judged_by_what_more_room_makes_of_it(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, via: str
+) -> None:
+    pilot = {"size": 4, "via": via}
+    source = write_rows(tmp_path / "in.jsonl", documents(40))
+    pipeline = make_pipeline()
+    state = run(pipeline, job(source, **HEALED, pilot=pilot), PARTITION)
+    assert state.statuses == {"succeeded": 40}
+    verdict = state.night.pilot
+    assert verdict is not None
+    assert (verdict["open"], verdict["sample"], verdict["truncated_rate"]) == (True, 4, 0)
+    sizes = [(s.engine, s.requests) for s in submissions_of(pipeline)]
+    assert sizes == [(via, 4), (via, 4), ("batch", 36), ("batch", 36)]
+    assert not accepted_twice(sim)
+    rows = results(pipeline, job(source))
+    assert sum(row["cost_usd"] for row in rows) == state.total_cost_usd
+
+
+def test_a_pilot_that_more_room_does_not_heal_closes_the_gate(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(40))
+    retry = {"truncated_max_tokens": 2}
+    spec = job(source, **SHORT, retry=retry, pilot={"size": 4})
+    with pytest.raises(GateClosedError, match="cut off"):
+        run(pipeline, spec, PARTITION)
+    assert (sim.books.accepted_requests, sim.books.batches_created) == (8, 0)
+
+
+def test_an_error_that_passes_in_between_keeps_the_larger_one(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Each content fares badly at first: as declared, again, with more room, that again."""
+    passes = {"probability": 1.0, "outcome": "overloaded_error", "attempts": 1}
+    sim.set_faults(Faults.of(requests={"chances": [passes]}))
+    source = write_rows(tmp_path / "in.jsonl", documents(3))
+    retry = {"truncated_max_tokens": 4_000, "max_attempts": 4}
+    state = run(pipeline, job(source, **SHORT, retry=retry), PARTITION)
+    rows = results(pipeline, job(source))
+    assert state.statuses == statuses(rows) == {"succeeded": 3}
+    assert {row["attempt"] for row in rows} == {4}
+    assert (sim.books.accepted_requests, sim.books.billed_requests) == (12, 6)
