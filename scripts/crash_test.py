@@ -3,14 +3,16 @@
     make crash-test                                      the whole of it, some 40 minutes
     python scripts/crash_test.py --every 10 --nights 3   a taste of it
 
-Prints a table of what was done and found. What failed is named with the point or the seed that
-repeats it, its folder (with the processes' log) is kept, and the exit code is 1. What is checked
-stands in `batch_pipeline_tests/end_to_end/crash_books.py`, what it shows in `docs/crash-safety.md`.
+Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
+named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
+the exit code is 1. What is checked stands in `batch_pipeline_tests/end_to_end/crash_books.py`, what
+it shows in `docs/crash-safety.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -77,7 +79,7 @@ def main() -> int:
     arguments = parser.parse_args()
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
     started = time.monotonic()
-    with forking() as forks:
+    with forking() as forks, contextlib.suppress(KeyboardInterrupt):
         for pilot_via in ("realtime", "batch"):
             sweep(forks, tally, pilot_via, arguments.every)
         for seed in range(arguments.seed, arguments.seed + arguments.nights):
