@@ -22,7 +22,7 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.outcomes import Action, Outcome
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.spec import AlertsSpec
-from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state import approvals, nights, redrives, submissions
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, Snapshot
 from batch_pipeline.state.submissions import MaySend, State, Submission
@@ -158,11 +158,14 @@ def look(connection: Connection, alerts: AlertsSpec, night: Night) -> Tripped | 
         return None
     snapshots = nights.snapshots_of(connection, night.id)
     overruled = approvals.of_night(connection, night.id)
+    # What a redrive has put behind was looked at by a person.
+    behind = {redriven.token for redriven in redrives.of_night(connection, night.id)}
+    collected = submissions.of_night(connection, night.id, State.COLLECTED)
     first = first_attempts(
         snapshots[snapshot_id],
         nights.list_shards(connection, night.id),
         snapshots,
-        submissions.of_night(connection, night.id, State.COLLECTED),
+        [submission for submission in collected if submission.token not in behind],
         overruled,
     )
     return judge(alerts, snapshots[snapshot_id], first, overruled)

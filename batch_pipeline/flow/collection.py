@@ -245,8 +245,8 @@ class _Judge:
         may_get_more = self._manifest["max_tokens"][number] is None
         if may_get_more and self._room.fits(self._manifest["request_bytes"][number]):
             outcome = outcomes.with_more_room(outcome)
-        self._first.count(self._manifest["id"][number], attempt, outcome)
         tried = attempt - (self._manifest["attempts_before"][number] or 0)
+        self._first.count(self._manifest["id"][number], tried, outcome)
         cost = self._price.cost(usage, mode=self._submission.engine)
         self._usage += usage
         self.cost += cost

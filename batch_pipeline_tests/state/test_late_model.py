@@ -77,9 +77,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.write() as connection:
             held = nights.get_night(connection, self.night.id).held_at is not None
             free = LIMIT - _queued(connection)
-            intent = submissions.begin(
-                connection, self.night, worker, LIMITS, lambda _night, _shard: None
-            )
+            intent = submissions.begin(connection, self.night, worker, LIMITS, lambda *_: None)
         if isinstance(intent, Intent):
             assert not held
             assert intent.submission.requests <= free
