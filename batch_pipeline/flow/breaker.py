@@ -23,9 +23,10 @@ from batch_pipeline.flow.outcomes import Action, Outcome
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import approvals, nights, redrives, submissions
+from batch_pipeline.state.admission import MaySend
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, Snapshot
-from batch_pipeline.state.submissions import MaySend, State, Submission
+from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,10 @@ from batch_pipeline.flow.requests import (
 )
 from batch_pipeline.flow.submission import heartbeat
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.nights import Night, Shard
-from batch_pipeline.state.submissions import State, Waiting
+from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     AccountError where going on is useless: a key, a bill, a model.
     """
     with pipeline.ledger.write() as connection:
-        intent = submissions.begin_calls(
+        intent = admission.begin_calls(
             connection,
             night,
             shard,

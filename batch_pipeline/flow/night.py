@@ -40,9 +40,10 @@ from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
-from batch_pipeline.state.submissions import State, Waiting
+from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 

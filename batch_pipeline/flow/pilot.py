@@ -23,9 +23,10 @@ from batch_pipeline.flow.submission import submit_waiting
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec, PilotSpec
 from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state.admission import MaySend, Waiting
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
-from batch_pipeline.state.submissions import MaySend, State, Waiting
+from batch_pipeline.state.submissions import State
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10

@@ -10,10 +10,10 @@ from functools import cached_property
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.settings import Settings
 from batch_pipeline.state import nights
+from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Account, Night
-from batch_pipeline.state.submissions import Limits
 
 SIMULATOR_ACCOUNT = "simulator"
 

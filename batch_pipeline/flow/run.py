@@ -16,8 +16,8 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Waiting
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from batch_pipeline.flow import manifests, snapshots
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
 from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Intent, Limits, MaySend, State, Submission, Waiting
+from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def submit_waiting(
     while True:
         with pipeline.ledger.write() as connection:
             submissions.reap(connection, night.account)
-            intent = submissions.begin(connection, night, pipeline.owner, limits, may_send)
+            intent = admission.begin(connection, night, pipeline.owner, limits, may_send)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
         failure, verdict = _send(pipeline, intent, limits)

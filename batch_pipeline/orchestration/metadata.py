@@ -21,8 +21,8 @@ from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts, pace
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.submissions import Waiting
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 

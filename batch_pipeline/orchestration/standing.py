@@ -16,8 +16,9 @@ from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
 from batch_pipeline.state.nights import Night, Shard, ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, ROOM_WANTED_SECONDS, State, Submission
+from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
 Asked = Callable[[str, float], bool]

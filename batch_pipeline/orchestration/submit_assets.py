@@ -23,7 +23,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state.submissions import Waiting
+from batch_pipeline.state.admission import Waiting
 
 # An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
 # no such patience: the sensor goes on with it.

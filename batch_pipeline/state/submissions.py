@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -28,9 +28,6 @@ from sqlalchemy import Connection
 from batch_pipeline.state import nights, tables
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Engine, Night, Shard, ShardState
-
-# An older night that wanted room this long ago and did not come back no longer goes first.
-ROOM_WANTED_SECONDS = 600.0
 
 
 class State(StrEnum):
@@ -46,9 +43,6 @@ class State(StrEnum):
     REFUSED = "refused"
     CALLING = "calling"
 
-
-# Has a say, in the transaction that claims a shard: why it may not go, or None.
-MaySend = Callable[[Connection, Night, Shard], str | None]
 
 # What may be in the API's queue, as far as anybody can know.
 IN_QUEUE = (State.INTENT, State.SEALED, State.UNKNOWN, State.ACCEPTED)
@@ -90,140 +84,54 @@ class Submission:
         return self.summary is not None and bool(self.summary.get("duplicate"))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Queue limits in requests, and how long a holder may give no sign of life, in seconds."""
-
-    account_queue: int
-    job_queue: int | None
-    lease_seconds: float
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Nothing may go out now; `requests` wait. `reason` is None where nothing waits."""
-
-    reason: str | None
-    requests: int = 0
-
-    def __str__(self) -> str:
-        if self.reason is None:
-            return "nothing waits"
-        return f"{self.requests:,} requests wait: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Intent:
-    """A shard that this owner may send now."""
-
-    submission: Submission
-    shard: Shard
-
-
 def new_token() -> str:
     """80 random bits as 16 characters that a custom id may hold."""
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
-def begin(
+def hold(
     connection: Connection,
-    night: Night,
-    owner: str,
-    limits: Limits,
-    may_send: MaySend,
-) -> Intent | Waiting:
-    """Claim the night's next waiting batch shard, if everything that has a say allows it.
-
-    `may_send` is what the flow says (the pilot's gate, the breaker). The transaction that decides
-    is the one that claims: two submitters cannot both take the last room.
-    """
-    night = nights.get_night(connection, night.id)
-    waiting = [
-        shard
-        for shard in nights.list_shards(connection, night.id, ShardState.WAITING)
-        if shard.engine == "batch"
-    ]
-    nights.update_night(connection, night.id, wanted_room_at=0.0)
-    if not waiting:
-        return Waiting(None)
-    shard, requests = waiting[0], sum(shard.requests for shard in waiting)
-    reason = _closed(connection, night) or may_send(connection, night, shard)
-    if reason is None:
-        reason = _no_room(connection, night, shard.requests, limits)
-    if reason is not None:
-        return Waiting(reason, requests)
-    submission = _hold(connection, shard, night, State.INTENT, owner, limits)
-    return Intent(submission, shard)
-
-
-def _closed(connection: Connection, night: Night) -> str | None:
-    """Why nothing of a night may go out, whatever the queue says."""
-    account = nights.get_account(connection, night.account)
-    if night.held_at is not None:
-        return "held after a cancel; `run --resume` lifts it"
-    if account.paused_reason is not None:
-        return f"account {account.name} is paused: {account.paused_reason}"
-    if night.refused is not None:
-        return f"the API refused it ({night.refused}); correct it and run again"
-    return None
-
-
-def _no_room(connection: Connection, night: Night, requests: int, limits: Limits) -> str | None:
-    """Why the queue has no room for so many requests of a night now.
-
-    A night that finds the account's queue full says so, and goes before younger ones.
-    """
-    job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
-    if job_room is not None and job_room < requests:
-        return f"the job's share of the queue ({limits.job_queue:,}) is in use"
-    room = _room(connection, limits.account_queue, night)
-    at = now(connection)
-    older = _older_night_wants_room(connection, night, at)
-    reason: str | None = None
-    if nights.get_account(connection, night.account).wait_until > at:
-        reason = "the API's queue is full"
-    elif older is not None:
-        reason = f"an older night ({older}) goes first"
-    elif room is not None and room < requests:
-        reason = f"the account's queue limit ({limits.account_queue:,} requests) is in use"
-    if reason is not None:
-        nights.update_night(connection, night.id, wanted_room_at=at)
-    return reason
-
-
-def begin_calls(
-    connection: Connection,
-    night: Night,
     shard: Shard,
+    night: Night,
+    state: State,
     owner: str,
-    limits: Limits,
-    may_send: MaySend = lambda _connection, _night, _shard: None,
-) -> Intent | Waiting:
-    """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
-    night = nights.get_night(connection, night.id)
-    shard = nights.get_shard(connection, shard.id)
-    reason = _closed(connection, night)
-    if reason is None and shard.state is ShardState.WAITING:
-        reason = may_send(connection, night, shard)
-    if reason is not None:
-        return Waiting(reason, shard.requests)
-    if shard.state is ShardState.WAITING:
-        return Intent(_hold(connection, shard, night, State.CALLING, owner, limits), shard)
-    if shard.state is not ShardState.HELD:
-        return Waiting(None)
-    [current] = find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
-    at = now(connection)
-    if current.state is State.CALLING and current.lease_until > at:
-        return Waiting("another process is sending it", shard.requests)
-    if current.state is State.CALLING:
-        _update(
-            connection,
-            tables.submission.c.id == current.id,
+    lease_seconds: float,
+) -> Submission:
+    """A new submission of a shard, INTENT or CALLING; the caller has made sure that it may go."""
+    token, at = new_token(), now(connection)
+    connection.execute(
+        sa.insert(tables.submission).values(
+            shard_id=shard.id,
+            night_id=night.id,
+            account=night.account,
+            engine=shard.engine,
+            token=token,
+            requests=shard.requests,
+            usd_bound=shard.usd_bound,
+            state=state.value,
             owner=owner,
-            fence=current.fence + 1,
-            lease_until=at + limits.lease_seconds,
+            fence=1,
+            lease_until=at + lease_seconds,
+            intent_at=at,
         )
-    return Intent(get(connection, current.id), shard)
+    )
+    nights.set_shard_state(connection, shard.id, ShardState.HELD)
+    submission = by_token(connection, night.account, token)
+    assert submission is not None
+    return submission
+
+
+def take_over(
+    connection: Connection, submission: Submission, owner: str, lease_seconds: float
+) -> None:
+    """Give a holder's calls to another owner; the former one's fence no longer counts."""
+    _update(
+        connection,
+        tables.submission.c.id == submission.id,
+        owner=owner,
+        fence=submission.fence + 1,
+        lease_until=now(connection) + lease_seconds,
+    )
 
 
 def keep_alive(connection: Connection, submission: Submission, lease_seconds: float) -> bool:
@@ -464,70 +372,6 @@ def _has_other(connection: Connection, submission: Submission) -> bool:
         states=(*LIVE, State.COLLECTED),
     )
     return bool(others)
-
-
-def _hold(
-    connection: Connection,
-    shard: Shard,
-    night: Night,
-    state: State,
-    owner: str,
-    limits: Limits,
-) -> Submission:
-    token, at = new_token(), now(connection)
-    connection.execute(
-        sa.insert(tables.submission).values(
-            shard_id=shard.id,
-            night_id=night.id,
-            account=night.account,
-            engine=shard.engine,
-            token=token,
-            requests=shard.requests,
-            usd_bound=shard.usd_bound,
-            state=state.value,
-            owner=owner,
-            fence=1,
-            lease_until=at + limits.lease_seconds,
-            intent_at=at,
-        )
-    )
-    nights.set_shard_state(connection, shard.id, ShardState.HELD)
-    submission = by_token(connection, night.account, token)
-    assert submission is not None
-    return submission
-
-
-def _room(
-    connection: Connection, limit: int | None, night: Night, *narrowed: sa.ColumnElement[bool]
-) -> int | None:
-    """What a limit leaves free of the account's queue, or of a part of it; None: no limit."""
-    if limit is None:
-        return None
-    query = (
-        sa.select(sa.func.coalesce(sa.func.sum(tables.submission.c.requests), 0))
-        .join(tables.night, tables.night.c.id == tables.submission.c.night_id)
-        .where(
-            tables.submission.c.account == night.account,
-            tables.submission.c.state.in_([state.value for state in IN_QUEUE]),
-            *narrowed,
-        )
-    )
-    return limit - int(connection.scalar(query) or 0)
-
-
-def _older_night_wants_room(connection: Connection, night: Night, at: float) -> str | None:
-    row = connection.execute(
-        sa.select(tables.night.c.job, tables.night.c.partition)
-        .where(
-            tables.night.c.account == night.account,
-            tables.night.c.wanted_room_at > at - ROOM_WANTED_SECONDS,
-            tables.night.c.held_at.is_(None),
-            sa.tuple_(tables.night.c.partition, tables.night.c.id)
-            < sa.tuple_(sa.literal(night.partition), sa.literal(night.id)),
-        )
-        .order_by(tables.night.c.partition, tables.night.c.id)
-    ).first()
-    return None if row is None else f"{row.job} {row.partition}"
 
 
 def _update(connection: Connection, *conditions: sa.ColumnElement[bool], **values: Any) -> bool:

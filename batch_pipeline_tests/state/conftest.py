@@ -9,10 +9,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
-from batch_pipeline.state.submissions import Intent, Limits, Submission, Waiting
+from batch_pipeline.state.submissions import Submission
 
 ACCOUNT = "default"
 LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
@@ -75,7 +76,7 @@ def a_night(
 
 
 def begin(connection: Connection, night: Night, limits: Limits = LIMITS) -> Intent | Waiting:
-    return submissions.begin(connection, night, "me", limits, lambda *_: None)
+    return admission.begin(connection, night, "me", limits, lambda *_: None)
 
 
 def begun(connection: Connection, night: Night, limits: Limits = LIMITS) -> Submission:

@@ -22,10 +22,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.state import nights, submissions, tables, watch
+from batch_pipeline.state import admission, nights, submissions, tables, watch
+from batch_pipeline.state.admission import Intent, Limits
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night, ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, Intent, Limits, State, Submission
+from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, Clock, a_night
 
 LIMIT = 20
@@ -77,7 +78,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.write() as connection:
             held = nights.get_night(connection, self.night.id).held_at is not None
             free = LIMIT - _queued(connection)
-            intent = submissions.begin(connection, self.night, worker, LIMITS, lambda *_: None)
+            intent = admission.begin(connection, self.night, worker, LIMITS, lambda *_: None)
         if isinstance(intent, Intent):
             assert not held
             assert intent.submission.requests <= free

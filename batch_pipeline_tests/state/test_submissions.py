@@ -8,10 +8,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night, ShardState
-from batch_pipeline.state.submissions import Intent, Limits, State, Submission, Waiting
+from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import (
     ACCOUNT,
     LIMITS,
@@ -94,7 +95,7 @@ def test_the_gate_has_a_say_for_each_shard(ledger: Ledger) -> None:
             asked.append((of.id, shard.requests))
             return "the gate is closed"
 
-        waiting = submissions.begin(connection, night, "me", LIMITS, gate)
+        waiting = admission.begin(connection, night, "me", LIMITS, gate)
         assert waiting == Waiting("the gate is closed", 3)
         assert asked == [(night.id, 3)]
 
@@ -173,7 +174,7 @@ def test_an_older_night_that_went_away_is_not_waited_for(ledger: Ledger, clock: 
         night = a_night(connection, 10)
         assert isinstance(begin(connection, older), Waiting)
         assert isinstance(begin(connection, night), Waiting)
-        clock.at += submissions.ROOM_WANTED_SECONDS + 1
+        clock.at += admission.ROOM_WANTED_SECONDS + 1
         begun(connection, night)
 
 
@@ -355,14 +356,14 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
     with ledger.write() as connection:
         night = a_night(connection, 5, engine="realtime")
         [shard] = nights.list_shards(connection, night.id)
-        first = submissions.begin_calls(connection, night, shard, "me", LIMITS)
+        first = admission.begin_calls(connection, night, shard, "me", LIMITS)
         assert isinstance(first, Intent)
         assert first.submission.state is State.CALLING
-        waiting = submissions.begin_calls(connection, night, shard, "you", LIMITS)
+        waiting = admission.begin_calls(connection, night, shard, "you", LIMITS)
         assert waiting == Waiting("another process is sending it", 5)
 
         clock.at += LIMITS.lease_seconds
-        second = submissions.begin_calls(connection, night, shard, "you", LIMITS)
+        second = admission.begin_calls(connection, night, shard, "you", LIMITS)
         assert isinstance(second, Intent)
         assert second.submission.id == first.submission.id
         assert (second.submission.owner, second.submission.fence) == ("you", 2)
@@ -371,11 +372,11 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
         assert begin(connection, night) == Waiting(None)
 
         submissions.end(connection, second.submission)
-        third = submissions.begin_calls(connection, night, shard, "he", LIMITS)
+        third = admission.begin_calls(connection, night, shard, "he", LIMITS)
         assert isinstance(third, Intent)
         assert third.submission.state is State.ENDED
         submissions.collect(connection, third.submission, SUMMARY, Decimal(1))
-        assert submissions.begin_calls(connection, night, shard, "he", LIMITS) == Waiting(None)
+        assert admission.begin_calls(connection, night, shard, "he", LIMITS) == Waiting(None)
 
 
 @pytest.mark.parametrize("arrange", [held, paused])
@@ -386,7 +387,7 @@ def test_real_time_shards_wait_as_well(
         night = a_night(connection, 5, engine="realtime")
         [shard] = nights.list_shards(connection, night.id)
         arrange(connection, night)
-        waiting = submissions.begin_calls(connection, night, shard, "me", LIMITS)
+        waiting = admission.begin_calls(connection, night, shard, "me", LIMITS)
         assert isinstance(waiting, Waiting)
         assert waiting.requests == 5
 

@@ -16,10 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state.admission import Intent, Limits
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night, ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, Intent, Limits, State, Submission
+from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, Clock, a_night
 
 LIMIT = 20
@@ -76,7 +77,7 @@ class Submitters(RuleBasedStateMachine):
         of: Night = self.nights[night]
         with self.ledger.write() as connection:
             submissions.reap(connection, ACCOUNT)
-            intent = submissions.begin(connection, of, "me", LIMITS, lambda *_: None)
+            intent = admission.begin(connection, of, "me", LIMITS, lambda *_: None)
         if isinstance(intent, Intent):
             self.held.append(intent.submission)
 
@@ -180,7 +181,7 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
         try:
             for _ in range(200):
                 with own.write() as connection:
-                    intent = submissions.begin(connection, night, "me", LIMITS, lambda *_: None)
+                    intent = admission.begin(connection, night, "me", LIMITS, lambda *_: None)
                     queued = submissions.of_account(connection, ACCOUNT, *IN_QUEUE)
                 highest.append(sum(one.requests for one in queued))
                 if isinstance(intent, Intent):

@@ -1,0 +1,186 @@
+"""Admission: which shard may go out now, and why the others wait.
+
+The transaction that decides is the one that claims, so that two submitters cannot both take the
+last room of the queue. What becomes of a claim stands in `submissions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
+
+# An older night that wanted room this long ago and did not come back no longer goes first.
+ROOM_WANTED_SECONDS = 600.0
+
+
+# Has a say, in the transaction that claims a shard: why it may not go, or None.
+MaySend = Callable[[Connection, Night, Shard], str | None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Queue limits in requests, and how long a holder may give no sign of life, in seconds."""
+
+    account_queue: int
+    job_queue: int | None
+    lease_seconds: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing may go out now; `requests` wait. `reason` is None where nothing waits."""
+
+    reason: str | None
+    requests: int = 0
+
+    def __str__(self) -> str:
+        if self.reason is None:
+            return "nothing waits"
+        return f"{self.requests:,} requests wait: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A shard that this owner may send now."""
+
+    submission: Submission
+    shard: Shard
+
+
+def begin(
+    connection: Connection,
+    night: Night,
+    owner: str,
+    limits: Limits,
+    may_send: MaySend,
+) -> Intent | Waiting:
+    """Claim the night's next waiting batch shard, if everything that has a say allows it.
+
+    `may_send` is what the flow says (the pilot's gate, the breaker). The transaction that decides
+    is the one that claims: two submitters cannot both take the last room.
+    """
+    night = nights.get_night(connection, night.id)
+    waiting = [
+        shard
+        for shard in nights.list_shards(connection, night.id, ShardState.WAITING)
+        if shard.engine == "batch"
+    ]
+    nights.update_night(connection, night.id, wanted_room_at=0.0)
+    if not waiting:
+        return Waiting(None)
+    shard, requests = waiting[0], sum(shard.requests for shard in waiting)
+    reason = _closed(connection, night) or may_send(connection, night, shard)
+    if reason is None:
+        reason = _no_room(connection, night, shard.requests, limits)
+    if reason is not None:
+        return Waiting(reason, requests)
+    submission = submissions.hold(
+        connection, shard, night, State.INTENT, owner, limits.lease_seconds
+    )
+    return Intent(submission, shard)
+
+
+def _closed(connection: Connection, night: Night) -> str | None:
+    """Why nothing of a night may go out, whatever the queue says."""
+    account = nights.get_account(connection, night.account)
+    if night.held_at is not None:
+        return "held after a cancel; `run --resume` lifts it"
+    if account.paused_reason is not None:
+        return f"account {account.name} is paused: {account.paused_reason}"
+    if night.refused is not None:
+        return f"the API refused it ({night.refused}); correct it and run again"
+    return None
+
+
+def _no_room(connection: Connection, night: Night, requests: int, limits: Limits) -> str | None:
+    """Why the queue has no room for so many requests of a night now.
+
+    A night that finds the account's queue full says so, and goes before younger ones.
+    """
+    job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
+    if job_room is not None and job_room < requests:
+        return f"the job's share of the queue ({limits.job_queue:,}) is in use"
+    room = _room(connection, limits.account_queue, night)
+    at = now(connection)
+    older = _older_night_wants_room(connection, night, at)
+    reason: str | None = None
+    if nights.get_account(connection, night.account).wait_until > at:
+        reason = "the API's queue is full"
+    elif older is not None:
+        reason = f"an older night ({older}) goes first"
+    elif room is not None and room < requests:
+        reason = f"the account's queue limit ({limits.account_queue:,} requests) is in use"
+    if reason is not None:
+        nights.update_night(connection, night.id, wanted_room_at=at)
+    return reason
+
+
+def begin_calls(
+    connection: Connection,
+    night: Night,
+    shard: Shard,
+    owner: str,
+    limits: Limits,
+    may_send: MaySend = lambda _connection, _night, _shard: None,
+) -> Intent | Waiting:
+    """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
+    night = nights.get_night(connection, night.id)
+    shard = nights.get_shard(connection, shard.id)
+    reason = _closed(connection, night)
+    if reason is None and shard.state is ShardState.WAITING:
+        reason = may_send(connection, night, shard)
+    if reason is not None:
+        return Waiting(reason, shard.requests)
+    if shard.state is ShardState.WAITING:
+        lease = limits.lease_seconds
+        submission = submissions.hold(connection, shard, night, State.CALLING, owner, lease)
+        return Intent(submission, shard)
+    if shard.state is not ShardState.HELD:
+        return Waiting(None)
+    [current] = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
+    if current.state is State.CALLING and current.lease_until > now(connection):
+        return Waiting("another process is sending it", shard.requests)
+    if current.state is State.CALLING:
+        submissions.take_over(connection, current, owner, limits.lease_seconds)
+    return Intent(submissions.get(connection, current.id), shard)
+
+
+def _room(
+    connection: Connection, limit: int | None, night: Night, *narrowed: sa.ColumnElement[bool]
+) -> int | None:
+    """What a limit leaves free of the account's queue, or of a part of it; None: no limit."""
+    if limit is None:
+        return None
+    query = (
+        sa.select(sa.func.coalesce(sa.func.sum(tables.submission.c.requests), 0))
+        .join(tables.night, tables.night.c.id == tables.submission.c.night_id)
+        .where(
+            tables.submission.c.account == night.account,
+            tables.submission.c.state.in_([state.value for state in IN_QUEUE]),
+            *narrowed,
+        )
+    )
+    return limit - int(connection.scalar(query) or 0)
+
+
+def _older_night_wants_room(connection: Connection, night: Night, at: float) -> str | None:
+    row = connection.execute(
+        sa.select(tables.night.c.job, tables.night.c.partition)
+        .where(
+            tables.night.c.account == night.account,
+            tables.night.c.wanted_room_at > at - ROOM_WANTED_SECONDS,
+            tables.night.c.held_at.is_(None),
+            sa.tuple_(tables.night.c.partition, tables.night.c.id)
+            < sa.tuple_(sa.literal(night.partition), sa.literal(night.id)),
+        )
+        .order_by(tables.night.c.partition, tables.night.c.id)
+    ).first()
+    return None if row is None else f"{row.job} {row.partition}"
