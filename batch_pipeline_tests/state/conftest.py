@@ -41,6 +41,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    monkeypatch.setattr(admission, "now", clock)
     monkeypatch.setattr(submissions, "now", clock)
     monkeypatch.setattr(nights, "now", clock)
     return clock

@@ -46,7 +46,8 @@ class Lagging(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.patches = [
-            mock.patch.object(module, "now", self.clock) for module in (submissions, nights, watch)
+            mock.patch.object(module, "now", self.clock)
+            for module in (admission, submissions, nights, watch)
         ]
         for patch in self.patches:
             patch.start()

@@ -46,7 +46,8 @@ class Submitters(RuleBasedStateMachine):
             connection.exec_driver_sql("PRAGMA synchronous = OFF")
         self.clock = Clock()
         self.patches = [
-            mock.patch.object(module, "now", self.clock) for module in (submissions, nights)
+            mock.patch.object(module, "now", self.clock)
+            for module in (admission, submissions, nights)
         ]
         for patch in self.patches:
             patch.start()
