@@ -35,7 +35,6 @@ MOST_ERRORS = 5
 EXAMPLES = 3
 # The ledger keeps them for ever; the whole messages are in the answers.
 MESSAGE_CHARACTERS = 300
-NEEDS_FIX = (Action.SET_ASIDE, Action.STOP)
 
 
 @dataclass
@@ -52,7 +51,7 @@ class FirstAttempts:
 
     def count(self, item_id: str, attempt: int, outcome: Outcome) -> None:
         """Take one result into account, if it is evidence."""
-        needs_fix = outcome.action in NEEDS_FIX
+        needs_fix = outcome.action is Action.SET_ASIDE
         if attempt != 1 or not (needs_fix or outcome.action is Action.KEEP):
             return
         self.done += 1

@@ -110,6 +110,8 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: Ret
                 log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
             summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
+            if judge.stopped_by is not None:
+                nights.pause_account(connection, night.account, judge.stopped_by)
 
 
 def _publish(
@@ -171,6 +173,8 @@ class _Judge:
         self._first = FirstAttempts()
         self._usage = TokenUsage()
         self.cost = Decimal(0)
+        # What the API said of the account as a whole, if anything.
+        self.stopped_by: str | None = None
         self.letters: list[DeadLetter] = []
 
     def chunks(self, lines: Iterable[bytes]) -> Iterator[_Chunk]:
@@ -245,6 +249,8 @@ class _Judge:
         may_get_more = self._manifest["max_tokens"][number] is None
         if may_get_more and self._room.fits(self._manifest["request_bytes"][number]):
             outcome = outcomes.with_more_room(outcome)
+        if outcome.action is Action.STOP:
+            self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
         tried = attempt - (self._manifest["attempts_before"][number] or 0)
         self._first.count(self._manifest["id"][number], tried, outcome)
         cost = self._price.cost(usage, mode=self._submission.engine)

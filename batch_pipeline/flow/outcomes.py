@@ -41,7 +41,8 @@ class Action(StrEnum):
     MORE_ROOM = "more room"
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
-    # Credentials, billing, a model that is gone: set aside, and the account's submission rests.
+    # Credentials, billing, a spend limit: no item's fault. The account's submission rests, and the
+    # request goes again once a person has acted.
     STOP = "stop"
 
 
@@ -82,8 +83,11 @@ def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
     if kind == "errored":
         outcome = of_error(result.get("error"))
         # Of real-time calls: the API was busy to the last, it never worked on the request.
-        busy = result.get("attempted") is False
-        return replace(outcome, action=Action.REOPEN) if busy else outcome
+        if result.get("attempted") is False:
+            return replace(outcome, action=Action.REOPEN)
+        # A model or a file that is gone is the job's matter, not the account's.
+        gone = outcome.error_type == "not_found_error"
+        return replace(outcome, action=Action.SET_ASIDE) if gone else outcome
     if kind == "expired":
         message = "the batch ended before this request was processed"
         return Outcome(Status.EXPIRED, Action.RETRY, "expired", message)
@@ -185,7 +189,7 @@ def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
     After a redrive attempts are counted from there.
     """
     match outcome.action:
-        case Action.REOPEN | Action.MORE_ROOM:
+        case Action.REOPEN | Action.MORE_ROOM | Action.STOP:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

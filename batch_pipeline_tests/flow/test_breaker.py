@@ -29,7 +29,7 @@ BUSY = Outcome(Status.ERRORED, Action.RETRY, "overloaded_error", "busy")
         (Outcome(Status.TRUNCATED, Action.SET_ASIDE, "max_tokens", "cut off"), 1, (1, 1)),
         (Outcome(Status.REFUSED, Action.SET_ASIDE, "refusal", "refused"), 1, (1, 1)),
         (Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, "not_json", "not JSON"), 1, (1, 1)),
-        (Outcome(Status.ERRORED, Action.STOP, "not_found_error", "no model"), 1, (1, 1)),
+        (Outcome(Status.ERRORED, Action.STOP, "billing_error", "pay first"), 1, (0, 0)),
         (BUSY, 1, (0, 0)),
         (Outcome(Status.EXPIRED, Action.RETRY, "expired", "expired"), 1, (0, 0)),
         (Outcome(Status.CANCELED, Action.REOPEN), 1, (0, 0)),

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from batch_pipeline.errors import AccountError, ApiError
 from batch_pipeline.flow.run import run
+from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
@@ -353,3 +354,16 @@ def test_faults_of_polls_are_waited_out(
     assert run(pipeline, spec, PARTITION).complete
     assert gone == 0
     assert sim.books.accepted_requests == 5
+
+
+def test_a_billing_error_within_a_batch_pauses_the_account_and_sets_nothing_aside(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(20)))
+    unpaid = {"contains": "ocument", "outcome": "billing_error", "attempts": 1}
+    sim.set_faults(SimulatorFaults.of(requests={"matching": [unpaid]}))
+    with pytest.raises(AccountError, match="billing_error"):
+        run(make_pipeline(), spec, PARTITION)
+    assert results(make_pipeline(), spec) == []
+    state = run(make_pipeline(), spec, PARTITION)
+    assert (state.complete, state.statuses) == (True, {"succeeded": 20})

@@ -34,7 +34,6 @@ def error(kind: object, message: object = "m") -> dict[str, Any]:
         ("overloaded_error", Action.RETRY),
         ("invalid_request_error", Action.SET_ASIDE),
         ("request_too_large", Action.SET_ASIDE),
-        ("not_found_error", Action.STOP),
         ("authentication_error", Action.STOP),
         ("permission_error", Action.STOP),
         ("billing_error", Action.STOP),
@@ -48,6 +47,13 @@ def test_errors(kind: object, action: Action) -> None:
     assert of_error(error(kind)) == expected
     assert of_error(error(kind)["error"]) == expected
     assert of_result({"type": "errored", "error": error(kind)}, tools_asked_for=False) == expected
+
+
+def test_a_model_that_is_gone_is_the_jobs_matter_in_a_result_line() -> None:
+    body = error("not_found_error")
+    assert of_error(body).action is Action.STOP
+    in_a_batch = of_result({"type": "errored", "error": body}, tools_asked_for=False)
+    assert in_a_batch.action is Action.SET_ASIDE
 
 
 @pytest.mark.parametrize("body", [None, "text", [], {}, {"error": None}, {"error": "text"}])
@@ -183,7 +189,7 @@ def test_only_429_and_529_are_no_attempts() -> None:
     [
         (Action.KEEP, 1),
         (Action.SET_ASIDE, 1),
-        (Action.STOP, 1),
+        (Action.STOP, None),
         (Action.RETRY_ONCE, 2),
         (Action.RETRY, 3),
         (Action.REOPEN, None),
@@ -193,4 +199,4 @@ def test_when_an_item_is_done_with(action: Action, settled_after: int | None) ->
     outcome = Outcome(Status.ERRORED, action)
     first = next((n for n in range(1, 50) if settle(outcome, n, max_attempts=3)), None)
     assert first == settled_after
-    assert settle(outcome, 1, max_attempts=1) is (action is not Action.REOPEN)
+    assert settle(outcome, 1, max_attempts=1) is (settled_after is not None)
