@@ -119,6 +119,10 @@ def answer(params: Params, before: int) -> Result:
     return case.first if before == 0 or case.later is None else case.later
 
 
+# Most of these answers need a fix, which would stop an ordinary night.
+NO_BREAKER = {"error_rate": 1.0}
+
+
 @pytest.mark.parametrize("repeats_lines", [False, True])
 def test_each_kind_of_answer_becomes_the_row_it_should(
     plain_api: PlainApi, plain_pipeline: Pipeline, tmp_path: Path, repeats_lines: bool
@@ -128,7 +132,7 @@ def test_each_kind_of_answer_becomes_the_row_it_should(
     rows = [{"id": f"{name} {n}", "text": f"{name} #{n}"} for name in CASES for n in range(EACH)]
     source = write_rows(tmp_path / "in.jsonl", rows)
     limits = {"max_requests_per_batch": 47}
-    spec = job(source, prompt={"user": "{text}"}, limits=limits)
+    spec = job(source, prompt={"user": "{text}"}, limits=limits, alerts=NO_BREAKER)
 
     state = run.run(plain_pipeline, spec, "all")
 
@@ -159,6 +163,7 @@ def test_the_bill_is_what_the_lines_say(
         source,
         prompt={"user": "{text}"},
         pilot={"size": 15, "max_error_rate": 1, "max_truncated_rate": 1},
+        alerts=NO_BREAKER,
     )
 
     state = run.run(plain_pipeline, spec, "all")

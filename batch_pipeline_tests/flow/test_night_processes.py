@@ -54,10 +54,11 @@ def carry_out(plan: Plan) -> dict[str, Any]:
 def test_a_night_whose_processes_are_killed_is_bought_once(
     sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path, seed: int
 ) -> None:
-    sim.set_turnaround(0.1)
+    # Longer than three of the delays, so that no machine is too fast for the kills.
+    sim.set_turnaround(1.5)
     dice = random.Random(seed)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    delays = tuple(dice.uniform(0.05, 0.8) for _ in range(8))
+    delays = tuple(dice.uniform(0.05, 0.5) for _ in range(8))
     outcome = carry_out(Plan(str(source), str(home), kill_after=delays, pilot=4))
 
     assert outcome["killed"] >= 3, "the kills came too late to show anything"
