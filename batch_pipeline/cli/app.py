@@ -7,24 +7,20 @@ answers at once.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batch_pipeline.cli import opening
 from batch_pipeline.cli.commands import Commands, usage_message
 from batch_pipeline.cli.output import PROGRAM, Output, as_typed, report_error
 from batch_pipeline.errors import BatchPipelineError, UsageError
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.progress import Progress
-    from batch_pipeline.settings import Settings
-    from batch_pipeline.spec import JobSpec
 
 COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -88,7 +84,7 @@ def demo(
     """Run the whole flow on documents found on this machine, against the simulator."""
     from batch_pipeline.cli import demo as demonstration
 
-    settings = _settings(context.obj)
+    settings = opening.load_settings(context.obj)
     demonstration.run(context.obj, settings, turnaround=turnaround, input_only=input_only)
 
 
@@ -98,7 +94,7 @@ def jobs(context: typer.Context, as_json: Json = False) -> int:
     from batch_pipeline.cli import views
     from batch_pipeline.declarations import scan_jobs
 
-    settings = _settings(context.obj)
+    settings = opening.load_settings(context.obj)
     scan = scan_jobs(settings.jobs_dir)
     views.show_jobs(context.obj, settings, scan)
     return USAGE if scan.errors else COMPLETE
@@ -118,8 +114,8 @@ def validate(
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.planning import ShardLimits
 
-    settings = _settings(context.obj)
-    spec, key = _job(settings, job, partition)
+    settings = opening.load_settings(context.obj)
+    spec, key = opening.find_partition(settings, job, partition)
     price_for(spec)
     pipeline = Pipeline(settings)
     sources = dataset.find_input(pipeline, spec, key)
@@ -141,12 +137,12 @@ def run(
     from batch_pipeline.cli import live, views
     from batch_pipeline.flow import run as runner
 
-    with _pipeline(context.obj) as pipeline:
-        spec, key = _job(pipeline.settings, job, partition)
+    with opening.open_pipeline(context.obj) as pipeline:
+        spec, key = opening.find_partition(pipeline.settings, job, partition)
         live.announce_account(context.obj, pipeline)
         with live.live_progress() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
-        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
         return _exit_code(context.obj, state)
 
 
@@ -164,9 +160,13 @@ def status(
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.state import nights
 
-    settings = _settings(context.obj)
+    settings = opening.load_settings(context.obj)
     if job is not None:
-        spec, key = _job(settings, job, partition) if partition else (_spec(settings, job), None)
+        spec, key = (
+            opening.find_partition(settings, job, partition)
+            if partition
+            else (opening.find_spec(settings, job), None)
+        )
         job = spec.name
     else:
         key = partition
@@ -192,10 +192,12 @@ def report(
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.report import build_report
 
-    settings = _settings(context.obj)
-    spec, key = _job(settings, job, partition)
+    settings = opening.load_settings(context.obj)
+    spec, key = opening.find_partition(settings, job, partition)
     pipeline = Pipeline(settings)
-    views.show_report(context.obj, build_report(pipeline, spec, _shown(pipeline, spec, key)))
+    views.show_report(
+        context.obj, build_report(pipeline, spec, opening.shown_night(pipeline, spec, key))
+    )
 
 
 @app.command()
@@ -212,11 +214,11 @@ def approve(
     from batch_pipeline.flow import approval
     from batch_pipeline.flow.pipeline import Pipeline
 
-    settings = _settings(context.obj)
-    spec, key = _job(settings, job, partition)
+    settings = opening.load_settings(context.obj)
+    spec, key = opening.find_partition(settings, job, partition)
     named, _ = approval.parse(gate)
     pipeline = Pipeline(settings)
-    night = _shown(pipeline, spec, key)
+    night = opening.shown_night(pipeline, spec, key)
     given = approval.approve(pipeline, spec, night, named, reason, approval.user_at_host())
     views.show_approval(context.obj, night, given)
 
@@ -235,8 +237,8 @@ def cancel(
     from batch_pipeline.flow import run as runner
 
     output: Output = context.obj
-    with _pipeline(output) as pipeline:
-        spec, key = _job(pipeline.settings, job, partition)
+    with opening.open_pipeline(output) as pipeline:
+        spec, key = opening.find_partition(pipeline.settings, job, partition)
         night = stations.open_night(pipeline, spec, key)
         state = stations.progress(pipeline, night)
         if state.complete:
@@ -246,7 +248,7 @@ def cancel(
             output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
             with live.live_progress() as watch:
                 state = runner.run(pipeline, spec, key, watch=watch)
-        views.show_report(output, _write_report(pipeline, spec, state))
+        views.show_report(output, opening.write_night_report(pipeline, spec, state))
         return COMPLETE
 
 
@@ -262,10 +264,10 @@ def list_dead_letters(
     from batch_pipeline.flow import dead_letter, paths
     from batch_pipeline.flow.pipeline import Pipeline
 
-    settings = _settings(context.obj)
-    spec, key = _job(settings, job, partition)
+    settings = opening.load_settings(context.obj)
+    spec, key = opening.find_partition(settings, job, partition)
     pipeline = Pipeline(settings)
-    night = _shown(pipeline, spec, key)
+    night = opening.shown_night(pipeline, spec, key)
     groups = dead_letter.summarize(pipeline, spec.name, key)
     folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
     views.show_dead_letters(context.obj, night, groups, folder)
@@ -290,8 +292,8 @@ def redrive_dead_letters(
     from batch_pipeline.flow.redrive import check_reasons, redrive
 
     check_reasons(reason or ())
-    with _pipeline(context.obj) as pipeline:
-        spec, key = _job(pipeline.settings, job, partition)
+    with opening.open_pipeline(context.obj) as pipeline:
+        spec, key = opening.find_partition(pipeline.settings, job, partition)
         live.announce_account(context.obj, pipeline)
         sent = redrive(pipeline, spec, key, reason or ())
         views.say_redriven(context.obj, sent)
@@ -301,7 +303,7 @@ def redrive_dead_letters(
         else:
             # Not a run: that would take up whatever else has changed.
             state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
-        views.show_report(context.obj, _write_report(pipeline, spec, state))
+        views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
         return _exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
 
 
@@ -344,59 +346,6 @@ def simulator(
             f"The simulator cannot start on port {port}: {error.strerror or error}. Choose another "
             "with `--port`, or `--port 0` for a free one."
         ) from error
-
-
-def _settings(output: Output) -> Settings:
-    from batch_pipeline.settings import Settings
-
-    settings = Settings.from_environment()
-    output.say(f"Home: {settings.home}")
-    return settings
-
-
-@contextlib.contextmanager
-def _pipeline(output: Output) -> Iterator[Pipeline]:
-    from batch_pipeline.flow.pipeline import Pipeline
-
-    pipeline = Pipeline(_settings(output))
-    pipeline.files.sweep()
-    yield pipeline
-
-
-def _spec(settings: Settings, job: str) -> JobSpec:
-    from batch_pipeline.declarations import find_job
-
-    return find_job(settings.jobs_dir, job)
-
-
-def _job(settings: Settings, job: str, partition: str | None) -> tuple[JobSpec, str]:
-    from batch_pipeline.partitions import check_key, default_key
-
-    spec = _spec(settings, job)
-    now = datetime.now(UTC)
-    if partition is None:
-        return spec, default_key(spec.partitions, now)
-    check_key(spec.partitions, partition, now)
-    return spec, partition
-
-
-def _shown(pipeline: Pipeline, spec: JobSpec, partition: str) -> Any:
-    from batch_pipeline.state import nights
-
-    with pipeline.ledger.read() as connection:
-        night = nights.shown_night(connection, spec.name, partition)
-    if night is None:
-        raise UsageError(
-            f"{spec.name} {partition} has not been run under {pipeline.settings.home}; run it with "
-            f"`batch-pipeline run {spec.name} --partition {partition}`."
-        )
-    return night
-
-
-def _write_report(pipeline: Pipeline, spec: JobSpec, state: Progress) -> Any:
-    from batch_pipeline.flow.report import write_report
-
-    return write_report(pipeline, spec, state.night)
 
 
 def _exit_code(

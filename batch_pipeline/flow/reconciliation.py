@@ -20,7 +20,7 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import parse_custom_id
-from batch_pipeline.state import ledger, nights, submissions, watch
+from batch_pipeline.state import ledger, submissions, watch
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline.state.watch import LATE_WATCH_SECONDS
 
@@ -141,9 +141,6 @@ def _identify(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
             accepted_at=batch.created_at,
             expires_at=batch.expires_at,
         )
-        held = nights.get_night(connection, owner.night_id).held_at is not None
-        if held:
-            submissions.request_cancel(connection, owner)
     late = ", after it had been given up" if owner.state is State.ABSENT else ""
     log.info("batch %s is ours and was adopted%s", batch.id, late)
 

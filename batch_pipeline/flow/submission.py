@@ -176,16 +176,13 @@ def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[Lease]:
 
 def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchInfo) -> None:
     with pipeline.ledger.write() as connection:
-        submissions.accept(
+        held = submissions.accept(
             connection,
             submission.id,
             batch.id,
             accepted_at=batch.created_at,
             expires_at=batch.expires_at,
         )
-        held = nights.get_night(connection, submission.night_id).held_at is not None
-        if held:
-            submissions.request_cancel(connection, submission)
     log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")
     if held:
         # A cancel came while the create was under way.

@@ -176,12 +176,15 @@ def accept(
     *,
     accepted_at: float,
     expires_at: float | None,
-) -> None:
-    """Record the id that the API gave; done once, whatever fence and lease say."""
+) -> bool:
+    """Record the id that the API gave; done once, whatever fence and lease say.
+
+    True: a cancel came meanwhile, so that the batch is to be cancelled too.
+    """
     submission = get(connection, submission_id)
     if submission.batch_id is not None:
         # Sender and reconciliation may both learn it; what has come of the batch since stays.
-        return
+        return False
     _update(
         connection,
         tables.submission.c.id == submission_id,
@@ -194,6 +197,10 @@ def accept(
     if nights.get_shard(connection, submission.shard_id).state is ShardState.WAITING:
         nights.set_shard_state(connection, submission.shard_id, ShardState.HELD)
     mark_seen(connection, submission.account, batch_id, submission_id)
+    held = nights.get_night(connection, submission.night_id).held_at is not None
+    if held:
+        request_cancel(connection, submission)
+    return held
 
 
 def give_back(connection: Connection, submission: Submission, state: State, error: str) -> bool:
