@@ -67,9 +67,11 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         seen = submissions.seen_batches(connection, account)
         left = [batch for batch in look.batches if batch.id not in seen]
         for submission in unknown:
-            if is_absent(submission, left, look.begun, window):
+            # False for what was adopted a moment ago: its batch is no candidate any more.
+            if is_absent(submission, left, look.begun, window) and submissions.give_back(
+                connection, submission, State.ABSENT, "not in the API's list"
+            ):
                 log.warning("submission %s was never made; it goes out again", submission.token)
-                submissions.give_back(connection, submission, State.ABSENT, "not in the API's list")
 
 
 def _look(api: Api, begun: float, wanted: Sequence[Submission], seen: set[str]) -> Look:

@@ -146,7 +146,11 @@ def test_a_batch_behind_a_lost_answer_is_adopted(
 
 
 def test_a_lost_answer_of_a_running_batch_holds_its_room_until_it_ends(
-    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    faults: Faults,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     sim.hold()
     faults.on_response = once(drop(500))
@@ -168,6 +172,7 @@ def test_a_lost_answer_of_a_running_batch_holds_its_room_until_it_ends(
     assert run(pipeline, spec, PARTITION).complete
     assert not accepted_twice(sim)
     assert sim.books.highest_queue == 5
+    assert "was never made" not in caplog.text
 
 
 def test_a_create_that_was_never_made_goes_again(
