@@ -199,24 +199,12 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     verdict = seen.night.pilot
     if verdict is None or not pilot.holds(verdict, seen.snapshot):
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
-    if pilot.lets_go(verdict, _approvals(pipeline, night)) and _should_plan(
-        pipeline, spec, seen.night
-    ):
-        limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    may_plan = pilot.lets_go(verdict, _approvals(pipeline, night))
+    if may_plan and progress_of.wants_plan(progress(pipeline, night), limits.requests):
         planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
     job_queue = spec.limits.max_queued_requests
     return submission.submit_waiting(pipeline, night, job_queue, pilot.may_send(spec))
-
-
-def _should_plan(pipeline: Pipeline, spec: JobSpec, night: Night) -> bool:
-    """A first plan, or a retry round: once nothing else is left, or enough for a full shard."""
-    with pipeline.ledger.read() as connection:
-        state = progress_of.of_night(connection, night.id)
-    if not night.open_requests:
-        return False
-    full = ShardLimits.of(spec, pipeline.settings.max_queued_requests).requests
-    idle = not state.in_flight and not state.to_collect and state.waiting == night.open_requests
-    return idle or night.open_requests >= full
 
 
 def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:
@@ -225,8 +213,7 @@ def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:
 
 
 def _waiting(pipeline: Pipeline, night: Night) -> int:
-    with pipeline.ledger.read() as connection:
-        return progress_of.of_night(connection, night.id).waiting
+    return progress(pipeline, night).waiting
 
 
 def poll_account(pipeline: Pipeline, account: str) -> None:

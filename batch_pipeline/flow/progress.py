@@ -165,6 +165,16 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     )
 
 
+def wants_plan(state: Progress, full_shard: int) -> bool:
+    """Whether open requests are to be cut into shards: a first plan, or a retry round.
+
+    That is once nothing else is left of the night, or once they fill a shard of `full_shard`.
+    """
+    unplanned = state.night.open_requests
+    idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
+    return unplanned > 0 and (idle or unplanned >= full_shard)
+
+
 def items_per_second(state: Progress) -> float | None:
     """Items settled by answers, from the first submission to the last collection; None before."""
     collected = [s.collected_at for s in state.submissions if s.collected_at is not None]

@@ -156,22 +156,16 @@ def _at_work(submission: Submission, now: float) -> bool:
 def _next_requests(
     state: Progress, shards: Sequence[Shard], stage: PilotStage, full_shard: int
 ) -> int:
-    """The size of what would go to the queue next; 0: nothing would.
-
-    The same rule as that of `flow.night.submit`: open requests are planned once nothing else is
-    left of the night, or once they fill a shard.
-    """
+    """The size of what would go to the queue next; 0: nothing would."""
     waiting = [s for s in shards if s.state is ShardState.WAITING and s.engine == "batch"]
     if stage is not PilotStage.JUDGED:
         samples = [shard for shard in waiting if shard.pilot]
         return samples[0].requests if samples and stage is PilotStage.MOVABLE else 0
     if waiting:
         return waiting[0].requests
-    unplanned = state.night.open_requests
-    idle = not state.in_flight and not state.to_collect
-    if unplanned and (idle or unplanned >= full_shard):
-        return min(unplanned, full_shard)
-    return 0
+    return (
+        min(state.night.open_requests, full_shard) if progress.wants_plan(state, full_shard) else 0
+    )
 
 
 def _blocked(state: Progress, view: AccountView) -> str | None:
