@@ -7,6 +7,7 @@ be moved.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -89,8 +90,12 @@ class Files:
             return
         local = Path(self._root, path)
         make_folder(local.parent)
-        if not (staged.is_dir() and local.exists()):
+        try:
             staged.replace(local)
+        except OSError as error:
+            # Another process has published the same folder, perhaps at this very moment.
+            if not (staged.is_dir() and error.errno in (errno.ENOTEMPTY, errno.EEXIST)):
+                raise
         flush(local.parent)
 
     def write(self, path: str, data: bytes) -> None:
