@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.state import tables
+from batch_pipeline.state import migrations, tables
 
 # Any constant: all ledgers of one PostgreSQL database take turns, which costs milliseconds.
 POSTGRES_WRITE_LOCK = 0x6261746368
@@ -60,11 +60,17 @@ class Ledger:
     def _prepare_schema(self) -> None:
         try:
             with self.write() as connection:
-                tables.metadata.create_all(connection)
+                tables.schema.create(connection, checkfirst=True)
                 version = connection.scalar(sa.select(tables.schema.c.version))
                 if version is None:
+                    tables.metadata.create_all(connection)
                     connection.execute(
                         sa.insert(tables.schema).values(version=tables.SCHEMA_VERSION)
+                    )
+                elif version < tables.SCHEMA_VERSION:
+                    migrations.migrate(connection)
+                    connection.execute(
+                        sa.update(tables.schema).values(version=tables.SCHEMA_VERSION)
                     )
         except sa.exc.DBAPIError as error:
             raise LedgerError(

@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.state import nights, tables
+from batch_pipeline.state import nights, submissions, tables
 from batch_pipeline.state.ledger import Ledger, now
+from batch_pipeline.state.submissions import State
 
 
 def test_a_newer_schema_is_refused(ledger_url: str) -> None:
@@ -125,3 +126,27 @@ def test_a_ledger_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> No
     (tmp_path / "ledger.sqlite").write_bytes(b"this is no database, whatever its name may say" * 9)
     with pytest.raises(LedgerError, match="BATCH_PIPELINE_LEDGER_URL"):
         Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+
+def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(ledger_url: str) -> None:
+    engine = sa.create_engine(ledger_url)
+    with engine.begin() as connection:
+        for statement in (Path(__file__).parent / "ledger_v1.sql").read_text().split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    engine.dispose()
+    ledger = Ledger(ledger_url)
+    with ledger.write() as connection:
+        night = nights.get_night(connection, 1)
+        [accepted] = submissions.of_night(connection, night.id, State.ACCEPTED)
+        submissions.end(connection, accepted)
+        ended = submissions.get(connection, accepted.id)
+        assert submissions.collect(connection, ended, {"open": 2}, Decimal("0.5"))
+        assert nights.get_night(connection, 1).open_requests == 9
+        assert nights.get_snapshot(connection, 1).items == 100
+        found = sa.inspect(connection)
+        for table in tables.metadata.sorted_tables:
+            columns = {column["name"] for column in found.get_columns(table.name)}
+            assert columns == set(table.columns.keys()), table.name
+    ledger.close()
+    Ledger(ledger_url).close()
