@@ -61,6 +61,8 @@ class Night:
     wanted_room_at: float
     pilot: dict[str, Any] | None
     completed_at: float | None
+    estimate: dict[str, Any] | None = None
+    over_budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ class Snapshot(NewSnapshot):
 
 @dataclass(frozen=True)
 class NewShard:
-    """A set of requests that will be one batch; `manifest` is the file that lists them."""
+    """A set of requests that will be one batch; `manifest` is the file that lists them.
+
+    `bytes` are those of all requests, `largest_bytes` of the largest, `output_tokens` the sum of
+    their `max_tokens`. `usd_bound` is the most that they can cost, as known when they were planned.
+    """
 
     engine: Engine
     pilot: bool
@@ -112,6 +118,8 @@ class NewShard:
     requests: int
     bytes: int
     usd_bound: Decimal
+    largest_bytes: int | None = field(default=None, kw_only=True)
+    output_tokens: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class Submission:
     collected_at: float | None
     summary: dict[str, Any] | None
     cost_usd: Decimal | None
+    stated_prices: dict[str, Any] | None = None
 
     @property
     def is_duplicate(self) -> bool:

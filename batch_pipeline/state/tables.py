@@ -85,6 +85,10 @@ night = Table(
     # When a submitter last wanted room at the queue: older nights that still want it go first.
     Column("wanted_room_at", Double, nullable=False, default=0.0),
     Column("pilot", JSON),
+    # What the night was expected to cost when its input was taken; see `flow.expectation`.
+    Column("estimate", JSON),
+    # How spending came to pass a ceiling, if it did: input that measured beyond the buffer.
+    Column("over_budget", Text),
     Column("completed_at", Double),
     UniqueConstraint("job", "partition", "account"),
 )
@@ -123,6 +127,10 @@ shard = Table(
     Column("requests", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("usd_bound", Usd, nullable=False),
+    # With `bytes`, what a bound in USD follows from without looking at the requests again; NULL in
+    # shards of former releases. Bytes of the largest request, sum of `max_tokens`.
+    Column("largest_bytes", BigInteger),
+    Column("output_tokens", BigInteger),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
     Index("shard_by_night", "night_id", "state"),
@@ -156,7 +164,10 @@ submission = Table(
     # What collection found: counts by status, tokens, cost. Sums over these are the progress.
     Column("summary", JSON),
     Column("cost_usd", Usd),
+    # The job's own prices when this was sent; NULL: the published ones.
+    Column("stated_prices", JSON),
     Index("submission_by_account", "account", "state"),
+    Index("submission_by_time", "account", "intent_at"),
     Index("submission_by_night", "night_id", "state"),
     Index("submission_by_shard", "shard_id"),
 )
