@@ -3,6 +3,7 @@
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
 #   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
+#   make bench   speed and memory against the plain SDK way; see docs/scale.md
 #   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
 
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ TEST_INSTALLED := $(VENV)/.installed-for-tests
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test crash-test check dev format clean
+.PHONY: demo test crash-test bench check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -24,6 +25,9 @@ test: $(TEST_INSTALLED)
 
 crash-test: $(TEST_INSTALLED)
 	$(BIN)/python scripts/crash_test.py
+
+bench: $(TEST_INSTALLED)
+	$(BIN)/python -m benchmarks
 
 check: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

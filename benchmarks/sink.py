@@ -1,0 +1,227 @@
+"""A server that takes batches in and answers them as fast as Python can: no checks, no storage.
+
+The simulator reads, checks and prices every request, and would be what is measured. This one keeps
+the custom ids of a batch and answers each with the same message; a batch ends after a fixed time.
+It is no simulator of the API: use it for speed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+# An unescaped quote cannot stand inside a JSON string: what matches is a key.
+_CUSTOM_ID = re.compile(rb'"custom_id":\s*"([^"]+)"')
+_LONGEST_ID = 100
+_CHUNK = 1 << 20
+_LINES_A_CHUNK = 2_000
+
+
+class Batch:
+    """One batch: its custom ids and when it was made."""
+
+    def __init__(self, number: int, ids: list[bytes]) -> None:
+        self.id = f"msgbatch_{number:06}"
+        self.ids = ids
+        self.created = time.time()
+
+
+class Sink(ThreadingHTTPServer):
+    """The server and its batches, oldest first."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, turnaround: float, answer_characters: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.turnaround = turnaround
+        self.batches: list[Batch] = []
+        self.by_id: dict[str, Batch] = {}
+        self.lock = threading.Lock()
+        self.numbers = itertools.count(1)
+        self.message = message(answer_characters)
+        head, tail = (
+            json.dumps(
+                {"custom_id": "@", "result": {"type": "succeeded", "message": self.message}},
+                separators=(",", ":"),
+            )
+            .encode()
+            .split(b"@", 1)
+        )
+        self.head, self.tail = head, tail + b"\n"
+
+    def add(self, ids: list[bytes]) -> Batch:
+        with self.lock:
+            batch = Batch(next(self.numbers), ids)
+            self.batches.append(batch)
+            self.by_id[batch.id] = batch
+        return batch
+
+    def shown(self, batch: Batch) -> dict[str, Any]:
+        ended = time.time() >= batch.created + self.turnaround
+        count = len(batch.ids)
+        created = datetime.fromtimestamp(batch.created, UTC)
+        return {
+            "id": batch.id,
+            "type": "message_batch",
+            "processing_status": "ended" if ended else "in_progress",
+            "request_counts": {
+                "processing": 0 if ended else count,
+                "succeeded": count if ended else 0,
+                "errored": 0,
+                "canceled": 0,
+                "expired": 0,
+            },
+            "created_at": created.isoformat(),
+            "expires_at": (created + timedelta(days=1)).isoformat(),
+            "ended_at": datetime.now(UTC).isoformat() if ended else None,
+            "archived_at": None,
+            "cancel_initiated_at": None,
+            "results_url": (
+                f"http://127.0.0.1:{self.server_port}/v1/messages/batches/{batch.id}/results"
+                if ended
+                else None
+            ),
+        }
+
+
+def message(characters: int) -> dict[str, Any]:
+    """One message as the API answers it, with a text of so many characters."""
+    return {
+        "id": "msg_sink",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-haiku-4-5-20251001",
+        "content": [{"type": "text", "text": ("an answer of the sink " * characters)[:characters]}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": 600,
+            "output_tokens": max(1, characters // 4),
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            "service_tier": "batch",
+        },
+    }
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The five calls that the flow makes."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16
+    server: Sink
+
+    def do_POST(self) -> None:
+        path = urlsplit(self.path).path
+        if path == "/v1/messages":
+            for _ in self._body():
+                pass
+            self._json(self.server.message)
+        elif path == "/v1/messages/batches":
+            ids: list[bytes] = []
+            rest = b""
+            for chunk in self._body():
+                data = rest + chunk
+                end = 0
+                for match in _CUSTOM_ID.finditer(data):
+                    ids.append(match[1])
+                    end = match.end()
+                rest = data[max(end, len(data) - _LONGEST_ID) :]
+            self._json(self.server.shown(self.server.add(ids)))
+        else:
+            self._json({}, 404)
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        parts = url.path.strip("/").split("/")
+        if parts == ["v1", "messages", "batches"]:
+            self._list(parse_qs(url.query))
+        elif (batch := self.server.by_id.get(parts[3] if len(parts) > 3 else "")) is None:
+            error = {"type": "not_found_error", "message": "no such batch"}
+            self._json({"type": "error", "error": error}, 404)
+        elif parts[4:] == ["results"]:
+            self._results(batch)
+        else:
+            self._json(self.server.shown(batch))
+
+    def _list(self, query: dict[str, list[str]]) -> None:
+        limit = int(query.get("limit", ["20"])[0])
+        newest = self.server.batches[::-1]
+        after = query.get("after_id", [None])[0]
+        start = 0
+        if after is not None:
+            start = next(n for n, batch in enumerate(newest) if batch.id == after) + 1
+        page = [self.server.shown(batch) for batch in newest[start : start + limit]]
+        self._json(
+            {
+                "data": page,
+                "has_more": start + limit < len(newest),
+                "first_id": page[0]["id"] if page else None,
+                "last_id": page[-1]["id"] if page else None,
+            }
+        )
+
+    def _results(self, batch: Batch) -> None:
+        head, tail = self.server.head, self.server.tail
+        line = len(head) + len(tail)
+        length = len(batch.ids) * line + sum(map(len, batch.ids))
+        self._start(200, "application/x-jsonl", length)
+        for start in range(0, len(batch.ids), _LINES_A_CHUNK):
+            ids = batch.ids[start : start + _LINES_A_CHUNK]
+            self.wfile.write(b"".join(head + custom_id + tail for custom_id in ids))
+
+    def _body(self) -> Any:
+        """The chunks of a body, announced by length or chunked."""
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return
+        left = int(self.headers.get("content-length", 0))
+        while left:
+            chunk = self.rfile.read1(min(left, _CHUNK))
+            if not chunk:
+                raise ConnectionError("the body was cut off")
+            left -= len(chunk)
+            yield chunk
+
+    def _json(self, data: dict[str, Any], status: int = 200) -> None:
+        body = json.dumps(data).encode()
+        self._start(status, "application/json", len(body))
+        self.wfile.write(body)
+
+    def _start(self, status: int, kind: str, length: int) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(length))
+        # What made-up answers cost must not count as spent.
+        self.send_header("x-batch-pipeline-simulator", "sink")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--turnaround", type=float, default=1.0, help="seconds until a batch ends")
+    made.add_argument("--answer-characters", type=int, default=200)
+    options = made.parse_args()
+    server = Sink(options.turnaround, options.answer_characters)
+    print(f"listens on http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
