@@ -172,9 +172,10 @@ def status(
         key = partition
     with Pipeline(settings).ledger.read() as connection:
         found = [
-            progress.of_night(connection, night.id)
+            progress.with_all(connection, state) if job is not None else state
             for night in nights.list_nights(connection, job=job)
             if key in (None, night.partition)
+            for state in [progress.of_night(connection, night.id)]
         ]
     alerts = alerts_of_jobs(settings.jobs_dir)
     show_status(context.obj, settings, found, alerts, details=job is not None)

@@ -10,80 +10,24 @@ will be sent again by itself (expired, overloaded, cancelled) is no evidence and
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow.outcomes import Action, Outcome
+from batch_pipeline.flow import tally
+from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.spec import AlertsSpec
-from batch_pipeline.state import approvals, nights, redrives, submissions
+from batch_pipeline.state import approvals, nights
 from batch_pipeline.state.admission import MaySend
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, Snapshot
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.state.tallies import Tally
 
 log = logging.getLogger(__name__)
-
-# Kept of each submission: more kinds of error than these are not systematic.
-MOST_ERRORS = 5
-EXAMPLES = 3
-# The ledger keeps them for ever; the whole messages are in the answers.
-MESSAGE_CHARACTERS = 300
-
-
-@dataclass
-class FirstAttempts:
-    """First attempts that were worked on: `done` of them, of which `needs_fix` were set aside.
-
-    `errors` counts the latter by error type; `examples` are up to three `id: message` of each.
-    """
-
-    done: int = 0
-    needs_fix: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def count(self, item_id: str, attempt: int, outcome: Outcome) -> None:
-        """Take one result into account, if it is evidence."""
-        needs_fix = outcome.action is Action.SET_ASIDE
-        if attempt != 1 or not (needs_fix or outcome.action is Action.KEEP):
-            return
-        self.done += 1
-        if needs_fix:
-            kind = outcome.error_type or str(outcome.status)
-            self.needs_fix += 1
-            self.errors[kind] += 1
-            message = (outcome.error_message or "no message")[:MESSAGE_CHARACTERS]
-            self._keep_examples(kind, [f"{item_id}: {message}"])
-
-    def add(self, summary: Mapping[str, Any]) -> None:
-        """Add what a submission's summary says."""
-        self.done += summary["done"]
-        self.needs_fix += summary["needs_fix"]
-        self.errors.update(summary["errors"])
-        for kind, examples in summary["examples"].items():
-            self._keep_examples(kind, examples)
-
-    def as_json(self) -> dict[str, Any]:
-        """For a submission's summary; the most frequent errors only."""
-        errors = dict(self.errors.most_common(MOST_ERRORS))
-        examples = {kind: self.examples.get(kind, []) for kind in errors}
-        return {
-            "done": self.done,
-            "needs_fix": self.needs_fix,
-            "errors": errors,
-            "examples": examples,
-        }
-
-    def _keep_examples(self, kind: str, examples: Iterable[str]) -> None:
-        kept = self.examples.setdefault(kind, [])
-        kept.extend(list(examples)[: EXAMPLES - len(kept)])
 
 
 @dataclass(frozen=True)
@@ -121,9 +65,8 @@ def judge(
 
 def first_attempts(
     snapshot: Snapshot | None,
-    shards: Sequence[Shard],
     snapshots: Mapping[int, Snapshot],
-    collected: Iterable[Submission],
+    collected: Iterable[Tally],
     overruled: Sequence[Approval],
 ) -> FirstAttempts:
     """What counts of a night; `snapshots` are all of the night's, by id.
@@ -134,20 +77,18 @@ def first_attempts(
     total = FirstAttempts()
     if snapshot is None:
         return total
-    of_shard = {shard.id: shard for shard in shards}
-    for submission in collected:
-        if submission.summary is None or "first" not in submission.summary:
+    for part in collected:
+        if "first" not in part.summary:
             continue
-        shard = of_shard[submission.shard_id]
-        sent_for = snapshots[shard.snapshot_id]
+        sent_for = snapshots[part.snapshot_id]
         if sent_for.declaration_hash != snapshot.declaration_hash:
             continue
-        if shard.pilot and (
+        if part.pilot and (
             sent_for.content_hash != snapshot.content_hash
             or _approved(Gate.PILOT, sent_for, overruled)
         ):
             continue
-        total.add(submission.summary["first"])
+        total.add(part.summary["first"])
     return total
 
 
@@ -158,16 +99,8 @@ def look(connection: Connection, alerts: AlertsSpec, night: Night) -> Tripped | 
         return None
     snapshots = nights.snapshots_of(connection, night.id)
     overruled = approvals.of_night(connection, night.id)
-    # What a redrive has put behind was looked at by a person.
-    behind = {redriven.token for redriven in redrives.of_night(connection, night.id)}
-    collected = submissions.of_night(connection, night.id, State.COLLECTED)
-    first = first_attempts(
-        snapshots[snapshot_id],
-        nights.list_shards(connection, night.id),
-        snapshots,
-        [submission for submission in collected if submission.token not in behind],
-        overruled,
-    )
+    collected = tally.of_night(connection, night.id)
+    first = first_attempts(snapshots[snapshot_id], snapshots, collected, overruled)
     return judge(alerts, snapshots[snapshot_id], first, overruled)
 
 

@@ -24,7 +24,15 @@ import pyarrow.parquet as pq
 import zstandard
 
 from batch_pipeline.errors import ApiError
-from batch_pipeline.flow import dead_letter, joins, manifests, outcomes, paths, snapshots
+from batch_pipeline.flow import (
+    dead_letter,
+    joins,
+    manifests,
+    outcomes,
+    paths,
+    snapshots,
+    tally,
+)
 from batch_pipeline.flow.answers import (
     ANSWERS_SCHEMA,
     NOT_DEAD,
@@ -35,8 +43,8 @@ from batch_pipeline.flow.answers import (
     usage_of,
     zero,
 )
-from batch_pipeline.flow.breaker import FirstAttempts
 from batch_pipeline.flow.dead_letter import DeadLetter
+from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.more_room import MoreRoom
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
@@ -110,6 +118,7 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: Ret
                 log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
             summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
+            tally.keep(connection, night.id)
             if judge.stopped_by is not None:
                 nights.pause_account(connection, night.account, judge.stopped_by)
 

@@ -190,19 +190,21 @@ def run_pilot(
 def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     """Plan what is open and send what there is room for."""
     reconciliation.reconcile(pipeline, night.account)
-    seen = planning.view(pipeline, night)
-    if seen.snapshot.declaration_hash != Declaration.of(spec).hash:
+    night, snapshot = planning.current(pipeline, night)
+    if snapshot.declaration_hash != Declaration.of(spec).hash:
         reason = (
             "the declaration changed; take the input again (`run`, or materialize it) to use it"
         )
         return Submitted(0, Waiting(reason, _waiting(pipeline, night)))
-    verdict = seen.night.pilot
-    if verdict is None or not pilot.holds(verdict, seen.snapshot):
+    verdict = night.pilot
+    if verdict is None or not pilot.holds(verdict, snapshot):
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
     may_plan = pilot.lets_go(verdict, _approvals(pipeline, night))
     if may_plan and progress_of.wants_plan(progress(pipeline, night), limits.requests):
-        planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
+        seen = planning.view(pipeline, night)
+        if seen.snapshot.id == snapshot.id:
+            planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
     job_queue = spec.limits.max_queued_requests
     return submission.submit_waiting(pipeline, night, job_queue, pilot.may_send(spec))
 

@@ -191,10 +191,11 @@ def run_pilot(
 ) -> dict[str, Any] | Waiting:
     """Bring the night's pilot as far as it goes now: the verdict, or why it waits."""
     while True:
+        night, snapshot = planning.current(pipeline, night)
+        verdict = night.pilot
+        if verdict is not None and holds(verdict, snapshot):
+            return verdict if verdict["open"] else _judged_again(pipeline, spec, night, verdict)
         seen = planning.view(pipeline, night)
-        verdict = seen.night.pilot
-        if verdict is not None and holds(verdict, seen.snapshot):
-            return verdict if verdict["open"] else _judged_again(pipeline, spec, seen, verdict)
         pilot = _latest(pipeline, seen)
         if pilot is None:
             _plan(pipeline, spec, seen, price)
@@ -215,8 +216,7 @@ def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
 def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
     """The pilots of this snapshot: the sample, and what was drawn or asked again after it."""
     with pipeline.ledger.read() as connection:
-        shards = nights.list_shards(connection, seen.night.id, *states)
-    return [shard for shard in shards if shard.pilot and shard.snapshot_id == seen.snapshot.id]
+        return nights.pilot_shards(connection, seen.snapshot.id, *states)
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
@@ -284,14 +284,14 @@ def _answered(row: dict[str, Any], price: ModelPrice) -> Answered:
 
 
 def _judged_again(
-    pipeline: Pipeline, spec: JobSpec, seen: View, verdict: dict[str, Any]
+    pipeline: Pipeline, spec: JobSpec, night: Night, verdict: dict[str, Any]
 ) -> dict[str, Any]:
     """A closed verdict by the limits that are declared now: what was measured stays."""
     reasons = _reasons(spec.pilot, verdict["error_rate"], verdict["truncated_rate"])
     judged = {**verdict, "open": not reasons, "reasons": reasons}
     if judged != verdict:
         with pipeline.ledger.write() as connection:
-            nights.update_night(connection, seen.night.id, pilot=judged)
+            nights.update_night(connection, night.id, pilot=judged)
     return judged
 
 

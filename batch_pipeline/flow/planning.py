@@ -95,6 +95,14 @@ class View:
     held: Sequence[str]
 
 
+def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
+    """A night that has a snapshot as it is now, and that snapshot."""
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        assert night.snapshot_id is not None
+        return night, nights.get_snapshot(connection, night.snapshot_id)
+
+
 def view(pipeline: Pipeline, night: Night) -> View:
     """A consistent view of a night that has a snapshot."""
     with pipeline.ledger.read() as connection:

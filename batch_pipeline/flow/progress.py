@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import breaker
-from batch_pipeline.flow.breaker import FirstAttempts, Tripped
+from batch_pipeline.flow import breaker, tally
+from batch_pipeline.flow.breaker import Tripped
+from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Account, Night, ShardState, Snapshot
-from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
+from batch_pipeline.state.nights import Account, Night, Snapshot
+from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.state.tallies import Tally
+
+# Of what is collected, so many are shown one by one; the rest is in the sums.
+LATEST = 50
 
 USAGE = (
     "input_tokens",
@@ -36,6 +41,8 @@ class Progress:
     Requests wait in shards or outside (`waiting`), are at the API or may be (`in_flight`, of which
     `unknown`), or ended and are not collected yet (`to_collect`). `first` is what the breaker
     counts, `approvals` are gates that a person overruled. Cost in USD, times in seconds.
+    `collected` is what has been collected, summed up; `submissions` are those that are not, and the
+    latest that are (`with_all` has every one).
     """
 
     night: Night
@@ -55,6 +62,12 @@ class Progress:
     first: FirstAttempts
     approvals: tuple[Approval, ...]
     at: float
+    collected: tuple[Tally, ...] = ()
+
+    @property
+    def live(self) -> tuple[Submission, ...]:
+        """What is not collected yet, and not given up."""
+        return tuple(s for s in self.submissions if s.state in LIVE)
 
     @property
     def settled(self) -> int:
@@ -125,44 +138,47 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     snapshot = (
         None if night.snapshot_id is None else nights.get_snapshot(connection, night.snapshot_id)
     )
-    shards = nights.list_shards(connection, night_id)
-    current = {shard.id for shard in shards if shard.snapshot_id == night.snapshot_id}
-    every = submissions.of_night(connection, night_id)
+    live = submissions.of_night(connection, night_id, *LIVE)
+    collected = tally.of_night(connection, night_id)
+    latest = submissions.latest_collected(connection, night_id, LATEST)
     overruled = approvals.of_night(connection, night_id)
     statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
     usage: Counter[str] = Counter()
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
-    for submission in every:
-        if submission.summary is None:
-            continue
-        cost[submission.engine] += submission.cost_usd or Decimal(0)
-        usage.update(submission.summary["usage"])
-        if submission.shard_id in current:
-            statuses.update(submission.summary["statuses"])
-    # A batch that a simulator forgot is none any more.
-    batches = [s for s in every if s.batch_id is not None and s.state is not State.ABSENT]
-    waiting = sum(shard.requests for shard in shards if shard.state is ShardState.WAITING)
+    for part in collected:
+        cost[part.engine] += part.cost_usd
+        usage.update(part.summary.get("usage", {}))
+        if part.snapshot_id == night.snapshot_id:
+            statuses.update(part.summary.get("statuses", {}))
+    batches = [submission for submission in live if submission.batch_id is not None]
+    ended = sum(part.batches for part in collected)
     return Progress(
         night=night,
         account=nights.get_account(connection, night.account),
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
-        waiting=waiting + night.open_requests,
-        in_flight=_requests(every, *IN_QUEUE, State.CALLING),
-        unknown=_requests(every, State.UNKNOWN),
-        to_collect=_requests(every, State.ENDED),
-        batches=len(batches),
-        batches_ended=sum(s.state in (State.ENDED, State.COLLECTED) for s in batches),
+        waiting=nights.requests_waiting(connection, night) + night.open_requests,
+        in_flight=_requests(live, *IN_QUEUE, State.CALLING),
+        unknown=_requests(live, State.UNKNOWN),
+        to_collect=_requests(live, State.ENDED),
+        batches=ended + len(batches),
+        batches_ended=ended + sum(s.state is State.ENDED for s in batches),
         cost_usd=cost,
         usage={name: usage[name] for name in USAGE},
-        submissions=tuple(every),
+        submissions=tuple(sorted([*latest, *live], key=lambda submission: submission.id)),
         first=breaker.first_attempts(
-            snapshot, shards, nights.snapshots_of(connection, night_id), every, overruled
+            snapshot, nights.snapshots_of(connection, night_id), collected, overruled
         ),
         approvals=overruled,
         at=now(connection),
+        collected=tuple(collected),
     )
+
+
+def with_all(connection: Connection, state: Progress) -> Progress:
+    """A night's progress with every submission that it ever had, those given up included."""
+    return replace(state, submissions=tuple(submissions.of_night(connection, state.night.id)))
 
 
 def wants_plan(state: Progress, full_shard: int) -> bool:
@@ -177,11 +193,11 @@ def wants_plan(state: Progress, full_shard: int) -> bool:
 
 def items_per_second(state: Progress) -> float | None:
     """Items settled by answers, from the first submission to the last collection; None before."""
-    collected = [s.collected_at for s in state.submissions if s.collected_at is not None]
+    collected = [t.last_collected_at for t in state.collected if t.last_collected_at is not None]
     if state.snapshot is None or not collected:
         return None
     answered = state.settled - sum(state.snapshot.settled.values())
-    seconds = max(collected) - min(s.intent_at for s in state.submissions)
+    seconds = max(collected) - min(t.first_intent_at for t in state.collected)
     return answered / seconds if seconds > 0 else None
 
 

@@ -46,12 +46,11 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         unknown = submissions.of_account(connection, account, State.UNKNOWN)
         given_up = watch.watched(connection, account)
         begun = ledger.now(connection)
-        seen = submissions.seen_batches(connection, account)
     if unknown:
-        look = _look(pipeline.api, begun, [*unknown, *given_up], seen)
+        look = _look(pipeline, account, begun, [*unknown, *given_up])
     elif given_up:
         try:
-            look = _look(pipeline.api, begun, given_up, seen)
+            look = _look(pipeline, account, begun, given_up)
         except ApiFailure as failure:
             # Nothing waits for it: the watch goes on with the next poll.
             log.info("the list could not be read for batches that come late: %s", failure)
@@ -64,7 +63,7 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         if batch.ended and (lost or any(is_late(submission, batch) for submission in given_up)):
             _identify(pipeline, account, batch)
     with pipeline.ledger.write() as connection:
-        seen = submissions.seen_batches(connection, account)
+        seen = submissions.seen_batches(connection, account, (b.id for b in look.batches))
         left = [batch for batch in look.batches if batch.id not in seen]
         for submission in unknown:
             # False for what was adopted a moment ago: its batch is no candidate any more.
@@ -74,10 +73,13 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
                 log.warning("submission %s was never made; it goes out again", submission.token)
 
 
-def _look(api: Api, begun: float, wanted: Sequence[Submission], seen: set[str]) -> Look:
+def _look(pipeline: Pipeline, account: str, begun: float, wanted: Sequence[Submission]) -> Look:
     """Read the list back to the oldest that is looked for, without what is known already."""
     since = min(submission.intent_at for submission in wanted) - CLOCK_SKEW_SECONDS
-    return Look(begun, [batch for batch in read_list(api, since) if batch.id not in seen])
+    listed = list(read_list(pipeline.api, since))
+    with pipeline.ledger.read() as connection:
+        seen = submissions.seen_batches(connection, account, (batch.id for batch in listed))
+    return Look(begun, [batch for batch in listed if batch.id not in seen])
 
 
 def is_candidate(submission: Submission, batch: BatchInfo, window: float) -> bool:

@@ -72,6 +72,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     """
     with pipeline.ledger.read() as connection:
         state = progress_of.of_night(connection, night.id)
+        state = progress_of.with_all(connection, state)
         declared = _declarations(connection, state)
     night = state.night
     if state.snapshot is None:

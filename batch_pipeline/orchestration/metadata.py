@@ -154,7 +154,7 @@ def headline(state: Progress) -> str:
 
 def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float | bool]:
     """Progress as numbers that Dagster can plot."""
-    speed = pace.of(state.submissions, state.waiting)
+    speed = pace.of(state)
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
         "complete_percent": _percent(state.settled / state.items if state.items else 1.0),
         "requests_waiting": state.waiting,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.state.submissions import LIVE, State, Submission
+from batch_pipeline.flow.progress import Progress
+from batch_pipeline.state.submissions import State
 
 _SECONDS_PER_HOUR = 3600.0
 
@@ -18,20 +18,25 @@ class Pace:
     seconds_to_go: float
 
 
-def of(submissions: Sequence[Submission], waiting: int) -> Pace | None:
+def of(state: Progress) -> Pace | None:
     """The pace of a night's batches; None until the first has ended.
 
     Batches run side by side and show nothing before their end: this is coarse, and by nature.
     """
-    batches = [s for s in submissions if s.accepted_at is not None]
+    batches = [s for s in state.live if s.accepted_at is not None]
     ended = [s for s in batches if s.ended_at is not None]
-    if not ended:
-        return None
-    begun = min(s.accepted_at for s in batches if s.accepted_at is not None)
-    last = max(s.ended_at for s in ended if s.ended_at is not None)
-    done = sum(s.requests for s in ended)
-    left = waiting + sum(
-        s.requests for s in submissions if s.state in LIVE and s.state is not State.ENDED
+    collected = [part for part in state.collected if part.batches]
+    begun = _times(
+        *(s.accepted_at for s in batches), *(part.first_accepted_at for part in collected)
     )
-    seconds = max(last - begun, 1.0)
+    ends = _times(*(s.ended_at for s in ended), *(part.last_ended_at for part in collected))
+    if not ends:
+        return None
+    done = sum(s.requests for s in ended) + sum(part.requests for part in collected)
+    left = state.waiting + sum(s.requests for s in state.live if s.state is not State.ENDED)
+    seconds = max(max(ends) - min(begun), 1.0)
     return Pace(done / seconds * _SECONDS_PER_HOUR, left * seconds / done)
+
+
+def _times(*found: float | None) -> list[float]:
+    return [at for at in found if at is not None]

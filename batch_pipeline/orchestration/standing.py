@@ -75,7 +75,7 @@ def unfinished_nights(
     its submission and not its results: those partitions are `unshown`. So is a complete one of
     which a batch has come to light that had been given up: it is to be collected.
     """
-    late = {s.night_id for s in submissions.find(connection, states=LIVE)}
+    late = submissions.nights_with(connection, *LIVE)
     return [
         night
         for night in nights.list_nights(connection, job=job, account=account)
@@ -89,11 +89,7 @@ def read_standing(
 ) -> tuple[Standing, Progress]:
     """How a night stands; `asked` is consulted where the ledger does not tell."""
     state = progress.of_night(connection, night.id)
-    shards = [
-        shard
-        for shard in nights.list_shards(connection, night.id)
-        if shard.snapshot_id == night.snapshot_id and shard.state is not ShardState.DROPPED
-    ]
+    shards = nights.telling_shards(connection, night)
     assert state.snapshot is not None
     wanted = (
         not state.waiting
@@ -110,7 +106,7 @@ def standing_of(
     stage = pilot_stage(state, shards, view.now)
     place = (night.partition, night.id)
     older = [name for other, name in view.wanting if other < place]
-    made = sum(s.accepted_at is not None for s in state.submissions)
+    made = state.batches
     return Standing(
         partition=night.partition,
         # Planning and collecting raise the revision; sending and ending show in the counts.
@@ -142,7 +138,7 @@ def pilot_stage(state: Progress, shards: Sequence[Shard], now: float) -> PilotSt
     if not samples or samples[-1].state is not ShardState.HELD:
         # Not planned yet, waiting to go out, or collected and not judged.
         return PilotStage.MOVABLE
-    holders = [s for s in state.submissions if s.shard_id == samples[-1].id and s.state in LIVE]
+    holders = [s for s in state.live if s.shard_id == samples[-1].id]
     return PilotStage.BUSY if any(_at_work(s, now) for s in holders) else PilotStage.MOVABLE
 
 

@@ -68,20 +68,15 @@ def begin(
     is the one that claims: two submitters cannot both take the last room.
     """
     night = nights.get_night(connection, night.id)
-    waiting = [
-        shard
-        for shard in nights.list_shards(connection, night.id, ShardState.WAITING)
-        if shard.engine == "batch"
-    ]
+    shard = nights.next_to_go(connection, night.id, "batch")
     nights.update_night(connection, night.id, wanted_room_at=0.0)
-    if not waiting:
+    if shard is None:
         return Waiting(None)
-    shard, requests = waiting[0], sum(shard.requests for shard in waiting)
     reason = _closed(connection, night) or may_send(connection, night, shard)
     if reason is None:
         reason = _no_room(connection, night, shard.requests, limits)
     if reason is not None:
-        return Waiting(reason, requests)
+        return Waiting(reason, nights.requests_waiting(connection, night))
     submission = submissions.hold(
         connection, shard, night, State.INTENT, owner, limits.lease_seconds
     )

@@ -63,6 +63,7 @@ class Night:
     completed_at: float | None
     estimate: dict[str, Any] | None = None
     over_budget: str | None = None
+    waiting_requests: int | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,7 @@ def replace_snapshot(
         night.id,
         snapshot_id=snapshot_id,
         open_requests=new.units,
+        waiting_requests=0,
         revision=night.revision + 1,
         refused=None,
         completed_at=None,
@@ -306,17 +308,20 @@ def add_shards(
     if get_night(connection, night.id).revision != night.revision:
         return False
     at = now(connection)
-    for planned in shards:
-        connection.execute(
-            sa.insert(tables.shard).values(
-                night_id=night.id,
-                snapshot_id=night.snapshot_id,
-                state=ShardState.WAITING.value,
-                created_at=at,
-                **planned.__dict__,
-            )
-        )
+    rows = [
+        {
+            "night_id": night.id,
+            "snapshot_id": night.snapshot_id,
+            "state": ShardState.WAITING.value,
+            "created_at": at,
+            **vars(planned),
+        }
+        for planned in shards
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.shard), rows)
     update_night(connection, night.id, revision=night.revision + 1, open_requests=open_requests)
+    count_waiting(connection, night.id)
     return True
 
 
@@ -332,15 +337,95 @@ def list_shards(connection: Connection, night_id: int, *states: ShardState) -> l
     return [_shard(row) for row in connection.execute(query).mappings()]
 
 
+def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
+    """The first waiting shard, of one engine or of any; found at once, however many wait."""
+    waiting = tables.shard.c.state == ShardState.WAITING.value
+    query = (
+        sa.select(tables.shard)
+        .where(tables.shard.c.night_id == night_id, waiting)
+        .order_by(tables.shard.c.engine, tables.shard.c.id)
+        .limit(1)
+    )
+    if engine is not None:
+        query = query.where(tables.shard.c.engine == engine)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _shard(row)
+
+
+def requests_waiting(connection: Connection, night: Night) -> int:
+    """Requests in shards that wait. The count is kept, and never 0 where one waits, nor otherwise.
+
+    A process of an older release does not keep it: it is taken anew with every plan.
+    """
+    first = next_to_go(connection, night.id)
+    if first is None:
+        return 0
+    kept = night.waiting_requests
+    return _sum_waiting(connection, night.id) if kept is None else max(kept, first.requests)
+
+
+def count_waiting(connection: Connection, night_id: int) -> None:
+    """Take the count of waiting requests anew."""
+    update_night(connection, night_id, waiting_requests=_sum_waiting(connection, night_id))
+
+
+def telling_shards(connection: Connection, night: Night) -> list[Shard]:
+    """The few shards of the night's snapshot that tell how it stands, in the order of planning.
+
+    Those of the pilot, the next batch to go, and the first of the others.
+    """
+    mine = sa.and_(
+        tables.shard.c.snapshot_id == night.snapshot_id,
+        tables.shard.c.state != ShardState.DROPPED.value,
+    )
+    query = sa.select(tables.shard).where(mine).order_by(tables.shard.c.id)
+    pilots = connection.execute(query.where(tables.shard.c.pilot.is_(True))).mappings().all()
+    others = connection.execute(query.where(tables.shard.c.pilot.is_(False)).limit(1)).mappings()
+    found = {row["id"]: _shard(row) for row in (*pilots, *others)}
+    first = next_to_go(connection, night.id, "batch")
+    if first is not None and first.snapshot_id == night.snapshot_id:
+        found[first.id] = first
+    return [found[shard_id] for shard_id in sorted(found)]
+
+
+def pilot_shards(connection: Connection, snapshot_id: int, *states: ShardState) -> list[Shard]:
+    """The pilot's shards of a snapshot in the given states, in the order they were planned."""
+    query = (
+        sa.select(tables.shard)
+        .where(
+            tables.shard.c.snapshot_id == snapshot_id,
+            tables.shard.c.pilot.is_(True),
+            tables.shard.c.state.in_([state.value for state in states]),
+        )
+        .order_by(tables.shard.c.id)
+    )
+    return [_shard(row) for row in connection.execute(query).mappings()]
+
+
 def get_shard(connection: Connection, shard_id: int) -> Shard:
     query = sa.select(tables.shard).where(tables.shard.c.id == shard_id)
     return _shard(connection.execute(query).mappings().one())
 
 
 def set_shard_state(connection: Connection, shard_id: int, state: ShardState) -> None:
+    former = get_shard(connection, shard_id)
+    if former.state is state:
+        return
     connection.execute(
         sa.update(tables.shard).where(tables.shard.c.id == shard_id).values(state=state.value)
     )
+    if ShardState.WAITING in (former.state, state):
+        change = former.requests if state is ShardState.WAITING else -former.requests
+        # NULL, where it was never counted, stays NULL.
+        kept = tables.night.c.waiting_requests + change
+        update_night(connection, former.night_id, waiting_requests=kept)
+
+
+def _sum_waiting(connection: Connection, night_id: int) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(tables.shard.c.requests), 0)).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
+    )
+    return int(connection.scalar(query) or 0)
 
 
 def _night(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Night | None:

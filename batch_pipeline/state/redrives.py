@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
+from batch_pipeline.state import tables, tallies
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.submissions import State
 
@@ -35,7 +35,10 @@ def of_night(connection: Connection, night_id: int) -> list[Redriven]:
 
 
 def record(connection: Connection, night_id: int, statuses: Iterable[str]) -> None:
-    """Put all answers of these statuses behind that the night has now."""
+    """Put all answers of these statuses behind that the night has now.
+
+    A person has looked at them: they are no evidence for the breaker any more.
+    """
     at = now(connection)
     collected = connection.execute(
         sa.select(tables.submission.c.id, tables.submission.c.token).where(
@@ -53,3 +56,15 @@ def record(connection: Connection, night_id: int, statuses: Iterable[str]) -> No
     ]
     if rows:
         connection.execute(sa.insert(tables.redriven), rows)
+    if wanted:
+        for tally in tallies.of_night(connection, night_id):
+            left = {key: value for key, value in tally.summary.items() if key != "first"}
+            tallies.put_summary(connection, tally, left)
+
+
+def put_behind(connection: Connection, submission_id: int) -> bool:
+    """Whether any answer of a submission was put behind."""
+    query = sa.select(tables.redriven.c.status).where(
+        tables.redriven.c.submission_id == submission_id
+    )
+    return connection.execute(query).first() is not None

@@ -15,8 +15,9 @@ or completing a submission; they never keep an id that the API returned from bei
 from __future__ import annotations
 
 import base64
+import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -43,6 +44,9 @@ class State(StrEnum):
     REFUSED = "refused"
     CALLING = "calling"
 
+
+# Parameters of one query, well within what both databases take.
+IDS_AT_ONCE = 500
 
 # What may be in the API's queue, as far as anybody can know.
 IN_QUEUE = (State.INTENT, State.SEALED, State.UNKNOWN, State.ACCEPTED)
@@ -78,6 +82,7 @@ class Submission:
     summary: dict[str, Any] | None
     cost_usd: Decimal | None
     stated_prices: dict[str, Any] | None = None
+    tallied: bool | None = None
 
     @property
     def is_duplicate(self) -> bool:
@@ -333,9 +338,18 @@ def mark_seen(
         )
 
 
-def seen_batches(connection: Connection, account: str) -> set[str]:
+def seen_batches(
+    connection: Connection, account: str, among: Iterable[str] | None = None
+) -> set[str]:
+    """Ids of batches whose owner is known; with `among` only of these, in bounded steps."""
     query = sa.select(tables.seen.c.batch_id).where(tables.seen.c.account == account)
-    return set(connection.scalars(query))
+    if among is None:
+        return set(connection.scalars(query))
+    found: set[str] = set()
+    left = iter(among)
+    while some := list(itertools.islice(left, IDS_AT_ONCE)):
+        found.update(connection.scalars(query.where(tables.seen.c.batch_id.in_(some))))
+    return found
 
 
 def get(connection: Connection, submission_id: int) -> Submission:
@@ -350,10 +364,7 @@ def find(
     query = sa.select(tables.submission).where(*conditions).order_by(tables.submission.c.id)
     if states:
         query = query.where(tables.submission.c.state.in_([state.value for state in states]))
-    return [
-        Submission(**{**row, "state": State(row["state"])})
-        for row in connection.execute(query).mappings()
-    ]
+    return _read(connection, query)
 
 
 def of_account(connection: Connection, account: str, *states: State) -> list[Submission]:
@@ -364,11 +375,39 @@ def of_night(connection: Connection, night_id: int, *states: State) -> list[Subm
     return find(connection, tables.submission.c.night_id == night_id, states=states)
 
 
+def latest_collected(connection: Connection, night_id: int, most: int) -> list[Submission]:
+    """The latest of a night's collected submissions, oldest first."""
+    query = (
+        sa.select(tables.submission)
+        .where(
+            tables.submission.c.night_id == night_id,
+            tables.submission.c.state == State.COLLECTED.value,
+        )
+        .order_by(tables.submission.c.id.desc())
+        .limit(most)
+    )
+    return _read(connection, query)[::-1]
+
+
+def nights_with(connection: Connection, *states: State) -> set[int]:
+    """The nights, of whatever account, that have a submission in one of these states."""
+    column = tables.submission.c.night_id
+    wanted = tables.submission.c.state.in_([state.value for state in states])
+    return set(connection.scalars(sa.select(column).where(wanted).distinct()))
+
+
 def by_token(connection: Connection, account: str, token: str) -> Submission | None:
     found = find(
         connection, tables.submission.c.account == account, tables.submission.c.token == token
     )
     return found[0] if found else None
+
+
+def _read(connection: Connection, query: sa.Select[Any]) -> list[Submission]:
+    return [
+        Submission(**{**row, "state": State(row["state"])})
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def _has_other(connection: Connection, submission: Submission) -> bool:

@@ -73,6 +73,8 @@ night = Table(
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
     Column("open_requests", BigInteger, nullable=False, default=0),
+    # Requests of shards that wait, kept in step with them; NULL: not counted yet.
+    Column("waiting_requests", BigInteger),
     # Raised by every change of what is to be sent: a plan made for an older one is thrown away.
     Column("revision", Integer, nullable=False, default=0),
     # The results folder shows this night; of the accounts of one job and partition only one is.
@@ -133,7 +135,9 @@ shard = Table(
     Column("output_tokens", BigInteger),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
-    Index("shard_by_night", "night_id", "state"),
+    # The next one to go, and the few that tell how a night stands: found at once among 100,000.
+    Index("shard_to_go", "night_id", "state", "engine", "id"),
+    Index("shard_by_snapshot", "snapshot_id", "pilot", "id"),
 )
 
 submission = Table(
@@ -166,10 +170,34 @@ submission = Table(
     Column("cost_usd", Usd),
     # The job's own prices when this was sent; NULL: the published ones.
     Column("stated_prices", JSON),
+    # Its summary is part of its night's `tally`; NULL: not yet.
+    Column("tallied", Boolean),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
-    Index("submission_by_night", "night_id", "state"),
+    Index("submission_latest", "night_id", "state", "id"),
     Index("submission_by_shard", "shard_id"),
+    Index("submission_by_tally", "night_id", "state", "tallied"),
+    Index("submission_by_state", "state", "night_id"),
+)
+
+# What the collected submissions of a night add up to, by what sets them apart: where a night stands
+# is read from these few rows, however many batches it has had.
+tally = Table(
+    "tally",
+    metadata,
+    Column("night_id", ForeignKey("night.id"), primary_key=True),
+    Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
+    Column("pilot", Boolean, primary_key=True),
+    Column("engine", String(20), primary_key=True),
+    Column("batches", Integer, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("cost_usd", Usd, nullable=False),
+    Column("first_intent_at", Double, nullable=False),
+    Column("first_accepted_at", Double),
+    Column("last_ended_at", Double),
+    Column("last_collected_at", Double),
+    # The sums of the summaries.
+    Column("summary", JSON, nullable=False),
 )
 
 # Closed gates that a person overruled, for the declaration and the input of the time.

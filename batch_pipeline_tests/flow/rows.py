@@ -6,6 +6,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from batch_pipeline.flow.first_attempts import FirstAttempts
+from batch_pipeline.flow.progress import Progress
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Account, Night, Shard, ShardState, Snapshot
 from batch_pipeline.state.submissions import State, Submission
@@ -32,6 +34,12 @@ SUBMISSION = Submission(
     intent_at=NOW, window_from=None, error=None, batch_id="batch_1", accepted_at=NOW,
     expires_at=NOW + 86_400, cancel_requested_at=None, ended_at=None, collected_at=None,
     summary=None, cost_usd=None,
+)  # fmt: skip
+STATE = Progress(
+    night=NIGHT, account=ACCOUNT, snapshot=SNAPSHOT, items=1_000, statuses={}, waiting=0,
+    in_flight=10, unknown=0, to_collect=0, batches=1, batches_ended=0,
+    cost_usd={"batch": Decimal(0)}, usage={}, submissions=(), first=FirstAttempts(), approvals=(),
+    at=NOW,
 )  # fmt: skip
 
 

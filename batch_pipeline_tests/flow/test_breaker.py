@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.breaker import FirstAttempts, first_attempts, judge
+from batch_pipeline.flow import tally
+from batch_pipeline.flow.breaker import first_attempts, judge
+from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.approvals import Approval, Gate
@@ -151,12 +153,14 @@ def test_which_rows_count(
     rows: list[Submission], overruled: tuple[Approval, ...], done: int
 ) -> None:
     snapshots = {found.id: found for found in (SNAPSHOT, FORMER, OTHER_INPUT)}
-    first = first_attempts(SNAPSHOT, SHARDS, snapshots, rows, overruled)
+    shards = {shard.id: shard for shard in SHARDS}
+    collected = [tally.of_submission(row, shards[row.shard_id]) for row in rows]
+    first = first_attempts(SNAPSHOT, snapshots, collected, overruled)
     assert first.done == done
     assert first.errors["refusal"] == first.needs_fix == done * 3 // 10
 
 
 def test_a_night_without_input_counts_nothing() -> None:
-    first = first_attempts(None, [], {}, [], ())
+    first = first_attempts(None, {}, [], ())
     assert first.done == 0
     assert judge(AlertsSpec(after_items=0), None, first, ()) is None

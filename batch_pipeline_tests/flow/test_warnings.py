@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from batch_pipeline.flow import warnings
-from batch_pipeline.flow.breaker import FirstAttempts
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import DAY, HOUR
 from batch_pipeline.state.submissions import State, Submission
-from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, SNAPSHOT, submission
-
-STATE = Progress(
-    night=NIGHT, account=ACCOUNT, snapshot=SNAPSHOT, items=1_000, statuses={}, waiting=0,
-    in_flight=10, unknown=0, to_collect=0, batches=1, batches_ended=0,
-    cost_usd={"batch": Decimal(0)}, usage={}, submissions=(), first=FirstAttempts(), approvals=(),
-    at=NOW,
-)  # fmt: skip
+from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, STATE, submission
 
 
 def accepted(age: float, **changes: Any) -> Submission:

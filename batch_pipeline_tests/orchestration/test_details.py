@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import fields
-from decimal import Decimal
+from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from batch_pipeline.flow import tally
 from batch_pipeline.orchestration import charts, cursor, pace
 from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline_tests.flow.rows import SHARD, STATE, SUBMISSION
 
 INLINE_CHARACTERS = 1_000
 
@@ -28,31 +30,31 @@ def test_a_cursor_keeps_the_newest_nights() -> None:
     assert max(kept) == max(observed)
 
 
-def submission(state: State, accepted: float | None, ended: float | None) -> Submission:
-    values = dict.fromkeys((f.name for f in fields(Submission)), None) | {
-        "state": state,
-        "requests": 100,
-        "accepted_at": accepted,
-        "ended_at": ended,
-        "usd_bound": Decimal(0),
-    }
-    return Submission(**values)  # type: ignore[arg-type]  # what is not looked at is left out
+def submission(state: State, **changes: Any) -> Submission:
+    return replace(SUBMISSION, state=state, **changes)
 
 
 def test_the_pace_of_a_night() -> None:
-    submissions = [
-        submission(State.COLLECTED, 0.0, 1_800.0),
-        submission(State.ENDED, 10.0, 3_600.0),
-        submission(State.ACCEPTED, 20.0, None),
-    ]
-    found = pace.of(submissions, waiting=300)
+    first = submission(State.COLLECTED, accepted_at=0.0, ended_at=1_800.0, requests=100)
+    state = replace(
+        STATE,
+        waiting=300,
+        collected=(tally.of_submission(first, SHARD),),
+        submissions=(
+            first,
+            submission(State.ENDED, accepted_at=10.0, ended_at=3_600.0, requests=100),
+            submission(State.ACCEPTED, accepted_at=20.0, requests=100),
+        ),
+    )
+    found = pace.of(state)
     assert found is not None
     assert found.requests_per_hour == pytest.approx(200)
     assert found.seconds_to_go == pytest.approx(2 * 3_600)
 
 
 def test_a_night_of_which_nothing_has_ended_has_no_pace() -> None:
-    assert pace.of([submission(State.ACCEPTED, 0.0, None)], waiting=0) is None
+    running = submission(State.ACCEPTED, accepted_at=0.0)
+    assert pace.of(replace(STATE, submissions=(running,))) is None
 
 
 @pytest.mark.parametrize(
