@@ -30,7 +30,7 @@ class Settings:
     """Where things are kept, for which account, and how often to look.
 
     `home` is an absolute local path, or the URL of a remote folder as it was given. `ledger_url`
-    may hold a password: it is left out of `repr` and must not be printed.
+    and `alert_urls` may hold secrets: they are left out of `repr` and must not be printed.
     """
 
     home: str
@@ -42,6 +42,8 @@ class Settings:
     max_usd_per_month: Decimal | None
     reconcile_seconds: float
     lease_seconds: float
+    # Addresses with tokens and passwords in them.
+    alert_urls: str | None = field(default=None, repr=False)
 
     @property
     def home_is_remote(self) -> bool:
@@ -73,6 +75,7 @@ class Settings:
             max_usd_per_month=read.usd("BATCH_PIPELINE_MAX_USD_PER_MONTH"),
             reconcile_seconds=read.seconds("BATCH_PIPELINE_RECONCILE_SECONDS", 600),
             lease_seconds=read.seconds("BATCH_PIPELINE_LEASE_SECONDS", 60),
+            alert_urls=read.text("BATCH_PIPELINE_ALERT_URLS"),
         )
 
 

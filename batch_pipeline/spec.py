@@ -40,7 +40,6 @@ UNBUILT: dict[str, tuple[str, ...]] = {
     "PilotSpec": ("max_projected_usd",),
     "BudgetSpec": ("max_usd_per_partition", "max_usd_per_month", "buffer"),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
-    "AlertsSpec": ("dead_letter_rate", "max_usd_per_document"),
 }
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.
 
@@ -179,6 +178,7 @@ class AlertsSpec(_Part):
     after_items: int = Field(default=50, ge=0)
     dead_letter_rate: Rate = 0.05
     max_usd_per_document: Usd | None = None
+    on_complete: bool = False
 
 
 class JobSpec(_Part):

@@ -76,6 +76,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "after_items": 50,
             "dead_letter_rate": 0.05,
             "max_usd_per_document": None,
+            "on_complete": False,
         },
     }
 

@@ -158,7 +158,7 @@ def status(
     from batch_pipeline.declarations import alerts_of_jobs
     from batch_pipeline.flow import progress
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.state import nights
+    from batch_pipeline.state import alerts, nights
 
     settings = opening.load_settings(context.obj)
     if job is not None:
@@ -177,8 +177,9 @@ def status(
             if key in (None, night.partition)
             for state in [progress.of_night(connection, night.id)]
         ]
-    alerts = alerts_of_jobs(settings.jobs_dir)
-    show_status(context.obj, settings, found, alerts, details=job is not None)
+        recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
+    limits = alerts_of_jobs(settings.jobs_dir)
+    show_status(context.obj, settings, found, limits, recorded, details=job is not None)
 
 
 @app.command()

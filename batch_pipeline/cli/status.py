@@ -11,11 +11,14 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
+from batch_pipeline.flow import alerts as alerting
 from batch_pipeline.flow import approval, pilot, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
+from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.state.alerts import Alert
 from batch_pipeline.state.submissions import Submission
 
 
@@ -24,18 +27,27 @@ def show_status(
     settings: Settings,
     states: Sequence[progress.Progress],
     alerts: Mapping[str, AlertsSpec],
+    recorded: Mapping[int, Sequence[Alert]],
     *,
     details: bool,
 ) -> None:
-    """One line a night, and its warnings; with `details` its batches too.
+    """One line a night, and its warnings; with `details` its batches and alerts too.
 
     `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
+    `recorded` are the alerts of each night, by its id.
     """
-    tripped = {
-        state.night.id: state.breaker(alerts.get(state.night.job, AlertsSpec())) for state in states
-    }
+    limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
+    tripped = {state.night.id: state.breaker(limits[state.night.id]) for state in states}
+    warned = {state.night.id: warnings.of(state, limits[state.night.id]) for state in states}
     document = {
-        "nights": [_document(state, tripped[state.night.id], details=details) for state in states]
+        "nights": [
+            {
+                **_document(state, tripped[state.night.id], details=details),
+                "warnings": [warning.as_json() for warning in warned[state.night.id]],
+                "alerts": [alerting.as_json(alert) for alert in recorded[state.night.id]],
+            }
+            for state in states
+        ]
     }
 
     def show() -> None:
@@ -49,8 +61,9 @@ def show_status(
             if details:
                 console.print(_batches_table(state))
             notes = [
-                *_warnings(state),
+                *_warnings(state, warned[state.night.id]),
                 *(_notes(state, tripped[state.night.id]) if details else ()),
+                *(map(_alert, recorded[state.night.id]) if details else ()),
             ]
             for note in notes:
                 console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
@@ -120,9 +133,14 @@ def _batches_table(state: progress.Progress) -> Table:
     return table
 
 
-def _warnings(state: progress.Progress) -> list[str]:
+def _warnings(state: progress.Progress, found: Sequence[NightWarning]) -> list[str]:
     place = f"{state.night.job} {state.night.partition}"
-    return [f"warning: {place}: {warning.message}" for warning in warnings.of(state)]
+    return [f"warning: {place}: {warning.message}" for warning in found]
+
+
+def _alert(alert: Alert) -> str:
+    at = datetime.fromtimestamp(alert.sent_at or alert.recorded_at, UTC)
+    return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
 
 
 def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
@@ -169,7 +187,6 @@ def _document(
         else {"reason": tripped.reason, "examples": tripped.examples},
         "approvals": [approval.as_json(given) for given in state.approvals],
         "paused_reason": state.account.paused_reason,
-        "warnings": [warning.as_json() for warning in warnings.of(state)],
     }
     if details:
         document["submissions"] = [_submission_document(s) for s in state.submissions]

@@ -86,11 +86,18 @@ class Progress:
         return self.settled - self.succeeded - self.filtered
 
     @property
+    def answered(self) -> int:
+        """Items that were sent and are settled by an answer."""
+        return self.settled - self._unsent - self.filtered
+
+    @property
     def error_rate(self) -> float:
         """Of the items that were sent and answered, the part that was set aside."""
-        unsent = sum(self.statuses.get(s, 0) for s in (Status.INVALID_INPUT, Status.TOO_LARGE))
-        answered = self.settled - unsent - self.filtered
-        return (self.dead_letter - unsent) / answered if answered else 0.0
+        return (self.dead_letter - self._unsent) / self.answered if self.answered else 0.0
+
+    @property
+    def _unsent(self) -> int:
+        return sum(self.statuses.get(s, 0) for s in (Status.INVALID_INPUT, Status.TOO_LARGE))
 
     @property
     def total_cost_usd(self) -> Decimal:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, GateClosedError
-from batch_pipeline.flow import breaker, pilot, warnings
+from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
+from batch_pipeline.flow import alerts, breaker, pilot, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
@@ -47,9 +47,14 @@ def run(
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
             stations.take_input(pipeline, spec, night)
-        state, why = _step(pipeline, spec, night, watch)
+        try:
+            state, why = _step(pipeline, spec, night, watch)
+        except BatchPipelineError:
+            alerts.look(pipeline, spec.alerts, stations.progress(pipeline, night))
+            raise
         watch(state)
-        _warn(state, warned)
+        warned |= alerts.look(pipeline, spec.alerts, state)
+        _warn(spec, state, warned)
         if state.complete and not _input_changed(pipeline, spec, state):
             return state
         held_back = state.breaker(spec.alerts) if state.waiting else None
@@ -65,9 +70,9 @@ def run(
         time.sleep(pipeline.settings.poll_seconds)
 
 
-def _warn(state: Progress, warned: set[str]) -> None:
+def _warn(spec: JobSpec, state: Progress, warned: set[str]) -> None:
     """Log each warning once, however long its cause lasts."""
-    for warning in warnings.of(state):
+    for warning in warnings.of(state, spec.alerts):
         if warning.cause not in warned:
             warned.add(warning.cause)
             place = f"{state.night.job} {state.night.partition}"

@@ -1,16 +1,19 @@
-"""What a person should hear of a night before it is too late, mostly about time.
+"""What a person should hear of a night before it is too late: what time does to it, passed limits.
 
 A pure function of a night's progress: each face of the pipeline shows the same, and logs each
-`cause` once. The gates are no part of it: they say themselves why a night waits.
+`cause` once. The gates are no part of it: they say themselves why a night waits. What is sent to
+people who are not looking stands in `alerts`, and is made of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.money.wording import usd
+from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.submissions import State, Submission
 
 HOUR = 3600.0
@@ -22,50 +25,103 @@ RESULTS_KEPT_SECONDS = 29 * DAY
 NEAR_DELETION_SECONDS = 5 * DAY
 # Ended batches are collected within minutes, unless what collects them has stopped.
 UNCOLLECTED_SECONDS = 6 * HOUR
+# Most answers that were lost are found within minutes: nobody is woken for those.
+UNKNOWN_LASTS_SECONDS = 1 * HOUR
 
 
 @dataclass(frozen=True)
 class NightWarning:
-    """One thing to look at; `batch` is None where it is not about one batch."""
+    """One thing to look at; `batch` is None where it is not about one batch.
+
+    `key` is what else makes it another trouble (a corrected declaration), `alerts` whether it is
+    worth a message to somebody who is not looking.
+    """
 
     code: str
     message: str
     batch: str | None = None
+    key: str = ""
+    alerts: bool = True
 
     @property
     def cause(self) -> str:
         """The same as long as it is the same trouble, whatever the time: told once."""
-        return f"{self.code} {self.batch or ''}".strip()
+        return " ".join(filter(None, (self.code, self.batch, self.key)))
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"code": self.code, "message": self.message, "batch": self.batch}
 
 
-def of(state: Progress) -> list[NightWarning]:
-    """A night's warnings, the account's first, then by batch; none of a complete night."""
+def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
+    """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
-        return []
+        return list(_limits(state, alerts))
     found = []
     if state.account.paused_reason is not None:
         message = f"submission is paused for account {state.account.name}"
-        found.append(NightWarning("account_paused", f"{message}: {state.account.paused_reason}"))
+        found.append(
+            NightWarning(
+                "account_paused",
+                f"{message}: {state.account.paused_reason}",
+                key=f"{state.account.paused_at or 0:.0f}",
+            )
+        )
     if state.night.refused is not None:
         message = f"the API refused a batch as a whole: {state.night.refused}"
-        found.append(NightWarning("night_refused", message))
+        found.append(NightWarning("night_refused", message, key=_declared(state)))
+    found.extend(_limits(state, alerts))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
     return found
 
 
+def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
+    """Limits of the job that its answers have passed."""
+    if state.answered >= alerts.after_items and state.error_rate > alerts.error_rate:
+        yield NightWarning(
+            "error_rate",
+            f"{state.error_rate:.1%} of {state.answered:,} answered documents are set aside, over "
+            f"{alerts.error_rate:.1%}",
+            key=_declared(state),
+        )
+    # Of the whole night, since what cannot be sent is set aside before anything is answered.
+    rate = state.dead_letter / state.items if state.items else 0.0
+    if rate > alerts.dead_letter_rate:
+        yield NightWarning(
+            "dead_letter_rate",
+            f"{state.dead_letter:,} of the night's {state.items:,} documents are dead letters "
+            f"({rate:.1%}, over {alerts.dead_letter_rate:.1%}); `batch-pipeline dead-letter list "
+            f"{state.night.job} --partition {state.night.partition}` groups them",
+            key=_declared(state),
+        )
+    limit = alerts.max_usd_per_document
+    settled = state.complete or state.settled >= alerts.after_items
+    if limit is not None and state.settled and settled:
+        each = state.total_cost_usd / state.settled
+        if each > limit:
+            yield NightWarning(
+                "cost_per_document",
+                f"a document costs {usd(each)}, over {usd(limit)}; "
+                f"{usd(state.total_cost_usd)} were billed for {state.settled:,} so far",
+                key=_declared(state),
+            )
+
+
+def _declared(state: Progress) -> str:
+    """A corrected declaration that fails again is another trouble."""
+    return state.snapshot.declaration_hash if state.snapshot is not None else ""
+
+
 def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
     name = submission.batch_id or submission.token
     if submission.state is State.UNKNOWN:
+        lasted = at - (submission.window_from or submission.intent_at)
         yield NightWarning(
             "unknown_outcome",
             f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
-            f"for {_long(at - (submission.window_from or submission.intent_at))}; the API's list "
-            "is consulted until it is found, or proven absent",
+            f"for {_long(lasted)}; the API's list is consulted until it is found, or proven absent",
             name,
+            alerts=lasted > UNKNOWN_LASTS_SECONDS,
         )
     if submission.state is State.ACCEPTED and submission.expires_at is not None:
         yield from _near_expiry(name, submission.expires_at - at)

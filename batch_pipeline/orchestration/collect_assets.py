@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import dead_letter, progress, report
+from batch_pipeline.flow import alerts, dead_letter, progress, report
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
@@ -115,13 +115,14 @@ def _collect(
         context.log.warning("the API did not answer a poll (%s)", failure)
     collected = flow.collect_ended(pipeline, spec, night)
     state = flow.finish(pipeline, night)
+    alerts.look(pipeline, spec.alerts, state)
     if collected:
         context.log_event(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=context.partition_key,
                 description=metadata.headline(state),
-                metadata=metadata.of_submission(state, None),
+                metadata=metadata.of_submission(state, None, spec.alerts),
             )
         )
     return state

@@ -20,7 +20,7 @@ from batch_pipeline.money import report_markdown
 from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts, pace
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval, Gate
 
@@ -126,7 +126,7 @@ def waits(waiting: Waiting) -> str:
     return f"{waiting.requests:,} requests wait: {waiting.reason}"
 
 
-def of_submission(state: Progress, why: str | None) -> Metadata:
+def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metadata:
     """Where a night stands; `why` says why requests wait.
 
     Of the submission as of the observations that follow it: Dagster shows the newest value of each
@@ -138,7 +138,7 @@ def of_submission(state: Progress, why: str | None) -> Metadata:
     return {
         "summary": headline(state),
         "waiting": waiting,
-        "warnings": "; ".join(warning.message for warning in warnings.of(state)) or "none",
+        "warnings": "; ".join(warning.message for warning in warnings.of(state, alerts)) or "none",
         **_numbers(state),
     }
 

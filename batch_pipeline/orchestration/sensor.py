@@ -18,8 +18,8 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError
+from batch_pipeline.flow import alerts, warnings
 from batch_pipeline.flow import night as flow
-from batch_pipeline.flow import warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.orchestration import cursor, decisions, metadata, runs, standing
@@ -96,6 +96,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
         return dg.SensorResult(skip_reason=polled.trouble, cursor=context.cursor)
     seen = _look(context.instance, pipeline, spec, polled.account, unshown, deadline)
     plan = decisions.plan(seen.standings, seen.room, runs.unfinished(context.instance, spec.name))
+    alerts.look(pipeline, spec.alerts, *seen.states.values())
     requests, rests = _requests(context.instance, spec, plan)
     events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
@@ -213,13 +214,16 @@ def _observations(
         now = cursor.digest(
             state.waiting, state.in_flight, state.batches, state.batches_ended, night.blocked
         )
-        found = {cursor.digest(warning.cause): warning for warning in warnings.of(state)}
+        found = {
+            cursor.digest(warning.cause): warning for warning in warnings.of(state, spec.alerts)
+        }
         observed[night.partition] = now = " ".join([now, *found])
         known = before.get(night.partition, "")
         if known == now:
             continue
         for cause, warning in found.items():
-            if cause not in known.split():
+            # Those that are alerts have been logged as such.
+            if cause not in known.split() and not warning.alerts:
                 log.warning("%s %s: warning: %s", spec.name, night.partition, warning.message)
         waiting = f"; waits: {reason}" if reason else ""
         events.append(
@@ -227,7 +231,7 @@ def _observations(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=f"{metadata.headline(state)}{waiting}",
-                metadata=metadata.of_submission(state, reason),
+                metadata=metadata.of_submission(state, reason, spec.alerts),
             )
         )
     return events, observed

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import breaker, pilot, warnings
+from batch_pipeline.flow import alerts, breaker, pilot, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.orchestration import metadata, standing, stations
@@ -105,7 +105,9 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             except ApiFailure as failure:
                 verdict = Waiting(f"the API did not answer ({failure})", night.open_requests)
             simulated = pipeline.account.simulated
-            given = flow.progress(pipeline, night).approvals
+            state = flow.progress(pipeline, night)
+            alerts.look(pipeline, spec.alerts, state)
+            given = state.approvals
         if isinstance(verdict, Waiting):
             context.log.info("%s: the pilot waits: %s", context.partition_key, verdict.reason)
             if key in context.selected_asset_keys:
@@ -148,7 +150,9 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
             pipeline = batch_pipeline.pipeline()
             night = stations.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
             stations.with_snapshot(night)
-            _refuse_if_closed(spec, flow.progress(pipeline, night))
+            before = flow.progress(pipeline, night)
+            alerts.look(pipeline, spec.alerts, before)
+            _refuse_if_closed(spec, before)
             try:
                 waiting = flow.submit(pipeline, spec, night).waiting
             except ApiFailure as failure:
@@ -157,9 +161,11 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
         context.log.info("%s: %s", context.partition_key, state.describe())
         if waiting.reason is not None:
             context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
-        for warning in warnings.of(state):
+        alerts.look(pipeline, spec.alerts, state)
+        for warning in warnings.of(state, spec.alerts):
             context.log.warning("%s: %s", context.partition_key, warning.message)
-        return dg.MaterializeResult(metadata=metadata.of_submission(state, waiting.reason))
+        found = metadata.of_submission(state, waiting.reason, spec.alerts)
+        return dg.MaterializeResult(metadata=found)
 
     return submitted_batches
 

@@ -40,6 +40,7 @@ class Account:
     simulated: bool
     paused_reason: str | None = None
     wait_until: float = 0.0
+    paused_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,14 @@ def get_account(connection: Connection, name: str) -> Account:
 
 def pause_account(connection: Connection, name: str, reason: str | None) -> None:
     """Let submission rest (or go on, with None) for a whole account."""
+    paused_at = None
+    if reason is not None:
+        # A pause that goes on is the same one, whatever is said of it now.
+        paused_at = get_account(connection, name).paused_at or now(connection)
     connection.execute(
-        sa.update(tables.account).where(tables.account.c.name == name).values(paused_reason=reason)
+        sa.update(tables.account)
+        .where(tables.account.c.name == name)
+        .values(paused_reason=reason, paused_at=paused_at)
     )
 
 

@@ -1,4 +1,4 @@
-"""The ledger's tables: rows per night, snapshot, shard, submission, approval; never per item.
+"""The ledger's tables: rows per night, shard, submission, approval, alert; never per item.
 
 Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
 of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
@@ -58,6 +58,8 @@ account = Table(
     Column("simulated", Boolean, nullable=False),
     # Credentials, billing, spend limit: submission rests until a person has acted.
     Column("paused_reason", Text),
+    # Since when, so that one pause is told once and the next one anew.
+    Column("paused_at", Double),
     # A full queue that other tenants fill: no create before this time.
     Column("wait_until", Double, nullable=False, default=0.0),
 )
@@ -240,4 +242,25 @@ seen = Table(
     Column("account", ForeignKey("account.name"), primary_key=True),
     Column("batch_id", String(100), primary_key=True),
     Column("submission_id", ForeignKey("submission.id")),
+)
+
+# What a person was told of a night, once a cause. No target is named here: addresses are secrets.
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("cause", String(300), nullable=False),
+    Column("code", String(40), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    # Not sent before: a rest after a failure, or the lease of the process that is sending.
+    Column("next_at", Double, nullable=False, default=0.0),
+    # Positions of the targets that have it: a repeated sending spares them.
+    Column("delivered", JSON, nullable=False),
+    Column("sent_at", Double),
+    UniqueConstraint("night_id", "cause"),
+    Index("alert_by_state", "state", "next_at"),
 )

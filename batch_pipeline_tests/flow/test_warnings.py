@@ -10,8 +10,12 @@ import pytest
 from batch_pipeline.flow import warnings
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import DAY, HOUR
+from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, STATE, submission
+
+
+LIMITS = AlertsSpec()
 
 
 def accepted(age: float, **changes: Any) -> Submission:
@@ -60,7 +64,7 @@ def unknown(since: float) -> Submission:
     ],
 )
 def test_what_a_submission_is_warned_of(row: Submission, expected: list[tuple[str, str]]) -> None:
-    found = warnings.of(replace(STATE, submissions=(row,)))
+    found = warnings.of(replace(STATE, submissions=(row,)), LIMITS)
     assert [warning.code for warning in found] == [code for code, _ in expected]
     for warning, (_, said) in zip(found, expected, strict=True):
         assert said in warning.message
@@ -92,11 +96,57 @@ def test_what_a_submission_is_warned_of(row: Submission, expected: list[tuple[st
     ],
 )
 def test_what_a_night_is_warned_of(state: Progress, codes: list[str]) -> None:
-    assert [warning.code for warning in warnings.of(state)] == codes
+    assert [warning.code for warning in warnings.of(state, LIMITS)] == codes
 
 
 def test_a_cause_is_the_same_whatever_the_time() -> None:
-    earlier = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),)))
-    later = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),), at=NOW + 600))
+    earlier = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),)), LIMITS)
+    later = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),), at=NOW + 600), LIMITS)
     assert earlier[0].message != later[0].message
     assert earlier[0].cause == later[0].cause
+
+
+@pytest.mark.parametrize(
+    ("statuses", "cost", "limits", "codes"),
+    [
+        ({"succeeded": 45, "refused": 4}, 0, {}, []),
+        ({"succeeded": 46, "refused": 4}, 0, {}, []),
+        # Above 10 % once 50 are done, not before.
+        ({"succeeded": 40, "refused": 9}, 0, {}, []),
+        ({"succeeded": 44, "refused": 6}, 0, {}, ["error_rate"]),
+        ({"succeeded": 45, "refused": 5}, 0, {}, []),
+        ({"succeeded": 45, "refused": 5}, 0, {"error_rate": 0.09}, ["error_rate"]),
+        # What was never sent is no error of the API, and a dead letter.
+        ({"succeeded": 49, "invalid_input": 50}, 0, {}, []),
+        ({"succeeded": 49, "invalid_input": 51}, 0, {}, ["dead_letter_rate"]),
+        ({"invalid_input": 51}, 0, {"dead_letter_rate": 0.06}, []),
+        ({"succeeded": 900, "filtered": 100}, 0, {}, []),
+        ({"succeeded": 49}, 490, {"max_usd_per_document": 1}, []),
+        ({"succeeded": 50}, 50, {"max_usd_per_document": 1}, []),
+        ({"succeeded": 50}, 51, {"max_usd_per_document": 1}, ["cost_per_document"]),
+        ({"succeeded": 50}, 51, {}, []),
+    ],
+)
+def test_what_passed_limits_are_warned_of(
+    statuses: dict[str, int], cost: int, limits: dict[str, Any], codes: list[str]
+) -> None:
+    state = replace(STATE, statuses=statuses, cost_usd={"batch": Decimal(cost)})
+    assert [warning.code for warning in warnings.of(state, AlertsSpec(**limits))] == codes
+
+
+def test_limits_are_of_a_complete_night_too_and_then_however_small_it_is() -> None:
+    done = replace(
+        STATE, night=replace(NIGHT, completed_at=NOW), items=2,
+        statuses={"succeeded": 1, "refused": 1}, cost_usd={"batch": Decimal(3)},
+    )  # fmt: skip
+    found = warnings.of(done, AlertsSpec(max_usd_per_document=Decimal(1)))
+    assert [warning.code for warning in found] == ["dead_letter_rate", "cost_per_document"]
+    assert "1 of the night's 2 documents" in found[0].message
+    assert "costs $1.50, over $1.00" in found[1].message
+
+
+def test_a_corrected_declaration_that_fails_again_is_another_cause() -> None:
+    failing = replace(STATE, statuses={"refused": 60})
+    corrected = replace(failing, snapshot=replace(SNAPSHOT, declaration_hash="corrected"))
+    causes = [{w.cause for w in warnings.of(state, LIMITS)} for state in (failing, corrected)]
+    assert not causes[0] & causes[1]

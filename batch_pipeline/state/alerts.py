@@ -1,0 +1,177 @@
+"""Alerts in the ledger: what a person is told of a night, once a cause, and whether it went out.
+
+What is worth an alert is decided in `flow.alerts`, how it is sent in `flow.notification`. A cause
+is recorded in one transaction, so that of two processes that see it one sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import tables
+from batch_pipeline.state.ledger import now
+
+# A target that is away for an hour gets its alerts; one that is gone for good is given up.
+MOST_ATTEMPTS = 5
+FIRST_REST_SECONDS = 60.0
+# Longer than a sending takes: a process that died in one leaves it to another.
+LEASE_SECONDS = 180.0
+MOST_AT_ONCE = 500
+
+
+class AlertState(StrEnum):
+    """LOGGED: there was no target. WAITING → SENDING → SENT, or WAITING again, at last FAILED."""
+
+    LOGGED = "logged"
+    WAITING = "waiting"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class NewAlert:
+    """A cause that holds for a night; `account_wide` where it is told once for all its nights."""
+
+    night_id: int
+    cause: str
+    code: str
+    message: str
+    account_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A recorded cause; `delivered` are positions of targets, times in seconds since the epoch."""
+
+    id: int
+    night_id: int
+    cause: str
+    code: str
+    message: str
+    recorded_at: float
+    state: AlertState
+    attempts: int
+    next_at: float
+    delivered: tuple[int, ...]
+    sent_at: float | None
+
+
+def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, str]]:
+    """Which of these causes are recorded, by night and cause."""
+    wanted = list(causes)
+    alert, night = tables.alert.c, tables.night.c
+    nights = {cause.night_id for cause in wanted}
+    rows = connection.execute(sa.select(alert.night_id, alert.cause).where(
+        alert.night_id.in_(nights)
+    ))  # fmt: skip
+    found = {(row.night_id, row.cause) for row in rows}
+    for cause in wanted:
+        if cause.account_wide and (cause.night_id, cause.cause) not in found:
+            account = sa.select(night.account).where(night.id == cause.night_id)
+            query = (
+                sa.select(alert.id)
+                .join(tables.night, night.id == alert.night_id)
+                .where(alert.cause == cause.cause, night.account == account.scalar_subquery())
+            )
+            if connection.execute(query).first() is not None:
+                found.add((cause.night_id, cause.cause))
+    return found
+
+
+def record(connection: Connection, causes: Iterable[NewAlert], *, send: bool) -> list[NewAlert]:
+    """Record what is not recorded yet, to be sent if there is a target; returns just that."""
+    added = []
+    at = now(connection)
+    for cause in causes:
+        if (cause.night_id, cause.cause) in known(connection, [cause]):
+            continue
+        connection.execute(
+            sa.insert(tables.alert).values(
+                night_id=cause.night_id,
+                cause=cause.cause,
+                code=cause.code,
+                message=cause.message,
+                recorded_at=at,
+                state=(AlertState.WAITING if send else AlertState.LOGGED).value,
+                delivered=[],
+            )
+        )
+        added.append(cause)
+    return added
+
+
+def anything_due(connection: Connection) -> bool:
+    return (
+        connection.execute(sa.select(tables.alert.c.id).where(_due(connection))).first() is not None
+    )
+
+
+def claim(connection: Connection) -> list[Alert]:
+    """What is to be sent now, oldest first; nobody else gets it before the lease is over."""
+    at = now(connection)
+    query = sa.select(tables.alert).where(_due(connection)).order_by(tables.alert.c.id)
+    claimed = []
+    for alert in map(_alert, connection.execute(query.limit(MOST_AT_ONCE)).mappings()):
+        values: dict[str, Any] = {"state": AlertState.FAILED.value}
+        if alert.attempts < MOST_ATTEMPTS:
+            values = {
+                "state": AlertState.SENDING.value,
+                "attempts": alert.attempts + 1,
+                "next_at": at + LEASE_SECONDS,
+            }
+            claimed.append(_alert({**vars(alert), **values}))
+        connection.execute(
+            sa.update(tables.alert).where(tables.alert.c.id == alert.id).values(**values)
+        )
+    return claimed
+
+
+def settle(
+    connection: Connection, claimed: Iterable[Alert], delivered: Sequence[int], *, sent: bool
+) -> None:
+    """Record how a sending ended, unless somebody else has taken it over meanwhile."""
+    at = now(connection)
+    for alert in claimed:
+        values: dict[str, Any] = {"delivered": list(delivered)}
+        if sent:
+            values |= {"state": AlertState.SENT.value, "sent_at": at}
+        elif alert.attempts >= MOST_ATTEMPTS:
+            values |= {"state": AlertState.FAILED.value}
+        else:
+            rest = FIRST_REST_SECONDS * 4 ** (alert.attempts - 1)
+            values |= {"state": AlertState.WAITING.value, "next_at": at + rest}
+        connection.execute(
+            sa.update(tables.alert)
+            .where(
+                tables.alert.c.id == alert.id,
+                tables.alert.c.state == AlertState.SENDING.value,
+                tables.alert.c.attempts == alert.attempts,
+            )
+            .values(**values)
+        )
+
+
+def of_night(connection: Connection, night_id: int) -> list[Alert]:
+    """A night's alerts, oldest first."""
+    query = (
+        sa.select(tables.alert)
+        .where(tables.alert.c.night_id == night_id)
+        .order_by(tables.alert.c.id)
+    )
+    return [_alert(row) for row in connection.execute(query).mappings()]
+
+
+def _due(connection: Connection) -> sa.ColumnElement[bool]:
+    open_states = [AlertState.WAITING.value, AlertState.SENDING.value]
+    return sa.and_(tables.alert.c.state.in_(open_states), tables.alert.c.next_at <= now(connection))
+
+
+def _alert(row: Any) -> Alert:
+    return Alert(**{**row, "state": AlertState(row["state"]), "delivered": tuple(row["delivered"])})
