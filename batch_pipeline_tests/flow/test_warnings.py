@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,8 +13,7 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import DAY, HOUR
 from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.submissions import State, Submission
-from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, STATE, submission
-
+from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, SNAPSHOT, STATE, submission
 
 LIMITS = AlertsSpec()
 
