@@ -65,6 +65,9 @@ class Night:
     estimate: dict[str, Any] | None = None
     over_budget: str | None = None
     waiting_requests: int | None = None
+    deadline_at: float | None = None
+    realtime_since: float | None = None
+    forecast: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class NewShard:
     usd_bound: Decimal
     largest_bytes: int | None = field(default=None, kw_only=True)
     output_tokens: int | None = field(default=None, kw_only=True)
+    for_deadline: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

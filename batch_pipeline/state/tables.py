@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -93,6 +94,12 @@ night = Table(
     Column("estimate", JSON),
     # How spending came to pass a ceiling, if it did: input that measured beyond the buffer.
     Column("over_budget", Text),
+    # Mode auto: when the results are wanted, fixed when the input was taken; NULL: at any time.
+    Column("deadline_at", Double),
+    # Since when what is not sent goes in real time, because batches would miss the deadline.
+    Column("realtime_since", Double),
+    # What was last forecast of the deadline; see `flow.deadline`.
+    Column("forecast", JSON),
     Column("completed_at", Double),
     UniqueConstraint("job", "partition", "account"),
 )
@@ -135,6 +142,8 @@ shard = Table(
     # shards of former releases. Bytes of the largest request, sum of `max_tokens`.
     Column("largest_bytes", BigInteger),
     Column("output_tokens", BigInteger),
+    # Goes in real time because batches would miss the night's deadline.
+    Column("for_deadline", Boolean, nullable=False, default=False, server_default=false()),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
     # The next one to go, and the few that tell how a night stands: found at once among 100,000.
@@ -233,6 +242,22 @@ kept = Table(
     metadata,
     Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
     Column("units", BigInteger, nullable=False),
+)
+
+# Batches that are cancelled so that real time answers the rest before a night's deadline: `usd` is
+# what that may cost, reserved before the cancel; `left_usd` what no real-time shard has claimed of
+# it yet.
+takeover = Table(
+    "takeover",
+    metadata,
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("usd", Usd, nullable=False),
+    Column("left_usd", Usd, nullable=False),
+    Column("reserved_at", Double, nullable=False),
+    # The API has taken the cancel.
+    Column("cancelled_at", Double),
+    Index("takeover_by_night", "night_id"),
 )
 
 # Batches of the API's list that were looked at: whose they are never changes.

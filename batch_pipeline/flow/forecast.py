@@ -1,0 +1,227 @@
+"""Whether a night will meet its deadline, and what is moved to real time so that it does.
+
+A pure function of plain values: what is left, how long batches take, how fast real time is. Where
+those come from stands in `outlook`, what is then done in `takeover`.
+
+Batches first, since they cost half. Real time is for what would miss the deadline as a batch, and
+for no more than it can finish by then: what misses it either way is bought at half price. Nothing
+that has been moved comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from batch_pipeline.money.wording import duration
+
+# Where nothing was measured: the API's documentation says that most batches end within an hour, and
+# all within 24; that a call takes some seconds is common experience.
+ASSUMED_TURNAROUND_SECONDS = 3600.0
+ASSUMED_CALL_SECONDS = 5.0
+# What a cancel may take: the API finishes what it is working on.
+CANCEL_SECONDS = 120.0
+# Of the time that real time needs: calls are retried, and speeds vary.
+SLACK = 1.25
+# Once real time has begun, batches get what is open again only if they have so many turnarounds
+# left: a forecast at the edge must not send one retry round this way and the next the other way.
+TURNAROUNDS_TO_GO_BACK = 2.0
+
+
+@dataclass(frozen=True)
+class Turnaround:
+    """Seconds that a batch is expected to take, from so many measured ones (0: assumed)."""
+
+    seconds: float = ASSUMED_TURNAROUND_SECONDS
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Real-time answers a second; whether calls of this account were measured."""
+
+    requests_per_second: float
+    measured: bool
+
+    @classmethod
+    def of(cls, concurrency: int, call_seconds: float | None) -> Speed:
+        """Of so many calls at once, each of which takes so long (None: never measured)."""
+        if call_seconds is None:
+            return cls(concurrency / ASSUMED_CALL_SECONDS, measured=False)
+        return cls(concurrency / max(call_seconds, 1e-3), measured=True)
+
+
+@dataclass(frozen=True)
+class Flying:
+    """Requests that are in flight as one batch; `takable` are those that may be cancelled.
+
+    What is being sent, or of unknown outcome, is not: only a batch that is proven ours ever is.
+    """
+
+    id: int
+    requests: int
+    since: float
+    takable: bool = True
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is left of a night, in requests; times in seconds since the epoch.
+
+    `unsent` wait to go as batches, `calling` go in real time already or come back from a batch that
+    is being cancelled for it. `room` of the `queue` is free. `moved`: real time has begun.
+    """
+
+    now: float
+    deadline: float
+    unsent: int
+    calling: int
+    flying: Sequence[Flying]
+    room: int
+    queue: int
+    turnaround: Turnaround
+    speed: Speed
+    moved: bool = False
+    poll_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is done now: `to_realtime` of the unsent requests, and batches (by id) to take over.
+
+    `ends_at` is when all is expected to be answered then.
+    """
+
+    to_realtime: int
+    take_over: tuple[int, ...]
+    ends_at: float
+    meets: bool
+    reason: str
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.to_realtime or self.take_over)
+
+
+def decide(outlook: Outlook) -> Forecast:
+    """The decision for each unit of work: wait for a batch, move now, take over now."""
+    left = outlook.deadline - outlook.now
+    slow = _expected_turnaround(outlook)
+    if left <= 0:
+        # What goes in real time goes on like that; for the rest there is no hurry any more.
+        to_realtime = outlook.unsent if outlook.moved else 0
+        return _forecast(outlook, slow, to_realtime, ())
+    to_realtime = _within(outlook, _too_late_unsent(outlook, slow), outlook.calling)
+    missing = [b for b in outlook.flying if b.takable and _misses(outlook, b, slow)]
+    late: list[Flying] = []
+    before = outlook.calling + to_realtime
+    # The youngest first: they have the longest way to go.
+    for batch in sorted(missing, key=lambda b: (-b.since, b.id)):
+        if _within(outlook, batch.requests, before) == batch.requests:
+            late.append(batch)
+            before += batch.requests
+    needed = before / outlook.speed.requests_per_second * SLACK
+    last_moment = outlook.deadline - needed - CANCEL_SECONDS - 2 * outlook.poll_seconds
+    if outlook.now < last_moment:
+        # Real time would still be in time later: until then a batch may end after all.
+        return _forecast(outlook, slow, to_realtime, (), late, last_moment)
+    return _forecast(outlook, slow, to_realtime, tuple(sorted(batch.id for batch in late)))
+
+
+def _expected_turnaround(outlook: Outlook) -> float:
+    """A night whose batches are at the API for longer than usual has slow ones."""
+    oldest = max((outlook.now - b.since for b in outlook.flying if b.takable), default=0.0)
+    return max(outlook.turnaround.seconds, oldest)
+
+
+def _too_late_unsent(outlook: Outlook, slow: float) -> int:
+    """How many of the unsent requests would not be back in time as batches, the last ones.
+
+    The queue takes `room` now, and as many as it holds with each turnaround.
+    """
+    if not outlook.unsent:
+        return 0
+    patience = TURNAROUNDS_TO_GO_BACK if outlook.moved else 1.0
+    rounds = math.floor((outlook.deadline - outlook.now) / (slow * patience))
+    in_time = outlook.room + outlook.queue * (rounds - 1) if rounds else 0
+    return max(0, outlook.unsent - in_time)
+
+
+def _misses(outlook: Outlook, batch: Flying, slow: float) -> bool:
+    """A batch that has had its usual time is not counted on: when it ends, nobody knows."""
+    overdue = outlook.now - batch.since >= outlook.turnaround.seconds
+    return overdue or batch.since + slow > outlook.deadline
+
+
+def _within(outlook: Outlook, requests: int, before: int) -> int:
+    """So many of the requests can real time finish by the deadline, after those `before` them.
+
+    A speed that was never measured keeps nothing from being tried, and a little more than fits is
+    no reason to leave a rest behind.
+    """
+    if not outlook.speed.measured:
+        return requests
+    fits = (outlook.deadline - outlook.now) * outlook.speed.requests_per_second - before
+    return requests if requests <= fits * SLACK else max(0, math.floor(fits))
+
+
+def _forecast(
+    outlook: Outlook,
+    slow: float,
+    to_realtime: int,
+    take_over: tuple[int, ...],
+    late: Sequence[Flying] = (),
+    last_moment: float = 0.0,
+) -> Forecast:
+    """The decision with what it leads to; `late` batches are taken over at the `last_moment`."""
+    now, by_batch = outlook.now, outlook.unsent - to_realtime
+    taken = [b.requests for b in outlook.flying if b.id in take_over]
+    calls = outlook.calling + to_realtime + sum(taken)
+    ends = [now]
+    for batch in outlook.flying:
+        if batch in late:
+            ends.append(outlook.deadline)
+        elif batch.id not in take_over:
+            # An overdue one may take as long again, for all that is known.
+            ends.append(batch.since + slow if batch.since + slow > now else now + slow)
+    if by_batch:
+        rounds = 1 + math.ceil(max(0, by_batch - outlook.room) / max(outlook.queue, 1))
+        ends.append(now + slow * rounds)
+    if calls:
+        wait = CANCEL_SECONDS if taken else 0.0
+        ends.append(now + wait + calls / outlook.speed.requests_per_second)
+    ends_at = max(ends)
+    parts = [_usual(outlook.turnaround)]
+    if taken:
+        parts.append(f"{len(taken):,} of them ({sum(taken):,} requests) are taken over")
+    if late:
+        when = f"are taken over at {clock(last_moment)} unless they have ended"
+        parts.append(f"{len(late):,} of them are late and {when}")
+    if calls:
+        rate = outlook.speed.requests_per_second
+        how = "measured" if outlook.speed.measured else "assumed"
+        parts.append(f"{calls:,} requests go in real time ({rate:,.3g} a second, {how})")
+    parts.append(_outcome(outlook, ends_at))
+    meets = ends_at <= outlook.deadline
+    return Forecast(to_realtime, take_over, ends_at, meets, "; ".join(parts))
+
+
+def _usual(turnaround: Turnaround) -> str:
+    measured = turnaround.batches
+    known = f"measured on {measured:,}" if measured else "assumed, none was measured"
+    return f"batches take {duration(turnaround.seconds)} ({known})"
+
+
+def _outcome(outlook: Outlook, ends_at: float) -> str:
+    if outlook.now > outlook.deadline:
+        return "the deadline has passed"
+    if ends_at > outlook.deadline:
+        return f"a part is expected after it, until {clock(ends_at)}"
+    return f"all is expected by {clock(ends_at)}"
+
+
+def clock(at: float) -> str:
+    """`2026-01-02 06:00 UTC`: the same whoever reads it, and whenever."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,112 @@
+"""Batches that real time takes over before a deadline: what is reserved for it, and until when.
+
+Belongs here: the rows. Whether a batch is taken over, and whether that fits the budget, is decided
+in the transaction that reserves (`admission`); what is then done at the API stands in
+`flow.takeover`.
+
+    reserved → cancelled at the API → the batch ends and is collected → its open requests are
+    claimed by real-time shards, which use the reservation up; what is left then is released
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import ShardState
+from batch_pipeline.state.submissions import LIVE, Submission
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """One batch; amounts in USD, `left_usd` is what no real-time shard has claimed yet."""
+
+    submission_id: int
+    night_id: int
+    usd: Decimal
+    left_usd: Decimal
+    reserved_at: float
+    cancelled_at: float | None
+
+
+def reserve(connection: Connection, submission: Submission, usd: Decimal) -> None:
+    """Reserve the real-time price of a batch; the caller has made sure that it fits."""
+    connection.execute(
+        sa.insert(tables.takeover).values(
+            submission_id=submission.id,
+            night_id=submission.night_id,
+            usd=usd,
+            left_usd=usd,
+            reserved_at=now(connection),
+        )
+    )
+
+
+def mark_cancelled(connection: Connection, submission_id: int) -> None:
+    connection.execute(
+        sa.update(tables.takeover)
+        .where(
+            tables.takeover.c.submission_id == submission_id,
+            tables.takeover.c.cancelled_at.is_(None),
+        )
+        .values(cancelled_at=now(connection))
+    )
+
+
+def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
+    """A night's take-overs, by submission, oldest first."""
+    query = (
+        sa.select(tables.takeover)
+        .where(tables.takeover.c.night_id == night_id)
+        .order_by(tables.takeover.c.submission_id)
+    )
+    rows = connection.execute(query).mappings()
+    return {row["submission_id"]: Takeover(**row) for row in rows}
+
+
+def left_usd(connection: Connection, night_id: int) -> Decimal:
+    """What is reserved for real-time shards of a night that have not claimed it yet."""
+    return sum((t.left_usd for t in of_night(connection, night_id).values()), Decimal(0))
+
+
+def use(connection: Connection, night_id: int, usd: Decimal) -> None:
+    """A real-time shard of the night has claimed its bound: so much less is reserved beside it."""
+    for takeover in of_night(connection, night_id).values():
+        used = min(takeover.left_usd, usd)
+        if used:
+            _set_left(connection, takeover.submission_id, takeover.left_usd - used)
+            usd -= used
+
+
+def settle(connection: Connection, night_id: int) -> None:
+    """Release what nothing of the night will claim any more.
+
+    That is once no batch that is taken over is in flight and no request of the night waits, or at
+    once where the night is held.
+    """
+    reserved = [t for t in of_night(connection, night_id).values() if t.left_usd]
+    if not reserved:
+        return
+    night = nights.get_night(connection, night_id)
+    if night.held_at is None:
+        live = {s.id for s in submissions.of_night(connection, night_id, *LIVE)}
+        if night.open_requests or any(t.submission_id in live for t in reserved):
+            return
+        waiting = nights.list_shards(connection, night_id, ShardState.WAITING)
+        if any(shard.engine == "realtime" for shard in waiting):
+            return
+    for takeover in reserved:
+        _set_left(connection, takeover.submission_id, Decimal(0))
+
+
+def _set_left(connection: Connection, submission_id: int, usd: Decimal) -> None:
+    connection.execute(
+        sa.update(tables.takeover)
+        .where(tables.takeover.c.submission_id == submission_id)
+        .values(left_usd=usd)
+    )
