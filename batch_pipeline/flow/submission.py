@@ -7,7 +7,6 @@ Belongs here: sending. Finding out what became of a submission whose answer was 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
 from batch_pipeline.state import admission, nights, submissions
 from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
+from batch_pipeline.state.beat import beating
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission
 
@@ -158,20 +158,9 @@ class Lease:
 def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[Lease]:
     """Keep the lease alive from a thread of its own: an upload may block longer than a lease."""
     lease = Lease(pipeline, submission)
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(pipeline.settings.lease_seconds / 4):
-            if not lease.renew():
-                return
-
-    thread = threading.Thread(target=beat, name=f"lease-{submission.token}", daemon=True)
-    thread.start()
-    try:
+    seconds = pipeline.settings.lease_seconds / 4
+    with beating(f"lease-{submission.token}", seconds, lease.renew):
         yield lease
-    finally:
-        done.set()
-        thread.join()
 
 
 def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchInfo) -> None:

@@ -41,8 +41,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        with stations.failing_clearly():
-            pipeline = batch_pipeline.pipeline()
+        with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, COLLECTED_RESULTS)
             state = _collect(context, pipeline, spec, night)
             if not state.complete:

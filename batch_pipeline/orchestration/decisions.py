@@ -13,6 +13,8 @@ MOST_FAILURES = 3
 # A run that changed nothing (a queue that other tenants fill) is repeated at growing distances.
 FIRST_REST_SECONDS = 60.0
 LONGEST_REST_SECONDS = 900.0
+# A run whose worker died says nothing of its night; Dagster's own retry comes sooner than this.
+FIRST_LOST_REST_SECONDS = 20.0
 
 
 class PilotStage(StrEnum):
@@ -58,11 +60,12 @@ class Room:
 
 @dataclass(frozen=True)
 class Former:
-    """A run asked for earlier, for the same partition and kind."""
+    """A run asked for earlier, for the same partition and kind; `lost`: its worker died."""
 
     marker: str
     failed: bool
     ended_at: float
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,25 @@ def attempt(former: Sequence[Former], marker: str, now: float) -> int | str:
     Only runs asked for at this very standing count: any progress starts anew.
     """
     same = [run for run in former if run.marker == marker]
-    failures = sum(run.failed for run in same)
+    failures = sum(run.failed and not run.lost for run in same)
     if failures >= MOST_FAILURES:
         return f"its run failed {failures} times, see the runs; launch it again after a fix"
     if same:
         last = max(run.ended_at for run in same)
-        rest = min(FIRST_REST_SECONDS * 2 ** (len(same) - 1), LONGEST_REST_SECONDS)
-        if now < last + rest:
-            return f"the last run changed nothing; another in {last + rest - now:.0f} s"
+        lost = all(run.lost for run in same)
+        rest = lost_rest(len(same)) if lost else _rest(len(same), FIRST_REST_SECONDS)
+        left = last + rest - now
+        if left > 0:
+            what = "the last run's worker died" if lost else "the last run changed nothing"
+            return f"{what}; another in {left:.0f} s"
     return len(same) + 1
+
+
+def lost_rest(runs: int) -> float:
+    """How long to rest after so many runs in a row whose worker died, in seconds."""
+    return _rest(runs, FIRST_LOST_REST_SECONDS)
+
+
+def _rest(runs: int, first_seconds: float) -> float:
+    """How long to rest after so many runs in a row, in seconds."""
+    return min(first_seconds * 2.0 ** min(runs - 1, 10), LONGEST_REST_SECONDS)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from batch_pipeline.orchestration.decisions import Former
+from batch_pipeline.orchestration.lost_runs import is_lost
 from batch_pipeline.orchestration.names import (
     ASSETS,
     COLLECTED_RESULTS,
@@ -84,6 +85,7 @@ def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -
             marker=record.dagster_run.tags[FOLLOW_UP_TAG],
             failed=record.dagster_run.status in FAILED,
             ended_at=record.end_time or record.update_timestamp.timestamp(),
+            lost=is_lost(record.dagster_run),
         )
         for record in instance.get_run_records(filters, limit=MOST_FORMER)
         if FOLLOW_UP_TAG in record.dagster_run.tags

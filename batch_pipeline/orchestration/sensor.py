@@ -22,11 +22,19 @@ from batch_pipeline.flow import alerts, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
-from batch_pipeline.orchestration import cursor, decisions, metadata, runs, standing
+from batch_pipeline.orchestration import (
+    cursor,
+    decisions,
+    lost_runs,
+    metadata,
+    runs,
+    standing,
+)
 from batch_pipeline.orchestration.decisions import Plan, Standing, Wish
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
+    Kind,
     asset_key,
     dagster_job,
     sensor_name,
@@ -88,16 +96,24 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
 def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec) -> dg.SensorResult:
     """One look at all unfinished nights of the job under the account in force."""
     deadline = time.monotonic() + TICK_SECONDS
-    unshown = runs.unshown(context.instance, spec.name)
+    instance = context.instance
+    lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
+    again = lost_runs.asked_again(instance, spec.name)[:MOST_REQUESTS]
+    unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
-        return dg.SensorResult(skip_reason="no night is under way", cursor=context.cursor)
+        nothing = None if again else "no night is under way"
+        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor)
     polled = _poll(pipeline, spec.name)
     if polled.account is None:
-        return dg.SensorResult(skip_reason=polled.trouble, cursor=context.cursor)
-    seen = _look(context.instance, pipeline, spec, polled.account, unshown, deadline)
-    plan = decisions.plan(seen.standings, seen.room, runs.unfinished(context.instance, spec.name))
+        trouble = None if again else polled.trouble
+        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
+    seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
+    unfinished = runs.unfinished(instance, spec.name)
+    unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
+    plan = decisions.plan(seen.standings, seen.room, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
-    requests, rests = _requests(context.instance, spec, plan)
+    requests, rests = _requests(instance, spec, plan, MOST_REQUESTS - len(again))
+    requests = [*again, *requests]
     events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.standings, plan, rests)
@@ -170,13 +186,13 @@ def _look(
 
 
 def _requests(
-    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan
+    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
 ) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """Run requests for the wishes, and by partition why some have to rest."""
+    """At most so many run requests for the wishes, and by partition why some have to rest."""
     found: list[dg.RunRequest] = []
     rests: dict[str, str] = {}
     for wish in plan.wishes:
-        if len(found) >= MOST_REQUESTS:
+        if len(found) >= most:
             break
         former = runs.former(instance, spec.name, wish.partition, wish.kind)
         attempt = decisions.attempt(former, wish.marker, time.time())

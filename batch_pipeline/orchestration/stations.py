@@ -21,8 +21,16 @@ from batch_pipeline.orchestration.names import (
     Kind,
     asset_key,
 )
+from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import workers
 from batch_pipeline.state.nights import Night
+
+# An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
+# no such patience: the sensor goes on with it.
+PATIENCE = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
+# The last of its pauses, in seconds, in which nobody gives a sign of life.
+LONGEST_PAUSE = 240.0
 
 
 @contextmanager
@@ -35,6 +43,16 @@ def failing_clearly() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=passing) from None
     except ApiFailure as failure:
         raise dg.Failure(f"The API did not answer: {failure}", allow_retries=True) from failure
+
+
+@contextmanager
+def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> Iterator[Pipeline]:
+    """The pipeline of a step; while it works, its run gives signs of life in the ledger."""
+    with failing_clearly():
+        pipeline = resource.pipeline()
+        lease = pipeline.settings.lease_seconds
+        with workers.alive(pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE):
+            yield pipeline
 
 
 def open_night(

@@ -25,10 +25,6 @@ from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.admission import Waiting
 
-# An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
-# no such patience: the sensor goes on with it.
-PATIENCE = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
-
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
     return [
@@ -46,13 +42,12 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         group_name=spec.name,
         kinds={"python", "parquet"},
         description=metadata.describe_job(spec),
-        retry_policy=PATIENCE,
+        retry_policy=stations.PATIENCE,
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with stations.failing_clearly():
-            pipeline = batch_pipeline.pipeline()
+        with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, INPUT_DATASET)
             taken = flow.take_input(pipeline, spec, night, again=True)
         context.log.info("%s: %s", context.partition_key, taken.note)
@@ -96,8 +91,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     def pilot_sample(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-        with stations.failing_clearly():
-            pipeline = batch_pipeline.pipeline()
+        with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, PILOT_SAMPLE)
             stations.with_snapshot(night)
             try:
@@ -146,8 +140,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
     def submitted_batches(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with stations.failing_clearly():
-            pipeline = batch_pipeline.pipeline()
+        with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
             stations.with_snapshot(night)
             before = flow.progress(pipeline, night)

@@ -1,4 +1,4 @@
-"""The ledger's tables: rows per night, shard, submission, approval, alert; never per item.
+"""The ledger's tables: rows per night, shard, submission, approval, alert, worker; never per item.
 
 Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
 of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
@@ -288,4 +288,12 @@ alert = Table(
     Column("sent_at", Double),
     UniqueConstraint("night_id", "cause"),
     Index("alert_by_state", "state", "next_at"),
+)
+
+# Workers that a scheduler started for a run of its own: until when each counts as alive.
+worker = Table(
+    "worker",
+    metadata,
+    Column("run", String(100), primary_key=True),
+    Column("alive_until", Double, nullable=False),
 )

@@ -1,0 +1,181 @@
+"""Runs whose worker died, when Dagster does not bring them back by itself.
+
+Dagster notices a dead worker only while the code server that started it lives, and retries a run
+only if its daemon lives at that moment and its backfill has not ended. What falls between is found
+here by every tick: a run without a sign of life is reported as failed, and a run that failed
+because its worker died is asked for again, until one comes to an end of its own. A night that a
+person, a schedule or a backfill asked for needs nobody to look after it, however often it dies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from batch_pipeline.orchestration.decisions import lost_rest
+from batch_pipeline.orchestration.names import (
+    APPROVE_TAG,
+    ASSETS,
+    FOLLOW_UP_TAG,
+    JOB_TAG,
+    KIND_TAG,
+    PARTITION_TAG,
+    REPEATS_TAG,
+    USER_TAG,
+    Kind,
+    asset_key,
+    dagster_job,
+)
+from batch_pipeline.state import workers
+from batch_pipeline.state.ledger import Ledger, now
+
+FAILURE_REASON_TAG = "dagster/failure_reason"
+# A step that failed has said why, and a run that cannot even be built would fail again.
+OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
+# What died longer ago is a person's matter: the sensor was off, or Dagster.
+WATCHED = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A run that a person, a schedule or a backfill launched, or one that repeats it.
+
+    `root` is the first of those that repeat one another; `assets` are of the submitting ones.
+    """
+
+    partition: str
+    run_id: str
+    root: str
+    created_at: float
+    lost: bool
+    ended_at: float
+    assets: tuple[str, ...]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A lost run that is to be asked for once more, for the `number`-th time."""
+
+    run: Launched
+    number: int
+
+
+def repeats(launched: Sequence[Launched], at: float) -> list[Repeat]:
+    """The lost runs to repeat: those that nothing launched since has taken the place of.
+
+    `launched` are all runs of the partitions concerned, unfinished ones included.
+    """
+    found = []
+    for partition in sorted({run.partition for run in launched}):
+        runs = sorted((r for r in launched if r.partition == partition), key=_created_at)
+        last = runs[-1]
+        if not last.lost:
+            continue
+        in_a_row = sum(run.root == last.root for run in runs)
+        if at >= last.ended_at + lost_rest(in_a_row):
+            found.append(Repeat(last, in_a_row))
+    return found
+
+
+def _created_at(run: Launched) -> float:
+    return run.created_at
+
+
+def dead(
+    started: Mapping[str, float], alive_until: Mapping[str, float], lease_seconds: float, at: float
+) -> list[str]:
+    """Of runs by the time they started, those whose worker has not given a sign of life in time."""
+    return [
+        run
+        for run, started_at in started.items()
+        if at > max(alive_until.get(run, 0.0), started_at + lease_seconds)
+    ]
+
+
+def report_dead(
+    instance: dg.DagsterInstance, ledger: Ledger, job: str, lease_seconds: float
+) -> None:
+    """Report runs as failed whose worker is dead and that nobody else has reported."""
+    filters = dg.RunsFilter(tags={JOB_TAG: job}, statuses=[dg.DagsterRunStatus.STARTED])
+    records = {record.dagster_run.run_id: record for record in instance.get_run_records(filters)}
+    started = {run: record.start_time or 0.0 for run, record in records.items()}
+    if not started:
+        return
+    with ledger.read() as connection:
+        signs = workers.alive_until(connection, started)
+        at = now(connection)
+    for run in dead(started, signs, lease_seconds, at):
+        instance.report_run_failed(
+            records[run].dagster_run,
+            "Its worker has given no sign of life for a while: it died, or is frozen. Nothing is "
+            "lost by that; what it left is gone on with.",
+        )
+
+
+def asked_again(instance: dg.DagsterInstance, job: str) -> list[dg.RunRequest]:
+    """Requests for the lost runs of a job's submission."""
+    submit = {JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value}
+    since = datetime.now(UTC) - WATCHED
+    failed = instance.get_run_records(
+        dg.RunsFilter(tags=submit, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
+    )
+    partitions = {
+        record.dagster_run.tags[PARTITION_TAG]
+        for record in failed
+        if is_lost(record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
+    }
+    launched: list[Launched] = []
+    for partition in partitions:
+        filters = dg.RunsFilter(tags={**submit, PARTITION_TAG: partition}, created_after=since)
+        launched += _launched(instance.get_run_records(filters), job)
+    return [_request(job, repeat) for repeat in repeats(launched, time.time())]
+
+
+def is_lost(run: dg.DagsterRun) -> bool:
+    """Whether a run failed without a reason of its own."""
+    failed = run.status is dg.DagsterRunStatus.FAILURE
+    return failed and run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
+
+
+def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:
+    return [
+        Launched(
+            partition=record.dagster_run.tags[PARTITION_TAG],
+            run_id=record.dagster_run.run_id,
+            root=record.dagster_run.tags.get(REPEATS_TAG)
+            or record.dagster_run.root_run_id
+            or record.dagster_run.run_id,
+            created_at=record.create_timestamp.timestamp(),
+            lost=is_lost(record.dagster_run),
+            ended_at=record.end_time or record.update_timestamp.timestamp(),
+            assets=_selected(record.dagster_run, job),
+            tags=record.dagster_run.tags,
+        )
+        for record in records
+        if FOLLOW_UP_TAG not in record.dagster_run.tags
+    ]
+
+
+def _selected(run: dg.DagsterRun, job: str) -> tuple[str, ...]:
+    names = ASSETS[Kind.SUBMIT]
+    if not run.asset_selection:
+        return names
+    return tuple(name for name in names if asset_key(job, name) in run.asset_selection)
+
+
+def _request(job: str, repeat: Repeat) -> dg.RunRequest:
+    run = repeat.run
+    # What a person gave along holds for the run in its place.
+    given = {tag: run.tags[tag] for tag in (APPROVE_TAG, USER_TAG) if tag in run.tags}
+    return dg.RunRequest(
+        run_key=f"repeat/{run.root}/{repeat.number}",
+        job_name=dagster_job(job, Kind.SUBMIT),
+        partition_key=run.partition,
+        asset_selection=[asset_key(job, name) for name in run.assets],
+        tags={REPEATS_TAG: run.root, **given},
+    )

@@ -1,0 +1,69 @@
+"""Signs of life from a thread of their own."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from batch_pipeline.state import workers
+from batch_pipeline.state.beat import beating
+from batch_pipeline.state.ledger import Ledger, now
+
+PATIENCE_SECONDS = 20.0
+
+
+def test_a_beat_that_fails_is_tried_again() -> None:
+    failures = iter([OSError("no space left"), RuntimeError("the database was restarted")])
+    beats = threading.Event()
+
+    def beat() -> bool:
+        for error in failures:
+            raise error
+        beats.set()
+        return True
+
+    with beating("beat", 0.01, beat):
+        assert beats.wait(PATIENCE_SECONDS)
+
+
+def test_no_beat_comes_after_the_one_that_says_no() -> None:
+    ended = threading.Event()
+
+    def beat() -> bool:
+        assert not ended.is_set()
+        ended.set()
+        return False
+
+    with beating("last beat", 0.01, beat):
+        assert ended.wait(PATIENCE_SECONDS)
+        for thread in threading.enumerate():
+            if thread.name == "last beat":
+                thread.join(PATIENCE_SECONDS)
+                assert not thread.is_alive()
+
+
+def test_a_run_counts_as_alive_while_its_block_lasts_and_a_lease_longer(ledger: Ledger) -> None:
+    def until() -> float | None:
+        with ledger.read() as connection:
+            return workers.alive_until(connection, ["run"]).get("run")
+
+    assert until() is None
+    with workers.alive(ledger, "run", 60.0, pause_seconds=0.0):
+        begun = until()
+    ended = until()
+    assert begun is not None
+    assert ended is not None
+    assert ended >= begun
+
+
+def test_a_run_that_failed_may_rest_before_it_is_tried_again(ledger: Ledger) -> None:
+    class TriedAgain(Exception):
+        pass
+
+    with pytest.raises(TriedAgain), workers.alive(ledger, "run", 1.0, pause_seconds=1_000.0):
+        raise TriedAgain
+    with ledger.read() as connection:
+        found = workers.alive_until(connection, ["run", "another"])
+        assert found.keys() == {"run"}
+        assert found["run"] > now(connection) + 900
