@@ -30,6 +30,7 @@ from batch_pipeline.flow import (
 )
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
+from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.polling import give_back_lost, poll
@@ -242,7 +243,7 @@ def collect_ended(
         try:
             with breaker.watched(pipeline, spec.alerts, night):
                 collection.collect(pipeline, night, ended_submission, spec.retry)
-        except (ApiFailure, collection.ResultsIncompleteError) as error:
+        except (ApiFailure, ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)
             if isinstance(error, ApiFailure) and error.status == 404:
                 give_back_lost(pipeline, ended_submission)

@@ -1,0 +1,260 @@
+"""Result lines of one submission, judged one by one: rows of answers and results, and the counts.
+
+Belongs here: what any line means, however odd. Where the rows go stands in `collection`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from batch_pipeline.errors import ApiError
+from batch_pipeline.flow import joins, outcomes, snapshots
+from batch_pipeline.flow.answers import (
+    ANSWERS_SCHEMA,
+    NOT_DEAD,
+    RESULTS_SCHEMA,
+    SUMMED,
+    TOKENS,
+    AnswerReader,
+    usage_of,
+    zero,
+)
+from batch_pipeline.flow.dead_letter import DeadLetter
+from batch_pipeline.flow.first_attempts import FirstAttempts
+from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
+from batch_pipeline.money.prices import ModelPrice, TokenUsage
+from batch_pipeline.spec import RetrySpec
+from batch_pipeline.state.nights import Snapshot
+from batch_pipeline.state.submissions import Submission
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 2_000
+# A message may quote the whole answer that it complains of.
+MESSAGE_CHARACTERS = 1_000
+
+
+class ResultsIncompleteError(ApiError):
+    """A download does not hold every request once; it is repeated with the next round."""
+
+    code = "results_incomplete"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    answers: pa.Table
+    results: pa.Table
+
+
+class LineJudge:
+    """Goes through the lines of one submission: each request once, none forgotten."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        submission: Submission,
+        snapshot: Snapshot,
+        manifest: pa.Table,
+        retry: RetrySpec,
+        price: ModelPrice,
+    ) -> None:
+        self._submission = submission
+        self._declaration = Declaration.from_json(snapshot.declaration)
+        self._manifest = manifest.to_pydict()
+        self._max_attempts = retry.max_attempts
+        self._room = MoreRoom.of(retry, self._declaration)
+        self._simulated = pipeline.account.simulated
+        self._reader = AnswerReader(self._declaration.output_schema)
+        self._tools = "tool_choice" in self._declaration.params
+        self._followers = _followers(pipeline, snapshot, manifest)
+        self._at = datetime.now(UTC)
+        self._price = price
+        self._seen = bytearray(manifest.num_rows)
+        self._statuses: Counter[str] = Counter()
+        self._open = 0
+        self._first = FirstAttempts()
+        self._usage = TokenUsage()
+        self._billed = self._billed_bytes = 0
+        self.cost = Decimal(0)
+        # What the API said of the account as a whole, if anything.
+        self.stopped_by: str | None = None
+        self.letters: list[DeadLetter] = []
+
+    def chunks(self, lines: Iterable[bytes]) -> Iterator[Chunk]:
+        answers: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        for line in lines:
+            self._judge(line, answers, results)
+            if len(answers) >= CHUNK_ROWS:
+                yield _as_chunk(answers, results)
+                answers, results = [], []
+        yield _as_chunk(answers, results)
+
+    def check_complete(self) -> None:
+        missing = self._seen.count(0)
+        if missing:
+            raise ResultsIncompleteError(
+                f"The results of {self._submission.batch_id or self._submission.token} lack "
+                f"{missing:,} of {len(self._seen):,} requests; they are fetched again."
+            )
+
+    def summary(self, *, duplicate: bool) -> dict[str, Any]:
+        """Items by status, requests that go out again, billed tokens and the bytes that they were
+        measured on, what the breaker counts."""
+        return {
+            "statuses": {} if duplicate else dict(self._statuses),
+            "open": 0 if duplicate else self._open,
+            "usage": {name: getattr(self._usage, name) for name in TOKENS},
+            "measured": {"answers": self._billed, "bytes": self._billed_bytes},
+            "duplicate": duplicate,
+            "first": (FirstAttempts() if duplicate else self._first).as_json(),
+        }
+
+    def _judge(
+        self, line: bytes, answers: list[dict[str, Any]], results: list[dict[str, Any]]
+    ) -> None:
+        try:
+            data = _parse(line)
+            known = parse_custom_id(data["custom_id"])
+            result = data["result"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultsIncompleteError(
+                f"The results of {self._submission.batch_id or self._submission.token} hold a "
+                "line that cannot be read; they are fetched again."
+            ) from error
+        if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
+            log.warning("a result line of another's request was left alone: %r", data["custom_id"])
+            return
+        number = known[1]
+        if self._seen[number]:
+            return
+        self._seen[number] = 1
+        answer = self._answer(number, result)
+        answers.append(answer)
+        if answer["final"]:
+            results.extend(self._rows(number, answer))
+        else:
+            self._open += 1
+
+    def _answer(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
+        """The row of `ANSWERS_SCHEMA` for one result."""
+        attempt = self._manifest["attempt"][number]
+        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
+        message = result.get("message") or {}
+        content = parsed = None
+        usage = TokenUsage()
+        if result.get("type") == "succeeded":
+            usage = usage_of(message)
+            outcome, content, parsed = self._reader.read(message, outcome)
+        cancelled_by_us = (
+            outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None
+        )
+        if cancelled_by_us:
+            outcome = Outcome(Status.CANCELED, Action.REOPEN)
+        may_get_more = self._manifest["max_tokens"][number] is None
+        if may_get_more and self._room.fits(self._manifest["request_bytes"][number]):
+            outcome = outcomes.with_more_room(outcome)
+        if outcome.action is Action.STOP:
+            self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
+        tried = attempt - (self._manifest["attempts_before"][number] or 0)
+        self._first.count(self._manifest["id"][number], tried, outcome)
+        cost = self._price.cost(usage, mode=self._submission.engine)
+        self._usage += usage
+        if usage.prompt_tokens:
+            self._billed += 1
+            self._billed_bytes += self._manifest["request_bytes"][number]
+        self.cost += cost
+        return {
+            "unit": self._manifest["unit"][number],
+            "final": outcomes.settle(outcome, tried, self._max_attempts),
+            "counted": outcome.action is not Action.REOPEN,
+            "id": self._manifest["id"][number],
+            "status": str(outcome.status),
+            "content": content,
+            "parsed": parsed,
+            "stop_reason": message.get("stop_reason"),
+            "error_type": outcome.error_type,
+            "error_message": outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS],
+            "model": message.get("model"),
+            **{name: getattr(usage, name) for name in TOKENS},
+            "cost_usd": cost,
+            "attempt": attempt,
+            "mode": self._submission.engine,
+            "batch_id": self._submission.batch_id,
+            "custom_id": custom_id(self._submission.token, number),
+            "fingerprint": self._manifest["fingerprint"][number],
+            "simulated": self._simulated,
+            "collected_at": self._at,
+        }
+
+    def _rows(self, number: int, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The results rows of a settled unit: the bearing item, then those that asked the same."""
+        row = {name: answer[name] for name in RESULTS_SCHEMA.names}
+        for name in SUMMED:
+            row[name] += self._manifest[f"prior_{name}"][number]
+        yield row
+        items = [(self._manifest["ordinal"][number], row["id"])]
+        for ordinal, item_id in self._followers.get(answer["unit"], ()):
+            items.append((ordinal, item_id))
+            yield row | zero() | {"id": item_id}
+        self._statuses[row["status"]] += len(items)
+        if row["status"] not in NOT_DEAD:
+            self.letters.extend(
+                DeadLetter(
+                    ordinal=ordinal,
+                    id=item_id,
+                    reason=row["status"],
+                    attempts=row["attempt"],
+                    error_type=row["error_type"],
+                    error_message=row["error_message"],
+                )
+                for ordinal, item_id in items
+            )
+
+
+def _as_chunk(answers: list[dict[str, Any]], results: list[dict[str, Any]]) -> Chunk:
+    return Chunk(
+        pa.Table.from_pylist(answers, schema=ANSWERS_SCHEMA),
+        pa.Table.from_pylist(results, schema=RESULTS_SCHEMA),
+    )
+
+
+def _parse(line: bytes) -> Any:
+    """A result line; halves of surrogate pairs, which UTF-8 cannot hold, become U+FFFD."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = json.dumps(json.loads(line), ensure_ascii=False)
+        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _followers(
+    pipeline: Pipeline, snapshot: Snapshot, manifest: pa.Table
+) -> dict[str, list[tuple[int, str]]]:
+    """Items that the manifest's requests answer besides the one each was built from, by unit."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    if not snapshot.duplicates:
+        return found
+    sources = {
+        "duplicates": (snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
+    }
+    with joins.tables(pipeline.files, sources) as connection:
+        connection.register("manifest", manifest.select(["unit"]))
+        query = "SELECT d.unit, d.ordinal, d.id FROM duplicates d SEMI JOIN manifest USING (unit)"
+        for batch in joins.batches(connection, query):
+            for row in batch.to_pylist():
+                found.setdefault(row["unit"], []).append((row["ordinal"], row["id"]))
+    return found
