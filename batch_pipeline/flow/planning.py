@@ -2,23 +2,23 @@
 
 Within one account, job and partition, every unit without an accepted answer that is not in flight
 and not set aside goes out. Resume, retry rounds, kept pilot answers, a night run again with new
-documents, a changed prompt: all follow from it.
+documents, a changed prompt: all follow from it. How these units are found is `open_units`.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 
-from batch_pipeline.flow import joins, manifests, paths, snapshots, standing_answers
-from batch_pipeline.flow.answers import SUMMED
+from batch_pipeline.flow import manifests, paths, standing_answers
 from batch_pipeline.flow.more_room import MoreRoom
-from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
+from batch_pipeline.flow.open_units import OpenUnits, open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.standing_answers import StandingAnswers
@@ -26,47 +26,6 @@ from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Engine, NewShard, Night, ShardState, Snapshot
-
-_SETTLED = "SELECT unit FROM answers WHERE final"
-# Attempts that a redrive has put behind; its own, and under another declaration the item's.
-_BEFORE = """
-    SELECT {key}, max(attempt) AS attempts FROM answers WHERE redriven GROUP BY {key}
-"""
-_BEFORE_OF_UNIT, _BEFORE_OF_ITEM = _BEFORE.format(key="unit"), _BEFORE.format(key="id")
-_CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
-_SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
-_PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
-OPEN_UNITS = f"""
-    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes,
-           greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
-           attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
-           coalesce(a.cut_off, false) AS cut_off
-    FROM snapshot s
-    ANTI JOIN duplicates d ON d.ordinal = s.ordinal
-    ANTI JOIN held h ON h.unit = s.unit
-    ANTI JOIN ({_SETTLED}) f ON f.unit = s.unit
-    LEFT JOIN (
-        SELECT unit, count(*) FILTER (attempt > coalesce(attempts, 0)) AS attempts,
-               bool_or({_CUT_OFF}) AS cut_off
-        FROM answers LEFT JOIN ({_BEFORE_OF_UNIT}) USING (unit) WHERE counted GROUP BY unit
-    ) a ON a.unit = s.unit
-    LEFT JOIN ({_BEFORE_OF_UNIT}) b ON b.unit = s.unit
-    LEFT JOIN ({_BEFORE_OF_ITEM}) i ON i.id = s.id
-    LEFT JOIN (SELECT id, {_SUMS} FROM answers GROUP BY id) p ON p.id = s.id
-    WHERE s.unit IS NOT NULL
-"""  # noqa: S608  # made of constants
-COUNT_OPEN = f"SELECT count(*) FROM ({OPEN_UNITS})"  # noqa: S608
-ALL_OPEN = f"{OPEN_UNITS} ORDER BY s.ordinal"
-CUT_OFF = f"SELECT * FROM ({OPEN_UNITS}) WHERE cut_off ORDER BY ordinal LIMIT $size"  # noqa: S608
-# One unit of each of `size` strata of equal count by length, so that the long tail is in it.
-SAMPLE = f"""
-    SELECT * EXCLUDE (stratum) FROM (
-        SELECT *, ntile($size) OVER (ORDER BY request_bytes, ordinal) AS stratum
-        FROM ({OPEN_UNITS})
-    )
-    QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY md5(unit || $seed), ordinal) = 1
-    ORDER BY ordinal
-"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -119,9 +78,8 @@ def view(pipeline: Pipeline, night: Night) -> View:
 
 def count_open(pipeline: Pipeline, seen: View) -> int:
     """Units that neither have an answer nor are part of a shard."""
-    with _tables(pipeline, seen) as connection:
-        [(count,)] = connection.execute(COUNT_OPEN).fetchall()
-    return int(count)
+    with _open(pipeline, seen) as units:
+        return units.count()
 
 
 def plan_all(
@@ -129,43 +87,39 @@ def plan_all(
 ) -> int:
     """Cut all open units into waiting batch shards; returns how many shards were added."""
     room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
-    with _tables(pipeline, seen) as connection:
-        units = (_as_manifest(batch, room) for batch in joins.batches(connection, ALL_OPEN))
+    with _open(pipeline, seen) as units:
+        tables = (_as_manifest(batch, room) for batch in units.all())
         shards = [
             _write_shard(pipeline, seen, table, "batch", price, pilot=False)
-            for table in cut(units, limits)
+            for table in cut(tables, limits)
         ]
     return _add(pipeline, seen, shards, open_requests=0)
 
 
 def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
-    params = {"size": size, "seed": str(spec.pilot.seed)}
-    return _add_pilot(pipeline, seen, spec, price, _select(pipeline, seen, spec, SAMPLE, params))
+    with _open(pipeline, seen) as units:
+        table = units.sample(size, spec.pilot.seed)
+    return _add_pilot(pipeline, seen, spec, price, table)
 
 
 def plan_more_room(
     pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice
 ) -> bool:
     """Make what was cut off in the pilot a shard that asks with more room; False: there is none."""
-    table = _select(pipeline, seen, spec, CUT_OFF, {"size": size})
+    with _open(pipeline, seen) as units:
+        table = units.cut_off(size)
     if not table.num_rows:
         return False
     _add_pilot(pipeline, seen, spec, price, table)
     return True
 
 
-def _select(
-    pipeline: Pipeline, seen: View, spec: JobSpec, query: str, params: dict[str, object]
-) -> pa.Table:
-    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
-    with _tables(pipeline, seen) as connection:
-        return _as_manifest(connection.sql(query, params=params).to_arrow_table(), room)
-
-
 def _add_pilot(
-    pipeline: Pipeline, seen: View, spec: JobSpec, price: ModelPrice, table: pa.Table
+    pipeline: Pipeline, seen: View, spec: JobSpec, price: ModelPrice, units: pa.Table
 ) -> int:
+    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
+    table = _as_manifest(units, room)
     planned = _write_shard(pipeline, seen, table, spec.pilot.via, price, pilot=True)
     left = max(0, seen.night.open_requests - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
@@ -214,19 +168,8 @@ def usd_bound(
     return sum(bounds, Decimal(0))
 
 
-def _tables(pipeline: Pipeline, seen: View):  # type: ignore[no-untyped-def]
-    return standing_answers.tables(
-        pipeline.files,
-        seen.answers,
-        {
-            "snapshot": (snapshots.part_paths(seen.snapshot), snapshots.SCHEMA),
-            "duplicates": (
-                snapshots.duplicates_paths(seen.snapshot),
-                snapshots.DUPLICATES_SCHEMA,
-            ),
-            "held": (seen.held, manifests.SCHEMA),
-        },
-    )
+def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+    return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
 
 
 def _as_manifest(data: pa.RecordBatch | pa.Table, room: MoreRoom) -> pa.Table:
