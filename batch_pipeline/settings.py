@@ -21,9 +21,6 @@ DEFAULT_HOME = "~/batch_pipeline_home"
 SIMULATOR_ACCOUNT = "simulator"
 """The simulator's own account: no answer of it may ever count for a real one."""
 
-_UNBUILT = ("BATCH_PIPELINE_MAX_USD_PER_MONTH",)
-"""Variables whose feature is not built yet; building it ends with deleting its entry."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -61,9 +58,6 @@ class Settings:
         counts as not set. Raises UsageError, naming the variable and what to do.
         """
         read = _Reader(os.environ if environ is None else environ)
-        for name in _UNBUILT:
-            if read.text(name) is not None:
-                raise UsageError(f"{name} is set, but this is not built yet; unset it")
         home = _home(read, relative_allowed=relative_home)
         return cls(
             home=home,

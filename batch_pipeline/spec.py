@@ -38,7 +38,6 @@ MAX_BYTES_PER_BATCH = 256_000_000
 UNBUILT: dict[str, tuple[str, ...]] = {
     "JobSpec": ("mode", "deadline"),
     "PilotSpec": ("max_projected_usd",),
-    "BudgetSpec": ("max_usd_per_partition", "max_usd_per_month", "buffer"),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
 }
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.
@@ -142,11 +141,29 @@ class PilotSpec(_Part):
 
 
 class BudgetSpec(_Part):
-    """Ceilings in USD; `buffer` is what an estimate adds for errors and variance."""
+    """Ceilings in USD of a night and of a calendar month (UTC); `buffer` is what an estimate, and a
+    reservation at measured tokens, add for errors and variance."""
 
     max_usd_per_partition: Usd | None = None
     max_usd_per_month: Usd | None = None
     buffer: float = Field(default=0.20, ge=0)
+
+
+class ClassPricesSpec(_Part):
+    """USD per million tokens of each class."""
+
+    input: Usd
+    output: Usd
+    cache_write_5m: Usd
+    cache_write_1h: Usd
+    cache_read: Usd
+
+
+class PricesSpec(_Part):
+    """A negotiated contract's prices, both ways, in place of the published ones."""
+
+    batch: ClassPricesSpec
+    realtime: ClassPricesSpec
 
 
 class LimitsSpec(_Part):
@@ -206,6 +223,7 @@ class JobSpec(_Part):
     schedule: str | None = None
     pilot: PilotSpec = PilotSpec()
     budget: BudgetSpec = BudgetSpec()
+    prices: PricesSpec | None = None
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
     deduplicate: bool = True

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import batch_pipeline
-from batch_pipeline import settings as settings_module
 from batch_pipeline.errors import UsageError
 from batch_pipeline.settings import Settings
 
@@ -166,13 +165,7 @@ def test_the_simulators_account_is_its_own(name: str) -> None:
         read(ACCOUNT=name)
 
 
-def test_an_unbuilt_variable_is_refused() -> None:
-    with pytest.raises(UsageError, match="MAX_USD_PER_MONTH is set, but this is not built yet"):
-        read(MAX_USD_PER_MONTH="250")
-
-
-def test_the_ceiling_is_parsed_once_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_module, "_UNBUILT", ())
+def test_the_ceiling_is_an_amount() -> None:
     assert read(MAX_USD_PER_MONTH="250.10").max_usd_per_month == Decimal("250.10")
     for wrong in ("0", "-1", "lots", "nan", "inf"):
         with pytest.raises(UsageError, match="positive amount in USD"):

@@ -62,6 +62,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_projected_usd": None,
         },
         "budget": {"max_usd_per_partition": None, "max_usd_per_month": None, "buffer": 0.2},
+        "prices": None,
         "limits": {
             "max_requests_per_batch": 10_000,
             "max_bytes_per_batch": 256_000_000,

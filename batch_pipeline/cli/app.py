@@ -110,9 +110,9 @@ def validate(
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow import dataset
-    from batch_pipeline.flow.night import price_for
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.planning import ShardLimits
+    from batch_pipeline.flow.pricing import price_for
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)

@@ -16,7 +16,7 @@ import tenacity
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError
-from batch_pipeline.flow import breaker, manifests, paths, snapshots
+from batch_pipeline.flow import breaker, budget, manifests, paths, snapshots
 from batch_pipeline.flow.journal import Journal, read_lines
 from batch_pipeline.flow.outcomes import Action, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.pipeline import Pipeline
@@ -47,14 +47,10 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     Returns why it waits, or None once all are answered and the submission has ended. Raises
     AccountError where going on is useless: a key, a bill, a model.
     """
+    limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
         intent = admission.begin_calls(
-            connection,
-            night,
-            shard,
-            pipeline.owner,
-            pipeline.limits(None),
-            breaker.gate(spec.alerts),
+            connection, night, shard, pipeline.owner, limits, breaker.gate(spec.alerts)
         )
     if isinstance(intent, Waiting):
         return intent

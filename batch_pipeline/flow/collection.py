@@ -21,8 +21,8 @@ from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.line_judge import LineJudge
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.money.prices import ModelPrice, find_price
 from batch_pipeline.spec import RetrySpec
 from batch_pipeline.state import nights, submissions
 from batch_pipeline.state.nights import Night, ShardState
@@ -50,6 +50,7 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: Ret
         price = price_at(
             Declaration.from_json(snapshot.declaration),
             datetime.fromtimestamp(submission.intent_at, UTC),
+            submission.stated_prices,
         )
         judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price)
         with (
@@ -112,12 +113,6 @@ def _publish(
     if letters:
         target = f"{paths.dead_letter(job, partition)}/{name}.parquet"
         pipeline.files.publish(staged["letters"], target)
-
-
-def price_at(declaration: Declaration, at: datetime) -> ModelPrice:
-    """The prices of a declaration's model at a time."""
-    geo = declaration.params.get("inference_geo")
-    return find_price(declaration.model_id, at, inference_geo=geo)
 
 
 def _lines(pipeline: Pipeline, night: Night, submission: Submission, raw: Path) -> Iterator[bytes]:

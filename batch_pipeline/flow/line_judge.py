@@ -87,7 +87,7 @@ class LineJudge:
         self._open = 0
         self._first = FirstAttempts()
         self._usage = TokenUsage()
-        self._billed = self._billed_bytes = 0
+        self._measured = Counter(answers=0, bytes=0, tokens=0)
         self.cost = Decimal(0)
         # What the API said of the account as a whole, if anything.
         self.stopped_by: str | None = None
@@ -112,13 +112,13 @@ class LineJudge:
             )
 
     def summary(self, *, duplicate: bool) -> dict[str, Any]:
-        """Items by status, requests that go out again, billed tokens and the bytes that they were
-        measured on, what the breaker counts."""
+        """Items by status, requests that go out again, billed tokens (and on how many bytes they
+        were measured), what the breaker counts."""
         return {
             "statuses": {} if duplicate else dict(self._statuses),
             "open": 0 if duplicate else self._open,
             "usage": {name: getattr(self._usage, name) for name in TOKENS},
-            "measured": {"answers": self._billed, "bytes": self._billed_bytes},
+            "measured": dict(self._measured),
             "duplicate": duplicate,
             "first": (FirstAttempts() if duplicate else self._first).as_json(),
         }
@@ -174,8 +174,8 @@ class LineJudge:
         cost = self._price.cost(usage, mode=self._submission.engine)
         self._usage += usage
         if usage.prompt_tokens:
-            self._billed += 1
-            self._billed_bytes += self._manifest["request_bytes"][number]
+            size = self._manifest["request_bytes"][number]
+            self._measured.update(answers=1, bytes=size, tokens=usage.prompt_tokens)
         self.cost += cost
         return {
             "unit": self._manifest["unit"][number],

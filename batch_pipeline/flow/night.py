@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import InputDataError, LedgerError, UsageError
+from batch_pipeline.errors import InputDataError, LedgerError
 from batch_pipeline.flow import (
     breaker,
+    budget,
     collection,
     dataset,
     joins,
@@ -32,13 +32,13 @@ from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import ShardLimits
+from batch_pipeline.flow.planning import ShardLimits, View
 from batch_pipeline.flow.polling import give_back_lost, poll
+from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
-from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import Waiting
@@ -73,14 +73,6 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
         if resume:
             nights.update_night(connection, night.id, held_at=None)
         return nights.get_night(connection, night.id)
-
-
-def price_for(spec: JobSpec) -> ModelPrice:
-    """The model's price today; raises before anything is sent where there is none."""
-    try:
-        return collection.price_at(Declaration.of(spec), datetime.now(UTC))
-    except UsageError as error:
-        raise UsageError(f"{spec.name}, model_id: {error}") from error
 
 
 def take_input(
@@ -205,9 +197,18 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     if may_plan and progress_of.wants_plan(progress(pipeline, night), limits.requests):
         seen = planning.view(pipeline, night)
         if seen.snapshot.id == snapshot.id:
-            planning.plan_all(pipeline, seen, limits, price_for(spec), spec.retry)
-    job_queue = spec.limits.max_queued_requests
-    return submission.submit_waiting(pipeline, night, job_queue, pilot.may_send(spec))
+            _plan(pipeline, spec, seen, limits)
+    admitted = budget.limits(pipeline, spec, night)
+    return submission.submit_waiting(pipeline, night, admitted, pilot.may_send(spec))
+
+
+def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, limits: ShardLimits) -> None:
+    """Cut what is open into shards, several of which fit under the ceilings at once."""
+    with pipeline.ledger.read() as connection:
+        bounds = budget.bounds(connection, spec, seen.night, seen.snapshot)
+    ceilings = budget.ceilings(pipeline.settings, spec)
+    at_once = budget.requests_at_once(bounds, ceilings, seen.snapshot)
+    planning.plan_all(pipeline, seen, limits.at_most(at_once), bounds, spec.retry)
 
 
 def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import breaker, collection, planning
+from batch_pipeline.flow import breaker, budget, collection, planning
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
@@ -20,6 +20,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import View
 from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.flow.submission import submit_waiting
+from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec, PilotSpec
 from batch_pipeline.state import approvals, nights, submissions
@@ -198,7 +199,7 @@ def run_pilot(
         seen = planning.view(pipeline, night)
         pilot = _latest(pipeline, seen)
         if pilot is None:
-            _plan(pipeline, spec, seen, price)
+            _plan(pipeline, spec, seen)
         elif pilot.state is ShardState.COLLECTED:
             _decide(pipeline, spec, seen, price)
         else:
@@ -219,10 +220,10 @@ def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
         return nights.pilot_shards(connection, seen.snapshot.id, *states)
 
 
-def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
+def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     wanted = sample_size(spec.pilot.size, seen.snapshot.units, planning.count_open(pipeline, seen))
     if wanted:
-        planning.plan_pilot(pipeline, seen, spec, wanted, price)
+        planning.plan_pilot(pipeline, seen, spec, wanted, _bounds(pipeline, spec, seen))
     else:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
         _store(pipeline, seen.night, _without_sample(seen.snapshot, reason))
@@ -231,8 +232,8 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> N
 def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
     if pilot.engine == "batch":
         if pilot.state is ShardState.WAITING:
-            job_queue = spec.limits.max_queued_requests
-            submitted = submit_waiting(pipeline, night, job_queue, may_send(spec))
+            limits = budget.limits(pipeline, spec, night)
+            submitted = submit_waiting(pipeline, night, limits, may_send(spec))
             if not submitted.batches:
                 return submitted.waiting
         return _collect(pipeline, spec, night, pilot)
@@ -267,15 +268,21 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     asked_again = cut_off and spec.retry.truncated_max_tokens is not None
     # What a larger `max_tokens` heals must not close the gate, and whether it heals is to be known
     # before the night is bought.
-    if asked_again and planning.plan_more_room(pipeline, seen, spec, cut_off, price):
+    bounds = _bounds(pipeline, spec, seen)
+    if asked_again and planning.plan_more_room(pipeline, seen, spec, cut_off, bounds):
         return
     billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
     verdict = judge(spec.pilot, seen.snapshot, answers, billed)
     if verdict is None:
         # The API was not itself: another sample, of what is still open.
-        _plan(pipeline, spec, planning.view(pipeline, seen.night), price)
+        _plan(pipeline, spec, planning.view(pipeline, seen.night))
     else:
         _store(pipeline, seen.night, verdict)
+
+
+def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
+    with pipeline.ledger.read() as connection:
+        return budget.bounds(connection, spec, seen.night, seen.snapshot)
 
 
 def _answered(row: dict[str, Any], price: ModelPrice) -> Answered:

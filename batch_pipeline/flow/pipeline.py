@@ -11,6 +11,7 @@ from batch_pipeline.api.protocol import Api
 from batch_pipeline.settings import Settings
 from batch_pipeline.state import nights
 from batch_pipeline.state.admission import Limits
+from batch_pipeline.state.budget import Money
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Account, Night
@@ -52,11 +53,12 @@ class Pipeline:
             nights.register_account(connection, name, simulated=simulated)
             return nights.get_account(connection, name)
 
-    def limits(self, job_queue: int | None) -> Limits:
+    def limits(self, job_queue: int | None, money: Money) -> Limits:
         return Limits(
             account_queue=self.settings.max_queued_requests,
             job_queue=job_queue,
             lease_seconds=self.settings.lease_seconds,
+            money=money,
         )
 
     def refreshed(self, night: Night) -> Night:

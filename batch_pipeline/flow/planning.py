@@ -10,11 +10,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.flow import manifests, paths, standing_answers
 from batch_pipeline.flow.more_room import MoreRoom
@@ -22,7 +22,7 @@ from batch_pipeline.flow.open_units import OpenUnits, open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.money.prices import ModelPrice
+from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Engine, NewShard, Night, ShardState, Snapshot
@@ -42,6 +42,10 @@ class ShardLimits:
             requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, *queues),
             bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
         )
+
+    def at_most(self, requests: int | None) -> ShardLimits:
+        """With no more than so many requests in a shard; None: as they are."""
+        return self if requests is None else replace(self, requests=min(self.requests, requests))
 
 
 @dataclass(frozen=True)
@@ -83,44 +87,44 @@ def count_open(pipeline: Pipeline, seen: View) -> int:
 
 
 def plan_all(
-    pipeline: Pipeline, seen: View, limits: ShardLimits, price: ModelPrice, retry: RetrySpec
+    pipeline: Pipeline, seen: View, limits: ShardLimits, bounds: Bounds, retry: RetrySpec
 ) -> int:
     """Cut all open units into waiting batch shards; returns how many shards were added."""
     room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(batch, room) for batch in units.all())
         shards = [
-            _write_shard(pipeline, seen, table, "batch", price, pilot=False)
+            _write_shard(pipeline, seen, table, "batch", bounds, pilot=False)
             for table in cut(tables, limits)
         ]
     return _add(pipeline, seen, shards, open_requests=0)
 
 
-def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice) -> int:
+def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
     with _open(pipeline, seen) as units:
         table = units.sample(size, spec.pilot.seed)
-    return _add_pilot(pipeline, seen, spec, price, table)
+    return _add_pilot(pipeline, seen, spec, bounds, table)
 
 
 def plan_more_room(
-    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, price: ModelPrice
+    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds
 ) -> bool:
     """Make what was cut off in the pilot a shard that asks with more room; False: there is none."""
     with _open(pipeline, seen) as units:
         table = units.cut_off(size)
     if not table.num_rows:
         return False
-    _add_pilot(pipeline, seen, spec, price, table)
+    _add_pilot(pipeline, seen, spec, bounds, table)
     return True
 
 
 def _add_pilot(
-    pipeline: Pipeline, seen: View, spec: JobSpec, price: ModelPrice, units: pa.Table
+    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: Bounds, units: pa.Table
 ) -> int:
     room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
     table = _as_manifest(units, room)
-    planned = _write_shard(pipeline, seen, table, spec.pilot.via, price, pilot=True)
+    planned = _write_shard(pipeline, seen, table, spec.pilot.via, bounds, pilot=True)
     left = max(0, seen.night.open_requests - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 
@@ -150,24 +154,6 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
         yield pa.concat_tables(current)
 
 
-def usd_bound(
-    sizes: Sequence[int],
-    declaration: Declaration,
-    price: ModelPrice,
-    engine: Engine,
-    larger: Sequence[int | None] | None = None,
-) -> Decimal:
-    """The most, in USD, that requests of these sizes can cost: a token has at least a byte.
-
-    `larger` is the `max_tokens` of each where it is not the declared one.
-    """
-    outputs = (more or declaration.max_tokens for more in larger or [None] * len(sizes))
-    bounds = (
-        price.upper_bound(size, output, engine) for size, output in zip(sizes, outputs, strict=True)
-    )
-    return sum(bounds, Decimal(0))
-
-
 def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
     return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
 
@@ -182,7 +168,7 @@ def _write_shard(
     seen: View,
     table: pa.Table,
     engine: Engine,
-    price: ModelPrice,
+    bounds: Bounds,
     *,
     pilot: bool,
 ) -> NewShard:
@@ -190,18 +176,29 @@ def _write_shard(
     folder = paths.manifests(night.job, night.partition, night.account)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
-    sizes = table.column("request_bytes").to_pylist()
-    declaration = Declaration.from_json(seen.snapshot.declaration)
+    size = sizes_of(table, seen.snapshot.declaration["max_tokens"])
     return NewShard(
         engine=engine,
         pilot=pilot,
         manifest=path,
         requests=table.num_rows,
-        bytes=sum(sizes),
-        usd_bound=usd_bound(
-            sizes, declaration, price, engine, table.column("max_tokens").to_pylist()
-        ),
+        bytes=size["input_bytes"],
+        usd_bound=bounds.usd(engine, **size),
+        largest_bytes=size["largest_bytes"],
+        output_tokens=size["output_tokens"],
     )
+
+
+def sizes_of(table: pa.Table, max_tokens: int) -> dict[str, int]:
+    """What a bound in USD follows from: bytes of all requests and of the largest, and the sum of
+    what each may answer, which is `max_tokens` where the manifest says nothing else."""
+    sizes = table.column("request_bytes")
+    rooms = pc.fill_null(table.column("max_tokens"), max_tokens)
+    return {
+        "input_bytes": pc.sum(sizes, min_count=0).as_py(),
+        "largest_bytes": pc.max(sizes).as_py() or 0,
+        "output_tokens": pc.sum(rooms, min_count=0).as_py(),
+    }
 
 
 def _add(pipeline: Pipeline, seen: View, shards: Sequence[NewShard], *, open_requests: int) -> int:

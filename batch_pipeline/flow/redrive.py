@@ -16,6 +16,7 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.answers import NOT_DEAD
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import JobSpec
@@ -46,7 +47,7 @@ def redrive(
     selected = set_aside(state.statuses, reasons)
     if not selected:
         return {}
-    stations.price_for(spec)
+    price_for(spec)
     assert state.snapshot is not None
     sources = dataset.find_input(pipeline, spec, partition)
     with kept_units.settled_otherwise(

@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 from batch_pipeline.flow import dead_letter, joins, paths
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
-from batch_pipeline.flow.collection import price_at
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.progress import USAGE, Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.standing_answers import answer_paths
@@ -79,7 +79,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         current = Declaration.of(spec)
     else:
         current = Declaration.from_json(state.snapshot.declaration)
-    price = price_at(current, _first_intent(state))
+    stated = state.submissions[-1].stated_prices if state.submissions else stated_prices(spec)
+    price = price_at(current, _first_intent(state), stated)
     answered = _answered(pipeline, state, declared)
     used = {declaration.model_id for declaration in declared.values()}
     return Report(
@@ -91,7 +92,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         model=PricedModel(
             model_id=current.model_id,
             price_model=price.matched_model,
-            price_library=f"genai-prices {price.library_version}",
+            price_library=price.source,
         ),
         other_models=tuple(sorted(used - {current.model_id})),
         items=state.items,
@@ -185,7 +186,9 @@ def _answered(
     by_price: defaultdict[tuple[ModelPrice, bool], list[Submission]] = defaultdict(list)
     for submission in _collected(state):
         # The same prices as at collection, so that a saving is never a change of prices.
-        price = price_at(declared[submission.id], _time(submission.intent_at))
+        price = price_at(
+            declared[submission.id], _time(submission.intent_at), submission.stated_prices
+        )
         by_price[price, submission.is_duplicate].append(submission)
     counterfactual, retries = ZERO, 0
     for (price, duplicates), group in by_price.items():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, pilot, warnings
+from batch_pipeline.flow import alerts, breaker, budget, pilot, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
@@ -36,8 +36,9 @@ def run(
     """Run a night to its end, or without `wait` as far as it goes now.
 
     `watch` is told of the night after each step. Raises GateClosedError where the pilot's gate is
-    closed or the circuit breaker open, and AccountError or ApiError where only a person can help;
-    what is at the API by then is collected first. A night that is held is collected and left.
+    closed, the circuit breaker open or the budget used up, and AccountError or ApiError where only
+    a person can help; what is at the API by then is collected first. A night that is held is
+    collected and left.
     """
     night = stations.open_night(pipeline, spec, partition)
     night = stations.release(pipeline, night, resume=resume)
@@ -60,6 +61,8 @@ def run(
         held_back = state.breaker(spec.alerts) if state.waiting else None
         if held_back is not None and state.night.held_at is None and _nothing_pending(state):
             raise breaker.closed_error(state.night, held_back, state.waiting)
+        if why is not None and why.short is not None and _nothing_pending(state):
+            raise budget.held_back(state.night, why.short, state.waiting)
         if not wait or (state.night.held_at is not None and _nothing_pending(state)):
             return state
         if _nothing_pending(state):

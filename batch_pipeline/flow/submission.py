@@ -41,14 +41,13 @@ class Submitted:
 def submit_waiting(
     pipeline: Pipeline,
     night: Night,
-    job_queue: int | None,
+    limits: Limits,
     may_send: MaySend,
 ) -> Submitted:
-    """Send the night's waiting batch shards, one after the other, while there is room.
+    """Send the night's waiting batch shards, one after the other, while there is room and money.
 
     What a failed create leaves is settled in the ledger: it waits, or it is looked for.
     """
-    limits = pipeline.limits(job_queue)
     accepted = 0
     while True:
         with pipeline.ledger.write() as connection:

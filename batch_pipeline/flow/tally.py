@@ -19,6 +19,8 @@ from batch_pipeline.state.nights import Shard
 from batch_pipeline.state.submissions import Submission
 from batch_pipeline.state.tallies import Tally
 
+# Counts of a summary that are added up as they are.
+SUMMED = ("statuses", "usage", "measured")
 # Kept of a night: those of its submissions (a few each) in all but the strangest nights.
 MOST_ERRORS = 50
 
@@ -26,7 +28,7 @@ MOST_ERRORS = 50
 def of_submission(submission: Submission, shard: Shard, *, put_behind: bool = False) -> Tally:
     """The tally of one collected submission; `put_behind`: a redrive has looked at it."""
     summary = dict(submission.summary or {})
-    wanted = ("statuses", "usage") if put_behind else ("statuses", "usage", "first")
+    wanted = SUMMED if put_behind else (*SUMMED, "first")
     return Tally(
         night_id=submission.night_id,
         snapshot_id=shard.snapshot_id,
@@ -86,7 +88,7 @@ def _kind(tally: Tally) -> tuple[int, bool, str]:
 
 def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in ("statuses", "usage"):
+    for name in SUMMED:
         if name in one or name in other:
             found[name] = dict(Counter(one.get(name, {})) + Counter(other.get(name, {})))
     if "first" in one or "first" in other:

@@ -102,13 +102,20 @@ class ModelPrice:
     """The prices of one model on one date, both ways.
 
     `matched_model` is the library's id for the model: names match by prefix, so it belongs in the
-    log beside the name that was asked for.
+    log beside the name that was asked for. `library_version` is None where the job states its own.
     """
 
     matched_model: str
-    library_version: str
+    library_version: str | None
     batch: Tiers
     realtime: Tiers
+
+    @property
+    def source(self) -> str:
+        """Where the prices are from, for a report."""
+        if self.library_version is None:
+            return "stated by the job"
+        return f"genai-prices {self.library_version}"
 
     def cost(self, usage: TokenUsage, *, mode: Mode) -> Decimal:
         """USD for the usage of one request, exact.
@@ -128,15 +135,23 @@ class ModelPrice:
         return total
 
     def upper_bound(
-        self, input_tokens: int, output_tokens: int, mode: Mode, *, caching: bool = True
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        mode: Mode,
+        *,
+        caching: bool = True,
+        longest: int | None = None,
     ) -> Decimal:
-        """The most that one request can cost, in USD, with at most so many tokens in and out.
+        """The most that requests can cost, in USD, with at most so many tokens in and out.
 
         Every prompt token counts at the dearest class that it may fall into; without `caching`
-        (the request asks for none) that is plain input.
+        (the requests ask for none) that is plain input. The tokens are those of one request, or of
+        several whose longest prompt has `longest` tokens: all count at the dearest tier that it
+        may reach.
         """
         tiers = self.batch if mode == "batch" else self.realtime
-        reachable = tiers.up_to(input_tokens)
+        reachable = tiers.up_to(input_tokens if longest is None else longest)
         dearest_input = max(
             max(prices.input, prices.cache_write_5m, prices.cache_write_1h, prices.cache_read)
             if caching
@@ -186,6 +201,18 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
                 f"{version}. Choose a model with a published batch price, or update genai-prices."
             )
     return ModelPrice(model.id, version, _tiers(batch, factor), _tiers(standard, factor))
+
+
+def stated_price(model_id: str, stated: Mapping[str, Mapping[str, object]]) -> ModelPrice:
+    """The prices that a job states: for each way USD per million tokens of the five classes.
+
+    They are what is billed: no factor of data residency is put on top, and there are no tiers.
+    """
+    batch, realtime = (
+        UnitPrices(*(Decimal(str(stated[mode][key])).scaleb(-6) for key in UnitPrices._fields))
+        for mode in ("batch", "realtime")
+    )
+    return ModelPrice(model_id, None, Tiers((), (batch,)), Tiers((), (realtime,)))
 
 
 def _batch_prices(model: ModelInfo, at: datetime) -> Mapping[str, Decimal | TieredPrices | None]:

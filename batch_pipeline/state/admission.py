@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state import budget, nights, submissions, tables
+from batch_pipeline.state.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Night, Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
@@ -27,19 +29,25 @@ MaySend = Callable[[Connection, Night, Shard], str | None]
 
 @dataclass(frozen=True)
 class Limits:
-    """Queue limits in requests, and how long a holder may give no sign of life, in seconds."""
+    """Queue limits in requests, what may be spent, and how long a holder may give no sign of life,
+    in seconds."""
 
     account_queue: int
     job_queue: int | None
     lease_seconds: float
+    money: Money = NO_CEILING
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing may go out now; `requests` wait. `reason` is None where nothing waits."""
+    """Nothing may go out now; `requests` wait. `reason` is None where nothing waits.
+
+    `short` is set where nothing but a ceiling in USD is in the way.
+    """
 
     reason: str | None
     requests: int = 0
+    short: Shortfall | None = None
 
     def __str__(self) -> str:
         if self.reason is None:
@@ -73,14 +81,16 @@ def begin(
     if shard is None:
         return Waiting(None)
     reason = _closed(connection, night) or may_send(connection, night, shard)
-    if reason is None:
-        reason = _no_room(connection, night, shard.requests, limits)
     if reason is not None:
         return Waiting(reason, nights.requests_waiting(connection, night))
-    submission = submissions.hold(
-        connection, shard, night, State.INTENT, owner, limits.lease_seconds
-    )
-    return Intent(submission, shard)
+    found = _affordable(connection, night, shard, limits.money, or_cheaper=True)
+    if isinstance(found, Shortfall):
+        return Waiting(str(found), nights.requests_waiting(connection, night), found)
+    shard, bound = found
+    reason = _no_room(connection, night, shard.requests, limits)
+    if reason is not None:
+        return Waiting(reason, nights.requests_waiting(connection, night))
+    return _hold(connection, shard, night, State.INTENT, owner, limits, bound)
 
 
 def _closed(connection: Connection, night: Night) -> str | None:
@@ -93,6 +103,49 @@ def _closed(connection: Connection, night: Night) -> str | None:
     if night.refused is not None:
         return f"the API refused it ({night.refused}); correct it and run again"
     return None
+
+
+def _affordable(
+    connection: Connection, night: Night, shard: Shard, money: Money, *, or_cheaper: bool = False
+) -> tuple[Shard, Decimal] | Shortfall:
+    """The shard, if it fits under the ceilings, and its bound in USD.
+
+    The night's cheapest `or_cheaper` may go where the next does not fit: all of them are to be
+    bought, and which comes first changes nothing in what there is to spend.
+    """
+    spent = list(budget.spendings(connection, night, money.ceilings))
+    bound = money.bound(shard)
+    short = budget.shortfall(spent, shard.requests, bound)
+    if short is None:
+        return shard, bound
+    cheapest = nights.cheapest_to_go(connection, night.id, shard.engine) if or_cheaper else None
+    if cheapest is None:
+        return short
+    bound = money.bound(cheapest)
+    return short if budget.shortfall(spent, cheapest.requests, bound) else (cheapest, bound)
+
+
+def _hold(
+    connection: Connection,
+    shard: Shard,
+    night: Night,
+    state: State,
+    owner: str,
+    limits: Limits,
+    bound: Decimal,
+) -> Intent:
+    """Hold a shard, its bound reserved in the same transaction."""
+    submission = submissions.hold(
+        connection,
+        shard,
+        night,
+        state,
+        owner,
+        limits.lease_seconds,
+        usd_bound=bound,
+        stated_prices=limits.money.stated_prices,
+    )
+    return Intent(submission, shard)
 
 
 def _no_room(connection: Connection, night: Night, requests: int, limits: Limits) -> str | None:
@@ -135,9 +188,10 @@ def begin_calls(
     if reason is not None:
         return Waiting(reason, shard.requests)
     if shard.state is ShardState.WAITING:
-        lease = limits.lease_seconds
-        submission = submissions.hold(connection, shard, night, State.CALLING, owner, lease)
-        return Intent(submission, shard)
+        found = _affordable(connection, night, shard, limits.money)
+        if isinstance(found, Shortfall):
+            return Waiting(str(found), shard.requests, found)
+        return _hold(connection, shard, night, State.CALLING, owner, limits, found[1])
     if shard.state is not ShardState.HELD:
         return Waiting(None)
     [current] = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)

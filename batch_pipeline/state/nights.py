@@ -363,6 +363,22 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
     return None if row is None else _shard(row)
 
 
+def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Shard | None:
+    """The waiting shard with the least bound as it was planned; looked for at a ceiling alone."""
+    query = (
+        sa.select(tables.shard)
+        .where(
+            tables.shard.c.night_id == night_id,
+            tables.shard.c.state == ShardState.WAITING.value,
+            tables.shard.c.engine == engine,
+        )
+        .order_by(tables.shard.c.usd_bound, tables.shard.c.requests, tables.shard.c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _shard(row)
+
+
 def requests_waiting(connection: Connection, night: Night) -> int:
     """Requests in shards that wait. The count is kept, and never 0 where one waits, nor otherwise.
 

@@ -102,8 +102,14 @@ def hold(
     state: State,
     owner: str,
     lease_seconds: float,
+    *,
+    usd_bound: Decimal | None = None,
+    stated_prices: dict[str, Any] | None = None,
 ) -> Submission:
-    """A new submission of a shard, INTENT or CALLING; the caller has made sure that it may go."""
+    """A new submission of a shard, INTENT or CALLING; the caller has made sure that it may go.
+
+    `usd_bound` is reserved for it: the most that it can cost, as planned unless given.
+    """
     token, at = new_token(), now(connection)
     connection.execute(
         sa.insert(tables.submission).values(
@@ -113,7 +119,8 @@ def hold(
             engine=shard.engine,
             token=token,
             requests=shard.requests,
-            usd_bound=shard.usd_bound,
+            usd_bound=shard.usd_bound if usd_bound is None else usd_bound,
+            stated_prices=stated_prices,
             state=state.value,
             owner=owner,
             fence=1,

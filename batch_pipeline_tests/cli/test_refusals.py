@@ -57,7 +57,7 @@ def test_wrong_usage_and_declarations(offline: Program, arguments: list[str], sa
     [
         ("BATCH_PIPELINE_POLL_SECONDS", "often"),
         ("BATCH_PIPELINE_MAX_QUEUED_REQUESTS", "0"),
-        ("BATCH_PIPELINE_MAX_USD_PER_MONTH", "100"),
+        ("BATCH_PIPELINE_MAX_USD_PER_MONTH", "0"),
         ("BATCH_PIPELINE_ACCOUNT", "simulator"),
     ],
 )

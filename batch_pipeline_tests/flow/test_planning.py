@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from itertools import pairwise
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.planning import ShardLimits, cut, usd_bound
+from batch_pipeline.flow.planning import ShardLimits, cut, sizes_of
 from batch_pipeline.flow.requests import (
     BODY_END,
     BODY_START,
@@ -19,7 +18,6 @@ from batch_pipeline.flow.requests import (
     body_length,
     wire_overhead,
 )
-from batch_pipeline.money.prices import ModelPrice, Tiers, UnitPrices
 from batch_pipeline_tests.support import job
 
 
@@ -94,13 +92,22 @@ def test_no_shard_is_larger_than_what_could_ever_go(
     assert ShardLimits.of(job("in.jsonl", limits=limits), queue).requests == requests
 
 
-def test_the_bound_counts_a_token_a_byte_and_all_output() -> None:
-    unit = UnitPrices(*(Decimal(n) for n in (1, 7, 2, 3, 1)))
-    price = ModelPrice("m", "1", batch=Tiers((), (unit,)), realtime=Tiers((), (unit,)))
-    declaration = Declaration.of(job("in.jsonl", max_tokens=10))
-    assert usd_bound([5, 6], declaration, price, "batch") == (5 + 6) * 3 + 2 * 10 * 7
-    more = usd_bound([5, 6], declaration, price, "batch", [None, 90])
-    assert more == (5 + 6) * 3 + (10 + 90) * 7
+@pytest.mark.parametrize(
+    ("sizes", "rooms", "found"),
+    [
+        ([5, 6], [None, None], (11, 6, 20)),
+        ([5, 6], [None, 90], (11, 6, 100)),
+        ([], [], (0, 0, 0)),
+    ],
+)
+def test_what_the_bound_of_a_shard_follows_from(
+    sizes: list[int], rooms: list[int | None], found: tuple[int, int, int]
+) -> None:
+    columns = {
+        "request_bytes": pa.array(sizes, pa.int64()),
+        "max_tokens": pa.array(rooms, pa.int64()),
+    }
+    assert tuple(sizes_of(pa.table(columns), 10).values()) == found
 
 
 def test_overhead_is_what_a_request_adds_on_the_wire() -> None:

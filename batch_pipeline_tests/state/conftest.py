@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import admission, budget, nights, submissions
 from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
@@ -42,6 +42,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(admission, "now", clock)
+    monkeypatch.setattr(budget, "now", clock)
     monkeypatch.setattr(submissions, "now", clock)
     monkeypatch.setattr(nights, "now", clock)
     return clock

@@ -1,0 +1,145 @@
+"""What is spent and what is reserved, against the ceilings in force; part of admission.
+
+Spending is what was billed, plus the upper bound of everything that is not collected and not proven
+absent: it may still be billed. Months are calendar months in UTC by the database's clock, and an
+amount belongs to the month in which it was reserved. How a bound comes about stands in
+`money.bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import tables
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import Night, Shard
+from batch_pipeline.state.submissions import LIVE, State
+
+PARTITION = "budget.max_usd_per_partition"
+JOB_MONTH = "budget.max_usd_per_month"
+ACCOUNT_MONTH = "BATCH_PIPELINE_MAX_USD_PER_MONTH"
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """USD that may be spent in a night, in a month by its job, in a month by its account."""
+
+    partition: Decimal | None = None
+    job_month: Decimal | None = None
+    account_month: Decimal | None = None
+
+    @property
+    def any(self) -> bool:
+        return (self.partition, self.job_month, self.account_month) != (None, None, None)
+
+
+@dataclass(frozen=True)
+class Money:
+    """What admission has to know of money: the ceilings, and the most in USD that a shard can cost.
+
+    `stated_prices` are the job's own, to be kept with what is sent; None: the published ones.
+    """
+
+    ceilings: Ceilings = Ceilings()
+    bound: Callable[[Shard], Decimal] = lambda shard: shard.usd_bound
+    stated_prices: dict[str, Any] | None = None
+
+
+NO_CEILING = Money()
+
+
+@dataclass(frozen=True)
+class Spending:
+    """USD under one ceiling: billed, and reserved for what may still be billed."""
+
+    billed: Decimal
+    reserved: Decimal
+
+    @property
+    def total(self) -> Decimal:
+        return self.billed + self.reserved
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """A ceiling that a shard does not fit under: `needed` USD at most, more than is left."""
+
+    ceiling: str
+    limit: Decimal
+    spent: Spending
+    needed: Decimal
+    requests: int
+
+    @property
+    def missing(self) -> Decimal:
+        return self.spent.total + self.needed - self.limit
+
+    def __str__(self) -> str:
+        in_flight = f", {_usd(self.spent.reserved)} reserved for what is not collected yet"
+        return (
+            f"{self.ceiling} ({_usd(self.limit)}) has no room: {_usd(self.spent.billed)} billed"
+            f"{in_flight if self.spent.reserved else ''}; the next {self.requests:,} requests need "
+            f"up to {_usd(self.needed)}, {_usd(self.missing)} more than is left"
+        )
+
+
+def shortfall(
+    spent: Iterable[tuple[str, Decimal, Spending]], requests: int, needed: Decimal
+) -> Shortfall | None:
+    """The ceiling that misses most where so many requests do not fit; None: they may go."""
+    found = [
+        Shortfall(name, limit, spending, needed, requests)
+        for name, limit, spending in spent
+        if spending.total + needed > limit
+    ]
+    return max(found, key=lambda short: short.missing, default=None)
+
+
+def spendings(
+    connection: Connection, night: Night, ceilings: Ceilings
+) -> Iterator[tuple[str, Decimal, Spending]]:
+    """Name, limit and spending of each ceiling that is declared."""
+    submission = tables.submission.c
+    if ceilings.partition is not None:
+        yield PARTITION, ceilings.partition, _spending(connection, submission.night_id == night.id)
+    if ceilings.job_month is None and ceilings.account_month is None:
+        return
+    this_month = (submission.account == night.account, submission.intent_at >= _month(connection))
+    if ceilings.job_month is not None:
+        of_job = sa.select(tables.night.c.id).where(tables.night.c.job == night.job)
+        spent = _spending(connection, *this_month, submission.night_id.in_(of_job))
+        yield JOB_MONTH, ceilings.job_month, spent
+    if ceilings.account_month is not None:
+        yield ACCOUNT_MONTH, ceilings.account_month, _spending(connection, *this_month)
+
+
+def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Spending:
+    submission = tables.submission.c
+    live = submission.state.in_([state.value for state in LIVE])
+    row = connection.execute(
+        sa.select(
+            sa.func.sum(submission.cost_usd)
+            .filter(submission.state == State.COLLECTED.value)
+            .label("billed"),
+            sa.func.sum(submission.usd_bound).filter(live).label("reserved"),
+        ).where(*conditions)
+    ).one()
+    return Spending(row.billed or Decimal(0), row.reserved or Decimal(0))
+
+
+def _month(connection: Connection) -> float:
+    """When the present calendar month began in UTC, in seconds since the epoch."""
+    at = datetime.fromtimestamp(now(connection), UTC)
+    return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def _usd(amount: Decimal) -> str:
+    """Cents, and more digits where cents would hide a small amount."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.6f}"
