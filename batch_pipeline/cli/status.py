@@ -82,7 +82,8 @@ def state_word(state: progress.Progress, tripped: Tripped | None) -> str:
         "gate closed": _pilot_closed(state),
         "breaker open": tripped is not None and state.waiting > 0,
         "refused": state.night.refused is not None,
-        "running": state.in_flight > 0 or state.to_collect > 0,
+        "running": state.at_work,
+        "budget reached": state.night.short_of_budget is not None and state.waiting > 0,
     }
     return next((word for word, applies in words.items() if applies), "open")
 

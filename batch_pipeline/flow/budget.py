@@ -21,12 +21,14 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.money.bounds import Bounds, Measured
+from batch_pipeline.money.wording import usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
+from batch_pipeline.state import admission, nights, submissions
 from batch_pipeline.state.admission import Limits
-from batch_pipeline.state.budget import Ceilings, Money, Shortfall
+from batch_pipeline.state.budget import Ceilings, Money, Shortfall, spendings
 from batch_pipeline.state.nights import Night, Shard, Snapshot
+from batch_pipeline.state.submissions import Submission
 
 # A ceiling takes so many shards at a time at least, so that what is billed for some makes room for
 # the next: a night whose every request is reserved at its most could otherwise not begin.
@@ -51,6 +53,42 @@ def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: N
     snapshot = nights.get_snapshot(connection, snapshot_id)
     found = bounds(connection, spec, night, snapshot)
     return Money(declared, lambda shard: _bound(found, shard), stated_prices(spec))
+
+
+def shortfall(
+    connection: Connection, settings: Settings, spec: JobSpec, night: Night
+) -> Shortfall | None:
+    """The ceiling that keeps a night's next shard from going now; None: none does."""
+    money = money_of(connection, settings, spec, night)
+    shard = nights.next_to_go(connection, night.id) if money.ceilings.any else None
+    if shard is None:
+        return None
+    found = admission.affordable(connection, night, shard, money)
+    return found if isinstance(found, Shortfall) else None
+
+
+def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> None:
+    """Record it where a submission was billed more than was reserved, over a ceiling.
+
+    Only input that measures beyond the buffer can lead there.
+    """
+    declared = ceilings(pipeline.settings, spec)
+    if not declared.any:
+        return
+    with pipeline.ledger.write() as connection:
+        submission = submissions.get(connection, submission.id)
+        if submission.cost_usd is None or submission.cost_usd <= submission.usd_bound:
+            return
+        for name, limit, spent in spendings(connection, night, declared):
+            if spent.total <= limit:
+                continue
+            message = (
+                f"{name} ({usd(limit)}) is passed by {usd(spent.total - limit)}: "
+                f"{submission.requests:,} requests were billed {usd(submission.cost_usd)} where at "
+                f"most {usd(submission.usd_bound)} were reserved, because their input measured "
+                f"more tokens a byte than before; budget.buffer is {spec.budget.buffer:g}"
+            )
+            nights.update_night(connection, night.id, over_budget=message)
 
 
 def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:

@@ -244,6 +244,7 @@ def collect_ended(
         try:
             with breaker.watched(pipeline, spec.alerts, night):
                 collection.collect(pipeline, night, ended_submission, spec.retry)
+            budget.note_if_passed(pipeline, spec, night, ended_submission)
         except (ApiFailure, ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)
             if isinstance(error, ApiFailure) and error.status == 404:

@@ -252,6 +252,7 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
         return Waiting("the pilot's batch is being processed", pilot.requests)
     with breaker.watched(pipeline, spec.alerts, night):
         collection.collect(pipeline, night, ended[0], spec.retry)
+    budget.note_if_passed(pipeline, spec, night, ended[0])
     return None
 
 

@@ -104,6 +104,11 @@ class Progress:
         return sum(self.cost_usd.values(), Decimal(0))
 
     @property
+    def at_work(self) -> bool:
+        """Something is at the API, or may be, or is to be collected."""
+        return self.in_flight > 0 or self.to_collect > 0
+
+    @property
     def complete(self) -> bool:
         return self.night.completed_at is not None
 

@@ -69,6 +69,9 @@ def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     if state.night.refused is not None:
         message = f"the API refused a batch as a whole: {state.night.refused}"
         found.append(NightWarning("night_refused", message, key=_declared(state)))
+    if state.night.short_of_budget is not None and state.waiting and not state.at_work:
+        message = f"{state.waiting:,} requests are held back: {state.night.short_of_budget}"
+        found.append(NightWarning("budget_reached", message, key=_declared(state)))
     found.extend(_limits(state, alerts))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
@@ -94,6 +97,8 @@ def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
             f"{state.night.job} --partition {state.night.partition}` groups them",
             key=_declared(state),
         )
+    if state.night.over_budget is not None:
+        yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))
     limit = alerts.max_usd_per_document
     settled = state.complete or state.settled >= alerts.after_items
     if limit is not None and state.settled and settled:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import pilot, progress
+from batch_pipeline.flow import budget, pilot, progress
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
@@ -17,6 +17,7 @@ from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state import ledger, nights, submissions
 from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
+from batch_pipeline.state.budget import Shortfall
 from batch_pipeline.state.nights import Night, Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 
@@ -32,6 +33,8 @@ class AccountView:
     limits: ShardLimits
     declaration_hash: str
     alerts: AlertsSpec
+    # The ceiling that keeps a night's next shard from going now.
+    short: Callable[[Night], Shortfall | None]
     # Nights of other jobs that want room at the queue, as (partition, id) and name.
     wanting: tuple[tuple[tuple[str, int], str], ...]
     now: float
@@ -55,6 +58,7 @@ def view_account(
         limits=ShardLimits.of(spec, settings.max_queued_requests),
         declaration_hash=Declaration.of(spec).hash,
         alerts=spec.alerts,
+        short=lambda night: budget.shortfall(connection, settings, spec, night),
         wanting=tuple(
             ((night.partition, night.id), f"{night.job} {night.partition}")
             for night in every
@@ -165,7 +169,7 @@ def _next_requests(
 
 
 def _blocked(state: Progress, view: AccountView) -> str | None:
-    """Why nothing may go out until a person acts."""
+    """Why nothing may go out until a person acts, or until what is in flight has been billed."""
     night = state.night
     verdict = verdict_of(state)
     tripped = state.breaker(view.alerts)
@@ -188,4 +192,6 @@ def _blocked(state: Progress, view: AccountView) -> str | None:
         reason = f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}"
     elif tripped is not None:
         reason = str(tripped)
+    elif (short := view.short(night)) is not None:
+        reason = str(short)
     return reason

@@ -77,15 +77,16 @@ def begin(
     """
     night = nights.get_night(connection, night.id)
     shard = nights.next_to_go(connection, night.id, "batch")
-    nights.update_night(connection, night.id, wanted_room_at=0.0)
+    nights.update_night(connection, night.id, wanted_room_at=0.0, short_of_budget=None)
     if shard is None:
         return Waiting(None)
     reason = _closed(connection, night) or may_send(connection, night, shard)
     if reason is not None:
         return Waiting(reason, nights.requests_waiting(connection, night))
-    found = _affordable(connection, night, shard, limits.money, or_cheaper=True)
+    found = affordable(connection, night, shard, limits.money)
     if isinstance(found, Shortfall):
-        return Waiting(str(found), nights.requests_waiting(connection, night), found)
+        waiting = nights.requests_waiting(connection, night)
+        return _short(connection, night, found, waiting)
     shard, bound = found
     reason = _no_room(connection, night, shard.requests, limits)
     if reason is not None:
@@ -105,12 +106,12 @@ def _closed(connection: Connection, night: Night) -> str | None:
     return None
 
 
-def _affordable(
-    connection: Connection, night: Night, shard: Shard, money: Money, *, or_cheaper: bool = False
+def affordable(
+    connection: Connection, night: Night, shard: Shard, money: Money
 ) -> tuple[Shard, Decimal] | Shortfall:
     """The shard, if it fits under the ceilings, and its bound in USD.
 
-    The night's cheapest `or_cheaper` may go where the next does not fit: all of them are to be
+    Of batches the night's cheapest may go where the next does not fit: all of them are to be
     bought, and which comes first changes nothing in what there is to spend.
     """
     spent = list(budget.spendings(connection, night, money.ceilings))
@@ -118,11 +119,16 @@ def _affordable(
     short = budget.shortfall(spent, shard.requests, bound)
     if short is None:
         return shard, bound
-    cheapest = nights.cheapest_to_go(connection, night.id, shard.engine) if or_cheaper else None
-    if cheapest is None:
+    cheapest = nights.cheapest_to_go(connection, night.id, "batch")
+    if shard.engine != "batch" or cheapest is None:
         return short
     bound = money.bound(cheapest)
     return short if budget.shortfall(spent, cheapest.requests, bound) else (cheapest, bound)
+
+
+def _short(connection: Connection, night: Night, found: Shortfall, requests: int) -> Waiting:
+    nights.update_night(connection, night.id, short_of_budget=str(found))
+    return Waiting(str(found), requests, found)
 
 
 def _hold(
@@ -188,9 +194,10 @@ def begin_calls(
     if reason is not None:
         return Waiting(reason, shard.requests)
     if shard.state is ShardState.WAITING:
-        found = _affordable(connection, night, shard, limits.money)
+        nights.update_night(connection, night.id, short_of_budget=None)
+        found = affordable(connection, night, shard, limits.money)
         if isinstance(found, Shortfall):
-            return Waiting(str(found), shard.requests, found)
+            return _short(connection, night, found, shard.requests)
         return _hold(connection, shard, night, State.CALLING, owner, limits, found[1])
     if shard.state is not ShardState.HELD:
         return Waiting(None)

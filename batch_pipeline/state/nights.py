@@ -63,6 +63,7 @@ class Night:
     pilot: dict[str, Any] | None
     completed_at: float | None
     estimate: dict[str, Any] | None = None
+    short_of_budget: str | None = None
     over_budget: str | None = None
     waiting_requests: int | None = None
     deadline_at: float | None = None

@@ -92,6 +92,8 @@ night = Table(
     Column("pilot", JSON),
     # What the night was expected to cost when its input was taken; see `flow.expectation`.
     Column("estimate", JSON),
+    # The ceiling that kept the next shard from going when that was last tried.
+    Column("short_of_budget", Text),
     # How spending came to pass a ceiling, if it did: input that measured beyond the buffer.
     Column("over_budget", Text),
     # Mode auto: when the results are wanted, fixed when the input was taken; NULL: at any time.

@@ -80,6 +80,25 @@ def test_an_approved_pilot(program: Program) -> None:
     assert ended.document["approvals"][0]["reason"] == "short answers will do"
 
 
+def test_a_night_that_the_budget_holds_back(program: Program) -> None:
+    tight = {"max_usd_per_partition": 0.001}
+    job = program.declare("review", documents(30), budget=tight)
+    ended = program("run", job, "--no-wait", "--json")
+    assert (ended.code, ended.error["code"]) == (3, "gate_closed")
+    assert "30 requests are held back" in ended.error["message"]
+    assert "budget.max_usd_per_partition ($0.001000)" in ended.error["message"]
+    [night] = program("status", job, "--json").document["nights"]
+    assert (night["state"], night["waiting"]) == ("budget reached", 30)
+    assert [warning["code"] for warning in night["warnings"]] == ["budget_reached"]
+    monthly = program("run", job, "--json", BATCH_PIPELINE_MAX_USD_PER_MONTH="0.0001")
+    assert "BATCH_PIPELINE_MAX_USD_PER_MONTH" in monthly.error["message"]
+
+    program.declare("review", budget={"max_usd_per_partition": 5})
+    assert program("run", job).code == 0
+    [night] = program("status", job, "--json").document["nights"]
+    assert (night["state"], night["warnings"]) == ("complete", [])
+
+
 def test_a_gate_that_is_not_closed(program: Program) -> None:
     job = program.declare("review", documents(3))
     assert program("run", job).code == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import GateClosedError
+from batch_pipeline.flow import warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -124,6 +127,27 @@ def test_an_unknown_submission_keeps_its_reservation(
     assert lost == 2
     assert Decimal(0) < spent(sim) <= Decimal("0.003")
     assert not accepted_twice(sim)
+
+
+def test_a_ceiling_that_is_passed_all_the_same_is_reported(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
+) -> None:
+    """After the pilot has measured, the rest is billed for twenty times the tokens."""
+
+    def inflate(_batch_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for line in b"".join(chunks).splitlines(keepends=True):
+            yield re.sub(
+                rb'"input_tokens": ?(\d+)', lambda m: b'"input_tokens":%d0' % int(m[1]), line
+            )
+
+    faults.on_results = inflate
+    pilot = {"size": 10, "max_error_rate": 1, "max_truncated_rate": 1}
+    spec = a_job(tmp_path, 100, pilot=pilot, budget={"max_usd_per_partition": 0.02})
+    pipeline = make_pipeline()
+    state = run(pipeline, spec, PARTITION)
+    found = {warning.code: warning.message for warning in warnings.of(state, spec.alerts)}
+    assert "budget.max_usd_per_partition ($0.0200) is passed by $" in found["over_budget"]
+    assert state.total_cost_usd > Decimal("0.02")
 
 
 def test_two_jobs_under_one_ceiling_of_the_account(

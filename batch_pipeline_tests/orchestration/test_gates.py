@@ -86,6 +86,27 @@ def test_an_approved_pilot_lets_the_night_go(
     ledger.close()
 
 
+@pytest.mark.parametrize("via", ["realtime", "batch"])
+def test_a_night_waits_under_its_ceiling_until_it_is_raised(
+    nightly: MakeNightly, nights: list[str], sim: Simulator, via: str
+) -> None:
+    pilot = {"size": 4, "via": via}
+    job, night = nightly(pilot=pilot, budget={"max_usd_per_month": 0.01}), nights[0]
+    assert job.launch(night).success
+    said = "budget.max_usd_per_month"
+    assert said in job.metadata("pilot_sample", night)["summary"]
+    assert "40 requests wait" in job.metadata("submitted_batches", night)["waiting"]
+    tick = job.tick()
+    assert not tick.run_requests
+    assert f"{said} ($0.010000) has no room" in tick.skip_message
+    assert said in str(job.observations[-1].metadata["waiting"].value)
+    assert sim.books.accepted_requests == 0
+
+    raised = nightly(pilot=pilot, budget={"max_usd_per_month": 100})
+    raised.run_to_the_end(night)
+    assert raised.metadata("collected_results", night)["succeeded"] == 40
+
+
 def test_an_approval_on_a_run_that_sends_nothing_is_refused(
     nightly: MakeNightly, nights: list[str]
 ) -> None:
