@@ -6,36 +6,35 @@ Belongs here: where each number comes from. Its arithmetic and its looks stand i
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import dead_letter, joins, paths
+from batch_pipeline.flow import answer_sums, dead_letter, joins, paths
 from batch_pipeline.flow import progress as progress_of
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
+from batch_pipeline.flow.answer_sums import AnswerSums, Priced
+from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
-from batch_pipeline.flow.progress import USAGE, Progress
+from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.money import report_html, report_markdown
+from batch_pipeline.money.difference import Difference, Expected, explain
+from batch_pipeline.money.distribution import Distribution
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import (
     ZERO,
     Approval,
     Costs,
     Duplicates,
+    NightCost,
     Pilot,
     PricedModel,
     Report,
     SetAside,
-    Turnaround,
-    at_realtime_price,
     to_json,
 )
 from batch_pipeline.spec import JobSpec
@@ -49,20 +48,8 @@ log = logging.getLogger(__name__)
 MOST_GROUPS = 20
 
 
-# One row a price tier: its tokens by class, and how many of its answers had been asked before.
-_BY_TIER = """
-    SELECT {tier} AS tier, {sums}, count(*) FILTER (attempt > 1) AS retries
-    FROM answers GROUP BY tier
-"""
-_PROMPT = " + ".join(name for name in USAGE if name != "output_tokens")
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """What the answers of a night add up to: USD at the real-time price, answers to retries."""
-
-    counterfactual_usd: Decimal
-    retries: int
+# Nights that the trend goes back, this one included.
+MOST_NIGHTS = 30
 
 
 def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
@@ -74,6 +61,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         state = progress_of.of_night(connection, night.id)
         state = progress_of.with_all(connection, state)
         declared = _declarations(connection, state)
+        trend = _trend(connection, state.night)
+        expected = _expected(connection, state.night)
     night = state.night
     if state.snapshot is None:
         current = Declaration.of(spec)
@@ -81,7 +70,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         current = Declaration.from_json(state.snapshot.declaration)
     stated = state.submissions[-1].stated_prices if state.submissions else stated_prices(spec)
     price = price_at(current, _first_intent(state), stated)
-    answered = _answered(pipeline, state, declared)
+    sums = answer_sums.of_night(pipeline, night, _priced(state, declared))
     used = {declaration.model_id for declaration in declared.values()}
     return Report(
         job=night.job,
@@ -101,17 +90,17 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         dead_letter=state.dead_letter,
         filtered=state.filtered,
         batches=state.batches,
-        retries=answered.retries,
+        retries=sums.retries,
         costs=Costs(
             batch_usd=state.cost_usd["batch"],
             realtime_usd=state.cost_usd["realtime"],
-            counterfactual_usd=answered.counterfactual_usd,
+            counterfactual_usd=sum((m.counterfactual_usd for m in sums.models), ZERO),
             attributed_usd=_attributed(pipeline, state),
         ),
         duplicates=_duplicates(state),
         tokens=TokenUsage(**state.usage),
         pilot=_pilot(night.pilot),
-        turnaround=Turnaround.of(_turnarounds(state)),
+        turnaround=Distribution.of_seconds(_turnarounds(state)),
         set_aside=_set_aside(pipeline, night),
         started_at=_time(night.created_at),
         completed_at=None if night.completed_at is None else _time(night.completed_at),
@@ -125,6 +114,12 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
             )
             for given in state.approvals
         ),
+        models=sums.models,
+        prompt_tokens=sums.prompt_tokens,
+        output_tokens=sums.output_tokens,
+        wasted=sums.wasted,
+        difference=_difference(state, expected, sums, price),
+        trend=trend,
     )
 
 
@@ -180,36 +175,72 @@ def _first_intent(state: Progress) -> datetime:
     return _time(min((s.intent_at for s in state.submissions), default=state.night.created_at))
 
 
-def _answered(
-    pipeline: Pipeline, state: Progress, declared: Mapping[int, Declaration]
-) -> _Answered:
-    by_price: defaultdict[tuple[ModelPrice, bool], list[Submission]] = defaultdict(list)
-    for submission in _collected(state):
-        # The same prices as at collection, so that a saving is never a change of prices.
-        price = price_at(
-            declared[submission.id], _time(submission.intent_at), submission.stated_prices
+def _priced(state: Progress, declared: Mapping[int, Declaration]) -> list[Priced]:
+    """Collected submissions at the prices of their collection, so that a saving is never a change
+    of prices."""
+    return [
+        Priced(
+            submission,
+            declared[submission.id].model_id,
+            price_at(
+                declared[submission.id], _time(submission.intent_at), submission.stated_prices
+            ),
         )
-        by_price[price, submission.is_duplicate].append(submission)
-    counterfactual, retries = ZERO, 0
-    for (price, duplicates), group in by_price.items():
-        paths_of_group = answer_paths(state.night, group, duplicates=duplicates)
-        sources = {"answers": (paths_of_group, ANSWERS_SCHEMA)}
-        with joins.tables(pipeline.files, sources) as connection:
-            rows = connection.execute(_by_tier(price.realtime.starts)).fetchall()
-        tiers = {
-            int(tier): TokenUsage(**dict(zip(USAGE, map(int, sums), strict=True)))
-            for tier, *sums, _ in rows
-        }
-        counterfactual += at_realtime_price(price, tiers)
-        if not duplicates:
-            retries += sum(int(row[-1]) for row in rows)
-    return _Answered(counterfactual, retries)
+        for submission in _collected(state)
+    ]
 
 
-def _by_tier(starts: Sequence[int]) -> str:
-    """The query whose `tier` is a request's position in the prices that begin above `starts`."""
-    tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
-    return _BY_TIER.format(tier=tier, sums=", ".join(f"sum({name})" for name in USAGE))
+def _trend(connection: Connection, night: Night) -> tuple[NightCost, ...]:
+    """The job's latest nights of this account up to this one, oldest first."""
+    every = nights.list_nights(connection, job=night.job, account=night.account)
+    latest = [each for each in every if each.partition <= night.partition][-MOST_NIGHTS:]
+    found = []
+    for each in latest:
+        state = progress_of.of_night(connection, each.id)
+        found.append(
+            NightCost(
+                partition=each.partition,
+                batch_usd=state.cost_usd["batch"],
+                realtime_usd=state.cost_usd["realtime"],
+                settled=state.settled,
+                succeeded=state.succeeded,
+                complete=state.complete,
+            )
+        )
+    return tuple(found)
+
+
+def _difference(
+    state: Progress, expected: Expected | None, sums: AnswerSums, price: ModelPrice
+) -> Difference | None:
+    """Against what was expected of the whole night, once it is whole."""
+    if expected is None or not state.complete:
+        return None
+    return explain(expected, sums.asked, state.total_cost_usd, price.batch.prices[0])
+
+
+def _expected(connection: Connection, night: Night) -> Expected | None:
+    """What the pilot foresaw for the requests of its own input."""
+    verdict = night.pilot
+    if verdict is None or not verdict["judged"]:
+        return None
+    measured = [
+        snapshot.units
+        for snapshot in nights.snapshots_of(connection, night.id).values()
+        if snapshot.declaration_hash == verdict["declaration_hash"]
+        and snapshot.content_hash == verdict["content_hash"]
+    ]
+    return (
+        Expected(
+            source="the pilot",
+            requests=measured[-1],
+            input_tokens=Decimal(str(verdict["mean_input_tokens"])),
+            output_tokens=Decimal(str(verdict["mean_output_tokens"])),
+            usd=Decimal(str(verdict["projected_usd"])),
+        )
+        if measured
+        else None
+    )
 
 
 def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:

@@ -6,15 +6,16 @@ see them in `report_markdown` and `report_html`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from statistics import median
 from typing import Any
 
 import orjson
 
+from batch_pipeline.money.difference import Difference
+from batch_pipeline.money.distribution import Distribution
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 
 ZERO = Decimal(0)
@@ -92,19 +93,55 @@ class Approval:
 
 
 @dataclass(frozen=True)
-class Turnaround:
-    """Seconds from a batch's acceptance to the poll that saw its end, over the ended batches."""
+class ModelUsage:
+    """What one declared model was billed for in one way (`batch` or `realtime`), all attempts."""
 
-    batches: int
-    min_seconds: float
-    median_seconds: float
-    max_seconds: float
+    model_id: str
+    price_model: str
+    mode: str
+    answers: int
+    tokens: TokenUsage
+    usd: Decimal
+    counterfactual_usd: Decimal
 
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Turnaround | None:
-        if not seconds:
-            return None
-        return cls(len(seconds), min(seconds), median(seconds), max(seconds))
+    def __add__(self, other: ModelUsage) -> ModelUsage:
+        """More of the same model and way."""
+        return replace(
+            self,
+            answers=self.answers + other.answers,
+            tokens=self.tokens + other.tokens,
+            usd=self.usd + other.usd,
+            counterfactual_usd=self.counterfactual_usd + other.counterfactual_usd,
+        )
+
+
+@dataclass(frozen=True)
+class Wasted:
+    """Billed answers that are of no use: by status, or `duplicate` for batches bought twice."""
+
+    reason: str
+    answers: int
+    usd: Decimal
+
+
+@dataclass(frozen=True)
+class NightCost:
+    """One of the job's latest nights, as it stands now: billed each way, for so many documents."""
+
+    partition: str
+    batch_usd: Decimal
+    realtime_usd: Decimal
+    settled: int
+    succeeded: int
+    complete: bool
+
+    @property
+    def usd(self) -> Decimal:
+        return self.batch_usd + self.realtime_usd
+
+    @property
+    def per_document_usd(self) -> Decimal | None:
+        return _each(self.usd, self.settled)
 
 
 @dataclass(frozen=True)
@@ -132,7 +169,10 @@ class Report:
     """A night in money and outcomes, at any time; final once `complete`.
 
     `items` are input rows, `statuses` counts the settled ones. `retries` are answers to requests
-    that had been asked before. `other_models` were declared earlier in the night.
+    that had been asked before. `other_models` were declared earlier in the night. `turnaround` is
+    in seconds, from a batch's acceptance to the poll that saw its end. Token distributions are of
+    billed answers. `trend` are the job's latest nights under the account up to this one, oldest
+    first.
     """
 
     job: str
@@ -153,12 +193,28 @@ class Report:
     duplicates: Duplicates
     tokens: TokenUsage
     pilot: Pilot | None
-    turnaround: Turnaround | None
+    turnaround: Distribution | None
     set_aside: tuple[SetAside, ...]
     started_at: datetime
     completed_at: datetime | None
     results_path: str
     approvals: tuple[Approval, ...] = ()
+    models: tuple[ModelUsage, ...] = ()
+    prompt_tokens: Distribution | None = None
+    output_tokens: Distribution | None = None
+    wasted: tuple[Wasted, ...] = ()
+    difference: Difference | None = None
+    trend: tuple[NightCost, ...] = ()
+
+    @property
+    def wasted_usd(self) -> Decimal:
+        return sum((part.usd for part in self.wasted), ZERO)
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        """Of the prompt's tokens, the part that was read from the cache; None without any."""
+        prompt = self.tokens.prompt_tokens
+        return self.tokens.cache_read_tokens / prompt if prompt else None
 
     @property
     def settled(self) -> int:
@@ -240,6 +296,17 @@ def as_json(report: Report) -> dict[str, Any]:
         "cache_write_tokens": tokens.cache_write_5m_tokens + tokens.cache_write_1h_tokens,
         "cache_write_5m_tokens": tokens.cache_write_5m_tokens,
         "cache_write_1h_tokens": tokens.cache_write_1h_tokens,
+        "cache_hit_rate": report.cache_hit_rate,
+        "models": [_model_json(usage) for usage in report.models],
+        "token_distribution": {
+            "prompt": report.prompt_tokens.as_json() if report.prompt_tokens else None,
+            "output": report.output_tokens.as_json() if report.output_tokens else None,
+        },
+        "wasted_cost_usd": report.wasted_usd,
+        "wasted": [
+            {"reason": part.reason, "answers": part.answers, "cost_usd": part.usd}
+            for part in report.wasted
+        ],
         "pilot": _pilot_json(report.pilot),
         "approvals": [
             {**vars(given), "approved_at": given.approved_at.isoformat(timespec="seconds")}
@@ -248,7 +315,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "estimated_usd": report.estimated_usd,
         "actual_usd": costs.billed_usd,
         "over_estimate_share": report.over_estimate_share,
+        "difference": report.difference.as_json() if report.difference else None,
         "turnaround_seconds": _turnaround_json(report.turnaround),
+        "trend": [_night_json(night) for night in report.trend],
         "set_aside": [
             {**vars(group), "example_ids": list(group.example_ids)} for group in report.set_aside
         ],
@@ -270,14 +339,34 @@ def _pilot_json(pilot: Pilot | None) -> dict[str, Any] | None:
     return {**vars(pilot), "reasons": list(pilot.reasons)} if pilot else None
 
 
-def _turnaround_json(turnaround: Turnaround | None) -> dict[str, Any] | None:
+def _turnaround_json(turnaround: Distribution | None) -> dict[str, Any] | None:
     if turnaround is None:
         return None
+    found = turnaround.as_json()
+    return {"batches": found.pop("count"), **found}
+
+
+def _model_json(usage: ModelUsage) -> dict[str, Any]:
     return {
-        "batches": turnaround.batches,
-        "min": round(turnaround.min_seconds, 3),
-        "median": round(turnaround.median_seconds, 3),
-        "max": round(turnaround.max_seconds, 3),
+        "model_id": usage.model_id,
+        "price_model": usage.price_model,
+        "mode": usage.mode,
+        "answers": usage.answers,
+        **asdict(usage.tokens),
+        "cost_usd": usage.usd,
+        "counterfactual_usd": usage.counterfactual_usd,
+    }
+
+
+def _night_json(night: NightCost) -> dict[str, Any]:
+    return {
+        "partition": night.partition,
+        "batch_cost_usd": night.batch_usd,
+        "realtime_cost_usd": night.realtime_usd,
+        "settled": night.settled,
+        "succeeded": night.succeeded,
+        "cost_per_document_usd": night.per_document_usd,
+        "complete": night.complete,
     }
 
 

@@ -1,4 +1,4 @@
-"""The cost report as one HTML page that needs nothing else: no script, no font, no picture.
+"""The cost report as one HTML page that needs nothing else: no script, no font, no file.
 
 What comes from data (ids, messages, names) is escaped by the template engine, and the page forbids
 itself to load or run anything.
@@ -11,8 +11,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from batch_pipeline.money import charts
+from batch_pipeline.money.charts import Chart
+from batch_pipeline.money.distribution import Distribution
+from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.money.report import Report
-from batch_pipeline.money.wording import clipped, duration, part, percent, status_label, usd
+from batch_pipeline.money.wording import (
+    clipped,
+    duration,
+    percent,
+    signed_usd,
+    status_label,
+    usd,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -20,7 +31,36 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
 ID_CHARACTERS = 120
+LABEL_CHARACTERS = 8
 GOOD_STATUSES = {"succeeded": "good", "filtered": "neutral"}
+
+
+WAYS = {"batch": "batch", "realtime": "real time"}
+REASONS = {
+    "items": "number of requests",
+    "errors": "requests that failed and were not billed",
+    "input_tokens": "tokens of the prompts",
+    "output_tokens": "tokens of the answers",
+    "retries": "answers to requests sent again",
+    "duplicates": "batches bought twice",
+    "price": "price: cache, tiers, real time, another model",
+}
+# What a status that was billed is called where money is the matter.
+WASTED = {
+    "truncated": "cut off",
+    "invalid_output": "empty, not JSON or against the schema",
+    "duplicate": "bought twice",
+}
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """Billed tokens of one model and way."""
+
+    model: str
+    way: str
+    tokens: TokenUsage
+    usd: Decimal
 
 
 @dataclass(frozen=True)
@@ -41,7 +81,9 @@ def render(report: Report) -> str:
         .render(
             report=report,
             costs=report.costs,
-            tokens=_tokens(report),
+            token_rows=_token_rows(report),
+            charts=_charts(report),
+            reasons=_reasons(report),
             billed_bars=_billed_bars(report),
             counterfactual_width=_counterfactual_width(report),
             outcome_bars=_outcome_bars(report),
@@ -61,9 +103,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "usd": usd,
+        "signed_usd": signed_usd,
+        "count": lambda number: f"{number:,}",
         "percent": percent,
         "duration": duration,
         "status_label": status_label,
+        "wasted_label": lambda reason: WASTED.get(reason, status_label(reason)),
         "time": _time,
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
         "name": lambda text: clipped(text, ID_CHARACTERS),
@@ -99,18 +144,94 @@ def _outcome_bars(report: Report) -> list[Bar]:
     ]
 
 
-def _tokens(report: Report) -> list[tuple[str, int, str]]:
-    """Class, billed tokens, part of all."""
-    tokens = report.tokens
-    whole = tokens.prompt_tokens + tokens.output_tokens
-    classes = (
-        ("Input", tokens.input_tokens),
-        ("Output", tokens.output_tokens),
-        ("Cache read", tokens.cache_read_tokens),
-        ("Cache write, 5 minutes", tokens.cache_write_5m_tokens),
-        ("Cache write, 1 hour", tokens.cache_write_1h_tokens),
+def _token_rows(report: Report) -> list[TokenRow]:
+    """Billed tokens by class: of each model and way, and of all where there are several."""
+    rows = [
+        TokenRow(usage.model_id, WAYS[usage.mode], usage.tokens, usage.usd)
+        for usage in report.models
+    ]
+    if len(rows) != 1:
+        rows.append(TokenRow("All", "", report.tokens, report.costs.billed_usd))
+    return rows
+
+
+def _reasons(report: Report) -> list[tuple[str, Decimal]]:
+    """Why the night cost more or less than expected: what is worth a line."""
+    if report.difference is None:
+        return []
+    return [(REASONS[name], amount) for name, amount in report.difference.reasons.items() if amount]
+
+
+def _charts(report: Report) -> dict[str, Chart | None]:
+    """The charts by name; None for one that there are no figures for."""
+    names = ("nights", "prompt", "output", "turnaround")
+    found: dict[str, Chart | None] = dict.fromkeys(names)
+    if len(report.trend) > 1:
+        found["nights"] = _nights_chart(report)
+    for name, title, shown in (
+        ("prompt", "Prompt tokens of an answer", report.prompt_tokens),
+        ("output", "Output tokens of an answer", report.output_tokens),
+    ):
+        if shown is not None:
+            found[name] = _tokens_chart(title, shown, name)
+    if report.turnaround is not None and report.turnaround.values > 1:
+        found["turnaround"] = _turnaround_chart(report.turnaround)
+    return found
+
+
+def _nights_chart(report: Report) -> Chart:
+    shown = [
+        charts.Column(
+            _short(night.partition),
+            f"{night.partition}: {usd(night.usd)} for {night.settled:,} documents"
+            + ("" if night.complete else ", not complete"),
+            ((float(night.batch_usd), "batch"), (float(night.realtime_usd), "realtime")),
+        )
+        for night in report.trend
+    ]
+    last = report.trend[-1]
+    return charts.columns(
+        "Cost by night",
+        f"USD billed for each of the last {len(shown)} nights; the last is {usd(last.usd)}.",
+        shown,
+        x_title="night",
+        y_title="USD",
+        y_text=charts.dollars,
     )
-    return [(name, count, part(count, whole)) for name, count in classes]
+
+
+def _tokens_chart(title: str, shown: Distribution, kind: str) -> Chart:
+    mean, p95 = round(shown.mean), round(shown.p95)
+    return charts.histogram(
+        title,
+        f"Distribution over {shown.values:,} answers: mean {mean:,}, P95 {p95:,}.",
+        shown,
+        x_title="tokens",
+        y_title="answers",
+        x_text=charts.compact,
+        kind=kind,
+        markers=((shown.mean, f"mean {mean:,}", "mean"), (shown.p95, f"P95 {p95:,}", "p95")),
+    )
+
+
+def _turnaround_chart(shown: Distribution) -> Chart:
+    median, p95 = duration(shown.median), duration(shown.p95)
+    return charts.histogram(
+        "Turnaround of the batches",
+        f"From acceptance to end, {shown.values:,} batches: median {median}, P95 {p95}.",
+        shown,
+        x_title="from acceptance to end",
+        y_title="batches",
+        x_text=charts.short_duration,
+        kind="batch",
+        markers=((shown.median, f"median {median}", "mean"), (shown.p95, f"P95 {p95}", "p95")),
+    )
+
+
+def _short(partition: str) -> str:
+    """`11-21` for a night of a year: the year would not fit under its column."""
+    dated = len(partition) == len("2026-11-21") and partition[:4].isdecimal()
+    return partition[5:] if dated else clipped(partition, LABEL_CHARACTERS)
 
 
 def _width(amount: Decimal, whole: Decimal) -> float:

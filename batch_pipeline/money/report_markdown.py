@@ -66,7 +66,7 @@ def _tokens(report: Report) -> str:
 def _batches(report: Report) -> str:
     if report.turnaround is None:
         return ""
-    return f" · {report.batches:,} batches, median {duration(report.turnaround.median_seconds)}"
+    return f" · {report.batches:,} batches, median {duration(report.turnaround.median)}"
 
 
 def _name(text: str) -> str:

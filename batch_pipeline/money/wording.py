@@ -20,6 +20,11 @@ def usd(amount: Decimal | None) -> str:
     return f"{sign}${amount:,.2f}"
 
 
+def signed_usd(amount: Decimal) -> str:
+    """`+$1.20`, `-$0.31`: a part of a difference."""
+    return usd(amount) if amount < 0 else f"+{usd(amount)}"
+
+
 def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.1%}"
 

@@ -7,16 +7,25 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_pipeline.money.difference import Difference
+from batch_pipeline.money.distribution import Bins, Distribution
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.money.report import (
     Costs,
     Duplicates,
+    ModelUsage,
+    NightCost,
     Pilot,
     PricedModel,
     Report,
     SetAside,
-    Turnaround,
+    Wasted,
 )
+
+MODEL = "claude-haiku-4-5-20251001"
+BATCH_TOKENS = TokenUsage(35_700_000, 2_380_000, 10_000, 20_000, 4_000_000)
+PILOT_TOKENS = TokenUsage(300_000, 20_000)
+TURNAROUND = Distribution.of_seconds([900.0, 1741.0])
 
 REPORT = Report(
     job="contract_review",
@@ -49,7 +58,7 @@ REPORT = Report(
         truncated_rate=0.0,
         projected_usd=Decimal("24.5"),
     ),
-    turnaround=Turnaround(2, 900.0, 1320.5, 1741.0),
+    turnaround=TURNAROUND,
     set_aside=(
         SetAside("errored", "overloaded_error", "Overloaded", 160, ("a/1.txt", "a/2.txt"), True),
         SetAside("truncated", "max_tokens", "cut off at max_tokens", 60, ("b/7.txt",), False),
@@ -58,7 +67,40 @@ REPORT = Report(
     started_at=datetime(2026, 11, 22, 2, 0, tzinfo=UTC),
     completed_at=datetime(2026, 11, 22, 3, 10, tzinfo=UTC),
     results_path="/data/home/contract_review/results/partition=2026-11-21",
-)
+    models=(
+        ModelUsage(
+            MODEL, "claude-haiku-4-5", "batch", 11_900, BATCH_TOKENS,
+            Decimal("24.812345678901"), Decimal("49.624691357802"),
+        ),
+        ModelUsage(
+            MODEL, "claude-haiku-4-5", "realtime", 100, PILOT_TOKENS,
+            Decimal("0.412"), Decimal("0.412"),
+        ),
+    ),
+    prompt_tokens=Distribution(
+        12_000, 400.0, 3_334.2, 3_100.0, 7_200.0, 48_000.0, Bins(0.0, 1_000.0, 10),
+        (300, 1_200, 3_700, 3_900, 1_500, 600, 300, 300, 150, 50),
+    ),
+    output_tokens=Distribution(
+        12_000, 20.0, 200.0, 190.0, 380.0, 500.0, Bins(0.0, 100.0, 6),
+        (700, 5_400, 4_900, 800, 140, 60),
+    ),
+    wasted=(Wasted("truncated", 60, Decimal("0.31")), Wasted("refused", 4, Decimal("0.008"))),
+    difference=Difference(
+        "the pilot", Decimal("24.5"), Decimal("25.224345678901"),
+        {
+            "items": Decimal(0), "errors": Decimal("-0.11"), "input_tokens": Decimal("0.61"),
+            "output_tokens": Decimal("0.02"), "retries": Decimal("0.3"), "duplicates": Decimal(0),
+            "price": Decimal("-0.095654321099"),
+        },
+    ),
+    trend=tuple(
+        NightCost(
+            f"2026-11-{day}", Decimal(20 + day % 7), Decimal("0.4"), 11_000 + day, 10_900, True
+        )
+        for day in range(10, 22)
+    ),
+)  # fmt: skip
 
 EMPTY = replace(
     REPORT,
@@ -73,6 +115,12 @@ EMPTY = replace(
     pilot=None,
     turnaround=None,
     set_aside=(),
+    models=(),
+    prompt_tokens=None,
+    output_tokens=None,
+    wasted=(),
+    difference=None,
+    trend=(),
 )
 
 

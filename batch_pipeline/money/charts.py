@@ -1,0 +1,216 @@
+"""The geometry of the report's charts: from figures to rectangles, ticks and words.
+
+Drawn by `templates/chart.svg.jinja`, in the page's own colours and type, so that a chart is text
+that scales, prints, follows light and dark, and needs nothing from elsewhere. Small charts for
+Dagster's metadata are made in `orchestration.charts`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batch_pipeline.money.distribution import Distribution, round_step
+
+WIDTH, HEIGHT = 420, 232
+LEFT, RIGHT, TOP, BOTTOM = 58, 10, 30, 44
+ROOM = WIDTH - LEFT - RIGHT
+FLOOR = HEIGHT - BOTTOM
+Y_TICKS = 4
+X_TICKS = 5
+GAP = 2.0
+# Of a character, for deciding on which side of its line a word fits.
+CHARACTER = 6.6
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle, its style in the page, and what a pointer or a screen reader is told of it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A vertical line with a word beside it, on its left (`end`) or right (`start`)."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with axes; `description` says in words what it shows."""
+
+    title: str
+    description: str
+    x_title: str
+    y_title: str
+    bars: tuple[Bar, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    markers: tuple[Marker, ...] = ()
+
+    width, height = WIDTH, HEIGHT
+    left, right, top, floor = LEFT, WIDTH - RIGHT, TOP, FLOOR
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of stacked parts: (value, style)."""
+
+    label: str
+    hint: str
+    parts: Sequence[tuple[float, str]]
+
+    @property
+    def value(self) -> float:
+        return sum(value for value, _ in self.parts)
+
+
+def columns(
+    title: str,
+    description: str,
+    shown: Sequence[Column],
+    *,
+    x_title: str,
+    y_title: str,
+    y_text: Callable[[float, float], str],
+) -> Chart:
+    """A column for each of a few categories; `y_text` writes a tick's value given their step."""
+    step, top = _scale(max((column.value for column in shown), default=0.0))
+    room = ROOM / max(len(shown), 1)
+    # A single night is a column, not a wall.
+    width = min(room - GAP, 48.0)
+    bars, ticks = [], []
+    every = math.ceil(len(shown) / X_TICKS)
+    for index, column in enumerate(shown):
+        x = LEFT + room * index + (room - width) / 2
+        below = 0.0
+        for value, kind in column.parts:
+            if value > 0:
+                bars.append(_bar(x, width, below, value, top, kind, column.hint))
+                below += value
+        if (len(shown) - 1 - index) % every == 0:
+            ticks.append(Tick(x + width / 2, column.label))
+    return Chart(
+        title, description, x_title, y_title, tuple(bars), tuple(ticks), _y_ticks(step, top, y_text)
+    )
+
+
+def histogram(
+    title: str,
+    description: str,
+    shown: Distribution,
+    *,
+    x_title: str,
+    y_title: str,
+    x_text: Callable[[float], str],
+    kind: str,
+    markers: Sequence[tuple[float, str, str]],
+) -> Chart:
+    """A distribution, with a line for each marker: (value, words, style)."""
+    step, top = _scale(float(max(shown.counts)))
+    bins = shown.bins
+    room = ROOM / bins.count
+    bars = [
+        _bar(
+            LEFT + room * index + GAP / 2,
+            max(room - GAP, 1.0),
+            0.0,
+            count,
+            top,
+            kind,
+            f"{_span(shown, index, x_text)}: {count:,}",
+        )
+        for index, count in enumerate(shown.counts)
+        if count
+    ]
+    every = math.ceil(bins.count / X_TICKS)
+    ticks = [
+        Tick(LEFT + room * index, x_text(bins.start + index * bins.step))
+        for index in range(0, bins.count, every)
+    ]
+    lines = []
+    for row, (value, words, style) in enumerate(markers):
+        share = (value - bins.start) / (bins.step * bins.count)
+        x = LEFT + ROOM * min(max(share, 0.0), 1.0)
+        anchor = "start" if x + CHARACTER * len(words) < WIDTH - RIGHT else "end"
+        lines.append(Marker(x, TOP - 16 + 14 * row, words, anchor, style))
+    return Chart(
+        title, description, x_title, y_title, tuple(bars), tuple(ticks),
+        _y_ticks(step, top, lambda value, _: compact(value)), tuple(lines),
+    )  # fmt: skip
+
+
+def compact(value: float) -> str:
+    """`950`, `1.2k`, `25k`, `1.5M`: what fits under a tick."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def dollars(value: float, step: float) -> str:
+    """A tick in USD, with the decimals that its step needs."""
+    if value >= 10_000:
+        return f"${compact(value)}"
+    decimals = 0
+    while step and decimals < 9 and abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
+        decimals += 1
+    return f"${value:,.{max(decimals, 2) if decimals else 0}f}"
+
+
+def short_duration(seconds: float) -> str:
+    """`45 s`, `10 min`, `1.5 h`: under a tick."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h"
+
+
+def _span(shown: Distribution, index: int, x_text: Callable[[float], str]) -> str:
+    start = shown.bins.start + index * shown.bins.step
+    if index == shown.bins.count - 1:
+        return f"from {x_text(start)}"
+    return f"{x_text(start)} to {x_text(start + shown.bins.step)}"
+
+
+def _scale(largest: float) -> tuple[float, float]:
+    """Step and top of an axis from 0 that holds the largest value."""
+    step = round_step(largest / Y_TICKS) if largest > 0 else 1.0
+    return step, step * max(1, math.ceil(largest / step - 1e-9))
+
+
+def _y_ticks(step: float, top: float, text: Callable[[float, float], str]) -> tuple[Tick, ...]:
+    count = round(top / step)
+    return tuple(
+        Tick(FLOOR - (FLOOR - TOP) * index / count, text(index * step, step))
+        for index in range(count + 1)
+    )
+
+
+def _bar(
+    x: float, width: float, below: float, value: float, top: float, kind: str, hint: str
+) -> Bar:
+    height = (FLOOR - TOP) * value / top
+    y = FLOOR - (FLOOR - TOP) * (below + value) / top
+    # What is there is seen, however little it is.
+    height, y = (height, y) if height >= 1 else (1.0, min(y, FLOOR - 1))
+    return Bar(round(x, 2), round(y, 2), round(width, 2), round(height, 2), kind, hint)

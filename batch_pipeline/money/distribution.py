@@ -1,0 +1,118 @@
+"""Distributions for people: a few figures, and bins with round borders to draw.
+
+Belongs here: how borders are chosen and counted. Where values come from, and how bins are drawn,
+stands elsewhere. A database may fill the bins, so that values need not be in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+MOST_BINS = 24
+# Steps that a reader can count in, by unit.
+ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+SECONDS = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1800,
+    3600,
+    7200,
+    10800,
+    14400,
+    21600,
+    43200,
+)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Borders `start`, `start + step` …; the last of `count` bins holds all that is larger."""
+
+    start: float
+    step: float
+    count: int
+
+    @classmethod
+    def round(cls, low: float, high: float) -> Bins:
+        """Bins with round borders from `low` to `high`, for counts of whatever size."""
+        return cls._over(low, high, max(1.0, round_step((high - low) / MOST_BINS)))
+
+    @classmethod
+    def of_seconds(cls, low: float, high: float) -> Bins:
+        """The same for times, with borders at whole seconds, minutes, hours."""
+        least = (high - low) / MOST_BINS
+        return cls._over(low, high, next((s for s in SECONDS if s >= least), SECONDS[-1]))
+
+    @classmethod
+    def _over(cls, low: float, high: float, step: float) -> Bins:
+        start = math.floor(low / step) * step
+        return cls(start, step, max(1, math.floor((high - start) / step) + 1))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values of which `counts` fall into the `bins`; P95: nearest rank."""
+
+    values: int
+    minimum: float
+    mean: float
+    median: float
+    p95: float
+    maximum: float
+    bins: Bins
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of_seconds(cls, values: Sequence[float]) -> Distribution | None:
+        """The distribution of times that are at hand; None without any."""
+        if not values:
+            return None
+        ordered = sorted(values)
+        bins = Bins.of_seconds(ordered[0], ordered[-1])
+        borders = [bins.start + bins.step * index for index in range(bins.count)]
+        counts = [0] * bins.count
+        for value in ordered:
+            counts[max(0, bisect_right(borders, value) - 1)] += 1
+        middle = len(ordered) // 2
+        median = ordered[middle] if len(ordered) % 2 else mean(ordered[middle - 1 : middle + 1])
+        rank = max(0, math.ceil(0.95 * len(ordered)) - 1)
+        return cls(
+            len(ordered), ordered[0], mean(ordered), median, ordered[rank], ordered[-1], bins,
+            tuple(counts),
+        )  # fmt: skip
+
+    def as_json(self, digits: int = 3) -> dict[str, Any]:
+        return {
+            "count": self.values,
+            "min": round(self.minimum, digits),
+            "mean": round(self.mean, digits),
+            "median": round(self.median, digits),
+            "p95": round(self.p95, digits),
+            "max": round(self.maximum, digits),
+            "histogram": [
+                {"from": round(self.bins.start + index * self.bins.step, digits), "count": count}
+                for index, count in enumerate(self.counts)
+            ],
+        }
+
+
+def round_step(least: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not less."""
+    if least <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in ROUND if power * factor >= least * (1 - 1e-9))
