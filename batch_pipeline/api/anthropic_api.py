@@ -7,6 +7,7 @@ memory and parse unknown result types as known ones.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -87,7 +88,7 @@ class AnthropicApi:
                 cast_to=httpx2.Response,
                 options={"headers": headers | _betas(betas)},
             )
-            return _batch(response)
+            return _created(response)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
         with _failures():
@@ -207,6 +208,19 @@ def _batch(response: httpx2.Response) -> BatchInfo:
         return _parse_batch(_json(response))
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(response) from error
+
+
+def _created(response: httpx2.Response) -> BatchInfo:
+    """The batch that a create made: the id is what counts, whatever else of it can be read."""
+    data = _json(response)
+    try:
+        return _parse_batch(data)
+    except (KeyError, TypeError, ValueError):
+        # What is no batch by its own word may come from anybody on the way.
+        if data.get("type") != "message_batch" or not isinstance(data.get("id"), str):
+            raise _unreadable(response) from None
+    at = time.time()
+    return BatchInfo(data["id"], "in_progress", dict.fromkeys(COUNTS, 0), at, None, None, False)
 
 
 def _json(response: httpx2.Response) -> dict[str, Any]:

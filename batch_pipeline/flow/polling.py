@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
+from batch_pipeline.flow import cancel
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
 from batch_pipeline.state import ledger, nights, submissions
@@ -27,12 +28,20 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     for submission in in_flight:
         if submission.batch_id not in infos:
             _give_back(pipeline, submission)
+    cancel.again(pipeline, [s for s in in_flight if _goes_on(s, infos)])
     ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
     if ended:
         with pipeline.ledger.write() as connection:
             for submission in ended:
                 submissions.end(connection, submission)
     return ended
+
+
+def _goes_on(submission: Submission, infos: Mapping[str, BatchInfo]) -> bool:
+    """Whether a batch is processed as if nobody had cancelled it."""
+    info = infos.get(submission.batch_id or "")
+    cancelled = submission.cancel_requested_at is not None
+    return cancelled and info is not None and info.processing_status == "in_progress"
 
 
 def give_back_lost(pipeline: Pipeline, submission: Submission) -> None:

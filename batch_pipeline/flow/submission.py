@@ -20,6 +20,7 @@ from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunk
 from batch_pipeline.state import admission, nights, submissions
 from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
 from batch_pipeline.state.beat import beating
+from batch_pipeline.state.ledger import insisting
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission
 
@@ -117,15 +118,20 @@ class _SealedBody:
         for chunk in self._chunks:
             yield held
             held = chunk
-        before = time.monotonic()
+        before = _clock()
         with self._pipeline.ledger.write() as connection:
             if not submissions.seal(connection, self._submission, self._limits.lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
         # A process that was frozen here must not finish what others have given up.
-        if time.monotonic() - before > self._limits.lease_seconds / 2:
+        if _clock() - before > self._limits.lease_seconds / 2:
             raise ApiFailure(None, None, None, "too slow to finish the body safely")
         self.sealed = True
         yield held
+
+
+def _clock() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, unlike `time.monotonic`."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
@@ -135,12 +141,12 @@ class Lease:
         self._pipeline = pipeline
         self._submission = submission
         self._seconds = pipeline.settings.lease_seconds
-        self._renewed = time.monotonic()
+        self._renewed = _clock()
         self._lost = False
 
     def renew(self) -> bool:
         """Extend it in the ledger; False: it was taken over or settled."""
-        at = time.monotonic()
+        at = _clock()
         with self._pipeline.ledger.write() as connection:
             self._lost = not submissions.keep_alive(connection, self._submission, self._seconds)
         self._renewed = at
@@ -150,7 +156,7 @@ class Lease:
         """Whether it is held still; a process that was frozen asks the ledger first."""
         if self._lost:
             return False
-        return time.monotonic() - self._renewed < self._seconds / 2 or self.renew()
+        return _clock() - self._renewed < self._seconds / 2 or self.renew()
 
 
 @contextmanager
@@ -163,14 +169,18 @@ def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[Lease]:
 
 
 def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchInfo) -> None:
-    with pipeline.ledger.write() as connection:
-        held = submissions.accept(
-            connection,
-            submission.id,
-            batch.id,
-            accepted_at=batch.created_at,
-            expires_at=batch.expires_at,
-        )
+    @insisting
+    def record() -> bool:
+        with pipeline.ledger.write() as connection:
+            return submissions.accept(
+                connection,
+                submission.id,
+                batch.id,
+                accepted_at=batch.created_at,
+                expires_at=batch.expires_at,
+            )
+
+    held = record()
     log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")
     if held:
         # A cancel came while the create was under way.
@@ -187,7 +197,7 @@ def _record_failure(
     error = str(failure)
     with pipeline.ledger.write() as connection:
         match verdict:
-            case CreateVerdict.UNKNOWN if sealed:
+            case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT if sealed:
                 submissions.lose_track(connection, submission, error)
             case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT:
                 # The body is incomplete, and nobody can complete it any more.

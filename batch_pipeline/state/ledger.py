@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
@@ -82,6 +83,16 @@ class Ledger:
                 f"The ledger has schema version {version}, this release reads up to "
                 f"{tables.SCHEMA_VERSION}: install the newer batch-pipeline that wrote it."
             )
+
+
+# For a write that must not be lost for a moment's trouble (a database that is restarted, a full
+# disk) and that may be carried out twice.
+insisting = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
+    wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
+    stop=tenacity.stop_after_delay(60.0),
+    reraise=True,
+)
 
 
 def now(connection: Connection) -> float:

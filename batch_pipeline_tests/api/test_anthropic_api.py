@@ -135,6 +135,17 @@ def test_an_unreadable_answer_to_a_create_is_no_answer(
     assert sim.books.batches_created == 1
 
 
+def test_a_create_whose_answer_is_odd_has_an_id_all_the_same(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    faults.on_response = lambda request, response: (
+        Response('{"type": "message_batch", "id": "msgbatch_odd", "created_at": "today"}', 201)
+        if is_create(request)
+        else response
+    )
+    assert create(api) == "msgbatch_odd"
+
+
 def test_a_redirect_of_a_create_is_not_followed(
     sim: Simulator, api: AnthropicApi, faults: Faults
 ) -> None:

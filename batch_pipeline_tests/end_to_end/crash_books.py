@@ -7,14 +7,20 @@ from the pipeline's word.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
+from typing import Any
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.books import content_hash
+from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.end_to_end.crash_processes import Work
 from batch_pipeline_tests.support import MODEL, PARTITION, by_id, results, submissions_of
+
+Documents = list[dict[str, str | None]]
 
 BILLED = ("succeeded", "truncated", "refused", "invalid_output")
 
@@ -39,48 +45,57 @@ class Figures:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-def check(sim: Simulator, work: Work, documents: list[dict[str, str | None]]) -> Figures:
+def check(sim: Simulator, work: Work, documents: Documents) -> Figures:
     """Assert that a complete night is whole and was paid once; returns what it consisted of."""
-    pipeline, spec = work.pipeline(), work.spec()
-    rows = by_id(results(pipeline, spec))
-    assert set(rows) == {str(document["id"]) for document in documents}
+    return check_nights(sim, work.pipeline(), work.spec(), {PARTITION: documents}, work.queue)
+
+
+def check_nights(
+    sim: Simulator,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    documents: Mapping[str, Documents],
+    queue: int,
+) -> Figures:
+    """Assert that complete nights are whole and were paid once, each document in one of them."""
     books, contents = sim.books, sim.books.contents
     twice = repeated = 0
-    repeated_usd = Decimal(0)
-    for document in documents:
-        row = rows[str(document["id"])]
-        if document["text"] is None:
-            assert row["status"] == "invalid_input"
-            continue
-        content = contents.pop(content_of(str(document["text"])))
-        once = int(row["status"] in BILLED)
-        if row["mode"] == "realtime":
-            extra = content.billed - once
-            repeated += extra
-            repeated_usd += content.cost_usd * extra / content.billed
-        else:
-            twice += content.billed - once
-            assert content.accepted == row["attempt"], (row, content)
+    repeated_usd = batch_usd = realtime_usd = Decimal(0)
+    for partition, expected in documents.items():
+        rows = by_id(results(pipeline, spec, partition))
+        assert set(rows) == {str(document["id"]) for document in expected}
+        for document in expected:
+            row = rows[str(document["id"])]
+            if document["text"] is None:
+                assert row["status"] == "invalid_input"
+                continue
+            content = contents.pop(content_of(str(document["text"])))
+            once = int(row["status"] in BILLED)
+            if row["mode"] == "realtime":
+                extra = content.billed - once
+                repeated += extra
+                repeated_usd += content.cost_usd * extra / content.billed
+            else:
+                twice += content.billed - once
+                assert content.accepted == row["attempt"], (row, content)
+        report = _report(pipeline, spec, partition)
+        assert report["items"] == len(expected) == sum(report["statuses"].values())
+        billed = sum((row["cost_usd"] for row in rows.values()), Decimal(0))
+        assert billed == report["actual_usd"]
+        assert report["unattributed_cost_usd"] == 0
+        batch_usd += report["batch_cost_usd"]
+        realtime_usd += report["realtime_cost_usd"]
     assert not twice
     assert not contents, "a request was sent that no document asked for"
-    assert books.highest_queue <= work.queue
+    assert books.highest_queue <= queue
     assert books.foreign_touched == {}
-
-    data = pipeline.files.read(paths.report(spec.name, PARTITION, ".json"))
-    assert data is not None
-    report = json.loads(data, parse_float=Decimal)
-    assert report["complete"]
-    assert report["batch_cost_usd"] == books.batch_cost_usd
-    assert report["realtime_cost_usd"] == books.realtime_cost_usd - repeated_usd
-    billed = sum((row["cost_usd"] for row in rows.values()), Decimal(0))
-    assert billed + report["unattributed_cost_usd"] == report["actual_usd"]
-    assert report["unattributed_cost_usd"] == 0
-    assert report["items"] == len(documents) == sum(report["statuses"].values())
+    assert batch_usd == books.batch_cost_usd
+    assert realtime_usd == books.realtime_cost_usd - repeated_usd
     submissions = submissions_of(pipeline)
     pipeline.ledger.close()
     assert not any(submission.is_duplicate for submission in submissions)
     return Figures(
-        nights=1,
+        nights=len(documents),
         requests=books.accepted_requests,
         batches=books.batches_created,
         faults=sum(books.faults.values()),
@@ -88,6 +103,14 @@ def check(sim: Simulator, work: Work, documents: list[dict[str, str | None]]) ->
         bought_twice_in_batches=twice,
         calls_repeated=repeated,
     )
+
+
+def _report(pipeline: Pipeline, spec: JobSpec, partition: str) -> dict[str, Any]:
+    data = pipeline.files.read(paths.report(spec.name, partition, ".json"))
+    assert data is not None
+    report: dict[str, Any] = json.loads(data, parse_float=Decimal)
+    assert report["complete"]
+    return report
 
 
 def content_of(text: str) -> str:

@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
-from batch_pipeline_tests.end_to_end.crash_books import Figures, check
+from batch_pipeline_tests.end_to_end.crash_books import Documents, Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import documents, write_rows
-
-Documents = list[dict[str, str | None]]
 
 # Item 7 and item 11 are asked again, item 9 never gets an answer.
 _REQUESTS = {

@@ -13,26 +13,112 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from batch_pipeline_tests.support import MODEL, documents, write_rows
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
+# What tells a process's role, the first that fits.
+ROLES = {
+    "dagster_webserver": "webserver",
+    "dagster._daemon": "daemon",
+    " api grpc": "server",
+    "multiprocessing.spawn": "worker",
+}
 REPOSITORIES = (
     "{ repositoriesOrError { ... on RepositoryConnection { nodes { location { name } } } } }"
 )
 
 
+BACKFILL = """
+mutation ($nights: [String!]!) {
+  launchPartitionBackfill(backfillParams: {
+    selector: {
+      partitionSetName: "review_submit_partition_set"
+      repositorySelector: {
+        repositoryName: "__repository__", repositoryLocationName: "batch_pipeline"
+      }
+    }
+    partitionNames: $nights
+  }) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+DOCUMENTS = 40
+
+
+def declare(folder: Path, nights: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """A job in a folder of jobs, and its documents, which are returned by night."""
+    found = {}
+    for number, night in enumerate(nights):
+        (folder / "input" / night).mkdir(parents=True)
+        found[night] = documents(DOCUMENTS, start=number * DOCUMENTS)
+        write_rows(folder / "input" / night / "documents.jsonl", found[night])
+    job = folder / "jobs" / "review"
+    job.mkdir(parents=True)
+    attributes = {
+        "name": "review",
+        "input": {"path": str(folder / "input" / "{partition}" / "*.jsonl")},
+        "prompt": {"user": "Sum up: {text}"},
+        "model_id": MODEL,
+        "max_tokens": 4_000,
+        "partitions": {"start": nights[0]},
+        "pilot": {"size": 4, "max_truncated_rate": 1.0},
+        "limits": {"max_requests_per_batch": 20},
+    }
+    declared = {"type": "batch_pipeline.BatchJobComponent", "attributes": attributes}
+    (job / "defs.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
+    return found
+
+
 @dataclass(frozen=True)
 class Dagster:
-    """A running Dagster; `logs` holds what its processes write."""
+    """A Dagster of its own; `home` is its DAGSTER_HOME, `logs` holds what its processes write."""
 
-    url: str
-    logs: Path
+    home: Path
+    port: int
+    environment: Mapping[str, str]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "process_logs"
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Start the webserver or the daemon, in a session of its own."""
+        workspace = ["-w", str(ROOT / "workspace.yaml")]
+        commands = {
+            "webserver": ["dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port), *workspace],
+            "daemon": ["dagster._daemon", "run", *workspace],
+        }
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *commands[name]],
+                cwd=ROOT,
+                env={**os.environ, **self.environment, "DAGSTER_HOME": str(self.home)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process
 
     def ask(self, query: str, **variables: Any) -> Any:
         """The data of a GraphQL answer; an error in it fails the test."""
@@ -45,6 +131,12 @@ class Dagster:
         assert "errors" not in answer, answer
         return answer["data"]
 
+    def backfill(self, nights: Sequence[str]) -> str:
+        """Launch the submission of some nights; returns the backfill's id."""
+        launched = self.ask(BACKFILL, nights=list(nights))["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return str(launched["backfillId"])
+
     def wait_until(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
@@ -56,38 +148,55 @@ class Dagster:
 
 
 @contextmanager
-def running_dagster(home: Path, environment: Mapping[str, str]) -> Iterator[Dagster]:
+def running_dagster(
+    home: Path, environment: Mapping[str, str], changes: Mapping[str, str] | None = None
+) -> Iterator[Dagster]:
     """Webserver and daemon on the workspace and the instance file of this checkout.
 
-    `home` becomes DAGSTER_HOME. Both processes, and those that they start, are ended by id.
+    `home` becomes DAGSTER_HOME; `changes` are texts of the instance file and what stands in their
+    place. All processes, and those that they start, are ended by id.
     """
     home.mkdir(parents=True)
-    logs = home / "process_logs"
-    logs.mkdir()
-    (home / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
-    workspace = ["-w", str(ROOT / "workspace.yaml")]
-    port = str(_free_port())
-    commands = {
-        "webserver": ["dagster_webserver", "-h", "127.0.0.1", "-p", port, *workspace],
-        "daemon": ["dagster._daemon", "run", *workspace],
-    }
-    dagster = Dagster(f"http://127.0.0.1:{port}", logs)
-    with contextlib.ExitStack() as stack:
-        for name, (module, *arguments) in commands.items():
-            log = stack.enter_context((logs / f"{name}.log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=ROOT,
-                env={**os.environ, **environment, "DAGSTER_HOME": str(home)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            stack.callback(_end, process)
-            # One after the other: two at once would both make the tables of a new instance.
+    instance = (ROOT / "dagster.yaml").read_text(encoding="utf-8")
+    for text, other in (changes or {}).items():
+        assert text in instance
+        instance = instance.replace(text, other)
+    (home / "dagster.yaml").write_text(instance, encoding="utf-8")
+    dagster = Dagster(home, _free_port(), environment)
+    dagster.logs.mkdir()
+    try:
+        # One after the other: two at once would both make the tables of a new instance.
+        for name in ("webserver", "daemon"):
+            process = dagster.start(name)
             ready = functools.partial(_answers, dagster, process)
             dagster.wait_until(f"the {name}", ready, START_SECONDS)
         yield dagster
+    finally:
+        _end_all(dagster)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of a Dagster's processes: webserver, daemon, server (of code), worker (of a run)."""
+
+    pid: int
+    role: str
+    session: int
+
+
+def processes(home: Path) -> list[Process]:
+    """All living processes with this DAGSTER_HOME, told apart by their command lines."""
+    found = []
+    mark = f"DAGSTER_HOME={home}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark not in (folder / "environ").read_bytes().split(b"\0"):
+                continue
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            session = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[3])
+            role = next((role for text, role in ROLES.items() if text in command), "other")
+            found.append(Process(int(folder.name), role, session))
+    return found
 
 
 def _answers(dagster: Dagster, process: subprocess.Popen[bytes]) -> bool:
@@ -100,14 +209,26 @@ def _answers(dagster: Dagster, process: subprocess.Popen[bytes]) -> bool:
     return [node["location"]["name"] for node in nodes] == ["batch_pipeline"]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process as a person would, and its session if it does not."""
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end_all(dagster: Dagster) -> None:
+    """End all processes, as a person would first."""
+    for process in dagster.started:
+        process.send_signal(signal.SIGINT)
+    for process in dagster.started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    for left in processes(dagster.home):
+        send(left.pid, signal.SIGKILL)
+    for process in dagster.started:
+        process.wait()
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Whether there was such a process."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -10,6 +11,8 @@ from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.polling import look_up
 from batch_pipeline.flow.reconciliation import (
     CLOCK_SKEW_SECONDS,
+    LARGEST_SKEW_SECONDS,
+    clock_skew,
     is_absent,
     is_candidate,
     read_list,
@@ -93,10 +96,41 @@ def test_reading_the_list_ends_with_what_is_too_old() -> None:
     assert api.pages == 2
 
 
+@pytest.mark.parametrize("repeated", [[], ["b1", "b0"]])
+def test_a_list_that_announces_more_and_does_not_give_it_is_not_whole(repeated: list[str]) -> None:
+    class Stuck(FakeApi):
+        def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
+            page, _ = super().list_batches(None, limit)
+            return [batch for batch in page if after_id is None or batch.id in repeated], True
+
+    with pytest.raises(ApiFailure, match="does not go on"):
+        list(read_list(Stuck([a_batch("b0"), a_batch("b1", created_at=1_001.0)]), since=0.0))
+
+
+@pytest.mark.parametrize(
+    ("differences", "skew"),
+    [
+        ([], SKEW),
+        ([0.5, 2.0], SKEW + 2),
+        ([-3_600.0, 4.0], SKEW + 3_600),
+        ([50 * 365 * 86_400.0], LARGEST_SKEW_SECONDS),
+    ],
+)
+def test_how_far_the_clocks_may_differ_is_learnt_from_what_was_accepted(
+    differences: list[float], skew: float
+) -> None:
+    made = [
+        replace(submission("b"), intent_at=1_000.0, accepted_at=1_000.0 + difference)
+        for difference in differences
+    ]
+    assert clock_skew(made) == skew
+
+
 @pytest.mark.parametrize(
     ("created_at", "requests", "candidate"),
     [
         (INTENT_AT, 5, True),
+        (INTENT_AT, 0, True),
         (INTENT_AT, 4, False),
         (INTENT_AT, 6, False),
         (INTENT_AT - SKEW, 5, True),

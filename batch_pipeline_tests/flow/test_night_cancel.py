@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from batch_pipeline.api.protocol import BatchInfo
 from batch_pipeline.flow import cancel, night
@@ -19,6 +21,7 @@ from batch_pipeline_tests.support import (
     accepted_twice,
     by_id,
     documents,
+    error,
     job,
     results,
     statuses,
@@ -110,6 +113,29 @@ def test_a_cancel_before_the_last_bytes_leaves_the_body_incomplete(
     pipeline.api.create_batch = honest  # type: ignore[method-assign]
     assert run(pipeline, spec, PARTITION, resume=True).complete
     assert not accepted_twice(sim)
+
+
+def test_a_cancel_that_did_not_get_through_is_repeated_with_the_next_poll(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
+) -> None:
+    """As after a death between its record and its call."""
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    pipeline = make_pipeline()
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(6)))
+    state = run(pipeline, spec, PARTITION, wait=False)
+
+    def lost(request: Request) -> Response | None:
+        return error(500, "api_error") if request.url.path.endswith("/cancel") else None
+
+    faults.on_request = lost
+    assert cancel.hold(pipeline, state.night) == 0
+    faults.on_request = lambda _: None
+    night.poll_account(pipeline, state.night.account)
+    sim.release()
+    run(pipeline, spec, PARTITION)
+    assert sim.books.billed_requests == 0
+    assert run(pipeline, spec, PARTITION, resume=True).statuses == {"succeeded": 6}
 
 
 def test_cancelling_twice_or_after_the_end_does_no_harm(

@@ -1,0 +1,166 @@
+"""Nights under Dagster, whose processes are killed and frozen under a hostile API.
+
+Nobody launches anything a second time: after the last blow the daemon runs again, and the nights
+have to come to their end by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from batch_pipeline.declarations import load_jobs
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.simulator import running_simulator
+from batch_pipeline_tests.end_to_end.crash_books import Figures, check_nights
+from batch_pipeline_tests.end_to_end.crash_nights import HOSTILE
+from batch_pipeline_tests.end_to_end.dagster_processes import (
+    ROOT,
+    Dagster,
+    Process,
+    declare,
+    processes,
+    running_dagster,
+    send,
+)
+from batch_pipeline_tests.support import settings
+
+NIGHTS = 2
+QUEUE = 60
+LEASE_SECONDS = 4.0
+RECONCILE_SECONDS = 12.0
+# Beyond a lease, and well within the time in which a lost answer is looked for.
+FREEZE_SECONDS = (5.0, 8.0)
+LONGEST_PAUSE_SECONDS = 3.0
+PATIENCE_SECONDS = 420.0
+COMMAND_LINE = "from batch_pipeline.cli import main; main()"
+# What takes minutes in production, so that a test does not.
+SOONER = {
+    "start_timeout_seconds: 300": "start_timeout_seconds: 30\n  poll_interval_seconds: 5",
+}
+
+
+def hunted_under_dagster(folder: Path, seed: int, *, blows: int) -> Figures:
+    """Nights that a backfill asks for, while so many blows fall on what works on them."""
+    folder.mkdir(parents=True)
+    today = datetime.now(UTC).date()
+    nights = [(today - timedelta(days=days)).isoformat() for days in range(NIGHTS, 0, -1)]
+    documents = declare(folder, nights)
+    with running_simulator(turnaround=0.4, seed=seed, faults=HOSTILE) as sim:
+        environment = {
+            "ANTHROPIC_API_KEY": "any",
+            "ANTHROPIC_BASE_URL": sim.url,
+            "BATCH_PIPELINE_HOME": str(folder / "home"),
+            "BATCH_PIPELINE_JOBS_DIR": str(folder / "jobs"),
+            "BATCH_PIPELINE_POLL_SECONDS": "1",
+            "BATCH_PIPELINE_LEASE_SECONDS": str(LEASE_SECONDS),
+            "BATCH_PIPELINE_RECONCILE_SECONDS": str(RECONCILE_SECONDS),
+            "BATCH_PIPELINE_MAX_QUEUED_REQUESTS": str(QUEUE),
+        }
+        with running_dagster(folder / "dagster_home", environment, SOONER) as dagster:
+            hunt = _Hunt(dagster, random.Random(seed), nights)
+            dagster.backfill(nights)
+            for _ in range(blows):
+                hunt.strike()
+            hunt.leave_alone()
+            reports = [folder / "home" / paths.report("review", night, ".json") for night in nights]
+            dagster.wait_until(
+                "the reports", lambda: all(map(Path.exists, reports)), PATIENCE_SECONDS
+            )
+        spec = load_jobs(folder / "jobs")["review"]
+        pipeline = Pipeline(settings(folder / "home"))
+        hunt.figures.add(check_nights(sim, pipeline, spec, documents, QUEUE))
+    return hunt.figures
+
+
+class _Hunt:
+    """Strikes a Dagster's processes, and brings back those that nobody else would."""
+
+    def __init__(self, dagster: Dagster, dice: random.Random, nights: list[str]) -> None:
+        self._dagster = dagster
+        self._dice = dice
+        self._nights = nights
+        self._beside: list[subprocess.Popen[bytes]] = []
+        self.figures = Figures()
+
+    def strike(self) -> None:
+        time.sleep(self._dice.uniform(0.1, LONGEST_PAUSE_SECONDS))
+        strikes: list[Callable[[], None]] = [
+            self._kill_worker,
+            self._kill_worker,
+            self._freeze_worker,
+            self._freeze_daemon,
+            self._kill_daemon,
+            self._kill_everything,
+            self._submit_beside,
+        ]
+        self._dice.choice(strikes)()
+
+    def leave_alone(self) -> None:
+        """The end of the blows; the command line is killed too, so that Dagster has to finish."""
+        for process in self._beside:
+            if process.poll() is None:
+                process.kill()
+                self.figures.kills += 1
+            process.wait()
+
+    def _kill_worker(self) -> None:
+        self._kill(self._one_of("worker"))
+
+    def _freeze_worker(self) -> None:
+        self._freeze(self._one_of("worker"))
+
+    def _freeze_daemon(self) -> None:
+        self._freeze(self._one_of("daemon"))
+
+    def _kill_daemon(self) -> None:
+        """The daemon alone: its workers, and the server that watches over them, live on."""
+        self._kill(self._one_of("daemon"))
+        self._daemon_again()
+
+    def _kill_everything(self) -> None:
+        """What a machine that is switched off does: nobody is left that knows of the runs."""
+        session = [p for p in processes(self._dagster.home) if p.role != "webserver"]
+        daemons = {p.session for p in session if p.role == "daemon"}
+        for process in session:
+            if process.session in daemons:
+                self._kill(process)
+        self._daemon_again()
+
+    def _submit_beside(self) -> None:
+        command = ["run", "review", "--partition", self._dice.choice(self._nights), "--no-wait"]
+        with (self._dagster.logs / "beside.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND_LINE, *command],
+                cwd=ROOT,
+                env={**os.environ, **self._dagster.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._beside.append(process)
+
+    def _daemon_again(self) -> None:
+        self._dagster.start("daemon")
+        self.figures.restarts += 1
+
+    def _one_of(self, role: str) -> Process | None:
+        found = [p for p in processes(self._dagster.home) if p.role == role]
+        return self._dice.choice(found) if found else None
+
+    def _kill(self, process: Process | None) -> None:
+        if process is not None:
+            self.figures.kills += send(process.pid, signal.SIGKILL)
+
+    def _freeze(self, process: Process | None) -> None:
+        if process is None or not send(process.pid, signal.SIGSTOP):
+            return
+        time.sleep(self._dice.uniform(*FREEZE_SECONDS))
+        self.figures.freezes += send(process.pid, signal.SIGCONT)
