@@ -40,6 +40,7 @@ TITLES = {
     "gate_closed": "the pilot's gate is closed",
     "near_expiry": "batches near their expiry",
     "night_refused": "the API refused a batch",
+    "over_budget": "a ceiling is passed",
     "results_gone": "results were deleted uncollected",
     "results_near_deletion": "results near their deletion",
     "uncollected": "results are not collected",

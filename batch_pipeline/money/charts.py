@@ -125,7 +125,7 @@ def histogram(
     markers: Sequence[tuple[float, str, str]],
 ) -> Chart:
     """A distribution, with a line for each marker: (value, words, style)."""
-    step, top = _scale(float(max(shown.counts)))
+    step, top = _scale(float(max(shown.counts)), least=1.0)
     bins = shown.bins
     room = ROOM / bins.count
     bars = [
@@ -192,9 +192,9 @@ def _span(shown: Distribution, index: int, x_text: Callable[[float], str]) -> st
     return f"{x_text(start)} to {x_text(start + shown.bins.step)}"
 
 
-def _scale(largest: float) -> tuple[float, float]:
-    """Step and top of an axis from 0 that holds the largest value."""
-    step = round_step(largest / Y_TICKS) if largest > 0 else 1.0
+def _scale(largest: float, *, least: float = 0.0) -> tuple[float, float]:
+    """Step (`least` or more) and top of an axis from 0 that holds the largest value."""
+    step = max(least, round_step(largest / Y_TICKS)) if largest > 0 else 1.0
     return step, step * max(1, math.ceil(largest / step - 1e-9))
 
 

@@ -32,6 +32,8 @@ TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
 ID_CHARACTERS = 120
 LABEL_CHARACTERS = 8
+# A reason for less than this part of the bill is rounding, and no line of its own.
+NEGLIGIBLE = Decimal("0.0001")
 GOOD_STATUSES = {"succeeded": "good", "filtered": "neutral"}
 
 
@@ -159,7 +161,9 @@ def _reasons(report: Report) -> list[tuple[str, Decimal]]:
     """Why the night cost more or less than expected: what is worth a line."""
     if report.difference is None:
         return []
-    return [(REASONS[name], amount) for name, amount in report.difference.reasons.items() if amount]
+    least = NEGLIGIBLE * report.difference.actual_usd
+    reasons = report.difference.reasons.items()
+    return [(REASONS[name], amount) for name, amount in reasons if abs(amount) > least]
 
 
 def _charts(report: Report) -> dict[str, Chart | None]:

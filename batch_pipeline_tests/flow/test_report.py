@@ -254,3 +254,91 @@ def test_another_accounts_report_is_left_alone(
     report = write_report(other, spec, night)
     assert (report.account, report.items, report.set_aside) == ("default", 0, ())
     assert read(pipeline, ".json") == to_json(simulated)
+
+
+def test_what_was_billed_is_told_by_model_way_and_use(
+    pipeline: Pipeline, sim: Simulator, source: Path
+) -> None:
+    finished(pipeline, job(source, model_id="claude-sonnet-4-6", max_tokens=3))
+    report = finished(pipeline, job(source, pilot=PILOT))
+    costs = report.costs
+    ways = {(usage.model_id, usage.mode) for usage in report.models}
+    assert ways == {("claude-sonnet-4-6", "batch"), (MODEL, "batch"), (MODEL, "realtime")}
+    assert sum((usage.usd for usage in report.models), Decimal(0)) == costs.billed_usd
+    summed = sum((usage.tokens for usage in report.models), TokenUsage())
+    assert summed == report.tokens
+    assert summed.output_tokens == sim.books.billed_tokens["output_tokens"]
+    # Some were cut off under the former declaration.
+    [wasted] = report.wasted
+    cut_off = [answer for answer in all_answers(pipeline) if answer["status"] == "truncated"]
+    assert (wasted.reason, wasted.answers) == ("truncated", len(cut_off))
+    assert wasted.usd == sum(answer["cost_usd"] for answer in cut_off) > 0
+
+
+def test_distributions_are_those_of_the_billed_answers(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    texts = ["word " * (n + 1) ** 2 for n in range(40)]
+    rows = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
+    report = finished(pipeline, job(write_rows(tmp_path / "input.jsonl", rows)))
+    for found, column in (
+        (report.prompt_tokens, "input_tokens"), (report.output_tokens, "output_tokens")
+    ):  # fmt: skip
+        assert found is not None
+        values = sorted(answer[column] for answer in all_answers(pipeline))
+        assert found.values == sum(found.counts) == 40
+        assert (found.minimum, found.maximum) == (values[0], values[-1])
+        assert found.mean == pytest.approx(sum(values) / 40)
+        assert (found.median, found.p95) == (values[19], values[37])
+
+
+def test_the_difference_from_the_estimate_is_explained_to_the_last_digit(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    # The tail is much longer than what a small sample can know.
+    rows = [*documents(100), {"id": "long", "text": "a long contract " * 20_000}]
+    spec = job(write_rows(tmp_path / "input.jsonl", rows), pilot=PILOT)
+    report = finished(pipeline, spec)
+    difference = report.difference
+    assert difference is not None
+    assert difference.expected_usd == report.estimated_usd
+    assert difference.actual_usd == report.costs.billed_usd
+    assert sum(difference.reasons.values(), difference.expected_usd) == difference.actual_usd
+    assert difference.reasons["items"] == difference.reasons["duplicates"] == 0
+    document = read_json(pipeline)
+    assert document["difference"]["difference_usd"] == difference.usd
+
+
+def test_the_trend_is_the_jobs_latest_nights_under_the_account(
+    pipeline: Pipeline, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "input.jsonl", documents(3))
+    declared = {"path": str(source), "same_every_night": True}
+    spec = job(source, input=declared, partitions={"start": "2026-01-01"})
+    for night in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        run(pipeline, spec, night)
+    other = make_pipeline(api=RealApi())
+    run(other, spec, "2026-01-02")
+    [_, middle, _] = [
+        night for night in all_nights(pipeline) if night.account == pipeline.account.name
+    ]
+    report = build_report(pipeline, spec, middle)
+    assert [night.partition for night in report.trend] == ["2026-01-01", "2026-01-02"]
+    assert report.trend[-1].usd == report.costs.billed_usd > 0
+    assert report.trend[-1].per_document_usd == report.cost_per_document_usd
+    assert all(night.complete and night.settled == 3 for night in report.trend)
+
+
+def all_nights(pipeline: Pipeline) -> list[nights.Night]:
+    with pipeline.ledger.read() as connection:
+        return nights.list_nights(connection)
+
+
+def all_answers(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Every answer of the one night there is, as it is stored."""
+    [night] = all_nights(pipeline)
+    with pipeline.ledger.read() as connection:
+        collected = submissions.of_night(connection, night.id, State.COLLECTED)
+    paths_of_answers = standing_answers.answer_paths(night, collected)
+    found: list[dict[str, Any]] = pipeline.files.dataset(paths_of_answers).to_table().to_pylist()
+    return found
