@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import zstandard
 
+from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import dead_letter, manifests, paths, tally
 from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.journal import read_lines
@@ -30,12 +31,22 @@ from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
+# What the API may say of results that it does not have; all else passes, or is about the account.
+ABSENT = (400, 404, 410)
 
-def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: RetrySpec) -> None:
+
+def collect(
+    pipeline: Pipeline,
+    night: Night,
+    submission: Submission,
+    retry: RetrySpec,
+    *,
+    gone: str | None = None,
+) -> None:
     """Collect an ended submission: its files, its counts, what it cost.
 
     Raises ResultsIncompleteError or ApiFailure where the lines cannot be had whole: nothing has
-    changed then.
+    changed then. `gone` says why what cannot be had now never will be: it is set aside.
     """
     with pipeline.ledger.read() as connection:
         shard = nights.get_shard(connection, submission.shard_id)
@@ -47,12 +58,14 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: Ret
             for name in ("raw", "answers", "results", "letters")
         }
         lines = _lines(pipeline, night, submission, staged["raw"])
+        if gone is not None:
+            lines = _what_there_is(lines)
         price = price_at(
             Declaration.from_json(snapshot.declaration),
             datetime.fromtimestamp(submission.intent_at, UTC),
             submission.stated_prices,
         )
-        judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price)
+        judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
         with (
             pq.ParquetWriter(staged["answers"], ANSWERS_SCHEMA, compression="zstd") as answers,
             pq.ParquetWriter(staged["results"], RESULTS_SCHEMA, compression="zstd") as results,
@@ -75,7 +88,7 @@ def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: Ret
             shard = nights.get_shard(connection, submission.shard_id)
             # A shard that another submission has answered was bought twice: booked, not shown.
             duplicate = shard.state is not ShardState.HELD
-            if submission.engine == "batch":
+            if staged["raw"].exists():
                 name = f"{submission.batch_id}.jsonl.zst"
                 raw = f"{paths.raw(night.job, night.partition)}/{name}"
                 pipeline.files.publish(staged["raw"], raw)
@@ -113,6 +126,15 @@ def _publish(
     if letters:
         target = f"{paths.dead_letter(job, partition)}/{name}.parquet"
         pipeline.files.publish(staged["letters"], target)
+
+
+def _what_there_is(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines, none where the API has none any more."""
+    try:
+        yield from lines
+    except ApiFailure as failure:
+        if failure.status not in ABSENT:
+            raise
 
 
 def _lines(pipeline: Pipeline, night: Night, submission: Submission, raw: Path) -> Iterator[bytes]:

@@ -39,6 +39,7 @@ from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import RetrySpec
 from batch_pipeline.state.nights import Snapshot
 from batch_pipeline.state.submissions import Submission
+from batch_pipeline.state.tables import PICODOLLARS
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class LineJudge:
         manifest: pa.Table,
         retry: RetrySpec,
         price: ModelPrice,
+        *,
+        gone: str | None = None,
     ) -> None:
         self._submission = submission
         self._declaration = Declaration.from_json(snapshot.declaration)
@@ -82,6 +85,9 @@ class LineJudge:
         self._followers = _followers(pipeline, snapshot, manifest)
         self._at = datetime.now(UTC)
         self._price = price
+        # Why requests without a line are set aside; None: they are to be had still.
+        self._gone = gone
+        self._given_up = 0
         self._seen = bytearray(manifest.num_rows)
         self._statuses: Counter[str] = Counter()
         self._open = 0
@@ -101,6 +107,8 @@ class LineJudge:
             if len(answers) >= CHUNK_ROWS:
                 yield _as_chunk(answers, results)
                 answers, results = [], []
+        if self._gone is not None:
+            self._give_up(self._gone, answers, results)
         yield _as_chunk(answers, results)
 
     def check_complete(self) -> None:
@@ -114,7 +122,7 @@ class LineJudge:
     def summary(self, *, duplicate: bool) -> dict[str, Any]:
         """Items by status, requests that go out again, billed tokens (and on how many bytes they
         were measured), what the breaker counts."""
-        return {
+        known = {
             "statuses": {} if duplicate else dict(self._statuses),
             "open": 0 if duplicate else self._open,
             "usage": {name: getattr(self._usage, name) for name in TOKENS},
@@ -122,6 +130,11 @@ class LineJudge:
             "duplicate": duplicate,
             "first": (FirstAttempts() if duplicate else self._first).as_json(),
         }
+        if self._given_up:
+            # What they cost is not known: at most what the bound leaves.
+            bound = int((self._submission.usd_bound - self.cost) * PICODOLLARS)
+            known["gone"] = {"requests": self._given_up, "picodollars": max(bound, 0)}
+        return known
 
     def _judge(
         self, line: bytes, answers: list[dict[str, Any]], results: list[dict[str, Any]]
@@ -131,6 +144,8 @@ class LineJudge:
             known = parse_custom_id(data["custom_id"])
             result = data["result"]
         except (ValueError, KeyError, TypeError) as error:
+            if self._gone is not None:
+                return
             raise ResultsIncompleteError(
                 f"The results of {self._submission.batch_id or self._submission.token} hold a "
                 "line that cannot be read; they are fetched again."
@@ -138,9 +153,25 @@ class LineJudge:
         if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
             log.warning("a result line of another's request was left alone: %r", data["custom_id"])
             return
-        number = known[1]
-        if self._seen[number]:
-            return
+        if not self._seen[known[1]]:
+            self._settle(known[1], result, answers, results)
+
+    def _give_up(
+        self, why: str, answers: list[dict[str, Any]], results: list[dict[str, Any]]
+    ) -> None:
+        """Set aside what has no line, and never will."""
+        for number, seen in enumerate(bytes(self._seen)):
+            if not seen:
+                self._settle(number, outcomes.gone(why), answers, results)
+                self._given_up += 1
+
+    def _settle(
+        self,
+        number: int,
+        result: dict[str, Any],
+        answers: list[dict[str, Any]],
+        results: list[dict[str, Any]],
+    ) -> None:
         self._seen[number] = 1
         answer = self._answer(number, result)
         answers.append(answer)

@@ -16,8 +16,8 @@ from batch_pipeline.errors import InputDataError, LedgerError
 from batch_pipeline.flow import (
     breaker,
     budget,
-    collection,
     dataset,
+    gone,
     joins,
     kept_units,
     paths,
@@ -243,7 +243,7 @@ def collect_ended(
     for ended_submission in ended:
         try:
             with breaker.watched(pipeline, spec.alerts, night):
-                collection.collect(pipeline, night, ended_submission, spec.retry)
+                gone.collect(pipeline, night, ended_submission, spec.retry)
             budget.note_if_passed(pipeline, spec, night, ended_submission)
         except (ApiFailure, ResultsIncompleteError) as error:
             log.warning("batch %s: %s", ended_submission.batch_id, error)

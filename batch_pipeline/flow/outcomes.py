@@ -44,6 +44,8 @@ class Action(StrEnum):
     # Credentials, billing, a spend limit: no item's fault. The account's submission rests, and the
     # request goes again once a person has acted.
     STOP = "stop"
+    # Settled without an answer, by no fault of the request: a person may redrive it.
+    GIVE_UP = "give up"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Outcome:
     error_message: str | None = None
 
 
+# Not of the API: what became of a request is not known, and will not be. It may have been billed.
+RESULTS_GONE = "results_gone"
 ERROR_ACTIONS = {
     "rate_limit_error": Action.RETRY,
     "timeout_error": Action.RETRY,
@@ -67,6 +71,7 @@ ERROR_ACTIONS = {
     "authentication_error": Action.STOP,
     "permission_error": Action.STOP,
     "billing_error": Action.STOP,
+    RESULTS_GONE: Action.GIVE_UP,
 }
 SPEND_LIMIT_CODES = ("enforced_spend_limit_reached", "contract_spend_limit_reached")
 SPEND_LIMIT_MESSAGE = "You have reached your specified"
@@ -95,6 +100,11 @@ def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
         return Outcome(Status.CANCELED, Action.RETRY, "canceled", "the batch was canceled")
     message = f"a result of unknown type {kind!r}"
     return Outcome(Status.ERRORED, Action.RETRY_ONCE, f"unknown:{kind}", message)
+
+
+def gone(why: str) -> dict[str, Any]:
+    """The result of a request whose own can never be had, in the shape of a result line's."""
+    return {"type": "errored", "error": {"type": RESULTS_GONE, "message": why}}
 
 
 def of_error(error: object) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import breaker, budget, collection, planning
+from batch_pipeline.flow import breaker, budget, gone, planning
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
@@ -251,7 +251,7 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
     if not ended:
         return Waiting("the pilot's batch is being processed", pilot.requests)
     with breaker.watched(pipeline, spec.alerts, night):
-        collection.collect(pipeline, night, ended[0], spec.retry)
+        gone.collect(pipeline, night, ended[0], spec.retry)
     budget.note_if_passed(pipeline, spec, night, ended[0])
     return None
 

@@ -9,6 +9,7 @@ from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow import cancel
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
+from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.state import ledger, nights, submissions
 from batch_pipeline.state.submissions import State, Submission
 
@@ -28,6 +29,7 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     for submission in in_flight:
         if submission.batch_id not in infos:
             _give_back(pipeline, submission)
+            _end_if_deleted(pipeline, submission)
     cancel.again(pipeline, [s for s in in_flight if _goes_on(s, infos)])
     ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
     if ended:
@@ -67,6 +69,14 @@ def _give_back(pipeline: Pipeline, submission: Submission) -> None:
             submission.batch_id,
             f"{submission.requests:,}",
         )
+
+
+def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
+    """What the API has deleted by its age has ended, though nobody has seen it: see `gone`."""
+    with pipeline.ledger.write() as connection:
+        made = submission.accepted_at
+        if made is not None and ledger.now(connection) > made + RESULTS_KEPT_SECONDS:
+            submissions.end(connection, submission)
 
 
 def _may_be_lost(pipeline: Pipeline, submission: Submission) -> bool:

@@ -19,6 +19,7 @@ from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Account, Night, Snapshot
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.state.tables import PICODOLLARS
 from batch_pipeline.state.tallies import Tally
 
 # Of what is collected, so many are shown one by one; the rest is in the sums.
@@ -63,6 +64,9 @@ class Progress:
     approvals: tuple[Approval, ...]
     at: float
     collected: tuple[Tally, ...] = ()
+    # Requests whose results can never be had, and what they may have cost at most.
+    gone_requests: int = 0
+    gone_usd_bound: Decimal = Decimal(0)
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -156,10 +160,12 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     overruled = approvals.of_night(connection, night_id)
     statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
     usage: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
     for part in collected:
         cost[part.engine] += part.cost_usd
         usage.update(part.summary.get("usage", {}))
+        gone.update(part.summary.get("gone", {}))
         if part.snapshot_id == night.snapshot_id:
             statuses.update(part.summary.get("statuses", {}))
     batches = [submission for submission in live if submission.batch_id is not None]
@@ -185,6 +191,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         approvals=overruled,
         at=now(connection),
         collected=tuple(collected),
+        gone_requests=gone["requests"],
+        gone_usd_bound=gone["picodollars"] / PICODOLLARS,
     )
 
 

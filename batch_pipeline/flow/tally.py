@@ -20,7 +20,7 @@ from batch_pipeline.state.submissions import Submission
 from batch_pipeline.state.tallies import Tally
 
 # Counts of a summary that are added up as they are.
-SUMMED = ("statuses", "usage", "measured")
+SUMMED = ("statuses", "usage", "measured", "gone")
 # Kept of a night: those of its submissions (a few each) in all but the strangest nights.
 MOST_ERRORS = 50
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money.wording import usd
 from batch_pipeline.spec import AlertsSpec
@@ -87,6 +88,16 @@ def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
             f"{alerts.error_rate:.1%}",
             key=_declared(state),
         )
+    if state.gone_requests:
+        yield NightWarning(
+            "results_gone",
+            f"the results of {state.gone_requests:,} requests can never be had; their documents "
+            f"are set aside ({RESULTS_GONE}), and what they cost is not known: at most "
+            f"{usd(state.gone_usd_bound)}, which is not in the report's sums. `batch-pipeline "
+            f"dead-letter redrive {state.night.job} --partition {state.night.partition}` buys them "
+            "again",
+            key=str(state.gone_requests),
+        )
     # Of the whole night, since what cannot be sent is set aside before anything is answered.
     rate = state.dead_letter / state.items if state.items else 0.0
     if rate > alerts.dead_letter_rate:
@@ -153,7 +164,7 @@ def _uncollected(submission: Submission, name: str, at: float) -> Iterator[Night
             yield NightWarning(
                 "results_gone",
                 f"the results of batch {name} were not collected within 29 days; the API has "
-                f"deleted them {_long(-left)} ago",
+                f"deleted them {_long(-left)} ago. Its documents are set aside with the next run",
                 name,
             )
             return

@@ -153,6 +153,17 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class Gone:
+    """Requests whose results can never be had: what they cost is not known, at most the bound."""
+
+    requests: int = 0
+    usd_bound: Decimal = ZERO
+
+
+NOTHING_GONE = Gone()
+
+
+@dataclass(frozen=True)
 class SetAside:
     """Dead letters of one reason and error, with a few of their ids."""
 
@@ -205,6 +216,7 @@ class Report:
     wasted: tuple[Wasted, ...] = ()
     difference: Difference | None = None
     trend: tuple[NightCost, ...] = ()
+    gone: Gone = NOTHING_GONE
 
     @property
     def wasted_usd(self) -> Decimal:
@@ -290,6 +302,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "unattributed_cost_usd": costs.unattributed_usd,
         "duplicate_batches": report.duplicates.batches,
         "duplicate_cost_usd": report.duplicates.usd,
+        "results_gone_requests": report.gone.requests,
+        "results_gone_usd_bound": report.gone.usd_bound,
         "input_tokens": tokens.input_tokens,
         "output_tokens": tokens.output_tokens,
         "cache_read_tokens": tokens.cache_read_tokens,

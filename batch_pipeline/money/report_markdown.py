@@ -43,6 +43,9 @@ def _notices(report: Report) -> list[str]:
     if report.duplicates.batches:
         twice = f"{report.duplicates.batches:,} batches, {usd(report.duplicates.usd)}"
         notices.append(f"**Bought twice:** {twice}")
+    if report.gone.requests:
+        bound = f"cost unknown, at most {usd(report.gone.usd_bound)} beside the sums"
+        notices.append(f"**Results gone:** {report.gone.requests:,} requests, {bound}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]
 
 

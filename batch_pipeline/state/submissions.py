@@ -83,6 +83,7 @@ class Submission:
     cost_usd: Decimal | None
     stated_prices: dict[str, Any] | None = None
     tallied: bool | None = None
+    downloads: int | None = None
 
     @property
     def is_duplicate(self) -> bool:
@@ -318,6 +319,15 @@ def collect(
             open_requests=night.open_requests + int(summary["open"]),
         )
     return collected
+
+
+def count_download(connection: Connection, submission: Submission) -> None:
+    """One more whole download of an ended submission's results lacked lines."""
+    _update(
+        connection,
+        tables.submission.c.id == submission.id,
+        downloads=sa.func.coalesce(tables.submission.c.downloads, 0) + 1,
+    )
 
 
 def request_cancel(connection: Connection, submission: Submission) -> None:

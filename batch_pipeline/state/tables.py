@@ -185,6 +185,8 @@ submission = Table(
     Column("stated_prices", JSON),
     # Its summary is part of its night's `tally`; NULL: not yet.
     Column("tallied", Boolean),
+    # Whole downloads of its results that lacked lines; NULL: none.
+    Column("downloads", Integer),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
     Index("submission_latest", "night_id", "state", "id"),
