@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.money.prices import TokenUsage
@@ -78,6 +80,26 @@ SUMMED = (*TOKENS, "cost_usd")
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
 
 
+# What repeats in a file; a dictionary of texts or ids is built for nothing and thrown away.
+_REPEATED = (
+    "final", "counted", "status", "stop_reason", "error_type", "model", *TOKENS, "cost_usd",
+    "attempt", "mode", "batch_id", "simulated", "collected_at",
+)  # fmt: skip
+# Nobody looks for a range of these, and the least and the greatest text would be in the footer.
+_TEXTS = ("content", "parsed", "error_message")
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of answers or results."""
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name in schema.names if name in _REPEATED],
+        write_statistics=[name for name in schema.names if name not in _TEXTS],
+    )
+
+
 def usage_of(message: Mapping[str, Any]) -> TokenUsage:
     """The billed tokens of a message; a cache write without a split counts as five minutes."""
     usage = message.get("usage") or {}
@@ -111,7 +133,7 @@ class AnswerReader:
 
     def __init__(self, output_schema: dict[str, Any] | None) -> None:
         self._validator: Any = None
-        self._wants_json = output_schema is not None
+        self.wants_json = output_schema is not None
         if output_schema is not None:
             import jsonschema_rs  # noqa: PLC0415  # only jobs with a schema need it
 
@@ -124,7 +146,7 @@ class AnswerReader:
             return outcome, content, None
         if not content.strip():
             return _invalid("empty_answer", "the answer has no text"), content, None
-        if not self._wants_json:
+        if not self.wants_json:
             return outcome, content, None
         try:
             value = orjson.loads(content)
@@ -136,6 +158,13 @@ class AnswerReader:
             text = f"the answer breaks the schema at {place or 'its top'}: {problem.message}"
             return _invalid("schema_violation", text), content, None
         return outcome, content, content
+
+    def accepts(self, content: str) -> bool:
+        """Whether a text is an answer of the declared schema; `read` says why it is not."""
+        try:
+            return bool(self._validator.is_valid(orjson.loads(content)))
+        except orjson.JSONDecodeError:
+            return False
 
 
 def _invalid(error_type: str, message: str) -> Outcome:

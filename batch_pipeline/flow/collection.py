@@ -8,19 +8,16 @@ collected, so that a crash, or a second collector, changes nothing twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
-import zstandard
-
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import dead_letter, manifests, paths, tally
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA
-from batch_pipeline.flow.journal import read_lines
-from batch_pipeline.flow.line_judge import LineJudge
+from batch_pipeline.flow import dead_letter, manifests, paths, result_blocks, tally
+from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
+from batch_pipeline.flow.line_judge import Chunk, LineJudge
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
@@ -57,22 +54,15 @@ def collect(
             name: stack.enter_context(pipeline.files.staged())
             for name in ("raw", "answers", "results", "letters")
         }
-        lines = _lines(pipeline, night, submission, staged["raw"])
-        if gone is not None:
-            lines = _what_there_is(lines)
         price = price_at(
             Declaration.from_json(snapshot.declaration),
             datetime.fromtimestamp(submission.intent_at, UTC),
             submission.stated_prices,
         )
         judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
-        with (
-            pq.ParquetWriter(staged["answers"], ANSWERS_SCHEMA, compression="zstd") as answers,
-            pq.ParquetWriter(staged["results"], RESULTS_SCHEMA, compression="zstd") as results,
-        ):
-            for chunk in judge.chunks(lines):
-                answers.write_table(chunk.answers)
-                results.write_table(chunk.results)
+        with result_blocks.of_submission(pipeline, night, submission, staged["raw"]) as blocks:
+            there = blocks if gone is None else _what_there_is(blocks)
+            _write(judge.chunks(there), staged["answers"], staged["results"])
         judge.check_complete()
         simulated = pipeline.account.simulated
         letters = dead_letter.write(
@@ -103,6 +93,28 @@ def collect(
                 nights.pause_account(connection, night.account, judge.stopped_by)
 
 
+def _write(chunks: Iterator[Chunk], answers: Path, results: Path) -> None:
+    """Write both files, each by a thread of its own, while the next chunk is judged."""
+    with (
+        parquet_writer(answers, ANSWERS_SCHEMA) as to_answers,
+        parquet_writer(results, RESULTS_SCHEMA) as to_results,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        pending: list[Future[None]] = []
+        for chunk in chunks:
+            _finish(pending)
+            pending = [
+                pool.submit(to_answers.write_table, chunk.answers),
+                pool.submit(to_results.write_table, chunk.results),
+            ]
+        _finish(pending)
+
+
+def _finish(pending: Iterable[Future[None]]) -> None:
+    for future in pending:
+        future.result()
+
+
 def _publish(
     pipeline: Pipeline,
     night: Night,
@@ -128,30 +140,10 @@ def _publish(
         pipeline.files.publish(staged["letters"], target)
 
 
-def _what_there_is(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines, none where the API has none any more."""
+def _what_there_is(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks of lines, none where the API has none any more."""
     try:
-        yield from lines
+        yield from blocks
     except ApiFailure as failure:
         if failure.status not in ABSENT:
             raise
-
-
-def _lines(pipeline: Pipeline, night: Night, submission: Submission, raw: Path) -> Iterator[bytes]:
-    """Result lines as they come, split on `\\n` bytes alone; a batch's are kept as they are."""
-    if submission.batch_id is None:
-        folder = paths.raw_realtime(night.job, night.partition)
-        yield from read_lines(pipeline.files, folder, submission.token)
-        return
-    rest = b""
-    with (
-        pipeline.api.stream_results(submission.batch_id) as chunks,
-        raw.open("wb") as file,
-        zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as compressed,
-    ):
-        for chunk in chunks:
-            compressed.write(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from filter(None, lines)
-    if rest:
-        yield rest

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import joins, outcomes, snapshots
@@ -34,6 +38,7 @@ from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.more_room import MoreRoom
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.regular_lines import Regular, RegularLines
 from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.spec import RetrySpec
@@ -76,7 +81,7 @@ class LineJudge:
     ) -> None:
         self._submission = submission
         self._declaration = Declaration.from_json(snapshot.declaration)
-        self._manifest = manifest.to_pydict()
+        self._table = manifest
         self._max_attempts = retry.max_attempts
         self._room = MoreRoom.of(retry, self._declaration)
         self._simulated = pipeline.account.simulated
@@ -88,7 +93,16 @@ class LineJudge:
         # Why requests without a line are set aside; None: they are to be had still.
         self._gone = gone
         self._given_up = 0
-        self._seen = bytearray(manifest.num_rows)
+        self._seen = np.zeros(manifest.num_rows, np.bool_)
+        self._regular = RegularLines(
+            submission,
+            manifest,
+            price,
+            self._reader,
+            alone=_alone(manifest, self._followers),
+            simulated=self._simulated,
+            at=self._at,
+        )
         self._statuses: Counter[str] = Counter()
         self._open = 0
         self._first = FirstAttempts()
@@ -99,7 +113,27 @@ class LineJudge:
         self.stopped_by: str | None = None
         self.letters: list[DeadLetter] = []
 
-    def chunks(self, lines: Iterable[bytes]) -> Iterator[Chunk]:
+    @cached_property
+    def _manifest(self) -> dict[str, list[Any]]:
+        """The manifest for access by line: made only where a line is not regular."""
+        columns: dict[str, list[Any]] = self._table.to_pydict()
+        return columns
+
+    def chunks(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
+        """The rows of blocks of whole lines."""
+        for block in blocks:
+            regular = self._regular.read(block, self._seen)
+            if regular is None:
+                lines = block.split(b"\n")
+            else:
+                self._count(regular)
+                lines = regular.odd
+                yield Chunk(regular.answers, regular.results)
+            yield from self._one_by_one(filter(None, lines))
+        if self._gone is not None:
+            yield self._given_up_rows(self._gone)
+
+    def _one_by_one(self, lines: Iterable[bytes]) -> Iterator[Chunk]:
         answers: list[dict[str, Any]] = []
         results: list[dict[str, Any]] = []
         for line in lines:
@@ -107,12 +141,25 @@ class LineJudge:
             if len(answers) >= CHUNK_ROWS:
                 yield _as_chunk(answers, results)
                 answers, results = [], []
-        if self._gone is not None:
-            self._give_up(self._gone, answers, results)
-        yield _as_chunk(answers, results)
+        if answers:
+            yield _as_chunk(answers, results)
+
+    def _count(self, regular: Regular) -> None:
+        """Take the regular lines of a block into what is counted."""
+        self._seen[regular.numbers] = True
+        if len(regular.numbers):
+            self._statuses[str(Status.SUCCEEDED)] += len(regular.numbers)
+        self._first.done += regular.first_attempts
+        self._usage += regular.usage
+        self._measured.update(
+            answers=regular.billed,
+            bytes=regular.billed_bytes,
+            tokens=regular.usage.prompt_tokens,
+        )
+        self.cost += regular.cost
 
     def check_complete(self) -> None:
-        missing = self._seen.count(0)
+        missing = int((~self._seen).sum())
         if missing:
             raise ResultsIncompleteError(
                 f"The results of {self._submission.batch_id or self._submission.token} lack "
@@ -156,14 +203,14 @@ class LineJudge:
         if not self._seen[known[1]]:
             self._settle(known[1], result, answers, results)
 
-    def _give_up(
-        self, why: str, answers: list[dict[str, Any]], results: list[dict[str, Any]]
-    ) -> None:
-        """Set aside what has no line, and never will."""
-        for number, seen in enumerate(bytes(self._seen)):
-            if not seen:
-                self._settle(number, outcomes.gone(why), answers, results)
-                self._given_up += 1
+    def _given_up_rows(self, why: str) -> Chunk:
+        """The rows of what has no line, and never will: it is set aside."""
+        answers: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        for number in np.flatnonzero(~self._seen).tolist():
+            self._settle(number, outcomes.gone(why), answers, results)
+            self._given_up += 1
+        return _as_chunk(answers, results)
 
     def _settle(
         self,
@@ -172,7 +219,7 @@ class LineJudge:
         answers: list[dict[str, Any]],
         results: list[dict[str, Any]],
     ) -> None:
-        self._seen[number] = 1
+        self._seen[number] = True
         answer = self._answer(number, result)
         answers.append(answer)
         if answer["final"]:
@@ -270,6 +317,15 @@ def _parse(line: bytes) -> Any:
     except orjson.JSONDecodeError:
         text = json.dumps(json.loads(line), ensure_ascii=False)
         return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _alone(manifest: pa.Table, followers: Mapping[str, object]) -> npt.NDArray[np.bool_]:
+    """Which requests of a manifest answer no item but the one that each was built from."""
+    if not followers:
+        return np.ones(manifest.num_rows, np.bool_)
+    shared = pc.is_in(manifest.column("unit"), pa.array(list(followers), pa.string()))
+    alone: npt.NDArray[np.bool_] = ~shared.to_numpy()
+    return alone
 
 
 def _followers(
