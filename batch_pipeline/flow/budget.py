@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -141,6 +142,14 @@ def _bound(found: Bounds, shard: Shard) -> Decimal:
         largest_bytes=shard.largest_bytes,
         output_tokens=shard.output_tokens,
     )
+
+
+def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
+    """The most that a shard can cost call by call, whichever way it was planned for."""
+    if shard.largest_bytes is None or shard.output_tokens is None:
+        # Planned by a former release: a batch costs half.
+        return 2 * shard.usd_bound
+    return _bound(found, replace(shard, engine="realtime"))
 
 
 def requests_at_once(found: Bounds, declared: Ceilings, snapshot: Snapshot) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state import ledger, nights, submissions, takeovers
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission
 
@@ -23,6 +23,7 @@ def hold(pipeline: Pipeline, night: Night) -> int:
     """
     with pipeline.ledger.write() as connection:
         nights.update_night(connection, night.id, held_at=ledger.now(connection), completed_at=None)
+        takeovers.settle(connection, night.id)
         in_flight = submissions.of_night(connection, night.id, State.ACCEPTED)
     return sum(_cancel(pipeline, submission) for submission in in_flight)
 

@@ -22,7 +22,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import RetrySpec
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import nights, submissions, takeovers
 from batch_pipeline.state.nights import Night, ShardState
 from batch_pipeline.state.submissions import State, Submission
 
@@ -89,6 +89,7 @@ def collect(
             summary = judge.summary(duplicate=duplicate)
             submissions.collect(connection, submission, summary, judge.cost)
             tally.keep(connection, night.id)
+            takeovers.settle(connection, night.id)
             if judge.stopped_by is not None:
                 nights.pause_account(connection, night.account, judge.stopped_by)
 

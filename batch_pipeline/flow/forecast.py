@@ -25,9 +25,6 @@ ASSUMED_CALL_SECONDS = 5.0
 CANCEL_SECONDS = 120.0
 # Of the time that real time needs: calls are retried, and speeds vary.
 SLACK = 1.25
-# Once real time has begun, batches get what is open again only if they have so many turnarounds
-# left: a forecast at the edge must not send one retry round this way and the next the other way.
-TURNAROUNDS_TO_GO_BACK = 2.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,10 @@ class Flying:
 class Outlook:
     """What is left of a night, in requests; times in seconds since the epoch.
 
-    `unsent` wait to go as batches, `calling` go in real time already or come back from a batch that
-    is being cancelled for it. `room` of the `queue` is free. `moved`: real time has begun.
+    `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
+    real time already or come back from a batch that is being cancelled for it. `room` of the
+    `queue` is free. `moved`: real time has begun, and what is open since then stays with it: a
+    forecast at the edge must not send one round this way and the next the other way.
     """
 
     now: float
@@ -83,6 +82,7 @@ class Outlook:
     queue: int
     turnaround: Turnaround
     speed: Speed
+    unplanned: int = 0
     moved: bool = False
     poll_seconds: float = 60.0
 
@@ -109,11 +109,12 @@ def decide(outlook: Outlook) -> Forecast:
     """The decision for each unit of work: wait for a batch, move now, take over now."""
     left = outlook.deadline - outlook.now
     slow = _expected_turnaround(outlook)
+    stays = outlook.unplanned if outlook.moved else 0
     if left <= 0:
-        # What goes in real time goes on like that; for the rest there is no hurry any more.
-        to_realtime = outlook.unsent if outlook.moved else 0
-        return _forecast(outlook, slow, to_realtime, ())
-    to_realtime = _within(outlook, _too_late_unsent(outlook, slow), outlook.calling)
+        # For the rest there is no hurry any more, and batches cost half.
+        return _forecast(outlook, slow, stays, ())
+    late_unsent = max(stays, _too_late_unsent(outlook, slow))
+    to_realtime = max(stays, _within(outlook, late_unsent, outlook.calling))
     missing = [b for b in outlook.flying if b.takable and _misses(outlook, b, slow)]
     late: list[Flying] = []
     before = outlook.calling + to_realtime
@@ -143,8 +144,7 @@ def _too_late_unsent(outlook: Outlook, slow: float) -> int:
     """
     if not outlook.unsent:
         return 0
-    patience = TURNAROUNDS_TO_GO_BACK if outlook.moved else 1.0
-    rounds = math.floor((outlook.deadline - outlook.now) / (slow * patience))
+    rounds = math.floor((outlook.deadline - outlook.now) / max(slow, 1.0))
     in_time = outlook.room + outlook.queue * (rounds - 1) if rounds else 0
     return max(0, outlook.unsent - in_time)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -17,6 +17,7 @@ from batch_pipeline.flow import (
     breaker,
     budget,
     dataset,
+    deadline,
     gone,
     joins,
     kept_units,
@@ -27,12 +28,15 @@ from batch_pipeline.flow import (
     reconciliation,
     snapshots,
     submission,
+    takeover,
 )
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
+from batch_pipeline.flow.calls import send_calls
+from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import ShardLimits, View
+from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.polling import give_back_lost, poll
 from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
@@ -43,7 +47,7 @@ from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
+from batch_pipeline.state.nights import Account, NewSnapshot, Night, ShardState, Snapshot
 from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
@@ -76,12 +80,18 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
 
 
 def take_input(
-    pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool = False
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    *,
+    again: bool = False,
+    start: Start = Start.PERSON,
 ) -> InputTaken:
     """Take the night's snapshot, or keep it where neither files nor declaration have changed.
 
     `again` reads the files even if they look unchanged. While batches of the night are in flight
-    the snapshot stays: what changed is taken up by the next run after their end.
+    the snapshot stays: what changed is taken up by the next run after their end. `start` says who
+    began the night: its deadline is fixed with the snapshot.
     """
     price_for(spec)
     publication.repair(pipeline, night)
@@ -117,10 +127,15 @@ def take_input(
     ):
         return InputTaken(night, current, "input unchanged")
     try:
-        snapshot = publication.switch_snapshot(pipeline, night, new)
+        snapshot = publication.switch_snapshot(
+            pipeline,
+            night,
+            new,
+            deadline=lambda taken_at: deadline.of_night(spec, night.partition, taken_at, start),
+        )
     except publication.NightChangedError:
         log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
-        return take_input(pipeline, spec, night)
+        return take_input(pipeline, spec, night, start=start)
     log.info(
         "%s %s: %s items, %s set aside, %s answered by another's request",
         night.job,
@@ -192,23 +207,50 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     verdict = night.pilot
     if verdict is None or not pilot.holds(verdict, snapshot):
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
-    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
-    may_plan = pilot.lets_go(verdict, _approvals(pipeline, night))
-    if may_plan and progress_of.wants_plan(progress(pipeline, night), limits.requests):
-        seen = planning.view(pipeline, night)
-        if seen.snapshot.id == snapshot.id:
-            _plan(pipeline, spec, seen, limits)
+    if pilot.lets_go(verdict, _approvals(pipeline, night)):
+        _plan(pipeline, spec, night, snapshot)
     admitted = budget.limits(pipeline, spec, night)
-    return submission.submit_waiting(pipeline, night, admitted, pilot.may_send(spec))
+    submitted = submission.submit_waiting(pipeline, night, admitted, pilot.may_send(spec))
+    waiting = _call(pipeline, spec, night)
+    return submitted if waiting is None else replace(submitted, waiting=waiting)
 
 
-def _plan(pipeline: Pipeline, spec: JobSpec, seen: View, limits: ShardLimits) -> None:
-    """Cut what is open into shards, several of which fit under the ceilings at once."""
+def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
+    """Make shards of what is open, for the engine that is to answer it; of a batch's shards several
+    fit under the ceilings at once."""
+    found = takeover.course(pipeline, spec, night)
+    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    if not takeover.wants_batches(pipeline, spec, found, limits) and not found.to_realtime:
+        return
     with pipeline.ledger.read() as connection:
-        bounds = budget.bounds(connection, spec, seen.night, seen.snapshot)
-    ceilings = budget.ceilings(pipeline.settings, spec)
-    at_once = budget.requests_at_once(bounds, ceilings, seen.snapshot)
-    planning.plan_all(pipeline, seen, limits.at_most(at_once), bounds, spec.retry)
+        bounds = budget.bounds(connection, spec, night, snapshot)
+    if takeover.wants_batches(pipeline, spec, found, limits):
+        seen = planning.view(pipeline, night)
+        if seen.snapshot.id != snapshot.id:
+            return
+        ceilings = budget.ceilings(pipeline.settings, spec)
+        at_once = budget.requests_at_once(bounds, ceilings, snapshot)
+        planning.plan_all(pipeline, seen, limits.at_most(at_once), bounds, spec.retry)
+        found = takeover.course(pipeline, spec, night)
+    if found.to_realtime:
+        takeover.change_over(pipeline, spec, found, limits, bounds)
+
+
+def _call(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
+    """Make the calls of real-time shards; why some wait, or None."""
+    with pipeline.ledger.read() as connection:
+        shards = nights.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+    reason: Waiting | None = None
+    for shard in shards:
+        if shard.engine == "realtime" and not shard.pilot:
+            waiting = send_calls(pipeline, spec, night, shard)
+            reason = waiting if waiting is not None and waiting.reason else reason
+    return reason
+
+
+def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
+    """Take over what is at the API and would miss the night's deadline, if it has one."""
+    takeover.meet(pipeline, spec, night)
 
 
 def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:

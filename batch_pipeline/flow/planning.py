@@ -87,14 +87,27 @@ def count_open(pipeline: Pipeline, seen: View) -> int:
 
 
 def plan_all(
-    pipeline: Pipeline, seen: View, limits: ShardLimits, bounds: Bounds, retry: RetrySpec
+    pipeline: Pipeline,
+    seen: View,
+    limits: ShardLimits,
+    bounds: Bounds,
+    retry: RetrySpec,
+    engine: Engine = "batch",
+    *,
+    for_deadline: bool = False,
 ) -> int:
-    """Cut all open units into waiting batch shards; returns how many shards were added."""
+    """Cut all open units into waiting shards of an engine; returns how many shards were added.
+
+    `for_deadline` marks those that go in real time only because batches would be too late.
+    """
     room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(batch, room) for batch in units.all())
         shards = [
-            _write_shard(pipeline, seen, table, "batch", bounds, pilot=False)
+            replace(
+                _write_shard(pipeline, seen, table, engine, bounds, pilot=False),
+                for_deadline=for_deadline,
+            )
             for table in cut(tables, limits)
         ]
     return _add(pipeline, seen, shards, open_requests=0)
@@ -124,7 +137,10 @@ def _add_pilot(
 ) -> int:
     room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
     table = _as_manifest(units, room)
-    planned = _write_shard(pipeline, seen, table, spec.pilot.via, bounds, pilot=True)
+    # Where batches would miss the deadline, the pilot that all others wait for would too.
+    hurried = spec.mode == "auto" and seen.night.realtime_since is not None
+    engine = "realtime" if hurried else spec.pilot.via
+    planned = _write_shard(pipeline, seen, table, engine, bounds, pilot=True)
     left = max(0, seen.night.open_requests - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.state import nights, redrives, submissions
+from batch_pipeline.state import nights, redrives, submissions, takeovers
 from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
 
 log = logging.getLogger(__name__)
@@ -93,18 +93,27 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
 
 
 def switch_snapshot(
-    pipeline: Pipeline, night: Night, new: NewSnapshot, *, redriven: Collection[str] = ()
+    pipeline: Pipeline,
+    night: Night,
+    new: NewSnapshot,
+    *,
+    redriven: Collection[str] = (),
+    deadline: Callable[[float], float | None] = lambda _taken_at: None,
 ) -> Snapshot:
     """Make a snapshot the night's own and show what is answered of it, in one step.
 
-    In the same step answers of the statuses `redriven` are put behind. Nothing of the night is in
+    In the same step answers of the statuses `redriven` are put behind, and `deadline` says from the
+    time of the snapshot when the night's results are wanted. Nothing of the night is in
     flight, and for a redrive it is as `night` says, or NightChangedError is raised and nothing has
     changed.
     """
     rebuilt = _rebuilt(pipeline, night, new, idle=True, redriven=redriven)
     with rebuilt as (connection, current, settled):
         redrives.record(connection, night.id, redriven)
-        return nights.replace_snapshot(connection, current, new, settled)
+        takeovers.release(connection, night.id)
+        snapshot = nights.replace_snapshot(connection, current, new, settled)
+        nights.update_night(connection, night.id, deadline_at=deadline(snapshot.taken_at))
+        return snapshot
 
 
 def repair(pipeline: Pipeline, night: Night) -> None:

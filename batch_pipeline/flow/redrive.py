@@ -11,9 +11,10 @@ import logging
 from collections.abc import Collection, Mapping
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import dataset, kept_units, publication
+from batch_pipeline.flow import dataset, deadline, kept_units, publication
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.answers import NOT_DEAD
+from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_for
@@ -54,7 +55,13 @@ def redrive(
         pipeline, state.night, state.snapshot, Declaration.of(spec), set_free=selected
     ) as kept:
         new = dataset.read_snapshot(pipeline, spec, partition, sources, kept=kept)
-    publication.switch_snapshot(pipeline, state.night, new, redriven=selected)
+    publication.switch_snapshot(
+        pipeline,
+        state.night,
+        new,
+        redriven=selected,
+        deadline=lambda taken_at: deadline.of_night(spec, partition, taken_at, Start.PERSON),
+    )
     total = sum(selected.values())
     log.info("%s %s: %d dead letters go again", spec.name, partition, total)
     return selected

@@ -100,7 +100,11 @@ def _step(
         stations.poll_account(pipeline, night.account)
         stations.collect_ended(pipeline, spec, night, changed)
         if pipeline.refreshed(night).held_at is None:
+            stations.meet_deadline(pipeline, spec, night)
             waiting = _send(pipeline, spec, night)
+            if spec.mode != "batch":
+                # What calls have answered need not wait for the next round.
+                stations.collect_ended(pipeline, spec, night, changed)
     except ApiFailure as failure:
         log.warning("the API did not answer (%s); trying again", failure)
         waiting = Waiting(f"the API did not answer ({failure})")

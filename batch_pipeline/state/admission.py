@@ -13,7 +13,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import budget, nights, submissions, tables
+from batch_pipeline.state import budget, nights, submissions, tables, takeovers
 from batch_pipeline.state.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Night, Shard, ShardState
@@ -116,6 +116,9 @@ def affordable(
     """
     spent = list(budget.spendings(connection, night, money.ceilings))
     bound = money.bound(shard)
+    if shard.engine == "realtime":
+        # What was reserved when batches were cancelled is for these very requests.
+        spent = budget.without(spent, min(bound, takeovers.left_usd(connection, night.id)))
     short = budget.shortfall(spent, shard.requests, bound)
     if short is None:
         return shard, bound
@@ -198,7 +201,10 @@ def begin_calls(
         found = affordable(connection, night, shard, limits.money)
         if isinstance(found, Shortfall):
             return _short(connection, night, found, shard.requests)
-        return _hold(connection, shard, night, State.CALLING, owner, limits, found[1])
+        intent = _hold(connection, shard, night, State.CALLING, owner, limits, found[1])
+        takeovers.use(connection, night.id, found[1])
+        takeovers.settle(connection, night.id)
+        return intent
     if shard.state is not ShardState.HELD:
         return Waiting(None)
     [current] = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
@@ -207,6 +213,48 @@ def begin_calls(
     if current.state is State.CALLING:
         submissions.take_over(connection, current, owner, limits.lease_seconds)
     return Intent(submissions.get(connection, current.id), shard)
+
+
+def room(connection: Connection, night: Night, limits: Limits) -> int:
+    """Requests of a night that may join the queue now, by the limits alone."""
+    job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
+    account_room = _room(connection, limits.account_queue, night)
+    assert account_room is not None
+    return account_room if job_room is None else min(job_room, account_room)
+
+
+def reserve_takeover(
+    connection: Connection,
+    night: Night,
+    submission: Submission,
+    usd: Decimal,
+    limits: Limits,
+    may_send: MaySend,
+) -> str | None:
+    """Reserve the real-time price of a batch that is to be cancelled for it; why not, or None.
+
+    In the same transaction the cancel is noted, so that what comes back cancelled is no attempt.
+    Only a batch that is proven ours can be taken over, and only while real time could follow.
+    Nothing changes where it has ended meanwhile, or is reserved already.
+    """
+    night = nights.get_night(connection, night.id)
+    submission = submissions.get(connection, submission.id)
+    if submission.state is not State.ACCEPTED:
+        return None
+    if submission.id in takeovers.of_night(connection, night.id):
+        return None
+    shard = nights.get_shard(connection, submission.shard_id)
+    reason = _closed(connection, night) or may_send(connection, night, shard)
+    if reason is None:
+        spent = budget.spendings(connection, night, limits.money.ceilings)
+        short = budget.shortfall(spent, submission.requests, usd)
+        reason = None if short is None else str(short)
+    if reason is None:
+        takeovers.reserve(connection, submission, usd)
+        submissions.request_cancel(connection, submission)
+        since = night.realtime_since or now(connection)
+        nights.update_night(connection, night.id, realtime_since=since)
+    return reason
 
 
 def _room(

@@ -106,18 +106,41 @@ def spendings(
     connection: Connection, night: Night, ceilings: Ceilings
 ) -> Iterator[tuple[str, Decimal, Spending]]:
     """Name, limit and spending of each ceiling that is declared."""
-    submission = tables.submission.c
+    submission, takeover = tables.submission.c, tables.takeover.c
     if ceilings.partition is not None:
-        yield PARTITION, ceilings.partition, _spending(connection, submission.night_id == night.id)
+        spent = _spending(connection, submission.night_id == night.id)
+        yield (
+            PARTITION,
+            ceilings.partition,
+            _with(spent, _for_takeovers(connection, takeover.night_id == night.id)),
+        )
     if ceilings.job_month is None and ceilings.account_month is None:
         return
-    this_month = (submission.account == night.account, submission.intent_at >= _month(connection))
+    month = _month(connection)
+    this_month = (submission.account == night.account, submission.intent_at >= month)
+    reserved = (tables.night.c.account == night.account, takeover.reserved_at >= month)
     if ceilings.job_month is not None:
         of_job = sa.select(tables.night.c.id).where(tables.night.c.job == night.job)
         spent = _spending(connection, *this_month, submission.night_id.in_(of_job))
-        yield JOB_MONTH, ceilings.job_month, spent
+        kept = _for_takeovers(connection, *reserved, tables.night.c.job == night.job)
+        yield JOB_MONTH, ceilings.job_month, _with(spent, kept)
     if ceilings.account_month is not None:
-        yield ACCOUNT_MONTH, ceilings.account_month, _spending(connection, *this_month)
+        kept = _for_takeovers(connection, *reserved)
+        yield ACCOUNT_MONTH, ceilings.account_month, _with(_spending(connection, *this_month), kept)
+
+
+def without(
+    spent: Iterable[tuple[str, Decimal, Spending]], usd: Decimal
+) -> list[tuple[str, Decimal, Spending]]:
+    """The same with less reserved: for requests whose price was reserved before."""
+    return [
+        (name, limit, Spending(found.billed, max(Decimal(0), found.reserved - usd)))
+        for name, limit, found in spent
+    ]
+
+
+def _with(spent: Spending, usd: Decimal) -> Spending:
+    return Spending(spent.billed, spent.reserved + usd)
 
 
 def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Spending:
@@ -132,6 +155,16 @@ def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Sp
         ).where(*conditions)
     ).one()
     return Spending(row.billed or Decimal(0), row.reserved or Decimal(0))
+
+
+def _for_takeovers(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Decimal:
+    """What is kept for real-time calls in place of batches that are being cancelled."""
+    query = (
+        sa.select(sa.func.sum(tables.takeover.c.left_usd))
+        .join(tables.night, tables.night.c.id == tables.takeover.c.night_id)
+        .where(*conditions)
+    )
+    return connection.scalar(query) or Decimal(0)
 
 
 def _month(connection: Connection) -> float:

@@ -28,7 +28,7 @@ class ShardState(StrEnum):
     WAITING = "waiting"
     HELD = "held"
     COLLECTED = "collected"
-    # Its snapshot was replaced before it was sent.
+    # Its snapshot was replaced before it was sent, or its requests go in real time.
     DROPPED = "dropped"
 
 
@@ -304,6 +304,8 @@ def replace_snapshot(
         open_requests=new.units,
         waiting_requests=0,
         revision=night.revision + 1,
+        realtime_since=None,
+        forecast=None,
         refused=None,
         completed_at=None,
     )
@@ -395,6 +397,42 @@ def requests_waiting(connection: Connection, night: Night) -> int:
 def count_waiting(connection: Connection, night_id: int) -> None:
     """Take the count of waiting requests anew."""
     update_night(connection, night_id, waiting_requests=_sum_waiting(connection, night_id))
+
+
+def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int]:
+    """Requests in shards that wait, by the way that they are to go."""
+    query = (
+        sa.select(tables.shard.c.engine, sa.func.sum(tables.shard.c.requests))
+        .where(
+            tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
+        )
+        .group_by(tables.shard.c.engine)
+    )
+    return {engine: int(requests) for engine, requests in connection.execute(query)}
+
+
+def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shard]) -> bool:
+    """Waiting batch shards are dropped, their requests open again to be planned for real time.
+
+    False, and nothing has changed, where the night has changed since it was looked at. With no
+    shards it is noted that what is open goes in real time.
+    """
+    current = get_night(connection, night.id)
+    if current.revision != night.revision:
+        return False
+    states = {get_shard(connection, shard.id).state for shard in shards}
+    if states - {ShardState.WAITING}:
+        return False
+    for shard in shards:
+        set_shard_state(connection, shard.id, ShardState.DROPPED)
+    update_night(
+        connection,
+        night.id,
+        open_requests=current.open_requests + sum(shard.requests for shard in shards),
+        realtime_since=current.realtime_since or now(connection),
+        revision=current.revision + 1,
+    )
+    return True
 
 
 def telling_shards(connection: Connection, night: Night) -> list[Shard]:

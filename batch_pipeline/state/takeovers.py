@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 
 from batch_pipeline.state import nights, submissions, tables
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import ShardState
 from batch_pipeline.state.submissions import LIVE, Submission
 
 
@@ -97,11 +96,18 @@ def settle(connection: Connection, night_id: int) -> None:
         live = {s.id for s in submissions.of_night(connection, night_id, *LIVE)}
         if night.open_requests or any(t.submission_id in live for t in reserved):
             return
-        waiting = nights.list_shards(connection, night_id, ShardState.WAITING)
-        if any(shard.engine == "realtime" for shard in waiting):
+        if nights.next_to_go(connection, night_id, "realtime") is not None:
             return
-    for takeover in reserved:
-        _set_left(connection, takeover.submission_id, Decimal(0))
+    release(connection, night_id)
+
+
+def release(connection: Connection, night_id: int) -> None:
+    """Give back all that is reserved for a night and not claimed: it begins anew."""
+    connection.execute(
+        sa.update(tables.takeover)
+        .where(tables.takeover.c.night_id == night_id)
+        .values(left_usd=Decimal(0))
+    )
 
 
 def _set_left(connection: Connection, submission_id: int, usd: Decimal) -> None:

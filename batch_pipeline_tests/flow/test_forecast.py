@@ -72,13 +72,14 @@ def outlook(hours: float, **changes: Any) -> Outlook:
         # A night whose batches are slow is a night with slow batches.
         (outlook(0.7, unsent=100, flying=[(5, 29)]), 0),
         (outlook(0.7, unsent=100, flying=[(5, 55)]), 100),
-        # Once real time has begun, a batch has to be in time with a turnaround to spare.
-        (outlook(0.7, unsent=100, moved=True), 100),
-        (outlook(1.1, unsent=100, moved=True), 0),
-        # After the deadline what goes in real time goes on so, and nothing new does.
-        (outlook(0, unsent=100), 0),
-        (outlook(-1, unsent=100), 0),
-        (outlook(-1, unsent=100, moved=True), 100),
+        # Once real time has begun, what is open again stays with it; what waits as a batch may.
+        (outlook(5, unsent=100, unplanned=30), 0),
+        (outlook(5, unsent=100, unplanned=30, moved=True), 30),
+        (outlook(0.4, unsent=100, unplanned=30, moved=True), 100),
+        # After the deadline what real time left open is asked like that again, and nothing new is.
+        (outlook(0, unsent=100, unplanned=100), 0),
+        (outlook(-1, unsent=100, unplanned=100), 0),
+        (outlook(-1, unsent=100, unplanned=30, moved=True), 30),
         (outlook(1), 0),
     ],
 )
@@ -160,15 +161,17 @@ def test_a_forecast_says_when_all_is_there_and_why(
     assert words in found.reason
 
 
-def test_a_decision_is_final_for_what_has_moved() -> None:
-    """Minute by minute: the number of requests that are moved never calls any back."""
+def test_minute_by_minute_nothing_moves_twice_and_all_that_was_not_sent_has_moved_in_time() -> None:
+    """A queue that stays full: 3,000 are too many at once, the others once a turnaround is left."""
     seen = outlook(1.2, unsent=23_000)
-    moved = 0
-    for minute in range(80):
-        now = replace(
-            seen, now=NOW + minute * MINUTE, unsent=23_000 - moved, calling=moved, moved=moved > 0
-        )
-        found = decide(now)
-        assert 0 <= found.to_realtime <= now.unsent
-        moved += found.to_realtime
-    assert moved == 23_000
+    moves: list[tuple[int, int]] = []
+    unsent, calling = 23_000, 0
+    for minute in range(72):
+        calling = max(0, calling - 600)
+        now = replace(seen, now=NOW + minute * MINUTE, unsent=unsent, calling=calling)
+        found = decide(replace(now, moved=bool(moves)))
+        if found.to_realtime:
+            moves.append((minute, found.to_realtime))
+        unsent, calling = unsent - found.to_realtime, calling + found.to_realtime
+    assert moves == [(0, 3_000), (13, 10_000), (43, 10_000)]
+    assert (unsent, calling) == (0, 0)
