@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output
-from batch_pipeline.flow import progress
+from batch_pipeline.flow import pace, progress
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.money.wording import usd
 
 log = logging.getLogger(__name__)
 
-# Without a terminal to draw on, a line in the log at least this often.
-LOG_SECONDS = 300.0
+# Without a terminal to draw on, a line in the log at least every five minutes: it is looked at once
+# a minute.
+LOG_SECONDS = 240.0
 
 
 def announce_account(output: Output, pipeline: Pipeline) -> None:
@@ -72,13 +74,19 @@ class _Bar(Progress):
 
 def _logged_progress() -> Callable[[progress.Progress], None]:
     last_text, last_at = "", 0.0
+    lock = threading.Lock()
 
     def watch(state: progress.Progress) -> None:
+        with lock:
+            line(state)
+
+    def line(state: progress.Progress) -> None:
         nonlocal last_text, last_at
         text = f"{state.night.job} {state.night.partition}: {state.describe()}"
         at = time.monotonic()
         if text != last_text or at - last_at >= LOG_SECONDS:
-            log.info(text)
+            # What changes with the clock alone is no reason for a line.
+            log.info(", ".join([text, *pace.describe(state)]))
             last_text, last_at = text, at
 
     return watch
@@ -100,8 +108,5 @@ def _facts(state: progress.Progress) -> str:
         parts.append(f"{state.waiting:,} waiting")
     if state.dead_letter:
         parts.append(f"{state.dead_letter:,} set aside")
-    eta = progress.eta_seconds(state)
-    if eta is not None and not state.complete:
-        parts.append(f"about {duration(eta)} left")
     parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))
-    return ", ".join(parts)
+    return ", ".join([*parts, *pace.describe(state)])

@@ -12,7 +12,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
 from batch_pipeline.flow import alerts as alerting
-from batch_pipeline.flow import approval, pilot, progress, warnings
+from batch_pipeline.flow import approval, pace, pilot, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.money.wording import duration, usd
@@ -180,7 +180,7 @@ def _document(
         "to_collect": state.to_collect,
         "batches_ended": state.batches_ended,
         "error_rate": round(state.error_rate, 6),
-        "eta_seconds": progress.eta_seconds(state),
+        **pace.as_json(state),
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
         "breaker": None

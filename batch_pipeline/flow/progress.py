@@ -211,25 +211,6 @@ def wants_plan(state: Progress, full_shard: int) -> bool:
     return unplanned > 0 and (idle or unplanned >= full_shard)
 
 
-def items_per_second(state: Progress) -> float | None:
-    """Items settled by answers, from the first submission to the last collection; None before."""
-    collected = [t.last_collected_at for t in state.collected if t.last_collected_at is not None]
-    if state.snapshot is None or not collected:
-        return None
-    answered = state.settled - sum(state.snapshot.settled.values())
-    seconds = max(collected) - min(t.first_intent_at for t in state.collected)
-    return answered / seconds if seconds > 0 else None
-
-
-def eta_seconds(state: Progress) -> float | None:
-    """Seconds to the end at the speed so far; None while no batch has ended.
-
-    Inside a batch the API shows no progress, so that this moves by whole batches.
-    """
-    speed = items_per_second(state)
-    return (state.items - state.settled) / speed if speed and state.batches_ended else None
-
-
 def _requests(found: list[Submission], *states: State) -> int:
     return sum(submission.requests for submission in found if submission.state in states)
 

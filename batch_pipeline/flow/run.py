@@ -6,8 +6,10 @@ Run again after a crash, an interrupt or a `--no-wait`, it goes on from where th
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 Watch = Callable[[Progress], None]
 
+# A step can take long (an upload, a download), and a poll's pause too: what is shown goes on.
+WATCH_SECONDS = 60.0
+
 
 def run(
     pipeline: Pipeline,
@@ -31,17 +36,48 @@ def run(
     *,
     wait: bool = True,
     resume: bool = False,
-    watch: Watch = lambda _: None,
+    watch: Watch | None = None,
 ) -> Progress:
     """Run a night to its end, or without `wait` as far as it goes now.
 
-    `watch` is told of the night after each step. Raises GateClosedError where the pilot's gate is
+    `watch` is told of the night after each step, and once a minute whatever happens, from another
+    thread. Raises GateClosedError where the pilot's gate is
     closed, the circuit breaker open or the budget used up, and AccountError or ApiError where only
     a person can help; what is at the API by then is collected first. A night that is held is
     collected and left.
     """
     night = stations.open_night(pipeline, spec, partition)
     night = stations.release(pipeline, night, resume=resume)
+    with _watched(pipeline, night, watch) as told:
+        return _run(pipeline, spec, night, told, wait=wait)
+
+
+@contextmanager
+def _watched(pipeline: Pipeline, night: Night, watch: Watch | None) -> Iterator[Watch]:
+    """`watch`, told of the night at intervals as well, as long as the block lasts."""
+    if watch is None:
+        yield lambda _: None
+        return
+    told, done = watch, threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(WATCH_SECONDS):
+            try:
+                told(stations.progress(pipeline, night))
+            except Exception as error:  # noqa: BLE001  # what is shown must not stop what is done
+                log.debug("%s %s: no progress to show: %s", night.job, night.partition, error)
+
+    thread = threading.Thread(target=go_on, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield told
+    finally:
+        done.set()
+        thread.join(timeout=5)
+
+
+def _run(pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, *, wait: bool) -> Progress:
+    partition = night.partition
     state, reason = stations.progress(pipeline, night), None
     warned: set[str] = set()
     while True:

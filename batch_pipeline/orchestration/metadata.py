@@ -11,14 +11,14 @@ from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.flow import paths, warnings
+from batch_pipeline.flow import pace, paths, warnings
 from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.night import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money import report_markdown
 from batch_pipeline.money.report import Report
-from batch_pipeline.orchestration import charts, pace
+from batch_pipeline.orchestration import charts
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
 from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state.admission import Waiting
@@ -135,8 +135,9 @@ def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metad
     waiting = "nothing waits"
     if state.waiting:
         waiting = f"{state.waiting:,} requests wait{f': {why}' if why else ''}"
+    simulated = "simulated; " if state.account.simulated else ""
     return {
-        "summary": headline(state),
+        "summary": "; ".join([simulated + headline(state), *pace.describe(state)]),
         "waiting": waiting,
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alerts)) or "none",
         **_numbers(state),
@@ -154,19 +155,15 @@ def headline(state: Progress) -> str:
 
 def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float | bool]:
     """Progress as numbers that Dagster can plot."""
-    speed = pace.of(state)
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
         "complete_percent": _percent(state.settled / state.items if state.items else 1.0),
-        "requests_waiting": state.waiting,
         "requests_in_flight": state.in_flight,
-        "batches_ended": state.batches_ended,
         "error_rate_percent": _percent(state.error_rate),
         "cost_so_far_usd": round(float(state.total_cost_usd), 6),
-        "simulated": state.account.simulated,
     }
-    if speed is not None:
-        found["requests_per_hour"] = round(speed.requests_per_hour)
-        found["minutes_to_go"] = round(speed.seconds_to_go / 60, 1)
+    end = pace.expected_usd(state)
+    if end is not None:
+        found["cost_expected_usd"] = round(float(end), 6)
     return found
 
 

@@ -10,10 +10,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from batch_pipeline.flow import tally
-from batch_pipeline.orchestration import charts, cursor, pace
+from batch_pipeline.orchestration import charts, cursor
 from batch_pipeline.state.submissions import State, Submission
-from batch_pipeline_tests.flow.rows import SHARD, STATE, SUBMISSION
+from batch_pipeline_tests.flow.rows import SUBMISSION
 
 INLINE_CHARACTERS = 1_000
 
@@ -32,29 +31,6 @@ def test_a_cursor_keeps_the_newest_nights() -> None:
 
 def submission(state: State, **changes: Any) -> Submission:
     return replace(SUBMISSION, state=state, **changes)
-
-
-def test_the_pace_of_a_night() -> None:
-    first = submission(State.COLLECTED, accepted_at=0.0, ended_at=1_800.0, requests=100)
-    state = replace(
-        STATE,
-        waiting=300,
-        collected=(tally.of_submission(first, SHARD),),
-        submissions=(
-            first,
-            submission(State.ENDED, accepted_at=10.0, ended_at=3_600.0, requests=100),
-            submission(State.ACCEPTED, accepted_at=20.0, requests=100),
-        ),
-    )
-    found = pace.of(state)
-    assert found is not None
-    assert found.requests_per_hour == pytest.approx(200)
-    assert found.seconds_to_go == pytest.approx(2 * 3_600)
-
-
-def test_a_night_of_which_nothing_has_ended_has_no_pace() -> None:
-    running = submission(State.ACCEPTED, accepted_at=0.0)
-    assert pace.of(replace(STATE, submissions=(running,))) is None
 
 
 @pytest.mark.parametrize(
