@@ -16,6 +16,7 @@ from typing import Any, cast
 import anthropic
 import httpx2
 import orjson
+from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.errors import AccountError, ApiError, UsageError
@@ -128,6 +129,22 @@ class AnthropicApi:
                 yield response.iter_bytes(DOWNLOAD_CHUNK_BYTES)
             finally:
                 response.close()
+
+    def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
+        # The endpoint refuses what has no say in the length of a prompt, `max_tokens` for one.
+        known = MessageCountTokensParams.__annotations__
+        body = {name: value for name, value in orjson.loads(params).items() if name in known}
+        with _failures():
+            response = self._client.post(
+                "/v1/messages/count_tokens",
+                content=orjson.dumps(body),
+                cast_to=httpx2.Response,
+                options={"headers": {"content-type": "application/json"} | _betas(betas)},
+            )
+            try:
+                return int(_json(response)["input_tokens"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise _unreadable(response) from error
 
     def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
         with _failures():

@@ -84,6 +84,10 @@ class Api(Protocol):
         """The result lines' bytes as they come; a break in mid-stream raises `ApiFailure`."""
         ...
 
+    def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
+        """Prompt tokens of Messages parameters; sends no message and costs nothing."""
+        ...
+
     def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
         """One Messages call with a JSON body; the message as it came."""
         ...

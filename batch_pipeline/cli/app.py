@@ -109,7 +109,7 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.cli import views
-    from batch_pipeline.flow import dataset
+    from batch_pipeline.flow import dataset, retirement
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.planning import ShardLimits
     from batch_pipeline.flow.pricing import price_for
@@ -121,7 +121,24 @@ def validate(
     sources = dataset.find_input(pipeline, spec, key)
     snapshot = dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
-    views.show_validation(context.obj, spec, key, sources, snapshot, limits)
+    views.show_validation(context.obj, spec, key, sources, snapshot, limits, retirement.check(spec))
+
+
+@app.command()
+def estimate(
+    context: typer.Context,
+    job: Job,
+    partition: Partition = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a night will cost and take, both ways, without sending any message."""
+    from batch_pipeline.cli.estimate_view import show_estimate
+    from batch_pipeline.flow.estimate import estimate as estimated
+    from batch_pipeline.flow.pipeline import Pipeline
+
+    settings = opening.load_settings(context.obj)
+    spec, key = opening.find_partition(settings, job, partition)
+    show_estimate(context.obj, estimated(Pipeline(settings), spec, key))
 
 
 @app.command()

@@ -88,8 +88,9 @@ def show_validation(
     sources: Sources,
     snapshot: NewSnapshot,
     limits: ShardLimits,
+    retires: str | None,
 ) -> None:
-    """What a night would send."""
+    """What a night would send; `retires` says when its model does, if that is soon."""
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -104,6 +105,7 @@ def show_validation(
         "requests": snapshot.units,
         "request_bytes": snapshot.request_bytes,
         "batches_at_least": max(by_count, by_bytes),
+        "warnings": [] if retires is None else [retires],
     }
 
     def show() -> None:
@@ -111,9 +113,11 @@ def show_validation(
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
         table = _facts_table()
         for name, value in document.items():
-            if name not in ("job", "partition", "valid"):
+            if name not in ("job", "partition", "valid", "warnings"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
+        if retires is not None:
+            console.print(f"Note: {retires}.", highlight=False, markup=False)
 
     output.answer(document, show)
 

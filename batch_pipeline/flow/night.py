@@ -18,6 +18,7 @@ from batch_pipeline.flow import (
     budget,
     dataset,
     deadline,
+    estimate,
     gone,
     joins,
     kept_units,
@@ -26,6 +27,7 @@ from batch_pipeline.flow import (
     planning,
     publication,
     reconciliation,
+    retirement,
     snapshots,
     submission,
     takeover,
@@ -150,7 +152,16 @@ def take_input(
         note = f"input read again: {dataset.compare(pipeline.files, current, new)}"
     else:
         note = "input read"
+    _keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
+    """What the night was expected to cost, for the report to be compared with."""
+    expected = estimate.as_json(estimate.expectation(pipeline, spec, night, snapshot))
+    with pipeline.ledger.write() as connection:
+        if nights.get_night(connection, night.id).snapshot_id == snapshot.id:
+            nights.update_night(connection, night.id, estimate=expected)
 
 
 def _why_kept(
@@ -168,6 +179,7 @@ def _read(
     pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources, current: Snapshot | None
 ) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
+    retirement.check(spec)
     declaration = Declaration.of(spec)
     if current is None or not kept_units.is_kept_on(night, current, declaration):
         return dataset.read_snapshot(pipeline, spec, night.partition, sources)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, budget, pilot, warnings
+from batch_pipeline.flow import alerts, breaker, budget, pilot, retirement, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
@@ -46,8 +46,7 @@ def run(
     a person can help; what is at the API by then is collected first. A night that is held is
     collected and left.
     """
-    night = stations.open_night(pipeline, spec, partition)
-    night = stations.release(pipeline, night, resume=resume)
+    night = _begin(pipeline, spec, partition, resume=resume)
     with _watched(pipeline, night, watch) as told:
         return _run(pipeline, spec, night, told, wait=wait)
 
@@ -116,6 +115,13 @@ def _warn(spec: JobSpec, state: Progress, warned: set[str]) -> None:
             warned.add(warning.cause)
             place = f"{state.night.job} {state.night.partition}"
             log.warning("%s: warning: %s", place, warning.message)
+
+
+def _begin(pipeline: Pipeline, spec: JobSpec, partition: str, *, resume: bool) -> Night:
+    if (retires := retirement.notice(spec)) is not None:
+        log.warning("%s: %s", spec.name, retires)
+    night = stations.open_night(pipeline, spec, partition)
+    return stations.release(pipeline, night, resume=resume)
 
 
 def _input_changed(pipeline: Pipeline, spec: JobSpec, state: Progress) -> bool:

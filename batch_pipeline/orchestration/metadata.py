@@ -54,7 +54,8 @@ def describe_job(spec: JobSpec) -> str:
     return f"{about}\n\n| declared | |\n|---|---|\n{table}"
 
 
-def of_input(spec: JobSpec, taken: InputTaken) -> Metadata:
+def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Metadata:
+    """`retires` says when the job's model does, if that is soon."""
     snapshot = taken.snapshot
     aside = snapshot.invalid_input + snapshot.too_large
     headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
@@ -73,7 +74,36 @@ def of_input(spec: JobSpec, taken: InputTaken) -> Metadata:
         "path": dg.MetadataValue.path(
             spec.input.path.replace("{partition}", taken.night.partition)
         ),
+        **_estimate(taken.night.estimate),
+        **({} if retires is None else {"model_retires": retires}),
     }
+
+
+def _estimate(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | float]:
+    """What the night is expected to cost, as a number to plot and as a table."""
+    if found is None:
+        return {}
+    batch, realtime, tokens = found["batch"], found["realtime"], found["tokens"]
+    rows = [
+        ("expected, USD", batch["expected_usd"], realtime["expected_usd"]),
+        (f"with the buffer of {found['buffer']:.0%}", *_both(found, "with_buffer_usd")),
+        ("if every request were P95", *_both(found, "at_p95_usd")),
+        ("hours", round(batch["hours"], 1), round(realtime["hours"], 1)),
+    ]
+    lines = [f"| {name} | {one:,} | {other:,} |" for name, one, other in rows]
+    advice = found["recommendation"]
+    table = "\n".join(["| | as batches | in real time |", "|---|---|---|", *lines])
+    return {
+        "expected_cost_usd": found["expected_usd"],
+        "estimate": dg.MetadataValue.md(
+            f"{table}\n\nInput tokens from {tokens['input_from']}; output from "
+            f"{tokens['output_from']}. Recommended: {advice['mode']}; {advice['reason']}."
+        ),
+    }
+
+
+def _both(found: Mapping[str, Any], name: str) -> tuple[float, float]:
+    return found["batch"][name], found["realtime"][name]
 
 
 def of_waiting_pilot(waiting: Waiting) -> Metadata:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import alerts, breaker, pilot, warnings
+from batch_pipeline.flow import alerts, breaker, pilot, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.orchestration import metadata, standing, stations
@@ -49,9 +49,12 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[Any]:
         with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, INPUT_DATASET)
+            retires = retirement.notice(spec)
             taken = flow.take_input(pipeline, spec, night, again=True)
         context.log.info("%s: %s", context.partition_key, taken.note)
-        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken))
+        if retires is not None:
+            context.log.warning("%s: %s", spec.name, retires)
+        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken, retires))
 
     return input_dataset
 

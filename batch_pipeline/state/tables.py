@@ -90,7 +90,7 @@ night = Table(
     # When a submitter last wanted room at the queue: older nights that still want it go first.
     Column("wanted_room_at", Double, nullable=False, default=0.0),
     Column("pilot", JSON),
-    # What the night was expected to cost when its input was taken; see `flow.expectation`.
+    # What the night was expected to cost when its input was taken, as `estimate --json` has it.
     Column("estimate", JSON),
     # The ceiling that kept the next shard from going when that was last tried.
     Column("short_of_budget", Text),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from batch_pipeline.flow import retirement
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.cli.program import Program, documents
 
@@ -43,6 +45,33 @@ def test_validate_sends_nothing_and_needs_no_key(program: Program, simulator: Si
     assert len(simulator.books.contents) == before
     assert not list(program.home.rglob("*.parquet")), "a snapshot was kept"
     assert "nothing was sent" in program("validate", job, ANTHROPIC_API_KEY=None).out
+
+
+def test_estimate_sends_nothing_and_fits_a_terminal(program: Program, simulator: Simulator) -> None:
+    job = program.declare("review", documents(30))
+    before = simulator.books.accepted_requests
+
+    counted = program("estimate", job, "--json").document
+    assert (counted["requests"], counted["tokens"]["source"]) == (30, "count_tokens")
+    assert counted["realtime"]["expected_usd"] == pytest.approx(
+        2 * counted["batch"]["expected_usd"]
+    )
+    assert counted["recommendation"]["mode"] == "batch"
+    shown = program("estimate", job, ANTHROPIC_API_KEY=None, COLUMNS="80").out
+    assert "a rule, 3.5 bytes a token" in shown
+    assert "Recommended: mode batch" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert simulator.books.accepted_requests == before
+    assert not list(program.home.rglob("*.parquet")), "a snapshot was kept"
+
+
+def test_a_model_that_retires_is_named(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retirement, "_today", lambda: date(2026, 11, 25))
+    retiring = program.declare("old", documents(3), model_id="claude-sonnet-4-5-20250929")
+    [warning] = program("validate", retiring, "--json").document["warnings"]
+    assert "retires on 2026-11-30" in warning
+    assert "retires on 2026-11-30" in program("validate", retiring).out
+    assert warning in program("estimate", retiring, "--json").document["warnings"]
 
 
 def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Program) -> None:

@@ -16,7 +16,7 @@ from batch_pipeline_tests.cli.program import KEY, Program, documents
         (["run", "review", "--frobnicate"], "No such option: --frobnicate"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["jobs", "surplus"], "unexpected extra argument"),
-        (["estimate", "review"], "`batch-pipeline estimate` is not built yet"),
+        (["prune", "review"], "`batch-pipeline prune` is not built yet"),
         (["approve", "review", "--gate", "pilot"], "Missing option '--reason'"),
         (["approve", "review", "--reason", "so be it"], "Missing option '--gate'"),
         (

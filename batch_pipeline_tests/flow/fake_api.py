@@ -60,5 +60,8 @@ class FakeApi:
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
         raise NotImplementedError
 
+    def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
+        raise NotImplementedError
+
     def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
         raise NotImplementedError

@@ -1,0 +1,21 @@
+"""When models retire, as the official SDK has it; the only other module that imports it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+
+from anthropic.resources.messages import DEPRECATED_MODELS
+
+
+def retirement_date(model_id: str) -> date | None:
+    """The last day of a model that is deprecated; None: the installed SDK knows of none."""
+    text = DEPRECATED_MODELS.get(model_id)
+    if text is None:
+        return None
+    # "November 30th, 2026"
+    plain = re.sub(r"(\d)(st|nd|rd|th),", r"\1,", text)
+    try:
+        return datetime.strptime(plain, "%B %d, %Y").replace(tzinfo=UTC).date()
+    except ValueError:
+        return None

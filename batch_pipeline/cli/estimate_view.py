@@ -1,0 +1,87 @@
+"""How `estimate` is shown: within 80 columns, or as a document."""
+
+from __future__ import annotations
+
+import textwrap
+from decimal import Decimal
+
+from rich.console import Console
+
+from batch_pipeline.cli.output import Output
+from batch_pipeline.cli.views import plain_table
+from batch_pipeline.flow.estimate import Estimate, as_json
+from batch_pipeline.money.estimate import Spread
+from batch_pipeline.money.wording import duration, usd
+
+WIDTH = 80
+
+
+def show_estimate(output: Output, found: Estimate) -> None:
+    """What is still to be bought, its tokens, both ways beside each other, and the advice."""
+    output.answer(as_json(found), lambda: _show(found))
+
+
+def _show(found: Estimate) -> None:
+    console = Console()
+
+    def say(text: str, indent: str = "") -> None:
+        lines = textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ")
+        console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+
+    say(f"{found.job} {found.partition}: estimate; no message was sent.")
+    say(_what(found))
+    tokens = plain_table()
+    tokens.add_column("tokens a request")
+    for name in ("mean", "P50", "P95"):
+        tokens.add_column(name, justify="right")
+    tokens.add_row("input", *_cells(found.work.prompt))
+    tokens.add_row("output", *_cells(found.work.output))
+    console.print(tokens)
+    say(f"Input from {found.tokens.prompt}.")
+    say(f"Output from {found.tokens.answer}.")
+    ways = plain_table()
+    ways.add_column(f"USD ({found.model_id})", overflow="fold")
+    for name in ("as batches", "in real time", "saved"):
+        ways.add_column(name, justify="right", no_wrap=True)
+    for name, batch, realtime in _amounts(found):
+        ways.add_row(name, usd(batch), usd(realtime), usd(realtime - batch))
+    ways.add_row("time", _hours(found.batch_hours), _hours(found.realtime_hours), "")
+    console.print(ways)
+    if found.pilot_extra_usd:
+        say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
+    say(f"Time as batches: {found.batch_hours_from}.")
+    say(f"Time in real time: {found.realtime_hours_from}.")
+    say(f"Prices: {found.price.source}, as {found.price.matched_model}.")
+    say(f"Recommended: mode {found.advice.mode}; {found.advice.reason}.")
+    for warning in found.warnings:
+        say(f"Note: {warning}.")
+
+
+def _what(found: Estimate) -> str:
+    snapshot = found.snapshot
+    parts = [f"{snapshot.items:,} documents, {found.work.requests:,} requests to buy"]
+    for count, why in (
+        (snapshot.duplicates, "answered by an identical request"),
+        (snapshot.invalid_input + snapshot.too_large, "cannot be sent"),
+        (snapshot.units - found.work.requests, "requests bought before or at the API"),
+    ):
+        if count:
+            parts.append(f"{count:,} {why}")
+    return ", ".join(parts) + "."
+
+
+def _amounts(found: Estimate) -> list[tuple[str, Decimal, Decimal]]:
+    batch, realtime = found.batch, found.realtime
+    return [
+        ("expected", batch.expected, realtime.expected),
+        (f"with the buffer of {found.buffer:.0%}", batch.buffered, realtime.buffered),
+        ("if every request were P95", batch.p95, realtime.p95),
+    ]
+
+
+def _cells(spread: Spread) -> tuple[str, str, str]:
+    return f"{spread.mean:,.0f}", f"{spread.p50:,.0f}", f"{spread.p95:,.0f}"
+
+
+def _hours(hours: float) -> str:
+    return duration(hours * 3600)
