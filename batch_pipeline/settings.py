@@ -39,6 +39,7 @@ class Settings:
     max_usd_per_month: Decimal | None
     reconcile_seconds: float
     lease_seconds: float
+    workers: int
     # Addresses with tokens and passwords in them.
     alert_urls: str | None = field(default=None, repr=False)
 
@@ -69,6 +70,7 @@ class Settings:
             max_usd_per_month=read.usd("BATCH_PIPELINE_MAX_USD_PER_MONTH"),
             reconcile_seconds=read.seconds("BATCH_PIPELINE_RECONCILE_SECONDS", 600),
             lease_seconds=read.seconds("BATCH_PIPELINE_LEASE_SECONDS", 60),
+            workers=read.count("BATCH_PIPELINE_WORKERS", _cores()),
             alert_urls=read.text("BATCH_PIPELINE_ALERT_URLS"),
         )
 
@@ -117,6 +119,13 @@ class _Reader:
         if not value.is_finite() or value <= 0:
             raise _not_a(name, text, "a positive amount in USD such as 250", "no ceiling")
         return value
+
+
+def _cores() -> int:
+    """The cores that this process may use: in a container often fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _not_a(name: str, value: str, wanted: str, default: str) -> UsageError:

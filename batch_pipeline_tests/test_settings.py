@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         max_usd_per_month=None,
         reconcile_seconds=600,
         lease_seconds=60,
+        workers=len(os.sched_getaffinity(0)),
     )
 
 

@@ -1,34 +1,38 @@
 """Input files → the night's snapshot.
 
-Belongs here: reading a night's rows once, turning each into its request, and everything about the
-input as a whole that stops the night before anything is sent. Formats and the snapshot's own files
-have modules of their own.
+Belongs here: reading a night's rows once, on all cores, and everything about the input as a whole
+that stops the night before anything is sent. What is done for a piece of it is `preparing`; formats
+and the snapshot's own files have modules of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, kept_units, paths, snapshots
+from batch_pipeline.flow.formats import LinesSeen, Wanted
 from batch_pipeline.flow.kept_units import KeptUnits
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pieces import Piece, pieces_of
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.readers import Row, read_rows, row_values
-from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
-from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
-from batch_pipeline.flow.sources import Sources, find_sources
+from batch_pipeline.flow.preparing import EXAMPLES, Prepared, prepare
+from batch_pipeline.flow.prompt import Template
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.sources import SourceFile, Sources, find_sources
+from batch_pipeline.flow.workers import Workers
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.nights import NewSnapshot
 
-EXAMPLES = 5
+# Below this another process has hardly started when this one is through.
+PROCESSES_FROM_BYTES = 40 << 20
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
@@ -54,53 +58,99 @@ def read_snapshot(
     ids, too many rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
-    content, kept_rows = hashlib.sha256(), hashlib.sha256()
     with pipeline.files.staged() as folder:
-        writer = SnapshotWriter(folder)
-        builder = RequestBuilder(declaration)
-        counts = {Status.INVALID_INPUT: 0, Status.TOO_LARGE: 0}
-        first_problems: list[str] = []
-        request_bytes = 0
-        for row in read_rows(sources, declaration.id_column, builder.columns):
-            prepared = _kept(row, kept) or _prepare(row, declaration, builder)
-            content.update(b"%d\n%b" % (len(row.input), row.input))
-            if prepared.problem_status is not None:
-                counts[Status(prepared.problem_status)] += 1
-                if len(first_problems) < EXAMPLES:
-                    first_problems.append(
-                        f"{row.id!r} ({row.source}:{row.number}): {prepared.problem}"
-                    )
-            if prepared.kept_from is not None:
-                kept_rows.update(f"{prepared.unit}{len(row.id)}\n{row.id}".encode())
-            request_bytes += prepared.request_bytes or 0
-            writer.add(prepared)
-        writer.close()
-        _refuse_too_many_invalid(
-            spec, partition, writer.items, counts[Status.INVALID_INPUT], first_problems
-        )
-        duplicates, kept_count = _finish(pipeline.files, folder, writer.parts, spec, partition)
-        made_from = f"{declaration.hash}\n{content.hexdigest()}"
-        if kept_count:
-            made_from += f"\n{kept_rows.hexdigest()}"
-        name = hashlib.sha256(made_from.encode()).hexdigest()
-        target = f"{paths.snapshots(spec.name, partition)}/{name[:16]}"
+        folder.mkdir(parents=True)
+        whole = _Whole(pipeline.settings.workers, declaration)
+        whole.read(sources, folder, kept)
+        _refuse_too_many_invalid(spec, partition, whole)
+        duplicates, kept_count = _finish(pipeline.files, folder, whole.parts, spec, partition)
+        target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:
             pipeline.files.make_durable(folder)
             pipeline.files.publish(folder, target)
     return NewSnapshot(
         folder=target,
         signature=sources.signature,
-        content_hash=content.hexdigest(),
+        content_hash=whole.content.hexdigest(),
         declaration_hash=declaration.hash,
         declaration=declaration.to_json(),
-        parts=writer.parts,
-        items=writer.items,
-        invalid_input=counts[Status.INVALID_INPUT],
-        too_large=counts[Status.TOO_LARGE],
+        parts=whole.parts,
+        items=whole.items,
+        invalid_input=whole.invalid_input,
+        too_large=whole.too_large,
         duplicates=duplicates,
-        request_bytes=request_bytes,
+        request_bytes=whole.request_bytes,
         kept=kept_count,
     )
+
+
+class _Whole:
+    """The pieces of an input put together, in their order."""
+
+    def __init__(self, workers: int, declaration: Declaration) -> None:
+        self._workers = workers
+        self._declaration = declaration
+        self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
+        self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
+        self.parts = self.items = self.invalid_input = self.too_large = self.request_bytes = 0
+        self.problems: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Follows from the rows, from what is made of them, and from how they lie in files."""
+        made_from = [self._declaration.hash, self.content.hexdigest(), self._layout.hexdigest()]
+        made_from.append(self._kept.hexdigest())
+        return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    def read(self, sources: Sources, folder: Path, kept: KeptUnits) -> None:
+        # What is kept is looked up in a file of this process; so little is worth no process.
+        alone = kept is not kept_units.NOTHING or not worth_processes(sources)
+        seen: tuple[SourceFile, LinesSeen] | None = None
+        pieces: list[Piece] = []
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for piece in pieces_of(sources):
+                pieces.append(piece)
+                yield (
+                    len(pieces) - 1,
+                    piece,
+                    self._declaration,
+                    folder,
+                    *([kept] if alone else []),
+                )
+
+        with Workers(1 if alone else self._workers) as workers:
+            for number, prepared in enumerate(workers.map(prepare, tasks())):
+                file = pieces[number][0].file
+                if seen is not None and seen[0] != file:
+                    seen[1].check(seen[0], self._columns)
+                    seen = None
+                if prepared.seen is not None:
+                    if seen is None:
+                        seen = (file, prepared.seen)
+                    else:
+                        seen[1].add(prepared.seen)
+                self._add(prepared, folder)
+        if seen is not None:
+            seen[1].check(seen[0], self._columns)
+
+    def _add(self, piece: Prepared, folder: Path) -> None:
+        for part in piece.parts:
+            part.replace(folder / snapshots.part_name(self.parts))
+            self.parts += 1
+        self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
+        self.content.update(piece.digests)
+        self._kept.update(piece.kept)
+        self.items += piece.items
+        self.invalid_input += piece.invalid_input
+        self.too_large += piece.too_large
+        self.request_bytes += piece.request_bytes
+        self.problems += piece.problems[: EXAMPLES - len(self.problems)]
+
+
+def worth_processes(sources: Sources) -> bool:
+    """Whether an input is so large that other processes start sooner than this one reads it."""
+    return sum(file.size for file in sources.files) >= PROCESSES_FROM_BYTES
 
 
 def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
@@ -114,58 +164,13 @@ def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
     return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
 
 
-def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:
-    """The row as the declaration made it that its answer was bought under; None: it is asked as
-    the present one has it, because nothing is kept for it or its texts have changed."""
-    found = kept.of(row.id)
-    if found is None:
-        return None
-    unit, builder = found
-    values, problem = row_values(row.input, builder.columns)
-    former = _prepare(replace(row, values=values, problem=problem), builder.declaration, builder)
-    return replace(former, kept_from=builder.declaration.hash) if former.unit == unit else None
-
-
-def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
-    status: Status | None = None
-    problem = row.problem
-    fingerprint = unit = size = None
-    if problem is None:
-        built = builder.build(row.values)
-        problem = built.problem
-    if problem is not None:
-        status = Status.INVALID_INPUT
-    elif len(built.params) > declaration.max_request_bytes:
-        status = Status.TOO_LARGE
-        problem = (
-            f"the request has {len(built.params):,} bytes, a batch holds at most "
-            f"{declaration.max_request_bytes:,}"
-        )
-    else:
-        size = len(built.params)
-        fingerprint = builder.fingerprint(built.params)
-        unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
-    return SnapshotRow(
-        id=row.id,
-        unit=unit,
-        fingerprint=fingerprint,
-        request_bytes=size,
-        problem_status=status,
-        problem=problem,
-        source=row.source,
-        row=row.number,
-        input=row.input,
-    )
-
-
-def _refuse_too_many_invalid(
-    spec: JobSpec, partition: str, items: int, invalid: int, examples: list[str]
-) -> None:
+def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> None:
+    items, invalid = whole.items, whole.invalid_input
     if items and invalid / items > spec.pilot.max_error_rate:
         raise InputDataError(
             f"{spec.name} {partition}: {invalid:,} of {items:,} rows cannot be sent "
             f"({invalid / items:.1%}, pilot.max_error_rate is {spec.pilot.max_error_rate:.1%}); "
-            f"nothing was sent. The first: {'; '.join(examples)}. Correct the input or the "
+            f"nothing was sent. The first: {'; '.join(whole.problems)}. Correct the input or the "
             "template, or raise pilot.max_error_rate."
         )
 
@@ -182,14 +187,18 @@ def _finish(
     with joins.tables(files, {}) as connection:
         data = local.dataset(part_paths) if parts else snapshots.SCHEMA.empty_table()
         connection.register("snapshot", data)
-        _refuse_duplicate_ids(list(joins.batches(connection, _DUPLICATE_IDS)), spec, partition)
+        connection.execute(_REPEATED)
+        [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
+        [(repeated,)] = connection.execute("SELECT count(*) FROM repeated_units").fetchall()
+        if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
+            _refuse_duplicate_ids(list(joins.batches(connection, _DUPLICATE_IDS)), spec, partition)
         count = 0
         path = folder / "duplicates.parquet"
         with pq.ParquetWriter(path, snapshots.DUPLICATES_SCHEMA, compression="zstd") as writer:
-            for batch in joins.batches(connection, _DUPLICATE_UNITS):
-                writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
-                count += batch.num_rows
-        [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
+            for _ in snapshots.each_part(connection, local, part_paths if repeated else ()):
+                for batch in joins.batches(connection, _DUPLICATE_UNITS):
+                    writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
+                    count += batch.num_rows
     return count, int(kept)
 
 
@@ -200,18 +209,23 @@ _CHANGES = """
     FROM (SELECT id, fingerprint FROM former) f
     FULL JOIN (SELECT id, fingerprint FROM new) n ON f.id = n.id
 """
+# Few, if any: what they are and where they stand is looked up for them alone.
+_REPEATED = """
+    CREATE TEMP TABLE repeated_ids AS SELECT id FROM snapshot GROUP BY id HAVING count(*) > 1;
+    CREATE TEMP TABLE repeated_units AS
+        SELECT unit, min(ordinal) AS first_ordinal FROM snapshot
+        WHERE unit IS NOT NULL GROUP BY unit HAVING count(*) > 1
+"""
 _DUPLICATE_IDS = f"""
     SELECT id, count(*) AS rows, list(source || ':' || "row" ORDER BY ordinal)[:3] AS places,
            count(*) OVER () AS ids
-    FROM snapshot GROUP BY id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT {EXAMPLES}
+    FROM snapshot SEMI JOIN repeated_ids USING (id)
+    GROUP BY id ORDER BY min(ordinal) LIMIT {EXAMPLES}
 """  # noqa: S608  # made of constants
 _KEPT_UNITS = "SELECT count(DISTINCT unit) FROM snapshot WHERE kept_from IS NOT NULL"
 _DUPLICATE_UNITS = """
     SELECT s.unit, s.ordinal, s.id, f.first_ordinal
-    FROM snapshot s JOIN (
-        SELECT unit, min(ordinal) AS first_ordinal FROM snapshot
-        WHERE unit IS NOT NULL GROUP BY unit HAVING count(*) > 1
-    ) f ON f.unit = s.unit
+    FROM snapshot s JOIN repeated_units f ON f.unit = s.unit
     WHERE s.ordinal > f.first_ordinal
 """
 

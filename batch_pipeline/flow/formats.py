@@ -11,7 +11,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.pieces import Section
 from batch_pipeline.flow.row_json import JsonRow, decode_text, undecodable
 from batch_pipeline.flow.sources import Kind, SourceFile
 
@@ -77,26 +78,63 @@ def place_of(file: SourceFile, number: int) -> str:
     return f"{file.path}, {'row' if file.kind is Kind.PARQUET else 'line'} {number}"
 
 
-def read_format(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows:
+@dataclass(slots=True)
+class LinesSeen:
+    """What the lines of a jsonl file had, as far as it was read.
+
+    A key that some rows lack is a null there; one that no row of the file has is a mistake in the
+    declaration, known only at the file's end, which is still before anything is sent. `first` is
+    the first row's line and columns.
+    """
+
+    unseen: set[str]
+    first: tuple[int, list[str]] | None = None
+
+    def add(self, later: LinesSeen) -> None:
+        """Take in what the lines after these had."""
+        self.unseen &= later.unseen
+        self.first = self.first or later.first
+
+    def check(self, file: SourceFile, wanted: Wanted) -> None:
+        """Raise InputDataError where no row of the whole file had a column."""
+        if self.first and self.unseen:
+            number, present = self.first
+            column = next(name for name in wanted.columns if name in self.unseen)
+            raise wanted.error(f"{place_of(file, number)} and every other row", column, present)
+
+
+def read_format(
+    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None = None
+) -> NumberedRows:
     """The rows of one open file, with the row (parquet) or line (csv, jsonl) that each starts at.
 
+    `seen` learns what the lines of a part of a jsonl file had; whole files are checked here.
     Raises InputDataError for missing columns and malformed lines; what pyarrow and the stream
     raise for an unreadable file is left to the caller.
     """
-    return _READERS[file.kind](stream, file, wanted)
+    match section.file.kind:
+        case Kind.PARQUET:
+            return _read_parquet(stream, section, wanted)
+        case Kind.JSONL:
+            return _read_jsonl(stream, section, wanted, seen)
+        case Kind.CSV:
+            return _read_csv(stream, section.file, wanted)
+        case Kind.TXT | Kind.MD:
+            return _read_text(stream, section.file, wanted)
 
 
 # --- parquet -------------------------------------------------------------------------------------
 
 
-def _read_parquet(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows:
+def _read_parquet(stream: BinaryIO, section: Section, wanted: Wanted) -> NumberedRows:
+    file = section.file
     # Pre-buffering would load a whole row group, which may be a gigabyte of documents.
     parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1_000_000)
     names = parquet.schema_arrow.names
     _check_header(file.path, names)
     wanted.check(place_of(file, 1), names)
-    numbers = count(1)
-    for group in range(parquet.num_row_groups):
+    numbers = count(section.first)
+    for group in range(section.start, section.end or parquet.num_row_groups):
         sizes = parquet.metadata.row_group(group)
         row_bytes = sizes.total_byte_size // max(sizes.num_rows, 1)
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))
@@ -182,12 +220,12 @@ def _check_header(place: str, names: list[str]) -> None:
 # --- jsonl ---------------------------------------------------------------------------------------
 
 
-def _read_jsonl(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows:
-    # A key that some rows lack is a null there; one that no row of the file has is a mistake in
-    # the declaration, known only at the file's end, which is still before anything is sent.
-    unseen = set(wanted.columns)
-    first: tuple[int, list[str]] | None = None
-    for number, line in enumerate(stream, 1):  # binary lines end at \n alone, not at U+2028
+def _read_jsonl(
+    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None
+) -> NumberedRows:
+    file = section.file
+    so_far = LinesSeen(set(wanted.columns)) if seen is None else seen
+    for number, line in _lines(stream, section):
         text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip(b" \t\r\n")
         if not text:
             continue
@@ -200,14 +238,27 @@ def _read_jsonl(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedR
             ) from error
         if wanted.id_column not in row.cells:
             raise wanted.error(place_of(file, number), wanted.id_column, row.cells)
-        if unseen:
-            unseen.difference_update(row.cells)
-        first = first or (number, list(row.cells))
+        if so_far.unseen:
+            so_far.unseen.difference_update(row.cells)
+        if so_far.first is None:
+            so_far.first = (number, list(row.cells))
         yield number, row
-    if first and unseen:
-        number, present = first
-        column = next(name for name in wanted.columns if name in unseen)
-        raise wanted.error(f"{place_of(file, number)} and every other row", column, present)
+    if seen is None:
+        so_far.check(file, wanted)
+
+
+def _lines(stream: BinaryIO, section: Section) -> Iterator[tuple[int, bytes]]:
+    """The lines of a section with their numbers; binary lines end at \n alone, not at U+2028."""
+    if section.end is None:
+        yield from enumerate(stream, 1)
+        return
+    stream.seek(section.start)
+    left = section.end - section.start
+    for number, line in enumerate(stream, section.first):
+        yield number, line
+        left -= len(line)
+        if left <= 0:
+            return
 
 
 def _json_cause(error: ValueError) -> str:
@@ -223,12 +274,3 @@ def _read_text(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRo
     wanted.check(file.path, ("id", "text"))
     text = decode_text(stream.read().removeprefix(codecs.BOM_UTF8))
     yield 1, JsonRow.of_cells({"id": file.relative_path, "text": text})
-
-
-_READERS: dict[Kind, Callable[[BinaryIO, SourceFile, Wanted], NumberedRows]] = {
-    Kind.PARQUET: _read_parquet,
-    Kind.CSV: _read_csv,
-    Kind.JSONL: _read_jsonl,
-    Kind.TXT: _read_text,
-    Kind.MD: _read_text,
-}

@@ -130,7 +130,7 @@ class OpenUnits:
         )
 
     def _each_part(self) -> Iterator[None]:
-        return _each_part(self._connection, self._files, self._parts)
+        return snapshots.each_part(self._connection, self._files, self._parts)
 
 
 @contextmanager
@@ -146,17 +146,7 @@ def open_units(
         parts = snapshots.part_paths(snapshot)
         connection.execute(_TAKEN)
         if answers.files:
-            for _ in _each_part(connection, files, parts):
+            for _ in snapshots.each_part(connection, files, parts):
                 connection.execute(_OPEN_ITEMS)
         connection.execute(_BEFORE)
         yield OpenUnits(connection, files, parts)
-
-
-def _each_part(
-    connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str]
-) -> Iterator[None]:
-    """Makes each part the table `snapshot`, one after the other."""
-    for path in parts:
-        connection.register("snapshot", files.dataset([path]))
-        yield
-        connection.unregister("snapshot")

@@ -8,21 +8,21 @@ the snapshot, which sees all rows at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.formats import Wanted, place_of, read_format
+from batch_pipeline.flow.formats import LinesSeen, Wanted, place_of, read_format
+from batch_pipeline.flow.pieces import Section
 from batch_pipeline.flow.row_json import CellProblem, JsonRow, row_values, values_and_problem
 from batch_pipeline.flow.sources import SourceFile, Sources, is_remote
 from batch_pipeline.flow.streams import open_stream
 
-__all__ = ["Row", "read_rows", "row_values"]
+__all__ = ["Row", "read_rows", "read_section", "row_values"]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One input row.
 
     `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
@@ -47,16 +47,19 @@ def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Itera
     """
     wanted = Wanted(id_column, tuple(columns))
     for file in sources.files:
-        yield from _read_file(file, wanted)
+        yield from read_section(Section(file), wanted)
 
 
-def _read_file(file: SourceFile, wanted: Wanted) -> Iterator[Row]:
-    number = 0
+def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None) -> Iterator[Row]:
+    """The rows of a file, or of a part of one; see `read_rows` and `formats.read_format`."""
+    file, number = section.file, 0
     try:
         with open_stream(file) as stream:
-            for number, row in read_format(stream, file, wanted):
+            for number, row in read_format(stream, section, wanted, seen):
                 values, problem = values_and_problem(row, wanted.columns)
-                row_id = _row_id(row, wanted.id_column, place_of(file, number))
+                row_id = row.cells.get(wanted.id_column)
+                if type(row_id) is not str or not row_id:
+                    row_id = _row_id(row, wanted.id_column, place_of(file, number))
                 yield Row(row_id, row.text, file.path, number, values, problem)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, number, error) from error

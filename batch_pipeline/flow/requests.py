@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -76,8 +76,7 @@ class Declaration:
         return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
 
 
-@dataclass(frozen=True)
-class BuiltRequest:
+class BuiltRequest(NamedTuple):
     """Messages parameters as JSON bytes, or why this row cannot be sent."""
 
     params: bytes
@@ -100,7 +99,8 @@ class RequestBuilder:
         # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
         self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
-        self._betas = orjson.dumps(list(declaration.betas))
+        betas = orjson.dumps(list(declaration.betas))
+        self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
 
     def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
         """`max_tokens`: another than the declared one."""
@@ -121,7 +121,7 @@ class RequestBuilder:
 
     def fingerprint(self, params: bytes) -> str:
         """32 hex characters over the parameters and the betas."""
-        digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, self._betas))
+        digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
 

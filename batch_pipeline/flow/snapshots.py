@@ -6,10 +6,12 @@ follows from it, stands in `dataset`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -50,9 +52,21 @@ PART_ROWS = 50_000
 PART_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class SnapshotRow:
-    """One row of `SCHEMA` without its ordinal."""
+# How a column is written follows from what is in it: a text that hardly ever comes twice is not
+# looked up in a dictionary.
+_WRITTEN = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "use_dictionary": ["problem_status", "problem", "source", "kept_from"],
+    # Rows are found by it, see `read_inputs`.
+    "write_statistics": ["ordinal"],
+}
+# Rows of a piece count from a multiple of this: pieces are written at the same time.
+ORDINALS_A_PIECE = 1 << 32
+
+
+class SnapshotRow(NamedTuple):
+    """One row of `SCHEMA` without its ordinal, in the same order."""
 
     id: str
     unit: str | None
@@ -67,17 +81,17 @@ class SnapshotRow:
 
 
 class SnapshotWriter:
-    """Writes rows into part files of a local folder, holding one row group in memory."""
+    """Writes the rows of one piece into part files of a local folder, holding one row group."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+    def __init__(self, folder: Path, piece: int = 0) -> None:
         self._folder = folder
+        self._piece = piece
         self._rows: list[SnapshotRow] = []
         self._row_bytes = 0
         self._writer: pq.ParquetWriter | None = None
         self._part_rows = 0
         self._part_bytes = 0
-        self.parts = 0
+        self.parts: list[Path] = []
         self.items = 0
 
     def add(self, row: SnapshotRow) -> None:
@@ -94,18 +108,15 @@ class SnapshotWriter:
         if not self._rows:
             return
         if self._writer is None:
-            path = self._folder / part_name(self.parts)
-            self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1)
-            self.parts += 1
-        columns: list[pa.Array] = [
-            pa.array(range(self.items, self.items + len(self._rows)), pa.int64())
+            path = self._folder / f"piece-{self._piece:06d}-{len(self.parts):05d}.parquet"
+            self._writer = pq.ParquetWriter(path, SCHEMA, **_WRITTEN)
+            self.parts.append(path)
+        first = self._piece * ORDINALS_A_PIECE + self.items
+        columns = [range(first, first + len(self._rows)), *zip(*self._rows, strict=True)]
+        arrays = [
+            pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
         ]
-        columns += [
-            pa.array([getattr(row, field.name) for row in self._rows], field.type)
-            for field in SCHEMA
-            if field.name != "ordinal"
-        ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self.items += len(self._rows)
         self._part_rows += len(self._rows)
         self._part_bytes += self._row_bytes
@@ -131,18 +142,32 @@ def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
     return [f"{snapshot.folder}/duplicates.parquet"] if snapshot.duplicates else []
 
 
+def each_part(
+    connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str]
+) -> Iterator[None]:
+    """Make each part the table `snapshot`, one after the other.
+
+    A join with a whole snapshot would hold all of it: DuckDB cannot know how large it is, and
+    builds on it.
+    """
+    for path in parts:
+        connection.register("snapshot", files.dataset([path]))
+        yield
+        connection.unregister("snapshot")
+
+
 def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[bytes]:
-    """The `input` of the rows with these ordinals, which ascend; one row group in memory."""
+    """The `input` of the rows with these ordinals, which ascend; one row group in memory.
+
+    Rows of a part have ordinals without gaps; where a part starts, its statistics say.
+    """
     wanted = iter(ordinals)
     ordinal = next(wanted, None)
-    start = 0
-    for path in part_paths(snapshot):
-        if ordinal is None:
-            return
+    if ordinal is None:
+        return
+    for path in part_paths(snapshot)[_first_part(files, snapshot, ordinal) :]:
         with files.open(path) as file, pq.ParquetFile(file) as parquet:
-            if ordinal >= start + parquet.metadata.num_rows:
-                start += parquet.metadata.num_rows
-                continue
+            start = _first_ordinal(parquet)
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
                 if ordinal is not None and ordinal < end:
@@ -151,3 +176,19 @@ def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) ->
                         yield column[ordinal - start].as_py()
                         ordinal = next(wanted, None)
                 start = end
+        if ordinal is None:
+            return
+
+
+def _first_part(files: Files, snapshot: NewSnapshot, ordinal: int) -> int:
+    """The part that has a row: the last one that does not start after it."""
+
+    def start(path: str) -> int:
+        with files.open(path) as file, pq.ParquetFile(file) as parquet:
+            return _first_ordinal(parquet)
+
+    return max(0, bisect_right(part_paths(snapshot), ordinal, key=start) - 1)
+
+
+def _first_ordinal(parquet: pq.ParquetFile) -> int:
+    return int(parquet.metadata.row_group(0).column(0).statistics.min)

@@ -1,0 +1,127 @@
+"""One piece of the input → its part of the snapshot: each row becomes a request and is counted.
+
+Belongs here: what can be done for a piece by itself, in whatever process. What concerns the input
+as a whole is `dataset`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batch_pipeline.flow import kept_units
+from batch_pipeline.flow.formats import LinesSeen, Wanted
+from batch_pipeline.flow.kept_units import KeptUnits
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pieces import Piece
+from batch_pipeline.flow.readers import Row, read_section, row_values
+from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
+from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
+from batch_pipeline.state.files import flush
+
+EXAMPLES = 5
+# Half a SHA-256: enough to tell contents apart, and half as much to hand on.
+DIGEST_BYTES = 16
+
+
+@dataclass
+class Prepared:
+    """What became of a piece: its files, and what is to be known of its rows.
+
+    `digests` has `DIGEST_BYTES` for each row, in order; `kept` are unit and id of each kept unit;
+    `seen` is there for a part of a jsonl file.
+    """
+
+    parts: list[Path] = field(default_factory=list)
+    items: int = 0
+    invalid_input: int = 0
+    too_large: int = 0
+    problems: list[str] = field(default_factory=list)
+    request_bytes: int = 0
+    digests: bytes = b""
+    kept: bytes = b""
+    seen: LinesSeen | None = None
+
+
+def prepare(
+    number: int,
+    piece: Piece,
+    declaration: Declaration,
+    folder: Path,
+    kept: KeptUnits = kept_units.NOTHING,
+) -> Prepared:
+    """Read a piece into part files of a folder, in memory bounded by the largest document.
+
+    Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
+    without an id.
+    """
+    builder = RequestBuilder(declaration)
+    wanted = Wanted(declaration.id_column, builder.columns)
+    writer = SnapshotWriter(folder, number)
+    done = Prepared()
+    digests, kept_units_found = bytearray(), bytearray()
+    for section in piece:
+        if section.end is not None:
+            done.seen = LinesSeen(set(builder.columns))
+        for row in read_section(section, wanted, done.seen):
+            prepared = _kept(row, kept) or _prepare(row, declaration, builder)
+            digests += hashlib.sha256(row.input).digest()[:DIGEST_BYTES]
+            if prepared.problem_status is not None:
+                _count_problem(done, row, prepared)
+            else:
+                done.request_bytes += prepared.request_bytes or 0
+            if prepared.kept_from is not None:
+                kept_units_found += f"{prepared.unit}{len(row.id)}\n{row.id}".encode()
+            writer.add(prepared)
+    writer.close()
+    for part in writer.parts:
+        flush(part)
+    done.parts, done.items = writer.parts, writer.items
+    done.digests, done.kept = bytes(digests), bytes(kept_units_found)
+    return done
+
+
+def _count_problem(done: Prepared, row: Row, prepared: SnapshotRow) -> None:
+    if prepared.problem_status == Status.TOO_LARGE:
+        done.too_large += 1
+    else:
+        done.invalid_input += 1
+    if len(done.problems) < EXAMPLES:
+        done.problems.append(f"{row.id!r} ({row.source}:{row.number}): {prepared.problem}")
+
+
+def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:
+    """The row as the declaration made it that its answer was bought under; None: it is asked as
+    the present one has it, because nothing is kept for it or its texts have changed."""
+    found = kept.of(row.id)
+    if found is None:
+        return None
+    unit, builder = found
+    values, problem = row_values(row.input, builder.columns)
+    former = _prepare(row._replace(values=values, problem=problem), builder.declaration, builder)
+    return former._replace(kept_from=builder.declaration.hash) if former.unit == unit else None
+
+
+def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
+    problem = row.problem
+    if problem is None:
+        params, problem = builder.build(row.values)
+    if problem is not None:
+        return _set_aside(row, Status.INVALID_INPUT, problem)
+    size = len(params)
+    if size > declaration.max_request_bytes:
+        problem = (
+            f"the request has {size:,} bytes, a batch holds at most "
+            f"{declaration.max_request_bytes:,}"
+        )
+        return _set_aside(row, Status.TOO_LARGE, problem)
+    fingerprint = builder.fingerprint(params)
+    unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
+    return SnapshotRow(
+        row.id, unit, fingerprint, size, None, None, row.source, row.number, row.input
+    )
+
+
+def _set_aside(row: Row, status: Status, problem: str) -> SnapshotRow:
+    return SnapshotRow(row.id, None, None, None, status, problem, row.source, row.number, row.input)

@@ -1,0 +1,280 @@
+"""Processes that share the work of this one, so that all cores of a machine are used.
+
+Belongs here: starting them, handing out tasks, and their end. What a task does is its module's own;
+it has to be repeatable, because a worker may be killed in its midst.
+
+They are started as programs of their own and not through `multiprocessing`, which would import the
+main module of whatever program this is again, and leaves workers behind when that is killed: these
+end as soon as their standard input does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, BinaryIO, Self
+
+from batch_pipeline.errors import BatchPipelineError
+
+log = logging.getLogger(__name__)
+
+# A task that is interrupted records what is known; then its process ends in any case.
+FAREWELL_SECONDS = 10.0
+_LENGTH = struct.Struct("!Q")
+_START = "from batch_pipeline.flow.workers import serve; serve()"
+
+
+class WorkerDiedError(BatchPipelineError):
+    """A worker process ended in the midst of a task."""
+
+
+class Workers:
+    """This process and `count - 1` others, which do tasks at the same time.
+
+    The others start with the first tasks that there are several of, and end with the block.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._others: list[_Other] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        for other in self._others:
+            other.hang_up()
+        for other in self._others:
+            other.wait()
+        self._others.clear()
+
+    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """`function` of each task's arguments, in the order of the tasks.
+
+        The function is one of a module, its arguments and results can be pickled. Raises what the
+        first task to fail raised; those after it may have been begun.
+        """
+        if self._count == 1:
+            for task in tasks:
+                yield function(*task)
+            return
+        while len(self._others) < self._count - 1:
+            self._others.append(_Other())
+        shared = _Shared(function, tasks)
+        threads = [
+            threading.Thread(target=shared.work, args=(other.call,), daemon=True)
+            for other in self._others
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from shared.results()
+        finally:
+            shared.stop()
+        for thread in threads:
+            thread.join()
+
+
+class _Shared:
+    """Tasks that several threads take, and their results in order."""
+
+    def __init__(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> None:
+        self._function = function
+        self._tasks = enumerate(tasks)
+        self._taking = threading.Lock()
+        self._changed = threading.Condition()
+        self._done: dict[int, tuple[bool, Any]] = {}
+        self._taken = 0
+        self._exhausted = False
+
+    def work(self, call: Callable[..., Any]) -> None:
+        """Do tasks until there are none."""
+        while self._do_one(call):
+            pass
+
+    def results(self) -> Iterator[Any]:
+        number = 0
+        while self._wait_for(number):
+            good, result = self._done.pop(number)
+            if not good:
+                raise result
+            yield result
+            number += 1
+
+    def _wait_for(self, number: int) -> bool:
+        """Do tasks until this one is done; False: there is none of this number."""
+        while number not in self._done:
+            if self._do_one(lambda function, task: function(*task)):
+                continue
+            with self._changed:
+                if number >= self._taken:
+                    return False
+                self._changed.wait_for(lambda: number in self._done)
+        return True
+
+    def stop(self) -> None:
+        with self._taking:
+            self._exhausted = True
+
+    def _do_one(self, call: Callable[..., Any]) -> bool:
+        with self._taking:
+            if self._exhausted:
+                return False
+            try:
+                number, task = next(self._tasks)
+            except StopIteration:
+                self._exhausted = True
+                return False
+            except Exception as error:  # noqa: BLE001  # raised by `results`
+                # The tasks themselves cannot be told: that comes after those that could.
+                self._exhausted = True
+                self._finish(self._taken, False, error, taken=self._taken + 1)
+                return False
+            self._taken = number + 1
+        try:
+            self._finish(number, True, call(self._function, task))
+        except Exception as error:  # noqa: BLE001  # raised by `results`
+            self._finish(number, False, error)
+            self.stop()
+        return True
+
+    def _finish(self, number: int, good: bool, result: Any, taken: int | None = None) -> None:
+        with self._changed:
+            self._taken = self._taken if taken is None else taken
+            self._done[number] = (good, result)
+            self._changed.notify_all()
+
+
+class _Other:
+    """Another process, as this one sees it."""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C is for this process, which then ends the others in order.
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        # Where this program's modules come from is for it to say.
+        _send(self._input, sys.path)
+
+    def call(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+        try:
+            _send(self._input, (function, task))
+            while True:
+                kind, answer = pickle.loads(_receive(self._output))  # noqa: S301  # our own
+                if kind == "log":
+                    name, level, message = answer
+                    logging.getLogger(name).log(level, "%s", message)
+                elif kind == "done":
+                    return answer
+                else:
+                    raise answer
+        except (EOFError, BrokenPipeError) as error:
+            raise WorkerDiedError(
+                f"A worker process ended in the midst of its work (exit code "
+                f"{self._process.wait()}); out of memory, perhaps: BATCH_PIPELINE_WORKERS=1 needs "
+                "least. Nothing is lost: run again."
+            ) from error
+
+    def hang_up(self) -> None:
+        with suppress(OSError):
+            self._input.close()
+
+    def wait(self) -> None:
+        self._process.wait()
+        self._output.close()
+
+
+def serve() -> None:
+    """A worker's life: do what comes in, until nothing can come any more."""
+    # A program that is started in the background inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What libraries print must not come between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    sys.path[:] = pickle.loads(_receive(sys.stdin.buffer))  # noqa: S301  # from our own process
+    logger = logging.getLogger("batch_pipeline")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Forward(answers))
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        while True:
+            message = tasks.get()
+            try:
+                function, task = pickle.loads(message)  # noqa: S301  # from our own process
+                answer = ("done", function(*task))
+            except Exception as error:  # noqa: BLE001  # the other side's to handle
+                answer = ("failed", _sendable(error))
+            _send(answers, answer)
+    os._exit(0)
+
+
+def _listen(stream: BinaryIO, tasks: queue.SimpleQueue[bytes]) -> None:
+    with suppress(EOFError):
+        while True:
+            tasks.put(_receive(stream))
+    # The other side is done with this process, or dead.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    threading.Event().wait(FAREWELL_SECONDS)
+    os._exit(1)
+
+
+class _Forward(logging.Handler):
+    """Hands log records to the process that this one works for."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _send(self._answers, ("log", (record.name, record.levelno, record.getMessage())))
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+    except Exception:  # noqa: BLE001  # anything may go wrong in there
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+_SENDING = threading.Lock()
+
+
+def _send(stream: IO[bytes], message: object) -> None:
+    data = pickle.dumps(message)
+    with _SENDING:
+        stream.write(_LENGTH.pack(len(data)) + data)
+        stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(header)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data

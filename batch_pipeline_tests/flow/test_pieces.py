@@ -1,0 +1,146 @@
+"""Pieces of the input: nothing is lost between them, and who reads them changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow import dataset, pieces
+from batch_pipeline.flow.formats import LinesSeen, Wanted
+from batch_pipeline.flow.pieces import pieces_of
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.readers import Row, read_rows, read_section
+from batch_pipeline.flow.sources import Sources, find_sources
+from batch_pipeline_tests import support
+from batch_pipeline_tests.support import documents, job, write_rows
+
+WANTED = Wanted("id", ("text",))
+
+
+def sources_of(path: Path) -> Sources:
+    return find_sources(str(path), "all", {})
+
+
+def read_in_pieces(sources: Sources) -> list[Row]:
+    return [
+        row
+        for piece in pieces_of(sources)
+        for section in piece
+        for row in read_section(
+            section, WANTED, LinesSeen({"text"}) if section.end is not None else None
+        )
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    lines=st.lists(
+        st.one_of(
+            st.just(""),
+            st.just("  \t"),
+            st.text("ab\u2028\u0085ü", max_size=30).map(
+                lambda text: '{"id":"1","text":"' + text + '"}'
+            ),
+        ),
+        max_size=25,
+    ),
+    ending=st.sampled_from(["\n", "\r\n"]),
+    last=st.sampled_from(["", "\n", "\n\n"]),
+    size=st.integers(1, 120),
+)
+def test_lines_are_the_same_in_pieces_of_any_size(
+    tmp_path: Path, lines: list[str], ending: str, last: str, size: int
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes((ending.join(lines) + last).encode())
+    whole = list(read_rows(sources_of(path), "id", ["text"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE_BYTES", size)
+        patch.setattr(pieces, "_BLOCK_BYTES", 7)
+        assert read_in_pieces(sources_of(path)) == whole
+
+
+def test_row_groups_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 2_000)
+    monkeypatch.setattr(pieces, "_WORTH_A_LOOK", 0)
+    rows = documents(100)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=7)
+    sources = sources_of(tmp_path / "in.parquet")
+    read = read_in_pieces(sources)
+    assert len(list(pieces_of(sources))) > 2
+    assert [(row.id, row.number) for row in read] == [
+        (row["id"], number) for number, row in enumerate(rows, 1)
+    ]
+
+
+def test_small_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_FILES", 4)
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text("a text")
+    assert [len(piece) for piece in pieces_of(sources_of(tmp_path / "*.txt"))] == [4, 4, 2]
+
+
+@pytest.fixture
+def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1_000)
+    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", 0)
+
+
+@pytest.mark.usefixtures("many_pieces")
+def test_the_snapshot_is_the_same_whoever_reads_it(tmp_path: Path) -> None:
+    twice = {**documents(1)[0], "id": "asks the same"}
+    write_rows(tmp_path / "a.jsonl", [*documents(60), {"id": "no text"}, twice])
+    write_rows(tmp_path / "b.jsonl", [b"", *documents(30, start=60)])
+    spec = job(tmp_path / "*.jsonl")
+    taken = []
+    for workers in (1, 3):
+        pipeline = Pipeline(support.settings(tmp_path / f"home{workers}", workers=workers))
+        sources = dataset.find_input(pipeline, spec, "all")
+        snapshot = dataset.read_snapshot(pipeline, spec, "all", sources)
+        folder = Path(pipeline.files.uri(snapshot.folder))
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        taken.append((snapshot, files))
+    assert taken[0] == taken[1]
+    snapshot = taken[0][0]
+    assert (snapshot.items, snapshot.invalid_input, snapshot.duplicates) == (92, 1, 1)
+    assert snapshot.parts > 4
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_mistake_of_the_input_is_the_one_that_is_told(
+    tmp_path: Path, workers: int
+) -> None:
+    rows: list[Any] = [*documents(40), b"{broken", *documents(40, start=40), b"{broken as well"]
+    spec = job(write_rows(tmp_path / "in.jsonl", rows))
+    pipeline = Pipeline(support.settings(tmp_path / "home", workers=workers))
+    sources = dataset.find_input(pipeline, spec, "all")
+    with pytest.raises(InputDataError, match=r"line 41: not JSON"):
+        dataset.read_snapshot(pipeline, spec, "all", sources)
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize(("has_it", "refused"), [(None, True), (0, False), (70, False)])
+def test_a_column_that_no_line_of_a_file_has_is_missing_whatever_the_pieces(
+    tmp_path: Path, has_it: int | None, refused: bool
+) -> None:
+    rows = [
+        {**row, **({"note": "x"} if number == has_it else {})}
+        for number, row in enumerate(documents(80))
+    ]
+    write_rows(tmp_path / "a.jsonl", rows)
+    spec = job(tmp_path / "a.jsonl", prompt={"user": "{text} {note}"})
+    pipeline = Pipeline(support.settings(tmp_path / "home"))
+    sources = dataset.find_input(pipeline, spec, "all")
+    if refused:
+        with pytest.raises(InputDataError, match=r"line 1 and every other row.*'note'"):
+            dataset.read_snapshot(pipeline, spec, "all", sources)
+    else:
+        assert dataset.read_snapshot(pipeline, spec, "all", sources).invalid_input == 79
