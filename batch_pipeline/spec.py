@@ -37,7 +37,6 @@ MAX_BYTES_PER_BATCH = 256_000_000
 
 UNBUILT: dict[str, tuple[str, ...]] = {
     "JobSpec": ("mode", "deadline"),
-    "PilotSpec": ("max_projected_usd",),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
 }
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.

@@ -5,14 +5,15 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import breaker, budget, gone, planning
+from batch_pipeline.flow import verdict as verdicts
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.outcomes import Status
@@ -20,60 +21,18 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import View
 from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.flow.submission import submit_waiting
+from batch_pipeline.flow.verdict import Answered, Took, Verdict
 from batch_pipeline.money.bounds import Bounds
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
-from batch_pipeline.spec import JobSpec, PilotSpec
+from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage
+from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import MaySend, Waiting
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
-from batch_pipeline.state.submissions import State
+from batch_pipeline.state.submissions import State, Submission
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10
-EXAMPLES = 3
-# Of a pilot that the API has hardly worked on, nothing can be said.
-LEAST_JUDGED = 0.5
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the pilot measured and whether the rest of the night may go.
-
-    Rates are of `judged`, the sampled requests that the API worked on; `examples` are up to three
-    ids with what went wrong.
-    """
-
-    open: bool
-    reasons: tuple[str, ...]
-    sample: int
-    judged: int
-    error_rate: float
-    truncated_rate: float
-    mean_input_tokens: float
-    mean_output_tokens: float
-    cost_usd: float
-    projected_usd: float
-    examples: tuple[str, ...]
-    declaration_hash: str
-    content_hash: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What one request of the pilot came to; its tokens, and what it costs in a batch.
-
-    An answer that was cut off is asked for with more room before the verdict, where the job says
-    so: it counts as it is then, and what both cost counts.
-    """
-
-    unit: str
-    id: str
-    status: str
-    final: bool
-    error_message: str | None
-    usage: TokenUsage
-    batch_usd: Decimal
 
 
 def gate(night: Night, shard: Shard, overruled: Sequence[Approval] = ()) -> str | None:
@@ -118,72 +77,6 @@ def sample_size(wanted: int, units: int, open_units: int) -> int:
     return min(wanted, units // LARGEST_PART, open_units)
 
 
-def judge(
-    spec: PilotSpec, snapshot: Snapshot, answers: Sequence[Answered], billed_usd: Decimal
-) -> Verdict | None:
-    """The verdict on a collected pilot; None where too little of it was worked on.
-
-    The projection is what the sample was billed and, for the rest, its mean at the batch price.
-    """
-    # Cut off and still open: `retry.truncated_max_tokens` was taken away meanwhile.
-    judged = [a for a in answers if a.final or a.status == Status.TRUNCATED]
-    if len(judged) < LEAST_JUDGED * len(answers):
-        return None
-    good = (Status.SUCCEEDED, Status.TRUNCATED)
-    errors = sum(answer.status not in good for answer in judged) / len(judged)
-    truncated = sum(answer.status == Status.TRUNCATED for answer in judged) / len(judged)
-    reasons = _reasons(spec, errors, truncated)
-    usage = sum((answer.usage for answer in judged), TokenUsage())
-    mean_usd = sum((answer.batch_usd for answer in judged), Decimal(0)) / len(judged)
-    projected = billed_usd + mean_usd * (snapshot.units - len(answers))
-    return Verdict(
-        open=not reasons,
-        reasons=tuple(reasons),
-        sample=len(answers),
-        judged=len(judged),
-        error_rate=errors,
-        truncated_rate=truncated,
-        mean_input_tokens=usage.prompt_tokens / len(judged),
-        mean_output_tokens=usage.output_tokens / len(judged),
-        cost_usd=float(billed_usd),
-        projected_usd=round(float(projected), 6),
-        examples=tuple(
-            f"{answer.id}: {answer.error_message}"
-            for answer in judged
-            if answer.status != Status.SUCCEEDED
-        )[:EXAMPLES],
-        declaration_hash=snapshot.declaration_hash,
-        content_hash=snapshot.content_hash,
-    )
-
-
-def latest(answers: Iterable[Answered]) -> list[Answered]:
-    """The last answer of each request, in the order of the first; tokens and cost are summed."""
-    found: dict[str, Answered] = {}
-    for answer in answers:
-        former = found.get(answer.unit)
-        found[answer.unit] = answer if former is None else _added(former, answer)
-    return list(found.values())
-
-
-def _added(former: Answered, answer: Answered) -> Answered:
-    usage, usd = former.usage + answer.usage, former.batch_usd + answer.batch_usd
-    return replace(answer, usage=usage, batch_usd=usd)
-
-
-def _reasons(spec: PilotSpec, error_rate: float, truncated_rate: float) -> list[str]:
-    """Why the limits keep the gate closed; none: it is open."""
-    reasons = []
-    if error_rate > spec.max_error_rate:
-        reasons.append(f"error rate {error_rate:.1%} is over {spec.max_error_rate:.1%}")
-    if truncated_rate > spec.max_truncated_rate:
-        reasons.append(
-            f"{truncated_rate:.1%} of the answers were cut off, over "
-            f"{spec.max_truncated_rate:.1%}: raise max_tokens"
-        )
-    return reasons
-
-
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -226,7 +119,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
         planning.plan_pilot(pipeline, seen, spec, wanted, _bounds(pipeline, spec, seen))
     else:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
-        _store(pipeline, seen.night, _without_sample(seen.snapshot, reason))
+        _store(pipeline, seen.night, verdicts.without_sample(seen.snapshot, reason))
 
 
 def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
@@ -264,7 +157,8 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
         columns=["unit", "id", "status", "final", "error_message", *TOKENS]
     )
-    answers = latest(_answered(row, price) for row in table.to_pylist())
+    rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
+    answers = verdicts.latest(_answered(row, price, rest) for row in table.to_pylist())
     cut_off = sum(not a.final and a.status == Status.TRUNCATED for a in answers)
     asked_again = cut_off and spec.retry.truncated_max_tokens is not None
     # What a larger `max_tokens` heals must not close the gate, and whether it heals is to be known
@@ -273,7 +167,7 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     if asked_again and planning.plan_more_room(pipeline, seen, spec, cut_off, bounds):
         return
     billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
-    verdict = judge(spec.pilot, seen.snapshot, answers, billed)
+    verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
     if verdict is None:
         # The API was not itself: another sample, of what is still open.
         _plan(pipeline, spec, planning.view(pipeline, seen.night))
@@ -286,16 +180,28 @@ def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
         return budget.bounds(connection, spec, seen.night, seen.snapshot)
 
 
-def _answered(row: dict[str, Any], price: ModelPrice) -> Answered:
+def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
+    """A row of the pilot's answers; `rest` is the way that the rest of the night goes."""
     usage = TokenUsage(**{name: row.pop(name) for name in TOKENS})
-    return Answered(**row, usage=usage, batch_usd=price.cost(usage, mode="batch"))
+    return Answered(**row, usage=usage, rest_usd=price.cost(usage, mode=rest))
+
+
+def _took(collected: Sequence[Submission]) -> Took:
+    """How long the sample took, which is the first of a pilot's submissions."""
+    first = collected[0]
+    if first.engine == "realtime":
+        latency = (first.summary or {}).get("latency_ms") or {}
+        return Took(latency_p50_ms=latency.get("p50"), latency_p95_ms=latency.get("p95"))
+    if first.ended_at is None or first.accepted_at is None:
+        return Took()
+    return Took(turnaround_seconds=max(0.0, first.ended_at - first.accepted_at))
 
 
 def _judged_again(
     pipeline: Pipeline, spec: JobSpec, night: Night, verdict: dict[str, Any]
 ) -> dict[str, Any]:
     """A closed verdict by the limits that are declared now: what was measured stays."""
-    reasons = _reasons(spec.pilot, verdict["error_rate"], verdict["truncated_rate"])
+    reasons = verdicts.why_closed(spec.pilot, verdict)
     judged = {**verdict, "open": not reasons, "reasons": reasons}
     if judged != verdict:
         with pipeline.ledger.write() as connection:
@@ -306,21 +212,3 @@ def _judged_again(
 def _store(pipeline: Pipeline, night: Night, verdict: Verdict) -> None:
     with pipeline.ledger.write() as connection:
         nights.update_night(connection, night.id, pilot=asdict(verdict))
-
-
-def _without_sample(snapshot: Snapshot, reason: str) -> Verdict:
-    return Verdict(
-        open=True,
-        reasons=(reason,),
-        sample=0,
-        judged=0,
-        error_rate=0.0,
-        truncated_rate=0.0,
-        mean_input_tokens=0.0,
-        mean_output_tokens=0.0,
-        cost_usd=0.0,
-        projected_usd=0.0,
-        examples=(),
-        declaration_hash=snapshot.declaration_hash,
-        content_hash=snapshot.content_hash,
-    )

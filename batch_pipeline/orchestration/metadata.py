@@ -119,11 +119,30 @@ def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Appr
         "partition": partition,
         "verdict": ("; ".join(verdict["reasons"]) or "open") + _overruled(verdict, approvals),
         "sample_requests": verdict["sample"],
-        "error_rate_percent": _percent(verdict["error_rate"]),
-        "truncated_rate_percent": _percent(verdict["truncated_rate"]),
-        "projected_cost_usd": round(verdict["projected_usd"], 6),
+        **_rates(verdict),
+        **_projection(verdict),
         "examples": " | ".join(verdict["examples"]) or "none",
     }
+
+
+def _rates(verdict: Mapping[str, Any]) -> dict[str, float]:
+    """Verdicts of former releases lack the last two."""
+    return {
+        "error_rate_percent": _percent(verdict["error_rate"]),
+        "truncated_rate_percent": _percent(verdict["truncated_rate"]),
+        "refused_rate_percent": _percent(verdict.get("refused_rate", 0.0)),
+        "invalid_output_rate_percent": _percent(verdict.get("invalid_output_rate", 0.0)),
+    }
+
+
+def _projection(verdict: Mapping[str, Any]) -> dict[str, float]:
+    """What the night is projected to cost, and the interval where there is one."""
+    found = {
+        "projected_cost_usd": verdict["projected_usd"],
+        "projected_low_usd": verdict.get("projected_low_usd"),
+        "projected_high_usd": verdict.get("projected_high_usd"),
+    }
+    return {name: round(usd, 6) for name, usd in found.items() if usd is not None}
 
 
 def of_pilot(
@@ -134,13 +153,19 @@ def of_pilot(
     return {
         "summary": f"{gate}{reasons}{_overruled(verdict, approvals)}",
         "sample_requests": verdict["sample"],
-        "error_rate_percent": _percent(verdict["error_rate"]),
-        "truncated_rate_percent": _percent(verdict["truncated_rate"]),
+        **_rates(verdict),
+        **_projection(verdict),
         "mean_input_tokens": round(verdict["mean_input_tokens"], 1),
         "mean_output_tokens": round(verdict["mean_output_tokens"], 1),
-        "projected_cost_usd": round(verdict["projected_usd"], 6),
+        "cache_read_percent": _percent(verdict.get("cache_read_share", 0.0)),
+        **_took(verdict),
         "simulated": simulated,
     }
+
+
+def _took(verdict: Mapping[str, Any]) -> dict[str, float]:
+    names = ("latency_p50_ms", "latency_p95_ms", "turnaround_seconds")
+    return {name: round(verdict[name], 1) for name in names if verdict.get(name) is not None}
 
 
 def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str:

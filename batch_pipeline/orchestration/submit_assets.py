@@ -11,6 +11,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import alerts, breaker, pilot, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.money.wording import usd
 from batch_pipeline.orchestration import metadata, standing, stations
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -66,8 +67,8 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
         asset=key,
         description=(
             f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
-            f"{spec.pilot.max_truncated_rate:.1%} be cut off; while it fails, the rest of the "
-            "night is not sent."
+            f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; while it "
+            "fails, the rest of the night is not sent."
         ),
     )
 
@@ -126,6 +127,11 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             )
 
     return pilot_sample
+
+
+def _projected_limit(spec: JobSpec) -> str:
+    limit = spec.pilot.max_projected_usd
+    return "" if limit is None else f", and the night may be projected to cost {usd(limit)}"
 
 
 def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:

@@ -105,6 +105,29 @@ def test_answers_that_break_the_schema_close_the_gate(
     assert not accepted_twice(sim)
 
 
+@pytest.mark.parametrize("via", ["realtime", "batch"])
+def test_a_night_that_is_projected_to_cost_too_much_is_not_sent(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, via: str
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(60))
+    tight = job(source, pilot={"size": 100, "via": via, "max_projected_usd": 0.0001})
+    with pytest.raises(GateClosedError, match=r"projected to cost \$.* to \$.* over pilot\.max_p"):
+        run(make_pipeline(), tight, PARTITION)
+    measured = verdict(make_pipeline())
+    assert sim.books.accepted_requests == 6
+    assert (
+        measured["projected_low_usd"] < measured["projected_usd"] < measured["projected_high_usd"]
+    )
+    assert (measured["turnaround_seconds"] is None) == (via == "realtime")
+
+    generous = job(source, pilot={"size": 100, "via": via, "max_projected_usd": 5})
+    state = run(make_pipeline(), generous, PARTITION)
+    assert state.statuses == {"succeeded": 60}
+    assert not accepted_twice(sim)
+    within = measured["projected_low_usd"], measured["projected_high_usd"]
+    assert within[0] <= float(state.total_cost_usd) <= within[1]
+
+
 def test_a_pilot_sample_is_the_same_for_the_same_seed(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:

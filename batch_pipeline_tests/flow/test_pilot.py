@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.pilot import Answered, Verdict, gate, holds, judge, sample_size
+from batch_pipeline.flow.pilot import gate, holds, sample_size
+from batch_pipeline.flow.verdict import Answered, Took, Verdict, interval, judge, why_closed
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.spec import PilotSpec
 from batch_pipeline.state.approvals import Approval, Gate
@@ -33,7 +34,7 @@ def answers(**counts: int) -> list[Answered]:
             final=status != "retried",
             error_message=None if status == "succeeded" else f"{status}!",
             usage=TokenUsage(input_tokens=100, output_tokens=20),
-            batch_usd=Decimal("0.0001"),
+            rest_usd=Decimal("0.0001"),
         )
         for status, count in counts.items()
         for number in range(count)
@@ -84,6 +85,59 @@ def test_what_a_verdict_measures() -> None:
     # Billed for the sample, and the other 900 requests at the batch price.
     assert verdict.projected_usd == pytest.approx(0.02 + 900 * 0.0001)
     assert verdict.examples == ("errored0: errored!", "errored1: errored!", "errored2: errored!")
+
+
+def test_parts_of_the_error_rate_are_told_apart() -> None:
+    verdict = verdict_on(succeeded=90, refused=4, invalid_output=5, errored=1)
+    assert (verdict.error_rate, verdict.refused_rate) == (0.1, 0.04)
+    assert verdict.invalid_output_rate == 0.05
+
+
+def test_a_projection_has_an_interval() -> None:
+    """Two prices of answers, half each: mean 0.0002, deviation 0.0001, t of 99 degrees 1.984."""
+    cheap, dear = answers(succeeded=100)[:50], answers(succeeded=100)[50:]
+    mixed = cheap + [replace(answer, rest_usd=Decimal("0.0003")) for answer in dear]
+    verdict = judge(SPEC, SNAPSHOT, mixed, Decimal("0.02"))
+    assert verdict is not None
+    assert verdict.projected_usd == pytest.approx(0.02 + 900 * 0.0002)
+    half = 900 * 1.984 * 0.0001 * (100 / 99) ** 0.5 / 10
+    assert verdict.projected_low_usd == pytest.approx(verdict.projected_usd - half, rel=1e-3)
+    assert verdict.projected_high_usd == pytest.approx(verdict.projected_usd + half, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "closed"), [("0.109", True), ("0.11", False), ("0.2", False), (None, False)]
+)
+def test_a_projected_cost_over_its_limit_closes_the_gate(limit: str | None, closed: bool) -> None:
+    """What is expected counts: $0.02 for the sample and $0.09 for the rest."""
+    spec = SPEC.model_copy(update={"max_projected_usd": limit and Decimal(limit)})
+    verdict = judge(spec, SNAPSHOT, answers(succeeded=100), Decimal("0.02"))
+    assert verdict is not None
+    assert verdict.open is not closed
+    if closed:
+        [reason] = verdict.reasons
+        assert reason.startswith("the night is projected to cost $0.11 ($0.11 to $0.11), over ")
+
+
+def test_verdicts_of_former_releases_are_judged_again() -> None:
+    """They lack the interval and what else has come since."""
+    former = {
+        "error_rate": 0.0, "truncated_rate": 0.5, "projected_usd": 3.0, "reasons": ["x"],
+    }  # fmt: skip
+    assert len(why_closed(SPEC, former)) == 1
+    limited = SPEC.model_copy(update={"max_projected_usd": Decimal(2), "max_truncated_rate": 1.0})
+    assert why_closed(limited, former) == [
+        "the night is projected to cost $3.00, over pilot.max_projected_usd ($2.00)"
+    ]
+    assert interval(former) == ""
+
+
+def test_how_long_the_sample_took() -> None:
+    took = Took(latency_p50_ms=800, latency_p95_ms=2_100)
+    verdict = judge(SPEC, SNAPSHOT, answers(succeeded=10), Decimal(1), took)
+    assert verdict is not None
+    assert (verdict.latency_p50_ms, verdict.latency_p95_ms) == (800, 2_100)
+    assert verdict.turnaround_seconds is None
 
 
 @pytest.mark.parametrize(
