@@ -17,6 +17,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.commands import Commands, usage_message
 from batch_pipeline.cli.output import PROGRAM, Output, as_typed, report_error
+from batch_pipeline.cli.reconcile_costs import reconcile_costs
 from batch_pipeline.errors import BatchPipelineError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 dead_letters = typer.Typer(cls=Commands, help="Items that were set aside.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letter")
+app.command("reconcile-costs")(reconcile_costs)
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
 Partition = Annotated[

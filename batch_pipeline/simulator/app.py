@@ -46,7 +46,11 @@ from batch_pipeline.simulator.wire import (
 # How long a poll waits for results to be written before it says "still running".
 SETTLE_PATIENCE_SECONDS = 5.0
 
+USAGE_REPORT = "/v1/organizations/usage_report/messages"
+COST_REPORT = "/v1/organizations/cost_report"
+
 Handler = Callable[[Request], Awaitable[Response]]
+Report = Callable[[Mapping[str, str], list[str]], dict[str, Any]]
 
 
 class Hooks:
@@ -115,6 +119,8 @@ class Api:
             self._route("count_tokens", "POST", "/v1/messages/count_tokens", self.count_tokens),
             self._route("models", "GET", "/v1/models", self.list_models),
             self._route("models", "GET", "/v1/models/{model_id}", self.retrieve_model),
+            Route(USAGE_REPORT, self.organisation_usage, methods=["GET"]),
+            Route(COST_REPORT, self.organisation_costs, methods=["GET"]),
             Route("/simulator/books", self.show_books, methods=["GET"]),
             Route("/simulator/faults", self.put_faults, methods=["PUT"]),
         ]
@@ -249,6 +255,20 @@ class Api:
         if name not in MODELS:
             raise not_found(f"model: {name}")
         return Json(model_info(MODELS[name]))
+
+    async def organisation_usage(self, request: Request) -> Response:
+        return await self._report(request, self._books.organisation_usage)
+
+    async def organisation_costs(self, request: Request) -> Response:
+        return await self._report(request, self._books.organisation_costs)
+
+    async def _report(self, request: Request, report: Report) -> Response:
+        try:
+            _check_headers(request)
+            query = request.query_params
+            return Json(await run_sync(report, query, query.getlist("group_by[]")))
+        except ApiError as error:
+            return error_response(request, error)
 
     async def show_books(self, request: Request) -> Response:
         """The books as JSON; `?contents=false` leaves out the long part."""

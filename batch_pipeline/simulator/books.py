@@ -7,15 +7,18 @@ price table (`models`), not from the library that the pipeline uses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from batch_pipeline.simulator import usage_report
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.models import MODELS
+from batch_pipeline.simulator.usage_report import ModelBill
 
 TOKEN_CLASSES = (
     "input_tokens",
@@ -54,9 +57,11 @@ class Bill:
     answers: list[tuple[int, bytes]] = field(default_factory=list)  # (cost, content digest)
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
     pico_usd: int = 0
+    models: defaultdict[str, ModelBill] = field(default_factory=lambda: defaultdict(ModelBill))
 
     def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> None:
         cost = MODELS[model].cost_pico_usd(usage, batch=self.batch)
+        self.models[MODELS[model].id].add(usage, cost)
         self.answers.append((cost, digest))
         for name in TOKEN_CLASSES:
             self.tokens[name] += usage[name]
@@ -68,6 +73,8 @@ class Books:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        with database.transaction() as connection:
+            connection.execute(usage_report.SCHEMA)
 
     # Writing: by the simulator only.
 
@@ -87,6 +94,7 @@ class Books:
                 " WHERE hash = ?",
                 bill.answers,
             )
+            usage_report.record(connection, bill.models, batch=bill.batch)
             self._add(f"billed_{way}_requests", len(bill.answers))
             self._add(f"billed_{way}_pico_usd", bill.pico_usd)
             for name, tokens in bill.tokens.items():
@@ -211,6 +219,12 @@ class Books:
     @property
     def realtime_cost_usd(self) -> Decimal:
         return self._total("billed_realtime_pico_usd") / _USD
+
+    def organisation_usage(self, query: Mapping[str, str], group_by: list[str]) -> dict[str, Any]:
+        return usage_report.usage_page(self._database, query, group_by)
+
+    def organisation_costs(self, query: Mapping[str, str], group_by: list[str]) -> dict[str, Any]:
+        return usage_report.cost_page(self._database, query, group_by)
 
     def as_json(self, *, contents: bool) -> dict[str, Any]:
         """Everything for `GET /simulator/books`; amounts in USD as text, exact."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -114,3 +114,25 @@ def test_what_is_shown_fits_the_terminal(program: Program, columns: int) -> None
         table = program(*command, **width).out
         assert max(map(len, table.splitlines())) <= columns
         assert "…" not in table, f"{command} is cut off"
+
+
+def test_reconcile_costs_shows_ledger_and_organisation(
+    program: Program, simulator: Simulator
+) -> None:
+    job = program.declare("review", documents(5), pilot={"size": 0})
+    assert program("run", job).code == 0
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    asked = program("reconcile-costs", "--date", today, "--json", ANTHROPIC_ADMIN_KEY="sk-admin")
+    assert asked.code == 0, asked.err
+    [found] = asked.document["models"]
+    assert found["ledger"] == found["organisation"]
+    assert found["ledger"]["cost_usd"] > 0
+    assert asked.document["simulated"] is True
+    shown = program("reconcile-costs", "--date", today, ANTHROPIC_ADMIN_KEY="sk-admin")
+    assert "not this ledger's work alone" in shown.out
+    assert "sk-admin" not in shown.out + shown.err
+
+    missing = program("reconcile-costs", "--json")
+    assert (missing.code, missing.error["code"]) == (2, "usage")
+    wrong = program("reconcile-costs", "--date", "today", ANTHROPIC_ADMIN_KEY="sk-admin")
+    assert wrong.code == 2

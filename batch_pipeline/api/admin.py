@@ -1,0 +1,123 @@
+"""The organisation's own reports of usage and cost, read with an admin key.
+
+Belongs here: the two endpoints, their pages, and their shapes as plain values. An admin key can do
+more than this; nothing else is ever asked with it. What is compared stands in `flow.billing_check`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import anthropic
+import httpx2
+
+from batch_pipeline.api.anthropic_api import SIMULATOR_HEADER, _failures, _json
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import UsageError
+
+KEY = "ANTHROPIC_ADMIN_KEY"
+USAGE_REPORT = "/v1/organizations/usage_report/messages"
+COST_REPORT = "/v1/organizations/cost_report"
+# Their amounts are in the currency's smallest unit.
+CENT = Decimal("0.01")
+
+
+@dataclass(frozen=True)
+class DayUsage:
+    """Tokens of one model and service tier (`batch`, `standard` …) on a day."""
+
+    model: str
+    service_tier: str
+    input_tokens: int
+    output_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    cache_read_tokens: int
+
+
+@dataclass(frozen=True)
+class DayCost:
+    """USD of one model and service tier on a day, all kinds of tokens together."""
+
+    model: str
+    service_tier: str
+    usd: Decimal
+
+
+class AdminApi:
+    """Reads the organisation's reports; key and base URL come from the environment."""
+
+    def __init__(self) -> None:
+        key = os.environ.get(KEY)
+        if not key:
+            raise UsageError(
+                f"No admin key: set {KEY}. The reports of a whole organisation are not shown to "
+                "the ordinary key of a workspace; an admin makes one in the API's console."
+            )
+        self.simulated = False
+        hooks = {"response": [self._note_simulator]}
+        self._client = anthropic.Anthropic(
+            api_key=key, http_client=anthropic.DefaultHttpxClient(event_hooks=hooks)
+        )
+
+    def usage(self, day: date) -> list[DayUsage]:
+        """What the whole organisation used on a day (UTC), by model and tier."""
+        found = []
+        for row in self._rows(USAGE_REPORT, day, ["model", "service_tier"]):
+            created = row.get("cache_creation") or {}
+            found.append(
+                DayUsage(
+                    model=str(row.get("model")),
+                    service_tier=str(row.get("service_tier")),
+                    input_tokens=int(row.get("uncached_input_tokens") or 0),
+                    output_tokens=int(row.get("output_tokens") or 0),
+                    cache_write_5m_tokens=int(created.get("ephemeral_5m_input_tokens") or 0),
+                    cache_write_1h_tokens=int(created.get("ephemeral_1h_input_tokens") or 0),
+                    cache_read_tokens=int(row.get("cache_read_input_tokens") or 0),
+                )
+            )
+        return found
+
+    def costs(self, day: date) -> list[DayCost]:
+        """What the whole organisation's tokens cost on a day (UTC), by model and tier."""
+        sums: dict[tuple[str, str], Decimal] = {}
+        for row in self._rows(COST_REPORT, day, ["description"]):
+            if row.get("cost_type") not in (None, "tokens"):
+                continue
+            kind = (str(row.get("model")), str(row.get("service_tier")))
+            try:
+                amount = Decimal(str(row["amount"])) * CENT
+            except (KeyError, InvalidOperation) as error:
+                raise ApiFailure(200, None, None, "a cost report that cannot be read") from error
+            sums[kind] = sums.get(kind, Decimal(0)) + amount
+        return [DayCost(model, tier, usd) for (model, tier), usd in sums.items()]
+
+    def _rows(self, path: str, day: date, group_by: list[str]) -> Iterator[Mapping[str, Any]]:
+        begin = datetime.combine(day, time(), UTC)
+        query: dict[str, object] = {
+            "starting_at": _rfc3339(begin),
+            "ending_at": _rfc3339(begin + timedelta(days=1)),
+            "bucket_width": "1d",
+            "group_by": group_by,
+        }
+        while True:
+            with _failures():
+                answer = self._client.get(path, cast_to=httpx2.Response, options={"params": query})
+                page = _json(answer)
+            for bucket in page.get("data") or ():
+                yield from bucket.get("results") or ()
+            if not page.get("has_more"):
+                return
+            query["page"] = page["next_page"]
+
+    def _note_simulator(self, response: httpx2.Response) -> None:
+        self.simulated = SIMULATOR_HEADER in response.headers
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,106 @@
+"""`reconcile-costs`: the ledger's day beside the organisation's usage and cost report."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batch_pipeline.cli import opening
+from batch_pipeline.errors import ApiError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_pipeline.cli.output import Output
+    from batch_pipeline.flow.billing_check import Compared
+
+NOTE = (
+    "The organisation's figures hold all that its people and programs do, not this ledger's work "
+    "alone; they come some minutes late."
+)
+
+
+def reconcile_costs(
+    context: typer.Context,
+    day: Annotated[
+        str | None, typer.Option("--date", metavar="DATE", help="UTC day; by default yesterday.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Compare what was billed on a day with the organisation's own report, with an admin key."""
+    from batch_pipeline.api.admin import AdminApi
+    from batch_pipeline.api.protocol import ApiFailure
+    from batch_pipeline.flow import billing_check
+    from batch_pipeline.flow.pipeline import SIMULATOR_ACCOUNT, Pipeline
+
+    settings = opening.load_settings(context.obj)
+    wanted = _day(day)
+    admin = AdminApi()
+    try:
+        usage, costs = admin.usage(wanted), admin.costs(wanted)
+    except ApiFailure as failure:
+        raise ApiError(
+            f"The organisation's report cannot be read ({failure}). Check ANTHROPIC_ADMIN_KEY."
+        ) from failure
+    account = SIMULATOR_ACCOUNT if admin.simulated else settings.account
+    with Pipeline(settings).ledger.read() as connection:
+        ledger = billing_check.of_ledger(connection, account, wanted)
+    compared = billing_check.compare(ledger, billing_check.of_organisation(usage, costs))
+    _show(context.obj, wanted, account, compared, simulated=admin.simulated)
+
+
+def _day(text: str | None) -> date:
+    if text is None:
+        return datetime.now(UTC).date() - timedelta(days=1)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--date is {text!r}; write it like 2026-01-31") from None
+
+
+def _show(
+    output: Output, day: date, account: str, compared: Sequence[Compared], *, simulated: bool
+) -> None:
+    document = {
+        "date": day.isoformat(),
+        "account": account,
+        "simulated": simulated,
+        "note": NOTE,
+        "models": [each.as_json() for each in compared],
+    }
+
+    def show() -> None:
+        from rich.console import Console
+
+        from batch_pipeline.cli.views import SIMULATED, plain_table
+        from batch_pipeline.flow.answers import TOKENS
+        from batch_pipeline.money.wording import usd
+
+        console = Console()
+        print(f"{day}, account {account}: the ledger beside the organisation")
+        if not compared:
+            print("Neither knows of any usage.")
+        for each in compared:
+            table = plain_table()
+            table.add_column(f"{each.model}, {each.mode}", no_wrap=True)
+            for name in ("ledger", "organisation", "difference"):
+                table.add_column(name, justify="right", no_wrap=True)
+            ours, theirs = each.ledger, each.organisation
+            for name in TOKENS:
+                mine, all_of_them = ours.tokens[name], theirs.tokens[name]
+                difference = f"{all_of_them - mine:+,}"
+                table.add_row(name.replace("_", " "), f"{mine:,}", f"{all_of_them:,}", difference)
+            table.add_row("USD", usd(ours.usd), usd(theirs.usd), usd(theirs.usd - ours.usd))
+            console.print(table)
+            if each.beyond:
+                print(
+                    "  The ledger has more than the organisation: is its report up to date, and is"
+                )
+                print("  the admin key of the organisation that the batches belong to?")
+        print(NOTE)
+        if simulated:
+            console.print(SIMULATED)
+
+    output.answer(document, show)
