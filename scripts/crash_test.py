@@ -1,7 +1,7 @@
 """Proof by killing: small nights that die at every point, and at random under a hostile API.
 
-    make crash-test                                      the whole of it, some 40 minutes
-    python scripts/crash_test.py --every 10 --nights 3   a taste of it
+    make crash-test                                      the whole of it, an hour or more
+    python scripts/crash_test.py --every 10 --nights 3 --postgres 2 --dagster 1   a taste of it
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -24,11 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
 BLOWS = 25
+DAGSTER_BLOWS = 8
 ROWS = {
     "kills": "processes killed (SIGKILL)",
     "freezes": "processes frozen (SIGSTOP) beyond their lease",
@@ -75,6 +78,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="kill at each n-th point only")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
+    parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
+    parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
     parser.add_argument("--seed", type=int, default=1, help="of the first of them")
     arguments = parser.parse_args()
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
@@ -86,10 +91,25 @@ def main() -> int:
             work = partial(hunted, forks, seed=seed, blows=BLOWS)
             tally.attempt("hunted, two at once", f"seed-{seed}", work)
             progress(f"hunted night with seed {seed}")
+        if arguments.postgres:
+            hunt_on_postgres(forks, tally, arguments.seed, arguments.postgres)
+        for seed in range(arguments.seed, arguments.seed + arguments.dagster):
+            work = partial(hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS)
+            tally.attempt("hunted, under Dagster", f"dagster-seed-{seed}", work)
+            progress(f"nights under Dagster with seed {seed}")
     print(tally.table())
     minutes = (time.monotonic() - started) / 60
     print(f"\n{minutes:.0f} minutes, {len(tally.failures)} failures")
     return 1 if tally.failures else 0
+
+
+def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -> None:
+    with running_postgres() as server:
+        for seed in range(first_seed, first_seed + nights):
+            url = emptied(server)
+            work = partial(hunted, forks, seed=seed, blows=BLOWS, ledger_url=url)
+            tally.attempt("hunted, PostgreSQL", f"postgres-seed-{seed}", work)
+            progress(f"hunted night with seed {seed}, ledger in PostgreSQL")
 
 
 def sweep(forks: Forks, tally: Tally, pilot_via: str, every: int) -> None:

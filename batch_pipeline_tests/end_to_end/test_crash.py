@@ -60,6 +60,13 @@ def test_two_submitters_are_killed_and_frozen_under_a_hostile_api(
     assert figures.faults > 20
 
 
+def test_two_submitters_are_killed_and_frozen_with_the_ledger_in_postgres(
+    forks: Forks, tmp_path: Path, postgres_url: str
+) -> None:
+    figures = hunted(forks, tmp_path / "night", SEED, blows=8, ledger_url=postgres_url)
+    assert figures.kills + figures.freezes >= 2
+
+
 def test_what_is_bought_twice_is_noticed(forks: Forks, tmp_path: Path) -> None:
     """A home that was lost: the one thing after which nobody can know what was bought."""
     with a_night(tmp_path / "night", PLAIN, items=30) as (sim, planned, rows):
