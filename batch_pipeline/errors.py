@@ -48,6 +48,12 @@ class LedgerError(BatchPipelineError):
     code = "ledger"
 
 
+class StorageError(BatchPipelineError):
+    """Home or ledger cannot be written now: no room, read-only, a database that is gone."""
+
+    code = "storage"
+
+
 class AccountError(BatchPipelineError):
     """The API refuses this account as a whole: credentials, billing, or the wrong account."""
 

@@ -68,10 +68,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         message = "Interrupted; run the same command again to go on."
         code = report_error(output, "interrupted", message, INTERRUPTED)
-    except Exception as error:  # a bug: the trace for its report, and still one JSON document
-        logging.getLogger(__name__).exception("unexpected error")
-        code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
+    except Exception as error:
+        known = _explained(error)
+        if known is not None:
+            code = report_error(output, known.code, str(known), known.exit_code)
+        else:  # a bug: the trace for its report, and still one JSON document
+            logging.getLogger(__name__).exception("unexpected error")
+            code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
     sys.exit(code)
+
+
+def _explained(error: Exception) -> BatchPipelineError | None:
+    """What the storage's own errors mean; None for a bug."""
+    from batch_pipeline.settings import Settings
+    from batch_pipeline.state import trouble
+
+    try:
+        home = Settings.from_environment().home
+    except BatchPipelineError:
+        return None
+    return trouble.explain(error, home)
 
 
 @app.command()

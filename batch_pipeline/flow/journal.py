@@ -16,7 +16,8 @@ from typing import Self
 
 import zstandard
 
-from batch_pipeline.state.files import Files, flush, make_folder
+from batch_pipeline.state.durable import flush, make_folder
+from batch_pipeline.state.files import Files
 
 
 class Journal:

@@ -14,7 +14,7 @@ MOST_FAILURES = 3
 FIRST_REST_SECONDS = 60.0
 LONGEST_REST_SECONDS = 900.0
 # A run whose worker died says nothing of its night; Dagster's own retry comes sooner than this.
-FIRST_LOST_REST_SECONDS = 20.0
+FIRST_LOST_REST_SECONDS = 10.0
 
 
 class PilotStage(StrEnum):

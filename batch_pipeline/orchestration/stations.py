@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError
+from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
@@ -23,7 +23,7 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import workers
+from batch_pipeline.state import trouble, workers
 from batch_pipeline.state.nights import Night
 
 # An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
@@ -35,11 +35,11 @@ LONGEST_PAUSE = 240.0
 
 @contextmanager
 def failing_clearly() -> Iterator[None]:
-    """Errors for users become a Failure with their message; only the API's faults may pass."""
+    """Errors for users become a Failure with their message; faults of API and storage may pass."""
     try:
         yield
     except BatchPipelineError as error:
-        passing = isinstance(error, ApiError) and not isinstance(error, AccountError)
+        passing = isinstance(error, ApiError | StorageError)
         raise dg.Failure(str(error), allow_retries=passing) from None
     except ApiFailure as failure:
         raise dg.Failure(f"The API did not answer: {failure}", allow_retries=True) from failure
@@ -51,8 +51,17 @@ def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> It
     with failing_clearly():
         pipeline = resource.pipeline()
         lease = pipeline.settings.lease_seconds
-        with workers.alive(pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE):
-            yield pipeline
+        alive = workers.alive(
+            pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE
+        )
+        try:
+            with alive:
+                yield pipeline
+        except Exception as error:
+            known = trouble.explain(error, pipeline.settings.home)
+            if known is None or isinstance(error, BatchPipelineError | ApiFailure):
+                raise
+            raise known from error
 
 
 def open_night(

@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.state.durable import flush, make_folder
 
 STAGING = ".staging"
 # Longer than any upload or download may last: what is older was left by a process that died.
@@ -114,8 +115,12 @@ class Files:
         local = Path(self._root, path)
         if local.is_dir():
             shutil.rmtree(local)
-        else:
+        elif local.exists():
             local.unlink(missing_ok=True)
+        else:
+            return
+        # A power cut must not bring it back beside what takes its place.
+        flush(local.parent)
 
     def sweep(self) -> None:
         """Remove what dead processes left in the staging folder."""
@@ -158,20 +163,3 @@ class Files:
         return ds.dataset(
             [f"{self._root}/{p}" for p in paths], format="parquet", filesystem=filesystem
         )
-
-
-def make_folder(folder: Path) -> None:
-    """Make a local folder and those above it, so that they are there after a power cut as well."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Flush a file's content, or a folder's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.state import migrations, tables
+from batch_pipeline.state.durable import make_folder
 
 # Any constant: all ledgers of one PostgreSQL database take turns, which costs milliseconds.
 POSTGRES_WRITE_LOCK = 0x6261746368
@@ -90,7 +91,7 @@ class Ledger:
 insisting = tenacity.retry(
     retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
     wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
-    stop=tenacity.stop_after_delay(60.0),
+    stop=tenacity.stop_after_delay(30.0),
     reraise=True,
 )
 
@@ -107,7 +108,7 @@ def _create_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             with contextlib.suppress(OSError):  # connecting says it better
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                make_folder(Path(parsed.database).absolute().parent)
         engine = sa.create_engine(parsed)
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

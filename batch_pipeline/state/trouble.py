@@ -1,0 +1,72 @@
+"""What the disk or the database says when it is full, read-only or gone, told to a person.
+
+Belongs here: recognising such errors, whichever library raises them. That nothing is lost by them
+is everybody else's work: files get their names whole, and the ledger changes by transactions.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from batch_pipeline.errors import BatchPipelineError, StorageError
+
+FULL = "there is no room left on the disk"
+READ_ONLY = "it cannot be written"
+_BY_NUMBER = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: FULL,
+    errno.EROFS: READ_ONLY,
+    errno.EACCES: READ_ONLY,
+    errno.EPERM: READ_ONLY,
+}
+# Of libraries that keep the number to themselves: SQLite, PostgreSQL, DuckDB, Arrow.
+_BY_TEXT = {
+    "disk is full": FULL,
+    "no space left": FULL,
+    "readonly database": READ_ONLY,
+    "read-only": READ_ONLY,
+}
+
+
+def explain(error: BaseException, home: str) -> BatchPipelineError | None:
+    """The error for a person, or None for what is not the storage's fault."""
+    for cause in _causes(error):
+        trouble = _trouble(cause)
+        if trouble is not None:
+            return StorageError(
+                f"The home {home}: {trouble} ({_short(cause)}). Nothing is lost: see to it and run "
+                "again, that goes on from here."
+            )
+        if isinstance(cause, sa.exc.DBAPIError):
+            return StorageError(
+                f"The ledger does not answer ({_short(cause)}). Nothing is lost: run again once it "
+                "does, that goes on from here."
+            )
+    return None
+
+
+def _trouble(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in _BY_NUMBER:
+        return _BY_NUMBER[error.errno]
+    text = str(error).lower()
+    return next((trouble for part, trouble in _BY_TEXT.items() if part in text), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, the last first."""
+    known: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in known:
+        known.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _short(error: BaseException) -> str:
+    """The first line, without the statement that SQLAlchemy adds."""
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return str(said).strip().partition("\n")[0]

@@ -1,0 +1,56 @@
+"""Errors of disk and database, told to a person."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from batch_pipeline.errors import StorageError
+from batch_pipeline.state import trouble
+from batch_pipeline.state.ledger import Ledger
+
+
+def lost_connection() -> sa.exc.DBAPIError:
+    return sa.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection\nmore"))
+
+
+def chained(cause: BaseException) -> Exception:
+    error = RuntimeError("while writing")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no room left on the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no room left on the disk"),
+        (OSError(errno.EROFS, "Read-only file system"), "it cannot be written"),
+        (Exception("database or disk is full"), "no room left on the disk"),
+        (Exception("attempt to write a readonly database"), "it cannot be written"),
+        (chained(OSError(errno.ENOSPC, "No space left on device")), "no room left on the disk"),
+        (lost_connection(), "The ledger does not answer (server closed the connection)"),
+        (OSError(errno.ENOENT, "No such file"), None),
+        (ValueError("a bug"), None),
+    ],
+)
+def test_the_storages_errors_are_told_from_bugs(error: BaseException, said: str | None) -> None:
+    found = trouble.explain(error, "/home/of/batches")
+    if said is None:
+        assert found is None
+    else:
+        assert isinstance(found, StorageError)
+        assert said in str(found)
+        assert "Nothing is lost" in str(found)
+
+
+def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    with pytest.raises(sa.exc.DBAPIError) as caught, ledger.write() as connection:
+        connection.execute(sa.text("PRAGMA query_only = 1"))
+        connection.execute(sa.text("CREATE TABLE t (x)"))
+    ledger.close()
+    assert "it cannot be written" in str(trouble.explain(caught.value, str(tmp_path)))
