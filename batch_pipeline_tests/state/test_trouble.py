@@ -49,8 +49,9 @@ def test_the_storages_errors_are_told_from_bugs(error: BaseException, said: str 
 
 def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    with pytest.raises(sa.exc.DBAPIError) as caught, ledger.write() as connection:
+    with ledger.read() as connection:
         connection.execute(sa.text("PRAGMA query_only = 1"))
+    with pytest.raises(sa.exc.DBAPIError) as caught, ledger.write() as connection:
         connection.execute(sa.text("CREATE TABLE t (x)"))
     ledger.close()
     assert "it cannot be written" in str(trouble.explain(caught.value, str(tmp_path)))
