@@ -18,7 +18,7 @@ from batch_pipeline.flow.pieces import Piece
 from batch_pipeline.flow.readers import Row, read_section, row_values
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
-from batch_pipeline.state.files import flush
+from batch_pipeline.state.durable import flush
 
 EXAMPLES = 5
 # Half a SHA-256: enough to tell contents apart, and half as much to hand on.
