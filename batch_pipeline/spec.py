@@ -36,7 +36,6 @@ MAX_BYTES_PER_BATCH = 256_000_000
 """The API's own limits of one batch; it does not say MB or MiB, so the smaller reading holds."""
 
 UNBUILT: dict[str, tuple[str, ...]] = {
-    "JobSpec": ("mode", "deadline"),
     "RealtimeSpec": ("concurrency", "checkpoint_every"),
 }
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.
@@ -297,13 +296,25 @@ class JobSpec(_Part):
             raise ValidationError.from_exception_data("retry", [problem])
         return value
 
+    @field_validator("mode")
+    @classmethod
+    def _built_mode(cls, value: str) -> str:
+        if value == "realtime":
+            raise ValueError("this is not built yet; use batch or auto")
+        return value
+
     @field_validator("deadline")
     @classmethod
-    def _time_or_hours(cls, value: str | None) -> str | None:
+    def _time_or_hours(cls, value: str | None, info: ValidationInfo) -> str | None:
         pattern = r"([01]\d|2[0-3]):[0-5]\d|[1-9]\d*h"
         if value is not None and not re.fullmatch(pattern, value):
             raise ValueError(
                 f'must be a time of day like "06:00" or hours like "8h", not {value!r}'
+            )
+        if value is not None and info.data.get("mode", "auto") != "auto":
+            raise ValueError(
+                "is for mode auto, which turns to real time for what would miss it; set mode: auto, "
+                "or remove the deadline"
             )
         return value
 

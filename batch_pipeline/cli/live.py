@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output
-from batch_pipeline.flow import pace, progress
+from batch_pipeline.flow import deadline, pace, progress
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.money.wording import usd
 
@@ -108,5 +108,8 @@ def _facts(state: progress.Progress) -> str:
         parts.append(f"{state.waiting:,} waiting")
     if state.dead_letter:
         parts.append(f"{state.dead_letter:,} set aside")
+    wanted = deadline.standing(state.night, state.at)
+    if wanted is not None:
+        parts.append(wanted)
     parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))
     return ", ".join([*parts, *pace.describe(state)])

@@ -12,7 +12,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
 from batch_pipeline.flow import alerts as alerting
-from batch_pipeline.flow import approval, pace, pilot, progress, warnings
+from batch_pipeline.flow import approval, deadline, pace, pilot, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.money.wording import duration, usd
@@ -149,6 +149,9 @@ def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
     notes = []
     if state.waiting:
         notes.append(f"{state.waiting:,} requests wait to be sent")
+    wanted = deadline.details(state.night, state.at)
+    if wanted is not None:
+        notes.append(wanted)
     if state.night.pilot is not None and _pilot_closed(state):
         notes.append(f"the pilot's gate is closed: {'; '.join(state.night.pilot['reasons'])}")
     if tripped is not None:
@@ -181,6 +184,8 @@ def _document(
         "batches_ended": state.batches_ended,
         "error_rate": round(state.error_rate, 6),
         **pace.as_json(state),
+        "deadline_at": _iso(state.night.deadline_at),
+        "deadline": deadline.details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
         "breaker": None

@@ -1,6 +1,7 @@
 """When a night's results are wanted: the instant that a job's `deadline` means.
 
-Belongs here: pure functions of the declaration and of the time at which the input was taken. What
+Belongs here: pure functions of the declaration and of the time at which the input was taken, and
+how a night stands towards its deadline. What
 is done to meet a deadline stands in `forecast` (the decision) and `takeover` (the deed).
 """
 
@@ -10,10 +11,14 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from batch_pipeline.money.wording import moment
 from batch_pipeline.partitions import PartitionsSpec, newest_key
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.nights import Night
 
-HOUR = 3600.0
+# Keys of a night's forecast that say why something stays with batches although it is late.
+NOT_TAKEN_OVER = "not_taken_over"
+KEPT_AS_BATCHES = "kept_as_batches"
 
 
 class Start(StrEnum):
@@ -38,6 +43,34 @@ def of_night(spec: JobSpec, partition: str, taken_at: float, start: Start) -> fl
     if start is Start.PERSON and partition != newest_key(spec.partitions, taken):
         return None
     return due(spec.deadline, taken, spec.partitions).timestamp()
+
+
+def standing(night: Night, at: float) -> str | None:
+    """How a night stands towards its deadline, in a few words; None where it has none."""
+    if night.deadline_at is None:
+        return None
+    if night.completed_at is not None:
+        how = "met" if night.completed_at <= night.deadline_at else "missed"
+    elif at > night.deadline_at:
+        how = "missed"
+    elif night.forecast is None or "meets" not in night.forecast:
+        how = "not forecast yet"
+    else:
+        how = "expected to be met" if night.forecast["meets"] else "expected to be missed"
+    return f"deadline {moment(night.deadline_at)} {how}"
+
+
+def details(night: Night, at: float) -> str | None:
+    """The same with the forecast, and with what could not be done for it."""
+    brief = standing(night, at)
+    if brief is None or night.forecast is None or night.completed_at is not None:
+        return brief
+    late = [
+        f"{what.replace('_', ' ')}: {night.forecast[what]}"
+        for what in (NOT_TAKEN_OVER, KEPT_AS_BATCHES)
+        if night.forecast.get(what) is not None
+    ]
+    return "; ".join(filter(None, [brief, night.forecast.get("reason"), *late]))
 
 
 def due(deadline: str, taken: datetime, partitions: PartitionsSpec | None) -> datetime:

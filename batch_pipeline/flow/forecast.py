@@ -13,9 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from batch_pipeline.money.wording import duration
+from batch_pipeline.money.wording import duration, moment
 
 # Where nothing was measured: the API's documentation says that most batches end within an hour, and
 # all within 24; that a call takes some seconds is common experience.
@@ -197,7 +196,7 @@ def _forecast(
     if taken:
         parts.append(f"{len(taken):,} of them ({sum(taken):,} requests) are taken over")
     if late:
-        when = f"are taken over at {clock(last_moment)} unless they have ended"
+        when = f"are taken over at {moment(last_moment)} unless they have ended"
         parts.append(f"{len(late):,} of them are late and {when}")
     if calls:
         rate = outlook.speed.requests_per_second
@@ -218,10 +217,5 @@ def _outcome(outlook: Outlook, ends_at: float) -> str:
     if outlook.now > outlook.deadline:
         return "the deadline has passed"
     if ends_at > outlook.deadline:
-        return f"a part is expected after it, until {clock(ends_at)}"
-    return f"all is expected by {clock(ends_at)}"
-
-
-def clock(at: float) -> str:
-    """`2026-01-02 06:00 UTC`: the same whoever reads it, and whenever."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return f"a part is expected after it, until {moment(ends_at)}"
+    return f"all is expected by {moment(ends_at)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import breaker, tally
+from batch_pipeline.flow import breaker, deadline, tally
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
@@ -145,6 +145,9 @@ class Progress:
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
         parts.append(f"${self.total_cost_usd:.4f}")
+        wanted = deadline.standing(self.night, self.at)
+        if wanted is not None:
+            parts.append(wanted)
         return ", ".join(parts)
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import budget, forecast, outlook, pilot, planning
 from batch_pipeline.flow import progress as progress_of
+from batch_pipeline.flow.deadline import KEPT_AS_BATCHES, NOT_TAKEN_OVER
 from batch_pipeline.flow.forecast import Forecast, Outlook
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
@@ -127,7 +128,8 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
             refused = _reserve(pipeline, spec, night, submission) or refused
     for submission in course(pipeline, spec, night).cancels:
         _cancel(pipeline, submission)
-    _note(pipeline, found, refused)
+    note(pipeline, found)
+    _say(pipeline, night, NOT_TAKEN_OVER, refused)
 
 
 def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits) -> bool:
@@ -172,7 +174,7 @@ def change_over(
             moved.append(shard)
         nothing = short is not None and not moved and not night.open_requests
         changed = nothing or nights.move_to_realtime(connection, night, moved)
-    _say(pipeline, night, "kept_as_batches", None if short is None else str(short))
+    _say(pipeline, night, KEPT_AS_BATCHES, None if short is None else str(short))
     if nothing or not changed:
         return
     planning.plan_all(
@@ -248,15 +250,14 @@ def _cancel(pipeline: Pipeline, submission: Submission) -> None:
         takeovers.mark_cancelled(connection, submission.id)
 
 
-def _note(pipeline: Pipeline, found: Course, refused: str | None) -> None:
+def note(pipeline: Pipeline, found: Course) -> None:
     """Keep what was forecast for those who look at the night, where it says something new."""
     night, seen = found.state.night, found.forecast
-    assert seen is not None
-    note = {"reason": seen.reason, "ends_at": seen.ends_at, "meets": seen.meets and refused is None}
-    _keep(pipeline, night, note)
-    if found.due and (night.forecast or {}).get("reason") != seen.reason:
+    if seen is None:
+        return
+    said = {"reason": seen.reason, "ends_at": seen.ends_at, "meets": seen.meets}
+    if _keep(pipeline, night, said) and found.due:
         log.info("%s %s: %s", night.job, night.partition, seen.reason)
-    _say(pipeline, night, "not_taken_over", refused)
 
 
 def _say(pipeline: Pipeline, night: Night, what: str, why: str | None) -> None:

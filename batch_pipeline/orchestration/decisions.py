@@ -32,7 +32,7 @@ class Standing:
     `asked` tells whether anybody wants this input submitted: taking it spends nothing, so that it
     is no leave to spend. `blocked` is why nothing may go out until a person acts. `next_requests`
     is the size of what would go next (0: nothing could), `older_first` an older night of another
-    job that wants room.
+    job that wants room. `calls_due`: something is to go in real time, which needs no room.
     `settled_up` means that everything is sent and collected, and only the night's completion is
     missing. `marker` changes with any progress.
     """
@@ -48,6 +48,7 @@ class Standing:
     settled_up: bool
     older_first: str | None
     summary: str
+    calls_due: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def plan(standings: Sequence[Standing], room: Room, unfinished: set[tuple[str, K
                 left -= night.waiting
         reasons[night.partition] = reason
         assets = _submitting(night, reason)
+        if not assets and night.calls_due and _holds_back(night) is None:
+            assets = (SUBMITTED_BATCHES,)
         if not assets:
             continue
         if (night.partition, Kind.SUBMIT) in unfinished:

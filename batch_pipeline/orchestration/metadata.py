@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.flow import pace, paths, warnings
+from batch_pipeline.flow import deadline, pace, paths, warnings
 from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.night import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
@@ -195,8 +195,14 @@ def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metad
         "summary": "; ".join([simulated + headline(state), *pace.describe(state)]),
         "waiting": waiting,
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alerts)) or "none",
+        **_deadline(state),
         **_numbers(state),
     }
+
+
+def _deadline(state: Progress) -> dict[str, str]:
+    said = deadline.details(state.night, state.at)
+    return {} if said is None else {"deadline": said}
 
 
 def headline(state: Progress) -> str:

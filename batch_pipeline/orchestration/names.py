@@ -21,6 +21,8 @@ PARTITION_TAG = "dagster/partition"
 PRIORITY_TAG = "dagster/priority"
 # Who launched a run, where Dagster knows.
 USER_TAG = "user"
+BACKFILL_TAG = "dagster/backfill"
+SCHEDULE_TAG = "dagster/schedule_name"
 JOB_TAG = "batch_pipeline/job"
 KIND_TAG = "batch_pipeline/kind"
 # On the runs that a sensor asks for: they go on with a night, they do not start one. Its value is

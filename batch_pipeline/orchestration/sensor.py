@@ -18,10 +18,11 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError
-from batch_pipeline.flow import alerts, warnings
+from batch_pipeline.flow import alerts, takeover, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.takeover import Course
 from batch_pipeline.orchestration import (
     cursor,
     decisions,
@@ -174,14 +175,18 @@ def _look(
     asked = functools.partial(runs.submission_asked, instance, spec.name)
     found: list[Standing] = []
     states: dict[str, Progress] = {}
+    courses: list[Course] = []
     with pipeline.ledger.read() as connection:
         view = standing.view_account(connection, pipeline.settings, spec, account)
         for night in standing.unfinished_nights(connection, spec.name, account, unshown):
             if time.monotonic() > deadline:
                 break
-            stands, state = standing.read_standing(connection, view, night, asked)
+            stands, course = standing.read_standing(connection, view, night, asked)
             found.append(stands)
-            states[night.partition] = state
+            courses.append(course)
+            states[night.partition] = course.state
+    for course in courses:
+        takeover.note(pipeline, course)
     return Seen(tuple(found), states, view.room)
 
 
@@ -228,7 +233,13 @@ def _observations(
         state = seen.states[night.partition]
         reason = plan.reasons.get(night.partition)
         now = cursor.digest(
-            state.waiting, state.in_flight, state.batches, state.batches_ended, night.blocked
+            state.waiting,
+            state.in_flight,
+            state.batches,
+            state.batches_ended,
+            night.blocked,
+            state.night.realtime_since,
+            (state.night.forecast or {}).get("meets"),
         )
         found = {
             cursor.digest(warning.cause): warning for warning in warnings.of(state, spec.alerts)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import budget, pilot, progress
+from batch_pipeline.flow import budget, pilot, progress, takeover
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.takeover import Course
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec, JobSpec
@@ -35,6 +36,8 @@ class AccountView:
     alerts: AlertsSpec
     # The ceiling that keeps a night's next shard from going now.
     short: Callable[[Night], Shortfall | None]
+    # How a night stands towards its deadline.
+    course: Callable[[Progress], Course]
     # Nights of other jobs that want room at the queue, as (partition, id) and name.
     wanting: tuple[tuple[tuple[str, int], str], ...]
     now: float
@@ -59,6 +62,7 @@ def view_account(
         declaration_hash=Declaration.of(spec).hash,
         alerts=spec.alerts,
         short=lambda night: budget.shortfall(connection, settings, spec, night),
+        course=lambda state: takeover.course_of(connection, settings, spec, state),
         wanting=tuple(
             ((night.partition, night.id), f"{night.job} {night.partition}")
             for night in every
@@ -90,7 +94,7 @@ def unfinished_nights(
 
 def read_standing(
     connection: Connection, view: AccountView, night: Night, asked: Asked
-) -> tuple[Standing, Progress]:
+) -> tuple[Standing, Course]:
     """How a night stands; `asked` is consulted where the ledger does not tell."""
     state = progress.of_night(connection, night.id)
     shards = nights.telling_shards(connection, night)
@@ -100,7 +104,20 @@ def read_standing(
         or any(not shard.pilot for shard in shards)
         or asked(night.partition, state.snapshot.taken_at)
     )
-    return standing_of(state, shards, view, asked=wanted), state
+    course = view.course(state)
+    found = standing_of(state, shards, view, asked=wanted)
+    judged = found.pilot is PilotStage.JUDGED
+    calls_due = course.due or (judged and _calls_left(connection, state, view.now))
+    summary = (
+        found.summary if course.forecast is None else f"{found.summary}: {course.forecast.reason}"
+    )
+    return replace(found, calls_due=calls_due, summary=summary), course
+
+
+def _calls_left(connection: Connection, state: Progress, now: float) -> bool:
+    """Whether real-time shards wait, or their caller has died."""
+    abandoned = any(s.state is State.CALLING and s.lease_until <= now for s in state.live)
+    return abandoned or nights.next_to_go(connection, state.night.id, "realtime") is not None
 
 
 def standing_of(

@@ -11,12 +11,15 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval
 from batch_pipeline.flow import night as flow
+from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
+    BACKFILL_TAG,
     FOLLOW_UP_TAG,
     KIND_TAG,
+    SCHEDULE_TAG,
     USER_TAG,
     Kind,
     asset_key,
@@ -105,6 +108,13 @@ def _approve(
         given.approved_by,
         given.reason,
     )
+
+
+def start_of(run: dg.DagsterRun) -> Start:
+    """Who began a night, by the tags that Dagster gives the runs of backfills and schedules."""
+    if BACKFILL_TAG in run.tags:
+        return Start.BACKFILL
+    return Start.SCHEDULE if SCHEDULE_TAG in run.tags else Start.PERSON
 
 
 def with_snapshot(night: Night) -> Night:

@@ -51,7 +51,8 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         with stations.at_work(context, batch_pipeline) as pipeline:
             night = stations.open_night(context, pipeline, spec, INPUT_DATASET)
             retires = retirement.notice(spec)
-            taken = flow.take_input(pipeline, spec, night, again=True)
+            start = stations.start_of(context.run)
+            taken = flow.take_input(pipeline, spec, night, again=True, start=start)
         context.log.info("%s: %s", context.partition_key, taken.note)
         if retires is not None:
             context.log.warning("%s: %s", spec.name, retires)
@@ -156,6 +157,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
             alerts.look(pipeline, spec.alerts, before)
             _refuse_if_closed(spec, before)
             try:
+                flow.meet_deadline(pipeline, spec, night)
                 waiting = flow.submit(pipeline, spec, night).waiting
             except ApiFailure as failure:
                 waiting = Waiting(f"the API did not answer ({failure})", night.open_requests)
