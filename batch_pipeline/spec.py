@@ -313,8 +313,8 @@ class JobSpec(_Part):
             )
         if value is not None and info.data.get("mode", "auto") != "auto":
             raise ValueError(
-                "is for mode auto, which turns to real time for what would miss it; set mode: auto, "
-                "or remove the deadline"
+                "is for mode auto, which turns to real time for what would miss it; "
+                "set mode: auto, or remove the deadline"
             )
         return value
 

@@ -94,7 +94,7 @@ attributes:
   pilot:
     seed: 1
     size: -1
-  mode: realtime
+  mode: fast
   deadline: 22:00
   partitions: {start: 2026-13-01}
   betas:
@@ -117,7 +117,7 @@ attributes:
         "11: attributes.base_dir: unknown key",
         "14: attributes.params.stream: does not belong",
         "17: attributes.pilot.size: must be greater than or equal to 0, not the number -1",
-        "18: attributes.mode: this is not built yet",
+        "18: attributes.mode: must be 'batch', 'realtime' or 'auto', not the",
         "19: attributes.deadline: must be text, not the number 1320; put it into quotes",
         "20: attributes.partitions.start: must be a date like 2026-01-01, not '2026-13-01'",
         "23: attributes.betas.1: must be text, not the number 2; put it into quotes",

@@ -154,7 +154,7 @@ def test_a_whole_number_will_do_where_a_number_is_wanted() -> None:
 
 def test_all_problems_are_found_at_once() -> None:
     found = problems(
-        max_tokens=0, mode="realtime", pilot={"sise": 1}, params={"stream": True}, schedule="daily"
+        max_tokens=0, mode="fast", pilot={"sise": 1}, params={"stream": True}, schedule="daily"
     )
     assert set(found) == {"max_tokens", "mode", "pilot.sise", "params.stream", "schedule"}
 
@@ -298,8 +298,6 @@ class TestOutputSchema:
 
 
 UNBUILT_VALUES: dict[str, Any] = {
-    "mode": "realtime",
-    "deadline": "06:00",
     "pilot.max_projected_usd": 5,
     "budget.max_usd_per_partition": 10,
     "budget.max_usd_per_month": 100,
@@ -353,10 +351,6 @@ class TestUnbuilt:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("deadline", "6:00"),
-            ("deadline", "24:00"),
-            ("deadline", "0h"),
-            ("deadline", 360),
             ("retry.truncated_max_tokens", 500),
             ("budget.buffer", -0.1),
             ("budget.max_usd_per_month", 0),
@@ -371,3 +365,16 @@ class TestUnbuilt:
     ) -> None:
         monkeypatch.setattr(spec_module, "UNBUILT", {})
         assert list(problems(**nested(key, value))) == [key]
+
+
+class TestDeadline:
+    @pytest.mark.parametrize("deadline", ["6:00", "24:00", "06:60", "0h", "8", "8 h", 360])
+    def test_a_time_of_day_or_hours(self, deadline: object) -> None:
+        assert list(problems(mode="auto", deadline=deadline)) == ["deadline"]
+
+    @pytest.mark.parametrize("deadline", [None, "00:00", "06:00", "23:59", "8h", "36h"])
+    def test_mode_auto_takes_it_and_does_without(self, deadline: str | None) -> None:
+        assert job(mode="auto", deadline=deadline).deadline == deadline
+
+    def test_a_mode_that_would_not_act_on_it_does_not_take_it(self) -> None:
+        assert "set mode: auto" in problems(deadline="06:00")["deadline"]

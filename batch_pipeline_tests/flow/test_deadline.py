@@ -89,8 +89,7 @@ DAILY = {"start": "2026-01-01", "timezone": "Europe/Zurich"}
 def test_backfills_have_no_deadline(
     tmp_path: Path, declared: dict[str, Any], partition: str, start: Start, expected: str | None
 ) -> None:
-    auto = {"mode": "auto", "deadline": declared.pop("deadline", "06:00")}
-    declared = {"partitions": DAILY} | declared
-    spec = job(tmp_path / "{partition}.jsonl", **declared).model_copy(update=auto)
+    auto = {"mode": "auto", "deadline": "06:00", "partitions": DAILY}
+    spec = job(tmp_path / "{partition}.jsonl", **(auto | declared))
     found = of_night(spec, partition, utc("2026-03-10 01:00").timestamp(), start)
     assert found == (None if expected is None else utc(expected).timestamp())

@@ -36,11 +36,12 @@ def usual(pipeline: Pipeline, tmp_path: Path) -> None:
 
 def auto(tmp_path: Path, count: int = 25, **declared: Any) -> JobSpec:
     usual: dict[str, Any] = {
+        "mode": "auto",
+        "deadline": "8h",
         "limits": {"max_requests_per_batch": 5},
         "retry": {"max_attempts": 1},
     }
-    spec = job(write_rows(tmp_path / "in.jsonl", documents(count)), **(usual | declared))
-    return spec.model_copy(update={"mode": "auto", "deadline": "8h"})
+    return job(write_rows(tmp_path / "in.jsonl", documents(count)), **(usual | declared))
 
 
 def wanted_in(pipeline: Pipeline, state: Progress, seconds: float) -> None:
