@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,8 +24,8 @@ from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.app import Hooks
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import submissions
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.state import ledger, nights, submissions, tables
+from batch_pipeline.state.submissions import State, Submission
 
 MODEL = "claude-haiku-4-5-20251001"
 PARTITION = "all"
@@ -128,6 +129,23 @@ def accepted_twice(sim: Simulator) -> dict[str, int]:
 def submissions_of(pipeline: Pipeline) -> list[Submission]:
     with pipeline.ledger.read() as connection:
         return submissions.find(connection)
+
+
+def make_late(pipeline: Pipeline, partition: str, seconds: float) -> None:
+    """From now on a night's results are wanted in so many seconds, and its batches, which have been
+    at the API for an hour, are slow."""
+    with pipeline.ledger.write() as connection:
+        at = ledger.now(connection)
+        [night] = [n for n in nights.list_nights(connection) if n.partition == partition]
+        nights.update_night(connection, night.id, deadline_at=at + seconds)
+        connection.execute(
+            sa.update(tables.submission)
+            .where(
+                tables.submission.c.night_id == night.id,
+                tables.submission.c.state == State.ACCEPTED.value,
+            )
+            .values(accepted_at=at - 3_600)
+        )
 
 
 class RealApi(AnthropicApi):

@@ -68,7 +68,8 @@ class Outlook:
 
     `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
     real time already or come back from a batch that is being cancelled for it. `room` of the
-    `queue` is free. `moved`: real time has begun, and what is open since then stays with it: a
+    `queue` is free. `slowest` is how long a batch of the night has been at the API without ending
+    by itself. `moved`: real time has begun, and what is open since then stays with it: a
     forecast at the edge must not send one round this way and the next the other way.
     """
 
@@ -82,6 +83,7 @@ class Outlook:
     turnaround: Turnaround
     speed: Speed
     unplanned: int = 0
+    slowest: float = 0.0
     moved: bool = False
     poll_seconds: float = 60.0
 
@@ -132,8 +134,7 @@ def decide(outlook: Outlook) -> Forecast:
 
 def _expected_turnaround(outlook: Outlook) -> float:
     """A night whose batches are at the API for longer than usual has slow ones."""
-    oldest = max((outlook.now - b.since for b in outlook.flying if b.takable), default=0.0)
-    return max(outlook.turnaround.seconds, oldest)
+    return max(outlook.turnaround.seconds, outlook.slowest)
 
 
 def _too_late_unsent(outlook: Outlook, slow: float) -> int:

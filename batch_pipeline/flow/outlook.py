@@ -7,7 +7,7 @@ night. What follows from it stands in `forecast`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -58,8 +58,23 @@ def of_night(
         turnaround=_turnaround(connection, night),
         speed=measured_speed(connection, night.job, night.account, spec.realtime.concurrency),
         unplanned=night.open_requests,
+        slowest=_slowest(connection, state, taken),
         moved=night.realtime_since is not None,
         poll_seconds=settings.poll_seconds,
+    )
+
+
+def _slowest(connection: Connection, state: Progress, taken: Collection[int]) -> float:
+    """Seconds that the slowest batch had without ending, those that were taken over included."""
+    of_taken = submissions.find(connection, tables.submission.c.id.in_(taken)) if taken else []
+    flying = [s for s in state.live if s.state is State.ACCEPTED]
+    return max(
+        (
+            (batch.cancel_requested_at or state.at) - batch.accepted_at
+            for batch in (*flying, *of_taken)
+            if batch.accepted_at is not None
+        ),
+        default=0.0,
     )
 
 

@@ -37,6 +37,7 @@ def outlook(hours: float, **changes: Any) -> Outlook:
         "unsent": 0,
         "calling": 0,
         "flying": flying,
+        "slowest": max((NOW - batch.since for batch in flying), default=0.0),
         "room": 10_000,
         "queue": 10_000,
         "turnaround": Turnaround(0.5 * HOUR, 20),

@@ -7,20 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
+from batch_pipeline.api.protocol import BatchInfo
+from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import takeover
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import ledger, nights, takeovers
+from batch_pipeline.state import nights, takeovers
+from batch_pipeline.state.submissions import State
+from batch_pipeline.state.takeovers import Takeover
+from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,
+    Dropped,
+    Faults,
     by_id,
     documents,
+    is_create,
     job,
+    make_late,
+    once,
     results,
     statuses,
+    submissions_of,
     write_rows,
 )
 
@@ -28,10 +42,18 @@ HOUR = 3_600.0
 
 
 @pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    return auto(tmp_path)
+
+
+@pytest.fixture
 def usual(pipeline: Pipeline, tmp_path: Path) -> None:
     """Batches of the account took no time so far."""
     earlier = job(write_rows(tmp_path / "earlier.jsonl", documents(3, start=900)), name="earlier")
-    assert run(pipeline, earlier, PARTITION).complete
+    assert run(pipeline, earlier, "all").complete
+    with pipeline.ledger.write() as connection:
+        [night] = nights.list_nights(connection)
+        nights.update_night(connection, night.id, partition="earlier")
 
 
 def auto(tmp_path: Path, count: int = 25, **declared: Any) -> JobSpec:
@@ -44,45 +66,210 @@ def auto(tmp_path: Path, count: int = 25, **declared: Any) -> JobSpec:
     return job(write_rows(tmp_path / "in.jsonl", documents(count)), **(usual | declared))
 
 
-def wanted_in(pipeline: Pipeline, state: Progress, seconds: float) -> None:
-    """From now on the night's results are wanted in so many seconds."""
-    with pipeline.ledger.write() as connection:
-        at = ledger.now(connection) + seconds
-        nights.update_night(connection, state.night.id, deadline_at=at)
-
-
-def in_full(sim: Simulator, pipeline: Pipeline, spec: JobSpec, count: int) -> Counter[str]:
-    """The night is answered once and to the last cent; how many rows came which way."""
+def modes(sim: Simulator, pipeline: Pipeline, spec: JobSpec, count: int = 25) -> dict[str, int]:
+    """How many rows came which way; the night is answered in full, once, to the last cent."""
     rows = by_id(results(pipeline, spec))
     assert set(rows) == {d["id"] for d in documents(count)}
     assert statuses(rows.values()) == {"succeeded": count}
-    assert {row["attempt"] for row in rows.values()} == {1}
+    assert {row["attempt"] for row in rows.values()} == {1}  # canceled is no attempt
     assert sim.books.billed_more_than_once == []
-    return Counter(str(row["mode"]) for row in rows.values())
+    return dict(Counter(str(row["mode"]) for row in rows.values()))
+
+
+def taken(pipeline: Pipeline, state: Progress) -> list[Takeover]:
+    with pipeline.ledger.read() as connection:
+        return list(takeovers.of_night(connection, state.night.id).values())
 
 
 @pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize("done", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(("done", "kept"), [(0.0, 0), (0.4, 10), (1.0, 25)])
 def test_slow_batches_are_taken_over(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, done: float
+    sim: Simulator, pipeline: Pipeline, spec: JobSpec, done: float, kept: int
 ) -> None:
     sim.hold()
     sim.set_done_at_cancel(done)
-    spec = auto(tmp_path)
     state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.in_flight, state.waiting) == (25, 0)
     assert state.night.deadline_at == pytest.approx(state.at + 8 * HOUR, abs=60)
     assert run(pipeline, spec, PARTITION, wait=False).in_flight == 25
+    assert not taken(pipeline, state)
 
-    wanted_in(pipeline, state, 60)
+    make_late(pipeline, PARTITION, seconds=60)
     state = run(pipeline, spec, PARTITION)
     assert state.complete
-    assert state.batches == 5
-    kept = round(5 * done) * 5
-    assert in_full(sim, pipeline, spec, 25) == Counter(
-        {"batch": kept, "realtime": 25 - kept} if done < 1 else {"batch": 25}
-    )
-    with pipeline.ledger.read() as connection:
-        taken = takeovers.of_night(connection, state.night.id)
-        assert takeovers.left_usd(connection, state.night.id) == 0
-    assert len(taken) == 5
+    assert state.batches == len(taken(pipeline, state)) == 5
+    assert {t.left_usd for t in taken(pipeline, state)} == {0}
+    expected = {"batch": kept, "realtime": 25 - kept}
+    assert modes(sim, pipeline, spec) == {way: n for way, n in expected.items() if n}
+
+
+@pytest.mark.usefixtures("usual")
+def test_what_is_not_sent_moves_at_once(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec
+) -> None:
+    """The queue takes 10 requests and is slow; the other 15 do not wait for it."""
+    sim.hold()
+    pipeline = make_pipeline(max_queued_requests=10)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert (state.in_flight, state.waiting) == (10, 15)
+    make_late(pipeline, PARTITION, seconds=HOUR / 2)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    # What is at the API has time to end by itself.
+    assert (state.in_flight, state.waiting, state.settled) == (10, 0, 15)
+    assert not taken(pipeline, state)
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec) == {"batch": 10, "realtime": 15}
+
+
+def test_without_any_time_left_no_batch_is_made(
+    sim: Simulator, pipeline: Pipeline, spec: JobSpec
+) -> None:
+    """Nothing was measured: batches are assumed to take an hour."""
+    night = stations.open_night(pipeline, spec, PARTITION)
+    stations.take_input(pipeline, spec, night)
+    make_late(pipeline, PARTITION, seconds=HOUR / 2)
+    state = run(pipeline, spec, PARTITION)
+    assert (state.complete, state.batches) == (True, 0)
+    assert modes(sim, pipeline, spec) == {"realtime": 25}
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("via", ["batch", "realtime"])
+def test_a_pilot_that_all_others_wait_for_is_hurried_too(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, via: str
+) -> None:
+    pilot = {"size": 2, "via": via, "max_error_rate": 1, "max_truncated_rate": 1}
+    spec = auto(tmp_path, pilot=pilot)
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert state.in_flight == (2 if via == "batch" else 23)
+    make_late(pipeline, PARTITION, seconds=60)
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec) == {"realtime": 25}
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_batch_whose_real_time_price_does_not_fit_the_budget_runs_on(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    spec = auto(tmp_path)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    bound = sum(float(s.usd_bound) for s in submissions_of(pipeline) if s.state is State.ACCEPTED)
+    # All are reserved at the batch price; that leaves room for two batches at twice the price.
+    budget = {"max_usd_per_partition": round(bound * (1 + 2 * 2.1 / 5), 6)}
+    spec = auto(tmp_path, budget=budget)
+    make_late(pipeline, PARTITION, seconds=60)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert len(taken(pipeline, state)) == 2
+    assert "has no room" in (state.night.forecast or {})["not_taken_over"]
+    # A batch that ends is billed less than its bound: that makes room for the next.
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec)["realtime"] >= 10
+
+
+@pytest.mark.usefixtures("usual")
+def test_what_is_of_unknown_outcome_is_left_alone(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, faults: Faults
+) -> None:
+    """The answer to the third create is lost; its batch is found later, nothing is bought twice."""
+    pipeline = make_pipeline(reconcile_seconds=0.5)
+    sim.hold()
+    sim.set_done_at_cancel(0)
+    creates = 0
+
+    def lose(request: Request, _response: Response) -> Response | None:
+        nonlocal creates
+        creates += is_create(request)
+        return Dropped() if is_create(request) and creates == 3 else None
+
+    faults.on_response = once(lose)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert state.unknown == 5
+    make_late(pipeline, PARTITION, seconds=60)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    unknown = [s for s in submissions_of(pipeline) if s.state is State.UNKNOWN]
+    assert [s.cancel_requested_at for s in unknown] == [None]
+    assert len(taken(pipeline, state)) == 2
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec) == {"batch": 5, "realtime": 20}
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("dies", ["before the cancel", "after the cancel"])
+def test_a_take_over_goes_on_after_a_death_in_its_midst(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, dies: str
+) -> None:
+    sim.hold()
+    sim.set_done_at_cancel(0.4)
+    first = make_pipeline()
+    run(first, spec, PARTITION, wait=False)
+    make_late(first, PARTITION, seconds=60)
+    honest = first.api.cancel_batch
+
+    def cancel(batch_id: str) -> BatchInfo:
+        if dies == "after the cancel":
+            honest(batch_id)
+        raise KeyboardInterrupt
+
+    first.api.cancel_batch = cancel  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(first, spec, PARTITION)
+    second = make_pipeline()
+    state = run(second, spec, PARTITION)
+    assert state.complete
+    assert len(taken(second, state)) == 5
+    assert modes(sim, second, spec) == {"batch": 10, "realtime": 15}
+
+
+@pytest.mark.usefixtures("usual")
+def test_two_processes_take_over_once(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, faults: Faults
+) -> None:
+    sim.hold()
+    sim.set_done_at_cancel(0.4)
+    first, second = make_pipeline(), make_pipeline()
+    state = run(first, spec, PARTITION, wait=False)
+    make_late(first, PARTITION, seconds=60)
+    both = [takeover.course(pipeline, spec, state.night) for pipeline in (first, second)]
+    assert {course.take_over for course in both} == {both[0].take_over}
+    for pipeline in (first, second):
+        stations.meet_deadline(pipeline, spec, state.night)
+    assert len(taken(first, state)) == 5
+    assert sum(path.endswith("/cancel") for _, path in faults.calls) == 5
+    assert run(second, spec, PARTITION).complete
+    assert run(first, spec, PARTITION).complete
+    assert modes(sim, first, spec) == {"batch": 10, "realtime": 15}
+
+
+@pytest.mark.usefixtures("usual")
+def test_after_the_deadline_batches_run_to_their_end(
+    sim: Simulator, pipeline: Pipeline, spec: JobSpec
+) -> None:
+    sim.hold()
+    run(pipeline, spec, PARTITION, wait=False)
+    make_late(pipeline, PARTITION, seconds=-1)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    assert (state.in_flight, taken(pipeline, state)) == (25, [])
+    assert "missed" in state.describe()
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert modes(sim, pipeline, spec) == {"batch": 25}
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spec: JobSpec) -> None:
+    """Real time could not follow: what was cancelled would wait for a person."""
+    sim.hold()
+    state = run(pipeline, spec, PARTITION, wait=False)
+    make_late(pipeline, PARTITION, seconds=60)
+    with pipeline.ledger.write() as connection:
+        nights.pause_account(connection, state.night.account, "no credit")
+    stations.meet_deadline(pipeline, spec, state.night)
+    assert not taken(pipeline, state)
+    assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]

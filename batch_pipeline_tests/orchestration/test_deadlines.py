@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,27 +13,33 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import ledger, nights
+from batch_pipeline.state import nights as ledger_nights
 from batch_pipeline.state.nights import Night
 from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.support import make_late
 
 MakeNightly = Callable[..., Nightly]
 
 
-def night_of(partition: str, *, wanted_in: float | None = None) -> Night:
-    """A night in the ledger; with `wanted_in` its results are wanted in so many seconds."""
-    pipeline = Pipeline(Settings.from_environment())
-    with pipeline.ledger.write() as connection:
-        [night] = [n for n in nights.list_nights(connection) if n.partition == partition]
-        if wanted_in is not None:
-            at = ledger.now(connection) + wanted_in
-            nights.update_night(connection, night.id, deadline_at=at)
-    pipeline.ledger.close()
+@pytest.fixture
+def pipeline(environment: Path) -> Iterator[Pipeline]:
+    made = Pipeline(Settings.from_environment({"BATCH_PIPELINE_HOME": str(environment)}))
+    yield made
+    made.ledger.close()
+
+
+def night_of(pipeline: Pipeline, partition: str) -> Night:
+    with pipeline.ledger.read() as connection:
+        [night] = [n for n in ledger_nights.list_nights(connection) if n.partition == partition]
     return night
 
 
 def test_the_sensor_asks_for_a_take_over_and_the_night_ends_in_real_time(
-    nightly: MakeNightly, nights: list[str], sim: Simulator, environment: Path
+    nightly: MakeNightly,
+    nights: list[str],
+    sim: Simulator,
+    environment: Path,
+    pipeline: Pipeline,
 ) -> None:
     job = nightly(mode="auto", deadline="8h")
     assert job.launch(nights[1]).success
@@ -47,7 +53,7 @@ def test_the_sensor_asks_for_a_take_over_and_the_night_ends_in_real_time(
     assert tick.run_requests == []
     assert "expected to be met: batches take" in tick.skip_message
 
-    night_of(nights[2], wanted_in=60)
+    make_late(pipeline, nights[2], seconds=60)
     [request] = job.tick().run_requests
     assert request.partition_key == nights[2]
     assert [key.path for key in request.asset_selection] == [["review", "submitted_batches"]]
@@ -62,7 +68,7 @@ def test_the_sensor_asks_for_a_take_over_and_the_night_ends_in_real_time(
     assert Counter(rows["mode"]) == {"realtime": 22, "batch": 18}
     assert sim.books.billed_more_than_once == []
     assert "go in real time" in job.metadata("submitted_batches", nights[2])["deadline"]
-    night = night_of(nights[2])
+    night = night_of(pipeline, nights[2])
     assert night.completed_at is not None
     assert night.deadline_at is not None
     assert night.completed_at < night.deadline_at
@@ -78,8 +84,14 @@ def test_the_sensor_asks_for_a_take_over_and_the_night_ends_in_real_time(
     ],
 )
 def test_backfills_have_no_deadline(
-    nightly: MakeNightly, nights: list[str], tags: dict[str, str], partition: int, *, has_one: bool
+    nightly: MakeNightly,
+    nights: list[str],
+    pipeline: Pipeline,
+    tags: dict[str, str],
+    partition: int,
+    *,
+    has_one: bool,
 ) -> None:
     job = nightly(mode="auto", deadline="06:00")
     assert job.launch(nights[partition], tags=tags).success
-    assert (night_of(nights[partition]).deadline_at is not None) is has_one
+    assert (night_of(pipeline, nights[partition]).deadline_at is not None) is has_one
