@@ -1,0 +1,150 @@
+"""(b) Collect: from ended batches to results, against the plain SDK way and against the floor.
+
+The floor is Arrow's own JSON reader into zstd Parquet with the columns of the results, without any
+look at what the lines say. All three download the same batches in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import declare, write_documents
+from benchmarks.measure import (
+    PIPELINE,
+    PYTHON,
+    Usage,
+    environment,
+    measured,
+    parser,
+    show,
+    sink,
+    verdict,
+)
+
+FASTER, OF_FLOOR = 5.0, 2.0
+NOT_COMPLETE = 4
+BLOCK_BYTES = 8 << 20
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--documents", type=int, default=100_000)
+    made.add_argument("--answer-characters", type=int, default=200)
+    options = made.parse_args()
+    count = 5_000 if options.quick else options.documents
+    characters = ("--answer-characters", str(options.answer_characters))
+    with tempfile.TemporaryDirectory() as temporary, sink(0.0, *characters) as url:
+        folder = Path(temporary)
+        source = write_documents(folder / "input.jsonl", count, 10)
+        jobs = declare(folder / "jobs", source)
+        environ = environment(url, folder / "home", jobs, max_queued_requests=10**9)
+        measured([PIPELINE, "run", "bench", "--no-wait"], environ, [NOT_COMPLETE])
+        ways: dict[str, tuple[Usage, int]] = {}
+        for name, way in (("plain SDK", "plain"), ("floor", "floor"), ("batch-pipeline", "ours")):
+            command = [PYTHON, "-m", "benchmarks.collect", f"--way={way}", str(folder / way)]
+            ways[name] = (measured(command, environ), count)
+    show(f"(b) collect {count:,} answers of {options.answer_characters} characters", ways)
+    plain, floor, ours = (usage.seconds for usage, _ in ways.values())
+    verdict("times as fast as plain", plain / ours, f"at least {FASTER:g}", met=plain / ours >= 5)
+    verdict("of the floor's time", ours / floor, f"at most {OF_FLOOR:g}", met=ours / floor <= 2)
+
+
+def plain(target: Path) -> None:
+    import anthropic  # noqa: PLC0415  # each way pays for its own imports
+
+    client = anthropic.Anthropic()
+    with target.open("w") as file:
+        for batch in client.messages.batches.list(limit=1000):
+            for line in client.messages.batches.results(batch.id):
+                file.write(line.model_dump_json() + "\n")
+
+
+def floor(target: Path) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow.json as pj  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    text = pa.string()
+    target.mkdir()
+    for batch_id in _listed():
+        response = urllib.request.urlopen(_request(f"/{batch_id}/results"))
+        lines = pj.read_json(response, pj.ReadOptions(block_size=BLOCK_BYTES))
+        count = lines.num_rows
+        message = pc.struct_field(lines["result"], "message")
+        usage = pc.struct_field(message, "usage")
+        content = pc.list_element(pc.struct_field(message, "content"), 0)
+        tokens = {
+            name: pc.struct_field(usage, name)
+            for name in (
+                "input_tokens", "output_tokens", "cache_creation_input_tokens",
+                "cache_read_input_tokens",
+            )
+        }  # fmt: skip
+        table = pa.table(
+            {
+                "id": lines["custom_id"],
+                "status": pc.struct_field(lines["result"], "type"),
+                "content": pc.struct_field(content, "text"),
+                "parsed": pa.nulls(count, text),
+                "stop_reason": pc.struct_field(message, "stop_reason"),
+                "error_type": pa.nulls(count, text),
+                "error_message": pa.nulls(count, text),
+                "model": pc.struct_field(message, "model"),
+                **tokens,
+                "cache_write_1h_tokens": pa.repeat(0, count),
+                "cost_usd": pa.repeat(0.001, count),
+                "attempt": pa.repeat(1, count),
+                "mode": pa.repeat("batch", count),
+                "batch_id": pa.repeat(batch_id, count),
+                "custom_id": lines["custom_id"],
+                "fingerprint": pc.struct_field(message, "id"),
+                "simulated": pa.repeat(True, count),
+                "collected_at": pa.repeat(time.time(), count),
+            }
+        )
+        pq.write_table(table, target / f"{batch_id}.parquet", compression="zstd")
+
+
+def ours(_target: Path) -> None:
+    """Validation, deduplication, counts, the raw lines and the ledger included."""
+    from batch_pipeline.declarations import find_job  # noqa: PLC0415
+    from batch_pipeline.flow import night as stations  # noqa: PLC0415
+    from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
+    from batch_pipeline.settings import Settings  # noqa: PLC0415
+
+    pipeline = Pipeline(Settings.from_environment())
+    spec = find_job(pipeline.settings.jobs_dir, "bench")
+    night = stations.open_night(pipeline, spec, "all")
+    stations.poll_account(pipeline, night.account)
+    collected = stations.collect_ended(pipeline, spec, night)
+    assert collected == len(list(_listed())), collected
+
+
+def _request(path: str) -> urllib.request.Request:
+    url = f"{os.environ['ANTHROPIC_BASE_URL']}/v1/messages/batches{path}"
+    headers = {"x-api-key": "benchmark", "anthropic-version": "2023-06-01"}
+    return urllib.request.Request(url, headers=headers)
+
+
+def _listed() -> Iterator[str]:
+    page: dict[str, Any] = json.load(urllib.request.urlopen(_request("?limit=1000")))
+    return (batch["id"] for batch in page["data"])
+
+
+WAYS = {"plain": plain, "floor": floor, "ours": ours}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1].startswith("--way="):
+        WAYS[sys.argv[1].removeprefix("--way=")](Path(sys.argv[2]))
+    else:
+        main()
