@@ -3,6 +3,7 @@
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
 #   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
+#   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator
 #   make bench   speed and memory against the plain SDK way; see docs/scale.md
 #   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
 
@@ -11,10 +12,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.installed-for-tests
+# Documents of the rehearsal, and tokens of each.
+N ?= 100000
+TOKENS ?= 3000
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test crash-test bench check dev format clean
+.PHONY: demo test crash-test bench rehearsal check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -28,6 +32,9 @@ crash-test: $(TEST_INSTALLED)
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m benchmarks
+
+rehearsal: $(TEST_INSTALLED)
+	$(BIN)/python -m benchmarks.rehearsal --documents $(N) --tokens $(TOKENS)
 
 check: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

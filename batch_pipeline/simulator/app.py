@@ -5,6 +5,7 @@ No rule about batches or messages belongs here: those are in `checks` and `batch
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -104,6 +105,7 @@ class Api:
         self._visibility = Visibility(schedule, books)
         self._faults = FaultInjection(schedule, store, books)
         self._hooks = hooks
+        self._calls: Counter[str] = Counter()
 
     def asgi(self) -> ASGIApp:
         batches = "/v1/messages/batches"
@@ -132,6 +134,7 @@ class Api:
         faulty = self._faults.around(endpoint, handler)
 
         async def guarded(request: Request) -> Response:
+            self._calls[endpoint] += 1
             if endpoint in ("cancel", "delete", "results"):
                 self._store.touch(request.path_params["batch_id"], endpoint)
             try:
@@ -271,9 +274,11 @@ class Api:
             return error_response(request, error)
 
     async def show_books(self, request: Request) -> Response:
-        """The books as JSON; `?contents=false` leaves out the long part."""
+        """The books as JSON, with the calls since the start by endpoint; `?contents=false` leaves
+        out the long part."""
         contents = request.query_params.get("contents") != "false"
-        return Json(await run_sync(lambda: self._books.as_json(contents=contents)))
+        books = await run_sync(lambda: self._books.as_json(contents=contents))
+        return Json({**books, "calls": dict(self._calls)})
 
     async def put_faults(self, request: Request) -> Response:
         """Replace the declared faults while the simulator runs; the body is YAML or JSON."""

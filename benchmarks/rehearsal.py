@@ -1,0 +1,203 @@
+"""The rehearsal: an archive through the whole flow, against the simulator in a process of its own.
+
+    make rehearsal N=1200000 TOKENS=3000
+
+prints what pipeline and simulator took apart, the calls to the API, and the throughput that the
+queue allows at given turnarounds. The input is written first, and all of it is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.corpus import declare, write_documents
+from benchmarks.measure import PIPELINE, environment, folder_bytes, measured
+
+# A token of the simulator's is four bytes of text; the corpus' words have six with their space.
+WORDS_PER_TOKEN = 0.62
+FILE_DOCUMENTS = 50_000
+# A walk through all files costs something itself.
+DISK_SECONDS = 5.0
+HOURS = (0.1, 0.5, 1.0, 3.6, 12.0, 24.0)
+
+
+@dataclass
+class Peak:
+    """The most bytes that lay in a folder, looked at every few seconds."""
+
+    folder: Path
+    bytes: int = 0
+
+    def look(self) -> None:
+        try:
+            self.bytes = max(self.bytes, folder_bytes(self.folder))
+        except OSError:  # a file went away meanwhile
+            return
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    made.add_argument("--documents", type=int, default=100_000)
+    made.add_argument("--tokens", type=int, default=3_000, help="of a document")
+    made.add_argument("--queue-limit", type=int, default=200_000)
+    made.add_argument("--turnaround", type=float, default=20.0, help="seconds of a batch, about")
+    made.add_argument("--requests", type=int, default=10_000, help="of a batch at most")
+    made.add_argument("--folder", help="where input, home and simulator lie; default: temporary")
+    options = made.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rehearsal_", dir=options.folder) as temporary:
+        rehearse(options, Path(temporary))
+
+
+def rehearse(options: argparse.Namespace, folder: Path) -> None:
+    count, words = options.documents, max(1, round(options.tokens * WORDS_PER_TOKEN))
+    start = time.perf_counter()
+    source = _write_input(folder / "input", count, words)
+    size = folder_bytes(source)
+    print(
+        f"input: {count:,} documents of about {options.tokens:,} tokens, {size / 1e9:.2f} GB of "
+        f"Parquet, written in {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
+    limits = {"max_requests_per_batch": options.requests}
+    jobs = declare(folder / "jobs", source / "*.parquet", limits=limits, pilot={"size": 100})
+    with _simulator(options, folder / "simulator") as (url, simulator):
+        environ = environment(url, folder / "home", jobs, max_queued_requests=options.queue_limit)
+        peaks = [Peak(folder / "home"), Peak(folder / "simulator")]
+        with _watched(peaks):
+            ours = measured([PIPELINE, "run", "bench", "--json"], environ)
+        books = _books(url)
+        theirs = _spent(simulator)
+        memory = _memory_peak(simulator)
+    report = json.loads(ours.output[ours.output.index("\n{") :])
+    _show(count, ours, peaks, theirs, memory, books)
+    assert report["complete"], report
+    assert report["items"] == count, report
+    assert not books["billed_more_than_once"], "bought twice"
+    _show_queue(options.queue_limit, count / ours.seconds)
+
+
+def _show(
+    count: int, ours: Any, peaks: list[Peak], theirs: float, memory: float, books: dict[str, Any]
+) -> None:
+    home, simulator = (peak.bytes / 1e9 for peak in peaks)
+    print(f"\n  {'':12}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'disk GB':>9}")
+    print(
+        f"  {'pipeline':12}{ours.seconds:9.0f}{ours.cpu_seconds:9.0f}{ours.peak_mb:9.0f}{home:9.2f}"
+    )
+    print(f"  {'simulator':12}{'':9}{theirs:9.0f}{memory / 1e6:9.0f}{simulator:9.2f}")
+    calls = books["calls"]
+    print(f"  calls to the API: {sum(calls.values()):,} ({_listed(calls)})")
+    print(f"  batches: {books['batches_created']:,}, highest queue: {books['highest_queue']:,}")
+    print(f"  {count / ours.seconds:,.0f} documents a second of wall time")
+    print(f"  {1e6 * ours.cpu_seconds / count:,.0f} microseconds of CPU a document")
+
+
+def _show_queue(limit: int, per_second: float) -> None:
+    """What is possible: the queue's requests once a turnaround, or this machine, if it is less."""
+    print(f"\n  with a queue of {limit:,} requests and batches that take")
+    for hours in HOURS:
+        queue = limit / hours
+        possible = min(queue, per_second * 3600)
+        bound = "the queue" if queue < per_second * 3600 else "this machine"
+        print(
+            f"    {hours:5.1f} h: {possible:12,.0f} documents an hour, "
+            f"{possible * 730 / 1e6:8.1f} million a month (bound by {bound})"
+        )
+
+
+def _write_input(folder: Path, count: int, words: int) -> Path:
+    folder.mkdir()
+    starts = range(0, count, FILE_DOCUMENTS)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        written = [
+            pool.submit(
+                write_documents,
+                folder / f"{start:09}.parquet",
+                min(FILE_DOCUMENTS, count - start),
+                words,
+                start,
+            )
+            for start in starts
+        ]
+        for future in written:
+            future.result()
+    return folder
+
+
+@contextmanager
+def _simulator(options: argparse.Namespace, state: Path) -> Iterator[tuple[str, psutil.Process]]:
+    command = [
+        PIPELINE, "simulator", "--port", "0", "--turnaround", str(options.turnaround),
+        "--queue-limit", str(options.queue_limit), "--state-dir", str(state),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[-1], psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def _watched(peaks: list[Peak]) -> Iterator[None]:
+    """Look at the folders' sizes from time to time."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(DISK_SECONDS):
+            for peak in peaks:
+                peak.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        for peak in peaks:
+            peak.look()
+
+
+def _books(url: str) -> dict[str, Any]:
+    headers = {"x-api-key": "rehearsal", "anthropic-version": "2023-06-01"}
+    request = urllib.request.Request(f"{url}/simulator/books?contents=false", headers=headers)
+    found: dict[str, Any] = json.load(urllib.request.urlopen(request))
+    return found
+
+
+def _spent(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _memory_peak(process: psutil.Process) -> float:
+    """The kernel's own mark of the most that was resident, in bytes."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return float(line.split()[1]) * 1024
+    return float(process.memory_info().rss)
+
+
+def _listed(calls: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(calls.items()))
+
+
+if __name__ == "__main__":
+    main()
