@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("submit", "memory", "flow")
+ALL = ("submit", "collect", "memory", "flow", "ledger")
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """(b) Collect: from ended batches to results, against the plain SDK way and against the floor.
 
 The floor is Arrow's own JSON reader into zstd Parquet with the columns of the results, without any
-look at what the lines say. All three download the same batches in a process of their own; ratios are
-of the collecting itself, without the imports, which no night pays for by the line.
+look at what the lines say. All three download the same batches in a process of their own; ratios
+are of the collecting itself, without the imports, which no night pays for by the line.
 """
 
 from __future__ import annotations

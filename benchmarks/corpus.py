@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def write_documents(path: Path, count: int, words: int, start: int = 0) -> Path:
     if path.suffix == ".parquet":
         schema = pa.schema([("id", pa.string()), ("text", pa.string())])
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            while chunk := [row for row, _ in zip(rows, range(_ROWS_A_GROUP), strict=False)]:
+            while chunk := list(itertools.islice(rows, _ROWS_A_GROUP)):
                 writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
     else:
         with path.open("wb") as file:

