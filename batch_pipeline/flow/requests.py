@@ -111,7 +111,8 @@ class RequestBuilder:
         if max_tokens not in self._prefixes:
             assert max_tokens is not None
             self._prefixes[max_tokens] = self._prefix_with(max_tokens)
-        return BuiltRequest(self._prefixes[max_tokens] + orjson.dumps(prompt) + self._suffix)
+        prefix = self._prefixes[max_tokens]
+        return BuiltRequest(b"".join((prefix, orjson.dumps(prompt), self._suffix)))
 
     def rebuild(self, row: bytes, max_tokens: int | None = None) -> bytes:
         """The parameters of a row that the snapshot holds as sendable."""
@@ -166,17 +167,15 @@ def body_length(params_bytes: Iterable[int]) -> int:
 
 def body_chunks(token: str, params: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes]:
     """The create body, in chunks of about `chunk_bytes`; the last chunk is `BODY_END` alone."""
-    buffer = bytearray(BODY_START)
+    pieces, size = [BODY_START], 0
     for number, data in enumerate(params):
         separator = b"," if number else b""
-        buffer += b'%s{"custom_id":"%s","params":%s}' % (
-            separator,
-            custom_id(token, number).encode(),
-            data,
-        )
-        if len(buffer) >= chunk_bytes:
-            yield bytes(buffer)
-            buffer.clear()
-    if buffer:
-        yield bytes(buffer)
+        head = b'%s{"custom_id":"%s","params":' % (separator, custom_id(token, number).encode())
+        pieces += (head, data, b"}")
+        size += len(data)
+        if size >= chunk_bytes:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield b"".join(pieces)
     yield BODY_END

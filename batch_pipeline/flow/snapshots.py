@@ -172,9 +172,11 @@ def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) ->
                 end = start + parquet.metadata.row_group(group).num_rows
                 if ordinal is not None and ordinal < end:
                     column = parquet.read_row_group(group, columns=["input"]).column(0)
-                    while ordinal is not None and ordinal < end:
-                        yield column[ordinal - start].as_py()
-                        ordinal = next(wanted, None)
+                    found = [ordinal - start]
+                    while (ordinal := next(wanted, None)) is not None and ordinal < end:
+                        found.append(ordinal - start)
+                    taken = column if len(found) == len(column) else column.take(pa.array(found))
+                    yield from taken.to_pylist()
                 start = end
         if ordinal is None:
             return

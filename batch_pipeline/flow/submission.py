@@ -17,6 +17,7 @@ from batch_pipeline.flow import manifests, snapshots
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
+from batch_pipeline.flow.threads import Stop, at_once
 from batch_pipeline.state import admission, nights, submissions
 from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
 from batch_pipeline.state.beat import beating
@@ -29,14 +30,22 @@ log = logging.getLogger(__name__)
 UPLOAD_CHUNK_BYTES = 256 << 10
 # Without a `retry-after`, a full queue is tried again after this.
 QUEUE_FULL_SECONDS = 60.0
+# Below this a night is sent before a second thread would have helped.
+SEVERAL_FROM_BYTES = 16 << 20
+# More do not make a network faster.
+MOST_UPLOADS = 4
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What one round of submitting did: batches accepted, and why the rest waits."""
+    """What one round of submitting did: batches accepted, and why the rest waits.
+
+    `in_trouble`: the API did not answer, and nothing more was tried.
+    """
 
     batches: int
     waiting: Waiting
+    in_trouble: bool = False
 
 
 def submit_waiting(
@@ -45,28 +54,57 @@ def submit_waiting(
     limits: Limits,
     may_send: MaySend,
 ) -> Submitted:
-    """Send the night's waiting batch shards, one after the other, while there is room and money.
+    """Send the night's waiting batch shards, while there is room and money.
 
-    What a failed create leaves is settled in the ledger: it waits, or it is looked for.
+    What is large goes up several at once: one is made while another is on its way. Other processes
+    may do the same; each claims the next shard that waits. What a failed create leaves is settled
+    in the ledger: it waits, or it is looked for.
     """
+    with pipeline.ledger.read() as connection:
+        shards, size = nights.waiting_size(connection, night.id, "batch")
+    count = uploads_at_once(shards, size, pipeline.settings.workers)
+    stop = Stop()
+    rounds = []
+    if count > 1:
+        rounds = at_once(count, lambda: _submit(pipeline, night, limits, may_send, stop), stop)
+    if not stop.is_set():
+        # Why the rest waits, if any is left, is known once nothing else is on its way.
+        rounds.append(_submit(pipeline, night, limits, may_send, stop))
+    accepted = sum(each.batches for each in rounds)
+    trouble = [each.waiting for each in rounds if each.in_trouble]
+    return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)
+
+
+def uploads_at_once(shards: int, size: int, workers: int) -> int:
+    """How many of a night's waiting shards, of `size` bytes in all, are sent at the same time."""
+    return max(1, min(shards, workers, MOST_UPLOADS)) if size >= SEVERAL_FROM_BYTES else 1
+
+
+def _submit(
+    pipeline: Pipeline, night: Night, limits: Limits, may_send: MaySend, stop: Stop
+) -> Submitted:
+    """Send one shard after the other, until something keeps the next from going."""
     accepted = 0
-    while True:
+    while not stop.is_set():
         with pipeline.ledger.write() as connection:
             submissions.reap(connection, night.account)
             intent = admission.begin(connection, night, pipeline.owner, limits, may_send)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
-        failure, verdict = _send(pipeline, intent, limits)
+        failure, verdict = _send(pipeline, intent, limits, stop)
         if verdict in (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT):
-            # One at a time: an API in trouble must not make every shard of a night unknown.
+            # An API in trouble must not make every shard of a night unknown.
+            stop()
             reason = f"the last submission did not get an answer ({failure})"
-            return Submitted(accepted, Waiting(reason, intent.shard.requests))
+            waiting = Waiting(reason, intent.shard.requests)
+            return Submitted(accepted, waiting, in_trouble=True)
         if verdict is None:
             accepted += 1
+    return Submitted(accepted, Waiting(None))
 
 
 def _send(
-    pipeline: Pipeline, intent: Intent, limits: Limits
+    pipeline: Pipeline, intent: Intent, limits: Limits, stop: Stop
 ) -> tuple[ApiFailure | None, CreateVerdict | None]:
     """Send one shard and record what came of it; no verdict: accepted."""
     submission = intent.submission
@@ -79,7 +117,7 @@ def _send(
     params = map(rebuild, rows, table.column("max_tokens").to_pylist())
     chunks = body_chunks(submission.token, params, UPLOAD_CHUNK_BYTES)
     length = body_length(table.column("request_bytes").to_pylist())
-    body = _SealedBody(pipeline, submission, limits, chunks)
+    body = _SealedBody(pipeline, submission, limits, chunks, stop)
     try:
         with heartbeat(pipeline, submission):
             batch = pipeline.api.create_batch(iter(body), length, declaration.betas)
@@ -105,17 +143,24 @@ class _SealedBody:
     """
 
     def __init__(
-        self, pipeline: Pipeline, submission: Submission, limits: Limits, chunks: Iterator[bytes]
+        self,
+        pipeline: Pipeline,
+        submission: Submission,
+        limits: Limits,
+        chunks: Iterator[bytes],
+        stop: Stop,
     ) -> None:
         self._pipeline = pipeline
         self._submission = submission
         self._limits = limits
         self._chunks = chunks
+        self._interrupted = stop
         self.sealed = False
 
     def __iter__(self) -> Iterator[bytes]:
         held = next(self._chunks)
         for chunk in self._chunks:
+            self._interrupted.check()
             yield held
             held = chunk
         before = _clock()

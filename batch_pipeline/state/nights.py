@@ -468,6 +468,19 @@ def pilot_shards(connection: Connection, snapshot_id: int, *states: ShardState) 
     return [_shard(row) for row in connection.execute(query).mappings()]
 
 
+def waiting_size(connection: Connection, night_id: int, engine: Engine) -> tuple[int, int]:
+    """How many shards of a night wait, and the bytes of their requests."""
+    query = sa.select(
+        sa.func.count(), sa.func.coalesce(sa.func.sum(tables.shard.c.bytes), 0)
+    ).where(
+        tables.shard.c.night_id == night_id,
+        tables.shard.c.state == ShardState.WAITING.value,
+        tables.shard.c.engine == engine,
+    )
+    count, size = connection.execute(query).one()
+    return int(count), int(size)
+
+
 def get_shard(connection: Connection, shard_id: int) -> Shard:
     query = sa.select(tables.shard).where(tables.shard.c.id == shard_id)
     return _shard(connection.execute(query).mappings().one())

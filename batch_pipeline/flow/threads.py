@@ -1,0 +1,73 @@
+"""The same loop in several threads of this process, for work that mostly waits for others.
+
+What keeps a core busy goes to `workers` instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+
+
+class StoppedError(Exception):
+    """Another thread has failed, or a person has interrupted: this one is to give up."""
+
+
+class Stop:
+    """Tells the loops to end; none of them is ended by force."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise StoppedError once the loops are to end."""
+        if self._event.is_set():
+            raise StoppedError
+
+
+class _Loop(threading.Thread, Generic[Result]):
+    def __init__(self, work: Callable[[], Result], stop: Stop) -> None:
+        # A second Ctrl-C must not wait for an answer that does not come.
+        super().__init__(daemon=True)
+        self._work, self._stop_all = work, stop
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._work()
+        except BaseException as error:  # noqa: BLE001  # raised by `at_once`
+            self.error = error
+            self._stop_all()
+
+
+def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
+    """Run `work`, which heeds `stop`, in so many threads, and wait for all of them.
+
+    Where one of them fails the others are told to stop, and its error is raised. An interrupt stops
+    them too, and is raised once they have ended in order.
+    """
+    loops = [_Loop(work, stop) for _ in range(count)]
+    for loop in loops:
+        loop.start()
+    try:
+        for loop in loops:
+            loop.join()
+    except BaseException:
+        stop()
+        for loop in loops:
+            loop.join()
+        raise
+    for loop in loops:
+        if loop.error is not None and not isinstance(loop.error, StoppedError):
+            raise loop.error
+    return [loop.result for loop in loops if loop.result is not None]
