@@ -23,7 +23,7 @@ from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.money.report import Report, to_json
-from batch_pipeline.money.wording import clipped, usd
+from batch_pipeline.money.wording import clipped, percent, usd
 from batch_pipeline.partitions import newest_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
@@ -142,7 +142,13 @@ def show_report(output: Output, report: Report) -> None:
             ("all in real time", usd(report.costs.counterfactual_usd)),
             ("saved", usd(report.costs.savings_usd)),
             ("per document", usd(report.cost_per_document_usd)),
+            ("per good answer", usd(report.cost_per_succeeded_usd)),
+            ("billed without use", usd(report.wasted_usd)),
         ]
+        if report.estimated_usd is not None:
+            rows.append(("estimated", usd(report.estimated_usd)))
+        if report.cache_hit_rate:
+            rows.append(("cache hit rate", percent(report.cache_hit_rate)))
         for row in rows:
             table.add_row(*row)
         console.print(table)

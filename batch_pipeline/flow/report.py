@@ -6,7 +6,7 @@ Belongs here: where each number comes from. Its arithmetic and its looks stand i
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -51,6 +51,13 @@ MOST_GROUPS = 20
 
 # Nights that the trend goes back, this one included.
 MOST_NIGHTS = 30
+# What an estimate knew the tokens from, for people.
+FORESEEN = {
+    "measured": "by former answers",
+    "count_tokens": "tokens counted, answers at max_tokens",
+    "model": "tokens of the model's other nights, answers at max_tokens",
+    "rule": "by a rule, answers at max_tokens",
+}
 
 
 def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
@@ -120,7 +127,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         prompt_tokens=sums.prompt_tokens,
         output_tokens=sums.output_tokens,
         wasted=sums.wasted,
-        difference=_difference(state, expected, sums, price),
+        differences=_differences(state, expected, sums, price),
         trend=trend,
     )
 
@@ -212,37 +219,54 @@ def _trend(connection: Connection, night: Night) -> tuple[NightCost, ...]:
     return tuple(found)
 
 
-def _difference(
-    state: Progress, expected: Expected | None, sums: AnswerSums, price: ModelPrice
-) -> Difference | None:
+def _differences(
+    state: Progress, expected: Sequence[Expected], sums: AnswerSums, price: ModelPrice
+) -> tuple[Difference, ...]:
     """Against what was expected of the whole night, once it is whole."""
-    if expected is None or not state.complete:
-        return None
-    return explain(expected, sums.asked, state.total_cost_usd, price.batch.prices[0])
+    if not state.complete:
+        return ()
+    prices = price.batch.prices[0]
+    return tuple(explain(each, sums.asked, state.total_cost_usd, prices) for each in expected)
 
 
-def _expected(connection: Connection, night: Night) -> Expected | None:
-    """What the pilot foresaw for the requests of its own input."""
-    verdict = night.pilot
+def _expected(connection: Connection, night: Night) -> list[Expected]:
+    """What was foreseen: when the input was taken, and by the pilot.
+
+    An estimate of a night that is taken up again is of what was left to be bought, and not to be
+    compared with the whole.
+    """
+    found = []
+    estimate, verdict = night.estimate, night.pilot
+    if estimate is not None and not estimate["already_bought"]:
+        tokens = estimate["tokens"]
+        found.append(
+            Expected(
+                source=f"before sending ({FORESEEN.get(tokens['source'], tokens['source'])})",
+                requests=estimate["requests"],
+                input_tokens=Decimal(str(tokens["input"]["mean"])),
+                output_tokens=Decimal(str(tokens["output"]["mean"])),
+                usd=Decimal(str(estimate["expected_usd"])),
+            )
+        )
     if verdict is None or not verdict["judged"]:
-        return None
+        return found
     measured = [
         snapshot.units
         for snapshot in nights.snapshots_of(connection, night.id).values()
         if snapshot.declaration_hash == verdict["declaration_hash"]
         and snapshot.content_hash == verdict["content_hash"]
     ]
-    return (
-        Expected(
-            source="the pilot",
-            requests=measured[-1],
-            input_tokens=Decimal(str(verdict["mean_input_tokens"])),
-            output_tokens=Decimal(str(verdict["mean_output_tokens"])),
-            usd=Decimal(str(verdict["projected_usd"])),
+    if measured:
+        found.append(
+            Expected(
+                source="by the pilot",
+                requests=measured[-1],
+                input_tokens=Decimal(str(verdict["mean_input_tokens"])),
+                output_tokens=Decimal(str(verdict["mean_output_tokens"])),
+                usd=Decimal(str(verdict["projected_usd"])),
+            )
         )
-        if measured
-        else None
-    )
+    return found
 
 
 def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:

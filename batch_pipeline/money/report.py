@@ -182,8 +182,8 @@ class Report:
     `items` are input rows, `statuses` counts the settled ones. `retries` are answers to requests
     that had been asked before. `other_models` were declared earlier in the night. `turnaround` is
     in seconds, from a batch's acceptance to the poll that saw its end. Token distributions are of
-    billed answers. `trend` are the job's latest nights under the account up to this one, oldest
-    first.
+    billed answers. `differences` are from what was foreseen, the earliest first. `trend` are the
+    job's latest nights under the account up to this one, oldest first.
     """
 
     job: str
@@ -214,7 +214,7 @@ class Report:
     prompt_tokens: Distribution | None = None
     output_tokens: Distribution | None = None
     wasted: tuple[Wasted, ...] = ()
-    difference: Difference | None = None
+    differences: tuple[Difference, ...] = ()
     trend: tuple[NightCost, ...] = ()
     gone: Gone = NOTHING_GONE
 
@@ -244,8 +244,10 @@ class Report:
 
     @property
     def estimated_usd(self) -> Decimal | None:
-        """What the pilot projected for the whole night."""
-        return self.pilot.projected_usd if self.pilot else None
+        """What was foreseen for the whole night last: by the pilot, or before sending."""
+        if self.pilot is not None and self.pilot.projected_usd is not None:
+            return self.pilot.projected_usd
+        return self.differences[-1].expected_usd if self.differences else None
 
     @property
     def over_estimate_share(self) -> float | None:
@@ -329,7 +331,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "estimated_usd": report.estimated_usd,
         "actual_usd": costs.billed_usd,
         "over_estimate_share": report.over_estimate_share,
-        "difference": report.difference.as_json() if report.difference else None,
+        "differences": [difference.as_json() for difference in report.differences],
         "turnaround_seconds": _turnaround_json(report.turnaround),
         "trend": [_night_json(night) for night in report.trend],
         "set_aside": [

@@ -157,13 +157,14 @@ def _token_rows(report: Report) -> list[TokenRow]:
     return rows
 
 
-def _reasons(report: Report) -> list[tuple[str, Decimal]]:
-    """Why the night cost more or less than expected: what is worth a line."""
-    if report.difference is None:
-        return []
-    least = NEGLIGIBLE * report.difference.actual_usd
-    reasons = report.difference.reasons.items()
-    return [(REASONS[name], amount) for name, amount in reasons if abs(amount) > least]
+def _reasons(report: Report) -> list[tuple[str, list[Decimal]]]:
+    """Why the night cost more or less than foreseen: what is worth a line, for each estimate."""
+    least = NEGLIGIBLE * report.costs.billed_usd
+    rows = [
+        (words, [difference.reasons[name] for difference in report.differences])
+        for name, words in REASONS.items()
+    ]
+    return [(words, row) for words, row in rows if any(abs(amount) > least for amount in row)]
 
 
 def _charts(report: Report) -> dict[str, Chart | None]:

@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import alerts, dead_letter, progress, report
+from batch_pipeline.flow import alerts, dead_letter, report
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
-from batch_pipeline.orchestration import charts, metadata, stations
+from batch_pipeline.orchestration import metadata, stations
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
@@ -24,7 +24,6 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Night
 
 
@@ -58,9 +57,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
             found = {
                 COLLECTED_RESULTS: metadata.of_results(pipeline, state),
                 DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
-                COST_REPORT: metadata.of_report(
-                    pipeline, state, written, _cost_by_night(pipeline, night)
-                ),
+                COST_REPORT: metadata.of_report(pipeline, state, written),
             }
         for name, values in found.items():
             key = asset_key(spec.name, name)
@@ -125,11 +122,3 @@ def _collect(
             )
         )
     return state
-
-
-def _cost_by_night(pipeline: Pipeline, night: Night) -> list[float]:
-    """USD of the job's latest nights up to this one, of this account, oldest first."""
-    with pipeline.ledger.read() as connection:
-        every = nights.list_nights(connection, job=night.job, account=night.account)
-        latest = [n for n in every if n.partition <= night.partition][-charts.MOST_BARS :]
-        return [float(progress.of_night(connection, n.id).total_cost_usd) for n in latest]

@@ -274,11 +274,9 @@ def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[Group]
     return found
 
 
-def of_report(
-    pipeline: Pipeline, state: Progress, report: Report, cost_by_night: Sequence[float]
-) -> Metadata:
+def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     night = state.night
-    shown = min(len(cost_by_night), charts.MOST_BARS)
+    cost_by_night = [float(each.usd) for each in report.trend]
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
         "report": dg.MetadataValue.md(report_markdown.render(report)),
         "cost_usd": _usd(report.costs.billed_usd),
@@ -291,9 +289,9 @@ def of_report(
     }
     if report.estimated_usd is not None:
         found["estimated_cost_usd"] = _usd(report.estimated_usd)
-    if shown > 1:
+    if len(cost_by_night) > 1:
         image = charts.bars(cost_by_night, title="cost by night")
-        found[f"cost_of_the_last_{shown}_nights"] = dg.MetadataValue.md(image)
+        found[f"cost_of_the_last_{len(cost_by_night)}_nights"] = dg.MetadataValue.md(image)
     return found
 
 

@@ -299,14 +299,16 @@ def test_the_difference_from_the_estimate_is_explained_to_the_last_digit(
     rows = [*documents(100), {"id": "long", "text": "a long contract " * 20_000}]
     spec = job(write_rows(tmp_path / "input.jsonl", rows), pilot=PILOT)
     report = finished(pipeline, spec)
-    difference = report.difference
-    assert difference is not None
-    assert difference.expected_usd == report.estimated_usd
-    assert difference.actual_usd == report.costs.billed_usd
-    assert sum(difference.reasons.values(), difference.expected_usd) == difference.actual_usd
-    assert difference.reasons["items"] == difference.reasons["duplicates"] == 0
-    document = read_json(pipeline)
-    assert document["difference"]["difference_usd"] == difference.usd
+    before, by_pilot = report.differences
+    assert by_pilot.expected_usd == report.estimated_usd
+    for found in (before, by_pilot):
+        assert found.actual_usd == report.costs.billed_usd
+        assert sum(found.reasons.values(), found.expected_usd) == found.actual_usd
+        assert found.reasons["items"] == found.reasons["duplicates"] == 0
+    # Nothing was measured before: each answer counted at `max_tokens`, and was shorter.
+    assert before.reasons["output_tokens"] < 0
+    documents_of = read_json(pipeline)["differences"]
+    assert [each["difference_usd"] for each in documents_of] == [before.usd, by_pilot.usd]
 
 
 def test_the_trend_is_the_jobs_latest_nights_under_the_account(

@@ -86,13 +86,24 @@ REPORT = Report(
         (700, 5_400, 4_900, 800, 140, 60),
     ),
     wasted=(Wasted("truncated", 60, Decimal("0.31")), Wasted("refused", 4, Decimal("0.008"))),
-    difference=Difference(
-        "the pilot", Decimal("24.5"), Decimal("25.224345678901"),
-        {
-            "items": Decimal(0), "errors": Decimal("-0.11"), "input_tokens": Decimal("0.61"),
-            "output_tokens": Decimal("0.02"), "retries": Decimal("0.3"), "duplicates": Decimal(0),
-            "price": Decimal("-0.095654321099"),
-        },
+    differences=(
+        Difference(
+            "before sending (by a rule, answers at max_tokens)",
+            Decimal("39.2"), Decimal("25.224345678901"),
+            {
+                "items": Decimal(0), "errors": Decimal("-0.13"), "input_tokens": Decimal("-2.1"),
+                "output_tokens": Decimal("-12.02"), "retries": Decimal("0.3"),
+                "duplicates": Decimal(0), "price": Decimal("-0.025654321099"),
+            },
+        ),
+        Difference(
+            "by the pilot", Decimal("24.5"), Decimal("25.224345678901"),
+            {
+                "items": Decimal(0), "errors": Decimal("-0.11"), "input_tokens": Decimal("0.61"),
+                "output_tokens": Decimal("0.02"), "retries": Decimal("0.3"),
+                "duplicates": Decimal(0), "price": Decimal("-0.095654321099"),
+            },
+        ),
     ),
     trend=tuple(
         NightCost(
@@ -119,7 +130,7 @@ EMPTY = replace(
     prompt_tokens=None,
     output_tokens=None,
     wasted=(),
-    difference=None,
+    differences=(),
     trend=(),
 )
 

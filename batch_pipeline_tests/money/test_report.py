@@ -114,11 +114,13 @@ def test_cost_per_document_is_over_settled_items_and_rounded_to_picodollars() ->
 def test_estimate_against_actual(projected: str | None, share: float | None) -> None:
     amount = None if projected is None else Decimal(projected)
     pilot = Pilot(True, (), 10, 0.0, 0.0, amount)
-    report = changed(pilot=pilot, costs=Costs(batch_usd=Decimal(25)))
+    report = changed(pilot=pilot, differences=(), costs=Costs(batch_usd=Decimal(25)))
     assert report.over_estimate_share == share
     assert report.estimated_usd == amount
 
 
-def test_a_night_without_a_pilot_has_no_estimate() -> None:
-    report: Report = changed(pilot=None)
+def test_a_night_without_a_pilot_has_what_was_foreseen_before_sending_if_anything() -> None:
+    report: Report = changed(pilot=None, differences=REPORT.differences[:1])
+    assert report.estimated_usd == Decimal("39.2")
+    report = changed(pilot=None, differences=())
     assert (report.estimated_usd, report.over_estimate_share) == (None, None)
