@@ -111,6 +111,8 @@ Usd = Annotated[
     Field(gt=0, allow_inf_nan=False),
     PlainSerializer(float, when_used="json"),
 ]
+# Per million tokens; results hold amounts to a millionth of a millionth of a dollar.
+UsdPerMillion = Annotated[Usd, Field(decimal_places=6)]
 Text = Annotated[str, BeforeValidator(read_text)]
 JsonObject = dict[str, JsonValue]
 # Lax for the container alone: YAML has lists where a frozen value has tuples.

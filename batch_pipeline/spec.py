@@ -25,6 +25,7 @@ from batch_pipeline.declared_model import (
     Rate,
     Text,
     Usd,
+    UsdPerMillion,
     base_dir_of,
     problem_with,
     read_json,
@@ -150,11 +151,11 @@ class BudgetSpec(_Part):
 class ClassPricesSpec(_Part):
     """USD per million tokens of each class."""
 
-    input: Usd
-    output: Usd
-    cache_write_5m: Usd
-    cache_write_1h: Usd
-    cache_read: Usd
+    input: UsdPerMillion
+    output: UsdPerMillion
+    cache_write_5m: UsdPerMillion
+    cache_write_1h: UsdPerMillion
+    cache_read: UsdPerMillion
 
 
 class PricesSpec(_Part):

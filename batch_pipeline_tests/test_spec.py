@@ -348,6 +348,21 @@ class TestUnbuilt:
         assert spec.budget.max_usd_per_month == Decimal(7)
         assert json.loads(spec.model_dump_json())["budget"] == {**budget, "buffer": 0.2}
 
+    def test_stated_prices_name_every_class_both_ways(self) -> None:
+        classes = {"input": 1, "output": 5, "cache_read": 0.1}
+        whole = {**classes, "cache_write_5m": 1.25, "cache_write_1h": 2}
+        spec = job(prices={"batch": whole, "realtime": whole})
+        assert spec.prices is not None
+        assert spec.prices.batch.cache_write_5m == Decimal("1.25")
+        missing = problems(prices={"batch": classes, "realtime": {**whole, "input": 0}})
+        assert set(missing) == {
+            "prices.batch.cache_write_5m", "prices.batch.cache_write_1h", "prices.realtime.input",
+        }  # fmt: skip
+        assert list(problems(prices={"batch": whole})) == ["prices.realtime"]
+        # Results could not hold what a token of it costs.
+        finer = {"batch": whole, "realtime": {**whole, "output": 0.1234567}}
+        assert list(problems(prices=finer)) == ["prices.realtime.output"]
+
     @pytest.mark.parametrize(
         ("key", "value"),
         [

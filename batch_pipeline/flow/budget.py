@@ -22,6 +22,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.money.bounds import Bounds, Measured
+from batch_pipeline.money.prices import Mode
 from batch_pipeline.money.wording import usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
@@ -152,7 +153,9 @@ def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
     return _bound(found, replace(shard, engine="realtime"))
 
 
-def requests_at_once(found: Bounds, declared: Ceilings, snapshot: Snapshot) -> int | None:
+def requests_at_once(
+    found: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
+) -> int | None:
     """How many requests a shard may have so that several fit under the tightest ceiling; None: any.
 
     By the mean request: what a shard really has is bounded when it is admitted.
@@ -165,7 +168,7 @@ def requests_at_once(found: Bounds, declared: Ceilings, snapshot: Snapshot) -> i
     mean_bytes = -(-snapshot.request_bytes // sent)
     declaration = Declaration.from_json(snapshot.declaration)
     one = found.usd(
-        "batch",
+        mode,
         input_bytes=mean_bytes,
         largest_bytes=mean_bytes,
         output_tokens=declaration.max_tokens,

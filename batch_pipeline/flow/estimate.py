@@ -75,6 +75,7 @@ class Estimate:
     snapshot: NewSnapshot
     work: Work
     tokens: Tokens
+    mode: str
     buffer: float
     batch: Amounts
     realtime: Amounts
@@ -88,7 +89,9 @@ class Estimate:
 
     @property
     def expected_usd(self) -> Decimal:
-        """As the job is declared: batches, and the pilot in real time where it goes that way."""
+        """As the job is declared: in real time, or as batches with the pilot as it goes."""
+        if self.mode == "realtime":
+            return self.realtime.expected
         return self.batch.expected + self.pilot_extra_usd
 
     @property
@@ -238,7 +241,7 @@ def _assembled(
     batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
     sample = sample_size(spec.pilot.size, snapshot.units, left.requests)
     extra = Decimal(0)
-    if spec.pilot.via == "realtime" and left.requests:
+    if spec.mode != "realtime" and spec.pilot.via == "realtime" and left.requests:
         extra = (realtime.expected - batch.expected) / left.requests * sample
     with pipeline.ledger.read() as connection:
         turnaround = outlook.measured_turnaround(connection, account)
@@ -259,6 +262,7 @@ def _assembled(
         snapshot=snapshot,
         work=work,
         tokens=tokens,
+        mode=spec.mode,
         buffer=buffer,
         batch=batch,
         realtime=realtime,
@@ -314,6 +318,7 @@ def as_json(found: Estimate) -> dict[str, Any]:
             "input": _rounded(work.prompt),
             "output": _rounded(work.output),
         },
+        "mode": found.mode,
         "buffer": found.buffer,
         "batch": _way(found.batch, found.batch_hours, found.batch_hours_from),
         "realtime": _way(found.realtime, found.realtime_hours, found.realtime_hours_from),

@@ -9,7 +9,7 @@ amount belongs to the month in which it was reserved. How a bound comes about st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -57,14 +57,16 @@ NO_CEILING = Money()
 
 @dataclass(frozen=True)
 class Spending:
-    """USD under one ceiling: billed, and reserved for what may still be billed."""
+    """USD under one ceiling: billed, reserved for what may still be billed, and what may have been
+    billed for answers that were lost for good."""
 
     billed: Decimal
     reserved: Decimal
+    unproven: Decimal = Decimal(0)
 
     @property
     def total(self) -> Decimal:
-        return self.billed + self.reserved
+        return self.billed + self.reserved + self.unproven
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,15 @@ class Shortfall:
         return self.spent.total + self.needed - self.limit
 
     def __str__(self) -> str:
-        in_flight = f", {_usd(self.spent.reserved)} reserved for what is not collected yet"
+        spent = [f"{_usd(self.spent.billed)} billed"]
+        if self.spent.reserved:
+            spent.append(f"{_usd(self.spent.reserved)} reserved for what is not collected yet")
+        if self.spent.unproven:
+            spent.append(f"up to {_usd(self.spent.unproven)} for answers that were lost for good")
         return (
-            f"{self.ceiling} ({_usd(self.limit)}) has no room: {_usd(self.spent.billed)} billed"
-            f"{in_flight if self.spent.reserved else ''}; the next {self.requests:,} requests need "
-            f"up to {_usd(self.needed)}, {_usd(self.missing)} more than is left"
+            f"{self.ceiling} ({_usd(self.limit)}) has no room: {', '.join(spent)}; the next "
+            f"{self.requests:,} requests need up to {_usd(self.needed)}, {_usd(self.missing)} more "
+            "than is left"
         )
 
 
@@ -140,7 +146,7 @@ def without(
 
 
 def _with(spent: Spending, usd: Decimal) -> Spending:
-    return Spending(spent.billed, spent.reserved + usd)
+    return replace(spent, reserved=spent.reserved + usd)
 
 
 def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Spending:
@@ -152,9 +158,10 @@ def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Sp
             .filter(submission.state == State.COLLECTED.value)
             .label("billed"),
             sa.func.sum(submission.usd_bound).filter(live).label("reserved"),
+            sa.func.sum(submission.unproven_usd).label("unproven"),
         ).where(*conditions)
     ).one()
-    return Spending(row.billed or Decimal(0), row.reserved or Decimal(0))
+    return Spending(*(amount or Decimal(0) for amount in row))
 
 
 def _for_takeovers(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Decimal:

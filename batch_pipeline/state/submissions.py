@@ -81,6 +81,7 @@ class Submission:
     collected_at: float | None
     summary: dict[str, Any] | None
     cost_usd: Decimal | None
+    unproven_usd: Decimal | None = None
     stated_prices: dict[str, Any] | None = None
     tallied: bool | None = None
     downloads: int | None = None
@@ -308,6 +309,7 @@ def collect(
         collected_at=now(connection),
         summary=summary,
         cost_usd=cost_usd,
+        unproven_usd=Decimal(summary.get("gone", {}).get("picodollars", 0)) / tables.PICODOLLARS,
     )
     if collected:
         nights.set_shard_state(connection, submission.shard_id, ShardState.COLLECTED)

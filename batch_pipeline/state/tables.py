@@ -181,6 +181,8 @@ submission = Table(
     # What collection found: counts by status, tokens, cost. Sums over these are the progress.
     Column("summary", JSON),
     Column("cost_usd", Usd),
+    # What may have been billed besides, and can never be proven: it counts as spent.
+    Column("unproven_usd", Usd),
     # The job's own prices when this was sent; NULL: the published ones.
     Column("stated_prices", JSON),
     # Its summary is part of its night's `tally`; NULL: not yet.

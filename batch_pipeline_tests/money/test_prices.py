@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage, find_price
+from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage, find_price, stated_price
 
 AT = datetime(2026, 11, 20, 1, 0, tzinfo=UTC)
 HAIKU = "claude-haiku-4-5-20251001"
@@ -140,6 +140,19 @@ def test_the_match_is_named() -> None:
     price = find_price(HAIKU, AT)
     assert price.matched_model == "claude-haiku-4-5"
     assert price.library_version == genai_prices.__version__
+
+
+def test_stated_prices_are_a_million_tokens_each() -> None:
+    classes = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
+    batch = dict(zip(classes, (0.4, 2, 0.5, 0.8, 0.04), strict=True))
+    realtime = {name: 2 * usd for name, usd in batch.items()}
+    price = stated_price("a-model", {"batch": batch, "realtime": realtime})
+    usage = TokenUsage(*[MILLION] * 5)
+    assert price.cost(usage, mode="batch") == Decimal("3.74")
+    assert price.cost(usage, mode="realtime") == Decimal("7.48")
+    assert price.upper_bound(MILLION, 0, "batch") == Decimal("0.8")
+    assert (price.matched_model, price.source) == ("a-model", "stated by the job")
+    assert find_price(HAIKU, AT).source == f"genai-prices {genai_prices.__version__}"
 
 
 @given(

@@ -133,6 +133,21 @@ def test_a_batch_that_was_bought_twice_counts_twice(ledger: Ledger) -> None:
         assert spent(connection, night) == Spending(Decimal(8), Decimal(0))
 
 
+def test_what_was_lost_for_good_counts_at_its_most(ledger: Ledger) -> None:
+    """Results that the API has deleted may have been billed: a redrive of them is paid besides."""
+    limits = under(partition=12)
+    with ledger.write() as connection:
+        night = a_night(connection, 10, 10)
+        submission = begun(connection, night, limits)
+        accept(connection, submission)
+        submissions.end(connection, submission)
+        gone = {"gone": {"requests": 7, "picodollars": 7 * 10**12}}
+        submissions.collect(connection, submission, SUMMARY | gone, Decimal(2))
+        assert spent(connection, night) == Spending(Decimal(2), Decimal(0), Decimal(7))
+        waiting = begin(connection, night, limits)
+    assert "$2.00 billed, up to $7.00 for answers that were lost for good" in str(waiting)
+
+
 def test_the_message_says_what_is_missing_and_of_which_ceiling(ledger: Ledger) -> None:
     limits = under(partition="20.5", job_month=1_000)
     with ledger.write() as connection:
