@@ -120,7 +120,7 @@ def _by_model(
     for (model_id, price, duplicates), group in groups.items():
         files = answer_paths(night, group, duplicates=duplicates)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
-            rows = connection.execute(_by_tier(price.realtime.starts)).fetchall()
+            rows = connection.execute(by_tier(price.realtime.starts)).fetchall()
         for mode, tier, answers, usd, *sums in rows:
             tokens = TokenUsage(**dict(zip(TOKENS, map(int, sums), strict=True)))
             usage = ModelUsage(
@@ -137,8 +137,11 @@ def _by_model(
     return tuple(sorted(found.values(), key=lambda usage: (-usage.usd, usage.model_id)))
 
 
-def _by_tier(starts: Sequence[int]) -> str:
-    """The query whose `tier` is a request's position in the prices that begin above `starts`."""
+def by_tier(starts: Sequence[int]) -> str:
+    """The query whose `tier` is a request's position in the prices that begin above `starts`.
+
+    A row a way and tier: both, the billed answers, what they cost, and their tokens by class.
+    """
     tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
     sums = ", ".join(f"sum({name})" for name in TOKENS)
     return _BY_TIER.format(tier=tier, billed=_BILLED, sums=sums)

@@ -140,7 +140,10 @@ def _add_pilot(
     # Where batches would miss the deadline, the pilot that all others wait for would too.
     hurried = spec.mode == "auto" and seen.night.realtime_since is not None
     engine = "realtime" if hurried else spec.pilot.via
-    planned = _write_shard(pipeline, seen, table, engine, bounds, pilot=True)
+    planned = replace(
+        _write_shard(pipeline, seen, table, engine, bounds, pilot=True),
+        for_deadline=engine != spec.pilot.via,
+    )
     left = max(0, seen.night.open_requests - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import answer_sums, dead_letter, joins, paths
+from batch_pipeline.flow import answer_sums, dead_letter, deadline_cost, joins, paths
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
@@ -71,6 +71,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         declared = _declarations(connection, state)
         trend = _trend(connection, state.night)
         expected = _expected(connection, state.night)
+        hurried = nights.shards_for_deadline(connection, night.id)
     night = state.night
     if state.snapshot is None:
         current = Declaration.of(spec)
@@ -78,7 +79,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         current = Declaration.from_json(state.snapshot.declaration)
     stated = state.submissions[-1].stated_prices if state.submissions else stated_prices(spec)
     price = price_at(current, _first_intent(state), stated)
-    sums = answer_sums.of_night(pipeline, night, _priced(state, declared))
+    priced = _priced(state, declared)
+    sums = answer_sums.of_night(pipeline, night, priced)
     used = {declaration.model_id for declaration in declared.values()}
     return Report(
         job=night.job,
@@ -129,6 +131,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         wasted=sums.wasted,
         differences=_differences(state, expected, sums, price),
         trend=trend,
+        deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
     )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.money.deadline import DeadlineCost
 from batch_pipeline.money.difference import Difference
 from batch_pipeline.money.distribution import Distribution
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
+from batch_pipeline.money.prices import ModelPrice, Tiers, TokenUsage, UnitPrices
 
 ZERO = Decimal(0)
 # Picodollars: the scale of the results' `cost_usd`, below which no published price reaches.
@@ -217,6 +218,7 @@ class Report:
     differences: tuple[Difference, ...] = ()
     trend: tuple[NightCost, ...] = ()
     gone: Gone = NOTHING_GONE
+    deadline: DeadlineCost | None = None
 
     @property
     def wasted_usd(self) -> Decimal:
@@ -263,11 +265,15 @@ def at_realtime_price(price: ModelPrice, by_tier: Mapping[int, TokenUsage]) -> D
     Keys are positions in `price.realtime.prices`: each request's own prompt length decides which,
     and within one the cost is linear in the tokens, so that sums cost what their parts do.
     """
-    return sum((_linear(price, tier, usage) for tier, usage in by_tier.items()), ZERO)
+    return at_price(price.realtime, by_tier)
 
 
-def _linear(price: ModelPrice, tier: int, usage: TokenUsage) -> Decimal:
-    prices = price.realtime.prices[tier]
+def at_price(tiers: Tiers, by_tier: Mapping[int, TokenUsage]) -> Decimal:
+    """The same at the prices of either way; keys are positions in `tiers.prices`."""
+    return sum((_linear(tiers.prices[tier], usage) for tier, usage in by_tier.items()), ZERO)
+
+
+def _linear(prices: UnitPrices, usage: TokenUsage) -> Decimal:
     return (
         prices.input * usage.input_tokens
         + prices.output * usage.output_tokens
@@ -323,6 +329,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {"reason": part.reason, "answers": part.answers, "cost_usd": part.usd}
             for part in report.wasted
         ],
+        "deadline": report.deadline.as_json() if report.deadline else None,
         "pilot": _pilot_json(report.pilot),
         "approvals": [
             {**vars(given), "approved_at": given.approved_at.isoformat(timespec="seconds")}

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from batch_pipeline.money.deadline import DeadlineCost
 from batch_pipeline.money.report import Report
-from batch_pipeline.money.wording import clipped, duration, part, percent, status_label, usd
+from batch_pipeline.money.wording import (
+    clipped,
+    duration,
+    moment,
+    part,
+    percent,
+    status_label,
+    usd,
+)
 
 # Dagster hides longer Markdown behind a link.
 INLINE_CHARACTERS = 1_000
@@ -46,7 +55,17 @@ def _notices(report: Report) -> list[str]:
     if report.gone.requests:
         bound = f"cost unknown, at most {usd(report.gone.usd_bound)} beside the sums"
         notices.append(f"**Results gone:** {report.gone.requests:,} requests, {bound}")
+    if report.deadline is not None:
+        notices.append(f"**Deadline** {_deadline(report.deadline)}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]
+
+
+def _deadline(deadline: DeadlineCost) -> str:
+    said = f"{moment(deadline.wanted_at.timestamp())} {deadline.outcome}"
+    if not deadline.requests:
+        return said
+    extra = f"{usd(deadline.extra_usd)} more than as batches"
+    return f"{said}: {deadline.requests:,} requests in real time for it, {extra}"
 
 
 def _outcomes(report: Report) -> str:

@@ -411,6 +411,14 @@ def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int
     return {engine: int(requests) for engine, requests in connection.execute(query)}
 
 
+def shards_for_deadline(connection: Connection, night_id: int) -> set[int]:
+    """Ids of the shards that went in real time because batches would have been too late."""
+    query = sa.select(tables.shard.c.id).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.for_deadline.is_(True)
+    )
+    return set(connection.scalars(query))
+
+
 def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shard]) -> bool:
     """Waiting batch shards are dropped, their requests open again to be planned for real time.
 

@@ -15,6 +15,7 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow import takeover
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
@@ -101,6 +102,12 @@ def test_slow_batches_are_taken_over(
     assert {t.left_usd for t in taken(pipeline, state)} == {0}
     expected = {"batch": kept, "realtime": 25 - kept}
     assert modes(sim, pipeline, spec) == {way: n for way, n in expected.items() if n}
+    report = build_report(pipeline, spec, state.night)
+    assert report.deadline is not None
+    assert (report.deadline.met, report.deadline.requests) == (True, 25 - kept)
+    assert report.deadline.realtime_usd == report.costs.realtime_usd
+    # All of it was bought at twice the price of batches.
+    assert report.deadline.extra_usd * 2 == report.costs.realtime_usd
 
 
 @pytest.mark.usefixtures("usual")
