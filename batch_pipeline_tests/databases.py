@@ -31,3 +31,16 @@ def emptied(server: sa.URL) -> str:
         connection.execute(sa.text("CREATE SCHEMA public"))
     engine.dispose()
     return server.render_as_string(hide_password=False)
+
+
+def cut_connections(url: str) -> int:
+    """End all connections to a PostgreSQL database, as its restart would; returns how many."""
+    engine = sa.create_engine(url)
+    query = """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+    """
+    with engine.begin() as connection:
+        cut = int(connection.scalar(sa.text(query)) or 0)
+    engine.dispose()
+    return cut

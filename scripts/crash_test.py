@@ -35,6 +35,7 @@ DAGSTER_BLOWS = 8
 ROWS = {
     "kills": "processes killed (SIGKILL)",
     "freezes": "processes frozen (SIGSTOP) beyond their lease",
+    "cuts": "connections to PostgreSQL cut",
     "restarts": "processes started in their place",
     "nights": "nights completed and checked",
     "batches": "batches made",

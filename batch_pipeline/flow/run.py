@@ -23,6 +23,9 @@ from batch_pipeline.state.nights import Night
 
 log = logging.getLogger(__name__)
 
+# Refusals of a key, one after the other, until a person is asked: one may be the API's slip.
+MOST_REFUSALS = 3
+
 Watch = Callable[[Progress], None]
 
 # A step can take long (an upload, a download), and a poll's pause too: what is shown goes on.
@@ -79,12 +82,13 @@ def _run(pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, *, wait:
     partition = night.partition
     state, reason = stations.progress(pipeline, night), None
     warned: set[str] = set()
+    patience = _Patience()
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
             stations.take_input(pipeline, spec, night)
         try:
-            state, why = _step(pipeline, spec, night, watch)
+            state, why = _step(pipeline, spec, night, watch, patience)
         except BatchPipelineError:
             alerts.look(pipeline, spec.alerts, stations.progress(pipeline, night))
             raise
@@ -129,8 +133,30 @@ def _input_changed(pipeline: Pipeline, spec: JobSpec, state: Progress) -> bool:
     return taken.snapshot.id != state.night.snapshot_id
 
 
+class _Patience:
+    """With an API in trouble: faults pass, but a key that is refused again and again is revoked."""
+
+    def __init__(self) -> None:
+        self._refusals = 0
+
+    def end(self) -> None:
+        """The API answered."""
+        self._refusals = 0
+
+    def bear(self, failure: ApiFailure) -> None:
+        """Raise AccountError where waiting on is of no use."""
+        refused = failure.status in (401, 403) and failure.error_type is not None
+        self._refusals = self._refusals + 1 if refused else 0
+        if self._refusals >= MOST_REFUSALS:
+            raise AccountError(
+                f"The API refuses the key ({failure}). Nothing is lost: what is in flight goes on "
+                "there. Set ANTHROPIC_API_KEY to a key of the same workspace and run again."
+            ) from failure
+        log.warning("the API did not answer (%s); trying again", failure)
+
+
 def _step(
-    pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch
+    pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, patience: _Patience
 ) -> tuple[Progress, Waiting | None]:
     """Do all that can be done now; a passing fault of the API is left to the next step."""
     waiting: Waiting | None = None
@@ -148,8 +174,10 @@ def _step(
                 # What calls have answered need not wait for the next round.
                 stations.collect_ended(pipeline, spec, night, changed)
     except ApiFailure as failure:
-        log.warning("the API did not answer (%s); trying again", failure)
+        patience.bear(failure)
         waiting = Waiting(f"the API did not answer ({failure})")
+    else:
+        patience.end()
     return stations.finish(pipeline, night), waiting
 
 

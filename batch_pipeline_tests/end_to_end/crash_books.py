@@ -32,6 +32,7 @@ class Figures:
     nights: int = 0
     kills: int = 0
     freezes: int = 0
+    cuts: int = 0
     restarts: int = 0
     requests: int = 0
     batches: int = 0

@@ -40,6 +40,7 @@ RECONCILE_SECONDS = 12.0
 # Beyond a lease, and well within the time in which a lost answer is looked for.
 FREEZE_SECONDS = (5.0, 8.0)
 LONGEST_PAUSE_SECONDS = 3.0
+LONGEST_WAIT_SECONDS = 20.0
 PATIENCE_SECONDS = 420.0
 COMMAND_LINE = "from batch_pipeline.cli import main; main()"
 # What takes minutes in production, so that a test does not.
@@ -48,11 +49,11 @@ SOONER = {
 }
 
 
-def hunted_under_dagster(folder: Path, seed: int, *, blows: int) -> Figures:
+def hunted_under_dagster(folder: Path, seed: int, *, blows: int, count: int = NIGHTS) -> Figures:
     """Nights that a backfill asks for, while so many blows fall on what works on them."""
     folder.mkdir(parents=True)
     today = datetime.now(UTC).date()
-    nights = [(today - timedelta(days=days)).isoformat() for days in range(NIGHTS, 0, -1)]
+    nights = [(today - timedelta(days=days)).isoformat() for days in range(count, 0, -1)]
     documents = declare(folder, nights)
     with running_simulator(turnaround=0.4, seed=seed, faults=HOSTILE) as sim:
         environment = {
@@ -128,6 +129,7 @@ class _Hunt:
 
     def _kill_everything(self) -> None:
         """What a machine that is switched off does: nobody is left that knows of the runs."""
+        self._one_of("worker")
         session = [p for p in processes(self._dagster.home) if p.role != "webserver"]
         daemons = {p.session for p in session if p.role == "daemon"}
         for process in session:
@@ -152,8 +154,16 @@ class _Hunt:
         self.figures.restarts += 1
 
     def _one_of(self, role: str) -> Process | None:
-        found = [p for p in processes(self._dagster.home) if p.role == role]
-        return self._dice.choice(found) if found else None
+        """One of a role's processes, which may have to be waited for."""
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        while time.monotonic() < deadline:
+            found = [p for p in processes(self._dagster.home) if p.role == role]
+            if found:
+                # What it is struck at is not always its start.
+                time.sleep(self._dice.uniform(0.0, LONGEST_PAUSE_SECONDS))
+                return self._dice.choice(found)
+            time.sleep(0.2)
+        return None
 
     def _kill(self, process: Process | None) -> None:
         if process is not None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
+from batch_pipeline_tests.databases import cut_connections
 from batch_pipeline_tests.end_to_end.crash_books import Documents, Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import documents, write_rows
@@ -119,8 +120,8 @@ def hunted(
 ) -> Figures:
     """A night of two submitters under a hostile API, killed and frozen at random moments.
 
-    A process that ended with a message is started again, as a person would. The blows stop once the
-    night is complete.
+    A ledger in PostgreSQL loses its connections at times. A process that ended with a message is
+    started again, as a person would. The blows stop once the night is complete.
     """
     dice = random.Random(seed)
     figures = Figures()
@@ -141,6 +142,9 @@ def hunted(
             if code == COMPLETE:
                 workers.pop(number)
                 break
+            if ledger_url is not None and dice.random() < 0.3:
+                figures.cuts += cut_connections(ledger_url)
+                continue
             if code is None and dice.random() < 0.5:
                 _freeze(workers[number], dice.uniform(1.2, 2.5) * work.lease_seconds)
                 figures.freezes += 1

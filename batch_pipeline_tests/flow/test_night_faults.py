@@ -361,6 +361,35 @@ def test_faults_of_polls_are_waited_out(
     assert sim.books.accepted_requests == 5
 
 
+@pytest.mark.parametrize(("refusals", "ends"), [(2, False), (3, True)])
+def test_a_key_that_is_revoked_half_way_is_a_matter_for_a_person(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    faults: Faults,
+    tmp_path: Path,
+    refusals: int,
+    ends: bool,
+) -> None:
+    pipeline = make_pipeline()
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(5)))
+    sim.hold()
+    run(pipeline, spec, PARTITION, wait=False)
+    left = refusals
+
+    def refuse(_: Request) -> Response | None:
+        nonlocal left
+        left -= 1
+        return error(401, "authentication_error", "revoked") if left >= 0 else None
+
+    faults.on_request = refuse
+    sim.release()
+    if ends:
+        with pytest.raises(AccountError, match="refuses the key"):
+            run(pipeline, spec, PARTITION)
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 5}
+    assert not accepted_twice(sim)
+
+
 def test_a_billing_error_within_a_batch_pauses_the_account_and_sets_nothing_aside(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
