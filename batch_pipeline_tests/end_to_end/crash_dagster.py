@@ -19,7 +19,7 @@ from pathlib import Path
 from batch_pipeline.declarations import load_jobs
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.simulator import running_simulator
+from batch_pipeline.simulator import Faults, running_simulator
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check_nights
 from batch_pipeline_tests.end_to_end.crash_nights import HOSTILE
 from batch_pipeline_tests.end_to_end.dagster_processes import (
@@ -49,13 +49,15 @@ SOONER = {
 }
 
 
-def hunted_under_dagster(folder: Path, seed: int, *, blows: int, count: int = NIGHTS) -> Figures:
+def hunted_under_dagster(
+    folder: Path, seed: int, *, blows: int, count: int = NIGHTS, faults: Faults = HOSTILE
+) -> Figures:
     """Nights that a backfill asks for, while so many blows fall on what works on them."""
     folder.mkdir(parents=True)
     today = datetime.now(UTC).date()
     nights = [(today - timedelta(days=days)).isoformat() for days in range(count, 0, -1)]
     documents = declare(folder, nights)
-    with running_simulator(turnaround=0.4, seed=seed, faults=HOSTILE) as sim:
+    with running_simulator(turnaround=0.4, seed=seed, faults=faults) as sim:
         environment = {
             "ANTHROPIC_API_KEY": "any",
             "ANTHROPIC_BASE_URL": sim.url,
