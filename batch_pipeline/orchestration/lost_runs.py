@@ -3,8 +3,8 @@
 Dagster notices a dead worker only while the code server that started it lives, and retries a run
 only if its daemon lives at that moment and its backfill has not ended. What falls between is found
 here by every tick: a run without a sign of life is reported as failed, and a run that failed
-because its worker died is asked for again, until one comes to an end of its own. A night that a
-person, a schedule or a backfill asked for needs nobody to look after it, however often it dies.
+because its worker died is asked for again, until one comes to an end of its own. So a night that a
+person, a schedule or a backfill asked for needs nobody to look after it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ FAILURE_REASON_TAG = "dagster/failure_reason"
 OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
 # What died longer ago is a person's matter: the sensor was off, or Dagster.
 WATCHED = timedelta(days=7)
+# Some 24 hours of them: what kills a worker so often is no accident.
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def repeats(launched: Sequence[Launched], at: float) -> list[Repeat]:
         if not last.lost:
             continue
         in_a_row = sum(run.root == last.root for run in runs)
-        if at >= last.ended_at + lost_rest(in_a_row):
+        if in_a_row <= MOST_REPEATS and at >= last.ended_at + lost_rest(in_a_row):
             found.append(Repeat(last, in_a_row))
     return found
 

@@ -15,7 +15,7 @@ from batch_pipeline.orchestration.decisions import (
     LONGEST_REST_SECONDS,
     lost_rest,
 )
-from batch_pipeline.orchestration.lost_runs import Launched, dead, repeats
+from batch_pipeline.orchestration.lost_runs import MOST_REPEATS, Launched, dead, repeats
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     PARTITION_TAG,
@@ -65,6 +65,12 @@ def test_a_lost_run_is_repeated_unless_another_took_its_place(
 ) -> None:
     found = [(repeat.run.run_id, repeat.number) for repeat in repeats(runs, at)]
     assert found == repeated
+
+
+def test_what_dies_again_and_again_is_left_to_a_person() -> None:
+    runs = [launched(str(number), number, lost=True) for number in range(MOST_REPEATS)]
+    assert [repeat.number for repeat in repeats(runs, 10_000)] == [MOST_REPEATS]
+    assert repeats([*runs, launched("last", MOST_REPEATS, lost=True)], 10_000) == []
 
 
 def test_the_rest_between_lost_runs_grows_to_a_limit() -> None:
