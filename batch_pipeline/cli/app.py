@@ -139,6 +139,8 @@ def validate(
     sources = dataset.find_input(pipeline, spec, key)
     snapshot = dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
+    if spec.mode == "auto" and spec.deadline is None:
+        context.obj.say("mode: auto without a deadline is the same as mode: batch.")
     views.show_validation(context.obj, spec, key, sources, snapshot, limits, retirement.check(spec))
 
 

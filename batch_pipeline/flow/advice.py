@@ -12,6 +12,12 @@ from typing import Literal
 
 from batch_pipeline.money.wording import duration, usd
 
+# What an hour is worth where nobody has said that somebody waits: so little that it decides only
+# about trials and small jobs, whose saving is cents.
+VALUE_OF_AN_HOUR_USD = Decimal(1)
+# A job that takes longer in real time is not one that anybody sits through.
+LONGEST_QUICK_HOURS = 0.5
+
 
 @dataclass(frozen=True)
 class Way:
@@ -31,17 +37,16 @@ class Advice:
 
 def advise(batch: Way, realtime: Way, hours_left: float | None) -> Advice:
     """Batches, which cost half, unless they would miss the deadline, in so many hours (None: there
-    is none)."""
-    saved = realtime.usd - batch.usd
-    faster = f"real time would take about {_hours(realtime.hours)}"
+    is none), or save less than the time that they take is worth."""
     if not batch.usd:
         return Advice("batch", "there is nothing left to buy")
     if hours_left is None:
-        return Advice("batch", f"it saves {usd(saved)}, and no deadline is declared; {faster}")
+        return _at_leisure(batch, realtime)
     left = f"the deadline is in {_hours(hours_left)}"
     if batch.hours <= hours_left:
+        saved = usd(realtime.usd - batch.usd)
         took = f"batches are expected back within {_hours(batch.hours)}"
-        return Advice("batch", f"it saves {usd(saved)}; {took}, {left}")
+        return Advice("batch", f"it saves {saved}; {took}, {left}")
     if realtime.hours <= hours_left:
         return Advice(
             "auto",
@@ -53,6 +58,21 @@ def advise(batch: Way, realtime: Way, hours_left: float | None) -> Advice:
         f"{left}: neither batches ({_hours(batch.hours)}) nor real time "
         f"({_hours(realtime.hours)}) are expected to meet it for all requests",
     )
+
+
+def _at_leisure(batch: Way, realtime: Way) -> Advice:
+    """Where nobody waits: real time only if the saving is smaller than the value of the time."""
+    saved = realtime.usd - batch.usd
+    sooner = max(0.0, batch.hours - realtime.hours)
+    worth = VALUE_OF_AN_HOUR_USD * Decimal(str(round(sooner, 6)))
+    if realtime.hours <= LONGEST_QUICK_HOURS and saved < worth:
+        return Advice(
+            "realtime",
+            f"it is done in about {_hours(realtime.hours)}; batches would save {usd(saved)}, less "
+            f"than {_hours(sooner)} of waiting are worth (at {usd(VALUE_OF_AN_HOUR_USD)} an hour)",
+        )
+    faster = f"real time would take about {_hours(realtime.hours)}"
+    return Advice("batch", f"it saves {usd(saved)}, and no deadline is declared; {faster}")
 
 
 def _hours(hours: float) -> str:
