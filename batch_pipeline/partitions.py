@@ -95,6 +95,15 @@ def check_key(spec: PartitionsSpec | None, key: str, now: datetime) -> None:
         )
 
 
+def check_day(spec: PartitionsSpec | None, key: str) -> None:
+    """Raise UsageError unless the job has one night a day and `key` is a day, whether or not it is
+    one of them."""
+    if spec is None:
+        raise UsageError(f"the job has one night, {SINGLE_KEY!r}, and none before another")
+    if _parse_key(key) is None:
+        raise UsageError(f"{key!r} is not a day written like {spec.start.isoformat()}")
+
+
 def keys_between(spec: PartitionsSpec | None, first: str, last: str, now: datetime) -> list[str]:
     """All keys from `first` to `last`, both included and both checked; empty if out of order."""
     check_key(spec, first, now)

@@ -42,6 +42,8 @@ def documents(count: int, words: int, start: int = 0) -> Iterator[dict[str, str]
     vocabulary = [
         "".join(chance.choices("etaoinshrdlu", k=chance.randint(2, 9))) for _ in range(8000)
     ]
+    # Dashes, quotes and the like: hardly a real text is without, and it is no plain ASCII then.
+    vocabulary += ["\u2014", "\u201cso\u201d", "caf\u00e9", "\u20ac100"] * 20
     pool = chance.choices(vocabulary, k=max(_POOL_WORDS, 2 * words))
     for number in range(start, start + count):
         offset = chance.randrange(len(pool) - words)

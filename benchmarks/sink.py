@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,9 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# An unescaped quote cannot stand inside a JSON string: what matches is a key.
-_CUSTOM_ID = re.compile(rb'"custom_id":\s*"([^"]+)"')
-_LONGEST_ID = 100
+# An unescaped quote cannot stand inside a JSON string: what is found is a key.
+_KEY = b'"custom_id":'
 _CHUNK = 1 << 20
 _LINES_A_CHUNK = 2_000
 
@@ -132,11 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             rest = b""
             for chunk in self._body():
                 data = rest + chunk
-                end = 0
-                for match in _CUSTOM_ID.finditer(data):
-                    ids.append(match[1])
-                    end = match.end()
-                rest = data[max(end, len(data) - _LONGEST_ID) :]
+                rest = data[_take_ids(data, ids) :]
             self._json(self.server.shown(self.server.add(ids)))
         else:
             self._json({}, 404)
@@ -211,6 +205,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def _take_ids(data: bytes, ids: list[bytes]) -> int:
+    """Add the custom ids that stand in `data` whole; returns from where the rest is to be seen."""
+    start = 0
+    while (found := data.find(_KEY, start)) >= 0:
+        opened = data.find(b'"', found + len(_KEY))
+        closed = data.find(b'"', opened + 1)
+        if opened < 0 or closed < 0:
+            return found
+        ids.append(data[opened + 1 : closed])
+        start = closed
+    return max(start, len(data) - len(_KEY))
 
 
 def main() -> None:

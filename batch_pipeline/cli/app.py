@@ -291,6 +291,31 @@ def cancel(
         return COMPLETE
 
 
+@app.command()
+def prune(
+    context: typer.Context,
+    job: Job,
+    before: Annotated[
+        str, typer.Option("--before", metavar="P", help="Nights before this one, as YYYY-MM-DD.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
+    from batch_pipeline.cli import views
+    from batch_pipeline.flow import prune as pruning
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.partitions import check_day
+
+    settings = opening.load_settings(context.obj)
+    spec = opening.find_spec(settings, job)
+    check_day(spec.partitions, before)
+    pruned = pruning.prune(Pipeline(settings), spec.name, before, dry_run=dry_run)
+    views.show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
+
+
 @dead_letters.command("list")
 def list_dead_letters(
     context: typer.Context,

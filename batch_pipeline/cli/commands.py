@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from batch_pipeline.errors import UsageError
 
-UNBUILT = ("prune",)
+UNBUILT: tuple[str, ...] = ()
 """Commands whose feature is not built yet; building one ends with deleting its entry."""
 
 

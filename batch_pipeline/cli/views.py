@@ -18,9 +18,10 @@ from rich.text import Text
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.declarations import JobScan
-from batch_pipeline.flow import approval
+from batch_pipeline.flow import approval, prune
 from batch_pipeline.flow.dead_letter import Group
 from batch_pipeline.flow.planning import ShardLimits
+from batch_pipeline.flow.prune import Pruned
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.money.report import Report, to_json
 from batch_pipeline.money.wording import clipped, percent, usd
@@ -205,6 +206,17 @@ def show_approval(output: Output, night: Night, given: Approval) -> None:
             f"{given.approved_by}: {given.reason}"
         )
         print(f"Go on with: {as_typed()} run {night.job} --partition {night.partition}")
+
+    output.answer(document, show)
+
+
+def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_run: bool) -> None:
+    """What went of which nights, and which stay."""
+    document = {"job": job, "before": before, "dry_run": dry_run, **pruned.as_json()}
+
+    def show() -> None:
+        for line in prune.describe(pruned, dry_run=dry_run):
+            print(f"{job} {line}" if pruned.freed or pruned.kept else line)
 
     output.answer(document, show)
 

@@ -150,7 +150,7 @@ def _snapshot(
     The latter lies in the staging folder and is gone afterwards.
     """
     current = None
-    if night is not None and night.snapshot_id is not None:
+    if night is not None and night.snapshot_id is not None and night.pruned_at is None:
         with pipeline.ledger.read() as connection:
             current = nights.get_snapshot(connection, night.snapshot_id)
         if current.declaration_hash != Declaration.of(spec).hash:

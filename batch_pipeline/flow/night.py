@@ -98,14 +98,9 @@ def take_input(
     price_for(spec)
     publication.repair(pipeline, night)
     former = publication.former_account(pipeline, night)
-    with pipeline.ledger.read() as connection:
-        night = nights.get_night(connection, night.id)
-        current = (
-            None
-            if night.snapshot_id is None
-            else nights.get_snapshot(connection, night.snapshot_id)
-        )
-        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
+    night, current, busy = _standing(pipeline, night)
+    if current is not None and night.pruned_at is not None:
+        return InputTaken(night, current, "the night was pruned; its input is not read again")
     try:
         sources = dataset.find_input(pipeline, spec, night.partition)
     except InputDataError as error:
@@ -118,7 +113,7 @@ def take_input(
         publication.show(pipeline, night)
         night = pipeline.refreshed(night)
     if current is not None and night.published:
-        reason = _why_kept(spec, current, sources, busy=bool(busy), again=again)
+        reason = _why_kept(spec, current, sources, busy=busy, again=again)
         if reason is not None:
             return InputTaken(night, current, reason)
     new = _read(pipeline, spec, night, sources, current)
@@ -146,14 +141,41 @@ def take_input(
         f"{new.invalid_input + new.too_large:,}",
         f"{new.duplicates:,}",
     )
-    if former is not None:
-        note = _start_over(pipeline, night, former)
-    elif current is not None:
-        note = f"input read again: {dataset.compare(pipeline.files, current, new)}"
-    else:
-        note = "input read"
+    note = _note(pipeline, night, former, current, new)
     _keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _note(
+    pipeline: Pipeline,
+    night: Night,
+    former: Account | None,
+    current: Snapshot | None,
+    new: NewSnapshot,
+) -> str:
+    if former is not None:
+        return _start_over(pipeline, night, former)
+    if current is not None:
+        return f"input read again: {dataset.compare(pipeline.files, current, new)}"
+    return "input read"
+
+
+def _standing(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
+    """The night as it is now, its snapshot, and whether anything of it is in flight.
+
+    Of a night that was pruned and that the results folder does not show the snapshot is none: its
+    files are gone, and what was bought is known from its answers.
+    """
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        gone = night.pruned_at is not None and not night.published
+        current = (
+            None
+            if night.snapshot_id is None or gone
+            else nights.get_snapshot(connection, night.snapshot_id)
+        )
+        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
+    return night, current, bool(busy)
 
 
 def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:

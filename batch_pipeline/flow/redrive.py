@@ -86,6 +86,8 @@ def set_aside(statuses: Mapping[str, int], reasons: Collection[str]) -> dict[str
 def why_not(state: Progress) -> str | None:
     """Why a night's dead letters cannot be redriven now, and what to do; None: they can."""
     night = f"{state.night.job} --partition {state.night.partition}"
+    if state.night.pruned_at is not None:
+        return "the night was pruned, and is done for good."
     if state.night.held_at is not None:
         return f"held after a cancel; `batch-pipeline run {night} --resume` lifts it first."
     if state.in_flight or state.to_collect:

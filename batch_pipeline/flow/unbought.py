@@ -20,13 +20,19 @@ from batch_pipeline.state.nights import NewSnapshot, Night, ShardState
 # Lengths of requests are told apart this finely; tiers of prices go by them.
 STRATA = 100
 
+# Part by part: DuckDB would build a join on the whole snapshot, see `snapshots.each_part`.
+_TAKEN = """
+    CREATE TEMP TABLE taken AS
+        SELECT DISTINCT unit FROM answers WHERE final UNION SELECT unit FROM held;
+    CREATE TEMP TABLE answered_for AS SELECT ordinal FROM duplicates;
+    CREATE TEMP TABLE unbought (ordinal BIGINT, unit VARCHAR, request_bytes BIGINT)
+"""
 _LEFT = """
-    CREATE TEMP TABLE unbought AS
+    INSERT INTO unbought
     SELECT s.ordinal, s.unit, s.request_bytes
     FROM snapshot s
-    ANTI JOIN duplicates d ON d.ordinal = s.ordinal
-    ANTI JOIN held h ON h.unit = s.unit
-    ANTI JOIN (SELECT unit FROM answers WHERE final) a ON a.unit = s.unit
+    ANTI JOIN answered_for d ON d.ordinal = s.ordinal
+    ANTI JOIN taken t ON t.unit = s.unit
     WHERE s.unit IS NOT NULL
 """
 _SIZES = """
@@ -70,12 +76,13 @@ def unbought(
         held = [shard.manifest for shard in shards]
     sources = {"held": (held, manifests.SCHEMA)}
     with standing_answers.tables(pipeline.files, answers, sources) as connection:
-        for name, paths, schema in (
-            ("snapshot", snapshots.part_paths(snapshot), snapshots.SCHEMA),
-            ("duplicates", snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
-        ):
-            connection.register(name, files.dataset(paths) if paths else schema.empty_table())
-        connection.execute(_LEFT)
+        paths = snapshots.duplicates_paths(snapshot)
+        schema = snapshots.DUPLICATES_SCHEMA
+        duplicates = files.dataset(paths) if paths else schema.empty_table()
+        connection.register("duplicates", duplicates)
+        connection.execute(_TAKEN)
+        for _ in snapshots.each_part(connection, files, snapshots.part_paths(snapshot)):
+            connection.execute(_LEFT)
         [(requests, mean, quantiles)] = connection.execute(_SIZES).fetchall()
         if not requests:
             return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())

@@ -155,6 +155,15 @@ class Files:
             return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
         return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
 
+    def size(self, folder: str) -> int:
+        """Bytes of all files in a folder and below it; 0 where there is none."""
+        if self.is_remote:
+            self._fs.invalidate_cache()
+            found = self._fs.exists(f"{self._root}/{folder}")
+            return int(self._fs.du(f"{self._root}/{folder}")) if found else 0
+        local = Path(self._root, folder)
+        return sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
+
     def dataset(self, paths: Sequence[str]) -> ds.Dataset:
         """Parquet files as one Arrow dataset, in the order given; at least one path."""
         if not self.is_remote:

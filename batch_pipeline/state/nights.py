@@ -69,6 +69,7 @@ class Night:
     deadline_at: float | None = None
     realtime_since: float | None = None
     forecast: dict[str, Any] | None = None
+    pruned_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,12 @@ def update_night(connection: Connection, night_id: int, **values: Any) -> None:
     connection.execute(sa.update(tables.night).where(tables.night.c.id == night_id).values(values))
 
 
+def mark_pruned(connection: Connection, pruned: Sequence[Night], at: float) -> None:
+    """Snapshot and raw lines of these nights are about to go; no plan or reading of them counts."""
+    for night in pruned:
+        update_night(connection, night.id, pruned_at=at, revision=night.revision + 1)
+
+
 def show_night(connection: Connection, night: Night) -> None:
     """From now on the results folder shows this night and no other account's."""
     connection.execute(
@@ -307,6 +314,7 @@ def replace_snapshot(
         realtime_since=None,
         forecast=None,
         refused=None,
+        pruned_at=None,
         completed_at=None,
     )
     return get_snapshot(connection, snapshot_id)

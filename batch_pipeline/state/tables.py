@@ -98,6 +98,8 @@ night = Table(
     Column("over_budget", Text),
     # Mode auto: when the results are wanted, fixed when the input was taken; NULL: at any time.
     Column("deadline_at", Double),
+    # Snapshot and raw lines were removed by a person: the night is done for good.
+    Column("pruned_at", Double),
     # Since when what is not sent goes in real time, because batches would miss the deadline.
     Column("realtime_since", Double),
     # What was last forecast of the deadline; see `flow.deadline`.

@@ -16,7 +16,7 @@ from batch_pipeline_tests.cli.program import KEY, Program, documents
         (["run", "review", "--frobnicate"], "No such option: --frobnicate"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["jobs", "surplus"], "unexpected extra argument"),
-        (["prune", "review"], "`batch-pipeline prune` is not built yet"),
+        (["prune", "review"], "Missing option '--before'"),
         (["approve", "review", "--gate", "pilot"], "Missing option '--reason'"),
         (["approve", "review", "--reason", "so be it"], "Missing option '--gate'"),
         (
@@ -24,7 +24,8 @@ from batch_pipeline_tests.cli.program import KEY, Program, documents
             "`pilot: reason` or `breaker:",
         ),
         (["approve", "review", "--gate", "pilot", "--reason", "x"], "review all has not been run"),
-        (["prune", "review", "--before", "2026-01-01"], "`batch-pipeline prune` is not built yet"),
+        (["prune", "review", "--before", "2026-01-01"], "the job has one night, 'all'"),
+        (["prune", "nightly", "--before", "January"], "is not a day written like"),
         (["simulator", "--port", "70000"], "65535"),
         (["run", "nobody"], "there is no job 'nobody'"),
         (["run", "review", "--partition", "2026-01-01"], "partition '2026-01-01'"),

@@ -1,0 +1,104 @@
+"""Pruning: what an old, finished night no longer needs goes, what people read of it stays.
+
+Snapshot and raw lines go; results, dead letters, reports, answers and the ledger's rows stay. A
+pruned night is done for good: its input is not read again, so that nothing of it can be bought
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.state import nights, submissions, watch
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import Night
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning a job came to: bytes that went (or would go) by partition, and why nights that
+    are old enough stay."""
+
+    freed: dict[str, int]
+    kept: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "pruned": [{"partition": key, "bytes": size} for key, size in self.freed.items()],
+            "kept": [{"partition": key, "reason": why} for key, why in self.kept.items()],
+            "bytes": sum(self.freed.values()),
+        }
+
+
+def prune(pipeline: Pipeline, job: str, before: str, *, dry_run: bool = False) -> Pruned:
+    """Prune a job's nights of partitions before this one, of all accounts; unfinished ones stay.
+
+    Run again after a crash it removes the rest. Nights that have nothing to remove are not listed.
+    """
+    with pipeline.ledger.read() as connection:
+        found = nights.list_nights(connection, job=job)
+    freed: dict[str, int] = {}
+    kept: dict[str, str] = {}
+    for partition in sorted({night.partition for night in found if night.partition < before}):
+        folders = [
+            paths.snapshots(job, partition),
+            paths.raw(job, partition),
+            paths.raw_realtime(job, partition),
+        ]
+        size = sum(pipeline.files.size(folder) for folder in folders)
+        reason = _mark(pipeline, job, partition, dry_run=dry_run)
+        if reason is not None:
+            kept[partition] = reason
+        elif size:
+            freed[partition] = size
+            if not dry_run:
+                for folder in folders:
+                    pipeline.files.remove(folder)
+                log.info("%s %s: pruned, %s bytes", job, partition, f"{size:,}")
+    return Pruned(freed, kept)
+
+
+def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str | None:
+    """Record that a partition's nights are pruned, before anything goes; or why they stay.
+
+    Whoever is about to change one of them notices: its revision is another then.
+    """
+    with pipeline.ledger.read() if dry_run else pipeline.ledger.write() as connection:
+        mine = [n for n in nights.list_nights(connection, job=job) if n.partition == partition]
+        reason = next(filter(None, (why_not(connection, night) for night in mine)), None)
+        if reason is None and not dry_run:
+            nights.mark_pruned(connection, mine, now(connection))
+        return reason
+
+
+def why_not(connection: Connection, night: Night) -> str | None:
+    """Why a night cannot be pruned; None: it is finished."""
+    if submissions.of_night(connection, night.id, *submissions.LIVE):
+        return "requests are in flight"
+    if any(late.night_id == night.id for late in watch.watched(connection, night.account)):
+        return "a submission of unknown outcome is looked for until 48 hours after"
+    if not night.published:
+        # Another account's night took its place; nobody waits for this one.
+        return None
+    if night.held_at is not None:
+        return "held after a cancel"
+    if night.completed_at is None:
+        return "not complete"
+    return "its results are being rebuilt" if night.rebuilding else None
+
+
+def describe(pruned: Pruned, *, dry_run: bool) -> Sequence[str]:
+    """Lines for a person."""
+    verb = "would be removed" if dry_run else "removed"
+    lines = [f"{key}: {size / 1e6:,.1f} MB {verb}" for key, size in pruned.freed.items()]
+    lines += [f"{key}: stays, {reason}" for key, reason in pruned.kept.items()]
+    return lines or ["Nothing to prune."]
