@@ -20,8 +20,8 @@ FLOOR = HEIGHT - BOTTOM
 Y_TICKS = 4
 X_TICKS = 5
 GAP = 2.0
-# Of a character, for deciding on which side of its line a word fits.
-CHARACTER = 6.6
+# The width of a character at most, for deciding on which side of its line a word fits.
+CHARACTER = 8.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,15 @@ class Bar:
 class Tick:
     at: float
     text: str
+
+    @property
+    def anchor(self) -> str:
+        """In the middle below its tick, or at the end of the picture where that would cut it."""
+        return "end" if self.at + CHARACTER * len(self.text) / 2 > WIDTH else "middle"
+
+    @property
+    def text_at(self) -> float:
+        return self.at if self.anchor == "middle" else WIDTH
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
 ID_CHARACTERS = 120
-LABEL_CHARACTERS = 8
+LABEL_CHARACTERS = 6
 # A reason for less than this part of the bill is rounding, and no line of its own.
 NEGLIGIBLE = Decimal("0.0001")
 GOOD_STATUSES = {"succeeded": "good", "filtered": "neutral"}
@@ -106,6 +106,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "usd": usd,
         "signed_usd": signed_usd,
+        "negligible": lambda amount, whole: abs(amount) <= NEGLIGIBLE * whole,
         "count": lambda number: f"{number:,}",
         "percent": percent,
         "duration": duration,

@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         f"| All in real time | {usd(costs.counterfactual_usd)} |",
         f"| **Saved** | **{usd(costs.savings_usd)}** ({percent(costs.savings_share)}) |",
         f"| Per document | {usd(report.cost_per_document_usd)} |",
+        *_estimate(report),
         "",
         f"**Outcomes** {_outcomes(report)}",
         "",
@@ -66,6 +67,14 @@ def _deadline(deadline: DeadlineCost) -> str:
         return said
     extra = f"{usd(deadline.extra_usd)} more than as batches"
     return f"{said}: {deadline.requests:,} requests in real time for it, {extra}"
+
+
+def _estimate(report: Report) -> list[str]:
+    if report.estimated_usd is None:
+        return []
+    share = report.over_estimate_share
+    against = f" ({share:+.1%})" if share is not None and report.complete else ""
+    return [f"| Estimated | {usd(report.estimated_usd)}{against} |"]
 
 
 def _outcomes(report: Report) -> str:
