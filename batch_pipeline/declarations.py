@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from batch_pipeline.declared_model import DeclaredModel
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.spec import AlertsSpec, JobSpec
+from batch_pipeline.spec import JobSpec
 from batch_pipeline.yaml_lines import KeyPath, YamlProblem, parse_yaml
 
 FILE_NAME = "defs.yaml"
@@ -62,18 +62,6 @@ def scan_jobs(jobs_dir: Path) -> JobScan:
         except DeclarationError as error:
             errors[name] = error
     return JobScan(specs, errors)
-
-
-def alerts_of_jobs(jobs_dir: Path) -> dict[str, AlertsSpec]:
-    """What each job of the folder declares under `alerts`; those that cannot be read are left out.
-
-    For what only looks: it must not fail because of a declaration that it can do without.
-    """
-    try:
-        specs = scan_jobs(jobs_dir).specs
-    except UsageError:
-        return {}
-    return {name: spec.alerts for name, spec in specs.items()}
 
 
 def load_jobs(jobs_dir: Path) -> dict[str, JobSpec]:

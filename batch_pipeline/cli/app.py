@@ -191,11 +191,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show progress, batches and cost so far."""
+    from batch_pipeline import alert_limits
     from batch_pipeline.cli.status import show_status
-    from batch_pipeline.declarations import alerts_of_jobs
     from batch_pipeline.flow import progress
-    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.state import alerts, nights
+    from batch_pipeline.state.ledger import Ledger
 
     settings = opening.load_settings(context.obj)
     if job is not None:
@@ -207,7 +207,7 @@ def status(
         job = spec.name
     else:
         key = partition
-    with Pipeline(settings).ledger.read() as connection:
+    with Ledger(settings.ledger_url).read() as connection:
         found = [
             progress.with_all(connection, state) if job is not None else state
             for night in nights.list_nights(connection, job=job)
@@ -215,7 +215,7 @@ def status(
             for state in [progress.of_night(connection, night.id)]
         ]
         recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
-    limits = alerts_of_jobs(settings.jobs_dir)
+    limits = alert_limits.of_jobs(settings.jobs_dir) if found else {}
     show_status(context.obj, settings, found, limits, recorded, details=job is not None)
 
 

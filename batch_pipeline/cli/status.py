@@ -9,15 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from batch_pipeline.alert_limits import AlertLimits, DeclaredAlerts
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
-from batch_pipeline.flow import alerts as alerting
-from batch_pipeline.flow import approval, deadline, pace, pilot, progress, warnings
+from batch_pipeline.flow import deadline, pace, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.state import approvals
 from batch_pipeline.state.alerts import Alert
 from batch_pipeline.state.submissions import Submission
 
@@ -26,7 +26,7 @@ def show_status(
     output: Output,
     settings: Settings,
     states: Sequence[progress.Progress],
-    alerts: Mapping[str, AlertsSpec],
+    alerts: Mapping[str, AlertLimits],
     recorded: Mapping[int, Sequence[Alert]],
     *,
     details: bool,
@@ -36,7 +36,7 @@ def show_status(
     `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id.
     """
-    limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
+    limits = {state.night.id: alerts.get(state.night.job, DeclaredAlerts()) for state in states}
     tripped = {state.night.id: state.breaker(limits[state.night.id]) for state in states}
     warned = {state.night.id: warnings.of(state, limits[state.night.id]) for state in states}
     document = {
@@ -44,7 +44,7 @@ def show_status(
             {
                 **_document(state, tripped[state.night.id], details=details),
                 "warnings": [warning.as_json() for warning in warned[state.night.id]],
-                "alerts": [alerting.as_json(alert) for alert in recorded[state.night.id]],
+                "alerts": [alert.as_json() for alert in recorded[state.night.id]],
             }
             for state in states
         ]
@@ -90,7 +90,7 @@ def state_word(state: progress.Progress, tripped: Tripped | None) -> str:
 
 def _pilot_closed(state: progress.Progress) -> bool:
     verdict = state.night.pilot
-    return verdict is not None and not pilot.lets_go(verdict, state.approvals)
+    return verdict is not None and not approvals.lets_go(verdict, state.approvals)
 
 
 def _nights_table(
@@ -191,7 +191,7 @@ def _document(
         "breaker": None
         if tripped is None
         else {"reason": tripped.reason, "examples": tripped.examples},
-        "approvals": [approval.as_json(given) for given in state.approvals],
+        "approvals": [given.as_json() for given in state.approvals],
         "paused_reason": state.account.paused_reason,
     }
     if details:

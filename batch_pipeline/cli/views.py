@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -17,19 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.declarations import JobScan
-from batch_pipeline.flow import approval, prune
-from batch_pipeline.flow.dead_letter import Group
-from batch_pipeline.flow.planning import ShardLimits
-from batch_pipeline.flow.prune import Pruned
-from batch_pipeline.flow.sources import Sources
-from batch_pipeline.money.report import Report, to_json
 from batch_pipeline.money.wording import clipped, percent, usd
-from batch_pipeline.partitions import newest_key
-from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
-from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import NewSnapshot, Night
+
+if TYPE_CHECKING:
+    from batch_pipeline.declarations import JobScan
+    from batch_pipeline.flow.dead_letter import Group
+    from batch_pipeline.flow.planning import ShardLimits
+    from batch_pipeline.flow.prune import Pruned
+    from batch_pipeline.flow.sources import Sources
+    from batch_pipeline.money.report import Report
+    from batch_pipeline.settings import Settings
+    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.state.approvals import Approval
+    from batch_pipeline.state.nights import NewSnapshot, Night
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
 # What fits beside the other columns on 80; `--json` has messages and ids whole.
@@ -39,6 +39,8 @@ ID_CHARACTERS = 40
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
+    from batch_pipeline.partitions import newest_key
+
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [
         {
@@ -125,6 +127,7 @@ def show_validation(
 
 def show_report(output: Output, report: Report) -> None:
     """A night's outcome and cost."""
+    from batch_pipeline.money.report import to_json
 
     def show() -> None:
         console = Console()
@@ -198,7 +201,7 @@ def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], fol
 
 def show_approval(output: Output, night: Night, given: Approval) -> None:
     """What was recorded, and what to do now."""
-    document = {"job": night.job, "partition": night.partition, **approval.as_json(given)}
+    document = {"job": night.job, "partition": night.partition, **given.as_json()}
 
     def show() -> None:
         print(
@@ -212,6 +215,8 @@ def show_approval(output: Output, night: Night, given: Approval) -> None:
 
 def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_run: bool) -> None:
     """What went of which nights, and which stay."""
+    from batch_pipeline.flow import prune
+
     document = {"job": job, "before": before, "dry_run": dry_run, **pruned.as_json()}
 
     def show() -> None:

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any
 
-from batch_pipeline.flow import notification, pilot, warnings
+from batch_pipeline.flow import notification, warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.money.wording import usd
 from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import alerts as recorded
-from batch_pipeline.state.alerts import Alert, NewAlert
+from batch_pipeline.state import approvals
+from batch_pipeline.state.alerts import NewAlert
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +73,13 @@ def look(pipeline: Pipeline, alerts: AlertsSpec, *states: Progress) -> set[str]:
     return {alert.cause for alert in added}
 
 
-def as_json(alert: Alert) -> dict[str, Any]:
-    """A recorded alert; nothing tells where it went."""
-    return {
-        "code": alert.code,
-        "message": alert.message,
-        "recorded_at": _iso(alert.recorded_at),
-        "state": str(alert.state),
-        "sent_at": None if alert.sent_at is None else _iso(alert.sent_at),
-    }
-
-
 def _gates(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
     verdict = state.night.pilot
-    if verdict is not None and not state.complete and not pilot.lets_go(verdict, state.approvals):
+    if (
+        verdict is not None
+        and not state.complete
+        and not approvals.lets_go(verdict, state.approvals)
+    ):
         yield NightWarning(
             "gate_closed",
             f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}; nothing else was sent",
@@ -118,7 +110,3 @@ def _log(state: Progress, added: Iterable[NewAlert]) -> None:
                 f"{len(messages) - MOST_LOGGED:,}",
                 code,
             )
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -10,8 +10,6 @@ import getpass
 import logging
 import os
 import socket
-from datetime import UTC, datetime
-from typing import Any
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import pilot
@@ -87,16 +85,6 @@ def user_at_host() -> str:
         # A container may run under a number that has no name.
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def as_json(approval: Approval) -> dict[str, Any]:
-    at = datetime.fromtimestamp(approval.approved_at, UTC)
-    return {
-        "gate": str(approval.gate),
-        "reason": approval.reason,
-        "approved_by": approval.approved_by,
-        "approved_at": at.isoformat(timespec="seconds"),
-    }
 
 
 def _given(state: Progress, snapshot: Snapshot, gate: Gate) -> Approval | None:

@@ -13,19 +13,22 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow import tally
 from batch_pipeline.flow.first_attempts import FirstAttempts
-from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import approvals, nights
 from batch_pipeline.state.admission import MaySend
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.nights import Night, Shard, Snapshot
 from batch_pipeline.state.tallies import Tally
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Tripped:
 
 
 def judge(
-    alerts: AlertsSpec,
+    alerts: AlertLimits,
     snapshot: Snapshot | None,
     first: FirstAttempts,
     overruled: Sequence[Approval],
@@ -92,7 +95,7 @@ def first_attempts(
     return total
 
 
-def look(connection: Connection, alerts: AlertsSpec, night: Night) -> Tripped | None:
+def look(connection: Connection, alerts: AlertLimits, night: Night) -> Tripped | None:
     """The breaker of a night by what the ledger says now."""
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
@@ -104,7 +107,7 @@ def look(connection: Connection, alerts: AlertsSpec, night: Night) -> Tripped | 
     return judge(alerts, snapshots[snapshot_id], first, overruled)
 
 
-def gate(alerts: AlertsSpec) -> MaySend:
+def gate(alerts: AlertLimits) -> MaySend:
     """What the breaker says to each shard of a job, in the transaction that claims it."""
 
     def may_send(connection: Connection, night: Night, _shard: Shard) -> str | None:
@@ -126,7 +129,7 @@ def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedErro
 
 
 @contextmanager
-def watched(pipeline: Pipeline, alerts: AlertsSpec, night: Night) -> Iterator[None]:
+def watched(pipeline: Pipeline, alerts: AlertLimits, night: Night) -> Iterator[None]:
     """Log a breaker that opens within the block: once a night, since each answer comes once."""
     with pipeline.ledger.read() as connection:
         before = look(connection, alerts, night)

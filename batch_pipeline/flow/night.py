@@ -241,7 +241,7 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     verdict = night.pilot
     if verdict is None or not pilot.holds(verdict, snapshot):
         return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
-    if pilot.lets_go(verdict, _approvals(pipeline, night)):
+    if approvals.lets_go(verdict, _approvals(pipeline, night)):
         _plan(pipeline, spec, night, snapshot)
     admitted = budget.limits(pipeline, spec, night)
     submitted = submission.submit_waiting(pipeline, night, admitted, pilot.may_send(spec))

@@ -27,7 +27,7 @@ from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import MaySend, Waiting
-from batch_pipeline.state.approvals import Approval, Gate
+from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
 from batch_pipeline.state.submissions import State, Submission
 
@@ -41,16 +41,9 @@ def gate(night: Night, shard: Shard, overruled: Sequence[Approval] = ()) -> str 
         return None
     if night.pilot is None:
         return "the pilot has not been judged yet"
-    if not lets_go(night.pilot, overruled):
+    if not approvals.lets_go(night.pilot, overruled):
         return f"the pilot's gate is closed: {'; '.join(night.pilot['reasons'])}"
     return None
-
-
-def lets_go(verdict: dict[str, Any], overruled: Sequence[Approval]) -> bool:
-    """Whether the rest of the night may go: the verdict is good, or a person said so."""
-    return bool(verdict["open"]) or approvals.covers(
-        overruled, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"]
-    )
 
 
 def may_send(spec: JobSpec) -> MaySend:

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.flow import breaker, deadline, tally
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.ledger import now
@@ -126,7 +126,7 @@ class Progress:
             and not self.to_collect
         )
 
-    def breaker(self, alerts: AlertsSpec) -> Tripped | None:
+    def breaker(self, alerts: AlertLimits) -> Tripped | None:
         """Why the breaker holds back what waits; None while it does not."""
         return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, budget, pilot, retirement, warnings
+from batch_pipeline.flow import alerts, breaker, budget, retirement, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import approvals
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.nights import Night
 
@@ -185,7 +186,7 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
     verdict = stations.run_pilot(pipeline, spec, night)
     if isinstance(verdict, Waiting):
         return verdict
-    if not pilot.lets_go(verdict, stations.progress(pipeline, night).approvals):
+    if not approvals.lets_go(verdict, stations.progress(pipeline, night).approvals):
         examples = "".join(f"\n  {example}" for example in verdict["examples"])
         raise GateClosedError(
             f"{spec.name} {night.partition}: the pilot's gate is closed: "

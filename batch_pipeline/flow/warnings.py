@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money.wording import usd
-from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state.submissions import State, Submission
 
 HOUR = 3600.0
@@ -53,7 +53,7 @@ class NightWarning:
         return {"code": self.code, "message": self.message, "batch": self.batch}
 
 
-def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
+def of(state: Progress, alerts: AlertLimits) -> list[NightWarning]:
     """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
         return list(_limits(state, alerts))
@@ -79,7 +79,7 @@ def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     return found
 
 
-def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
+def _limits(state: Progress, alerts: AlertLimits) -> Iterator[NightWarning]:
     """Limits of the job that its answers have passed."""
     if state.answered >= alerts.after_items and state.error_rate > alerts.error_rate:
         yield NightWarning(

@@ -16,7 +16,7 @@ from batch_pipeline.flow.takeover import Course
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec, JobSpec
-from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state import approvals, ledger, nights, submissions
 from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
 from batch_pipeline.state.budget import Shortfall
 from batch_pipeline.state.nights import Night, Shard, ShardState
@@ -205,7 +205,7 @@ def _blocked(state: Progress, view: AccountView) -> str | None:
         reason = f"the API refused it ({night.refused}); correct it and launch it again"
     elif state.snapshot.declaration_hash != view.declaration_hash:
         reason = "the declaration changed; materialize input_dataset to use it"
-    elif verdict is not None and not pilot.lets_go(verdict, state.approvals):
+    elif verdict is not None and not approvals.lets_go(verdict, state.approvals):
         reason = f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}"
     elif tripped is not None:
         reason = str(tripped)

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import alerts, breaker, pilot, retirement, warnings
+from batch_pipeline.flow import alerts, breaker, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money.wording import usd
@@ -24,6 +24,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import approvals
 from batch_pipeline.state.admission import Waiting
 
 
@@ -119,7 +120,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
                 severity=dg.AssetCheckSeverity.ERROR,
                 metadata=metadata.of_gate(context.partition_key, verdict, given),
             )
-        if not pilot.lets_go(verdict, given):
+        if not approvals.lets_go(verdict, given):
             # After the check's result, which is stored all the same: the asset must not look done.
             raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
         if key in context.selected_asset_keys:
@@ -177,7 +178,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
 def _refuse_if_closed(spec: JobSpec, state: Progress) -> None:
     """The gates hold for a run of the submission alone too, where no check has a say."""
     verdict = standing.verdict_of(state)
-    if verdict is not None and not pilot.lets_go(verdict, state.approvals):
+    if verdict is not None and not approvals.lets_go(verdict, state.approvals):
         raise dg.Failure(closed_gate(state.night.partition, verdict), allow_retries=False)
     tripped = state.breaker(spec.alerts)
     if tripped is not None and state.waiting:

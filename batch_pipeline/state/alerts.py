@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -61,6 +62,16 @@ class Alert:
     next_at: float
     delivered: tuple[int, ...]
     sent_at: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Nothing tells where it went."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "recorded_at": _iso(self.recorded_at),
+            "state": str(self.state),
+            "sent_at": None if self.sent_at is None else _iso(self.sent_at),
+        }
 
 
 def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, str]]:
@@ -175,3 +186,7 @@ def _due(connection: Connection) -> sa.ColumnElement[bool]:
 
 def _alert(row: Any) -> Alert:
     return Alert(**{**row, "state": AlertState(row["state"]), "delivered": tuple(row["delivered"])})
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

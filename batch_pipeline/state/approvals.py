@@ -6,9 +6,11 @@ with it. When a gate is closed is decided in the flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -39,6 +41,15 @@ class Approval:
     reason: str
     approved_by: str
     approved_at: float
+
+    def as_json(self) -> dict[str, Any]:
+        at = datetime.fromtimestamp(self.approved_at, UTC)
+        return {
+            "gate": str(self.gate),
+            "reason": self.reason,
+            "approved_by": self.approved_by,
+            "approved_at": at.isoformat(timespec="seconds"),
+        }
 
 
 def add(
@@ -75,6 +86,13 @@ def covers(
         and approval.declaration_hash == declaration_hash
         and (gate is Gate.BREAKER or approval.content_hash == content_hash)
         for approval in approvals
+    )
+
+
+def lets_go(verdict: Mapping[str, Any], overruled: Iterable[Approval]) -> bool:
+    """Whether a night may go on after its pilot: the verdict is good, or a person said so."""
+    return bool(verdict["open"]) or covers(
+        overruled, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"]
     )
 
 

@@ -16,14 +16,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import fsspec
-import pyarrow.dataset as ds
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.state.durable import flush, make_folder
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 STAGING = ".staging"
 # Longer than any upload or download may last: what is older was left by a process that died.
@@ -38,6 +37,8 @@ class Files:
         self.is_remote = "://" in home
         self._fs: Any = None
         if self.is_remote:
+            import fsspec  # noqa: PLC0415  # heavy, and only for a home that is not local
+
             self._fs, self._root = fsspec.core.url_to_fs(self.home)
         else:
             self._root = self.home
@@ -166,8 +167,12 @@ class Files:
 
     def dataset(self, paths: Sequence[str]) -> ds.Dataset:
         """Parquet files as one Arrow dataset, in the order given; at least one path."""
+        import pyarrow.dataset as ds  # noqa: PLC0415  # heavy: what only looks does without
+
         if not self.is_remote:
             return ds.dataset([str(Path(self._root, p)) for p in paths], format="parquet")
+        from pyarrow.fs import FSSpecHandler, PyFileSystem  # noqa: PLC0415
+
         filesystem = PyFileSystem(FSSpecHandler(self._fs))
         return ds.dataset(
             [f"{self._root}/{p}" for p in paths], format="parquet", filesystem=filesystem

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import tenacity
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.state import migrations, tables
 from batch_pipeline.state.durable import make_folder
+
+T = TypeVar("T")
 
 # Any constant: all ledgers of one PostgreSQL database take turns, which costs milliseconds.
 POSTGRES_WRITE_LOCK = 0x6261746368
@@ -88,12 +89,15 @@ class Ledger:
 
 # For a write that must not be lost for a moment's trouble (a database that is restarted, a full
 # disk) and that may be carried out twice.
-insisting = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
-    wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
-    stop=tenacity.stop_after_delay(30.0),
-    reraise=True,
-)
+def insisting(write: Callable[[], T]) -> Callable[[], T]:
+    import tenacity  # noqa: PLC0415  # what only looks does without
+
+    return tenacity.retry(
+        retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
+        stop=tenacity.stop_after_delay(30.0),
+        reraise=True,
+    )(write)
 
 
 def now(connection: Connection) -> float:

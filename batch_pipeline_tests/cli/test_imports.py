@@ -1,0 +1,41 @@
+"""What a command loads before it answers: nothing heavy that it can do without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "anthropic", "dagster", "duckdb", "fsspec", "genai_prices", "jsonschema_rs", "numpy", "pandas",
+    "pyarrow", "starlette", "tenacity", "uvicorn", "batch_pipeline.spec",
+)  # fmt: skip
+LOADED = """
+import sys
+from batch_pipeline.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*sorted(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (["--help"], (*HEAVY, "sqlalchemy", "pydantic", "yaml")),
+        (["status"], HEAVY),
+        (["status", "--json"], HEAVY),
+        (["jobs"], tuple(name for name in HEAVY if name != "batch_pipeline.spec")),
+    ],
+)
+def test_nothing_heavy_is_loaded(arguments: list[str], spared: tuple[str, ...], home: Path) -> None:
+    environ = os.environ | {"BATCH_PIPELINE_HOME": str(home)}
+    command = [sys.executable, "-c", LOADED, *arguments]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    loaded = set(ended.stderr.splitlines()[-1].split())
+    assert loaded & set(spared) == set()
