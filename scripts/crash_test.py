@@ -1,7 +1,7 @@
 """Proof by killing: small nights that die at every point, and at random under a hostile API.
 
     make crash-test                                      the whole of it, an hour or more
-    python scripts/crash_test.py --every 10 --nights 3 --postgres 2 --dagster 1   a taste of it
+    python scripts/crash_test.py --every 10 --nights 3 --postgres 2 --elsewhere 2 --dagster 1
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
@@ -80,6 +81,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="kill at each n-th point only")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
+    parser.add_argument("--elsewhere", type=int, default=20, help="as many, before another API")
     parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
     parser.add_argument("--seed", type=int, default=1, help="of the first of them")
     arguments = parser.parse_args()
@@ -94,6 +96,10 @@ def main() -> int:
             progress(f"hunted night with seed {seed}")
         if arguments.postgres:
             hunt_on_postgres(forks, tally, arguments.seed, arguments.postgres)
+        for seed in range(arguments.seed, arguments.seed + arguments.elsewhere):
+            work = partial(hunted_elsewhere, forks, seed=seed, blows=BLOWS)
+            tally.attempt("hunted, another API", f"elsewhere-seed-{seed}", work)
+            progress(f"hunted night with seed {seed}, before another API")
         for seed in range(arguments.seed, arguments.seed + arguments.dagster):
             work = partial(hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS)
             tally.attempt("hunted, under Dagster", f"dagster-seed-{seed}", work)

@@ -124,7 +124,6 @@ def hunted(
     started again, as a person would. The blows stop once the night is complete.
     """
     dice = random.Random(seed)
-    figures = Figures()
     with a_night(folder, HOSTILE, items=60, turnaround=0.4, seed=seed) as (sim, planned, rows):
         work = replace(
             planned,
@@ -134,31 +133,38 @@ def hunted(
             reconcile_seconds=HOSTILE_RECONCILE_SECONDS,
             ledger_url=ledger_url,
         )
-        workers = [forks.start(work), forks.start(work)]
-        for _ in range(blows):
-            time.sleep(dice.uniform(0.02, 0.6))
-            number = dice.randrange(len(workers))
-            code = forks.ended(workers[number])
-            if code == COMPLETE:
-                workers.pop(number)
-                break
-            if ledger_url is not None and dice.random() < 0.3:
-                figures.cuts += cut_connections(ledger_url)
-                continue
-            if code is None and dice.random() < 0.5:
-                _freeze(workers[number], dice.uniform(1.2, 2.5) * work.lease_seconds)
-                figures.freezes += 1
-                continue
-            if code is None:
-                os.kill(workers[number], signal.SIGKILL)
-                killed = forks.wait(workers[number]) == -signal.SIGKILL
-                figures.kills += killed
-            workers[number] = forks.start(work)
-            figures.restarts += 1
-        for worker in workers:
-            figures.restarts += _to_the_end(forks, work, worker)
-        figures.restarts += _to_the_end(forks, work, forks.start(work))
+        figures = pursued(forks, work, dice, blows)
         figures.add(check(sim, work, rows))
+    return figures
+
+
+def pursued(forks: Forks, work: Work, dice: random.Random, blows: int) -> Figures:
+    """A night that two processes take to its end under so many blows."""
+    figures = Figures()
+    workers = [forks.start(work), forks.start(work)]
+    for _ in range(blows):
+        time.sleep(dice.uniform(0.02, 0.6))
+        number = dice.randrange(len(workers))
+        code = forks.ended(workers[number])
+        if code == COMPLETE:
+            workers.pop(number)
+            break
+        if work.ledger_url is not None and dice.random() < 0.3:
+            figures.cuts += cut_connections(work.ledger_url)
+            continue
+        if code is None and dice.random() < 0.5:
+            _freeze(workers[number], dice.uniform(1.2, 2.5) * work.lease_seconds)
+            figures.freezes += 1
+            continue
+        if code is None:
+            os.kill(workers[number], signal.SIGKILL)
+            killed = forks.wait(workers[number]) == -signal.SIGKILL
+            figures.kills += killed
+        workers[number] = forks.start(work)
+        figures.restarts += 1
+    for worker in workers:
+        figures.restarts += _to_the_end(forks, work, worker)
+    figures.restarts += _to_the_end(forks, work, forks.start(work))
     return figures
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline_tests.end_to_end.crash_books import check
+from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night, hunted, killed_at
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks, forking
 
@@ -65,6 +66,14 @@ def test_two_submitters_are_killed_and_frozen_with_the_ledger_in_postgres(
 ) -> None:
     figures = hunted(forks, tmp_path / "night", SEED, blows=8, ledger_url=postgres_url)
     assert figures.kills + figures.freezes + figures.cuts >= 2
+
+
+def test_two_submitters_are_killed_and_frozen_before_another_api(
+    forks: Forks, tmp_path: Path
+) -> None:
+    figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=8)
+    assert figures.kills + figures.freezes >= 2
+    assert figures.foreign_batches
 
 
 def test_what_is_bought_twice_is_noticed(forks: Forks, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Nights that are killed before another implementation of the API, with books of its own.
+
+It does not call itself a simulator: what the pipeline does here, it does with a real account.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from batch_pipeline_tests.end_to_end.crash_books import Figures
+from batch_pipeline_tests.end_to_end.crash_nights import (
+    HOSTILE_LEASE_SECONDS,
+    HOSTILE_RECONCILE_SECONDS,
+    pursued,
+)
+from batch_pipeline_tests.end_to_end.crash_processes import Forks, Work
+from batch_pipeline_tests.end_to_end.plain_api import (
+    Params,
+    PlainApi,
+    Result,
+    echo,
+    errored,
+    prompt_of,
+    running_plain_api,
+)
+from batch_pipeline_tests.support import by_id, documents, results, submissions_of, write_rows
+
+ITEMS = 60
+QUEUE = 20
+CREATES = (
+    "ok",
+    "ok",
+    "ok",
+    "full, come back",
+    "500",
+    "500 but accepted",
+    "dropped but accepted",
+)
+# 200 is an error that comes as a success.
+POLLS = (200, 0, 429, 500, 529)
+DOWNLOADS = ("ok", "ok", "torn", "short")
+
+
+def hunted_elsewhere(forks: Forks, folder: Path, seed: int, *, blows: int) -> Figures:
+    """As `crash_nights.hunted`, before the plain API."""
+    folder.mkdir(parents=True)
+    dice = random.Random(seed)
+    rows = documents(ITEMS)
+    with running_plain_api() as api:
+        api.turnaround, api.appears_after, api.repeats_lines = 0.4, 0.3, True
+        api.queue_limit, api.page_cap = 10 * QUEUE, 20
+        api.answer = _answer
+        work = Work(
+            url=api.url,
+            folder=str(folder),
+            pilot=6,
+            pilot_via="batch",
+            requests_per_batch=9,
+            queue=QUEUE,
+            lease_seconds=HOSTILE_LEASE_SECONDS,
+            reconcile_seconds=HOSTILE_RECONCILE_SECONDS,
+        )
+        write_rows(work.source, rows)
+        with _weather(api, dice):
+            figures = pursued(forks, work, dice, blows)
+        found = by_id(results(work.pipeline(), work.spec()))
+        assert {row["id"] for row in found.values()} == {row["id"] for row in rows}
+        assert {row["status"] for row in found.values()} == {"succeeded"}
+        attempts = sorted(row["attempt"] for row in found.values())
+        assert attempts == sorted(api.accepted.values()), "a request was bought twice"
+        assert api.highest_queue <= QUEUE
+        assert not api.called
+        foreign = [batch for batch in api.batches if batch.foreign]
+        assert not any(batch.canceled for batch in api.batches)
+        ours = {submission.batch_id for submission in submissions_of(work.pipeline())}
+        assert not ours & {batch.id for batch in foreign}
+    figures.add(
+        Figures(
+            nights=1,
+            requests=sum(api.accepted.values()),
+            batches=len(api.batches) - len(foreign),
+            foreign_batches=len(foreign),
+        )
+    )
+    return figures
+
+
+def _answer(params: Params, before: int) -> Result:
+    """Some requests fail at first, and are asked again."""
+    if before == 0 and "7 about" in prompt_of(params):
+        return errored("overloaded_error")
+    return echo(params, before)
+
+
+@contextmanager
+def _weather(api: PlainApi, dice: random.Random) -> Iterator[None]:
+    """Faults, and batches of others of the same size, for as long as the block lasts."""
+    done = threading.Event()
+    mine = random.Random(dice.random())
+
+    def blow() -> None:
+        while not done.wait(0.1):
+            if len(api.create_faults) < 2:
+                api.create_faults.append(mine.choice(CREATES))
+            if len(api.download_faults) < 2:
+                api.download_faults.append(mine.choice(DOWNLOADS))
+            if not api.poll_faults and mine.random() < 0.2:
+                api.poll_faults.append(mine.choice(POLLS))
+            if mine.random() < 0.05:
+                api.add_foreign(mine.choice((6, 9)))
+
+    thread = threading.Thread(target=blow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
