@@ -37,6 +37,7 @@ from batch_pipeline.money.estimate import (
     realtime_hours,
 )
 from batch_pipeline.money.prices import ModelPrice
+from batch_pipeline.money.wording import duration
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights
 from batch_pipeline.state.files import Files
@@ -114,7 +115,9 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         found = experience.find(pipeline, spec.name, partition, account, declaration)
         tokens = _tokens(pipeline, spec, files, snapshot, left, found, counts=trouble is None)
     notes = [note for note in (retires, trouble) if note is not None]
-    return _assembled(pipeline, spec, partition, account, price, snapshot, left, tokens, notes)
+    sample = _sample(spec, night, snapshot, left)
+    place = (partition, account)
+    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, notes)
 
 
 def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
@@ -123,10 +126,19 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     found = experience.find(pipeline, spec.name, night.partition, night.account, declaration)
     tokens = _tokens(pipeline, spec, pipeline.files, snapshot, left, found, counts=False)
-    price = price_for(spec)
-    return _assembled(
-        pipeline, spec, night.partition, night.account, price, snapshot, left, tokens, []
-    )
+    sample, price = _sample(spec, night, snapshot, left), price_for(spec)
+    place = (night.partition, night.account)
+    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, [])
+
+
+def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
+    """How many requests a pilot in real time still takes of what goes as batches otherwise."""
+    verdict = None if night is None else night.pilot
+    if verdict is not None and verdict["declaration_hash"] == snapshot.declaration_hash:
+        return 0
+    if spec.mode == "realtime" or spec.pilot.via != "realtime":
+        return 0
+    return sample_size(spec.pilot.size, snapshot.units, left.requests)
 
 
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
@@ -221,14 +233,17 @@ def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unboug
 def _assembled(
     pipeline: Pipeline,
     spec: JobSpec,
-    partition: str,
-    account: str,
+    place: tuple[str, str],
     price: ModelPrice,
     snapshot: NewSnapshot,
     left: Unbought,
     tokens: Tokens,
+    sample: int,
     notes: list[str],
 ) -> Estimate:
+    """The estimate of a night, which is named by partition and account in `place`; `sample` of its
+    requests go first in real time."""
+    partition, account = place
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
     work = Work(
         requests=left.requests,
@@ -239,10 +254,7 @@ def _assembled(
     )
     buffer = spec.budget.buffer
     batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
-    sample = sample_size(spec.pilot.size, snapshot.units, left.requests)
-    extra = Decimal(0)
-    if spec.mode != "realtime" and spec.pilot.via == "realtime" and left.requests:
-        extra = (realtime.expected - batch.expected) / left.requests * sample
+    extra = (realtime.expected - batch.expected) / max(1, left.requests) * sample
     with pipeline.ledger.read() as connection:
         turnaround = outlook.measured_turnaround(connection, account)
         concurrency = spec.realtime.concurrency
@@ -285,8 +297,8 @@ def _batch_hours_from(turnaround: Turnaround, rounds: int, queue: int) -> str:
         if turnaround.batches
         else "assumed: none was measured yet, and a batch may take 24 h"
     )
-    hours = f"{turnaround.seconds / 3600:.2g} h a batch ({known})"
-    return hours if rounds <= 1 else f"{rounds:,} rounds of the queue ({queue:,}), {hours}"
+    each = f"{duration(turnaround.seconds)} a batch ({known})"
+    return each if rounds <= 1 else f"{rounds:,} rounds of the queue ({queue:,}), {each}"
 
 
 def _hours_left(spec: JobSpec) -> float | None:

@@ -182,4 +182,6 @@ def _month(connection: Connection) -> float:
 
 def _usd(amount: Decimal) -> str:
     """Cents, and more digits where cents would hide a small amount."""
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.6f}"
+    if amount >= 1 or not amount:
+        return f"${amount:,.2f}"
+    return f"${amount:.4f}" if amount >= Decimal("0.01") else f"${amount:.6f}"

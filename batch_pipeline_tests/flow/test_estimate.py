@@ -70,13 +70,16 @@ def test_without_a_key_a_rule_is_used_and_said(
 def test_with_a_key_the_api_counts_a_sample(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
-    found = estimate(make_pipeline(), a_job(tmp_path, 200), PARTITION)
+    found = estimate(make_pipeline(), a_job(tmp_path, 200, pilot={"size": 100}), PARTITION)
     assert found.tokens.source == "count_tokens"
     assert "24 requests of all lengths, counted by the API" in found.tokens.prompt
     # What the requests are beside the prompt's text makes for a little less than a quarter.
     assert 0.2 < found.tokens.per_byte < 0.25
     assert faults.calls.count(("POST", "/v1/messages/count_tokens")) == 24
     assert sim.books.accepted_requests == sim.books.batches_created == 0
+    # Twenty of 200 go first, at twice the price.
+    assert found.pilot_extra_usd == found.batch.expected / 10
+    assert found.expected_usd == found.batch.expected + found.pilot_extra_usd
     actual = run(make_pipeline(), a_job(tmp_path, 200), PARTITION)
     measured = actual.usage["input_tokens"] / 200
     assert found.work.prompt.mean == pytest.approx(measured, rel=0.02)
@@ -141,6 +144,7 @@ def test_the_pilots_tokens_are_used_for_the_rest(
     assert found.work.requests == 180
     assert found.work.output.mean <= 3
     assert "measured" in found.realtime_hours_from
+    assert found.pilot_extra_usd == 0  # it has been bought
     opened = a_job(tmp_path, 200, max_tokens=3, pilot={**closed, "max_truncated_rate": 1})
     run(make_pipeline(), opened, PARTITION)
     billed = sum(

@@ -98,7 +98,7 @@ def test_a_night_waits_under_its_ceiling_until_it_is_raised(
     assert "40 requests wait" in job.metadata("submitted_batches", night)["waiting"]
     tick = job.tick()
     assert not tick.run_requests
-    assert f"{said} ($0.010000) has no room" in tick.skip_message
+    assert f"{said} ($0.0100) has no room" in tick.skip_message
     assert said in str(job.observations[-1].metadata["waiting"].value)
     assert sim.books.accepted_requests == 0
 
