@@ -381,6 +381,18 @@ def simulator(
     ] = 2.0,
     queue_limit: Annotated[int, typer.Option(min=1, help="Requests in process at most.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
+    latency: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="What a real-time message takes.")
+    ] = 0.0,
+    messages_rpm: Annotated[
+        int | None, typer.Option(min=1, help="Rate limit: real-time messages a minute.")
+    ] = None,
+    messages_itpm: Annotated[
+        int | None, typer.Option(min=1, help="Their input tokens a minute.")
+    ] = None,
+    messages_otpm: Annotated[
+        int | None, typer.Option(min=1, help="Their output tokens a minute.")
+    ] = None,
     state_dir: Annotated[
         str | None, typer.Option(help="Folder that keeps batches over a restart.")
     ] = None,
@@ -389,7 +401,7 @@ def simulator(
     ] = None,
 ) -> None:
     """Serve a Message Batches API to develop against; takes any non-empty key."""
-    from batch_pipeline.simulator import Faults, FaultsError, load_faults, serve
+    from batch_pipeline.simulator import Faults, FaultsError, MessageLimits, load_faults, serve
 
     try:
         declared = Faults() if faults is None else load_faults(faults)
@@ -403,6 +415,8 @@ def simulator(
             seed=seed,
             state_dir=state_dir,
             faults=declared,
+            message_limits=MessageLimits(messages_rpm, messages_itpm, messages_otpm),
+            latency=latency,
             on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
         )
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from batch_pipeline.simulator.books import Books, content_hash
 from batch_pipeline.simulator.faults import Faults
 from batch_pipeline.simulator.faults_file import FaultsError, load_faults, parse_faults
+from batch_pipeline.simulator.rate_limits import MessageLimits
 from batch_pipeline.simulator.server import Simulator, running_simulator, serve
 from batch_pipeline.simulator.wire import SIMULATOR_HEADER
 
@@ -17,6 +18,7 @@ __all__ = [
     "Books",
     "Faults",
     "FaultsError",
+    "MessageLimits",
     "Simulator",
     "content_hash",
     "load_faults",

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+import anyio
 import orjson
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
@@ -27,6 +28,7 @@ from batch_pipeline.simulator.fault_schedule import FaultSchedule
 from batch_pipeline.simulator.faults import Endpoint
 from batch_pipeline.simulator.faults_file import FaultsError, parse_faults
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
+from batch_pipeline.simulator.rate_limits import RateLimiter
 from batch_pipeline.simulator.request_faults import RequestFate
 from batch_pipeline.simulator.responses import Json, error_response
 from batch_pipeline.simulator.settlement import Responder
@@ -97,8 +99,11 @@ class Api:
 
     def __init__(
         self, store: BatchStore, books: Books, spool: Spool, responder: Responder,
-        schedule: FaultSchedule, hooks: Hooks,
+        schedule: FaultSchedule, rates: RateLimiter, latency: float, hooks: Hooks,
     ) -> None:  # fmt: skip
+        # Seconds that a message in real time takes.
+        self.latency = latency
+        self._rates = rates
         self._store, self._books, self._spool = store, books, spool
         self._responder = responder
         self._schedule = schedule
@@ -212,27 +217,36 @@ class Api:
     # Messages and models.
 
     async def create_message(self, request: Request) -> Response:
-        return Json(await run_sync(self._message, await _json(request), _version(request)))
-
-    def _message(self, params: Any, version: str) -> dict[str, Any]:
-        if (problem := check_message(params, version)) is not None:
+        # In the loop itself: a thread for each would cost more than the answer.
+        params = await _json(request)
+        if (problem := check_message(params, _version(request))) is not None:
             raise problem
         if params.get("stream"):
             raise invalid_request("stream: the simulator answers in one piece only")
+        try:
+            self._rates.admit(count_input(params))
+        except ApiError:
+            self._books.count_rate_limited()
+            raise
+        message = self._message(params)
+        self._rates.spend(message["usage"]["output_tokens"])
+        if self.latency:
+            await anyio.sleep(self.latency)
+        return Json(message, headers=self._rates.headers())
+
+    def _message(self, params: dict[str, Any]) -> dict[str, Any]:
         digest = content_digest(params)
         message = self._responder.message(params, digest, new_id("msg"), "standard")
         fate = RequestFate(
             self._schedule.faults.requests, self._schedule.seed, "realtime", self._books.attempts
         )
         bill = Bill(batch=False)
-        self._books.accept([digest])
         try:
             message = fate.message(digest, orjson.dumps(params), message)
             bill.add(digest, message["model"], message["usage"])
             return message
         finally:
-            self._books.count_attempts([digest])
-            self._books.book(bill)
+            self._books.book_message(digest, bill)
             for name, times in fate.injected.items():
                 self._books.count_fault(name, times)
 

@@ -7,6 +7,7 @@ price table (`models`), not from the library that the pipeline uses.
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,26 @@ class Books:
             for name, tokens in bill.tokens.items():
                 self._add(f"billed_{name}", tokens)
 
+    def book_message(self, digest: bytes, bill: Bill) -> None:
+        """A request in real time came, and came to its end; its bill may be empty."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            cost = bill.pico_usd
+            connection.execute(
+                "INSERT INTO content (hash, accepted, attempts, billed, billed_pico_usd)"
+                " VALUES (?1, 1, 1, ?2, ?3) ON CONFLICT (hash) DO UPDATE SET"
+                " accepted = accepted + 1, attempts = attempts + 1, billed = billed + ?2,"
+                " billed_pico_usd = billed_pico_usd + ?3",
+                (digest, len(bill.answers), cost),
+            )
+            _add(connection, "billed_realtime_requests", len(bill.answers))
+            _add(connection, "billed_realtime_pico_usd", cost)
+            for name, tokens in bill.tokens.items():
+                if tokens:
+                    _add(connection, f"billed_{name}", tokens)
+
+        self._database.note(write)
+
     def count_attempts(self, digests: Iterable[bytes]) -> None:
         """Requests of these contents came to their end, whatever it was."""
         with self._database.transaction() as connection:
@@ -117,6 +138,10 @@ class Books:
 
     def count_fault(self, name: str, times: int = 1) -> None:
         self._add(f"{_FAULT}{name}", times)
+
+    def count_rate_limited(self) -> None:
+        """A message was refused, because a rate limit was reached."""
+        self._database.note(lambda connection: _add(connection, "rate_limited_messages", 1))
 
     def count_foreign_batch(self) -> None:
         self._add("foreign_batches_created", 1)
@@ -142,11 +167,7 @@ class Books:
 
     def _add(self, name: str, amount: int) -> None:
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO total VALUES (?1, ?2)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + ?2",
-                (name, amount),
-            )
+            _add(connection, name, amount)
 
     # Reading.
 
@@ -178,6 +199,11 @@ class Books:
     @property
     def batches_created(self) -> int:
         return self._total("batches_created")
+
+    @property
+    def rate_limited_messages(self) -> int:
+        """Messages that were refused because a rate limit was reached."""
+        return self._total("rate_limited_messages")
 
     @property
     def highest_queue(self) -> int:
@@ -235,6 +261,7 @@ class Books:
             "billed_requests": self.billed_requests,
             "billed_batch_requests": self._total("billed_batch_requests"),
             "billed_realtime_requests": self._total("billed_realtime_requests"),
+            "rate_limited_messages": self.rate_limited_messages,
             "billed_more_than_once": self.billed_more_than_once,
             "billed_tokens": self.billed_tokens,
             "batch_cost_usd": str(self.batch_cost_usd),
@@ -267,3 +294,10 @@ class Books:
         with self._database.transaction() as connection:
             row = connection.execute(query, values).fetchone()
         return int(row[0] or 0) if row else 0
+
+
+def _add(connection: sqlite3.Connection, name: str, amount: int) -> None:
+    connection.execute(
+        "INSERT INTO total VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = value + ?2",
+        (name, amount),
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +42,22 @@ CREATE TABLE IF NOT EXISTS total (
 _LATER_COLUMNS = {"attempts", "billed_pico_usd"}  # a state folder may be older than they are
 
 
+MOST_NOTES = 500
+LONGEST_NOTE_SECONDS = 0.25
+
+
 class Database:
-    """One connection, used by one thread at a time."""
+    """One connection, used by one thread at a time.
+
+    What is noted (`note`) is written before anything else is read or written. Until then it may
+    wait in memory, since there may be thousands of notes a second; not for long, while more come.
+    """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._lock = threading.RLock()
+        self._notes: list[Callable[[sqlite3.Connection], None]] = []
+        self._noted_at = 0.0
         # A killed process loses nothing without fsync; only a power cut would.
         self._connection.execute("PRAGMA synchronous=OFF")
         self._connection.execute("PRAGMA journal_mode=WAL")
@@ -64,6 +75,7 @@ class Database:
             if self._connection.in_transaction:
                 yield self._connection
                 return
+            self._write_notes()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -72,6 +84,27 @@ class Database:
                 raise
             self._connection.execute("COMMIT")
 
+    def note(self, note: Callable[[sqlite3.Connection], None]) -> None:
+        """Have something written, soon."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._notes:
+                self._noted_at = now
+            self._notes.append(note)
+            if len(self._notes) < MOST_NOTES and now - self._noted_at < LONGEST_NOTE_SECONDS:
+                return
+            self._write_notes()
+
+    def _write_notes(self) -> None:
+        if not self._notes or self._connection.in_transaction:
+            return
+        notes, self._notes = self._notes, []
+        self._connection.execute("BEGIN IMMEDIATE")
+        for note in notes:
+            note(self._connection)
+        self._connection.execute("COMMIT")
+
     def close(self) -> None:
         with self._lock:
+            self._write_notes()
             self._connection.close()

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -24,10 +24,12 @@ from batch_pipeline.simulator.connection import CuttableProtocol
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.fault_schedule import FaultSchedule
 from batch_pipeline.simulator.faults import Faults
+from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiter
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool
 
 HOST = "127.0.0.1"
+NO_LIMITS = MessageLimits()
 _START_SECONDS = 30
 _SHUTDOWN_SECONDS = 2
 _LOGGING: dict[str, Any] = {
@@ -41,12 +43,17 @@ _LOGGING: dict[str, Any] = {
 class Simulator:
     """A running simulator, as tests hold it in hand."""
 
-    def __init__(self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule) -> None:
+    def __init__(
+        self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule,
+        rates: RateLimiter, api: Api,
+    ) -> None:  # fmt: skip
         self.url = url
         """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
         self.books = books
         self._store = store
         self._schedule = schedule
+        self._rates = rates
+        self._api = api
 
     def set_faults(self, faults: Faults) -> None:
         """From now on these go wrong; scripts and counts of calls begin again."""
@@ -64,6 +71,14 @@ class Simulator:
     def set_turnaround(self, seconds: float) -> None:
         """Applies to the batches that run now as well."""
         self._store.pace.turnaround = seconds
+
+    def set_message_limits(self, limits: MessageLimits) -> None:
+        """Rate limits of messages in real time from now on, the buckets full."""
+        self._rates.replace(limits)
+
+    def set_latency(self, seconds: float) -> None:
+        """What a message in real time takes from now on."""
+        self._api.latency = seconds
 
     def set_queue_limit(self, requests: int) -> None:
         self._store.queue_limit = requests
@@ -86,6 +101,14 @@ class Simulator:
         self._store.pace.done_at_cancel = share
 
 
+class _Parts(NamedTuple):
+    api: Api
+    store: BatchStore
+    books: Books
+    schedule: FaultSchedule
+    rates: RateLimiter
+
+
 @contextlib.contextmanager
 def running_simulator(
     *,
@@ -95,6 +118,8 @@ def running_simulator(
     state_dir: Path | str | None = None,
     port: int = 0,
     faults: Faults | None = None,
+    message_limits: MessageLimits = NO_LIMITS,
+    latency: float = 0.0,
     hooks: Hooks | None = None,
 ) -> Iterator[Simulator]:
     """A simulator in a thread of this process, answering when the block begins.
@@ -102,10 +127,11 @@ def running_simulator(
     Without `state_dir` everything is forgotten at the end, and in any case the books close with the
     block: read them inside. Port 0 takes a free one. `hooks` see a call before `faults` do.
     """
-    with _assembled(turnaround, queue_limit, seed, state_dir, faults, hooks) as parts:
-        app, store, books, schedule = parts
+    with _assembled(
+        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, hooks
+    ) as parts:
         listener = _listen(port)
-        server = _Server(_config(app))
+        server = _Server(_config(parts.api.asgi()))
         thread = threading.Thread(
             target=server.run, kwargs={"sockets": [listener]}, name="simulator", daemon=True
         )
@@ -113,7 +139,9 @@ def running_simulator(
         try:
             if not server.ready.wait(_START_SECONDS):
                 raise RuntimeError(f"The simulator did not start within {_START_SECONDS} s.")
-            yield Simulator(_url(listener), store, books, schedule)
+            yield Simulator(
+                _url(listener), parts.store, parts.books, parts.schedule, parts.rates, parts.api
+            )
         finally:
             server.should_exit = True
             thread.join()
@@ -127,15 +155,20 @@ def serve(
     seed: int = 0,
     state_dir: Path | str | None = None,
     faults: Faults | None = None,
+    message_limits: MessageLimits = NO_LIMITS,
+    latency: float = 0.0,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
 
     Errors: `OSError` if the port cannot be had.
     """
-    with _assembled(turnaround, queue_limit, seed, state_dir, faults, None) as (app, _, _, _):
+    with _assembled(
+        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, None
+    ) as parts:
         listener = _listen(port)
         url = _url(listener)
+        app = parts.api.asgi()
         server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
         # uvicorn raises a signal again once it has shut down; SIGTERM would then kill the process
         # before the temporary folder is removed.
@@ -151,8 +184,10 @@ def _assembled(
     seed: int,
     state_dir: Path | str | None,
     faults: Faults | None,
+    message_limits: MessageLimits,
+    latency: float,
     hooks: Hooks | None,
-) -> Iterator[tuple[Any, BatchStore, Books, FaultSchedule]]:
+) -> Iterator[_Parts]:
     with contextlib.ExitStack() as stack:
         if state_dir is None:
             state_dir = stack.enter_context(
@@ -170,8 +205,9 @@ def _assembled(
         store = BatchStore(
             database, books, spool, responder, schedule, pace=pace, queue_limit=queue_limit
         )
-        api = Api(store, books, spool, responder, schedule, hooks or Hooks())
-        yield api.asgi(), store, books, schedule
+        rates = RateLimiter(message_limits)
+        api = Api(store, books, spool, responder, schedule, rates, latency, hooks or Hooks())
+        yield _Parts(api, store, books, schedule, rates)
 
 
 class _Server(uvicorn.Server):

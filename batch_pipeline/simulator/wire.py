@@ -38,7 +38,8 @@ TYPE_STATUSES = {
 
 STATUS_TYPES = {status: kind for kind, status in TYPE_STATUSES.items()} | {408: "timeout_error"}
 
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_ALPHABET = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_TO_ALPHABET = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 
 
 class ApiError(Exception):
@@ -87,7 +88,8 @@ def api_key_of(headers: Mapping[str, str]) -> str:
 
 def new_id(prefix: str) -> str:
     """An id such as `msgbatch_01…`, random so that it stays unique over restarts."""
-    return f"{prefix}_01" + "".join(secrets.choice(_ALPHABET) for _ in range(22))
+    # One call for all characters: every response has an id, and there may be thousands a second.
+    return f"{prefix}_01{secrets.token_bytes(22).translate(_TO_ALPHABET).decode()}"
 
 
 def now() -> datetime:
