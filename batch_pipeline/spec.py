@@ -36,9 +36,7 @@ MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's own limits of one batch; it does not say MB or MiB, so the smaller reading holds."""
 
-UNBUILT: dict[str, tuple[str, ...]] = {
-    "RealtimeSpec": ("concurrency", "checkpoint_every"),
-}
+UNBUILT: dict[str, tuple[str, ...]] = {}
 """Keys of the contract whose feature is not built yet, by model: only their default is accepted.
 
 Building a feature ends with deleting its entry.
@@ -295,13 +293,6 @@ class JobSpec(_Part):
                 "truncated_max_tokens", f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
-        return value
-
-    @field_validator("mode")
-    @classmethod
-    def _built_mode(cls, value: str) -> str:
-        if value == "realtime":
-            raise ValueError("this is not built yet; use batch or auto")
         return value
 
     @field_validator("deadline")

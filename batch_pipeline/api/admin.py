@@ -16,8 +16,9 @@ from typing import Any
 import anthropic
 import httpx2
 
-from batch_pipeline.api.anthropic_api import SIMULATOR_HEADER, _failures, _json
+from batch_pipeline.api.anthropic_api import SIMULATOR_HEADER
 from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.api.wire import failures, json_of
 from batch_pipeline.errors import UsageError
 
 KEY = "ANTHROPIC_ADMIN_KEY"
@@ -106,9 +107,9 @@ class AdminApi:
             "group_by": group_by,
         }
         while True:
-            with _failures():
+            with failures():
                 answer = self._client.get(path, cast_to=httpx2.Response, options={"params": query})
-                page = _json(answer)
+                page = json_of(answer)
             for bucket in page.get("data") or ():
                 yield from bucket.get("results") or ()
             if not page.get("has_more"):

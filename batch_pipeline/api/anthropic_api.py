@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, cast
 
@@ -18,7 +18,9 @@ import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
+from batch_pipeline.api.anthropic_messages import AnthropicMessages
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.api.wire import betas_header, failures, json_of, unreadable
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 
 # How the simulator names itself; nothing is inferred from a URL.
@@ -31,17 +33,13 @@ COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 class AnthropicApi:
-    """`Api` over the official SDK; key and base URL come from the environment unless given.
-
-    `concurrency` is the number of real-time calls at once that connections are kept for.
-    """
+    """`Api` over the official SDK; key and base URL come from the environment unless given."""
 
     def __init__(
         self,
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        concurrency: int = 50,
     ) -> None:
         if api_key is None and not (
             os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")
@@ -51,16 +49,14 @@ class AnthropicApi:
                 "or start `batch-pipeline simulator --port 8765` and set "
                 "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
             )
+        self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
         hooks = {"response": [self._note_simulator]}
         self._client = anthropic.Anthropic(
             base_url=base_url,
             api_key=api_key,
             max_retries=READ_RETRIES,
-            http_client=anthropic.DefaultHttpxClient(
-                event_hooks=hooks,
-                limits=httpx2.Limits(max_connections=concurrency + 10),
-            ),
+            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks),
         )
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation.
@@ -82,40 +78,40 @@ class AnthropicApi:
 
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         headers = {"content-type": "application/json", "content-length": str(length)}
-        with _failures():
+        with failures():
             response = self._create_client.post(
                 BATCHES,
                 content=body,
                 cast_to=httpx2.Response,
-                options={"headers": headers | _betas(betas)},
+                options={"headers": headers | betas_header(betas)},
             )
             return _created(response)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
-        with _failures():
+        with failures():
             return _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
 
     def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
         query: dict[str, object] = {"limit": limit}
         if after_id is not None:
             query["after_id"] = after_id
-        with _failures():
+        with failures():
             response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
-            page = _json(response)
+            page = json_of(response)
             try:
                 return [_parse_batch(data) for data in page["data"]], bool(page["has_more"])
             except (KeyError, TypeError, ValueError) as error:
-                raise _unreadable(response) from error
+                raise unreadable(response) from error
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
-        with _failures():
+        with failures():
             return _batch(
                 self._client.post(f"{BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response)
             )
 
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
-        with _failures():
+        with failures():
             # With a response as `cast_to` the SDK hands it over unread, whatever the stream class.
             stream: object = self._client.get(
                 f"{BATCHES}/{batch_id}/results",
@@ -134,31 +130,35 @@ class AnthropicApi:
         # The endpoint refuses what has no say in the length of a prompt, `max_tokens` for one.
         known = MessageCountTokensParams.__annotations__
         body = {name: value for name, value in orjson.loads(params).items() if name in known}
-        with _failures():
+        with failures():
             response = self._client.post(
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
                 cast_to=httpx2.Response,
-                options={"headers": {"content-type": "application/json"} | _betas(betas)},
+                options={"headers": {"content-type": "application/json"} | betas_header(betas)},
             )
             try:
-                return int(_json(response)["input_tokens"])
+                return int(json_of(response)["input_tokens"])
             except (KeyError, TypeError, ValueError) as error:
-                raise _unreadable(response) from error
+                raise unreadable(response) from error
 
-    def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
-        with _failures():
-            response = self._client.post(
-                "/v1/messages",
-                content=params,
-                cast_to=httpx2.Response,
-                options={
-                    "headers": {"content-type": "application/json"} | _betas(betas),
-                    # An answer that was lost was billed: repeating is the flow's decision.
-                    "max_retries": 0,
-                },
-            )
-            return _json(response)
+    @asynccontextmanager
+    async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
+        # A pool of exactly this size: each connection is kept for the next call. The SDK's aiohttp
+        # transport takes a third of the processor time that its default one does.
+        http_client = anthropic.DefaultAioHttpClient(
+            limits=httpx2.Limits(
+                max_connections=concurrency, max_keepalive_connections=concurrency
+            ),
+        )
+        async with anthropic.AsyncAnthropic(
+            base_url=self._base_url,
+            api_key=self._api_key,
+            # An answer that was lost was billed: repeating is the flow's decision.
+            max_retries=0,
+            http_client=http_client,
+        ) as client:
+            yield AnthropicMessages(client, self._note_simulator)
 
     def _probe(self) -> None:
         """Learn who answers, and whether the credentials are good, before any work is done."""
@@ -186,68 +186,24 @@ class AnthropicApi:
             )
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turn what the SDK and its transport raise into `ApiFailure`."""
-    try:
-        yield
-    except anthropic.APIStatusError as error:
-        raise _status_failure(error) from error
-    except anthropic.APIError as error:
-        # A connection that was never established is told apart: nothing can have been sent.
-        cause = error.__cause__
-        connected = not isinstance(
-            cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout
-        )
-        message = f"{error} {cause or ''}".strip()
-        raise ApiFailure(None, None, None, message, connected=connected) from error
-    except httpx2.HTTPError as error:
-        # A break in mid-stream is not an SDK error.
-        raise ApiFailure(None, None, None, f"{type(error).__name__}: {error}") from error
-
-
-def _status_failure(error: anthropic.APIStatusError) -> ApiFailure:
-    body = error.body if isinstance(error.body, Mapping) else {}
-    detail = body.get("error")
-    detail = detail if isinstance(detail, Mapping) else {}
-    code = detail.get("code") or (detail.get("details") or {}).get("error_code")
-    return ApiFailure(
-        status=error.status_code,
-        error_type=_text(detail.get("type")),
-        error_code=_text(code),
-        message=_text(detail.get("message")) or error.message,
-        retry_after=_seconds(error.response.headers.get("retry-after")),
-    )
-
-
 def _batch(response: httpx2.Response) -> BatchInfo:
     try:
-        return _parse_batch(_json(response))
+        return _parse_batch(json_of(response))
     except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(response) from error
+        raise unreadable(response) from error
 
 
 def _created(response: httpx2.Response) -> BatchInfo:
     """The batch that a create made: the id is what counts, whatever else of it can be read."""
-    data = _json(response)
+    data = json_of(response)
     try:
         return _parse_batch(data)
     except (KeyError, TypeError, ValueError):
         # What is no batch by its own word may come from anybody on the way.
         if data.get("type") != "message_batch" or not isinstance(data.get("id"), str):
-            raise _unreadable(response) from None
+            raise unreadable(response) from None
     at = time.time()
     return BatchInfo(data["id"], "in_progress", dict.fromkeys(COUNTS, 0), at, None, None, False)
-
-
-def _json(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        data = orjson.loads(response.content)
-    except orjson.JSONDecodeError as error:
-        raise _unreadable(response) from error
-    if not isinstance(data, dict):
-        raise _unreadable(response)
-    return data
 
 
 def _parse_batch(data: Mapping[str, Any]) -> BatchInfo:
@@ -265,24 +221,5 @@ def _parse_batch(data: Mapping[str, Any]) -> BatchInfo:
     )
 
 
-def _unreadable(response: httpx2.Response) -> ApiFailure:
-    return ApiFailure(response.status_code, None, None, "an answer that cannot be read")
-
-
 def _timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def _betas(betas: Sequence[str]) -> dict[str, str]:
-    return {"anthropic-beta": ",".join(betas)} if betas else {}
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        return None

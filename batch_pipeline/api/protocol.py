@@ -7,8 +7,8 @@ it may be repeated, is the flow's to say.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -34,14 +34,36 @@ class BatchInfo:
         return sum(self.counts.values())
 
 
+@dataclass(frozen=True)
+class RateLimit:
+    """One of an account's limits as the headers of an answer gave it: so much a minute, what is
+    left of it, and in how many seconds it is whole again (None: not said)."""
+
+    limit: float
+    remaining: float
+    reset: float | None
+
+
+# By what is limited: `requests`, `input-tokens`, `output-tokens`; what a header lacked is left out.
+RateLimits = Mapping[str, RateLimit]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A message as it came, and the rate limits that its headers named."""
+
+    message: dict[str, Any]
+    limits: RateLimits
+
+
 # Not frozen: Python itself writes an exception's traceback on its way through context managers.
 @dataclass(eq=False)
 class ApiFailure(Exception):
     """A call that did not end in a usable 2xx.
 
     `status` is None where no HTTP answer arrived. `connected` is False only where the connection
-    was never established, so that nothing can have reached the API. `error_type`, `error_code` and
-    `retry_after` (seconds) are what an API error body and its headers said.
+    was never established, so that nothing can have reached the API. `error_type`, `error_code`,
+    `retry_after` (seconds) and `limits` are what an API error body and its headers said.
     """
 
     status: int | None
@@ -50,11 +72,20 @@ class ApiFailure(Exception):
     message: str
     retry_after: float | None = None
     connected: bool = True
+    limits: RateLimits = field(default_factory=dict)
 
     def __str__(self) -> str:
         status = f"HTTP {self.status}" if self.status is not None else "no answer"
         kind = f" {self.error_type}" if self.error_type else ""
         return f"{status}{kind}: {self.message}"
+
+
+class Messages(Protocol):
+    """The Messages endpoint, for many calls at once from one event loop."""
+
+    async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
+        """One call with a JSON body, once: no retry of any kind. May raise `ApiFailure`."""
+        ...
 
 
 class Api(Protocol):
@@ -88,6 +119,6 @@ class Api(Protocol):
         """Prompt tokens of Messages parameters; sends no message and costs nothing."""
         ...
 
-    def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
-        """One Messages call with a JSON body; the message as it came."""
+    def open_messages(self, concurrency: int) -> AbstractAsyncContextManager[Messages]:
+        """Connections for so many Messages calls at once; a call beyond them waits for one."""
         ...

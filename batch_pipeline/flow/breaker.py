@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -95,8 +95,13 @@ def first_attempts(
     return total
 
 
-def look(connection: Connection, alerts: AlertLimits, night: Night) -> Tripped | None:
-    """The breaker of a night by what the ledger says now."""
+def look(
+    connection: Connection,
+    alerts: AlertLimits,
+    night: Night,
+    running: Iterable[Mapping[str, Any]] = (),
+) -> Tripped | None:
+    """The breaker of a night by what the ledger says now, and by what `running` calls count."""
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return None
@@ -104,6 +109,8 @@ def look(connection: Connection, alerts: AlertLimits, night: Night) -> Tripped |
     overruled = approvals.of_night(connection, night.id)
     collected = tally.of_night(connection, night.id)
     first = first_attempts(snapshots[snapshot_id], snapshots, collected, overruled)
+    for summary in running:
+        first.add(summary)
     return judge(alerts, snapshots[snapshot_id], first, overruled)
 
 

@@ -1,48 +1,46 @@
-"""A shard sent call by call through the Messages API: how a pilot gets its answers in minutes.
+"""Shards sent call by call through the Messages API: a pilot's, and a night's in real time.
 
-A call in flight at a kill may be billed and asked again; the API leaves no way to find it. Every
-other answer is in the journal before it counts.
+Belongs here: which shards are worked through, and what the ledger hears of it. How calls leave and
+come back stands in `call_engine`. A call in flight at a kill may be billed and asked again; the API
+leaves no way to find it. Every other answer is in the journal before it counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import orjson
-import tenacity
-
-from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError
-from batch_pipeline.flow import breaker, budget, manifests, paths, snapshots
-from batch_pipeline.flow.journal import Journal, read_lines
-from batch_pipeline.flow.outcomes import Action, is_refused_as_busy, of_call_failure
+from batch_pipeline.flow import breaker, budget, interrupts
+from batch_pipeline.flow.call_engine import Claim, End, Engine
+from batch_pipeline.flow.call_shard import OpenShard
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.requests import (
-    Declaration,
-    RequestBuilder,
-    custom_id,
-    parse_custom_id,
-)
-from batch_pipeline.flow.submission import heartbeat
+from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import admission, nights, submissions
-from batch_pipeline.state.admission import Waiting
+from batch_pipeline.state.admission import Intent, MaySend, Waiting
 from batch_pipeline.state.nights import Night, Shard
 from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 
-# Tries of one call in a row: the API may be busy for minutes, an error of its own is asked thrice.
-BUSY_TRIES = 8
-ERROR_TRIES = 3
-LONGEST_PAUSE_SECONDS = 60.0
+# How often whoever watches has a look while calls are made.
+WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Called:
+    """What one round of calls did: answers, and why the rest waits."""
+
+    answers: int
+    waiting: Waiting
 
 
 def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) -> Waiting | None:
-    """Ask for every request of a real-time shard that has no answer in the journal yet.
+    """Ask for every request of one real-time shard that has no answer in the journal yet.
 
     Returns why it waits, or None once all are answered and the submission has ended. Raises
     AccountError where going on is useless: a key, a bill, a model.
@@ -54,104 +52,175 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         )
     if isinstance(intent, Waiting):
         return intent
-    submission = intent.submission
-    if submission.state is State.ENDED:
+    if intent.submission.state is State.ENDED:
         return None
+    claims = iter([intent])
+
+    def claim() -> OpenShard | Waiting:
+        found = next(claims, None)
+        return Waiting(None) if found is None else _opened(pipeline, spec, night, found)
+
+    engine = _work(pipeline, spec, night, claim, closes=False)
+    if engine.refusal is not None:
+        raise AccountError(
+            f"The API refuses to go on: {engine.refusal}. Check the key, the account's billing and "
+            "model_id, then run again."
+        ) from engine.refusal
     with pipeline.ledger.read() as connection:
-        snapshot = nights.get_snapshot(connection, shard.snapshot_id)
-    declaration = Declaration.from_json(snapshot.declaration)
-    builder = RequestBuilder(declaration)
-    manifest = manifests.read(pipeline.files, shard.manifest)
-    ordinals = manifest.column("ordinal").to_pylist()
-    rooms = manifest.column("max_tokens").to_pylist()
-    folder = paths.raw_realtime(night.job, night.partition)
-    done = {
-        known[1]
-        for line in read_lines(pipeline.files, folder, submission.token)
-        if (known := parse_custom_id(orjson.loads(line)["custom_id"]))
-    }
-    left = [number for number in range(len(ordinals)) if number not in done]
-    rows = snapshots.read_inputs(pipeline.files, snapshot, [ordinals[n] for n in left])
-    stopped = threading.Event()
-    name = f"{submission.token}-{submission.fence}"
+        if submissions.get(connection, intent.submission.id).state is not State.CALLING:
+            return None
+    return Waiting(engine.reason or engine.waiting.reason, shard.requests)
 
-    def call(number: int, row: bytes) -> None:
-        # A process that was frozen must not ask what another has taken over meanwhile.
-        if stopped.is_set() or not lease.held():
-            return
-        result = _result_of(pipeline, builder.rebuild(row, rooms[number]), declaration)
-        journal.append(
-            orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
-        )
 
-    with (
-        heartbeat(pipeline, submission) as lease,
-        Journal(pipeline.files, folder, name, spec.realtime.checkpoint_every) as journal,
-        ThreadPoolExecutor(spec.realtime.concurrency) as pool,
-    ):
-        pending: set[Future[None]] = set()
-        try:
-            for number, row in zip(left, rows, strict=True):
-                if len(pending) >= spec.realtime.concurrency:
-                    pending = _next(pending)
-                pending.add(pool.submit(call, number, row))
-            while pending:
-                pending = _next(pending)
-        finally:
-            stopped.set()
-        if not lease.held():
-            return Waiting("another process has taken it over", shard.requests)
+def send_all(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    may_send: MaySend,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Called:
+    """Work through the night's real-time shards until none is left that may go.
+
+    `meanwhile` is called in this thread again and again while calls are made, and once a shard has
+    ended. A refusal of the account pauses it, as one of a batch does.
+    """
+
+    def claim() -> OpenShard | Waiting:
+        # Anew for each shard: what is measured meanwhile makes the bounds smaller.
+        limits = budget.limits(pipeline, spec, night)
+        with pipeline.ledger.write() as connection:
+            intent = admission.begin_next_calls(connection, night, pipeline.owner, limits, may_send)
+        return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
+
+    first = claim()
+    if isinstance(first, Waiting):
+        return Called(0, first)
+    claimed = [first]
+    engine = _work(
+        pipeline,
+        spec,
+        night,
+        lambda: claimed.pop() if claimed else claim(),
+        closes=True,
+        meanwhile=meanwhile,
+    )
+    if engine.reason is None:
+        return Called(engine.answered, engine.waiting)
+    requests = pipeline.refreshed(night).open_requests
+    return Called(engine.answered, Waiting(engine.reason, requests))
+
+
+def close_abandoned(pipeline: Pipeline, night: Night) -> int:
+    """End the calls of a held night that nobody makes any more; returns how many shards."""
     with pipeline.ledger.write() as connection:
-        submissions.end(connection, submission)
-    return None
+        return admission.close_abandoned_calls(connection, night, pipeline.owner)
 
 
-def _next(pending: set[Future[None]]) -> set[Future[None]]:
-    """Wait for a call to end; raises what it raised."""
-    done, left = wait(pending, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-    return left
+def _opened(pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> OpenShard:
+    return OpenShard(pipeline, spec, night, intent).__enter__()
 
 
-def _result_of(pipeline: Pipeline, params: bytes, declaration: Declaration) -> dict[str, Any]:
-    """The outcome of one call in the shape of a batch's result, passing faults waited out."""
-    try:
-        message = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_passes),
-            wait=_pause,
-            stop=_enough,
-            reraise=True,
-        )(pipeline.api.create_message, params, declaration.betas)
-    except ApiFailure as failure:
-        outcome = of_call_failure(failure)
-        if outcome.action is Action.STOP:
-            raise AccountError(
-                f"The API refuses to go on: {failure}. Check the key, the account's billing and "
-                "model_id, then run again."
-            ) from failure
-        error = {"type": outcome.error_type, "message": outcome.error_message}
-        attempted = not is_refused_as_busy(failure)
-        return {
-            "type": "errored",
-            "error": {"type": "error", "error": error},
-            "attempted": attempted,
-        }
-    return {"type": "succeeded", "message": message}
+def _work(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    claim: Claim,
+    *,
+    closes: bool,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Engine:
+    """Run an engine over what `claim` gives; `closes`: a shard that is left early is closed.
+
+    Raises what went wrong in it, and passes on a signal once the calls in flight have ended.
+    """
+    limiter = pipeline.limiter(Declaration.of(spec).model_id)
+
+    def report(shards: list[OpenShard]) -> str | None:
+        lease = pipeline.settings.lease_seconds
+        with pipeline.ledger.write() as connection:
+            for shard in shards:
+                progress = shard.progress(engine.per_second, limiter.refused)
+                submissions.checkpoint(connection, shard.submission, progress, lease)
+            why = admission.closed(connection, night)
+            if why is None and closes:
+                first = [shard.first.as_json() for shard in shards]
+                tripped = breaker.look(connection, spec.alerts, night, first)
+                why = None if tripped is None else str(tripped)
+        return why
+
+    def settle(shard: OpenShard, end: End | None) -> None:
+        shard.__exit__()
+        with pipeline.ledger.write() as connection:
+            if engine.refusal is not None:
+                nights.pause_account(connection, night.account, str(engine.refusal))
+            held = submissions.checkpoint(
+                connection,
+                shard.submission,
+                shard.progress(engine.per_second, limiter.refused),
+                0.0,
+            )
+            if not held:
+                return
+            if end is None:
+                submissions.end(connection, shard.submission)
+            elif end is End.CLOSE and closes:
+                submissions.close_calls(connection, shard.submission)
+            else:
+                submissions.let_go(connection, shard.submission)
+
+    engine = Engine(
+        concurrency=spec.realtime.concurrency,
+        checkpoint_every=spec.realtime.checkpoint_every,
+        limiter=limiter,
+        claim=claim,
+        report=report,
+        settle=settle,
+    )
+    _supervise(pipeline, engine, spec.realtime.concurrency, meanwhile)
+    return engine
 
 
-def _passes(error: BaseException) -> bool:
-    return isinstance(error, ApiFailure) and of_call_failure(error).action is Action.RETRY
+def _supervise(
+    pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
+) -> None:
+    """Run an engine in a thread of its own, so that this one can watch, collect, and be stopped."""
+    api = pipeline.api
 
+    async def run() -> None:
+        async with api.open_messages(concurrency) as messages:
+            await engine.run(messages)
 
-def _enough(state: tenacity.RetryCallState) -> bool:
-    failure = state.outcome.exception() if state.outcome else None
-    busy = isinstance(failure, ApiFailure) and is_refused_as_busy(failure)
-    return state.attempt_number >= (BUSY_TRIES if busy else ERROR_TRIES)
+    done = threading.Event()
 
+    def body() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # noqa: BLE001  # raised again, in the caller's thread
+            engine.error = engine.error or error
+        finally:
+            done.set()
+            engine.settled.set()
 
-def _pause(state: tenacity.RetryCallState) -> float:
-    failure = state.outcome.exception() if state.outcome else None
-    if isinstance(failure, ApiFailure) and failure.retry_after is not None:
-        return min(failure.retry_after, LONGEST_PAUSE_SECONDS)
-    return tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE_SECONDS)(state)
+    thread = threading.Thread(target=body, name="calls", daemon=True)
+
+    def ask() -> None:
+        log.warning("stopping once the calls in flight have ended; again, to stop at once")
+        engine.stop(End.LET_GO, "interrupted")
+
+    with interrupts.held_back(ask):
+        thread.start()
+        try:
+            while not done.is_set():
+                engine.settled.wait(WATCH_SECONDS)
+                engine.settled.clear()
+                meanwhile()
+        except Exception:
+            engine.stop(End.LET_GO, "an error")
+            raise
+        except BaseException:
+            engine.abort()
+            raise
+        finally:
+            thread.join()
+    if engine.error is not None:
+        raise engine.error

@@ -87,6 +87,8 @@ def collect(
             if duplicate:
                 log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
             summary = judge.summary(duplicate=duplicate)
+            if submission.progress is not None:
+                summary["latency_ms"] = submission.progress["latency_ms"]
             submissions.collect(connection, submission, summary, judge.cost)
             tally.keep(connection, night.id)
             takeovers.settle(connection, night.id)

@@ -1,7 +1,9 @@
 """The journal of real-time calls: each answer is in a file before it counts as done.
 
 Lines have the shape of a batch's result lines, so that both are collected by the same code. A line
-is a zstd frame of its own: what a killed process leaves is whole but for the last frame.
+is a zstd frame of its own: what a killed process leaves is whole but for the last frame. On a home
+that is not a local folder the lines since the last checkpoint are on the machine alone; each
+checkpoint publishes them as a file of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import io
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,40 +23,55 @@ import zstandard
 from batch_pipeline.state.durable import flush, make_folder
 from batch_pipeline.state.files import Files
 
+# A line is small and there are many: more effort costs the speed of the calls and saves little.
+LEVEL = 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file that lines are appended to; `staging` is what keeps it until it is published."""
+
+    number: int
+    path: Path
+    file: io.FileIO
+    staging: AbstractContextManager[Path] | None = None
+
 
 class Journal:
     """Appends lines of one holder of a submission; safe to use from several threads."""
 
-    def __init__(self, files: Files, folder: str, name: str, checkpoint_every: int) -> None:
+    def __init__(self, files: Files, folder: str, name: str) -> None:
         self._files = files
-        self._path = f"{folder}/{name}.jsonl.zst"
-        self._every = checkpoint_every
-        self._pending = 0
+        self._folder, self._name = folder, name
         self._lock = threading.Lock()
-        self._compressor = zstandard.ZstdCompressor(level=3)
-        self._local = files.staged() if files.is_remote else None
-        self._file: io.FileIO | None = None
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self._part: _Part | None = None
+        self._unsaved = 0
 
     def __enter__(self) -> Self:
-        if self._local is not None:
-            path = self._local.__enter__()
-        else:
-            path = Path(self._files.uri(self._path))
-            make_folder(path.parent)
-        self._staged = path
-        self._file = path.open("ab", buffering=0)
-        if self._local is None:
-            flush(path.parent)
+        self._part = self._open_part(0)
         return self
 
     def append(self, line: bytes) -> None:
+        """Once this returns, the line outlives the process; `checkpoint` makes it outlive more."""
         with self._lock:
-            assert self._file is not None
+            assert self._part is not None
             # A compressor is not to be used by two threads at once.
-            self._file.write(self._compressor.compress(line + b"\n"))
-            self._pending += 1
-            if self._pending >= self._every:
-                self._checkpoint()
+            self._part.file.write(self._compressor.compress(line + b"\n"))
+            self._unsaved += 1
+
+    def checkpoint(self) -> None:
+        """Make what was appended so far durable; others may go on appending meanwhile."""
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, 0
+            part = self._part
+            assert part is not None
+            if unsaved and self._files.is_remote:
+                self._part = self._open_part(part.number + 1)
+        if unsaved and self._files.is_remote:
+            self._publish(part)
+        elif unsaved:
+            os.fsync(part.file.fileno())
 
     def __exit__(
         self,
@@ -60,19 +79,32 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._file is not None
-        with self._lock:
-            self._checkpoint()
-            self._file.close()
-        if self._local is not None:
-            self._local.__exit__(kind, error, traceback)
+        part = self._part
+        assert part is not None
+        if self._files.is_remote:
+            self._publish(part)
+            return
+        os.fsync(part.file.fileno())
+        part.file.close()
 
-    def _checkpoint(self) -> None:
-        assert self._file is not None
-        os.fsync(self._file.fileno())
-        self._pending = 0
-        if self._local is not None:
-            self._files.publish(self._staged, self._path)
+    def _open_part(self, number: int) -> _Part:
+        if self._files.is_remote:
+            staging = self._files.staged()
+            path = staging.__enter__()
+            return _Part(number, path, path.open("ab", buffering=0), staging)
+        path = Path(self._files.uri(f"{self._folder}/{self._name}.jsonl.zst"))
+        make_folder(path.parent)
+        file = path.open("ab", buffering=0)
+        flush(path.parent)
+        return _Part(number, path, file)
+
+    def _publish(self, part: _Part) -> None:
+        part.file.close()
+        if part.path.stat().st_size:
+            name = f"{self._name}-{part.number:05d}.jsonl.zst"
+            self._files.publish(part.path, f"{self._folder}/{name}")
+        assert part.staging is not None
+        part.staging.__exit__(None, None, None)
 
 
 def read_lines(files: Files, folder: str, token: str) -> Iterator[bytes]:

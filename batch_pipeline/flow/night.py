@@ -16,6 +16,7 @@ from batch_pipeline.errors import InputDataError, LedgerError
 from batch_pipeline.flow import (
     breaker,
     budget,
+    calls,
     dataset,
     deadline,
     estimate,
@@ -34,7 +35,6 @@ from batch_pipeline.flow import (
 )
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
-from batch_pipeline.flow.calls import send_calls
 from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -49,7 +49,7 @@ from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import Account, NewSnapshot, Night, ShardState, Snapshot
+from batch_pipeline.state.nights import Account, Engine, NewSnapshot, Night, Snapshot
 from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
@@ -229,8 +229,16 @@ def run_pilot(
     return pilot.run_pilot(pipeline, spec, night, price_for(spec))
 
 
-def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
-    """Plan what is open and send what there is room for."""
+def submit(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Submitted:
+    """Plan what is open, send what there is room for, and make the calls that go in real time.
+
+    `meanwhile` is called again and again while calls are made.
+    """
     reconciliation.reconcile(pipeline, night.account)
     night, snapshot = planning.current(pipeline, night)
     if snapshot.declaration_hash != Declaration.of(spec).hash:
@@ -244,9 +252,11 @@ def submit(pipeline: Pipeline, spec: JobSpec, night: Night) -> Submitted:
     if approvals.lets_go(verdict, _approvals(pipeline, night)):
         _plan(pipeline, spec, night, snapshot)
     admitted = budget.limits(pipeline, spec, night)
-    submitted = submission.submit_waiting(pipeline, night, admitted, pilot.may_send(spec))
-    waiting = _call(pipeline, spec, night)
-    return submitted if waiting is None else replace(submitted, waiting=waiting)
+    may_send = pilot.may_send(spec)
+    submitted = submission.submit_waiting(pipeline, night, admitted, may_send)
+    called = calls.send_all(pipeline, spec, night, may_send, meanwhile)
+    waiting = called.waiting if called.waiting.reason is not None else submitted.waiting
+    return replace(submitted, waiting=waiting, answers=called.answers)
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
@@ -262,24 +272,14 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         seen = planning.view(pipeline, night)
         if seen.snapshot.id != snapshot.id:
             return
+        engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
+        shards = ShardLimits.of_calls(spec) if engine == "realtime" else limits
         ceilings = budget.ceilings(pipeline.settings, spec)
-        at_once = budget.requests_at_once(bounds, ceilings, snapshot)
-        planning.plan_all(pipeline, seen, limits.at_most(at_once), bounds, spec.retry)
+        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine)
+        planning.plan_all(pipeline, seen, shards.at_most(at_once), bounds, spec.retry, engine)
         found = takeover.course(pipeline, spec, night)
     if found.to_realtime:
         takeover.change_over(pipeline, spec, found, limits, bounds)
-
-
-def _call(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
-    """Make the calls of real-time shards; why some wait, or None."""
-    with pipeline.ledger.read() as connection:
-        shards = nights.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
-    reason: Waiting | None = None
-    for shard in shards:
-        if shard.engine == "realtime" and not shard.pilot:
-            waiting = send_calls(pipeline, spec, night, shard)
-            reason = waiting if waiting is not None and waiting.reason else reason
-    return reason
 
 
 def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
@@ -313,6 +313,8 @@ def collect_ended(
     `collected` is called after each.
     """
     publication.repair(pipeline, night)
+    if pipeline.refreshed(night).held_at is not None:
+        calls.close_abandoned(pipeline, night)
     count = 0
     with pipeline.ledger.read() as connection:
         ended = submissions.of_night(connection, night.id, State.ENDED)

@@ -8,6 +8,7 @@ import uuid
 from functools import cached_property
 
 from batch_pipeline.api.protocol import Api
+from batch_pipeline.flow.rate_limit import Limiter
 from batch_pipeline.settings import Settings
 from batch_pipeline.state import nights
 from batch_pipeline.state.admission import Limits
@@ -26,6 +27,7 @@ class Pipeline:
         self.settings = settings
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._given_api = api
+        self._limiters: dict[str, Limiter] = {}
 
     @cached_property
     def files(self) -> Files:
@@ -52,6 +54,10 @@ class Pipeline:
         with self.ledger.write() as connection:
             nights.register_account(connection, name, simulated=simulated)
             return nights.get_account(connection, name)
+
+    def limiter(self, model_id: str) -> Limiter:
+        """The one that all real-time calls of this process to a model share: limits are its own."""
+        return self._limiters.setdefault(model_id, Limiter())
 
     def limits(self, job_queue: int | None, money: Money) -> Limits:
         return Limits(

@@ -27,6 +27,9 @@ from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, Job
 from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Engine, NewShard, Night, ShardState, Snapshot
 
+# Of a real-time shard.
+MOST_CALLS = 2_000
+
 
 @dataclass(frozen=True)
 class ShardLimits:
@@ -34,6 +37,15 @@ class ShardLimits:
 
     requests: int
     bytes: int
+
+    @classmethod
+    def of_calls(cls, spec: JobSpec) -> ShardLimits:
+        """Of a shard that goes out call by call: it needs no room in the queue. A small one tells
+        early how the night goes, and little of it changes hands where a process dies."""
+        return cls(
+            requests=min(MOST_CALLS, spec.limits.max_requests_per_batch),
+            bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
+        )
 
     @classmethod
     def of(cls, spec: JobSpec, account_queue: int) -> ShardLimits:

@@ -12,11 +12,13 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
 import zstandard
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import custom_id, parse_custom_id
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission
 
@@ -38,12 +40,29 @@ def of_submission(
     Its bytes are in `raw`, compressed, once the last block has come.
     """
     if submission.batch_id is None:
-        folder = paths.raw_realtime(night.job, night.partition)
-        lines = read_lines(pipeline.files, folder, submission.token)
-        yield whole_lines(line + b"\n" for line in lines)
+        yield whole_lines(line + b"\n" for line in _of_calls(pipeline, night, submission))
         return
     with ahead(whole_lines(_downloaded(pipeline, submission.batch_id, raw))) as blocks:
         yield blocks
+
+
+def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Iterator[bytes]:
+    """The lines of real-time calls; a submission that was closed early gets one for each request
+    that nobody has asked, as a batch that is cancelled does."""
+    folder = paths.raw_realtime(night.job, night.partition)
+    lines = read_lines(pipeline.files, folder, submission.token)
+    if submission.cancel_requested_at is None:
+        yield from lines
+        return
+    answered = bytearray(submission.requests)
+    for line in lines:
+        known = parse_custom_id(orjson.loads(line)["custom_id"])
+        assert known is not None
+        answered[known[1]] = 1
+        yield line
+    for number in (number for number, there in enumerate(answered) if not there):
+        name = custom_id(submission.token, number)
+        yield orjson.dumps({"custom_id": name, "result": {"type": "canceled"}})
 
 
 def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Generator[bytes]:

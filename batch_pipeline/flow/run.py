@@ -17,6 +17,7 @@ from batch_pipeline.flow import alerts, breaker, budget, retirement, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals
 from batch_pipeline.state.admission import Waiting
@@ -84,32 +85,35 @@ def _run(pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, *, wait:
     state, reason = stations.progress(pipeline, night), None
     warned: set[str] = set()
     patience = _Patience()
+
+    def look(seen: Progress) -> None:
+        warned.update(alerts.look(pipeline, spec.alerts, seen))
+        _warn(spec, seen, warned)
+
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
             stations.take_input(pipeline, spec, night)
         try:
-            state, why = _step(pipeline, spec, night, watch, patience)
+            state, sent = _step(pipeline, spec, night, watch, look, patience)
         except BatchPipelineError:
             alerts.look(pipeline, spec.alerts, stations.progress(pipeline, night))
             raise
         watch(state)
-        warned |= alerts.look(pipeline, spec.alerts, state)
-        _warn(spec, state, warned)
+        look(state)
         if state.complete and not _input_changed(pipeline, spec, state):
             return state
-        held_back = state.breaker(spec.alerts) if state.waiting else None
-        if held_back is not None and state.night.held_at is None and _nothing_pending(state):
-            raise breaker.closed_error(state.night, held_back, state.waiting)
-        if why is not None and why.short is not None and _nothing_pending(state):
-            raise budget.held_back(state.night, why.short, state.waiting)
+        if sent.answers and state.night.held_at is None:
+            # Calls in real time are done with as they are made: what they left open goes again.
+            continue
+        _raise_if_held_back(spec, state, sent)
         if not wait or (state.night.held_at is not None and _nothing_pending(state)):
             return state
         if _nothing_pending(state):
             _raise_if_stuck(state)
-        if why is not None and why.reason != reason:
-            reason = why.reason
-            log.info("%s %s: %s", spec.name, partition, why)
+        if sent.waiting.reason != reason:
+            reason = sent.waiting.reason
+            log.info("%s %s: %s", spec.name, partition, sent.waiting)
         time.sleep(pipeline.settings.poll_seconds)
 
 
@@ -157,35 +161,65 @@ class _Patience:
 
 
 def _step(
-    pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, patience: _Patience
-) -> tuple[Progress, Waiting | None]:
-    """Do all that can be done now; a passing fault of the API is left to the next step."""
-    waiting: Waiting | None = None
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    watch: Watch,
+    look: Watch,
+    patience: _Patience,
+) -> tuple[Progress, Submitted]:
+    """Do all that can be done now; a passing fault of the API is left to the next step.
+
+    While calls are made, what else there is to do goes on: `watch` sees each moment, `look` one
+    every poll interval.
+    """
+    sent = Submitted(0, Waiting(None))
+    polled = time.monotonic()
 
     def changed() -> None:
         watch(stations.progress(pipeline, night))
 
-    try:
+    def meanwhile() -> None:
+        nonlocal polled
+        if not stations.collect_ended(pipeline, spec, night, changed):
+            changed()
+        if time.monotonic() - polled < pipeline.settings.poll_seconds:
+            return
+        polled = time.monotonic()
+        look(stations.progress(pipeline, night))
+        with _passing(patience):
+            stations.poll_account(pipeline, night.account)
+
+    with _passing(patience) as fault:
         stations.poll_account(pipeline, night.account)
         stations.collect_ended(pipeline, spec, night, changed)
         if pipeline.refreshed(night).held_at is None:
             stations.meet_deadline(pipeline, spec, night)
-            waiting = _send(pipeline, spec, night)
-            if spec.mode != "batch":
-                # What calls have answered need not wait for the next round.
-                stations.collect_ended(pipeline, spec, night, changed)
+            sent = _send(pipeline, spec, night, meanwhile)
+    if fault:
+        sent = Submitted(0, Waiting(f"the API did not answer ({fault[0]})"))
+    return stations.finish(pipeline, night), sent
+
+
+@contextmanager
+def _passing(patience: _Patience) -> Iterator[list[ApiFailure]]:
+    """Take note of a fault of the API's in the block; the next step tries again."""
+    faults: list[ApiFailure] = []
+    try:
+        yield faults
     except ApiFailure as failure:
         patience.bear(failure)
-        waiting = Waiting(f"the API did not answer ({failure})")
+        faults.append(failure)
     else:
         patience.end()
-    return stations.finish(pipeline, night), waiting
 
 
-def _send(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
+def _send(
+    pipeline: Pipeline, spec: JobSpec, night: Night, meanwhile: Callable[[], None]
+) -> Submitted:
     verdict = stations.run_pilot(pipeline, spec, night)
     if isinstance(verdict, Waiting):
-        return verdict
+        return Submitted(0, verdict)
     if not approvals.lets_go(verdict, stations.progress(pipeline, night).approvals):
         examples = "".join(f"\n  {example}" for example in verdict["examples"])
         raise GateClosedError(
@@ -196,11 +230,20 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
             f"`batch-pipeline approve {spec.name} --partition {night.partition} --gate pilot "
             "--reason …`."
         )
-    return stations.submit(pipeline, spec, night).waiting
+    return stations.submit(pipeline, spec, night, meanwhile)
 
 
 def _nothing_pending(state: Progress) -> bool:
     return not state.in_flight and not state.to_collect
+
+
+def _raise_if_held_back(spec: JobSpec, state: Progress, sent: Submitted) -> None:
+    """A gate that only a person opens: the breaker, a ceiling in USD."""
+    held_back = state.breaker(spec.alerts) if state.waiting else None
+    if held_back is not None and state.night.held_at is None and _nothing_pending(state):
+        raise breaker.closed_error(state.night, held_back, state.waiting)
+    if sent.waiting.short is not None and _nothing_pending(state):
+        raise budget.held_back(state.night, sent.waiting.short, state.waiting)
 
 
 def _raise_if_stuck(state: Progress) -> None:

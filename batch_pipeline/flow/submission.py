@@ -38,7 +38,8 @@ MOST_UPLOADS = 4
 
 @dataclass(frozen=True)
 class Submitted:
-    """What one round of submitting did: batches accepted, and why the rest waits.
+    """What one round of submitting did: batches accepted, real-time calls answered, and why the
+    rest waits.
 
     `in_trouble`: the API did not answer, and nothing more was tried.
     """
@@ -46,6 +47,7 @@ class Submitted:
     batches: int
     waiting: Waiting
     in_trouble: bool = False
+    answers: int = 0
 
 
 def submit_waiting(

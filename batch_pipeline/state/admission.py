@@ -7,7 +7,7 @@ last room of the queue. What becomes of a claim stands in `submissions`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import sqlalchemy as sa
@@ -255,6 +255,60 @@ def reserve_takeover(
         since = night.realtime_since or now(connection)
         nights.update_night(connection, night.id, realtime_since=since)
     return reason
+
+
+def begin_next_calls(
+    connection: Connection,
+    night: Night,
+    owner: str,
+    limits: Limits,
+    may_send: MaySend,
+) -> Intent | Waiting:
+    """Claim the night's next real-time shard, the pilot's apart: one that its holder has left comes
+    before one that nobody has begun."""
+    shards = [
+        shard
+        for shard in nights.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        if shard.engine == "realtime" and not shard.pilot
+    ]
+    calling = {s.shard_id for s in submissions.of_night(connection, night.id, State.CALLING)}
+    left = {s.shard_id for s in abandoned_calls(connection, night)}
+    free = sorted(
+        (shard for shard in shards if shard.state is ShardState.WAITING or shard.id in left),
+        key=lambda shard: (shard.state is ShardState.WAITING, shard.id),
+    )
+    if free:
+        found = begin_calls(connection, night, free[0], owner, limits, may_send)
+        if isinstance(found, Waiting):
+            return replace(found, requests=sum(shard.requests for shard in free))
+        return found
+    if any(shard.id in calling for shard in shards):
+        return Waiting("calls are being made already")
+    return Waiting(None)
+
+
+def abandoned_calls(connection: Connection, night: Night) -> list[Submission]:
+    """Calls whose holder has let go, or gave no sign of life for the time of a lease."""
+    at = now(connection)
+    calling = submissions.of_night(connection, night.id, State.CALLING)
+    return [submission for submission in calling if submission.lease_until <= at]
+
+
+def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> int:
+    """End what nobody makes calls for any more, as a held night does not go on; returns how many.
+
+    What was answered is collected then, the rest is open again.
+    """
+    closed_ = 0
+    for submission in abandoned_calls(connection, night):
+        submissions.take_over(connection, submission, owner, 0.0)
+        closed_ += submissions.close_calls(connection, submissions.get(connection, submission.id))
+    return closed_
+
+
+def closed(connection: Connection, night: Night) -> str | None:
+    """Why nothing more of a night may go out: held, its account paused, or refused."""
+    return _closed(connection, nights.get_night(connection, night.id))
 
 
 def _room(

@@ -4,7 +4,8 @@
        ↓        ↓ ↘
      ABSENT  REFUSED UNKNOWN → ACCEPTED or ABSENT        ABSENT, REFUSED: the shard waits again
     ACCEPTED or ENDED → ABSENT                           a simulator's alone: it was restarted
-    CALLING → ENDED → COLLECTED                          a shard that goes out call by call
+    CALLING → ENDED → COLLECTED                          a shard that goes out call by call; one
+                                                         that is closed early lacks answers
 
 INTENT is written before the first byte leaves, SEALED before the last: a holder that dies in
 between leaves an incomplete body that nobody can complete, one that dies later leaves an unknown
@@ -85,6 +86,7 @@ class Submission:
     stated_prices: dict[str, Any] | None = None
     tallied: bool | None = None
     downloads: int | None = None
+    progress: dict[str, Any] | None = None
 
     @property
     def is_duplicate(self) -> bool:
@@ -159,6 +161,37 @@ def keep_alive(connection: Connection, submission: Submission, lease_seconds: fl
             [State.INTENT.value, State.SEALED.value, State.CALLING.value]
         ),
         lease_until=now(connection) + lease_seconds,
+    )
+
+
+def checkpoint(
+    connection: Connection, submission: Submission, progress: dict[str, Any], lease_seconds: float
+) -> bool:
+    """Record how far the calls of a holder are, and extend its lease; False: it holds no more."""
+    lease_until = now(connection) + lease_seconds
+    return _update_calls(connection, submission, progress=progress, lease_until=lease_until)
+
+
+def let_go(connection: Connection, submission: Submission) -> bool:
+    """A holder stops before the end of its calls: whoever comes next goes on at once."""
+    return _update_calls(connection, submission, lease_until=now(connection))
+
+
+def close_calls(connection: Connection, submission: Submission) -> bool:
+    """CALLING → ENDED before every request has its answer: what lacks one counts as canceled."""
+    at = now(connection)
+    return _update_calls(
+        connection, submission, state=State.ENDED.value, cancel_requested_at=at, ended_at=at
+    )
+
+
+def _update_calls(connection: Connection, submission: Submission, **values: Any) -> bool:
+    return _update(
+        connection,
+        tables.submission.c.id == submission.id,
+        tables.submission.c.fence == submission.fence,
+        tables.submission.c.state == State.CALLING.value,
+        **values,
     )
 
 

@@ -191,6 +191,8 @@ submission = Table(
     Column("tallied", Boolean),
     # Whole downloads of its results that lacked lines; NULL: none.
     Column("downloads", Integer),
+    # Of real-time calls: how far they were at the last checkpoint.
+    Column("progress", JSON),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
     Index("submission_latest", "night_id", "state", "id"),

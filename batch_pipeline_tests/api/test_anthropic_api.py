@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
-from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
+from batch_pipeline.api.wire import rate_limits
 from batch_pipeline.errors import AccountError, ApiError, UsageError
+from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.support import MODEL, Dropped, Faults, error, is_create
 
@@ -32,6 +35,16 @@ def body(count: int = 2) -> bytes:
 def create(api: AnthropicApi, data: bytes | None = None, betas: tuple[str, ...] = ()) -> str:
     data = body() if data is None else data
     return api.create_batch(iter([data[:9], data[9:]]), len(data), betas).id
+
+
+def asked(api: AnthropicApi, params: bytes) -> Answer:
+    """One Messages call, with connections of its own."""
+
+    async def ask() -> Answer:
+        async with api.open_messages(1) as messages:
+            return await messages.create(params, ())
+
+    return asyncio.run(ask())
 
 
 @pytest.fixture
@@ -225,14 +238,77 @@ def test_a_message_comes_as_it_is_and_is_asked_once(
     sim: Simulator, api: AnthropicApi, faults: Faults
 ) -> None:
     params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
-    message = api.create_message(params, ())
+    message = asked(api, params).message
     assert message["type"] == "message"
     assert message["usage"]["service_tier"] == "standard"
     faults.calls.clear()
     faults.on_request = lambda _: error(529, "overloaded_error")
     with pytest.raises(ApiFailure):
-        api.create_message(params, ())
+        asked(api, params)
     assert faults.calls == [("POST", "/v1/messages")]
+
+
+def test_rate_limits_are_read_from_the_headers_of_answers_and_refusals(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    said = {
+        "anthropic-ratelimit-requests-limit": "50",
+        "anthropic-ratelimit-requests-remaining": "48",
+        "anthropic-ratelimit-input-tokens-limit": "many",
+        "anthropic-ratelimit-output-tokens-limit": "10000",
+        "anthropic-ratelimit-output-tokens-remaining": "9000",
+    }
+
+    def with_limits(_: Request, response: Response) -> Response:
+        response.headers.update(said)
+        return response
+
+    faults.on_response = with_limits
+    expected = {
+        "requests": RateLimit(50, 48, None),
+        "output-tokens": RateLimit(10_000, 9_000, None),
+    }
+    assert asked(api, params).limits == expected
+    faults.on_request = lambda _: error(429, "rate_limit_error")
+    with pytest.raises(ApiFailure) as caught:
+        asked(api, params)
+    assert caught.value.limits == expected
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [("2026-01-12T06:00:30Z", 30), ("2026-01-12T05:00:00+00:00", 0), ("soon", None), (None, None)],
+)
+def test_a_reset_counts_from_the_date_of_the_answer(
+    reset: str | None, seconds: float | None
+) -> None:
+    name = "anthropic-ratelimit-requests"
+    headers = {f"{name}-limit": "50", f"{name}-remaining": "0"}
+    headers |= {"date": "Mon, 12 Jan 2026 06:00:00 GMT"}
+    headers |= {} if reset is None else {f"{name}-reset": reset}
+    assert rate_limits(httpx2.Headers(headers))["requests"].reset == seconds
+
+
+def test_a_kept_connection_that_the_server_closed_may_have_carried_the_call(
+    sim: Simulator, api: AnthropicApi
+) -> None:
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    sim.set_faults(Declared.of(messages={"script": [{"kind": "drop"}]}))
+    with pytest.raises(ApiFailure) as caught:
+        asked(api, params)
+    assert (caught.value.status, caught.value.connected) == (None, True)
+
+
+def test_without_a_server_nothing_was_sent(api: AnthropicApi) -> None:
+    async def ask() -> None:
+        async with AnthropicApi.open_messages(api, 1) as messages:
+            messages._client.base_url = "http://127.0.0.1:9"
+            await messages.create(b"{}", ())
+
+    with pytest.raises(ApiFailure) as caught:
+        asyncio.run(ask())
+    assert not caught.value.connected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
-from batch_pipeline.api.protocol import BatchInfo
+from batch_pipeline.api.anthropic_messages import AnthropicMessages
+from batch_pipeline.api.protocol import Answer, BatchInfo
 from batch_pipeline.flow.journal import Journal
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.ledger import Ledger
@@ -47,12 +48,13 @@ def install(points: Points) -> None:
     for owner, names in (
         (Files, ("make_durable", "publish", "remove")),
         (Journal, ("append",)),
-        (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch", "create_message")),
+        (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch")),
     ):
         for name in names:
             label = f"{owner.__name__}.{name}"
             setattr(owner, name, _around(points, label, getattr(owner, name)))
     _wrap_ledger(points)
+    _wrap_message(points)
     _wrap_create(points)
     _wrap_results(points)
 
@@ -79,6 +81,18 @@ def _wrap_ledger(points: Points) -> None:
         points.reach("after commit")
 
     Ledger.write = write  # type: ignore[method-assign]
+
+
+def _wrap_message(points: Points) -> None:
+    original = AnthropicMessages.create
+
+    async def create(self: AnthropicMessages, params: bytes, betas: Sequence[str]) -> Answer:
+        points.reach("before AnthropicMessages.create")
+        answer = await original(self, params, betas)
+        points.reach("after AnthropicMessages.create")
+        return answer
+
+    AnthropicMessages.create = create  # type: ignore[method-assign]
 
 
 def _wrap_create(points: Points) -> None:

@@ -23,7 +23,7 @@ KINDS = (
     "after create_batch",
     "before a chunk of results",
     "after Files.publish",
-    "after AnthropicApi.create_message",
+    "after AnthropicMessages.create",
 )
 SEED = 20
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo, Messages
 
 
 def a_batch(
@@ -63,5 +62,7 @@ class FakeApi:
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
         raise NotImplementedError
 
-    def create_message(self, params: bytes, betas: Sequence[str]) -> dict[str, Any]:
+    @asynccontextmanager
+    async def open_messages(self, concurrency: int) -> AsyncIterator[Messages]:
         raise NotImplementedError
+        yield

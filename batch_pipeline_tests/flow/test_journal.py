@@ -18,9 +18,11 @@ LINES = [b'{"custom_id": "t_%d", "result": {}}' % n for n in range(20)]
 
 
 def write(files: Files, name: str, lines: list[bytes], every: int = 4) -> None:
-    with Journal(files, "raw", name, every) as journal:
-        for line in lines:
+    with Journal(files, "raw", name) as journal:
+        for number, line in enumerate(lines, 1):
             journal.append(line)
+            if number % every == 0:
+                journal.checkpoint()
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -37,8 +39,11 @@ def test_lines_of_all_holders_are_read(files: Files) -> None:
 
 
 def test_what_is_written_is_there_before_the_end(files: Files) -> None:
-    with Journal(files, "raw", "token-1", checkpoint_every=3) as journal:
-        for line in LINES[:5]:
+    with Journal(files, "raw", "token-1") as journal:
+        for line in LINES[:3]:
+            journal.append(line)
+        journal.checkpoint()
+        for line in LINES[3:5]:
             journal.append(line)
         known = list(read_lines(files, "raw", "token"))
     # Locally every line, remotely those up to the last checkpoint.
@@ -66,7 +71,7 @@ def test_a_cut_last_frame_costs_its_line_alone(
 
 def test_many_threads_may_append(tmp_path: Path) -> None:
     files = Files(str(tmp_path))
-    with Journal(files, "raw", "token-1", 3) as journal:
+    with Journal(files, "raw", "token-1") as journal:
 
         def append(part: int) -> None:
             for line in LINES[part::4]:

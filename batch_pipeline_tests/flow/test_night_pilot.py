@@ -10,6 +10,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from batch_pipeline.api.anthropic_messages import AnthropicMessages
+from batch_pipeline.api.protocol import Answer
 from batch_pipeline.errors import AccountError, GateClosedError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
@@ -77,22 +79,23 @@ def test_a_closed_gate_sends_nothing_else(
 
 
 def test_answers_that_break_the_schema_close_the_gate(
-    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(40))
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     broken = make_pipeline()
-    honest = broken.api.create_message
+    honest = AnthropicMessages.create
 
-    def create_message(params: bytes, betas: Any) -> dict[str, Any]:
-        message = honest(params, betas)
-        message["content"] = [{"type": "text", "text": '{"n": "three"}'}]
-        return message
+    async def create(self: AnthropicMessages, params: bytes, betas: Any) -> Answer:
+        answer = await honest(self, params, betas)
+        answer.message["content"] = [{"type": "text", "text": '{"n": "three"}'}]
+        return answer
 
-    broken.api.create_message = create_message  # type: ignore[method-assign]
     spec = job(source, output_schema=schema, pilot={"size": 4})
-    with pytest.raises(GateClosedError, match="error rate 100") as caught:
-        run(broken, spec, PARTITION)
+    with monkeypatch.context() as patched:
+        patched.setattr(AnthropicMessages, "create", create)
+        with pytest.raises(GateClosedError, match="error rate 100") as caught:
+            run(broken, spec, PARTITION)
     assert "schema at n" in str(caught.value)
     assert sim.books.batches_created == 0
     assert verdict(broken)["examples"]

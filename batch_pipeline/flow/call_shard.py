@@ -1,0 +1,173 @@
+"""One real-time shard in this process's hands: what is left to ask, and what was answered.
+
+Belongs here: the shard's files and rows, from its claim to its end. When a call leaves, and what a
+failed one means, stands in `call_engine`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Self
+
+import orjson
+
+from batch_pipeline.flow import manifests, outcomes, paths, snapshots
+from batch_pipeline.flow.answers import usage_of
+from batch_pipeline.flow.first_attempts import FirstAttempts
+from batch_pipeline.flow.journal import Journal, read_lines
+from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.pricing import price_at
+from batch_pipeline.flow.requests import Declaration, RequestBuilder, custom_id, parse_custom_id
+from batch_pipeline.flow.submission import Lease, heartbeat
+from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import nights
+from batch_pipeline.state.admission import Intent
+from batch_pipeline.state.nights import Night
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request that is not answered yet; `tries` of it went wrong, it leaves `not_before`."""
+
+    shard: OpenShard
+    number: int
+    params: bytes
+    failed: int = 0
+    busy: int = 0
+    not_before: float = 0.0
+
+
+class OpenShard:
+    """A claimed shard, its journal open and its lease kept alive; a context manager."""
+
+    lease: Lease
+
+    def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> None:
+        self.submission = intent.submission
+        self.shard = intent.shard
+        self._pipeline = pipeline
+        self._folder = paths.raw_realtime(night.job, night.partition)
+        with pipeline.ledger.read() as connection:
+            self._snapshot = nights.get_snapshot(connection, intent.shard.snapshot_id)
+        self.declaration = Declaration.from_json(self._snapshot.declaration)
+        self._room = MoreRoom.of(spec.retry, self.declaration)
+        self._tools = "tool_choice" in self.declaration.params
+        self._manifest = manifests.read(pipeline.files, intent.shard.manifest).to_pydict()
+        sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
+        self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
+        self._answered = bytearray(intent.shard.requests)
+        self._lock = threading.Lock()
+        self._errors = 0
+        self._latencies: list[int] = []
+        self._cost = Decimal(0)
+        self.first = FirstAttempts()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        token, files = self.submission.token, self._pipeline.files
+        for line in read_lines(files, self._folder, token):
+            data = orjson.loads(line)
+            known = parse_custom_id(data["custom_id"])
+            if known is not None and not self._answered[known[1]]:
+                self._count(known[1], data["result"], data.get("latency_ms", 0))
+        self._calls = self._calls_left()
+        self.lease = self._stack.enter_context(heartbeat(self._pipeline, self.submission))
+        name = f"{token}-{self.submission.fence}"
+        self._journal = self._stack.enter_context(Journal(files, self._folder, name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def left(self) -> int:
+        """Requests without an answer."""
+        return self._answered.count(0)
+
+    def take(self, most: int, most_bytes: int) -> list[Call]:
+        """The next calls, fewer than `most` where they are large; none: all have been taken."""
+        found: list[Call] = []
+        size = 0
+        for call in self._calls:
+            found.append(call)
+            size += len(call.params)
+            if len(found) >= most or size >= most_bytes:
+                break
+        return found
+
+    def record(self, call: Call, result: dict[str, Any], seconds: float) -> None:
+        """Append an answer, in the shape of a batch's result; from here on it counts."""
+        latency = round(seconds * 1_000)
+        line = {
+            "custom_id": custom_id(self.submission.token, call.number),
+            "result": result,
+            "latency_ms": latency,
+        }
+        self._journal.append(orjson.dumps(line))
+        self._count(call.number, result, latency)
+
+    def checkpoint(self) -> None:
+        """Make what was recorded so far durable."""
+        self._journal.checkpoint()
+
+    def progress(self, per_second: float, refused: int) -> dict[str, Any]:
+        """How far it is, for the ledger; `per_second` and `refused` are the engine's as a whole."""
+        with self._lock:
+            return {
+                "answered": len(self._answered) - self._answered.count(0),
+                "errors": self._errors,
+                "cost_usd": str(self._cost),
+                "per_second": round(per_second, 2),
+                "refused": refused,
+                "latency_ms": _latency(self._latencies),
+            }
+
+    def _calls_left(self) -> Iterator[Call]:
+        left = [number for number, answered in enumerate(self._answered) if not answered]
+        ordinals, rooms = self._manifest["ordinal"], self._manifest["max_tokens"]
+        rebuild = RequestBuilder(self.declaration).rebuild
+        wanted = [ordinals[number] for number in left]
+        rows = snapshots.read_inputs(self._pipeline.files, self._snapshot, wanted)
+        for number, row in zip(left, rows, strict=True):
+            yield Call(self, number, rebuild(row, rooms[number]))
+
+    def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
+        outcome = self._outcome(number, result)
+        message = result.get("message")
+        usage = usage_of(message) if message else TokenUsage()
+        tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
+        with self._lock:
+            self._answered[number] = 1
+            self._latencies.append(latency_ms)
+            self._errors += outcome.status is not Status.SUCCEEDED
+            self._cost += self._price.cost(usage, mode="realtime")
+            self.first.count(self._manifest["id"][number], tried, outcome)
+
+    def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
+        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
+        if outcome.action is Action.KEEP or self._manifest["max_tokens"][number] is not None:
+            return outcome
+        fits = self._room.fits(self._manifest["request_bytes"][number])
+        return outcomes.with_more_room(outcome) if fits else outcome
+
+
+def _latency(milliseconds: list[int]) -> dict[str, float] | None:
+    """What answered calls took, in milliseconds: mean and quantiles."""
+    if not milliseconds:
+        return None
+    ordered = sorted(milliseconds)
+    last = len(ordered) - 1
+    return {
+        "calls": len(ordered),
+        "mean": round(sum(ordered) / len(ordered), 1),
+        "p50": ordered[round(0.5 * last)],
+        "p95": ordered[round(0.95 * last)],
+    }
