@@ -1,7 +1,8 @@
 """One piece of the input → its part of the snapshot: each row becomes a request and is counted.
 
 Belongs here: what can be done for a piece by itself, in whatever process. What concerns the input
-as a whole is `dataset`.
+as a whole is `dataset`. A worker process has this module loaded before it does anything: what is
+heavy and not needed for it (the ledger, joins, the job's spec) is not imported.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from batch_pipeline.flow import kept_units
 from batch_pipeline.flow.formats import LinesSeen, Wanted
-from batch_pipeline.flow.kept_units import KeptUnits
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pieces import Piece
 from batch_pipeline.flow.readers import Row, read_section, row_values
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
 from batch_pipeline.state.durable import flush
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.kept_units import KeptUnits
 
 EXAMPLES = 5
 # Half a SHA-256: enough to tell contents apart, and half as much to hand on.
@@ -49,7 +52,7 @@ def prepare(
     piece: Piece,
     declaration: Declaration,
     folder: Path,
-    kept: KeptUnits = kept_units.NOTHING,
+    kept: KeptUnits | None = None,
 ) -> Prepared:
     """Read a piece into part files of a folder, in memory bounded by the largest document.
 
@@ -65,7 +68,7 @@ def prepare(
         if section.end is not None:
             done.seen = LinesSeen(set(builder.columns))
         for row in read_section(section, wanted, done.seen):
-            prepared = _kept(row, kept) or _prepare(row, declaration, builder)
+            prepared = (kept and _kept(row, kept)) or _prepare(row, declaration, builder)
             digests += hashlib.sha256(row.input).digest()[:DIGEST_BYTES]
             if prepared.problem_status is not None:
                 _count_problem(done, row, prepared)

@@ -12,13 +12,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from batch_pipeline.flow.prompt import Template, prompt_problem
 from batch_pipeline.flow.row_json import row_values
-from batch_pipeline.spec import MAX_REQUESTS_PER_BATCH, JobSpec
+
+if TYPE_CHECKING:
+    from batch_pipeline.spec import JobSpec
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
@@ -49,6 +51,9 @@ class Declaration:
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
+        # Worker processes rebuild requests without ever needing a spec, which is slow to import.
+        from batch_pipeline.spec import MAX_REQUESTS_PER_BATCH  # noqa: PLC0415
+
         envelope = len(BODY_START) + len(BODY_END) + wire_overhead(MAX_REQUESTS_PER_BATCH)
         return cls(
             model_id=spec.model_id,
@@ -172,7 +177,7 @@ def body_chunks(token: str, params: Iterable[bytes], chunk_bytes: int) -> Iterat
         separator = b"," if number else b""
         head = b'%s{"custom_id":"%s","params":' % (separator, custom_id(token, number).encode())
         pieces += (head, data, b"}")
-        size += len(data)
+        size += len(head) + len(data) + 1
         if size >= chunk_bytes:
             yield b"".join(pieces)
             pieces, size = [], 0

@@ -9,14 +9,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import NewSnapshot
+if TYPE_CHECKING:
+    import duckdb
+
+    from batch_pipeline.state.files import Files
+    from batch_pipeline.state.nights import NewSnapshot
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results.
 # `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of

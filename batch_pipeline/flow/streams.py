@@ -42,7 +42,8 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
 @contextmanager
 def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
     if not is_remote(file.path):
-        with Path(file.path).open("rb") as local:
+        # Python's own buffer is smaller than a document: a line would be put together of many.
+        with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
             yield local
         return
     from fsspec.core import url_to_fs  # noqa: PLC0415 - slow to import, and rarely needed
