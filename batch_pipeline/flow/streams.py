@@ -44,7 +44,7 @@ def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
     if not is_remote(file.path):
         # Python's own buffer is smaller than a document: a line would be put together of many.
         with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
-            yield local
+            yield cast("io.BufferedReader[Any]", local)
         return
     from fsspec.core import url_to_fs  # noqa: PLC0415 - slow to import, and rarely needed
 
