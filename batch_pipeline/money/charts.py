@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.money.distribution import Distribution, round_step
+from batch_pipeline.money.distribution import Bins, Distribution, round_step
 
 WIDTH, HEIGHT = 420, 232
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 30, 44
@@ -130,10 +130,14 @@ def histogram(
     x_title: str,
     y_title: str,
     x_text: Callable[[float], str],
+    x_step: Callable[[float], float],
     kind: str,
     markers: Sequence[tuple[float, str, str]],
 ) -> Chart:
-    """A distribution, with a line for each marker: (value, words, style)."""
+    """A distribution, with a line for each marker: (value, words, style).
+
+    `x_step` gives the step of the ticks that is at least so large and that people count in.
+    """
     step, top = _scale(float(max(shown.counts)), least=1.0)
     bins = shown.bins
     room = ROOM / bins.count
@@ -150,10 +154,9 @@ def histogram(
         for index, count in enumerate(shown.counts)
         if count
     ]
-    every = math.ceil(bins.count / X_TICKS)
     ticks = [
-        Tick(LEFT + room * index, x_text(bins.start + index * bins.step))
-        for index in range(0, bins.count, every)
+        Tick(LEFT + room * (value - bins.start) / bins.step, x_text(value))
+        for value in _multiples(x_step, bins)
     ]
     lines = []
     for row, (value, words, style) in enumerate(markers):
@@ -192,6 +195,14 @@ def short_duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.3g} h"
+
+
+def _multiples(step: Callable[[float], float], bins: Bins) -> list[float]:
+    """Where ticks stand: multiples of a round step, within the bins."""
+    end = bins.start + bins.step * bins.count
+    each = step(max(bins.step, (end - bins.start) / X_TICKS))
+    first, last = math.ceil(bins.start / each), math.floor(end / each)
+    return [each * index for index in range(first, last + 1)] or [bins.start]
 
 
 def _span(shown: Distribution, index: int, x_text: Callable[[float], str]) -> str:

@@ -54,8 +54,7 @@ class Bins:
     @classmethod
     def of_seconds(cls, low: float, high: float) -> Bins:
         """The same for times, with borders at whole seconds, minutes, hours."""
-        least = (high - low) / MOST_BINS
-        return cls._over(low, high, next((s for s in SECONDS if s >= least), SECONDS[-1]))
+        return cls._over(low, high, clock_step((high - low) / MOST_BINS))
 
     @classmethod
     def _over(cls, low: float, high: float, step: float) -> Bins:
@@ -116,3 +115,8 @@ def round_step(least: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * factor for factor in ROUND if power * factor >= least * (1 - 1e-9))
+
+
+def clock_step(least: float) -> float:
+    """The smallest step of a clock, in seconds, that is not less; half a day at most."""
+    return next((step for step in SECONDS if step >= least), SECONDS[-1])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.money import charts
 from batch_pipeline.money.charts import Chart
-from batch_pipeline.money.distribution import Distribution
+from batch_pipeline.money.distribution import Distribution, clock_step, round_step
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.money.report import Report
 from batch_pipeline.money.wording import (
@@ -215,6 +215,7 @@ def _tokens_chart(title: str, shown: Distribution, kind: str) -> Chart:
         x_title="tokens",
         y_title="answers",
         x_text=charts.compact,
+        x_step=round_step,
         kind=kind,
         markers=((shown.mean, f"mean {mean:,}", "mean"), (shown.p95, f"P95 {p95:,}", "p95")),
     )
@@ -229,6 +230,7 @@ def _turnaround_chart(shown: Distribution) -> Chart:
         x_title="from acceptance to end",
         y_title="batches",
         x_text=charts.short_duration,
+        x_step=clock_step,
         kind="batch",
         markers=((shown.median, f"median {median}", "mean"), (shown.p95, f"P95 {p95}", "p95")),
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.money import charts
 from batch_pipeline.money.charts import HEIGHT, WIDTH, Chart, Column
-from batch_pipeline.money.distribution import MOST_BINS, Bins, Distribution, round_step
+from batch_pipeline.money.distribution import MOST_BINS, Bins, Distribution, clock_step, round_step
 
 times = st.lists(st.floats(0, 90_000, allow_nan=False), min_size=1, max_size=200)
 
@@ -107,12 +107,15 @@ def test_histograms_stay_within_the_picture(values: list[float]) -> None:
     found = Distribution.of_seconds(values)
     assert found is not None
     chart = charts.histogram(
-        "t", "d", found, x_title="x", y_title="y", x_text=charts.short_duration, kind="batch",
+        "t", "d", found, x_title="x", y_title="y", x_text=charts.short_duration,
+        x_step=clock_step, kind="batch",
         markers=((found.p95, "P95 59 min 59 s", "p95"),),
     )  # fmt: skip
     assert len(chart.bars) == sum(count > 0 for count in found.counts)
     for bar in chart.bars:
         assert 0 <= bar.x <= bar.x + bar.width <= WIDTH
         assert 0 <= bar.y <= bar.y + bar.height <= HEIGHT
+    assert 1 <= len(chart.x_ticks) <= charts.X_TICKS + 1
+    assert all(chart.left <= tick.at <= chart.right for tick in chart.x_ticks)
     [marker] = chart.markers
     assert chart.left <= marker.x <= chart.right
