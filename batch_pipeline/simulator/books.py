@@ -113,6 +113,7 @@ class Books:
                 " billed_pico_usd = billed_pico_usd + ?3",
                 (digest, len(bill.answers), cost),
             )
+            usage_report.record(connection, bill.models, batch=False)
             _add(connection, "billed_realtime_requests", len(bill.answers))
             _add(connection, "billed_realtime_pico_usd", cost)
             for name, tokens in bill.tokens.items():
