@@ -6,6 +6,7 @@ each looks at the ledger and does what is left to do.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from batch_pipeline.flow import (
     breaker,
     budget,
     calls,
+    collecting,
     dataset,
     deadline,
     estimate,
@@ -50,7 +52,6 @@ from batch_pipeline.state import approvals, nights, submissions
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval
 from batch_pipeline.state.nights import Account, Engine, NewSnapshot, Night, Snapshot
-from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
 
@@ -310,26 +311,26 @@ def collect_ended(
 ) -> int:
     """Collect what has ended; returns how many submissions. What cannot be had now is left.
 
-    `collected` is called after each.
+    So is what another process collects. `collected` is called after each.
     """
     publication.repair(pipeline, night)
     if pipeline.refreshed(night).held_at is not None:
         calls.close_abandoned(pipeline, night)
     count = 0
-    with pipeline.ledger.read() as connection:
-        ended = submissions.of_night(connection, night.id, State.ENDED)
-    for ended_submission in ended:
-        try:
-            with breaker.watched(pipeline, spec.alerts, night):
-                gone.collect(pipeline, night, ended_submission, spec.retry)
-            budget.note_if_passed(pipeline, spec, night, ended_submission)
-        except (ApiFailure, ResultsIncompleteError) as error:
-            log.warning("batch %s: %s", ended_submission.batch_id, error)
-            if isinstance(error, ApiFailure) and error.status == 404:
-                give_back_lost(pipeline, ended_submission)
-            continue
-        count += 1
-        collected()
+    # Closed at once whatever happens: a claim that is kept alive holds up the others.
+    with contextlib.closing(collecting.claimed(pipeline, night)) as ended:
+        for ended_submission in ended:
+            try:
+                with breaker.watched(pipeline, spec.alerts, night):
+                    gone.collect(pipeline, night, ended_submission, spec.retry)
+                budget.note_if_passed(pipeline, spec, night, ended_submission)
+            except (ApiFailure, ResultsIncompleteError) as error:
+                log.warning("batch %s: %s", ended_submission.batch_id, error)
+                if isinstance(error, ApiFailure) and error.status == 404:
+                    give_back_lost(pipeline, ended_submission)
+                continue
+            count += 1
+            collected()
     return count
 
 

@@ -85,6 +85,8 @@ class Submission:
     unproven_usd: Decimal | None = None
     stated_prices: dict[str, Any] | None = None
     tallied: bool | None = None
+    collector: str | None = None
+    collect_until: float | None = None
     downloads: int | None = None
     progress: dict[str, Any] | None = None
 

@@ -189,6 +189,9 @@ submission = Table(
     Column("stated_prices", JSON),
     # Its summary is part of its night's `tally`; NULL: not yet.
     Column("tallied", Boolean),
+    # Who collects it, and until when that holds: a claim of work, no lock.
+    Column("collector", String(200)),
+    Column("collect_until", Double),
     # Whole downloads of its results that lacked lines; NULL: none.
     Column("downloads", Integer),
     # Of real-time calls: how far they were at the last checkpoint.

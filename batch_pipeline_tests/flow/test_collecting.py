@@ -1,0 +1,99 @@
+"""Several processes collect a night side by side: each batch is downloaded by one of them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import collecting, collection
+from batch_pipeline.flow import night as stations
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.run import run
+from batch_pipeline.simulator import Simulator
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import claims
+from batch_pipeline.state.nights import Night
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
+
+BATCHES = 3
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    source = write_rows(tmp_path / "in.jsonl", documents(BATCHES))
+    return job(source, limits={"max_requests_per_batch": 1})
+
+
+def ended(pipeline: Pipeline, spec: JobSpec) -> Night:
+    """A night whose batches have all ended and are not collected."""
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    stations.poll_account(pipeline, night.account)
+    return night
+
+
+def test_two_collectors_share_the_batches(
+    make_pipeline: MakePipeline, sim: Simulator, spec: JobSpec
+) -> None:
+    one, other = make_pipeline(), make_pipeline()
+    night = ended(one, spec)
+    mine, theirs = collecting.claimed(one, night), collecting.claimed(other, night)
+    held = [next(mine), next(theirs)]
+    assert len({submission.id for submission in held}) == 2
+    # What each comes to next is what nobody holds.
+    third = next(mine)
+    assert third.id != held[1].id
+    mine.close()
+    assert stations.collect_ended(one, spec, night) == BATCHES - 1
+    theirs.close()
+    assert stations.collect_ended(one, spec, night) == 1
+    assert len(results(one, spec)) == BATCHES
+
+
+def test_a_claim_is_given_up_where_collecting_fails(
+    make_pipeline: MakePipeline,
+    sim: Simulator,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = make_pipeline(), make_pipeline()
+    night = ended(one, spec)
+    with monkeypatch.context() as patch:
+        failure = ApiFailure(500, "api_error", None, "in trouble")
+        patch.setattr(collection, "collect", _raising(failure))
+        assert stations.collect_ended(one, spec, night) == 0
+        patch.setattr(collection, "collect", _raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            stations.collect_ended(one, spec, night)
+    assert stations.collect_ended(other, spec, night) == BATCHES
+
+
+def test_a_claim_of_a_process_that_died_is_taken_over(
+    make_pipeline: MakePipeline, sim: Simulator, spec: JobSpec
+) -> None:
+    pipeline = make_pipeline()
+    night = ended(pipeline, spec)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = f"{socket.gethostname()}:{process.pid}:0"
+    with pipeline.ledger.write() as connection:
+        for owner in (dead, "another-machine:1:0"):
+            assert claims.claim_ended(
+                connection, night.id, owner, 60.0, after=0, is_gone=lambda _: False
+            )
+    assert collecting.is_gone(dead)
+    assert not collecting.is_gone(pipeline.owner)
+    # All but what another machine holds, of which nobody here can know.
+    assert stations.collect_ended(pipeline, spec, night) == BATCHES - 1
+
+
+def _raising(error: BaseException) -> object:
+    def collect(*_args: object, **_options: object) -> None:
+        raise error
+
+    return collect
