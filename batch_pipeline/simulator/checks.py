@@ -58,11 +58,15 @@ def check_batch(body: Any) -> list[dict[str, Any]]:
         )
     seen: set[str] = set()
     for position, request in enumerate(requests):
-        _check_entry(position, request, seen)
+        check_entry(position, request, seen)
     return requests
 
 
-def _check_entry(position: int, request: Any, seen: set[str]) -> None:
+def check_entry(position: int, request: Any, seen: set[str]) -> None:
+    """Check one request of a batch as far as that is done at once; `seen` are the ids before it.
+
+    Errors: `ApiError` 400 for the whole batch.
+    """
     where = f"requests.{position}"
     if not isinstance(request, dict):
         raise invalid_request(f"{where}: Input should be a valid dictionary")

@@ -15,10 +15,17 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from batch_pipeline.simulator.checks import check_batch
-from batch_pipeline.simulator.wire import MAX_BYTES_PER_BATCH, ApiError, invalid_request
+from batch_pipeline.simulator.checks import check_batch, check_entry
+from batch_pipeline.simulator.wire import (
+    MAX_BYTES_PER_BATCH,
+    MAX_REQUESTS_PER_BATCH,
+    ApiError,
+    invalid_request,
+)
 
 _BUFFER_BYTES = 1 << 20
+# How most clients write a body: without white space, the custom id of each request first.
+_BODY_START, _ENTRY_START, _BODY_END = b'{"requests":[', b'{"custom_id":"', b"]}"
 
 
 class Spool:
@@ -73,10 +80,14 @@ class Spool:
         Removes `incoming` in any case. Errors: `ApiError` for what `check_batch` refuses.
         """
         try:
-            entries = check_batch(_parse(incoming))
+            try:
+                return self.write_requests(batch_id, map(_packed, _one_by_one(incoming)))
+            except (_NotPlainError, ApiError):
+                # What is wrong with it, if anything, shows when it is read as a whole.
+                entries = check_batch(_parse(incoming))
+                return self.write_requests(batch_id, map(_packed, entries))
         finally:
             incoming.unlink()
-        return self.write_requests(batch_id, map(_packed, entries))
 
     def write_requests(
         self, batch_id: str, entries: Iterable[tuple[str, bytes, bytes]]
@@ -88,6 +99,47 @@ class Spool:
                 digests.append(digest)
                 file.write(b"%b\t%b\t%b\n" % (custom_id.encode(), digest.hex().encode(), params))
         return digests
+
+
+class _NotPlainError(Exception):
+    """A body that cannot be taken apart without reading it as a whole."""
+
+
+def _one_by_one(path: Path) -> Iterator[dict[str, Any]]:
+    """The checked requests of a body as compact JSON, in memory one at a time.
+
+    A quote inside a JSON string is escaped, so that what separates two requests cannot stand in a
+    text; where it stands elsewhere, a piece is no JSON object, and the body not plain.
+    """
+    seen: set[str] = set()
+    for position, piece in enumerate(_pieces(path)):
+        try:
+            entry = orjson.loads(piece)
+        except orjson.JSONDecodeError:
+            raise _NotPlainError from None
+        if position >= MAX_REQUESTS_PER_BATCH:
+            raise _NotPlainError
+        check_entry(position, entry, seen)
+        yield entry
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        rest = file.read(len(_BODY_START) + len(_ENTRY_START))
+        if rest != _BODY_START + _ENTRY_START:
+            raise _NotPlainError
+        rest = _ENTRY_START
+        while chunk := file.read(_BUFFER_BYTES):
+            first, *others = (rest + chunk).split(b"," + _ENTRY_START)
+            if others:
+                yield first
+                yield from (_ENTRY_START + piece for piece in others[:-1])
+                rest = _ENTRY_START + others[-1]
+            else:
+                rest = first
+    if not rest.endswith(_BODY_END):
+        raise _NotPlainError
+    yield rest.removesuffix(_BODY_END)
 
 
 def _packed(entry: dict[str, Any]) -> tuple[str, bytes, bytes]:
