@@ -86,6 +86,9 @@ class Spool:
                 # What is wrong with it, if anything, shows when it is read as a whole.
                 entries = check_batch(_parse(incoming))
                 return self.write_requests(batch_id, map(_packed, entries))
+        except BaseException:
+            self.remove(batch_id)
+            raise
         finally:
             incoming.unlink()
 
