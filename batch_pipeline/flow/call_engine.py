@@ -254,6 +254,8 @@ class Engine:
         if outcome.action is Action.RETRY:
             self._limiter.failed(now, ticket)
             call.failed += 1
+            # Without an error of the API's own it may have been answered all the same.
+            call.lost += failure.error_type is None
             if call.failed < ERROR_TRIES:
                 self._try_again(call, now, call.failed, failure.retry_after)
                 return

@@ -35,13 +35,17 @@ from batch_pipeline.state.nights import Night
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request that is not answered yet; `tries` of it went wrong, it leaves `not_before`."""
+    """A request that is not answered yet; `tries` of it went wrong, it leaves `not_before`.
+
+    Of `lost` tries nobody knows what became: each may have been answered, and billed.
+    """
 
     shard: OpenShard
     number: int
     params: bytes
     failed: int = 0
     busy: int = 0
+    lost: int = 0
     not_before: float = 0.0
 
 
@@ -68,6 +72,7 @@ class OpenShard:
         self._errors = 0
         self._latencies: list[int] = []
         self._cost = Decimal(0)
+        self._lost_usd = Decimal(0)
         self.first = FirstAttempts()
         self._stack = ExitStack()
 
@@ -78,6 +83,7 @@ class OpenShard:
             known = parse_custom_id(data["custom_id"])
             if known is not None and not self._answered[known[1]]:
                 self._count(known[1], data["result"], data.get("latency_ms", 0))
+                self._count_lost(known[1], data.get("lost", 0))
         self._calls = self._calls_left()
         self.lease = self._stack.enter_context(heartbeat(self._pipeline, self.submission))
         name = f"{token}-{self.submission.fence}"
@@ -111,8 +117,11 @@ class OpenShard:
             "result": result,
             "latency_ms": latency,
         }
+        if call.lost:
+            line["lost"] = call.lost
         self._journal.append(orjson.dumps(line))
         self._count(call.number, result, latency)
+        self._count_lost(call.number, call.lost)
 
     def checkpoint(self) -> None:
         """Make what was recorded so far durable."""
@@ -128,6 +137,7 @@ class OpenShard:
                 "per_second": round(per_second, 2),
                 "refused": refused,
                 "latency_ms": _latency(self._latencies),
+                "lost_usd_bound": str(self._lost_usd),
             }
 
     def _calls_left(self) -> Iterator[Call]:
@@ -150,6 +160,15 @@ class OpenShard:
             self._errors += outcome.status is not Status.SUCCEEDED
             self._cost += self._price.cost(usage, mode="realtime")
             self.first.count(self._manifest["id"][number], tried, outcome)
+
+    def _count_lost(self, number: int, lost: int) -> None:
+        """What answers that got lost on their way may have cost at most."""
+        if not lost:
+            return
+        most = self._manifest["max_tokens"][number] or self.declaration.max_tokens
+        size = self._manifest["request_bytes"][number]
+        with self._lock:
+            self._lost_usd += lost * self._price.upper_bound(size, most, "realtime")
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
         outcome = outcomes.of_result(result, tools_asked_for=self._tools)

@@ -89,6 +89,7 @@ def collect(
             summary = judge.summary(duplicate=duplicate)
             if submission.progress is not None:
                 summary["latency_ms"] = submission.progress["latency_ms"]
+                summary["lost_usd_bound"] = submission.progress.get("lost_usd_bound", "0")
             submissions.collect(connection, submission, summary, judge.cost)
             tally.keep(connection, night.id)
             takeovers.settle(connection, night.id)

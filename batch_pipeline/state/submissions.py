@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import itertools
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -344,7 +344,7 @@ def collect(
         collected_at=now(connection),
         summary=summary,
         cost_usd=cost_usd,
-        unproven_usd=Decimal(summary.get("gone", {}).get("picodollars", 0)) / tables.PICODOLLARS,
+        unproven_usd=_unproven_usd(summary),
     )
     if collected:
         nights.set_shard_state(connection, submission.shard_id, ShardState.COLLECTED)
@@ -365,6 +365,13 @@ def count_download(connection: Connection, submission: Submission) -> None:
         tables.submission.c.id == submission.id,
         downloads=sa.func.coalesce(tables.submission.c.downloads, 0) + 1,
     )
+
+
+def _unproven_usd(summary: Mapping[str, Any]) -> Decimal:
+    """The most that may have been billed for results that are gone and calls whose answer was
+    lost."""
+    gone = Decimal(summary.get("gone", {}).get("picodollars", 0)) / tables.PICODOLLARS
+    return gone + Decimal(summary.get("lost_usd_bound", "0"))
 
 
 def request_cancel(connection: Connection, submission: Submission) -> None:

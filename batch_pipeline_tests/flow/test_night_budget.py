@@ -150,6 +150,30 @@ def test_a_ceiling_that_is_passed_all_the_same_is_reported(
     assert state.total_cost_usd > Decimal("0.02")
 
 
+def test_a_call_whose_answer_was_lost_counts_at_its_most(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
+) -> None:
+    """It was billed, and asked again: both are counted against the ceiling."""
+    lost = 0
+
+    def lose(request: Request, response: Response) -> Response:
+        nonlocal lost
+        if request.url.path == "/v1/messages" and lost < 2:
+            lost += 1
+            return Dropped()
+        return response
+
+    faults.on_response = lose
+    pilot = {"size": 10, "max_error_rate": 1, "max_truncated_rate": 1}
+    pipeline = make_pipeline()
+    run(pipeline, a_job(tmp_path, 100, pilot=pilot), PARTITION)
+    sample = submissions_of(pipeline)[0]
+    assert lost == 2
+    assert sample.unproven_usd is not None
+    assert sample.cost_usd is not None
+    assert sample.cost_usd < sim.books.realtime_cost_usd < sample.cost_usd + sample.unproven_usd
+
+
 def test_two_jobs_under_one_ceiling_of_the_account(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
