@@ -15,7 +15,7 @@ from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.databases import cut_connections
 from batch_pipeline_tests.end_to_end.crash_books import Documents, Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
-from batch_pipeline_tests.support import documents, write_rows
+from batch_pipeline_tests.support import PARTITION, documents, make_late, write_rows
 
 # Item 7 and item 11 are asked again, item 9 never gets an answer.
 _REQUESTS = {
@@ -112,6 +112,39 @@ def killed_at(
             assert code == COMPLETE, f"after {points[-1]}\n{work.log.read_text()}"
         figures.add(check(sim, work, rows))
         assert figures.calls_repeated <= figures.kills * work.pilot
+        return figures, points
+
+
+def taken_over(
+    forks: Forks, folder: Path, fatal: int | None, *, beside: bool = False
+) -> tuple[Figures, list[str]]:
+    """A night whose slow batches real time takes over, by a process that dies at a point of its.
+
+    As `killed_at` otherwise. Two of its batches are at the API, one waits for room. With `beside` a
+    second process is at work at the same time.
+    """
+    with a_night(folder, PLAIN, items=30) as (sim, planned, rows):
+        sim.hold()
+        sim.set_done_at_cancel(0.4)
+        work = replace(planned, deadline=True)
+        assert forks.wait(forks.start(replace(work, wait=False))) == NOT_COMPLETE
+        pipeline = work.pipeline()
+        make_late(pipeline, PARTITION, seconds=60)
+        pipeline.ledger.close()
+        workers = [forks.start(work, "first", fatal)]
+        if beside:
+            workers.append(forks.start(work))
+        codes = [forks.wait(worker) for worker in workers]
+        points = work.trace("first").read_text().splitlines()
+        figures = Figures(kills=int(codes[0] == -signal.SIGKILL))
+        if figures.kills:
+            figures.restarts = 1
+            codes[0] = forks.wait(forks.start(work))
+        assert set(codes) == {COMPLETE}, f"after {points[-1]}\n{work.log.read_text()}"
+        figures.add(check(sim, work, rows))
+        assert figures.calls_repeated <= figures.kills * work.spec().realtime.concurrency
+        # What was not sent, and what came back, was not made into batches again.
+        assert figures.batches == 2
         return figures, points
 
 

@@ -42,6 +42,9 @@ class Work:
     lease_seconds: float
     reconcile_seconds: float
     ledger_url: str | None = None
+    # With a deadline; without waiting for what is at the API.
+    deadline: bool = False
+    wait: bool = True
 
     @property
     def home(self) -> Path:
@@ -59,8 +62,10 @@ class Work:
         return Path(self.folder, f"{name}.trace")
 
     def spec(self) -> JobSpec:
+        auto = {"mode": "auto", "deadline": "8h"} if self.deadline else {}
         return job(
             self.source,
+            **auto,
             limits={"max_requests_per_batch": self.requests_per_batch},
             pilot={
                 "size": self.pilot,
@@ -155,7 +160,7 @@ def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
     if trace is not None:
         crash_points.install(crash_points.Points(work.trace(trace), fatal))
     pipeline, spec = work.pipeline(), work.spec()
-    state = run(pipeline, spec, PARTITION)
+    state = run(pipeline, spec, PARTITION, wait=work.wait)
     write_report(pipeline, spec, state.night)
     return COMPLETE if state.complete else NOT_COMPLETE
 
