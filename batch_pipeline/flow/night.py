@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -255,7 +256,8 @@ def submit(
     admitted = budget.limits(pipeline, spec, night)
     may_send = pilot.may_send(spec)
     submitted = submission.submit_waiting(pipeline, night, admitted, may_send)
-    called = calls.send_all(pipeline, spec, night, may_send, meanwhile)
+    watched = _watching_deadline(pipeline, spec, night, meanwhile)
+    called = calls.send_all(pipeline, spec, night, may_send, watched)
     waiting = called.waiting if called.waiting.reason is not None else submitted.waiting
     return replace(submitted, waiting=waiting, answers=called.answers)
 
@@ -281,6 +283,23 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         found = takeover.course(pipeline, spec, night)
     if found.to_realtime:
         takeover.change_over(pipeline, spec, found, limits, bounds)
+
+
+def _watching_deadline(
+    pipeline: Pipeline, spec: JobSpec, night: Night, meanwhile: Callable[[], None]
+) -> Callable[[], None]:
+    """`meanwhile`, and besides, with each poll interval, a look at the deadline: calls may be made
+    for longer than batches may be let alone."""
+    looked = time.monotonic()
+
+    def go_on() -> None:
+        nonlocal looked
+        meanwhile()
+        if time.monotonic() - looked >= pipeline.settings.poll_seconds:
+            looked = time.monotonic()
+            meet_deadline(pipeline, spec, night)
+
+    return go_on
 
 
 def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:

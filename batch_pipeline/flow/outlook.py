@@ -47,7 +47,9 @@ def of_night(
         now=state.at,
         deadline=night.deadline_at,
         unsent=waiting.get("batch", 0) + night.open_requests,
-        calling=waiting.get("realtime", 0) + sum(s.requests for s in (*calls, *coming)),
+        calling=waiting.get("realtime", 0)
+        + sum(_unanswered(s) for s in calls)
+        + sum(s.requests for s in coming),
         flying=[
             Flying(s.id, s.requests, s.accepted_at or state.at, takable=s.state is State.ACCEPTED)
             for s in state.live
@@ -78,6 +80,11 @@ def _slowest(connection: Connection, state: Progress, taken: Collection[int]) ->
     )
 
 
+def _unanswered(calls: Submission) -> int:
+    """Requests that have no answer yet, as of the last checkpoint."""
+    return calls.requests - int((calls.progress or {}).get("answered", 0))
+
+
 def measured_turnaround(connection: Connection, account: str) -> Turnaround:
     """What the latest batches of an account took, whatever their job."""
     return usual_turnaround([_took(batch) for batch in _latest_batches(connection, account)])
@@ -97,7 +104,10 @@ def measured_speed(connection: Connection, job: str, account: str, concurrency: 
     A few calls are not made faster by more that could be made beside them.
     """
     of_job = sa.select(tables.night.c.id).where(tables.night.c.job == job)
-    calls = _latest(connection, account, "realtime", tables.submission.c.night_id.in_(of_job))
+    # Calls that were closed early took as long as somebody let them.
+    whole = tables.submission.c.cancel_requested_at.is_(None)
+    mine = tables.submission.c.night_id.in_(of_job)
+    calls = _latest(connection, account, "realtime", mine, whole)
     seconds = [_took(s) * min(concurrency, s.requests) / s.requests for s in calls if s.requests]
     return Speed.of(concurrency, sorted(seconds)[len(seconds) // 2] if seconds else None)
 
