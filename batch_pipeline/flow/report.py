@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 
 # More groups of dead letters than a report can show; `dead-letter list` has them all.
 MOST_GROUPS = 20
-
-
 # Nights that the trend goes back, this one included.
 MOST_NIGHTS = 30
 # What an estimate knew the tokens from, for people.

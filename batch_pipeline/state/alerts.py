@@ -82,7 +82,8 @@ def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, 
     rows = connection.execute(sa.select(alert.night_id, alert.cause).where(
         alert.night_id.in_(nights)
     ))  # fmt: skip
-    found = {(row.night_id, row.cause) for row in rows}
+    asked = {(cause.night_id, cause.cause) for cause in wanted}
+    found = asked & {(row.night_id, row.cause) for row in rows}
     for cause in wanted:
         if cause.account_wide and (cause.night_id, cause.cause) not in found:
             account = sa.select(night.account).where(night.id == cause.night_id)
