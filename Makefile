@@ -18,7 +18,7 @@ TOKENS ?= 3000
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test crash-test bench rehearsal check dev format clean
+.PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -29,6 +29,10 @@ test: $(TEST_INSTALLED)
 
 crash-test: $(TEST_INSTALLED)
 	$(BIN)/python scripts/crash_test.py
+
+bench-realtime: $(TEST_INSTALLED)
+	$(BIN)/python -m benchmarks.realtime
+	$(BIN)/python -m benchmarks.realtime --documents 50000 --kills 4
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -8,7 +8,9 @@ answers at once.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = Output(as_json="--json" in arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
+    if threading.current_thread() is threading.main_thread():
+        # A service manager's stop is a Ctrl-C that nobody has typed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(arguments, PROGRAM, standalone_mode=False, obj=output) or COMPLETE
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word

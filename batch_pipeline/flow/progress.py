@@ -74,6 +74,21 @@ class Progress:
         return tuple(s for s in self.submissions if s.state in LIVE)
 
     @property
+    def called(self) -> int:
+        """Real-time calls that are answered and not collected yet."""
+        return sum(s.progress["answered"] for s in self.live if s.progress is not None)
+
+    @property
+    def calls_per_second(self) -> float:
+        """Answers a second lately, over all processes that make calls now."""
+        by_owner = {
+            s.owner: float(s.progress["per_second"])
+            for s in self.live
+            if s.state is State.CALLING and s.progress is not None
+        }
+        return sum(by_owner.values())
+
+    @property
     def settled(self) -> int:
         return sum(self.statuses.values())
 
@@ -138,6 +153,10 @@ class Progress:
         parts = [f"{share:.0%} complete: {self.settled:,} of {self.items:,} items"]
         if self.batches:
             parts.append(f"{self.batches_ended} of {self.batches} batches ended")
+        if self.called:
+            calling = sum(s.requests for s in self.live if s.progress is not None)
+            pace = f"{self.calls_per_second:,.1f} a second"
+            parts.append(f"{self.called:,} of {calling:,} calls answered, {pace}")
         if self.waiting:
             parts.append(f"{self.waiting:,} requests wait")
         if self.unknown:
@@ -165,6 +184,10 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     usage: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
+    for submission in live:
+        if submission.progress is not None:
+            # What calls have cost by their last checkpoint; what they are billed for follows.
+            cost[submission.engine] += Decimal(submission.progress["cost_usd"])
     for part in collected:
         cost[part.engine] += part.cost_usd
         usage.update(part.summary.get("usage", {}))

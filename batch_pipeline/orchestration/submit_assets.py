@@ -12,7 +12,7 @@ from batch_pipeline.flow import alerts, breaker, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money.wording import usd
-from batch_pipeline.orchestration import metadata, standing, stations
+from batch_pipeline.orchestration import calling, metadata, standing, stations
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     INPUT_DATASET,
@@ -159,7 +159,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
             _refuse_if_closed(spec, before)
             try:
                 flow.meet_deadline(pipeline, spec, night)
-                waiting = flow.submit(pipeline, spec, night).waiting
+                waiting = calling.submit_and_call(context, pipeline, spec, night).waiting
             except ApiFailure as failure:
                 waiting = Waiting(f"the API did not answer ({failure})", night.open_requests)
             state = flow.progress(pipeline, night)
