@@ -1,0 +1,75 @@
+"""A night in real time under Dagster: its run works through it, may be stopped, and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.flow import paths
+from batch_pipeline.orchestration import calling
+from batch_pipeline.orchestration.names import asset_key
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.support import Faults
+
+MakeNightly = Callable[..., Nightly]
+
+
+def test_its_run_works_through_it_and_observes_itself(
+    nightly: MakeNightly,
+    nights: list[str],
+    sim: Simulator,
+    environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calling, "OBSERVE_SECONDS", 0.0)
+    sim.set_latency(0.1)
+    job = nightly(mode="realtime", realtime={"concurrency": 2})
+    assert job.launch(nights[0]).success
+    assert (sim.books.batches_created, sim.books.billed_requests) == (0, 40)
+    stored = job.instance.fetch_observations(asset_key("review", "submitted_batches"), limit=50)
+    seen = [record.asset_observation for record in stored.records]
+    assert len([found for found in seen if found]) > 1
+
+    tick = job.tick()
+    assert [request.job_name for request in tick.run_requests] == ["review_collect"]
+    job.follow(tick.run_requests)
+    assert job.materialized("collected_results", nights[0])
+    rows = pd.read_parquet(environment / paths.results("review", nights[0]))
+    assert set(rows["mode"]) == {"realtime"}
+    assert len(rows) == 40
+
+
+def test_a_run_that_is_terminated_waits_for_its_calls_and_the_next_goes_on(
+    nightly: MakeNightly, nights: list[str], sim: Simulator, faults: Faults
+) -> None:
+    sim.set_latency(0.05)
+    seen = 0
+
+    def terminate(request: Request) -> Response | None:
+        nonlocal seen
+        seen += request.url.path == "/v1/messages"
+        if seen == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+    faults.on_request = terminate
+    job = nightly(mode="realtime", realtime={"concurrency": 4})
+    with pytest.raises((dg.DagsterExecutionInterruptedError, KeyboardInterrupt)):
+        job.launch(nights[0])
+    answered = sim.books.billed_requests
+    assert 20 <= answered < 40
+
+    faults.on_request = lambda _: None
+    assert job.launch(nights[0]).success
+    job.run_to_the_end(nights[0])
+    assert sim.books.billed_requests == 40
+    assert sim.books.billed_more_than_once == []
