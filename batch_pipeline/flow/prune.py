@@ -99,6 +99,10 @@ def why_not(connection: Connection, night: Night) -> str | None:
 def describe(pruned: Pruned, *, dry_run: bool) -> Sequence[str]:
     """Lines for a person."""
     verb = "would be removed" if dry_run else "removed"
-    lines = [f"{key}: {size / 1e6:,.1f} MB {verb}" for key, size in pruned.freed.items()]
+    lines = [f"{key}: {_readable(size)} {verb}" for key, size in pruned.freed.items()]
     lines += [f"{key}: stays, {reason}" for key, reason in pruned.kept.items()]
     return lines or ["Nothing to prune."]
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size:,} bytes"

@@ -124,9 +124,10 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
 
 
 def test_what_is_told_of_it() -> None:
-    pruned = pruning.Pruned({DAYS[0]: 2_500_000}, {DAYS[1]: "not complete"})
+    pruned = pruning.Pruned({DAYS[0]: 2_500_000, DAYS[2]: 3_490}, {DAYS[1]: "not complete"})
     assert pruning.describe(pruned, dry_run=True) == [
         "2026-01-01: 2.5 MB would be removed",
+        "2026-01-03: 3,490 bytes would be removed",
         "2026-01-02: stays, not complete",
     ]
     assert json.dumps(pruned.as_json())
