@@ -182,7 +182,7 @@ def pursued(forks: Forks, work: Work, dice: random.Random, blows: int) -> Figure
         if code == COMPLETE:
             workers.pop(number)
             break
-        if work.ledger_url is not None and dice.random() < 0.3:
+        if code is None and work.ledger_url is not None and dice.random() < 0.3:
             figures.cuts += cut_connections(work.ledger_url)
             continue
         if code is None and dice.random() < 0.5:
