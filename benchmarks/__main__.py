@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("submit", "collect", "memory", "flow", "ledger", "realtime")
+ALL = ("submit", "collect", "memory", "poll", "flow", "ledger", "realtime")
 
 
 def main() -> int:

@@ -1,0 +1,110 @@
+"""(d) A poll, and a whole sensor tick, with 10 and with 1,000 batches of 30 nights in flight.
+
+The nights are sent to a server that keeps their batches running; the tick is that of the job's own
+sensor, on a Dagster instance of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.declarations import find_job
+from batch_pipeline.flow import night as stations
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.orchestration import sensor
+from batch_pipeline.settings import Settings
+from batch_pipeline.spec import JobSpec
+from benchmarks.corpus import declare, write_documents
+from benchmarks.measure import environment, parser, sink, verdict
+
+NIGHTS = 30
+TICK_SECONDS = 2.0
+
+
+class CountingApi(AnthropicApi):
+    """Counts calls by their name."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        super().__init__()
+
+    def list_batches(self, *args: Any, **options: Any) -> Any:
+        self.calls["list"] += 1
+        return super().list_batches(*args, **options)
+
+    def retrieve_batch(self, *args: Any, **options: Any) -> Any:
+        self.calls["retrieve"] += 1
+        return super().retrieve_batch(*args, **options)
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--batches", type=int, default=1_000, help="of all nights, in flight")
+    options = made.parse_args()
+    most = 90 if options.quick else options.batches
+    print(f"\n(d) a poll and a sensor tick, batches of {NIGHTS} nights in flight")
+    for batches in (10, most):
+        nights = min(NIGHTS, batches)
+        with tempfile.TemporaryDirectory() as temporary, sink(1e9) as url:
+            folder = Path(temporary)
+            count = batches // nights
+            for night in range(nights):
+                write_documents(folder / f"2026-01-{night + 1:02}.jsonl", count, 5)
+            jobs = declare(
+                folder / "jobs",
+                f"{folder}/{{partition}}.jsonl",
+                partitions={"start": "2026-01-01"},
+                limits={"max_requests_per_batch": 1},
+            )
+            os.environ.update(environment(url, folder / "home", jobs))
+            api = CountingApi()
+            pipeline = Pipeline(Settings.from_environment(), api)
+            spec = find_job(pipeline.settings.jobs_dir, "bench")
+            _submit(pipeline, spec, nights)
+            _measure(pipeline, spec, api, count * nights)
+
+
+def _submit(pipeline: Pipeline, spec: JobSpec, nights: int) -> None:
+    for number in range(nights):
+        night = stations.open_night(pipeline, spec, f"2026-01-{number + 1:02}")
+        stations.take_input(pipeline, spec, night)
+        stations.run_pilot(pipeline, spec, night)
+        stations.submit(pipeline, spec, night)
+
+
+def _measure(pipeline: Pipeline, spec: JobSpec, api: CountingApi, batches: int) -> None:
+    account = pipeline.account.name
+    _timed(api, f"poll, {batches:,} batches", lambda: stations.poll_account(pipeline, account))
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        first = sensor.tick(context, pipeline, spec)
+        assert not first.run_requests
+        observed = dg.build_sensor_context(instance=instance, cursor=first.cursor)
+        seconds = _timed(
+            api, f"tick, {batches:,} batches", lambda: sensor.tick(observed, pipeline, spec)
+        )
+    verdict("tick, seconds", seconds, f"under {TICK_SECONDS:g}", met=seconds < TICK_SECONDS)
+
+
+def _timed(api: CountingApi, title: str, step: Callable[[], object]) -> float:
+    """Seconds of a step; prints them and its calls."""
+    api.calls.clear()
+    start = time.perf_counter()
+    step()
+    seconds = time.perf_counter() - start
+    calls = ", ".join(f"{count} {name}" for name, count in sorted(api.calls.items())) or "none"
+    print(f"  {title}: {seconds * 1e3:.0f} ms, calls: {calls}", flush=True)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
