@@ -122,13 +122,19 @@ def undecodable(text: str) -> dict[str, str]:
 
 def _encode(cells: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(cells, default=_as_json)
+        return _trimmed(orjson.dumps(cells, default=_as_json))
     except TypeError:  # a lone surrogate somewhere
         pass
     try:
-        return orjson.dumps(_without_surrogates(cells), default=_as_json)
+        return _trimmed(orjson.dumps(_without_surrogates(cells), default=_as_json))
     except (TypeError, RecursionError):
         raise ValueError("nested too deeply") from None
+
+
+def _trimmed(text: bytes) -> bytes:
+    """A copy as large as it is: orjson leaves its buffer, up to eight times a text, to what it
+    returns, and rows are kept until there are enough to write."""
+    return bytes(memoryview(text))
 
 
 def _as_json(value: object) -> object:
