@@ -138,7 +138,9 @@ def _read_parquet(stream: BinaryIO, section: Section, wanted: Wanted) -> Numbere
         sizes = parquet.metadata.row_group(group)
         row_bytes = sizes.total_byte_size // max(sizes.num_rows, 1)
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1)))
-        for batch in parquet.iter_batches(batch_size=batch_rows, row_groups=[group]):
+        # A thread for each column would keep memory of its own, and hardly be faster.
+        batches = parquet.iter_batches(batch_rows, row_groups=[group], use_threads=False)
+        for batch in batches:
             columns = [_column_cells(column) for column in batch.columns]
             for cells in zip(*columns, strict=True):
                 yield next(numbers), JsonRow.of_cells(dict(zip(names, cells, strict=True)))

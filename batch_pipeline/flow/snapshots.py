@@ -59,6 +59,9 @@ PART_BYTES = 256 << 20
 _WRITTEN = {
     "compression": "zstd",
     "compression_level": 1,
+    # Only after so many rows it is looked whether a page is full: with pyarrow's 1,024 a row group
+    # of large documents would be one page, held several times while it is compressed.
+    "write_batch_size": 64,
     "use_dictionary": ["problem_status", "problem", "source", "kept_from"],
     # Rows are found by it, see `read_inputs`.
     "write_statistics": ["ordinal"],
