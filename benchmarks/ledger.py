@@ -18,10 +18,12 @@ import sqlalchemy as sa
 
 from batch_pipeline.flow import breaker, progress, tally
 from batch_pipeline.spec import AlertsSpec
-from batch_pipeline.state import admission, nights, submissions, tables
+from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions, tables
 from batch_pipeline.state.admission import Intent, Limits
+from batch_pipeline.state.inputs import NewSnapshot
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import NewShard
 from benchmarks.measure import parser, verdict
 
 LIMITS = Limits(account_queue=10**9, job_queue=None, lease_seconds=60)
@@ -85,19 +87,19 @@ def _postgres() -> Iterator[str | None]:
 def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
     """A night of so many shards, half of them collected, and the seconds that planning took."""
     with ledger.write() as connection:
-        nights.register_account(connection, "default", simulated=False)
+        accounts.register_account(connection, "default", simulated=False)
         night = nights.open_night(connection, "bench", partition, "default")
-        nights.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
+        inputs.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
         night = nights.get_night(connection, night.id)
     planned = NewShard(
         engine="batch", pilot=False, manifest="m", requests=10_000, bytes=1, usd_bound=Decimal(1)
     )
     start = time.perf_counter()
     with ledger.write() as connection:
-        assert nights.add_shards(connection, night, [planned] * count, open_requests=0)
+        assert shards.add_shards(connection, night, [planned] * count, open_requests=0)
     seconds = time.perf_counter() - start
     with ledger.write() as connection:
-        done = nights.list_shards(connection, night.id)[: count // 2]
+        done = shards.list_shards(connection, night.id)[: count // 2]
         rows = [
             {
                 "shard_id": shard.id, "night_id": night.id, "account": "default",
@@ -115,7 +117,7 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
             .where(tables.shard.c.night_id == night.id, tables.shard.c.id <= done[-1].id)
             .values(state="collected")
         )
-        nights.count_waiting(connection, night.id)
+        shards.count_waiting(connection, night.id)
     return night, seconds
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
     from batch_pipeline.spec import JobSpec
     from batch_pipeline.state.approvals import Approval
-    from batch_pipeline.state.nights import NewSnapshot, Night
+    from batch_pipeline.state.inputs import NewSnapshot
+    from batch_pipeline.state.nights import Night
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
 # What fits beside the other columns on 80; `--json` has messages and ids whole.

@@ -20,7 +20,8 @@ from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals
 from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
 
 log = logging.getLogger(__name__)
 

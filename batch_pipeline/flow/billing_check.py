@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state import inputs, shards, submissions, tables
 from batch_pipeline.state.submissions import State
 
 # What the organisation's reports call the two ways; priority tiers are none of ours.
@@ -103,8 +103,8 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
     found: defaultdict[Key, Sums] = defaultdict(Sums)
     for each in collected:
         if each.shard_id not in models:
-            shard = nights.get_shard(connection, each.shard_id)
-            declared = nights.get_snapshot(connection, shard.snapshot_id).declaration
+            shard = shards.get_shard(connection, each.shard_id)
+            declared = inputs.get_snapshot(connection, shard.snapshot_id).declaration
             models[each.shard_id] = Declaration.from_json(declared).model_id
         sums = found[models[each.shard_id], each.engine]
         for name in TOKENS:

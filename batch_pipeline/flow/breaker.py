@@ -21,10 +21,12 @@ from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow import tally
 from batch_pipeline.flow.first_attempts import FirstAttempts
-from batch_pipeline.state import approvals, nights
+from batch_pipeline.state import approvals, inputs, nights
 from batch_pipeline.state.admission import MaySend
 from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.nights import Night, Shard, Snapshot
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard
 from batch_pipeline.state.tallies import Tally
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def look(
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return None
-    snapshots = nights.snapshots_of(connection, night.id)
+    snapshots = inputs.snapshots_of(connection, night.id)
     overruled = approvals.of_night(connection, night.id)
     collected = tally.of_night(connection, night.id)
     first = first_attempts(snapshots[snapshot_id], snapshots, collected, overruled)

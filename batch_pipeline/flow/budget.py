@@ -26,10 +26,12 @@ from batch_pipeline.money.prices import Mode
 from batch_pipeline.money.wording import usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import admission, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.budget import Ceilings, Money, Shortfall, spendings
-from batch_pipeline.state.nights import Night, Shard, Snapshot
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard
 from batch_pipeline.state.submissions import Submission
 
 # A ceiling takes so many shards at a time at least, so that what is billed for some makes room for
@@ -52,7 +54,7 @@ def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: N
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return Money(declared, stated_prices=stated_prices(spec))
-    snapshot = nights.get_snapshot(connection, snapshot_id)
+    snapshot = inputs.get_snapshot(connection, snapshot_id)
     found = bounds(connection, spec, night, snapshot)
     return Money(declared, lambda shard: _bound(found, shard), stated_prices(spec))
 
@@ -62,7 +64,7 @@ def shortfall(
 ) -> Shortfall | None:
     """The ceiling that keeps a night's next shard from going now; None: none does."""
     money = money_of(connection, settings, spec, night)
-    shard = nights.next_to_go(connection, night.id) if money.ceilings.any else None
+    shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
     if shard is None:
         return None
     found = admission.affordable(connection, night, shard, money)
@@ -104,7 +106,7 @@ def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
 def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
     """What requests of a snapshot can cost at most, by the tokens that its declaration measured."""
     declaration = Declaration.from_json(snapshot.declaration)
-    snapshots = nights.snapshots_of(connection, night.id)
+    snapshots = inputs.snapshots_of(connection, night.id)
     found = measured(
         sums.summary
         for sums in tally.of_night(connection, night.id)

@@ -28,7 +28,7 @@ from batch_pipeline.flow.requests import Declaration, RequestBuilder, custom_id,
 from batch_pipeline.flow.submission import Lease, heartbeat
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
+from batch_pipeline.state import inputs
 from batch_pipeline.state.admission import Intent
 from batch_pipeline.state.nights import Night
 
@@ -60,7 +60,7 @@ class OpenShard:
         self._pipeline = pipeline
         self._folder = paths.raw_realtime(night.job, night.partition)
         with pipeline.ledger.read() as connection:
-            self._snapshot = nights.get_snapshot(connection, intent.shard.snapshot_id)
+            self._snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
         self.declaration = Declaration.from_json(self._snapshot.declaration)
         self._room = MoreRoom.of(spec.retry, self.declaration)
         self._tools = "tool_choice" in self.declaration.params

@@ -20,9 +20,10 @@ from batch_pipeline.flow.call_shard import OpenShard
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import accounts, admission, submissions
 from batch_pipeline.state.admission import Intent, MaySend, Waiting
-from batch_pipeline.state.nights import Night, Shard
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard
 from batch_pipeline.state.submissions import State
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def _work(
         shard.__exit__()
         with pipeline.ledger.write() as connection:
             if engine.refusal is not None:
-                nights.pause_account(connection, night.account, str(engine.refusal))
+                accounts.pause_account(connection, night.account, str(engine.refusal))
             held = submissions.checkpoint(
                 connection,
                 shard.submission,

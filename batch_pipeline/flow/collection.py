@@ -22,8 +22,9 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import RetrySpec
-from batch_pipeline.state import nights, submissions, takeovers
-from batch_pipeline.state.nights import Night, ShardState
+from batch_pipeline.state import accounts, inputs, nights, shards, submissions, takeovers
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def collect(
     changed then. `gone` says why what cannot be had now never will be: it is set aside.
     """
     with pipeline.ledger.read() as connection:
-        shard = nights.get_shard(connection, submission.shard_id)
-        snapshot = nights.get_snapshot(connection, shard.snapshot_id)
+        shard = shards.get_shard(connection, submission.shard_id)
+        snapshot = inputs.get_snapshot(connection, shard.snapshot_id)
     manifest = manifests.read(pipeline.files, shard.manifest)
     with ExitStack() as stack:
         staged = {
@@ -75,7 +76,7 @@ def collect(
             if submissions.get(connection, submission.id).state is not State.ENDED:
                 # Somebody else has collected it meanwhile.
                 return
-            shard = nights.get_shard(connection, submission.shard_id)
+            shard = shards.get_shard(connection, submission.shard_id)
             # A shard that another submission has answered was bought twice: booked, not shown.
             duplicate = shard.state is not ShardState.HELD
             if staged["raw"].exists():
@@ -94,7 +95,7 @@ def collect(
             tally.keep(connection, night.id)
             takeovers.settle(connection, night.id)
             if judge.stopped_by is not None:
-                nights.pause_account(connection, night.account, judge.stopped_by)
+                accounts.pause_account(connection, night.account, judge.stopped_by)
 
 
 def _write(chunks: Iterator[Chunk], answers: Path, results: Path) -> None:

@@ -29,7 +29,7 @@ from batch_pipeline.flow.sources import SourceFile, Sources, find_sources
 from batch_pipeline.flow.workers import Workers
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import NewSnapshot
+from batch_pipeline.state.inputs import NewSnapshot
 
 # Below this another process has hardly started when this one is through.
 PROCESSES_FROM_BYTES = 40 << 20

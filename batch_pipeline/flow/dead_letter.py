@@ -14,7 +14,7 @@ from batch_pipeline.flow import paths, snapshots
 from batch_pipeline.flow.answers import DEAD_LETTER_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import NewSnapshot
+from batch_pipeline.state.inputs import NewSnapshot
 
 ROW_GROUP_ROWS = 1_000
 # The same error on this share of the items set aside, and on this many, is not chance.

@@ -39,9 +39,10 @@ from batch_pipeline.money.estimate import (
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.money.wording import duration
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
+from batch_pipeline.state import inputs, nights
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import NewSnapshot, Night
+from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.state.nights import Night
 
 # The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,
 # and code, has more tokens for its bytes or fewer.
@@ -164,7 +165,7 @@ def _snapshot(
     current = None
     if night is not None and night.snapshot_id is not None and night.pruned_at is None:
         with pipeline.ledger.read() as connection:
-            current = nights.get_snapshot(connection, night.snapshot_id)
+            current = inputs.get_snapshot(connection, night.snapshot_id)
         if current.declaration_hash != Declaration.of(spec).hash:
             current = None
     try:

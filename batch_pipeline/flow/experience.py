@@ -20,7 +20,7 @@ from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.money.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.money.estimate import Spread
 from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import inputs, nights, shards, submissions
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.tallies import Tally
 
@@ -74,7 +74,7 @@ def _of_nights(
     for night in candidates:
         wanted = {
             snapshot.id
-            for snapshot in nights.snapshots_of(connection, night.id).values()
+            for snapshot in inputs.snapshots_of(connection, night.id).values()
             if snapshot.declaration_hash == declared.hash
         }
         telling = [
@@ -122,14 +122,14 @@ def _of_model(
 def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> set[int]:
     return {
         snapshot.id
-        for snapshot in nights.snapshots_of(connection, night.id).values()
+        for snapshot in inputs.snapshots_of(connection, night.id).values()
         if snapshot.declaration["model_id"] == model_id
     }
 
 
 def _answers(connection: Connection, night: Night, wanted: set[int]) -> list[str]:
     latest = submissions.latest_collected(connection, night.id, LATEST_SUBMISSIONS)
-    telling = [s for s in latest if nights.get_shard(connection, s.shard_id).snapshot_id in wanted]
+    telling = [s for s in latest if shards.get_shard(connection, s.shard_id).snapshot_id in wanted]
     return answer_paths(night, telling)
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from batch_pipeline.flow import joins, snapshots, standing_answers
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
-from batch_pipeline.state import nights
-from batch_pipeline.state.nights import Night, Snapshot
+from batch_pipeline.state import inputs
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
 
 # What is made by the present declaration needs no keeping: the same comes out again.
 _SETTLED_OTHERWISE = """
@@ -84,7 +85,7 @@ def settled_otherwise(
         standing = standing_answers.of_night(connection, night)
         builders = {
             key: RequestBuilder(Declaration.from_json(declared))
-            for key, declared in nights.declarations(connection, night.id).items()
+            for key, declared in inputs.declarations(connection, night.id).items()
         }
     sources = {"snapshot": (snapshots.part_paths(current), snapshots.SCHEMA)}
     with (

@@ -49,10 +49,13 @@ from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state import accounts, approvals, inputs, nights, submissions
+from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import Account, Engine, NewSnapshot, Night, Snapshot
+from batch_pipeline.state.inputs import NewSnapshot, Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Engine
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
 def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
     """What a person who starts a night lifts: a refusal and a pause; with `resume` a cancel too."""
     with pipeline.ledger.write() as connection:
-        nights.pause_account(connection, night.account, None)
+        accounts.pause_account(connection, night.account, None)
         nights.update_night(connection, night.id, refused=None)
         if resume:
             nights.update_night(connection, night.id, held_at=None)
@@ -174,7 +177,7 @@ def _standing(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None,
         current = (
             None
             if night.snapshot_id is None or gone
-            else nights.get_snapshot(connection, night.snapshot_id)
+            else inputs.get_snapshot(connection, night.snapshot_id)
         )
         busy = submissions.of_night(connection, night.id, *submissions.LIVE)
     return night, current, bool(busy)

@@ -20,7 +20,7 @@ from batch_pipeline.flow.answers import SUMMED
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import Snapshot
+from batch_pipeline.state.inputs import Snapshot
 
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)

@@ -16,7 +16,7 @@ from batch_pipeline.flow.forecast import Flying, Outlook, Speed, Turnaround
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import admission, ledger, nights, submissions, tables, takeovers
+from batch_pipeline.state import admission, ledger, shards, submissions, tables, takeovers
 from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
@@ -38,7 +38,7 @@ def of_night(
     if spec.mode != "auto" or night.deadline_at is None:
         return None
     taken = takeovers.of_night(connection, night.id)
-    waiting = nights.waiting_by_engine(connection, night.id)
+    waiting = shards.waiting_by_engine(connection, night.id)
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
     job_queue = spec.limits.max_queued_requests

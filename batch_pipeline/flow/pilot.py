@@ -25,10 +25,12 @@ from batch_pipeline.flow.verdict import Answered, Took, Verdict
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state import approvals, nights, shards, submissions
 from batch_pipeline.state.admission import MaySend, Waiting
 from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.nights import Night, Shard, ShardState, Snapshot
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import State, Submission
 
 # A pilot is never more than this part of a night.
@@ -103,7 +105,7 @@ def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
 def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
     """The pilots of this snapshot: the sample, and what was drawn or asked again after it."""
     with pipeline.ledger.read() as connection:
-        return nights.pilot_shards(connection, seen.snapshot.id, *states)
+        return shards.pilot_shards(connection, seen.snapshot.id, *states)
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:

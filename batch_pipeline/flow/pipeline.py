@@ -10,12 +10,13 @@ from functools import cached_property
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.rate_limit import Limiter
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import nights
+from batch_pipeline.state import accounts, nights
+from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.budget import Money
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Account, Night
+from batch_pipeline.state.nights import Night
 
 SIMULATOR_ACCOUNT = "simulator"
 
@@ -52,8 +53,8 @@ class Pipeline:
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
         with self.ledger.write() as connection:
-            nights.register_account(connection, name, simulated=simulated)
-            return nights.get_account(connection, name)
+            accounts.register_account(connection, name, simulated=simulated)
+            return accounts.get_account(connection, name)
 
     def limiter(self, model_id: str) -> Limiter:
         """The one that all real-time calls of this process to a model share: limits are its own."""

@@ -24,8 +24,10 @@ from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
-from batch_pipeline.state import nights
-from batch_pipeline.state.nights import Engine, NewShard, Night, ShardState, Snapshot
+from batch_pipeline.state import inputs, nights, shards
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Engine, NewShard, ShardState
 
 # Of a real-time shard.
 MOST_CALLS = 2_000
@@ -75,7 +77,7 @@ def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
-        return night, nights.get_snapshot(connection, night.snapshot_id)
+        return night, inputs.get_snapshot(connection, night.snapshot_id)
 
 
 def view(pipeline: Pipeline, night: Night) -> View:
@@ -83,12 +85,12 @@ def view(pipeline: Pipeline, night: Night) -> View:
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
-        shards = nights.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
         return View(
             night=night,
-            snapshot=nights.get_snapshot(connection, night.snapshot_id),
+            snapshot=inputs.get_snapshot(connection, night.snapshot_id),
             answers=standing_answers.of_night(connection, night),
-            held=[shard.manifest for shard in shards],
+            held=[shard.manifest for shard in planned],
         )
 
 
@@ -115,14 +117,14 @@ def plan_all(
     room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(batch, room) for batch in units.all())
-        shards = [
+        planned = [
             replace(
                 _write_shard(pipeline, seen, table, engine, bounds, pilot=False),
                 for_deadline=for_deadline,
             )
             for table in cut(tables, limits)
         ]
-    return _add(pipeline, seen, shards, open_requests=0)
+    return _add(pipeline, seen, planned, open_requests=0)
 
 
 def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds) -> int:
@@ -232,12 +234,12 @@ def sizes_of(table: pa.Table, max_tokens: int) -> dict[str, int]:
     }
 
 
-def _add(pipeline: Pipeline, seen: View, shards: Sequence[NewShard], *, open_requests: int) -> int:
+def _add(pipeline: Pipeline, seen: View, new: Sequence[NewShard], *, open_requests: int) -> int:
     with pipeline.ledger.write() as connection:
-        added = nights.add_shards(connection, seen.night, shards, open_requests=open_requests)
+        added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
     if added:
-        return len(shards)
+        return len(new)
     # Another process changed the night meanwhile: what it knows now decides, not this plan.
-    for planned in shards:
+    for planned in new:
         pipeline.files.remove(planned.manifest)
     return 0

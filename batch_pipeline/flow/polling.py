@@ -10,7 +10,7 @@ from batch_pipeline.flow import cancel
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.state import ledger, nights, submissions
+from batch_pipeline.state import accounts, ledger, submissions
 from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
 def _may_be_lost(pipeline: Pipeline, submission: Submission) -> bool:
     """Whether a 404 of this batch can mean anything: simulated, and not just accepted."""
     with pipeline.ledger.read() as connection:
-        simulated = nights.get_account(connection, submission.account).simulated
+        simulated = accounts.get_account(connection, submission.account).simulated
         at = ledger.now(connection)
     accepted = submission.accepted_at
     late = accepted is not None and at > accepted + pipeline.settings.reconcile_seconds

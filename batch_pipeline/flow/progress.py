@@ -14,10 +14,12 @@ from batch_pipeline.flow import breaker, deadline, tally
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.state import approvals, nights, submissions
+from batch_pipeline.state import accounts, approvals, inputs, nights, shards, submissions
+from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.approvals import Approval
+from batch_pipeline.state.inputs import Snapshot
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Account, Night, Snapshot
+from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.state.tables import PICODOLLARS
 from batch_pipeline.state.tallies import Tally
@@ -174,7 +176,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     """The progress of a night in one consistent view."""
     night = nights.get_night(connection, night_id)
     snapshot = (
-        None if night.snapshot_id is None else nights.get_snapshot(connection, night.snapshot_id)
+        None if night.snapshot_id is None else inputs.get_snapshot(connection, night.snapshot_id)
     )
     live = submissions.of_night(connection, night_id, *LIVE)
     collected = tally.of_night(connection, night_id)
@@ -198,11 +200,11 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     ended = sum(part.batches for part in collected)
     return Progress(
         night=night,
-        account=nights.get_account(connection, night.account),
+        account=accounts.get_account(connection, night.account),
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
-        waiting=nights.requests_waiting(connection, night) + night.open_requests,
+        waiting=shards.requests_waiting(connection, night) + night.open_requests,
         in_flight=_requests(live, *IN_QUEUE, State.CALLING),
         unknown=_requests(live, State.UNKNOWN),
         to_collect=_requests(live, State.ENDED),
@@ -212,7 +214,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         usage={name: usage[name] for name in USAGE},
         submissions=tuple(sorted([*latest, *live], key=lambda submission: submission.id)),
         first=breaker.first_attempts(
-            snapshot, nights.snapshots_of(connection, night_id), collected, overruled
+            snapshot, inputs.snapshots_of(connection, night_id), collected, overruled
         ),
         approvals=overruled,
         at=now(connection),

@@ -25,8 +25,10 @@ from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.state import nights, redrives, submissions, takeovers
-from batch_pipeline.state.nights import Account, NewSnapshot, Night, Snapshot
+from batch_pipeline.state import accounts, inputs, nights, redrives, submissions, takeovers
+from batch_pipeline.state.accounts import Account
+from batch_pipeline.state.inputs import NewSnapshot, Snapshot
+from batch_pipeline.state.nights import Night
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
         shown = nights.shown_night(connection, night.job, night.partition)
         if shown is None or shown.id == night.id:
             return None
-        former = nights.get_account(connection, shown.account)
-        mine = nights.get_account(connection, night.account)
+        former = accounts.get_account(connection, shown.account)
+        mine = accounts.get_account(connection, night.account)
     if mine.simulated and not former.simulated:
         raise UsageError(
             f"{night.job} {night.partition} holds real answers of account {former.name!r}; the "
@@ -111,7 +113,7 @@ def switch_snapshot(
     with rebuilt as (connection, current, settled):
         redrives.record(connection, night.id, redriven)
         takeovers.release(connection, night.id)
-        snapshot = nights.replace_snapshot(connection, current, new, settled)
+        snapshot = inputs.replace_snapshot(connection, current, new, settled)
         nights.update_night(connection, night.id, deadline_at=deadline(snapshot.taken_at))
         return snapshot
 
@@ -137,7 +139,7 @@ def show(pipeline: Pipeline, night: Night) -> None:
     night = pipeline.refreshed(night)
     assert night.snapshot_id is not None
     with pipeline.ledger.read() as connection:
-        snapshot = nights.get_snapshot(connection, night.snapshot_id)
+        snapshot = inputs.get_snapshot(connection, night.snapshot_id)
     with _rebuilt(pipeline, night, snapshot, idle=False):
         pass
 
@@ -160,7 +162,7 @@ def _rebuilt(
         seen, night = night, nights.get_night(connection, night.id)
         if redriven and night.revision != seen.revision:
             raise _changed(night)
-        simulated = nights.get_account(connection, night.account).simulated
+        simulated = accounts.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
         answered = standing_answers.of_night(connection, night, redriven)
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:

@@ -39,7 +39,7 @@ from batch_pipeline.money.report import (
     to_json,
 )
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
+from batch_pipeline.state import inputs, nights, shards
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission
 
@@ -69,7 +69,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         declared = _declarations(connection, state)
         trend = _trend(connection, state.night)
         expected = _expected(connection, state.night)
-        hurried = nights.shards_for_deadline(connection, night.id)
+        hurried = shards.shards_for_deadline(connection, night.id)
     night = state.night
     if state.snapshot is None:
         current = Declaration.of(spec)
@@ -159,13 +159,13 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
 
 def _declarations(connection: Connection, state: Progress) -> dict[int, Declaration]:
     """What each collected submission of the night was declared as, by its id."""
-    shards = {shard.id: shard for shard in nights.list_shards(connection, state.night.id)}
+    by_id = {shard.id: shard for shard in shards.list_shards(connection, state.night.id)}
     by_snapshot: dict[int, Declaration] = {}
     found = {}
     for submission in _collected(state):
-        snapshot_id = shards[submission.shard_id].snapshot_id
+        snapshot_id = by_id[submission.shard_id].snapshot_id
         if snapshot_id not in by_snapshot:
-            declared = nights.get_snapshot(connection, snapshot_id).declaration
+            declared = inputs.get_snapshot(connection, snapshot_id).declaration
             by_snapshot[snapshot_id] = Declaration.from_json(declared)
         found[submission.id] = by_snapshot[snapshot_id]
     return found
@@ -253,7 +253,7 @@ def _expected(connection: Connection, night: Night) -> list[Expected]:
         return found
     measured = [
         snapshot.units
-        for snapshot in nights.snapshots_of(connection, night.id).values()
+        for snapshot in inputs.snapshots_of(connection, night.id).values()
         if snapshot.declaration_hash == verdict["declaration_hash"]
         and snapshot.content_hash == verdict["content_hash"]
     ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from batch_pipeline.state.files import Files
-    from batch_pipeline.state.nights import NewSnapshot
+    from batch_pipeline.state.inputs import NewSnapshot
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results.
 # `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of

@@ -18,7 +18,7 @@ from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_chunks, body_length
 from batch_pipeline.flow.threads import Stop, at_once
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
 from batch_pipeline.state.beat import beating
 from batch_pipeline.state.ledger import insisting
@@ -63,8 +63,8 @@ def submit_waiting(
     in the ledger: it waits, or it is looked for.
     """
     with pipeline.ledger.read() as connection:
-        shards, size = nights.waiting_size(connection, night.id, "batch")
-    count = uploads_at_once(shards, size, pipeline.settings.workers)
+        waiting, size = shards.waiting_size(connection, night.id, "batch")
+    count = uploads_at_once(waiting, size, pipeline.settings.workers)
     stop = Stop()
     rounds = []
     if count > 1:
@@ -77,9 +77,9 @@ def submit_waiting(
     return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)
 
 
-def uploads_at_once(shards: int, size: int, workers: int) -> int:
+def uploads_at_once(waiting: int, size: int, workers: int) -> int:
     """How many of a night's waiting shards, of `size` bytes in all, are sent at the same time."""
-    return max(1, min(shards, workers, MOST_UPLOADS)) if size >= SEVERAL_FROM_BYTES else 1
+    return max(1, min(waiting, workers, MOST_UPLOADS)) if size >= SEVERAL_FROM_BYTES else 1
 
 
 def _submit(
@@ -111,7 +111,7 @@ def _send(
     """Send one shard and record what came of it; no verdict: accepted."""
     submission = intent.submission
     with pipeline.ledger.read() as connection:
-        snapshot = nights.get_snapshot(connection, intent.shard.snapshot_id)
+        snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     table = manifests.read(pipeline.files, intent.shard.manifest)
     rebuild = RequestBuilder(declaration).rebuild
@@ -252,10 +252,10 @@ def _record_failure(
             case CreateVerdict.QUEUE_FULL:
                 submissions.give_back(connection, submission, State.REFUSED, error)
                 seconds = failure.retry_after or QUEUE_FULL_SECONDS
-                nights.wait_for_queue(connection, submission.account, seconds)
+                accounts.wait_for_queue(connection, submission.account, seconds)
             case CreateVerdict.PAUSE:
                 submissions.give_back(connection, submission, State.REFUSED, error)
-                nights.pause_account(connection, submission.account, error)
+                accounts.pause_account(connection, submission.account, error)
             case CreateVerdict.REFUSED:
                 # The same body would be refused again: the night rests until somebody has looked.
                 submissions.give_back(connection, submission, State.REFUSED, error)

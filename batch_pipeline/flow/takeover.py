@@ -30,9 +30,10 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import admission, nights, takeovers
+from batch_pipeline.state import admission, inputs, nights, shards, takeovers
 from batch_pipeline.state.budget import Shortfall, shortfall, spendings
-from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def change_over(
     with pipeline.ledger.write() as connection:
         waiting = [
             shard
-            for shard in nights.list_shards(connection, night.id, ShardState.WAITING)
+            for shard in shards.list_shards(connection, night.id, ShardState.WAITING)
             if shard.engine == "batch"
         ]
         wanted = last_shards(waiting, found.to_realtime - night.open_requests)
@@ -173,7 +174,7 @@ def change_over(
                 break
             moved.append(shard)
         nothing = short is not None and not moved and not night.open_requests
-        changed = nothing or nights.move_to_realtime(connection, night, moved)
+        changed = nothing or shards.move_to_realtime(connection, night, moved)
     _say(pipeline, night, KEPT_AS_BATCHES, None if short is None else str(short))
     if nothing or not changed:
         return
@@ -204,10 +205,10 @@ def _hurry_pilot(pipeline: Pipeline, found: Course) -> None:
     night = found.state.night
     assert night.snapshot_id is not None
     with pipeline.ledger.write() as connection:
-        pilots = nights.pilot_shards(connection, night.snapshot_id, ShardState.WAITING)
+        pilots = shards.pilot_shards(connection, night.snapshot_id, ShardState.WAITING)
         waiting = [shard for shard in pilots if shard.engine == "batch"]
         if waiting or night.realtime_since is None:
-            nights.move_to_realtime(connection, night, waiting)
+            shards.move_to_realtime(connection, night, waiting)
 
 
 def _for_calls(limits: ShardLimits, outlook: Outlook, spec: JobSpec) -> ShardLimits:
@@ -218,8 +219,8 @@ def _for_calls(limits: ShardLimits, outlook: Outlook, spec: JobSpec) -> ShardLim
 def _reserve(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> str | None:
     """Reserve what a batch may cost in real time, and note its cancel; why not, or None."""
     with pipeline.ledger.read() as connection:
-        shard = nights.get_shard(connection, submission.shard_id)
-        snapshot = nights.get_snapshot(connection, shard.snapshot_id)
+        shard = shards.get_shard(connection, submission.shard_id)
+        snapshot = inputs.get_snapshot(connection, shard.snapshot_id)
         bounds = budget.bounds(connection, spec, night, snapshot)
     usd = budget.realtime_usd(bounds, shard)
     limits = budget.limits(pipeline, spec, night)

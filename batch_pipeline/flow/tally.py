@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.first_attempts import FirstAttempts
-from batch_pipeline.state import nights, redrives, tallies
-from batch_pipeline.state.nights import Shard
+from batch_pipeline.state import redrives, shards, tallies
+from batch_pipeline.state.shards import Shard
 from batch_pipeline.state.submissions import Submission
 from batch_pipeline.state.tallies import Tally
 
@@ -77,7 +77,7 @@ def of_night(connection: Connection, night_id: int) -> list[Tally]:
 
 
 def _read(connection: Connection, submission: Submission) -> Tally:
-    shard = nights.get_shard(connection, submission.shard_id)
+    shard = shards.get_shard(connection, submission.shard_id)
     behind = redrives.put_behind(connection, submission.id)
     return of_submission(submission, shard, put_behind=behind)
 

@@ -13,9 +13,11 @@ from batch_pipeline.flow import manifests, snapshots, standing_answers
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.money.estimate import Spread
-from batch_pipeline.state import nights
+from batch_pipeline.state import shards
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import NewSnapshot, Night, ShardState
+from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import ShardState
 
 # Lengths of requests are told apart this finely; tiers of prices go by them.
 STRATA = 100
@@ -72,8 +74,8 @@ def unbought(
     if night is not None:
         with pipeline.ledger.read() as connection:
             answers = standing_answers.of_night(connection, night)
-            shards = nights.list_shards(connection, night.id, ShardState.HELD)
-        held = [shard.manifest for shard in shards]
+            at_work = shards.list_shards(connection, night.id, ShardState.HELD)
+        held = [shard.manifest for shard in at_work]
     sources = {"held": (held, manifests.SCHEMA)}
     with standing_answers.tables(pipeline.files, answers, sources) as connection:
         paths = snapshots.duplicates_paths(snapshot)

@@ -16,7 +16,7 @@ from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.money.projection import project
 from batch_pipeline.money.wording import usd
 from batch_pipeline.spec import PilotSpec
-from batch_pipeline.state.nights import Snapshot
+from batch_pipeline.state.inputs import Snapshot
 
 EXAMPLES = 3
 # Of a pilot that the API has hardly worked on, nothing can be said.

@@ -16,10 +16,11 @@ from batch_pipeline.flow.takeover import Course
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import AlertsSpec, JobSpec
-from batch_pipeline.state import approvals, ledger, nights, submissions
+from batch_pipeline.state import accounts, approvals, ledger, nights, shards, submissions
 from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
 from batch_pipeline.state.budget import Shortfall
-from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
@@ -55,7 +56,7 @@ def view_account(
     if spec.limits.max_queued_requests is not None:
         used = sum(s.requests for s in queued if s.night_id in mine)
         left = min(left, spec.limits.max_queued_requests - used)
-    full = nights.get_account(connection, account).wait_until > at
+    full = accounts.get_account(connection, account).wait_until > at
     return AccountView(
         room=Room(max(left, 0), "the API says that its queue is full" if full else None),
         limits=ShardLimits.of(spec, settings.max_queued_requests),
@@ -97,15 +98,15 @@ def read_standing(
 ) -> tuple[Standing, Course]:
     """How a night stands; `asked` is consulted where the ledger does not tell."""
     state = progress.of_night(connection, night.id)
-    shards = nights.telling_shards(connection, night)
+    telling = shards.telling_shards(connection, night)
     assert state.snapshot is not None
     wanted = (
         not state.waiting
-        or any(not shard.pilot for shard in shards)
+        or any(not shard.pilot for shard in telling)
         or asked(night.partition, state.snapshot.taken_at)
     )
     course = view.course(state)
-    found = standing_of(state, shards, view, asked=wanted)
+    found = standing_of(state, telling, view, asked=wanted)
     judged = found.pilot is PilotStage.JUDGED
     calls_due = course.due or (judged and _calls_left(connection, state, view.now))
     summary = (
@@ -117,7 +118,7 @@ def read_standing(
 def _calls_left(connection: Connection, state: Progress, now: float) -> bool:
     """Whether real-time shards wait, or their caller has died."""
     abandoned = any(s.state is State.CALLING and s.lease_until <= now for s in state.live)
-    return abandoned or nights.next_to_go(connection, state.night.id, "realtime") is not None
+    return abandoned or shards.next_to_go(connection, state.night.id, "realtime") is not None
 
 
 def standing_of(

@@ -13,10 +13,11 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import budget, nights, submissions, tables, takeovers
+from batch_pipeline.state import accounts, budget, nights, shards, submissions, tables, takeovers
 from batch_pipeline.state.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 
 # An older night that wanted room this long ago and did not come back no longer goes first.
@@ -76,27 +77,27 @@ def begin(
     is the one that claims: two submitters cannot both take the last room.
     """
     night = nights.get_night(connection, night.id)
-    shard = nights.next_to_go(connection, night.id, "batch")
+    shard = shards.next_to_go(connection, night.id, "batch")
     nights.update_night(connection, night.id, wanted_room_at=0.0, short_of_budget=None)
     if shard is None:
         return Waiting(None)
     reason = _closed(connection, night) or may_send(connection, night, shard)
     if reason is not None:
-        return Waiting(reason, nights.requests_waiting(connection, night))
+        return Waiting(reason, shards.requests_waiting(connection, night))
     found = affordable(connection, night, shard, limits.money)
     if isinstance(found, Shortfall):
-        waiting = nights.requests_waiting(connection, night)
+        waiting = shards.requests_waiting(connection, night)
         return _short(connection, night, found, waiting)
     shard, bound = found
     reason = _no_room(connection, night, shard.requests, limits)
     if reason is not None:
-        return Waiting(reason, nights.requests_waiting(connection, night))
+        return Waiting(reason, shards.requests_waiting(connection, night))
     return _hold(connection, shard, night, State.INTENT, owner, limits, bound)
 
 
 def _closed(connection: Connection, night: Night) -> str | None:
     """Why nothing of a night may go out, whatever the queue says."""
-    account = nights.get_account(connection, night.account)
+    account = accounts.get_account(connection, night.account)
     if night.held_at is not None:
         return "held after a cancel; `run --resume` lifts it"
     if account.paused_reason is not None:
@@ -122,7 +123,7 @@ def affordable(
     short = budget.shortfall(spent, shard.requests, bound)
     if short is None:
         return shard, bound
-    cheapest = nights.cheapest_to_go(connection, night.id, "batch")
+    cheapest = shards.cheapest_to_go(connection, night.id, "batch")
     if shard.engine != "batch" or cheapest is None:
         return short
     bound = money.bound(cheapest)
@@ -169,7 +170,7 @@ def _no_room(connection: Connection, night: Night, requests: int, limits: Limits
     at = now(connection)
     older = _older_night_wants_room(connection, night, at)
     reason: str | None = None
-    if nights.get_account(connection, night.account).wait_until > at:
+    if accounts.get_account(connection, night.account).wait_until > at:
         reason = "the API's queue is full"
     elif older is not None:
         reason = f"an older night ({older}) goes first"
@@ -190,7 +191,7 @@ def begin_calls(
 ) -> Intent | Waiting:
     """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
     night = nights.get_night(connection, night.id)
-    shard = nights.get_shard(connection, shard.id)
+    shard = shards.get_shard(connection, shard.id)
     reason = _closed(connection, night)
     if reason is None and shard.state is ShardState.WAITING:
         reason = may_send(connection, night, shard)
@@ -243,7 +244,7 @@ def reserve_takeover(
         return None
     if submission.id in takeovers.of_night(connection, night.id):
         return None
-    shard = nights.get_shard(connection, submission.shard_id)
+    shard = shards.get_shard(connection, submission.shard_id)
     reason = _closed(connection, night) or may_send(connection, night, shard)
     if reason is None:
         spent = budget.spendings(connection, night, limits.money.ceilings)
@@ -266,15 +267,15 @@ def begin_next_calls(
 ) -> Intent | Waiting:
     """Claim the night's next real-time shard, the pilot's apart: one that its holder has left comes
     before one that nobody has begun."""
-    shards = [
+    in_real_time = [
         shard
-        for shard in nights.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        for shard in shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
         if shard.engine == "realtime" and not shard.pilot
     ]
     calling = {s.shard_id for s in submissions.of_night(connection, night.id, State.CALLING)}
     left = {s.shard_id for s in abandoned_calls(connection, night)}
     free = sorted(
-        (shard for shard in shards if shard.state is ShardState.WAITING or shard.id in left),
+        (shard for shard in in_real_time if shard.state is ShardState.WAITING or shard.id in left),
         key=lambda shard: (shard.state is ShardState.WAITING, shard.id),
     )
     if free:
@@ -282,7 +283,7 @@ def begin_next_calls(
         if isinstance(found, Waiting):
             return replace(found, requests=sum(shard.requests for shard in free))
         return found
-    if any(shard.id in calling for shard in shards):
+    if any(shard.id in calling for shard in in_real_time):
         return Waiting("calls are being made already")
     return Waiting(None)
 

@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.state import tables
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night, Shard
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard
 from batch_pipeline.state.submissions import LIVE, State
 
 PARTITION = "budget.max_usd_per_partition"

@@ -27,9 +27,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, tables
+from batch_pipeline.state import accounts, nights, shards, tables
 from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Engine, Night, Shard, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Engine, Shard, ShardState
 
 
 class State(StrEnum):
@@ -134,7 +135,7 @@ def hold(
             intent_at=at,
         )
     )
-    nights.set_shard_state(connection, shard.id, ShardState.HELD)
+    shards.set_shard_state(connection, shard.id, ShardState.HELD)
     submission = by_token(connection, night.account, token)
     assert submission is not None
     return submission
@@ -244,8 +245,8 @@ def accept(
         expires_at=expires_at,
         error=None,
     )
-    if nights.get_shard(connection, submission.shard_id).state is ShardState.WAITING:
-        nights.set_shard_state(connection, submission.shard_id, ShardState.HELD)
+    if shards.get_shard(connection, submission.shard_id).state is ShardState.WAITING:
+        shards.set_shard_state(connection, submission.shard_id, ShardState.HELD)
     mark_seen(connection, submission.account, batch_id, submission_id)
     held = nights.get_night(connection, submission.night_id).held_at is not None
     if held:
@@ -266,7 +267,7 @@ def give_back(connection: Connection, submission: Submission, state: State, erro
         error=error,
     )
     if released and not _has_other(connection, submission):
-        nights.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
+        shards.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return released
 
 
@@ -275,7 +276,7 @@ def lose(connection: Connection, submission: Submission, error: str) -> bool:
 
     Only what a simulator made up can be lost like this: no batch of a real account ever is.
     """
-    assert nights.get_account(connection, submission.account).simulated
+    assert accounts.get_account(connection, submission.account).simulated
     lost = _update(
         connection,
         tables.submission.c.id == submission.id,
@@ -284,7 +285,7 @@ def lose(connection: Connection, submission: Submission, error: str) -> bool:
         error=error,
     )
     if lost and not _has_other(connection, submission):
-        nights.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
+        shards.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return lost
 
 
@@ -347,7 +348,7 @@ def collect(
         unproven_usd=_unproven_usd(summary),
     )
     if collected:
-        nights.set_shard_state(connection, submission.shard_id, ShardState.COLLECTED)
+        shards.set_shard_state(connection, submission.shard_id, ShardState.COLLECTED)
         night = nights.get_night(connection, submission.night_id)
         nights.update_night(
             connection,

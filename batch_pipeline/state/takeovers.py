@@ -16,7 +16,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state import nights, shards, submissions, tables
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.submissions import LIVE, Submission
 
@@ -96,7 +96,7 @@ def settle(connection: Connection, night_id: int) -> None:
         live = {s.id for s in submissions.of_night(connection, night_id, *LIVE)}
         if night.open_requests or any(t.submission_id in live for t in reserved):
             return
-        if nights.next_to_go(connection, night_id, "realtime") is not None:
+        if shards.next_to_go(connection, night_id, "realtime") is not None:
             return
     release(connection, night_id)
 

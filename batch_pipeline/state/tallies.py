@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.state import submissions, tables
-from batch_pipeline.state.nights import Engine
+from batch_pipeline.state.shards import Engine
 from batch_pipeline.state.submissions import State, Submission
 
 _KEY = ("night_id", "snapshot_id", "pilot", "engine")

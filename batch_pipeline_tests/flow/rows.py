@@ -8,8 +8,11 @@ from typing import Any
 
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.nights import Account, Night, Shard, ShardState, Snapshot
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import State, Submission
 
 NOW = 10_000_000.0

@@ -22,8 +22,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
 from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.state import accounts, nights, tables
 from batch_pipeline.state import alerts as recorded
-from batch_pipeline.state import nights, tables
 from batch_pipeline.state.alerts import Alert, AlertState
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
@@ -246,7 +246,7 @@ def test_a_pause_is_told_once_for_the_account_and_anew_when_it_comes_back(
 
     def paused(reason: str) -> list[Progress]:
         with pipeline.ledger.write() as connection:
-            nights.pause_account(connection, two[0].account, reason)
+            accounts.pause_account(connection, two[0].account, reason)
         return [stations.progress(pipeline, night) for night in two]
 
     for reason in ("billing_error: pay first", "billing_error: pay now"):

@@ -20,7 +20,7 @@ from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline.spec import RetrySpec
-from batch_pipeline.state import nights
+from batch_pipeline.state import shards
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,
@@ -124,7 +124,7 @@ def test_the_bound_of_a_shard_knows_the_larger_one(
     source = write_rows(tmp_path / "in.jsonl", documents(5))
     state = run(pipeline, job(source, **HEALED), PARTITION)
     with pipeline.ledger.read() as connection:
-        first, second = nights.list_shards(connection, state.night.id)
+        first, second = shards.list_shards(connection, state.night.id)
     assert second.usd_bound > first.usd_bound + Decimal("0.000001") * 5 * 3_999
     assert second.bytes == first.bytes + 5 * 3
     table = manifests.read(pipeline.files, second.manifest)

@@ -19,7 +19,7 @@ from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights, takeovers
+from batch_pipeline.state import accounts, nights, takeovers
 from batch_pipeline.state.submissions import State
 from batch_pipeline.state.takeovers import Takeover
 from batch_pipeline_tests.conftest import MakePipeline
@@ -276,7 +276,7 @@ def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spe
     state = run(pipeline, spec, PARTITION, wait=False)
     make_late(pipeline, PARTITION, seconds=60)
     with pipeline.ledger.write() as connection:
-        nights.pause_account(connection, state.night.account, "no credit")
+        accounts.pause_account(connection, state.night.account, "no credit")
     stations.meet_deadline(pipeline, spec, state.night)
     assert not taken(pipeline, state)
     assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]

@@ -84,7 +84,7 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
         "batch_pipeline.flow.publication._write_dead_letters",
         "batch_pipeline.flow.publication._replace",
         "batch_pipeline.state.redrives.record",
-        "batch_pipeline.state.nights.replace_snapshot",
+        "batch_pipeline.state.inputs.replace_snapshot",
         "batch_pipeline.flow.planning.plan_all",
         "batch_pipeline.flow.submission._record_acceptance",
         "batch_pipeline.flow.collection._publish",

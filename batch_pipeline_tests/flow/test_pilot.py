@@ -13,7 +13,7 @@ from batch_pipeline.flow.verdict import Answered, Took, Verdict, interval, judge
 from batch_pipeline.money.prices import TokenUsage
 from batch_pipeline.spec import PilotSpec
 from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.nights import Snapshot
+from batch_pipeline.state.inputs import Snapshot
 from batch_pipeline_tests.flow.rows import NIGHT, SHARD, approval
 
 SNAPSHOT = Snapshot(

@@ -12,9 +12,9 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import RealtimeSpec
-from batch_pipeline.state import admission, nights, submissions, tables
+from batch_pipeline.state import admission, shards, submissions, tables
 from batch_pipeline.state.admission import Limits, Waiting
-from batch_pipeline.state.nights import ShardState
+from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -50,7 +50,7 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
             if calls == 1:
                 with other.ledger.write() as connection:
                     connection.execute(tables.submission.update().values(lease_until=0.0))
-                    [shard] = nights.list_shards(connection, night.id, ShardState.HELD)
+                    [shard] = shards.list_shards(connection, night.id, ShardState.HELD)
                     limits = Limits(1_000, None, LEASE_SECONDS)
                     admission.begin_calls(connection, night, shard, "other", limits)
                 time.sleep(2 * LEASE_SECONDS)

@@ -13,10 +13,22 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import breaker, progress, tally
 from batch_pipeline.spec import AlertsSpec
-from batch_pipeline.state import admission, nights, redrives, submissions, tables, tallies
+from batch_pipeline.state import (
+    accounts,
+    admission,
+    inputs,
+    nights,
+    redrives,
+    shards,
+    submissions,
+    tables,
+    tallies,
+)
 from batch_pipeline.state.admission import Intent, Limits
+from batch_pipeline.state.inputs import NewSnapshot
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import NewShard
 from batch_pipeline.state.submissions import Submission
 
 LIMITS = Limits(account_queue=10_000, job_queue=None, lease_seconds=60)
@@ -34,23 +46,23 @@ SUMMARY = {
 def ledger(ledger_url: str) -> Iterator[Ledger]:
     opened = Ledger(ledger_url)
     with opened.write() as connection:
-        nights.register_account(connection, "default", simulated=False)
+        accounts.register_account(connection, "default", simulated=False)
     yield opened
     opened.close()
 
 
-def a_night(connection: Connection, shards: int) -> Night:
+def a_night(connection: Connection, count: int) -> Night:
     night = nights.open_night(connection, "job", "2026-01-02", "default")
     snapshot = NewSnapshot(
         folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
         parts=1, items=100, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
     )  # fmt: skip
-    nights.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
+    inputs.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
     planned = NewShard(
         engine="batch", pilot=False, manifest="m", requests=5, bytes=1, usd_bound=Decimal(1)
     )
     night = nights.get_night(connection, night.id)
-    assert nights.add_shards(connection, night, [planned] * shards, open_requests=0)
+    assert shards.add_shards(connection, night, [planned] * count, open_requests=0)
     return nights.get_night(connection, night.id)
 
 
@@ -123,14 +135,14 @@ def test_no_step_of_a_shard_reads_what_grows_with_the_night(tmp_path: Any) -> No
     """Every statement of a claim, a collection and a look goes by an index of SQLite's."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     with ledger.write() as connection:
-        nights.register_account(connection, "default", simulated=False)
+        accounts.register_account(connection, "default", simulated=False)
         night = a_night(connection, 3)
     with ledger.write() as connection, statements(connection) as seen:
         submissions.reap(connection, "default")
         collect(connection, send(connection, night))
         send(connection, night)
         progress.of_night(connection, night.id)
-        nights.telling_shards(connection, night)
+        shards.telling_shards(connection, night)
         submissions.nights_with(connection, *submissions.LIVE)
     with ledger.read() as connection:
         plans = {

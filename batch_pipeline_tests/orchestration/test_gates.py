@@ -11,8 +11,8 @@ import pytest
 
 from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key
 from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline.state import accounts, tables
 from batch_pipeline.state import nights as ledger_nights
-from batch_pipeline.state import tables
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 
@@ -129,7 +129,7 @@ def test_a_warning_is_shown_and_logged_once(
     ledger = Ledger(f"sqlite:///{environment}/ledger.sqlite")
     with ledger.write() as connection:
         [night] = ledger_nights.list_nights(connection, job="review")
-        ledger_nights.pause_account(connection, night.account, "pay first")
+        accounts.pause_account(connection, night.account, "pay first")
     ledger.close()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batch_pipeline.orchestration.standing import unfinished_nights
-from batch_pipeline.state import nights, submissions
+from batch_pipeline.state import accounts, nights, submissions
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline_tests.state.conftest import ACCOUNT, a_night, accept, begun
 
@@ -11,7 +11,7 @@ from batch_pipeline_tests.state.conftest import ACCOUNT, a_night, accept, begun
 def test_a_late_batch_makes_a_complete_night_unfinished(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        nights.register_account(connection, ACCOUNT, simulated=False)
+        accounts.register_account(connection, ACCOUNT, simulated=False)
         night = a_night(connection, 5)
         submission = begun(connection, night)
         submissions.give_back(connection, submission, submissions.State.ABSENT, "not listed")

@@ -9,21 +9,25 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import admission, budget, nights, submissions
+from batch_pipeline.state import accounts, admission, budget, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Intent, Limits, Waiting
+from batch_pipeline.state.inputs import NewSnapshot
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import NewShard, NewSnapshot, Night
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Engine, NewShard
 from batch_pipeline.state.submissions import Submission
 
 ACCOUNT = "default"
 LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
+# What asks the database for the time.
+TELL_TIME = (accounts, admission, budget, inputs, nights, shards, submissions)
 
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Ledger]:
     opened = Ledger(ledger_url)
     with opened.write() as connection:
-        nights.register_account(connection, ACCOUNT, simulated=False)
+        accounts.register_account(connection, ACCOUNT, simulated=False)
     yield opened
     opened.close()
 
@@ -41,10 +45,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(admission, "now", clock)
-    monkeypatch.setattr(budget, "now", clock)
-    monkeypatch.setattr(submissions, "now", clock)
-    monkeypatch.setattr(nights, "now", clock)
+    for module in TELL_TIME:
+        monkeypatch.setattr(module, "now", clock)
     return clock
 
 
@@ -55,7 +57,7 @@ def a_snapshot(items: int = 100) -> NewSnapshot:
     )  # fmt: skip
 
 
-def a_shard(requests: int, engine: nights.Engine = "batch") -> NewShard:
+def a_shard(requests: int, engine: Engine = "batch") -> NewShard:
     return NewShard(
         engine=engine, pilot=False, manifest="m", requests=requests, bytes=1, usd_bound=Decimal(1)
     )
@@ -66,14 +68,14 @@ def a_night(
     *requests: int,
     partition: str = "2026-01-02",
     job: str = "job",
-    engine: nights.Engine = "batch",
+    engine: Engine = "batch",
 ) -> Night:
     """A night with a snapshot and waiting shards of so many requests each."""
     night = nights.open_night(connection, job, partition, ACCOUNT)
-    nights.replace_snapshot(connection, night, a_snapshot(), {})
+    inputs.replace_snapshot(connection, night, a_snapshot(), {})
     night = nights.get_night(connection, night.id)
-    shards = [a_shard(count, engine) for count in requests]
-    assert nights.add_shards(connection, night, shards, open_requests=0)
+    new = [a_shard(count, engine) for count in requests]
+    assert shards.add_shards(connection, night, new, open_requests=0)
     return nights.get_night(connection, night.id)
 
 

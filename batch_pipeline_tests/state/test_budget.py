@@ -12,7 +12,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import admission, budget, nights, submissions
+from batch_pipeline.state import accounts, admission, budget, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.budget import (
     ACCOUNT_MONTH,
@@ -24,6 +24,7 @@ from batch_pipeline.state.budget import (
 )
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Engine
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import (
     ACCOUNT,
@@ -161,10 +162,10 @@ def test_the_message_says_what_is_missing_and_of_which_ceiling(ledger: Ledger) -
 
 
 @pytest.mark.parametrize("engine", ["batch", "realtime"])
-def test_a_raised_ceiling_lets_it_go(ledger: Ledger, engine: nights.Engine) -> None:
+def test_a_raised_ceiling_lets_it_go(ledger: Ledger, engine: Engine) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 10, engine=engine)
-        [shard] = nights.list_shards(connection, night.id)
+        [shard] = shards.list_shards(connection, night.id)
 
         def claim(limits: Limits) -> Intent | Waiting:
             if engine == "batch":
@@ -185,7 +186,7 @@ def test_a_taken_over_call_is_reserved_once(ledger: Ledger, clock: Clock) -> Non
     limits = under(partition=10)
     with ledger.write() as connection:
         night = a_night(connection, 10, engine="realtime")
-        [shard] = nights.list_shards(connection, night.id)
+        [shard] = shards.list_shards(connection, night.id)
         for owner in ("me", "another"):
             intent = admission.begin_calls(connection, night, shard, owner, limits)
             assert isinstance(intent, Intent)
@@ -244,12 +245,12 @@ def test_whose_spending_counts(
 def test_another_accounts_spending_does_not_count(ledger: Ledger) -> None:
     limits = under(account_month=15, job_month=15)
     with ledger.write() as connection:
-        nights.register_account(connection, "second", simulated=False)
+        accounts.register_account(connection, "second", simulated=False)
         begun(connection, a_night(connection, 10), limits)
         other = nights.open_night(connection, "job", OTHER, "second")
-        nights.replace_snapshot(connection, other, a_snapshot(), {})
+        inputs.replace_snapshot(connection, other, a_snapshot(), {})
         other = nights.get_night(connection, other.id)
-        nights.add_shards(connection, other, [a_shard(10)], open_requests=0)
+        shards.add_shards(connection, other, [a_shard(10)], open_requests=0)
         assert isinstance(begin(connection, nights.get_night(connection, other.id), limits), Intent)
 
 
@@ -271,7 +272,7 @@ def test_two_submitters_cannot_both_take_the_last_dollar(ledger_url: str) -> Non
     limits = under(job_month=25)
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        nights.register_account(connection, ACCOUNT, simulated=False)
+        accounts.register_account(connection, ACCOUNT, simulated=False)
         mine = [a_night(connection, *[2] * 20, partition=f"2026-01-0{n}") for n in (1, 2)]
     together, claimed = threading.Barrier(6), []
 
@@ -345,7 +346,7 @@ def move(connection: Connection, chance: random.Random, submission: Submission) 
             submissions.collect(connection, submission, SUMMARY, cost)
             # What it leaves unanswered is planned again.
             night = nights.get_night(connection, submission.night_id)
-            nights.add_shards(connection, night, [a_shard(chance.randint(1, 5))], open_requests=0)
+            shards.add_shards(connection, night, [a_shard(chance.randint(1, 5))], open_requests=0)
             return 1
         case _:
             pass

@@ -22,12 +22,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.state import admission, nights, submissions, tables, watch
+from batch_pipeline.state import accounts, admission, nights, shards, submissions, tables, watch
 from batch_pipeline.state.admission import Intent, Limits
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
-from batch_pipeline_tests.state.conftest import ACCOUNT, Clock, a_night
+from batch_pipeline_tests.state.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 
 LIMIT = 20
 LEASE = 60.0
@@ -46,8 +47,7 @@ class Lagging(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.patches = [
-            mock.patch.object(module, "now", self.clock)
-            for module in (admission, submissions, nights, watch)
+            mock.patch.object(module, "now", self.clock) for module in (*TELL_TIME, watch)
         ]
         for patch in self.patches:
             patch.start()
@@ -63,7 +63,7 @@ class Lagging(RuleBasedStateMachine):
             for table in reversed(tables.metadata.sorted_tables):
                 if table is not tables.schema:
                     connection.execute(table.delete())
-            nights.register_account(connection, ACCOUNT, simulated=False)
+            accounts.register_account(connection, ACCOUNT, simulated=False)
             self.night = a_night(connection, *sizes)
 
     def teardown(self) -> None:
@@ -183,7 +183,7 @@ class Lagging(RuleBasedStateMachine):
         outcomes = []
         for _ in range(1 + again):
             with self.ledger.write() as connection:
-                shard = nights.get_shard(connection, one.shard_id)
+                shard = shards.get_shard(connection, one.shard_id)
                 summary: dict[str, Any] = {
                     "statuses": {}, "open": 0, "usage": {},
                     "duplicate": shard.state is not ShardState.HELD,
@@ -221,7 +221,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.read() as connection:
             live = {one.shard_id for one in submissions.find(connection, states=LIVE)}
             done = {one.shard_id for one in submissions.find(connection, states=[State.COLLECTED])}
-            shards = nights.list_shards(connection, self.night.id)
+            every = shards.list_shards(connection, self.night.id)
             late = [
                 one
                 for one in submissions.find(connection, states=IN_QUEUE)
@@ -229,7 +229,7 @@ class Lagging(RuleBasedStateMachine):
             ]
             # Only what nobody could know of goes beyond the limit.
             assert _queued(connection) <= LIMIT + sum(one.requests for one in late)
-        for shard in shards:
+        for shard in every:
             if shard.id in done:
                 assert shard.state is ShardState.COLLECTED
             else:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.state import nights, submissions, tables
+from batch_pipeline.state import accounts, inputs, nights, shards, submissions, tables
 from batch_pipeline.state.ledger import Ledger, now
 from batch_pipeline.state.submissions import State
 
@@ -28,9 +28,9 @@ def test_a_newer_schema_is_refused(ledger_url: str) -> None:
 def test_what_was_written_is_there_for_the_next_process(ledger_url: str) -> None:
     first, second = Ledger(ledger_url), Ledger(ledger_url)
     with first.write() as connection:
-        nights.register_account(connection, "one", simulated=True)
+        accounts.register_account(connection, "one", simulated=True)
     with second.read() as connection:
-        assert nights.get_account(connection, "one").simulated
+        assert accounts.get_account(connection, "one").simulated
         versions = connection.scalars(sa.select(tables.schema.c.version)).all()
     assert versions == [tables.SCHEMA_VERSION]
     first.close()
@@ -59,7 +59,7 @@ def test_a_transaction_that_fails_changes_nothing(ledger_url: str) -> None:
 
     def fail() -> None:
         with ledger.write() as connection:
-            nights.register_account(connection, "one", simulated=True)
+            accounts.register_account(connection, "one", simulated=True)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -73,15 +73,15 @@ def test_writers_take_turns_from_their_first_read(ledger_url: str) -> None:
     """Each adds one to what it has read: with writers side by side, additions would be lost."""
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        nights.register_account(connection, "one", simulated=True)
+        accounts.register_account(connection, "one", simulated=True)
     rounds = 10
 
     def add() -> None:
         own = Ledger(ledger_url)
         for _ in range(rounds):
             with own.write() as connection:
-                account = nights.get_account(connection, "one")
-                nights.pause_account(connection, "one", str(int(account.paused_reason or 0) + 1))
+                account = accounts.get_account(connection, "one")
+                accounts.pause_account(connection, "one", str(int(account.paused_reason or 0) + 1))
         own.close()
 
     threads = [threading.Thread(target=add) for _ in range(3)]
@@ -90,7 +90,7 @@ def test_writers_take_turns_from_their_first_read(ledger_url: str) -> None:
     for thread in threads:
         thread.join()
     with ledger.read() as connection:
-        assert nights.get_account(connection, "one").paused_reason == str(3 * rounds)
+        assert accounts.get_account(connection, "one").paused_reason == str(3 * rounds)
     ledger.close()
 
 
@@ -108,15 +108,15 @@ def test_amounts_are_exact(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
     amounts = [Decimal("0.000000000001"), Decimal("123456.123456789012")]
     with ledger.write() as connection:
-        nights.register_account(connection, "one", simulated=True)
+        accounts.register_account(connection, "one", simulated=True)
         night = nights.open_night(connection, "job", "all", "one")
         from batch_pipeline_tests.state.conftest import a_snapshot  # noqa: PLC0415
 
-        nights.replace_snapshot(connection, night, a_snapshot(), {})
+        inputs.replace_snapshot(connection, night, a_snapshot(), {})
         night = nights.get_night(connection, night.id)
-        shards = [nights.NewShard("batch", False, "m", 1, 1, amount) for amount in amounts]
-        nights.add_shards(connection, night, shards, open_requests=0)
-        assert [s.usd_bound for s in nights.list_shards(connection, night.id)] == amounts
+        new = [shards.NewShard("batch", False, "m", 1, 1, amount) for amount in amounts]
+        shards.add_shards(connection, night, new, open_requests=0)
+        assert [s.usd_bound for s in shards.list_shards(connection, night.id)] == amounts
         total = connection.scalar(sa.select(sa.func.sum(tables.shard.c.usd_bound)))
         assert total == sum(amounts)
     ledger.close()
@@ -143,7 +143,7 @@ def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(ledger_url: str)
         ended = submissions.get(connection, accepted.id)
         assert submissions.collect(connection, ended, {"open": 2}, Decimal("0.5"))
         assert nights.get_night(connection, 1).open_requests == 9
-        assert nights.get_snapshot(connection, 1).items == 100
+        assert inputs.get_snapshot(connection, 1).items == 100
         found = sa.inspect(connection)
         for table in tables.metadata.sorted_tables:
             columns = {column["name"] for column in found.get_columns(table.name)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, redrives, submissions
+from batch_pipeline.state import inputs, nights, redrives, submissions
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.redrives import Redriven
@@ -65,7 +65,7 @@ def test_a_snapshot_knows_how_many_units_it_keeps(ledger: Ledger, kept: int) -> 
     with ledger.write() as connection:
         night = a_night(connection)
         new = replace(a_snapshot(), kept=kept)
-        snapshot = nights.replace_snapshot(connection, night, new, {"succeeded": kept})
+        snapshot = inputs.replace_snapshot(connection, night, new, {"succeeded": kept})
         assert (snapshot.kept, snapshot.units) == (kept, 100 - kept)
         assert nights.get_night(connection, night.id).open_requests == 100 - kept
-        assert nights.declarations(connection, night.id) == {"d": {}}
+        assert inputs.declarations(connection, night.id) == {"d": {}}

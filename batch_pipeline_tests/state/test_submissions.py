@@ -8,10 +8,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import (
     ACCOUNT,
@@ -29,7 +30,7 @@ OLDER = "2026-01-01"
 
 
 def paused(connection: Connection, night: Night) -> None:
-    nights.pause_account(connection, ACCOUNT, "pay first")
+    accounts.pause_account(connection, ACCOUNT, "pay first")
 
 
 def held(connection: Connection, night: Night) -> None:
@@ -41,7 +42,7 @@ def refused(connection: Connection, night: Night) -> None:
 
 
 def queue_is_full(connection: Connection, night: Night) -> None:
-    nights.wait_for_queue(connection, ACCOUNT, 30)
+    accounts.wait_for_queue(connection, ACCOUNT, 30)
 
 
 def account_is_full(connection: Connection, night: Night) -> None:
@@ -91,7 +92,7 @@ def test_the_gate_has_a_say_for_each_shard(ledger: Ledger) -> None:
         night = a_night(connection, 3)
         asked: list[tuple[int, int]] = []
 
-        def gate(_: Connection, of: Night, shard: nights.Shard) -> str:
+        def gate(_: Connection, of: Night, shard: shards.Shard) -> str:
             asked.append((of.id, shard.requests))
             return "the gate is closed"
 
@@ -242,8 +243,8 @@ def test_what_a_dead_sender_leaves(ledger: Ledger, clock: Clock) -> None:
         states = [submissions.get(connection, s.id) for s in (intent, sealed, alive)]
         assert [s.state for s in states] == [State.ABSENT, State.UNKNOWN, State.INTENT]
         assert states[1].window_from == states[1].lease_until == clock.at - 1
-        shards = nights.list_shards(connection, night.id)
-        assert [s.state for s in shards] == ["waiting", "held", "held"]
+        of_shards = [s.state for s in shards.list_shards(connection, night.id)]
+        assert of_shards == ["waiting", "held", "held"]
         assert not submissions.keep_alive(connection, intent, 60)
         assert begun(connection, night).shard_id == intent.shard_id
 
@@ -266,7 +267,7 @@ def test_an_id_that_the_api_returned_is_always_recorded(
         accept(connection, first)
         found = submissions.get(connection, first.id)
         assert (found.state, found.batch_id, found.error) == (State.ACCEPTED, "batch_1", None)
-        assert nights.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
         assert submissions.seen_batches(connection, ACCOUNT) == {"batch_1"}
         assert begin(connection, night) == Waiting(None)  # it does not go out beside it
         accept(connection, first)
@@ -302,7 +303,7 @@ def test_give_back_lets_the_shard_wait_again_once(
         assert again.token != first.token
         # A holder of the first that comes late must not free what the second holds.
         assert not submissions.give_back(connection, first, State.ABSENT, "late")
-        assert nights.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
         found = submissions.get(connection, first.id)
         assert (found.state, found.error) == (state, "why")
 
@@ -349,13 +350,13 @@ def test_a_submission_is_collected_once(ledger: Ledger, clock: Clock) -> None:
         after = nights.get_night(connection, night.id)
         assert after.open_requests == night.open_requests + 2
         assert after.revision == night.revision + 1
-        assert nights.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
 
 
 def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5, engine="realtime")
-        [shard] = nights.list_shards(connection, night.id)
+        [shard] = shards.list_shards(connection, night.id)
         first = admission.begin_calls(connection, night, shard, "me", LIMITS)
         assert isinstance(first, Intent)
         assert first.submission.state is State.CALLING
@@ -385,7 +386,7 @@ def test_real_time_shards_wait_as_well(
 ) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5, engine="realtime")
-        [shard] = nights.list_shards(connection, night.id)
+        [shard] = shards.list_shards(connection, night.id)
         arrange(connection, night)
         waiting = admission.begin_calls(connection, night, shard, "me", LIMITS)
         assert isinstance(waiting, Waiting)
@@ -404,9 +405,9 @@ def test_foreign_batches_stay_foreign(ledger: Ledger) -> None:
 def test_a_plan_for_an_older_state_of_the_night_is_thrown_away(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5)
-        assert nights.add_shards(connection, night, [a_shard(1)], open_requests=7)
-        assert not nights.add_shards(connection, night, [a_shard(2)], open_requests=0)
-        assert [s.requests for s in nights.list_shards(connection, night.id)] == [5, 1]
+        assert shards.add_shards(connection, night, [a_shard(1)], open_requests=7)
+        assert not shards.add_shards(connection, night, [a_shard(2)], open_requests=0)
+        assert [s.requests for s in shards.list_shards(connection, night.id)] == [5, 1]
         assert nights.get_night(connection, night.id).open_requests == 7
 
 
@@ -416,11 +417,11 @@ def test_a_new_snapshot_drops_what_waits_and_keeps_what_is_held(ledger: Ledger) 
     with ledger.write() as connection:
         night = a_night(connection, 5, 6)
         begun(connection, night)
-        nights.replace_snapshot(connection, night, a_snapshot(9), {"succeeded": 4})
-        assert [s.state for s in nights.list_shards(connection, night.id)] == ["held", "dropped"]
+        inputs.replace_snapshot(connection, night, a_snapshot(9), {"succeeded": 4})
+        assert [s.state for s in shards.list_shards(connection, night.id)] == ["held", "dropped"]
         after = nights.get_night(connection, night.id)
         assert (after.revision, after.open_requests) == (night.revision + 1, 9)
-        assert nights.get_snapshot(connection, int(after.snapshot_id or 0)).settled == {
+        assert inputs.get_snapshot(connection, int(after.snapshot_id or 0)).settled == {
             "succeeded": 4
         }
 
@@ -443,7 +444,7 @@ def test_a_late_acceptance_stops_the_one_that_was_sent_in_its_place(
         night, first, second = given_up_and_sent_again(connection)
         assert not submissions.seal(connection, second, 60)
         assert submissions.give_back(connection, second, State.ABSENT, "not sealed")
-        assert nights.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
         assert begin(connection, night) == Waiting(None)
 
 
@@ -459,5 +460,5 @@ def test_giving_back_does_not_open_a_shard_that_is_answered(ledger: Ledger, cloc
         ended = submissions.get(connection, first.id)
         assert submissions.collect(connection, ended, SUMMARY, Decimal(1))
         submissions.give_back(connection, second, State.ABSENT, "not in the API's list")
-        assert nights.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
         assert begin(connection, night) == Waiting(None)

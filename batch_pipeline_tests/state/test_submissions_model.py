@@ -16,12 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.state import admission, nights, submissions
+from batch_pipeline.state import accounts, admission, shards, submissions
 from batch_pipeline.state.admission import Intent, Limits
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
-from batch_pipeline_tests.state.conftest import ACCOUNT, Clock, a_night
+from batch_pipeline_tests.state.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 
 LIMIT = 20
 LIMITS = Limits(account_queue=LIMIT, job_queue=None, lease_seconds=60)
@@ -45,14 +46,11 @@ class Submitters(RuleBasedStateMachine):
             connection.exec_driver_sql("COMMIT")
             connection.exec_driver_sql("PRAGMA synchronous = OFF")
         self.clock = Clock()
-        self.patches = [
-            mock.patch.object(module, "now", self.clock)
-            for module in (admission, submissions, nights)
-        ]
+        self.patches = [mock.patch.object(module, "now", self.clock) for module in TELL_TIME]
         for patch in self.patches:
             patch.start()
         with self.ledger.write() as connection:
-            nights.register_account(connection, ACCOUNT, simulated=False)
+            accounts.register_account(connection, ACCOUNT, simulated=False)
             half = len(sizes) // 2
             self.nights = [
                 a_night(connection, *sizes[:half], partition="2026-01-01"),
@@ -154,7 +152,7 @@ class Submitters(RuleBasedStateMachine):
                 shards = {
                     shard.id: shard.state
                     for night in self.nights
-                    for shard in nights.list_shards(connection, night.id)
+                    for shard in shards.list_shards(connection, night.id)
                 }
                 done = {
                     one.shard_id for one in submissions.find(connection, states=[State.COLLECTED])

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Connection
 
-from batch_pipeline.state import admission, budget, nights, submissions, takeovers
+from batch_pipeline.state import accounts, admission, budget, nights, shards, submissions, takeovers
 from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.budget import Ceilings, Money, Spending
 from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night, Shard, ShardState
+from batch_pipeline.state.nights import Night
+from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun
 
@@ -63,8 +64,8 @@ def claimed(connection: Connection, night: Night, limits: Limits) -> Intent | Wa
     night = nights.get_night(connection, night.id)
     if night.open_requests:
         planned = [a_shard(night.open_requests, "realtime")]
-        assert nights.add_shards(connection, night, planned, open_requests=0)
-    [shard, *_] = nights.list_shards(connection, night.id, ShardState.WAITING)
+        assert shards.add_shards(connection, night, planned, open_requests=0)
+    [shard, *_] = shards.list_shards(connection, night.id, ShardState.WAITING)
     return admission.begin_calls(connection, night, shard, "me", limits)
 
 
@@ -99,15 +100,15 @@ def test_nobody_else_gets_what_is_reserved(ledger: Ledger) -> None:
         assert isinstance(refused, Waiting)
         assert refused.short is not None
         collected(connection, batch, answered=0)
-        [shard] = nights.list_shards(connection, night.id, ShardState.WAITING)
+        [shard] = shards.list_shards(connection, night.id, ShardState.WAITING)
         assert shard.engine == "batch"
         assert isinstance(admission.begin(connection, night, "me", limits, lambda *_: None), Intent)
         # The next plan's real-time shard has its own reservation, though the ceiling is reached.
         assert spent(connection, night, limits).total == 31
         planned = [a_shard(10, "realtime")]
         now = nights.get_night(connection, night.id)
-        assert nights.add_shards(connection, now, planned, open_requests=0)
-        [calls] = nights.list_shards(connection, night.id, ShardState.WAITING)
+        assert shards.add_shards(connection, now, planned, open_requests=0)
+        [calls] = shards.list_shards(connection, night.id, ShardState.WAITING)
         intent = admission.begin_calls(connection, night, calls, "me", limits)
         assert isinstance(intent, Intent)
         assert spent(connection, night, limits).total == 31
@@ -144,7 +145,7 @@ def test_only_a_batch_that_is_ours_and_may_be_followed_is_reserved(
         if state == "held":
             nights.update_night(connection, night.id, held_at=1.0)
         if state == "paused":
-            nights.pause_account(connection, ACCOUNT, "no credit")
+            accounts.pause_account(connection, ACCOUNT, "no credit")
         if state == "twice":
             assert reserve(connection, night, batch, limits) is None
         reserve(connection, night, batch, limits)
@@ -206,7 +207,7 @@ class TakeOvers(RuleBasedStateMachine):
         self.ledger = Ledger("sqlite://")
         self.limits = under(sum(sizes) + room)
         with self.ledger.write() as connection:
-            nights.register_account(connection, ACCOUNT, simulated=False)
+            accounts.register_account(connection, ACCOUNT, simulated=False)
             self.night = a_night(connection, *sizes)
             self.batches = [accepted(connection, self.night, self.limits) for _ in sizes]
 
@@ -234,7 +235,7 @@ class TakeOvers(RuleBasedStateMachine):
     def call(self) -> None:
         with self.ledger.write() as connection:
             night = nights.get_night(connection, self.night.id)
-            waiting = nights.list_shards(connection, night.id, ShardState.WAITING)
+            waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
             if night.open_requests or waiting:
                 assert isinstance(claimed(connection, night, self.limits), Intent)
 
@@ -254,7 +255,7 @@ class TakeOvers(RuleBasedStateMachine):
             )
             night = nights.get_night(connection, self.night.id)
             live = submissions.of_night(connection, night.id, State.ACCEPTED)
-            waiting = nights.list_shards(connection, night.id, ShardState.WAITING)
+            waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
             left = takeovers.left_usd(connection, night.id)
         assert found.total <= limit
         assert left >= 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.state import nights, submissions, watch
+from batch_pipeline.state import accounts, submissions, watch
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.submissions import State
 from batch_pipeline.state.watch import LATE_WATCH_SECONDS, watched
@@ -26,7 +26,7 @@ def test_what_may_have_left_whole_is_watched_for_48_hours(ledger: Ledger, clock:
         assert watched(connection, ACCOUNT) == []
         clock.at += 600
         submissions.give_back(connection, submission, State.ABSENT, "not listed")
-        nights.register_account(connection, "other", simulated=False)
+        accounts.register_account(connection, "other", simulated=False)
         [found] = watched(connection, ACCOUNT)
         assert found.id == submission.id
         assert watched(connection) == [found]

@@ -1,0 +1,271 @@
+"""Shards in the ledger: the sets of requests of a night that will be one batch each.
+
+Belongs here: planning's outcome and how it is looked through. Who sends a shard, and what becomes
+of it, stands in `submissions`; whether it may go, in `admission`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.state import nights, tables
+from batch_pipeline.state.ledger import now
+from batch_pipeline.state.nights import Night
+
+Engine = Literal["batch", "realtime"]
+
+
+class ShardState(StrEnum):
+    """WAITING → HELD by a submission → COLLECTED; back to WAITING where it was never made."""
+
+    WAITING = "waiting"
+    HELD = "held"
+    COLLECTED = "collected"
+    # Its snapshot was replaced before it was sent, or its requests go in real time.
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class NewShard:
+    """A set of requests that will be one batch; `manifest` is the file that lists them.
+
+    `bytes` are those of all requests, `largest_bytes` of the largest, `output_tokens` the sum of
+    their `max_tokens`. `usd_bound` is the most that they can cost, as known when they were planned.
+    """
+
+    engine: Engine
+    pilot: bool
+    manifest: str
+    requests: int
+    bytes: int
+    usd_bound: Decimal
+    largest_bytes: int | None = field(default=None, kw_only=True)
+    output_tokens: int | None = field(default=None, kw_only=True)
+    for_deadline: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Shard(NewShard):
+    """A shard in the ledger."""
+
+    id: int
+    night_id: int
+    snapshot_id: int
+    state: ShardState
+    created_at: float
+
+
+def add_shards(
+    connection: Connection, night: Night, shards: Sequence[NewShard], *, open_requests: int
+) -> bool:
+    """Add planned shards, unless the night has changed since the plan was begun (then False).
+
+    `open_requests` are left that the plan does not hold.
+    """
+    if nights.get_night(connection, night.id).revision != night.revision:
+        return False
+    at = now(connection)
+    rows = [
+        {
+            "night_id": night.id,
+            "snapshot_id": night.snapshot_id,
+            "state": ShardState.WAITING.value,
+            "created_at": at,
+            **vars(planned),
+        }
+        for planned in shards
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.shard), rows)
+    nights.update_night(
+        connection, night.id, revision=night.revision + 1, open_requests=open_requests
+    )
+    count_waiting(connection, night.id)
+    return True
+
+
+def list_shards(connection: Connection, night_id: int, *states: ShardState) -> list[Shard]:
+    """Shards of a night in the given states (all without any), in the order they were planned."""
+    query = (
+        sa.select(tables.shard)
+        .where(tables.shard.c.night_id == night_id)
+        .order_by(tables.shard.c.id)
+    )
+    if states:
+        query = query.where(tables.shard.c.state.in_([state.value for state in states]))
+    return [_shard(row) for row in connection.execute(query).mappings()]
+
+
+def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
+    """The first waiting shard, of one engine or of any; found at once, however many wait."""
+    waiting = tables.shard.c.state == ShardState.WAITING.value
+    query = (
+        sa.select(tables.shard)
+        .where(tables.shard.c.night_id == night_id, waiting)
+        .order_by(tables.shard.c.engine, tables.shard.c.id)
+        .limit(1)
+    )
+    if engine is not None:
+        query = query.where(tables.shard.c.engine == engine)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _shard(row)
+
+
+def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Shard | None:
+    """The waiting shard with the least bound as it was planned; looked for at a ceiling alone."""
+    query = (
+        sa.select(tables.shard)
+        .where(
+            tables.shard.c.night_id == night_id,
+            tables.shard.c.state == ShardState.WAITING.value,
+            tables.shard.c.engine == engine,
+        )
+        .order_by(tables.shard.c.usd_bound, tables.shard.c.requests, tables.shard.c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _shard(row)
+
+
+def requests_waiting(connection: Connection, night: Night) -> int:
+    """Requests in shards that wait. The count is kept, and never 0 where one waits, nor otherwise.
+
+    A process of an older release does not keep it: it is taken anew with every plan.
+    """
+    first = next_to_go(connection, night.id)
+    if first is None:
+        return 0
+    kept = night.waiting_requests
+    return _sum_waiting(connection, night.id) if kept is None else max(kept, first.requests)
+
+
+def count_waiting(connection: Connection, night_id: int) -> None:
+    """Take the count of waiting requests anew."""
+    nights.update_night(connection, night_id, waiting_requests=_sum_waiting(connection, night_id))
+
+
+def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int]:
+    """Requests in shards that wait, by the way that they are to go."""
+    query = (
+        sa.select(tables.shard.c.engine, sa.func.sum(tables.shard.c.requests))
+        .where(
+            tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
+        )
+        .group_by(tables.shard.c.engine)
+    )
+    return {engine: int(requests) for engine, requests in connection.execute(query)}
+
+
+def shards_for_deadline(connection: Connection, night_id: int) -> set[int]:
+    """Ids of the shards that went in real time because batches would have been too late."""
+    query = sa.select(tables.shard.c.id).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.for_deadline.is_(True)
+    )
+    return set(connection.scalars(query))
+
+
+def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shard]) -> bool:
+    """Waiting batch shards are dropped, their requests open again to be planned for real time.
+
+    False, and nothing has changed, where the night has changed since it was looked at. With no
+    shards it is noted that what is open goes in real time.
+    """
+    current = nights.get_night(connection, night.id)
+    if current.revision != night.revision:
+        return False
+    states = {get_shard(connection, shard.id).state for shard in shards}
+    if states - {ShardState.WAITING}:
+        return False
+    for shard in shards:
+        set_shard_state(connection, shard.id, ShardState.DROPPED)
+    nights.update_night(
+        connection,
+        night.id,
+        open_requests=current.open_requests + sum(shard.requests for shard in shards),
+        realtime_since=current.realtime_since or now(connection),
+        revision=current.revision + 1,
+    )
+    return True
+
+
+def telling_shards(connection: Connection, night: Night) -> list[Shard]:
+    """The few shards of the night's snapshot that tell how it stands, in the order of planning.
+
+    Those of the pilot, the next batch to go, and the first of the others.
+    """
+    mine = sa.and_(
+        tables.shard.c.snapshot_id == night.snapshot_id,
+        tables.shard.c.state != ShardState.DROPPED.value,
+    )
+    query = sa.select(tables.shard).where(mine).order_by(tables.shard.c.id)
+    pilots = connection.execute(query.where(tables.shard.c.pilot.is_(True))).mappings().all()
+    others = connection.execute(query.where(tables.shard.c.pilot.is_(False)).limit(1)).mappings()
+    found = {row["id"]: _shard(row) for row in (*pilots, *others)}
+    first = next_to_go(connection, night.id, "batch")
+    if first is not None and first.snapshot_id == night.snapshot_id:
+        found[first.id] = first
+    return [found[shard_id] for shard_id in sorted(found)]
+
+
+def pilot_shards(connection: Connection, snapshot_id: int, *states: ShardState) -> list[Shard]:
+    """The pilot's shards of a snapshot in the given states, in the order they were planned."""
+    query = (
+        sa.select(tables.shard)
+        .where(
+            tables.shard.c.snapshot_id == snapshot_id,
+            tables.shard.c.pilot.is_(True),
+            tables.shard.c.state.in_([state.value for state in states]),
+        )
+        .order_by(tables.shard.c.id)
+    )
+    return [_shard(row) for row in connection.execute(query).mappings()]
+
+
+def waiting_size(connection: Connection, night_id: int, engine: Engine) -> tuple[int, int]:
+    """How many shards of a night wait, and the bytes of their requests."""
+    query = sa.select(
+        sa.func.count(), sa.func.coalesce(sa.func.sum(tables.shard.c.bytes), 0)
+    ).where(
+        tables.shard.c.night_id == night_id,
+        tables.shard.c.state == ShardState.WAITING.value,
+        tables.shard.c.engine == engine,
+    )
+    count, size = connection.execute(query).one()
+    return int(count), int(size)
+
+
+def get_shard(connection: Connection, shard_id: int) -> Shard:
+    query = sa.select(tables.shard).where(tables.shard.c.id == shard_id)
+    return _shard(connection.execute(query).mappings().one())
+
+
+def set_shard_state(connection: Connection, shard_id: int, state: ShardState) -> None:
+    former = get_shard(connection, shard_id)
+    if former.state is state:
+        return
+    connection.execute(
+        sa.update(tables.shard).where(tables.shard.c.id == shard_id).values(state=state.value)
+    )
+    if ShardState.WAITING in (former.state, state):
+        change = former.requests if state is ShardState.WAITING else -former.requests
+        # NULL, where it was never counted, stays NULL.
+        kept = tables.night.c.waiting_requests + change
+        nights.update_night(connection, former.night_id, waiting_requests=kept)
+
+
+def _sum_waiting(connection: Connection, night_id: int) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(tables.shard.c.requests), 0)).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
+    )
+    return int(connection.scalar(query) or 0)
+
+
+def _shard(row: sa.RowMapping) -> Shard:
+    return Shard(**{**row, "state": ShardState(row["state"])})
