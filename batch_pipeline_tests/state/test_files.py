@@ -124,7 +124,8 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_new_folders_survive_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of a folder stands in the folder above it, which has to be flushed as well."""
     flushed: list[Path] = []
-    monkeypatch.setattr("batch_pipeline.state.files.flush", flushed.append)
+    for module in ("durable", "files"):
+        monkeypatch.setattr(f"batch_pipeline.state.{module}.flush", flushed.append)
     home = tmp_path / "home"
     Files(str(home)).write("a/b/c.json", b"x")
     assert {tmp_path, home, home / "a", home / "a" / "b"} <= set(flushed)
