@@ -147,8 +147,8 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
 def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
     with pipeline.ledger.read() as connection:
         collected = submissions.of_night(connection, seen.night.id, State.COLLECTED)
-    shards = {shard.id for shard in _pilots(pipeline, seen, ShardState.COLLECTED)}
-    every = [s for s in collected if s.shard_id in shards and not s.is_duplicate]
+    sampled = {shard.id for shard in _pilots(pipeline, seen, ShardState.COLLECTED)}
+    every = [s for s in collected if s.shard_id in sampled and not s.is_duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
         columns=["unit", "id", "status", "final", "error_message", *TOKENS]
     )

@@ -149,7 +149,7 @@ class Submitters(RuleBasedStateMachine):
                 live = Counter(
                     one.shard_id for one in submissions.find(connection, states=submissions.LIVE)
                 )
-                shards = {
+                found = {
                     shard.id: shard.state
                     for night in self.nights
                     for shard in shards.list_shards(connection, night.id)
@@ -158,7 +158,7 @@ class Submitters(RuleBasedStateMachine):
                     one.shard_id for one in submissions.find(connection, states=[State.COLLECTED])
                 }
             assert set(live.values()) <= {1}
-            for shard, state in shards.items():
+            for shard, state in found.items():
                 expected = ShardState.COLLECTED if shard in done else ShardState.WAITING
                 assert state is (ShardState.HELD if shard in live else expected)
 
