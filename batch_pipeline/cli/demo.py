@@ -20,7 +20,8 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.report import write_report
-from batch_pipeline.money.report import Report, to_json
+from batch_pipeline.money.report import Report
+from batch_pipeline.money.report_json import to_json
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.partitions import all_keys
 from batch_pipeline.settings import Settings

@@ -128,7 +128,7 @@ def show_validation(
 
 def show_report(output: Output, report: Report) -> None:
     """A night's outcome and cost."""
-    from batch_pipeline.money.report import to_json
+    from batch_pipeline.money.report_json import to_json
 
     def show() -> None:
         console = Console()

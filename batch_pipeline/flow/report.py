@@ -36,8 +36,8 @@ from batch_pipeline.money.report import (
     PricedModel,
     Report,
     SetAside,
-    to_json,
 )
+from batch_pipeline.money.report_json import to_json
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import inputs, nights, shards
 from batch_pipeline.state.nights import Night

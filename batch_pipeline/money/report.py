@@ -1,18 +1,15 @@
-"""The cost report of one night as a value: its arithmetic, and its JSON.
+"""The cost report of one night as a value, and its arithmetic.
 
-Amounts are exact Decimals in USD. Where the numbers come from stands in `flow.report`; how people
-see them in `report_markdown` and `report_html`.
+Amounts are exact Decimals in USD. Where the numbers come from stands in `flow.report`; how programs
+and people see them in `report_json`, `report_markdown` and `report_html`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
-
-import orjson
 
 from batch_pipeline.money.deadline import DeadlineCost
 from batch_pipeline.money.difference import Difference
@@ -281,122 +278,6 @@ def _linear(prices: UnitPrices, usage: TokenUsage) -> Decimal:
         + prices.cache_write_1h * usage.cache_write_1h_tokens
         + prices.cache_read * usage.cache_read_tokens
     )
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report's document; amounts are Decimals, times ISO 8601 in UTC, the rest plain JSON."""
-    costs, tokens = report.costs, report.tokens
-    return {
-        "job": report.job,
-        "partition": report.partition,
-        "account": report.account,
-        "model_id": report.model.model_id,
-        "price_model": report.model.price_model,
-        "price_library": report.model.price_library,
-        "other_models": list(report.other_models),
-        "items": report.items,
-        "succeeded": report.succeeded,
-        "dead_letter": report.dead_letter,
-        "filtered": report.filtered,
-        "statuses": dict(report.statuses),
-        "batches": report.batches,
-        "retries": report.retries,
-        "batch_cost_usd": costs.batch_usd,
-        "realtime_cost_usd": costs.realtime_usd,
-        "counterfactual_usd": costs.counterfactual_usd,
-        "savings_usd": costs.savings_usd,
-        "cost_per_document_usd": report.cost_per_document_usd,
-        "cost_per_succeeded_usd": report.cost_per_succeeded_usd,
-        "unattributed_cost_usd": costs.unattributed_usd,
-        "duplicate_batches": report.duplicates.batches,
-        "duplicate_cost_usd": report.duplicates.usd,
-        "results_gone_requests": report.gone.requests,
-        "results_gone_usd_bound": report.gone.usd_bound,
-        "input_tokens": tokens.input_tokens,
-        "output_tokens": tokens.output_tokens,
-        "cache_read_tokens": tokens.cache_read_tokens,
-        "cache_write_tokens": tokens.cache_write_5m_tokens + tokens.cache_write_1h_tokens,
-        "cache_write_5m_tokens": tokens.cache_write_5m_tokens,
-        "cache_write_1h_tokens": tokens.cache_write_1h_tokens,
-        "cache_hit_rate": report.cache_hit_rate,
-        "models": [_model_json(usage) for usage in report.models],
-        "token_distribution": {
-            "prompt": report.prompt_tokens.as_json() if report.prompt_tokens else None,
-            "output": report.output_tokens.as_json() if report.output_tokens else None,
-        },
-        "wasted_cost_usd": report.wasted_usd,
-        "wasted": [
-            {"reason": part.reason, "answers": part.answers, "cost_usd": part.usd}
-            for part in report.wasted
-        ],
-        "deadline": report.deadline.as_json() if report.deadline else None,
-        "pilot": _pilot_json(report.pilot),
-        "approvals": [
-            {**vars(given), "approved_at": given.approved_at.isoformat(timespec="seconds")}
-            for given in report.approvals
-        ],
-        "estimated_usd": report.estimated_usd,
-        "actual_usd": costs.billed_usd,
-        "over_estimate_share": report.over_estimate_share,
-        "differences": [difference.as_json() for difference in report.differences],
-        "turnaround_seconds": _turnaround_json(report.turnaround),
-        "trend": [_night_json(night) for night in report.trend],
-        "set_aside": [
-            {**vars(group), "example_ids": list(group.example_ids)} for group in report.set_aside
-        ],
-        "simulated": report.simulated,
-        "results_path": report.results_path,
-        "started_at": report.started_at.isoformat(),
-        "completed_at": report.completed_at.isoformat() if report.completed_at else None,
-        "complete": report.complete,
-    }
-
-
-def to_json(report: Report) -> str:
-    """The document as text; amounts are JSON numbers in plain notation, no digit is lost."""
-    text = orjson.dumps(as_json(report), default=_plain, option=orjson.OPT_INDENT_2)
-    return text.decode() + "\n"
-
-
-def _pilot_json(pilot: Pilot | None) -> dict[str, Any] | None:
-    return {**vars(pilot), "reasons": list(pilot.reasons)} if pilot else None
-
-
-def _turnaround_json(turnaround: Distribution | None) -> dict[str, Any] | None:
-    if turnaround is None:
-        return None
-    found = turnaround.as_json()
-    return {"batches": found.pop("count"), **found}
-
-
-def _model_json(usage: ModelUsage) -> dict[str, Any]:
-    return {
-        "model_id": usage.model_id,
-        "price_model": usage.price_model,
-        "mode": usage.mode,
-        "answers": usage.answers,
-        **asdict(usage.tokens),
-        "cost_usd": usage.usd,
-        "counterfactual_usd": usage.counterfactual_usd,
-    }
-
-
-def _night_json(night: NightCost) -> dict[str, Any]:
-    return {
-        "partition": night.partition,
-        "batch_cost_usd": night.batch_usd,
-        "realtime_cost_usd": night.realtime_usd,
-        "settled": night.settled,
-        "succeeded": night.succeeded,
-        "cost_per_document_usd": night.per_document_usd,
-        "complete": night.complete,
-    }
-
-
-def _plain(value: object) -> orjson.Fragment:
-    if not isinstance(value, Decimal):
-        raise TypeError(f"{type(value).__name__} has no JSON form")
-    return orjson.Fragment(f"{value.quantize(USD_SCALE).normalize():f}")
 
 
 def _each(amount: Decimal, count: int) -> Decimal | None:

@@ -13,7 +13,7 @@ from batch_pipeline.flow import approval
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
-from batch_pipeline.money.report import as_json
+from batch_pipeline.money.report_json import as_json
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights

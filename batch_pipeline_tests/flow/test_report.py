@@ -18,7 +18,8 @@ from batch_pipeline.flow.progress import USAGE
 from batch_pipeline.flow.report import build_report, write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.money.prices import TokenUsage, find_price
-from batch_pipeline.money.report import Report, as_json, to_json
+from batch_pipeline.money.report import Report
+from batch_pipeline.money.report_json import as_json, to_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights, submissions
