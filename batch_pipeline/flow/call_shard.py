@@ -147,7 +147,7 @@ class OpenShard:
         wanted = [ordinals[number] for number in left]
         rows = snapshots.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
-            yield Call(self, number, rebuild(row, rooms[number]))
+            yield Call(self, number, rebuild(row.text, rooms[number], row.places))
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)

@@ -68,7 +68,7 @@ def write(
                     "attempts": letter.attempts,
                     "error_type": letter.error_type,
                     "error_message": letter.error_message,
-                    "input": next(inputs).decode(),
+                    "input": next(inputs).text.decode(),
                     "simulated": simulated,
                 }
                 for letter in group

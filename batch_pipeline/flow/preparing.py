@@ -102,14 +102,18 @@ def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:
         return None
     unit, builder = found
     values, problem = row_values(row.input, builder.columns)
-    former = _prepare(row._replace(values=values, problem=problem), builder.declaration, builder)
+    row = row._replace(values=values, problem=problem, places=None)
+    former = _prepare(row, builder.declaration, builder)
     return former._replace(kept_from=builder.declaration.hash) if former.unit == unit else None
 
 
 def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
     problem = row.problem
     if problem is None:
-        params, problem = builder.build(row.values)
+        if row.places is not None and not builder.may_be_empty:
+            params = builder.splice(row.input, row.places)
+        else:
+            params, problem = builder.build(row.values)
     if problem is not None:
         return _set_aside(row, Status.INVALID_INPUT, problem)
     size = len(params)
@@ -122,7 +126,16 @@ def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> Sna
     fingerprint = builder.fingerprint(params)
     unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
     return SnapshotRow(
-        row.id, unit, fingerprint, size, None, None, row.source, row.number, row.input
+        row.id,
+        unit,
+        fingerprint,
+        size,
+        None,
+        None,
+        row.source,
+        row.number,
+        row.input,
+        places=row.places,
     )
 
 

@@ -71,6 +71,11 @@ class Template:
             pieces.append(literal)
         return "".join(pieces)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether a rendered prompt is empty unless its values are not."""
+        return not any(literal.strip() for literal in self.literals)
+
 
 def _lone_brace_message(text: str, position: int) -> str:
     line = text.count("\n", 0, position) + 1

@@ -15,7 +15,13 @@ import pyarrow as pa
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.formats import LinesSeen, Wanted, place_of, read_format
 from batch_pipeline.flow.pieces import Section
-from batch_pipeline.flow.row_json import CellProblem, JsonRow, row_values, values_and_problem
+from batch_pipeline.flow.row_json import (
+    CellProblem,
+    JsonRow,
+    places_of,
+    row_values,
+    values_and_problem,
+)
 from batch_pipeline.flow.sources import SourceFile, Sources, is_remote
 from batch_pipeline.flow.streams import open_stream
 
@@ -28,7 +34,8 @@ class Row(NamedTuple):
     `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
     or line (csv, jsonl) from 1, `values` the text of each template column, and `problem` why the
     row is set aside as `invalid_input`, or None. `values` and `problem` are
-    `row_values(input, columns)`.
+    `row_values(input, columns)`, and `places` is where these texts lie in `input`, if that can be
+    told (`row_json.places_of`).
     """
 
     id: str
@@ -37,6 +44,7 @@ class Row(NamedTuple):
     number: int
     values: dict[str, str]
     problem: str | None
+    places: tuple[int, ...] | None = None
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -60,7 +68,8 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
                 row_id = row.cells.get(wanted.id_column)
                 if type(row_id) is not str or not row_id:
                     row_id = _row_id(row, wanted.id_column, place_of(file, number))
-                yield Row(row_id, row.text, file.path, number, values, problem)
+                places = places_of(row, wanted.columns) if problem is None else None
+                yield Row(row_id, row.text, file.path, number, values, problem, places)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +94,7 @@ class RequestBuilder:
     def __init__(self, declaration: Declaration) -> None:
         self._template = Template.parse(declaration.user)
         self.columns = self._template.columns
+        self.may_be_empty = self._template.is_blank
         # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
         # to the model.
         after = {key: declaration.params[key] for key in sorted(declaration.params)}
@@ -104,6 +105,13 @@ class RequestBuilder:
         # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
         self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
+        # JSON escapes character by character: a prompt's text is that of its parts, put together.
+        first, *others = (orjson.dumps(literal)[1:-1] for literal in self._template.literals)
+        self._first = b'"' + first
+        self._others = [
+            (2 * self.columns.index(slot), literal)
+            for slot, literal in zip(self._template.slots, others, strict=True)
+        ]
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
 
@@ -113,14 +121,26 @@ class RequestBuilder:
         problem = prompt_problem(prompt)
         if problem is not None:
             return BuiltRequest(b"", problem)
-        if max_tokens not in self._prefixes:
-            assert max_tokens is not None
-            self._prefixes[max_tokens] = self._prefix_with(max_tokens)
-        prefix = self._prefixes[max_tokens]
-        return BuiltRequest(b"".join((prefix, orjson.dumps(prompt), self._suffix)))
+        pieces = (self._prefix(max_tokens), orjson.dumps(prompt), self._suffix)
+        return BuiltRequest(b"".join(pieces))
 
-    def rebuild(self, row: bytes, max_tokens: int | None = None) -> bytes:
+    def splice(self, row: bytes, places: Sequence[int], max_tokens: int | None = None) -> bytes:
+        """What `build` makes of a row whose texts lie at these places (`row_json.places_of`).
+
+        The prompt must not be empty.
+        """
+        pieces = [self._prefix(max_tokens), self._first]
+        for at, literal in self._others:
+            pieces += (row[places[at] : places[at + 1]], literal)
+        pieces += (b'"', self._suffix)
+        return b"".join(pieces)
+
+    def rebuild(
+        self, row: bytes, max_tokens: int | None = None, places: Sequence[int] | None = None
+    ) -> bytes:
         """The parameters of a row that the snapshot holds as sendable."""
+        if places is not None:
+            return self.splice(row, places, max_tokens)
         values, problem = row_values(row, self.columns)
         assert problem is None, problem
         return self.build(values, max_tokens).params
@@ -130,6 +150,12 @@ class RequestBuilder:
         digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+    def _prefix(self, max_tokens: int | None) -> bytes:
+        if max_tokens not in self._prefixes:
+            assert max_tokens is not None
+            self._prefixes[max_tokens] = self._prefix_with(max_tokens)
+        return self._prefixes[max_tokens]
 
     def _prefix_with(self, max_tokens: int) -> bytes:
         before: dict[str, Any] = {

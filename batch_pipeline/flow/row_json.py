@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,9 @@ from batch_pipeline.flow.prompt import cell_text
 # A cell that is no valid text is kept as an object of this one key, with the undecodable bytes as
 # backslash escapes: JSON readers accept it, and it cannot be taken for a text that has backslashes.
 UNDECODABLE = "$undecodable"
+
+# Cells of these types come back from JSON as they went in.
+_AS_PARSED = frozenset({str, bool, type(None)})
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -46,6 +50,9 @@ class JsonRow:
         text, a type that JSON has no word for its `str`. Raises ValueError where cells are nested
         beyond what JSON writers bear (254 levels).
         """
+        if _AS_PARSED.issuperset(map(type, cells.values())):
+            with suppress(TypeError):  # a lone surrogate somewhere
+                return cls(orjson.dumps(cells), dict(cells))
         text = _encode(cells)
         return cls(text, _parse(text))
 
@@ -85,6 +92,43 @@ class JsonRow:
         except (TypeError, ValueError, RecursionError):
             raise CellProblem(f"too deeply nested JSON in column '{column}'") from None
         raise CellProblem(f"undecodable text in column '{column}'")
+
+
+def places_of(row: JsonRow, columns: Sequence[str]) -> tuple[int, ...] | None:
+    """Where in a row's text the JSON strings of these columns lie, without their quotes: begin and
+    end of each in turn, so that a request can be put together without parsing the row again.
+
+    None where a cell is no string, or is written otherwise than orjson would write it.
+    """
+    places: list[int] = []
+    plain = _is_plain(row)
+    for column in columns:
+        cell = row.cells.get(column)
+        if type(cell) is not str:
+            return None
+        name = orjson.dumps(column) + b":"
+        at = row.text.find(name)
+        start = row.text.find(b'"', at + len(name)) + 1
+        if plain and at >= 0:
+            end = row.text.find(b'"', start)
+        else:
+            # Whatever stands there: what counts is that the bytes are the same.
+            literal = orjson.dumps(cell)
+            if not row.text.startswith(literal, start - 1):
+                return None
+            end = start + len(literal) - 2
+        places += (start, end)
+    return tuple(places)
+
+
+def _is_plain(row: JsonRow) -> bool:
+    """Whether each quote begins or ends a name or a cell: there are no escapes, nothing is nested,
+    and no name comes twice. A name is then followed by its cell, which can be written in one way.
+    """
+    kinds = [type(cell) for cell in row.cells.values()]
+    if b"\\" in row.text or dict in kinds or list in kinds:
+        return False
+    return row.text.count(b'"') == 2 * (len(kinds) + kinds.count(str))
 
 
 def row_values(text: bytes, columns: Sequence[str]) -> tuple[dict[str, str], str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results.
 # `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of
-# the former declaration that made the request of a kept unit; older snapshots lack it.
+# the former declaration that made the request of a kept unit. `places` is where in `input` the
+# texts of the request lie (`row_json.places_of`), if that is known. Older snapshots lack both.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -36,6 +38,7 @@ SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),
         pa.field("input", pa.binary(), nullable=False),
         pa.field("kept_from", pa.string()),
+        pa.field("places", pa.list_(pa.int64())),
     ]
 )
 # Items that the request of an earlier item (`first_ordinal`) answers.
@@ -83,6 +86,7 @@ class SnapshotRow(NamedTuple):
     row: int
     input: bytes
     kept_from: str | None = None
+    places: Sequence[int] | None = None
 
 
 class SnapshotWriter:
@@ -161,8 +165,15 @@ def each_part(
         connection.unregister("snapshot")
 
 
-def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[bytes]:
-    """The `input` of the rows with these ordinals, which ascend; one row group in memory.
+class Input(NamedTuple):
+    """An input row as JSON, and where in it the texts of its request lie, if that is known."""
+
+    text: bytes
+    places: Sequence[int] | None
+
+
+def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[Input]:
+    """The input rows with these ordinals, which ascend; one row group in memory.
 
     Rows of a part have ordinals without gaps; where a part starts, its statistics say.
     """
@@ -176,15 +187,21 @@ def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) ->
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
                 if ordinal is not None and ordinal < end:
-                    column = parquet.read_row_group(group, columns=["input"]).column(0)
+                    rows = parquet.read_row_group(group, columns=["input", "places"])
                     found = [ordinal - start]
                     while (ordinal := next(wanted, None)) is not None and ordinal < end:
                         found.append(ordinal - start)
-                    taken = column if len(found) == len(column) else column.take(pa.array(found))
-                    yield from taken.to_pylist()
+                    yield from _inputs(rows if len(found) == len(rows) else rows.take(found))
                 start = end
         if ordinal is None:
             return
+
+
+def _inputs(rows: pa.Table) -> Iterator[Input]:
+    texts = rows.column("input").to_pylist()
+    if "places" not in rows.column_names:
+        return map(Input, texts, repeat(None))
+    return map(Input, texts, rows.column("places").to_pylist())
 
 
 def _first_part(files: Files, snapshot: NewSnapshot, ordinal: int) -> int:

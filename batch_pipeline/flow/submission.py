@@ -116,7 +116,8 @@ def _send(
     table = manifests.read(pipeline.files, intent.shard.manifest)
     rebuild = RequestBuilder(declaration).rebuild
     rows = snapshots.read_inputs(pipeline.files, snapshot, table.column("ordinal").to_pylist())
-    params = map(rebuild, rows, table.column("max_tokens").to_pylist())
+    rooms = table.column("max_tokens").to_pylist()
+    params = (rebuild(row.text, room, row.places) for row, room in zip(rows, rooms, strict=True))
     chunks = body_chunks(submission.token, params, UPLOAD_CHUNK_BYTES)
     length = body_length(table.column("request_bytes").to_pylist())
     body = _SealedBody(pipeline, submission, limits, chunks, stop)

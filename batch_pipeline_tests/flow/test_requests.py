@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ from batch_pipeline.flow.requests import (
     parse_custom_id,
     unit_of,
 )
+from batch_pipeline.flow.row_json import JsonRow, places_of
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.submissions import new_token
 from batch_pipeline_tests.support import job
@@ -110,6 +112,61 @@ def test_a_snapshots_row_gives_the_same_request_again(text: str) -> None:
     row = orjson.dumps({"id": "x", "text": text})
     one = builder(prompt={"user": "{text}"})
     assert one.rebuild(row) == one.build({"text": text}).params
+
+
+WRITERS = st.sampled_from(
+    [
+        orjson.dumps,
+        lambda row: json.dumps(row).encode(),
+        lambda row: json.dumps(row, ensure_ascii=False).encode(),
+    ]
+)
+
+
+@given(
+    cells=st.dictionaries(
+        st.sampled_from(["id", "text", "te", 'a"text', "ä", "note"]),
+        TEXTS
+        | st.sampled_from(["text", "text:", '"text":"', 'x","text":"y', "\x7f", "a/b\n"])
+        | st.dictionaries(st.just("text"), TEXTS, max_size=1)
+        | st.integers(0, 99),
+    ),
+    text=TEXTS,
+    title=TEXTS,
+    write=WRITERS,
+)
+def test_a_request_put_together_from_places_is_the_one_that_is_built(
+    cells: dict[str, Any], text: str, title: str, write: Any
+) -> None:
+    one = builder(prompt={"user": 'Say "\n{text}\\: {title} {text}!'})
+    row = JsonRow.of_json(write({**cells, "text": text, "title": title}))
+    places = places_of(row, one.columns)
+    built = one.build({"text": text, "title": title}).params
+    assert one.rebuild(row.text, places=places) == built
+    if write is orjson.dumps and not any(isinstance(cell, dict) for cell in cells.values()):
+        assert places is not None or b"\\" in row.text
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b'{"id":"x","text":"a \xc3\xa4"}', b"a \xc3\xa4"),
+        (b'{"id" : "x", "text" : "spaced"}', None),
+        (b'{"text": "spaced after"}', b"spaced after"),
+        (b'{"kind":"text","text":"after its name as a cell"}', b"after its name as a cell"),
+        (b'{"text":"first","text":"the last one counts"}', None),
+        (b'{"meta":{"text":"nested"},"text":"own"}', None),
+        (rb'{"text":"a line\nanother, \"quoted\""}', rb"a line\nanother, \"quoted\""),
+        (rb'{"text":"caf\u00e9"}', None),
+        (rb'{"text":"a\/b"}', None),
+        (rb'{"a\"text":"b","text":"a name that ends like it"}', None),
+        (b'{"text":7}', None),
+        (b'{"text":null}', None),
+    ],
+)
+def test_where_a_text_lies_in_its_row(line: bytes, text: bytes | None) -> None:
+    places = places_of(JsonRow.of_json(line), ("text",))
+    assert (None if places is None else line[slice(*places)]) == text
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003"])
