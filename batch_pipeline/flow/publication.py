@@ -10,65 +10,19 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import dead_letter, joins, paths, snapshots, standing_answers
-from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED
-from batch_pipeline.flow.dead_letter import DeadLetter
+from batch_pipeline.flow import dead_letter, paths, settled_rows, standing_answers
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state import accounts, inputs, nights, redrives, submissions, takeovers
 from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.inputs import NewSnapshot, Snapshot
 from batch_pipeline.state.nights import Night
 
 log = logging.getLogger(__name__)
-
-FILE_ROWS = 100_000
-# Items without an answer of their own have these from the snapshot alone.
-_OF_THE_ANSWER = (
-    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id",
-)  # fmt: skip
-_DEAD = f"status NOT IN ({', '.join(repr(str(status)) for status in NOT_DEAD)})"
-# A unit has one final answer, or after a redrive several: the last one counts. What is wide (the
-# answers' texts) is only ever probed, what is narrow is built and sorted.
-ROWS = f"""
-    CREATE VIEW rows AS
-    SELECT s.ordinal, s.id, coalesce(s.problem_status, a.status) AS status,
-           coalesce(s.problem_status, a.error_type) AS error_type,
-           coalesce(s.problem, a.error_message) AS error_message,
-           {", ".join(f"a.{name}" for name in _OF_THE_ANSWER)},
-           {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)},
-           coalesce(a.attempt, 0) AS attempt, s.fingerprint,
-           k.simulated, coalesce(a.collected_at, k.at) AS collected_at
-    FROM snapshot s
-    CROSS JOIN constants k
-    LEFT JOIN (
-        answers a JOIN (
-            SELECT unit, max_by(custom_id, collected_at) AS custom_id
-            FROM answers WHERE final GROUP BY unit
-        ) USING (unit, custom_id)
-    ) ON a.unit = s.unit
-    LEFT JOIN (
-        SELECT id, {", ".join(f"sum({name}) AS {name}" for name in SUMMED)}
-        FROM answers GROUP BY id
-    ) c ON c.id = s.id
-    WHERE s.problem_status IS NOT NULL OR a.unit IS NOT NULL
-"""  # noqa: S608  # made of constants
-RESULTS = f"SELECT {', '.join(RESULTS_SCHEMA.names)} FROM rows"  # noqa: S608
-SETTLED = "SELECT status, count(*) FROM rows GROUP BY status"
-DEAD_LETTERS = f"""
-    SELECT ordinal, id, status AS reason, attempt AS attempts, error_type, error_message
-    FROM rows WHERE {_DEAD} ORDER BY ordinal
-"""  # noqa: S608
 
 
 class NightChangedError(LedgerError):
@@ -168,10 +122,13 @@ def _rebuilt(
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()
-        with _rows(pipeline, snapshot, answered, simulated=simulated) as database:
-            _write_results(database, results)
-            settled = dict(database.execute(SETTLED).fetchall())
-            _write_dead_letters(pipeline, database, snapshot, letters, simulated=simulated)
+        with settled_rows.of_snapshot(
+            pipeline.files, snapshot, answered, simulated=simulated
+        ) as rows:
+            settled = rows.write(results)
+            for number, dead in enumerate(rows.dead_letters()):
+                path = letters / settled_rows.file_name(number)
+                dead_letter.write(pipeline.files, snapshot, dead, path, simulated=simulated)
         pipeline.files.make_durable(results)
         pipeline.files.make_durable(letters)
         with pipeline.ledger.write() as connection:
@@ -194,57 +151,6 @@ def _changed(night: Night) -> NightChangedError:
         f"{night.job} {night.partition} was changed by another process meanwhile; nothing is lost, "
         "run again."
     )
-
-
-@contextmanager
-def _rows(
-    pipeline: Pipeline, snapshot: NewSnapshot, answered: StandingAnswers, *, simulated: bool
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    sources = {"snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA)}
-    with standing_answers.tables(pipeline.files, answered, sources) as database:
-        types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
-        values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
-        columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]
-        database.register("constants", pa.table(columns, names=["simulated", "at"]))
-        database.execute(ROWS)
-        yield database
-
-
-def _write_results(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    writer: pq.ParquetWriter | None = None
-    files = rows = 0
-    for batch in joins.batches(database, RESULTS):
-        if writer is None:
-            writer = pq.ParquetWriter(_numbered(folder, files), RESULTS_SCHEMA, compression="zstd")
-            files, rows = files + 1, 0
-        writer.write_batch(batch.cast(RESULTS_SCHEMA))
-        rows += batch.num_rows
-        if rows >= FILE_ROWS:
-            writer.close()
-            writer = None
-    if writer is not None:
-        writer.close()
-    if not files:
-        # A folder without a file is no dataset: readers learn the columns of an empty night here.
-        pq.write_table(RESULTS_SCHEMA.empty_table(), _numbered(folder, 0), compression="zstd")
-
-
-def _write_dead_letters(
-    pipeline: Pipeline,
-    database: duckdb.DuckDBPyConnection,
-    snapshot: NewSnapshot,
-    folder: Path,
-    *,
-    simulated: bool,
-) -> None:
-    for number, batch in enumerate(joins.batches(database, DEAD_LETTERS)):
-        letters = [DeadLetter(**row) for row in batch.to_pylist()]
-        path = _numbered(folder, number)
-        dead_letter.write(pipeline.files, snapshot, letters, path, simulated=simulated)
-
-
-def _numbered(folder: Path, number: int) -> Path:
-    return folder / f"items-{number:05d}.parquet"
 
 
 def _replace(pipeline: Pipeline, target: str, folder: Path) -> None:
