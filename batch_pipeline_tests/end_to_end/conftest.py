@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking
 from batch_pipeline_tests.end_to_end.plain_api import PlainApi, running_plain_api
 from batch_pipeline_tests.support import settings
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with forking() as forks:
+        yield forks
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from batch_pipeline_tests.end_to_end.crash_books import check
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night, hunted, killed_at
-from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks, forking
+from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
 
 # One point of each of these kinds; the long version dies at all points of all kinds.
 KINDS = (
@@ -26,12 +25,6 @@ KINDS = (
     "after AnthropicMessages.create",
 )
 SEED = 20
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with forking() as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")

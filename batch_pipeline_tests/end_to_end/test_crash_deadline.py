@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from batch_pipeline_tests.end_to_end.crash_nights import taken_over
-from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking
+from batch_pipeline_tests.end_to_end.crash_processes import Forks
 
 # One point of each of these kinds.
 KINDS = (
@@ -19,12 +18,6 @@ KINDS = (
     "after Files.publish",
 )
 SEED = 14
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with forking() as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")
