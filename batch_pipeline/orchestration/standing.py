@@ -33,6 +33,8 @@ class AccountView:
 
     room: Room
     limits: ShardLimits
+    # What is open goes in real time, which needs no room in the queue.
+    realtime: bool
     declaration_hash: str
     alerts: AlertsSpec
     # The ceiling that keeps a night's next shard from going now.
@@ -60,6 +62,7 @@ def view_account(
     return AccountView(
         room=Room(max(left, 0), "the API says that its queue is full" if full else None),
         limits=ShardLimits.of(spec, settings.max_queued_requests),
+        realtime=spec.mode == "realtime",
         declaration_hash=Declaration.of(spec).hash,
         alerts=spec.alerts,
         short=lambda night: budget.shortfall(connection, settings, spec, night),
@@ -107,8 +110,8 @@ def read_standing(
     )
     course = view.course(state)
     found = standing_of(state, telling, view, asked=wanted)
-    judged = found.pilot is PilotStage.JUDGED
-    calls_due = course.due or (judged and _calls_left(connection, state, view.now))
+    left = found.pilot is PilotStage.JUDGED and _calls_left(connection, state, view.now)
+    calls_due = found.calls_due or course.due or left
     summary = (
         found.summary if course.forecast is None else f"{found.summary}: {course.forecast.reason}"
     )
@@ -136,12 +139,13 @@ def standing_of(
         asked=asked,
         blocked=_blocked(state, view),
         pilot=stage,
-        next_requests=_next_requests(state, shards, stage, view.limits.requests),
+        next_requests=_next_requests(state, shards, stage, view),
         waiting=state.waiting,
         to_collect=state.to_collect,
         settled_up=state.sent_everything and night.published and night.held_at is None,
         older_first=older[0] if older else None,
         summary=state.describe(),
+        calls_due=stage is PilotStage.JUDGED and view.realtime and _to_plan(state, view) > 0,
     )
 
 
@@ -172,7 +176,7 @@ def _at_work(submission: Submission, now: float) -> bool:
 
 
 def _next_requests(
-    state: Progress, shards: Sequence[Shard], stage: PilotStage, full_shard: int
+    state: Progress, shards: Sequence[Shard], stage: PilotStage, view: AccountView
 ) -> int:
     """The size of what would go to the queue next; 0: nothing would."""
     waiting = [s for s in shards if s.state is ShardState.WAITING and s.engine == "batch"]
@@ -181,9 +185,14 @@ def _next_requests(
         return samples[0].requests if samples and stage is PilotStage.MOVABLE else 0
     if waiting:
         return waiting[0].requests
-    return (
-        min(state.night.open_requests, full_shard) if progress.wants_plan(state, full_shard) else 0
-    )
+    return 0 if view.realtime else _to_plan(state, view)
+
+
+def _to_plan(state: Progress, view: AccountView) -> int:
+    """The size of the next shard that would be made of open requests; 0: none is due."""
+    full_shard = view.limits.requests
+    due = progress.wants_plan(state, full_shard)
+    return min(state.night.open_requests, full_shard) if due else 0
 
 
 def _blocked(state: Progress, view: AccountView) -> str | None:
