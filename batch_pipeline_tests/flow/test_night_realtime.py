@@ -212,13 +212,15 @@ def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     sim.set_latency(0.05)
     spec = realtime(tmp_path, 400, limits={"max_requests_per_batch": 100})
     pipeline, other = make_pipeline(), make_pipeline()
+    # Now: from within the simulator its own loop would have to answer.
+    night = stations.open_night(other, spec, PARTITION)
     seen = 0
 
     def hold(request: Request) -> Response | None:
         nonlocal seen
         seen += is_message(request)
         if seen == 20 and is_message(request):
-            cancel.hold(other, stations.open_night(other, spec, PARTITION))
+            cancel.hold(other, night)
         return None
 
     faults.on_request = hold
