@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,7 @@ PIECE_FILES = 2_000
 # Whether a smaller parquet file has several row groups is not worth opening it for.
 _WORTH_A_LOOK = 4 << 20
 _BLOCK_BYTES = 4 << 20
+_LINE_END = ord("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def _lines_of(lines: BinaryIO, wanted: int) -> tuple[int, int]:
     count = read = 0
     last = b""
     while read < wanted and (block := lines.read(min(_BLOCK_BYTES, wanted - read))):
-        count += block.count(b"\n")
+        # `bytes.count` goes byte by byte, and this is done for all of the input by one process.
+        count += int(np.count_nonzero(np.frombuffer(block, np.uint8) == _LINE_END))
         read += len(block)
         last = block
     if last and not last.endswith(b"\n"):
