@@ -16,7 +16,7 @@ class BatchPipelineError(Exception):
 
 
 class DeclarationError(BatchPipelineError):
-    """A job declaration is invalid: unknown key, wrong type, missing file, unbuilt feature."""
+    """A job declaration is invalid: unknown key, wrong type, missing file."""
 
     exit_code = 2
     code = "invalid_declaration"

@@ -8,10 +8,9 @@ that a spec holds texts and nobody has to know where they came from.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import ValidationError
@@ -36,12 +35,6 @@ MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's own limits of one batch; it does not say MB or MiB, so the smaller reading holds."""
 
-UNBUILT: dict[str, tuple[str, ...]] = {}
-"""Keys of the contract whose feature is not built yet, by model: only their default is accepted.
-
-Building a feature ends with deleting its entry.
-"""
-
 _PARAMS_NOT_ALLOWED = {
     "model": "set model_id instead",
     "messages": "set prompt.user or prompt.user_file instead",
@@ -56,24 +49,7 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
-class _Part(DeclaredModel):
-    """A part of a job: besides unknown keys and wrong types, unbuilt features are errors."""
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_unbuilt(cls, value: object, info: ValidationInfo) -> object:
-        name = cast("str", info.field_name)
-        if name in UNBUILT.get(cls.__name__, ()):
-            default = cls.model_fields[name].default
-            if value != default:
-                raise ValueError(
-                    f"this is not built yet; remove the key (only its default, "
-                    f"{json.dumps(default)}, is accepted)"
-                )
-        return value
-
-
-class InputSpec(_Part):
+class InputSpec(DeclaredModel):
     """Where a night's documents are.
 
     `path` is absolute or a URL, a glob perhaps, and still holds `{partition}` and `${VAR}`; one
@@ -110,7 +86,7 @@ class InputSpec(_Part):
         return value
 
 
-class PromptSpec(_Part):
+class PromptSpec(DeclaredModel):
     """The prompt's texts; `user` is a template with `{column}` placeholders."""
 
     FILE_KEYS = ("system", "user")
@@ -126,7 +102,7 @@ class PromptSpec(_Part):
         return value
 
 
-class PilotSpec(_Part):
+class PilotSpec(DeclaredModel):
     """The sample that goes first and gates the rest; size 0 means no pilot."""
 
     size: int = Field(default=100, ge=0)
@@ -137,7 +113,7 @@ class PilotSpec(_Part):
     max_projected_usd: Usd | None = None
 
 
-class BudgetSpec(_Part):
+class BudgetSpec(DeclaredModel):
     """Ceilings in USD of a night and of a calendar month (UTC); `buffer` is what an estimate, and a
     reservation at measured tokens, add for errors and variance."""
 
@@ -146,7 +122,7 @@ class BudgetSpec(_Part):
     buffer: float = Field(default=0.20, ge=0)
 
 
-class ClassPricesSpec(_Part):
+class ClassPricesSpec(DeclaredModel):
     """USD per million tokens of each class."""
 
     input: UsdPerMillion
@@ -156,14 +132,14 @@ class ClassPricesSpec(_Part):
     cache_read: UsdPerMillion
 
 
-class PricesSpec(_Part):
+class PricesSpec(DeclaredModel):
     """A negotiated contract's prices, both ways, in place of the published ones."""
 
     batch: ClassPricesSpec
     realtime: ClassPricesSpec
 
 
-class LimitsSpec(_Part):
+class LimitsSpec(DeclaredModel):
     """How large a batch may be, and this job's share of the account's queue (null: all of it)."""
 
     max_requests_per_batch: int = Field(default=10_000, ge=1, le=MAX_REQUESTS_PER_BATCH)
@@ -171,21 +147,21 @@ class LimitsSpec(_Part):
     max_queued_requests: int | None = Field(default=None, ge=1)
 
 
-class RetrySpec(_Part):
+class RetrySpec(DeclaredModel):
     """How often an item is asked, the first time included, and with what room once cut off."""
 
     max_attempts: int = Field(default=3, ge=1)
     truncated_max_tokens: int | None = Field(default=None, ge=1)
 
 
-class RealtimeSpec(_Part):
+class RealtimeSpec(DeclaredModel):
     """The second engine's concurrency (requests) and checkpoint interval (answers)."""
 
     concurrency: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
 
 
-class AlertsSpec(_Part):
+class AlertsSpec(DeclaredModel):
     """When a person hears of a night."""
 
     error_rate: Rate = 0.10
@@ -195,7 +171,7 @@ class AlertsSpec(_Part):
     on_complete: bool = False
 
 
-class JobSpec(_Part):
+class JobSpec(DeclaredModel):
     """One job, as declared in YAML or in Python.
 
     In Python, parts may be given as mappings, and `base_dir` is the folder that relative paths and

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from batch_pipeline import spec as spec_module
 from batch_pipeline.spec import JobSpec
 
 REQUIRED: dict[str, Any] = {
@@ -297,51 +296,32 @@ class TestOutputSchema:
         assert job(params={"output_config": {"effort": "low"}}, output_schema={"type": "object"})
 
 
-UNBUILT_VALUES: dict[str, Any] = {
-    "pilot.max_projected_usd": 5,
-    "budget.max_usd_per_partition": 10,
-    "budget.max_usd_per_month": 100,
-    "budget.buffer": 0.3,
-    "realtime.concurrency": 5,
-    "realtime.checkpoint_every": 10,
-    "alerts.error_rate": 0.2,
-    "alerts.after_items": 10,
-    "alerts.dead_letter_rate": 0.01,
-    "alerts.max_usd_per_document": 0.01,
-}
-
-
 def nested(key: str, value: object) -> dict[str, Any]:
     part, _, leaf = key.rpartition(".")
     return {part: {leaf: value}} if part else {leaf: value}
 
 
-class TestUnbuilt:
-    """Keys of the contract that lead nowhere yet are refused; once built, they are checked."""
+class TestMoneyAndLimits:
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("pilot.max_projected_usd", 5),
+            ("budget.max_usd_per_partition", 10),
+            ("budget.max_usd_per_month", 100),
+            ("budget.buffer", 0.3),
+            ("realtime.concurrency", 5),
+            ("realtime.checkpoint_every", 10),
+            ("alerts.error_rate", 0.2),
+            ("alerts.after_items", 10),
+            ("alerts.dead_letter_rate", 0.01),
+            ("alerts.max_usd_per_document", 0.01),
+        ],
+    )
+    def test_good(self, key: str, value: float) -> None:
+        part, _, leaf = key.partition(".")
+        assert float(getattr(getattr(job(**nested(key, value)), part), leaf)) == value
 
-    def test_every_unbuilt_key_is_tried_here(self) -> None:
-        parts = {field.annotation: f"{name}." for name, field in JobSpec.model_fields.items()}
-        prefixes = {getattr(part, "__name__", ""): prefix for part, prefix in parts.items()}
-        listed = {
-            prefixes.get(model, "") + key
-            for model, keys in spec_module.UNBUILT.items()
-            for key in keys
-        }
-        assert listed <= set(UNBUILT_VALUES)
-
-    @pytest.mark.parametrize("key", UNBUILT_VALUES)
-    def test_refused_until_built(self, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        declared = nested(key, UNBUILT_VALUES[key])
-        model = type(getattr(job(), key.partition(".")[0])) if "." in key else JobSpec
-        if key.rpartition(".")[2] in spec_module.UNBUILT.get(model.__name__, ()):
-            found = problems(**declared)
-            assert list(found) == [key]
-            assert "not built yet; remove the key" in found[key]
-        monkeypatch.setattr(spec_module, "UNBUILT", {})
-        assert job(**declared)
-
-    def test_money_is_decimal(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(spec_module, "UNBUILT", {})
+    def test_money_is_decimal(self) -> None:
         budget = {"max_usd_per_partition": 0.1, "max_usd_per_month": 7}
         spec = job(budget=budget)
         assert spec.budget.max_usd_per_partition == Decimal("0.1")
@@ -375,10 +355,7 @@ class TestUnbuilt:
             ("realtime.concurrency", 0),
         ],
     )
-    def test_wrong_values_once_built(
-        self, key: str, value: object, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(spec_module, "UNBUILT", {})
+    def test_bad(self, key: str, value: object) -> None:
         assert list(problems(**nested(key, value))) == [key]
 
 
