@@ -1,8 +1,8 @@
-"""`batch-pipeline`: the commands, their options, and how each ends.
+"""`batch-pipeline`: the commands of a job and its nights, and how the program ends.
 
-Belongs here: what a user types and which exit code follows. What a command does stands in the flow,
-how it is printed in `views`. Heavy imports wait for the command that needs them, so that `--help`
-answers at once.
+Belongs here: what a user types. What a command does stands in the flow, how it is printed in
+`views`. Commands with matters of their own stand beside: `dead_letters`, `reconcile_costs`,
+`simulator`. Heavy imports wait for the command that needs them, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -13,44 +13,28 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from batch_pipeline.cli import opening
-from batch_pipeline.cli.commands import Commands, usage_message
-from batch_pipeline.cli.output import PROGRAM, Output, as_typed, report_error
+from batch_pipeline.cli.dead_letters import dead_letters
+from batch_pipeline.cli.exits import COMPLETE, INTERRUPTED, USAGE, exit_code, usage_message
+from batch_pipeline.cli.options import Job, Json, NoWait, Partition
+from batch_pipeline.cli.output import PROGRAM, Output, report_error
 from batch_pipeline.cli.reconcile_costs import reconcile_costs
-from batch_pipeline.errors import BatchPipelineError, UsageError
-
-if TYPE_CHECKING:
-    from batch_pipeline.flow.progress import Progress
-
-COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
+from batch_pipeline.cli.simulator import simulator
+from batch_pipeline.errors import BatchPipelineError
 
 # Objects; by default 700.
 GARBAGE_AFTER = 20_000
 
 app = typer.Typer(
-    cls=Commands,
     help="One LLM answer for each of a million documents, overnight, at half price.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-dead_letters = typer.Typer(cls=Commands, help="Items that were set aside.", no_args_is_help=True)
-app.add_typer(dead_letters, name="dead-letter")
-app.command("reconcile-costs")(reconcile_costs)
-
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
-Partition = Annotated[
-    str | None,
-    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
-]
-NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -192,7 +176,7 @@ def run(
         with live.live_progress() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
         views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
-        return _exit_code(context.obj, state)
+        return exit_code(context.obj, state)
 
 
 @app.command()
@@ -328,126 +312,6 @@ def prune(
     views.show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
 
 
-@dead_letters.command("list")
-def list_dead_letters(
-    context: typer.Context,
-    job: Job,
-    partition: Partition = None,
-    as_json: Json = False,
-) -> None:
-    """Group what was set aside by reason, and name what is systematic."""
-    from batch_pipeline.cli import views
-    from batch_pipeline.flow import dead_letter, paths
-    from batch_pipeline.flow.pipeline import Pipeline
-
-    settings = opening.load_settings(context.obj)
-    spec, key = opening.find_partition(settings, job, partition)
-    pipeline = Pipeline(settings)
-    night = opening.shown_night(pipeline, spec, key)
-    groups = dead_letter.summarize(pipeline, spec.name, key)
-    folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
-    views.show_dead_letters(context.obj, night, groups, folder)
-
-
-@dead_letters.command("redrive")
-def redrive_dead_letters(
-    context: typer.Context,
-    job: Job,
-    partition: Partition = None,
-    reason: Annotated[
-        list[str] | None,
-        typer.Option("--reason", metavar="STATUS", help="Only those of this status; repeatable."),
-    ] = None,
-    no_wait: NoWait = False,
-    as_json: Json = False,
-) -> int:
-    """Send dead letters again after a fix of prompt or data, and run the night to its end."""
-    from batch_pipeline.cli import live, views
-    from batch_pipeline.flow import night as stations
-    from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow.redrive import check_reasons, redrive
-
-    check_reasons(reason or ())
-    with opening.open_pipeline(context.obj) as pipeline:
-        spec, key = opening.find_partition(pipeline.settings, job, partition)
-        live.announce_account(context.obj, pipeline)
-        sent = redrive(pipeline, spec, key, reason or ())
-        views.say_redriven(context.obj, sent)
-        if sent:
-            with live.live_progress() as watch:
-                state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
-        else:
-            # Not a run: that would take up whatever else has changed.
-            state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
-        views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
-        return _exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
-
-
-@app.command()
-def simulator(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
-    ],
-    turnaround: Annotated[
-        float, typer.Option(min=0, help="Seconds from create to end, about.")
-    ] = 2.0,
-    queue_limit: Annotated[int, typer.Option(min=1, help="Requests in process at most.")] = 200_000,
-    seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
-    latency: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="What a real-time message takes.")
-    ] = 0.0,
-    messages_rpm: Annotated[
-        int | None, typer.Option(min=1, help="Rate limit: real-time messages a minute.")
-    ] = None,
-    messages_itpm: Annotated[
-        int | None, typer.Option(min=1, help="Their input tokens a minute.")
-    ] = None,
-    messages_otpm: Annotated[
-        int | None, typer.Option(min=1, help="Their output tokens a minute.")
-    ] = None,
-    state_dir: Annotated[
-        str | None, typer.Option(help="Folder that keeps batches over a restart.")
-    ] = None,
-    faults: Annotated[
-        str | None, typer.Option(metavar="FILE", help="YAML or JSON: what goes wrong, and when.")
-    ] = None,
-) -> None:
-    """Serve a Message Batches API to develop against; takes any non-empty key."""
-    from batch_pipeline.simulator import Faults, FaultsError, MessageLimits, load_faults, serve
-
-    try:
-        declared = Faults() if faults is None else load_faults(faults)
-    except FaultsError as error:
-        raise UsageError(str(error)) from error
-    try:
-        serve(
-            port=port,
-            turnaround=turnaround,
-            queue_limit=queue_limit,
-            seed=seed,
-            state_dir=state_dir,
-            faults=declared,
-            message_limits=MessageLimits(messages_rpm, messages_itpm, messages_otpm),
-            latency=latency,
-            on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
-        )
-    except OSError as error:
-        raise UsageError(
-            f"The simulator cannot start on port {port}: {error.strerror or error}. Choose another "
-            "with `--port`, or `--port 0` for a free one."
-        ) from error
-
-
-def _exit_code(
-    output: Output, state: Progress, *, again: str = "run the same command again"
-) -> int:
-    night = f"{state.night.job} --partition {state.night.partition}"
-    if state.complete:
-        return COMPLETE
-    if state.night.held_at is not None:
-        output.say(
-            f"The night is held after a cancel; `{as_typed()} run {night} --resume` lifts it."
-        )
-        return HELD
-    output.say(f"Not complete yet; {again} to go on.")
-    return NOT_COMPLETE
+app.add_typer(dead_letters, name="dead-letter")
+app.command("reconcile-costs")(reconcile_costs)
+app.command()(simulator)

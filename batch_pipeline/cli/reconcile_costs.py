@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Json
 from batch_pipeline.errors import ApiError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def reconcile_costs(
     day: Annotated[
         str | None, typer.Option("--date", metavar="DATE", help="UTC day; by default yesterday.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare what was billed on a day with the organisation's own report, with an admin key."""
     from batch_pipeline.api.admin import AdminApi

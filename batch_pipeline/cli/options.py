@@ -1,0 +1,17 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
+Partition = Annotated[
+    str | None,
+    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

@@ -1,0 +1,63 @@
+"""`simulator`: a Message Batches API to develop against, served until it is stopped."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from batch_pipeline.errors import UsageError
+
+
+def simulator(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ],
+    turnaround: Annotated[
+        float, typer.Option(min=0, help="Seconds from create to end, about.")
+    ] = 2.0,
+    queue_limit: Annotated[int, typer.Option(min=1, help="Requests in process at most.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
+    latency: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="What a real-time message takes.")
+    ] = 0.0,
+    messages_rpm: Annotated[
+        int | None, typer.Option(min=1, help="Rate limit: real-time messages a minute.")
+    ] = None,
+    messages_itpm: Annotated[
+        int | None, typer.Option(min=1, help="Their input tokens a minute.")
+    ] = None,
+    messages_otpm: Annotated[
+        int | None, typer.Option(min=1, help="Their output tokens a minute.")
+    ] = None,
+    state_dir: Annotated[
+        str | None, typer.Option(help="Folder that keeps batches over a restart.")
+    ] = None,
+    faults: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML or JSON: what goes wrong, and when.")
+    ] = None,
+) -> None:
+    """Serve a Message Batches API to develop against; takes any non-empty key."""
+    from batch_pipeline.simulator import Faults, FaultsError, MessageLimits, load_faults, serve
+
+    try:
+        declared = Faults() if faults is None else load_faults(faults)
+    except FaultsError as error:
+        raise UsageError(str(error)) from error
+    try:
+        serve(
+            port=port,
+            turnaround=turnaround,
+            queue_limit=queue_limit,
+            seed=seed,
+            state_dir=state_dir,
+            faults=declared,
+            message_limits=MessageLimits(messages_rpm, messages_itpm, messages_otpm),
+            latency=latency,
+            on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
+        )
+    except OSError as error:
+        raise UsageError(
+            f"The simulator cannot start on port {port}: {error.strerror or error}. Choose another "
+            "with `--port`, or `--port 0` for a free one."
+        ) from error
