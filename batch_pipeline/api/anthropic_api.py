@@ -19,6 +19,7 @@ import orjson
 from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.anthropic_messages import AnthropicMessages
+from batch_pipeline.api.call_client import CallClient, open_session
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.api.wire import betas_header, failures, json_of, unreadable
 from batch_pipeline.errors import AccountError, ApiError, UsageError
@@ -144,20 +145,16 @@ class AnthropicApi:
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
-        # A pool of exactly this size: each connection is kept for the next call. The SDK's aiohttp
-        # transport takes a third of the processor time that its default one does.
-        http_client = anthropic.DefaultAioHttpClient(
-            limits=httpx2.Limits(
-                max_connections=concurrency, max_keepalive_connections=concurrency
-            ),
-        )
-        async with anthropic.AsyncAnthropic(
-            base_url=self._base_url,
-            api_key=self._api_key,
-            # An answer that was lost was billed: repeating is the flow's decision.
-            max_retries=0,
-            http_client=http_client,
-        ) as client:
+        async with (
+            open_session(concurrency) as session,
+            anthropic.AsyncAnthropic(
+                base_url=self._base_url,
+                api_key=self._api_key,
+                # An answer that was lost was billed: repeating is the flow's decision.
+                max_retries=0,
+                http_client=CallClient(session),
+            ) as client,
+        ):
             yield AnthropicMessages(client, self._note_simulator)
 
     def _probe(self) -> None:

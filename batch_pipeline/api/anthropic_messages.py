@@ -20,6 +20,8 @@ class AnthropicMessages:
         self, client: anthropic.AsyncAnthropic, note: Callable[[httpx2.Response], None]
     ) -> None:
         self._client = client
+        # Whole, so that it is not put together anew for each call.
+        self._url = f"{str(client.base_url).rstrip('/')}{MESSAGES}"
         self._note = note
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
@@ -27,7 +29,7 @@ class AnthropicMessages:
         with failures():
             try:
                 response = await self._client.post(
-                    MESSAGES,
+                    self._url,
                     content=params,
                     cast_to=httpx2.Response,
                     options={"headers": {"content-type": "application/json"} | betas_header(betas)},

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-import aiohttp
 import anthropic
 import httpx2
 import orjson
@@ -85,13 +84,7 @@ def _until(headers: httpx2.Headers, name: str) -> float | None:
 
 def _never_established(cause: BaseException | None) -> bool:
     """Whether nothing can have been sent, because there was no connection to send it over."""
-    if not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return False
-    below = cause.__cause__
-    # A kept connection that the server has closed is a failure to connect to the aiohttp transport.
-    return not isinstance(below, aiohttp.ClientError) or isinstance(
-        below, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-    )
+    return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
 
 
 def _status_failure(error: anthropic.APIStatusError) -> ApiFailure:

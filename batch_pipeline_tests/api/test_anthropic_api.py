@@ -303,7 +303,7 @@ def test_a_kept_connection_that_the_server_closed_may_have_carried_the_call(
 def test_without_a_server_nothing_was_sent(api: AnthropicApi) -> None:
     async def ask() -> None:
         async with AnthropicApi.open_messages(api, 1) as messages:
-            messages._client.base_url = "http://127.0.0.1:9"
+            messages._url = "http://127.0.0.1:9/v1/messages"
             await messages.create(b"{}", ())
 
     with pytest.raises(ApiFailure) as caught:
