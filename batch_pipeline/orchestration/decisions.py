@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ FIRST_REST_SECONDS = 60.0
 LONGEST_REST_SECONDS = 900.0
 # A run whose worker died says nothing of its night; Dagster's own retry comes sooner than this.
 FIRST_LOST_REST_SECONDS = 10.0
+TERMINATED = "its run was terminated; launch it again"
 
 
 class PilotStage(StrEnum):
@@ -148,6 +149,21 @@ def _holds_back(night: Standing) -> str | None:
     if not night.asked:
         return "nobody has asked for its submission; materialize submitted_batches"
     return None
+
+
+def might_submit(night: Standing) -> bool:
+    """Whether anything of a night could be asked to go out, if nothing held it back."""
+    movable = night.pilot is PilotStage.MOVABLE
+    return night.blocked is None and (movable or night.calls_due or night.next_requests > 0)
+
+
+def last_was_canceled(runs: Iterable[tuple[float, bool]]) -> bool:
+    """Whether the newest of a night's submitting runs was; of each, when it was created and
+    whether it was canceled.
+
+    Who terminates a run wants nothing more to be sent, until somebody launches another.
+    """
+    return max(runs, default=(0.0, False))[1]
 
 
 def attempt(former: Sequence[Former], marker: str, now: float) -> int | str:

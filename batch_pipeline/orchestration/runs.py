@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from batch_pipeline.orchestration.decisions import Former
+from batch_pipeline.orchestration.decisions import Former, last_was_canceled
 from batch_pipeline.orchestration.lost_runs import is_lost
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -29,7 +29,10 @@ UNFINISHED = [
     dg.DagsterRunStatus.SUSPENDED,
     dg.DagsterRunStatus.CANCELING,
 ]
+CANCELED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+# What Dagster calls the job of runs that are launched from an asset's page.
+ASSET_PAGE_JOB = "__ASSET_JOB"
 # Of one night and kind: more than any rest between attempts needs.
 MOST_FORMER = 25
 
@@ -90,3 +93,18 @@ def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -
         for record in instance.get_run_records(filters, limit=MOST_FORMER)
         if FOLLOW_UP_TAG in record.dagster_run.tags
     ]
+
+
+def was_terminated(instance: dg.DagsterInstance, job: str, partition: str) -> bool:
+    """Whether somebody terminated the last run that submitted a partition."""
+    # Dagster reports a run as canceled only where that was asked for, whatever else ends it.
+    launched_here = dg.RunsFilter(
+        tags={JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value, PARTITION_TAG: partition}
+    )
+    from_asset_page = dg.RunsFilter(job_name=ASSET_PAGE_JOB, tags={PARTITION_TAG: partition})
+    return last_was_canceled(
+        (record.create_timestamp.timestamp(), record.dagster_run.status in CANCELED)
+        for filters, most in ((launched_here, 1), (from_asset_page, MOST_FORMER))
+        for record in instance.get_run_records(filters, limit=most)
+        if (partition, Kind.SUBMIT) in kinds_of([record.dagster_run], job)
+    )

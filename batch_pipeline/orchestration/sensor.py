@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -99,7 +99,11 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
-    again = lost_runs.asked_again(instance, spec.name)[:MOST_REQUESTS]
+    again = [
+        request
+        for request in lost_runs.asked_again(instance, spec.name)[:MOST_REQUESTS]
+        if not runs.was_terminated(instance, spec.name, str(request.partition_key))
+    ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
@@ -182,6 +186,10 @@ def _look(
             if time.monotonic() > deadline:
                 break
             stands, course = standing.read_standing(connection, view, night, asked)
+            if decisions.might_submit(stands) and runs.was_terminated(
+                instance, spec.name, night.partition
+            ):
+                stands = replace(stands, blocked=decisions.TERMINATED)
             found.append(stands)
             courses.append(course)
             states[night.partition] = course.state

@@ -15,6 +15,8 @@ from batch_pipeline.orchestration.decisions import (
     Room,
     Standing,
     attempt,
+    last_was_canceled,
+    might_submit,
     plan,
 )
 from batch_pipeline.orchestration.names import Kind
@@ -184,3 +186,34 @@ def test_no_night_gets_two_runs_of_a_kind_or_more_room_than_there_is(
     assert sum(n.next_requests for n in nights if n.partition in sent) <= room
     assert not any(night.blocked for night in nights if night.partition in sent)
     assert all(night.asked for night in nights if night.partition in sent)
+
+
+@pytest.mark.parametrize(
+    ("runs", "rests"),
+    [
+        ([], False),
+        ([(1.0, False)], False),
+        ([(1.0, True)], True),
+        ([(1.0, True), (2.0, False)], False),
+        ([(2.0, False), (1.0, True)], False),
+        ([(1.0, False), (2.0, True)], True),
+    ],
+)
+def test_a_night_rests_if_its_last_run_was_terminated(
+    runs: list[tuple[float, bool]], rests: bool
+) -> None:
+    assert last_was_canceled(runs) is rests
+
+
+@pytest.mark.parametrize(
+    ("night", "might"),
+    [
+        (AT_THE_API, False),
+        (WAITS, True),
+        (replace(AT_THE_API, calls_due=True), True),
+        (replace(AT_THE_API, pilot=PilotStage.MOVABLE), True),
+        (replace(WAITS, blocked="held"), False),
+    ],
+)
+def test_only_what_might_go_out_can_rest(night: Standing, might: bool) -> None:
+    assert might_submit(night) is might

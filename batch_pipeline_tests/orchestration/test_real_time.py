@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration import calling
+from batch_pipeline.orchestration import calling, decisions
 from batch_pipeline.orchestration.names import asset_key
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -73,3 +76,42 @@ def test_a_run_that_is_terminated_waits_for_its_calls_and_the_next_goes_on(
     job.run_to_the_end(nights[0])
     assert sim.books.billed_requests == 40
     assert sim.books.billed_more_than_once == []
+
+
+def test_after_a_termination_nothing_is_sent_until_somebody_launches_it_again(
+    nightly: MakeNightly, nights: list[str], sim: Simulator, faults: Faults
+) -> None:
+    sim.set_latency(0.05)
+    job = nightly(mode="realtime", realtime={"concurrency": 4})
+    seen = 0
+
+    def terminate(request: Request) -> Response | None:
+        nonlocal seen
+        seen += request.url.path == "/v1/messages"
+        if seen == 20:
+            [run] = job.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+            job.instance.report_run_canceling(run)
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+    faults.on_request = terminate
+    # It is raised or recorded, depending on where the run was.
+    with contextlib.suppress(DagsterExecutionInterruptedError):
+        job.launch(nights[0])
+    [run] = job.instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.CANCELED
+    faults.on_request = lambda _: None
+    answered = sim.books.billed_requests
+
+    tick = job.tick()
+    assert not [r for r in tick.run_requests if r.job_name == "review_submit"]
+    job.follow(tick.run_requests)
+    tick = job.tick()
+    assert not tick.run_requests
+    assert decisions.TERMINATED in tick.skip_message
+    assert decisions.TERMINATED in str(job.observations[-1].metadata)
+    assert sim.books.billed_requests == answered < 40
+
+    assert job.launch(nights[0]).success
+    job.run_to_the_end(nights[0])
+    assert sim.books.billed_requests == 40
