@@ -19,6 +19,7 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.money import report_markdown
 from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts
+from batch_pipeline.orchestration.decisions import TERMINATED
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
 from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state.admission import Waiting
@@ -190,6 +191,9 @@ def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metad
     waiting = "nothing waits"
     if state.waiting:
         waiting = f"{state.waiting:,} requests wait{f': {why}' if why else ''}"
+    elif why == TERMINATED:
+        # What its run had claimed counts as in flight, though nobody makes the calls.
+        waiting = why
     simulated = "simulated; " if state.account.simulated else ""
     return {
         "summary": "; ".join([simulated + headline(state), *pace.describe(state)]),
