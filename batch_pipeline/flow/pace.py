@@ -1,7 +1,8 @@
 """How fast a night goes, when it ends, what it will have cost: one rule for all that show it.
 
 Made of a night's progress alone. A batch shows nothing before its end, so that all of this moves by
-whole batches, and the end is an interval: from the fastest to the slowest turnaround so far.
+whole batches, and the end is an interval: from the fastest to the slowest turnaround so far. Calls
+in real time show each answer, and go at the pace of the last half minute.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ LONGEST_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Eta:
-    """Seconds until all is answered: `least` and `most`, by the turnaround of `batches`.
+    """Seconds until all is answered: `least` and `most`, by the turnaround of `batches` (0: by the
+    pace of calls).
 
     `slow`: a batch runs for longer than any of those did, and `most` is the API's own limit.
     """
@@ -40,7 +42,10 @@ class Eta:
 
 
 def items_per_second(state: Progress) -> float | None:
-    """Items settled by answers, from the first submission to the last collection; None before."""
+    """Calls answered lately, while some are made; otherwise items settled by answers, from the
+    first submission to the last collection; None before."""
+    if state.calls_per_second:
+        return state.calls_per_second
     collected = [t.last_collected_at for t in state.collected if t.last_collected_at is not None]
     if state.snapshot is None or not collected:
         return None
@@ -50,13 +55,17 @@ def items_per_second(state: Progress) -> float | None:
 
 
 def eta(state: Progress) -> Eta | None:
-    """When the batches of a night will have ended; None while none has, or nothing is left.
+    """When all of a night will have been answered; None while that cannot be told, or nothing is
+    left: of batches none has ended yet, of calls none was answered.
 
     What waits goes as the queue empties: as many requests at a time as are in flight now. Retry
     rounds, and time in which something holds the night back, are not foreseen.
     """
     seen = [_turnaround(s) for s in state.submissions if _has_ended(s)]
     flying = [s for s in state.live if s.engine == "batch" and s.state is not State.ENDED]
+    if not flying and state.calls_per_second:
+        seconds = (state.waiting + _calls_left(state)) / state.calls_per_second
+        return Eta(seconds, seconds, batches=0) if seconds else None
     if not seen or not (flying or state.waiting):
         return None
     fast, slow = min(seen), max(seen)
@@ -76,18 +85,24 @@ def eta(state: Progress) -> Eta | None:
 
 
 def expected_usd(state: Progress) -> Decimal | None:
-    """The cost at the end: what is billed, and for what is left the mean of the batches so far.
+    """The cost at the end: what is billed, and for what is left the mean of the batches so far, or
+    of the calls under way.
 
-    Before a batch is collected it is the pilot's projection; None where there is neither.
+    Before a batch is collected or a call answered it is the pilot's projection; None where there is
+    neither.
     """
-    left = state.waiting + state.in_flight + state.to_collect
+    calls = _calls_left(state)
+    left = state.waiting + state.in_flight + state.to_collect - state.called
     if not left:
         return state.total_cost_usd if state.snapshot is not None else None
     batches = [part for part in state.collected if part.engine == "batch" and part.requests]
     requests = sum(part.requests for part in batches)
-    if requests:
-        billed = sum((part.cost_usd for part in batches), Decimal(0))
-        return state.total_cost_usd + billed * left / requests
+    each = sum((p.cost_usd for p in batches), Decimal(0)) / requests if requests else None
+    if state.called:
+        call = state.called_usd / state.called
+        return state.total_cost_usd + call * calls + (each or call) * (left - calls)
+    if each is not None:
+        return state.total_cost_usd + each * left
     verdict = state.night.pilot
     return Decimal(str(verdict["projected_usd"])) if verdict and verdict["judged"] else None
 
@@ -118,6 +133,11 @@ def as_json(state: Progress) -> dict[str, Any]:
         "eta_least_seconds": None if until is None else round(until.least, 1),
         "expected_cost_usd": None if end is None else float(end),
     }
+
+
+def _calls_left(state: Progress) -> int:
+    """Requests of shards that are being called, without those answered."""
+    return sum(s.requests - s.progress["answered"] for s in state.live if s.progress is not None)
 
 
 def _has_ended(submission: Submission) -> bool:

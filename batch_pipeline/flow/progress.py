@@ -81,6 +81,12 @@ class Progress:
         return sum(s.progress["answered"] for s in self.live if s.progress is not None)
 
     @property
+    def called_usd(self) -> Decimal:
+        """What those calls have cost."""
+        found = (s.progress["cost_usd"] for s in self.live if s.progress is not None)
+        return sum(map(Decimal, found), Decimal(0))
+
+    @property
     def calls_per_second(self) -> float:
         """Answers a second lately, over all processes that make calls now."""
         by_owner = {

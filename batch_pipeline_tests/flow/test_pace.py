@@ -59,6 +59,43 @@ def test_the_end_is_an_interval_of_turnarounds(
     assert found.batches == 2
 
 
+def calling(answered: int, requests: int = 100, rate: float = 5, owner: str = "me") -> Submission:
+    said = {"answered": answered, "cost_usd": str(answered * 2), "per_second": rate}
+    return submission(
+        state=State.CALLING, engine="realtime", batch_id=None, accepted_at=None, owner=owner,
+        requests=requests, progress=said,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("submissions", "waiting", "speed", "seconds", "usd"),
+    [
+        ((calling(50),), 0, 5, 10, 200),
+        # One engine's pace is that of all its shards; other processes add theirs.
+        ((calling(90), calling(0)), 40, 5, 30, 180 + 300),
+        ((calling(90), calling(60, owner="other")), 0, 10, 5, 400),
+        ((calling(100),), 0, 5, None, 200),
+    ],
+)
+def test_calls_go_at_their_pace(
+    submissions: tuple[Submission, ...],
+    waiting: int,
+    speed: float,
+    seconds: float | None,
+    usd: int,
+) -> None:
+    requests = sum(s.requests for s in submissions)
+    cost = sum((Decimal(s.progress["cost_usd"]) for s in submissions if s.progress), Decimal(0))
+    state = replace(
+        STATE, submissions=submissions, waiting=waiting, in_flight=requests,
+        cost_usd={"realtime": cost},
+    )  # fmt: skip
+    assert pace.items_per_second(state) == speed
+    found = pace.eta(state)
+    assert (found.most if found else None) == seconds
+    assert pace.expected_usd(state) == usd
+
+
 @pytest.mark.parametrize("state", [
     replace(STATE, submissions=(flying(HOUR),)),
     replace(STATE, submissions=SEEN),
