@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 # Tries of one call in a row: the API may be busy for minutes, an error of its own is asked thrice.
 BUSY_TRIES = 8
 ERROR_TRIES = 3
+# A call that seems to be larger than a limit may only have been overrated.
+TOO_LARGE_TRIES = 3
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
 # Whichever is first, so many answers or this time, is followed by a checkpoint.
@@ -245,6 +248,12 @@ class Engine:
             else:
                 self._limiter.overloaded(now, ticket)
             call.busy += 1
+            limit = self._limiter.over(ticket, failure.limits) if failure.status == 429 else None
+            if limit is not None and call.busy >= TOO_LARGE_TRIES:
+                message = f"larger than the account's limit of {limit}: {outcome.error_message}"
+                outcome = replace(outcome, error_message=message)
+                self._record(call, _errored(outcome, attempted=True), now - ticket.sent_at)
+                return
             # Without a connection nothing was refused: it is tried for as long as it takes.
             if call.busy < BUSY_TRIES or not failure.connected:
                 self._try_again(call, now, call.busy, failure.retry_after)

@@ -162,6 +162,13 @@ class Limiter:
         if self._strikes >= STRIKES_TO_PROBE:
             self._pause(now, self._backoff())
 
+    def over(self, ticket: Ticket, limits: RateLimits) -> str | None:
+        """The limit of a minute that a refused call is larger than by itself, or None."""
+        for name, said in limits.items():
+            if said.limit < ticket.use[name] and name != OUTPUT:
+                return f"{said.limit:,.0f} {name.replace('-', ' ')} a minute"
+        return None
+
     def abandoned(self, ticket: Ticket) -> None:
         """Nobody waits for the answer any more."""
         self._landed(ticket)

@@ -177,6 +177,22 @@ def test_it_keeps_to_rate_limits_and_comes_to_its_end(
     assert sim.books.rate_limited_messages <= 10
 
 
+def test_a_request_larger_than_a_limit_is_set_aside_and_says_so(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_pipeline.flow.call_engine.FIRST_RETRY_SECONDS", 0.01)
+    sim.set_message_limits(MessageLimits(input_tokens=60_000))
+    spec = realtime(tmp_path, 5, retry={"max_attempts": 1}, pilot={"size": 0})
+    large = {"id": "large", "text": "word " * 70_000}
+    write_rows(tmp_path / "in.jsonl", [*documents(5), large])
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 5, "errored": 1}
+    [letter] = dead_letters(pipeline, spec)
+    assert (letter["id"], letter["error_type"]) == ("large", "rate_limit_error")
+    assert "larger than the account's limit of 60,000 input tokens a minute" in str(letter)
+    assert sim.books.rate_limited_messages == 3
+
+
 def test_a_key_that_is_revoked_stops_the_night_and_loses_nothing(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
