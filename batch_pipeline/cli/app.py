@@ -25,6 +25,7 @@ from batch_pipeline.cli.output import PROGRAM, Output, report_error
 from batch_pipeline.cli.reconcile_costs import reconcile_costs
 from batch_pipeline.cli.simulator import simulator
 from batch_pipeline.errors import BatchPipelineError
+from batch_pipeline.without_pandas import work_without_pandas
 
 # Objects; by default 700.
 GARBAGE_AFTER = 20_000
@@ -39,6 +40,9 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; errors are printed in the form that was asked for."""
+    if arguments is None:
+        # The program itself, not somebody's process that calls it.
+        work_without_pandas()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(as_json="--json" in arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
