@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Generator, Iterator
 
 import sqlalchemy as sa
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.state import claims
+from batch_pipeline.state.beat import beating
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission
 
@@ -56,22 +56,18 @@ def is_gone(owner: str) -> bool:
 
 @contextlib.contextmanager
 def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
-    """Extend the claim from a thread of its own, and give it up at the end."""
-    done = threading.Event()
+    """Extend the claim while the block runs, and give it up at its end."""
     seconds = pipeline.settings.lease_seconds
 
-    def beat() -> None:
-        while not done.wait(seconds / 4):
-            # A ledger that cannot be written now ends in a lease that runs out: harmless.
-            with contextlib.suppress(sa.exc.DBAPIError), pipeline.ledger.write() as connection:
-                claims.keep(connection, submission, pipeline.owner, seconds)
+    def beat() -> bool:
+        with pipeline.ledger.write() as connection:
+            claims.keep(connection, submission, pipeline.owner, seconds)
+        return True
 
-    thread = threading.Thread(target=beat, name=f"claim-{submission.token}", daemon=True)
-    thread.start()
     try:
-        yield
+        with beating(f"claim-{submission.token}", seconds / 4, beat):
+            yield
     finally:
-        done.set()
-        thread.join()
+        # A ledger that cannot be written now ends in a lease that runs out: harmless.
         with contextlib.suppress(sa.exc.DBAPIError), pipeline.ledger.write() as connection:
             claims.release(connection, submission, pipeline.owner)
