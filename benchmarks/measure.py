@@ -61,7 +61,12 @@ def measured(
         )
         memory = _Memory(process.pid)
         memory.start()
-        _, status, resources = os.wait4(process.pid, 0)
+        try:
+            _, status, resources = os.wait4(process.pid, 0)
+        except BaseException:  # interrupted: its folder is removed next
+            process.terminate()
+            process.wait()
+            raise
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         memory.stop()

@@ -33,6 +33,7 @@ WORDS_PER_TOKEN = 0.62
 FILE_DOCUMENTS = 50_000
 # A walk through all files costs something itself.
 DISK_SECONDS = 5.0
+PROGRESS_SECONDS = 60.0
 HOURS = (0.1, 0.5, 1.0, 3.6, 12.0, 24.0)
 
 
@@ -156,13 +157,18 @@ def _simulator(options: argparse.Namespace, state: Path) -> Iterator[tuple[str, 
 
 @contextmanager
 def _watched(peaks: list[Peak]) -> Iterator[None]:
-    """Look at the folders' sizes from time to time."""
+    """Look at the folders' sizes from time to time, and say that it goes on."""
     done = threading.Event()
 
     def watch() -> None:
+        start = said = time.monotonic()
         while not done.wait(DISK_SECONDS):
             for peak in peaks:
                 peak.look()
+            if time.monotonic() - said >= PROGRESS_SECONDS:
+                said = time.monotonic()
+                disk = ", ".join(f"{peak.folder.name} {peak.bytes / 1e9:.2f} GB" for peak in peaks)
+                print(f"  after {said - start:.0f} s: at most {disk}", flush=True)
 
     thread = threading.Thread(target=watch)
     thread.start()
