@@ -24,6 +24,9 @@ from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline_tests.support import PARTITION, job, settings
 
+# Calls in real time under way at once.
+CALLS = 4
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,6 +37,7 @@ class Plan:
     kill_after: tuple[float, ...] = ()
     together: int = 1
     pilot: int = 0
+    mode: str = "batch"
     ledger_url: str = ""
     # Redrive dead letters first; each process but the last dies right after its first call of one
     # of these functions ("module.function").
@@ -78,7 +82,9 @@ def _fork(plan: Plan, die_after: str | None = None) -> int:
             night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4, **changes)
             spec = job(
                 Path(plan.source),
+                mode=plan.mode,
                 limits={"max_requests_per_batch": 6},
+                realtime={"concurrency": CALLS, "checkpoint_every": 3},
                 pilot={"size": plan.pilot, "via": "batch", "max_error_rate": 1},
             )
             if die_after is not None:

@@ -17,7 +17,7 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.flow.night_processes import Plan
+from batch_pipeline_tests.flow.night_processes import CALLS, Plan
 from batch_pipeline_tests.support import (
     PARTITION,
     accepted_twice,
@@ -68,6 +68,25 @@ def test_a_night_whose_processes_are_killed_is_bought_once(
     assert set(rows) == {d["id"] for d in documents(ITEMS)}
     assert statuses(rows.values()) == {"succeeded": ITEMS}
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+
+
+def test_calls_whose_processes_are_killed_are_repeated_only_if_they_were_in_flight(
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+) -> None:
+    # Longer than the delays together, so that no machine is too fast for the kills.
+    sim.set_latency(0.3)
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    delays = (0.7, 1.0, 0.5, 0.8)
+    outcome = carry_out(Plan(str(source), str(home), kill_after=delays, mode="realtime"))
+
+    assert outcome["killed"] == len(delays), "the kills came too late to show anything"
+    twice = sim.books.billed_more_than_once
+    assert len(twice) <= CALLS * len(delays)
+    rows = by_id(results(make_pipeline(), job(source)))
+    assert set(rows) == {d["id"] for d in documents(ITEMS)}
+    assert statuses(rows.values()) == {"succeeded": ITEMS}
+    assert {row["mode"] for row in rows.values()} == {"realtime"}
+    assert sim.books.billed_requests <= ITEMS + CALLS * len(delays)
 
 
 def test_a_redrive_whose_processes_are_killed_goes_on(
