@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from batch_pipeline.errors import LedgerError, UsageError
 from batch_pipeline.flow import dead_letter, paths, settled_rows, standing_answers
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state import accounts, inputs, nights, redrives, submissions, takeovers
 from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.inputs import NewSnapshot, Snapshot
@@ -122,13 +123,7 @@ def _rebuilt(
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()
-        with settled_rows.of_snapshot(
-            pipeline.files, snapshot, answered, simulated=simulated
-        ) as rows:
-            settled = rows.write(results)
-            for number, dead in enumerate(rows.dead_letters()):
-                path = letters / settled_rows.file_name(number)
-                dead_letter.write(pipeline.files, snapshot, dead, path, simulated=simulated)
+        settled = _write_rows(pipeline, snapshot, answered, results, letters, simulated=simulated)
         pipeline.files.make_durable(results)
         pipeline.files.make_durable(letters)
         with pipeline.ledger.write() as connection:
@@ -144,6 +139,24 @@ def _rebuilt(
             nights.show_night(connection, current)
             yield connection, current, settled
             nights.update_night(connection, night.id, rebuilding=False)
+
+
+def _write_rows(
+    pipeline: Pipeline,
+    snapshot: NewSnapshot,
+    answered: StandingAnswers,
+    results: Path,
+    letters: Path,
+    *,
+    simulated: bool,
+) -> dict[str, int]:
+    """Write what is settled of a snapshot into two local folders; the number by status."""
+    with settled_rows.of_snapshot(pipeline.files, snapshot, answered, simulated=simulated) as rows:
+        settled = rows.write(results)
+        for number, dead in enumerate(rows.dead_letters()):
+            path = letters / settled_rows.file_name(number)
+            dead_letter.write(pipeline.files, snapshot, dead, path, simulated=simulated)
+    return settled
 
 
 def _changed(night: Night) -> NightChangedError:

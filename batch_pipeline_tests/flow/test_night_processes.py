@@ -100,7 +100,7 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
     assert first.statuses == {"succeeded": ITEMS - 10, "refused": 10}
     sim.set_faults(Faults())
     points = (
-        "batch_pipeline.flow.publication._write_dead_letters",
+        "batch_pipeline.flow.publication._write_rows",
         "batch_pipeline.flow.publication._replace",
         "batch_pipeline.state.redrives.record",
         "batch_pipeline.state.inputs.replace_snapshot",
