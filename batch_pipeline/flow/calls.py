@@ -20,7 +20,7 @@ from batch_pipeline.flow.call_shard import OpenShard
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import accounts, admission, submissions
+from batch_pipeline.state import accounts, admission, calling, submissions
 from batch_pipeline.state.admission import Intent, MaySend, Waiting
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.shards import Shard
@@ -141,7 +141,7 @@ def _work(
         with pipeline.ledger.write() as connection:
             for shard in shards:
                 progress = shard.progress(engine.per_second, limiter.refused)
-                submissions.checkpoint(connection, shard.submission, progress, lease)
+                calling.checkpoint(connection, shard.submission, progress, lease)
             why = admission.closed(connection, night)
             if why is None and closes:
                 first = [shard.first.as_json() for shard in shards]
@@ -154,7 +154,7 @@ def _work(
         with pipeline.ledger.write() as connection:
             if engine.refusal is not None:
                 accounts.pause_account(connection, night.account, str(engine.refusal))
-            held = submissions.checkpoint(
+            held = calling.checkpoint(
                 connection,
                 shard.submission,
                 shard.progress(engine.per_second, limiter.refused),
@@ -165,9 +165,9 @@ def _work(
             if end is None:
                 submissions.end(connection, shard.submission)
             elif end is End.CLOSE and closes:
-                submissions.close_calls(connection, shard.submission)
+                calling.close(connection, shard.submission)
             else:
-                submissions.let_go(connection, shard.submission)
+                calling.let_go(connection, shard.submission)
 
     engine = Engine(
         concurrency=spec.realtime.concurrency,

@@ -20,7 +20,7 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import parse_custom_id
-from batch_pipeline.state import ledger, submissions, watch
+from batch_pipeline.state import ledger, seen_batches, submissions, watch
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline.state.watch import LATE_WATCH_SECONDS
 
@@ -79,7 +79,7 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         )
         return
     with pipeline.ledger.write() as connection:
-        seen = submissions.seen_batches(connection, account, (b.id for b in look.batches))
+        seen = seen_batches.known(connection, account, (b.id for b in look.batches))
         left = [batch for batch in look.batches if batch.id not in seen]
         for submission in unknown:
             # False for what was adopted a moment ago: its batch is no candidate any more.
@@ -99,7 +99,7 @@ def _look(pipeline: Pipeline, account: str, begun: float, wanted: Sequence[Submi
     listed = list(read_list(pipeline.api, since))
     ids = [batch.id for batch in listed]
     with pipeline.ledger.read() as connection:
-        seen = submissions.seen_batches(connection, account, ids)
+        seen = seen_batches.known(connection, account, ids)
     # A batch that is made may take a while to appear; one that is processed cannot be deleted.
     settled = begun - pipeline.settings.reconcile_seconds
     shown = [s.batch_id for s in in_flight if since <= (s.accepted_at or 0.0) < settled - skew]
@@ -190,7 +190,7 @@ def _identify(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
     with pipeline.ledger.write() as connection:
         owner = None if token is None else submissions.by_token(connection, account, token)
         if owner is None:
-            submissions.mark_seen(connection, account, batch.id, None)
+            seen_batches.mark(connection, account, batch.id, None)
             return
         submissions.accept(
             connection,

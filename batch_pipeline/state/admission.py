@@ -13,7 +13,16 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, budget, nights, shards, submissions, tables, takeovers
+from batch_pipeline.state import (
+    accounts,
+    budget,
+    calling,
+    nights,
+    shards,
+    submissions,
+    tables,
+    takeovers,
+)
 from batch_pipeline.state.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Night
@@ -212,7 +221,7 @@ def begin_calls(
     if current.state is State.CALLING and current.lease_until > now(connection):
         return Waiting("another process is sending it", shard.requests)
     if current.state is State.CALLING:
-        submissions.take_over(connection, current, owner, limits.lease_seconds)
+        calling.take_over(connection, current, owner, limits.lease_seconds)
     return Intent(submissions.get(connection, current.id), shard)
 
 
@@ -302,8 +311,8 @@ def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> i
     """
     closed_ = 0
     for submission in abandoned_calls(connection, night):
-        submissions.take_over(connection, submission, owner, 0.0)
-        closed_ += submissions.close_calls(connection, submissions.get(connection, submission.id))
+        calling.take_over(connection, submission, owner, 0.0)
+        closed_ += calling.close(connection, submissions.get(connection, submission.id))
     return closed_
 
 

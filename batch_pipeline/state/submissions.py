@@ -16,9 +16,8 @@ or completing a submission; they never keep an id that the API returned from bei
 from __future__ import annotations
 
 import base64
-import itertools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -27,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, nights, shards, tables
+from batch_pipeline.state import accounts, nights, seen_batches, shards, tables
 from batch_pipeline.state.ledger import now
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.shards import Engine, Shard, ShardState
@@ -46,9 +45,6 @@ class State(StrEnum):
     REFUSED = "refused"
     CALLING = "calling"
 
-
-# Parameters of one query, well within what both databases take.
-IDS_AT_ONCE = 500
 
 # What may be in the API's queue, as far as anybody can know.
 IN_QUEUE = (State.INTENT, State.SEALED, State.UNKNOWN, State.ACCEPTED)
@@ -141,22 +137,9 @@ def hold(
     return submission
 
 
-def take_over(
-    connection: Connection, submission: Submission, owner: str, lease_seconds: float
-) -> None:
-    """Give a holder's calls to another owner; the former one's fence no longer counts."""
-    _update(
-        connection,
-        tables.submission.c.id == submission.id,
-        owner=owner,
-        fence=submission.fence + 1,
-        lease_until=now(connection) + lease_seconds,
-    )
-
-
 def keep_alive(connection: Connection, submission: Submission, lease_seconds: float) -> bool:
     """Extend the lease of a holder that still has it; False: it was taken over or settled."""
-    return _update(
+    return change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.fence == submission.fence,
@@ -164,37 +147,6 @@ def keep_alive(connection: Connection, submission: Submission, lease_seconds: fl
             [State.INTENT.value, State.SEALED.value, State.CALLING.value]
         ),
         lease_until=now(connection) + lease_seconds,
-    )
-
-
-def checkpoint(
-    connection: Connection, submission: Submission, progress: dict[str, Any], lease_seconds: float
-) -> bool:
-    """Record how far the calls of a holder are, and extend its lease; False: it holds no more."""
-    lease_until = now(connection) + lease_seconds
-    return _update_calls(connection, submission, progress=progress, lease_until=lease_until)
-
-
-def let_go(connection: Connection, submission: Submission) -> bool:
-    """A holder stops before the end of its calls: whoever comes next goes on at once."""
-    return _update_calls(connection, submission, lease_until=now(connection))
-
-
-def close_calls(connection: Connection, submission: Submission) -> bool:
-    """CALLING → ENDED before every request has its answer: what lacks one counts as canceled."""
-    at = now(connection)
-    return _update_calls(
-        connection, submission, state=State.ENDED.value, cancel_requested_at=at, ended_at=at
-    )
-
-
-def _update_calls(connection: Connection, submission: Submission, **values: Any) -> bool:
-    return _update(
-        connection,
-        tables.submission.c.id == submission.id,
-        tables.submission.c.fence == submission.fence,
-        tables.submission.c.state == State.CALLING.value,
-        **values,
     )
 
 
@@ -209,7 +161,7 @@ def seal(connection: Connection, submission: Submission, lease_seconds: float) -
     if _has_other(connection, submission):
         return False
     at = now(connection)
-    return _update(
+    return change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.fence == submission.fence,
@@ -236,7 +188,7 @@ def accept(
     if submission.batch_id is not None:
         # Sender and reconciliation may both learn it; what has come of the batch since stays.
         return False
-    _update(
+    change(
         connection,
         tables.submission.c.id == submission_id,
         state=State.ACCEPTED.value,
@@ -247,7 +199,7 @@ def accept(
     )
     if shards.get_shard(connection, submission.shard_id).state is ShardState.WAITING:
         shards.set_shard_state(connection, submission.shard_id, ShardState.HELD)
-    mark_seen(connection, submission.account, batch_id, submission_id)
+    seen_batches.mark(connection, submission.account, batch_id, submission_id)
     held = nights.get_night(connection, submission.night_id).held_at is not None
     if held:
         request_cancel(connection, submission)
@@ -257,7 +209,7 @@ def accept(
 def give_back(connection: Connection, submission: Submission, state: State, error: str) -> bool:
     """→ ABSENT or REFUSED: never made; its shard waits again. False: settled by another already."""
     assert state in (State.ABSENT, State.REFUSED)
-    released = _update(
+    released = change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state.in_(
@@ -277,7 +229,7 @@ def lose(connection: Connection, submission: Submission, error: str) -> bool:
     Only what a simulator made up can be lost like this: no batch of a real account ever is.
     """
     assert accounts.get_account(connection, submission.account).simulated
-    lost = _update(
+    lost = change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state.in_([State.ACCEPTED.value, State.ENDED.value]),
@@ -291,7 +243,7 @@ def lose(connection: Connection, submission: Submission, error: str) -> bool:
 
 def lose_track(connection: Connection, submission: Submission, error: str) -> bool:
     """SEALED → UNKNOWN: the answer was lost; from now on the API's list is consulted."""
-    return _update(
+    return change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state == State.SEALED.value,
@@ -313,7 +265,7 @@ def reap(connection: Connection, account: str) -> None:
         if submission.state is State.INTENT:
             give_back(connection, submission, State.ABSENT, "its sender died before the end")
         else:
-            _update(
+            change(
                 connection,
                 tables.submission.c.id == submission.id,
                 state=State.UNKNOWN.value,
@@ -324,7 +276,7 @@ def reap(connection: Connection, account: str) -> None:
 
 def end(connection: Connection, submission: Submission) -> None:
     """ACCEPTED or CALLING → ENDED: every request has its result; queue room is released."""
-    _update(
+    change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state.in_([State.ACCEPTED.value, State.CALLING.value]),
@@ -337,7 +289,7 @@ def collect(
     connection: Connection, submission: Submission, summary: dict[str, Any], cost_usd: Decimal
 ) -> bool:
     """ENDED → COLLECTED: the bound becomes what was billed. False: somebody else was faster."""
-    collected = _update(
+    collected = change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state == State.ENDED.value,
@@ -361,7 +313,7 @@ def collect(
 
 def count_download(connection: Connection, submission: Submission) -> None:
     """One more whole download of an ended submission's results lacked lines."""
-    _update(
+    change(
         connection,
         tables.submission.c.id == submission.id,
         downloads=sa.func.coalesce(tables.submission.c.downloads, 0) + 1,
@@ -376,42 +328,11 @@ def _unproven_usd(summary: Mapping[str, Any]) -> Decimal:
 
 
 def request_cancel(connection: Connection, submission: Submission) -> None:
-    _update(
+    change(
         connection,
         tables.submission.c.id == submission.id,
         cancel_requested_at=now(connection),
     )
-
-
-def mark_seen(
-    connection: Connection, account: str, batch_id: str, submission_id: int | None
-) -> None:
-    """Remember whose a listed batch is; None: foreign."""
-    known = connection.execute(
-        sa.select(tables.seen).where(
-            tables.seen.c.account == account, tables.seen.c.batch_id == batch_id
-        )
-    ).first()
-    if known is None:
-        connection.execute(
-            sa.insert(tables.seen).values(
-                account=account, batch_id=batch_id, submission_id=submission_id
-            )
-        )
-
-
-def seen_batches(
-    connection: Connection, account: str, among: Iterable[str] | None = None
-) -> set[str]:
-    """Ids of batches whose owner is known; with `among` only of these, in bounded steps."""
-    query = sa.select(tables.seen.c.batch_id).where(tables.seen.c.account == account)
-    if among is None:
-        return set(connection.scalars(query))
-    found: set[str] = set()
-    left = iter(among)
-    while some := list(itertools.islice(left, IDS_AT_ONCE)):
-        found.update(connection.scalars(query.where(tables.seen.c.batch_id.in_(some))))
-    return found
 
 
 def get(connection: Connection, submission_id: int) -> Submission:
@@ -494,7 +415,7 @@ def _has_other(connection: Connection, submission: Submission) -> bool:
     return bool(others)
 
 
-def _update(connection: Connection, *conditions: sa.ColumnElement[bool], **values: Any) -> bool:
+def change(connection: Connection, *conditions: sa.ColumnElement[bool], **values: Any) -> bool:
     """Whether a row met the conditions and was changed."""
     result = connection.execute(sa.update(tables.submission).where(*conditions).values(values))
     return result.rowcount == 1

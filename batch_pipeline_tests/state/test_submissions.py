@@ -8,7 +8,15 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions
+from batch_pipeline.state import (
+    accounts,
+    admission,
+    inputs,
+    nights,
+    seen_batches,
+    shards,
+    submissions,
+)
 from batch_pipeline.state.admission import Intent, Limits, Waiting
 from batch_pipeline.state.ledger import Ledger
 from batch_pipeline.state.nights import Night
@@ -268,7 +276,7 @@ def test_an_id_that_the_api_returned_is_always_recorded(
         found = submissions.get(connection, first.id)
         assert (found.state, found.batch_id, found.error) == (State.ACCEPTED, "batch_1", None)
         assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
-        assert submissions.seen_batches(connection, ACCOUNT) == {"batch_1"}
+        assert seen_batches.known(connection, ACCOUNT) == {"batch_1"}
         assert begin(connection, night) == Waiting(None)  # it does not go out beside it
         accept(connection, first)
         assert len(submissions.find(connection)) == 1
@@ -396,10 +404,10 @@ def test_real_time_shards_wait_as_well(
 def test_foreign_batches_stay_foreign(ledger: Ledger) -> None:
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 5))
-        submissions.mark_seen(connection, ACCOUNT, "theirs", None)
-        submissions.mark_seen(connection, ACCOUNT, "theirs", first.id)
-        assert submissions.seen_batches(connection, ACCOUNT) == {"theirs"}
-        assert submissions.seen_batches(connection, "another") == set()
+        seen_batches.mark(connection, ACCOUNT, "theirs", None)
+        seen_batches.mark(connection, ACCOUNT, "theirs", first.id)
+        assert seen_batches.known(connection, ACCOUNT) == {"theirs"}
+        assert seen_batches.known(connection, "another") == set()
 
 
 def test_a_plan_for_an_older_state_of_the_night_is_thrown_away(ledger: Ledger) -> None:
