@@ -141,7 +141,7 @@ def without(
 ) -> list[tuple[str, Decimal, Spending]]:
     """The same with less reserved: for requests whose price was reserved before."""
     return [
-        (name, limit, Spending(found.billed, max(Decimal(0), found.reserved - usd)))
+        (name, limit, replace(found, reserved=max(Decimal(0), found.reserved - usd)))
         for name, limit, found in spent
     ]
 

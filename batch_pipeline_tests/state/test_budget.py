@@ -58,6 +58,14 @@ def billed(connection: Connection, submission: Submission, usd: str) -> None:
     submissions.collect(connection, submission, SUMMARY, Decimal(usd))
 
 
+def claim(connection: Connection, night: Night, engine: Engine, limits: Limits) -> Intent | Waiting:
+    """Claim the night's last shard, whichever way it goes."""
+    if engine == "batch":
+        return begin(connection, night, limits)
+    shard = shards.list_shards(connection, night.id)[-1]
+    return admission.begin_calls(connection, night, shard, "me", limits)
+
+
 def spent(connection: Connection, night: Night) -> Spending:
     [(_, _, found)] = budget.spendings(connection, night, Ceilings(partition=Decimal(1)))
     return found
@@ -134,18 +142,21 @@ def test_a_batch_that_was_bought_twice_counts_twice(ledger: Ledger) -> None:
         assert spent(connection, night) == Spending(Decimal(8), Decimal(0))
 
 
-def test_what_was_lost_for_good_counts_at_its_most(ledger: Ledger) -> None:
+@pytest.mark.parametrize("engine", ["batch", "realtime"])
+def test_what_was_lost_for_good_counts_at_its_most(ledger: Ledger, engine: Engine) -> None:
     """Results that the API has deleted may have been billed: a redrive of them is paid besides."""
     limits = under(partition=12)
     with ledger.write() as connection:
-        night = a_night(connection, 10, 10)
+        night = a_night(connection, 10)
         submission = begun(connection, night, limits)
         accept(connection, submission)
         submissions.end(connection, submission)
         gone = {"gone": {"requests": 7, "picodollars": 7 * 10**12}}
         submissions.collect(connection, submission, SUMMARY | gone, Decimal(2))
         assert spent(connection, night) == Spending(Decimal(2), Decimal(0), Decimal(7))
-        waiting = begin(connection, night, limits)
+        night = nights.get_night(connection, night.id)
+        assert shards.add_shards(connection, night, [a_shard(10, engine)], open_requests=0)
+        waiting = claim(connection, night, engine, limits)
     assert "$2.00 billed, up to $7.00 for answers that were lost for good" in str(waiting)
 
 
@@ -165,18 +176,11 @@ def test_the_message_says_what_is_missing_and_of_which_ceiling(ledger: Ledger) -
 def test_a_raised_ceiling_lets_it_go(ledger: Ledger, engine: Engine) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 10, engine=engine)
-        [shard] = shards.list_shards(connection, night.id)
-
-        def claim(limits: Limits) -> Intent | Waiting:
-            if engine == "batch":
-                return begin(connection, night, limits)
-            return admission.begin_calls(connection, night, shard, "me", limits)
-
-        waiting = claim(under(partition="9.99"))
+        waiting = claim(connection, night, engine, under(partition="9.99"))
         assert isinstance(waiting, Waiting)
         assert waiting.short is not None
         assert spent(connection, night).total == 0
-        intent = claim(under(partition=10))
+        intent = claim(connection, night, engine, under(partition=10))
         assert isinstance(intent, Intent)
         assert intent.submission.usd_bound == 10
         assert spent(connection, night).reserved == 10
