@@ -43,11 +43,15 @@ def content_hash(params: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """How often requests of one content were accepted, how often billed, and for how much."""
+    """How often requests of one content were accepted, how often billed, and for how much.
+
+    `billed_realtime` of the answers were billed in real time.
+    """
 
     accepted: int
     billed: int
     cost_usd: Decimal
+    billed_realtime: int = 0
 
 
 @dataclass
@@ -107,10 +111,11 @@ class Books:
         def write(connection: sqlite3.Connection) -> None:
             cost = bill.pico_usd
             connection.execute(
-                "INSERT INTO content (hash, accepted, attempts, billed, billed_pico_usd)"
-                " VALUES (?1, 1, 1, ?2, ?3) ON CONFLICT (hash) DO UPDATE SET"
+                "INSERT INTO content"
+                " (hash, accepted, attempts, billed, billed_pico_usd, billed_realtime)"
+                " VALUES (?1, 1, 1, ?2, ?3, ?2) ON CONFLICT (hash) DO UPDATE SET"
                 " accepted = accepted + 1, attempts = attempts + 1, billed = billed + ?2,"
-                " billed_pico_usd = billed_pico_usd + ?3",
+                " billed_pico_usd = billed_pico_usd + ?3, billed_realtime = billed_realtime + ?2",
                 (digest, len(bill.answers), cost),
             )
             usage_report.record(connection, bill.models, batch=False)
@@ -176,10 +181,12 @@ class Books:
     def contents(self) -> dict[str, Content]:
         """Content hash (hexadecimal) → how often accepted and billed."""
         with self._database.transaction() as connection:
-            rows = connection.execute("SELECT hash, accepted, billed, billed_pico_usd FROM content")
+            rows = connection.execute(
+                "SELECT hash, accepted, billed, billed_pico_usd, billed_realtime FROM content"
+            )
             return {
-                digest.hex(): Content(accepted, billed, pico_usd / _USD)
-                for digest, accepted, billed, pico_usd in rows
+                digest.hex(): Content(accepted, billed, pico_usd / _USD, realtime)
+                for digest, accepted, billed, pico_usd, realtime in rows
             }
 
     @property
@@ -277,6 +284,7 @@ class Books:
                 digest: {
                     "accepted": content.accepted,
                     "billed": content.billed,
+                    "billed_realtime": content.billed_realtime,
                     "cost_usd": str(content.cost_usd),
                 }
                 for digest, content in self.contents.items()

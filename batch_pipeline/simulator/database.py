@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS content (
     accepted INTEGER NOT NULL DEFAULT 0,
     billed INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
-    billed_pico_usd INTEGER NOT NULL DEFAULT 0
+    billed_pico_usd INTEGER NOT NULL DEFAULT 0,
+    billed_realtime INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS touch (
     batch_id TEXT NOT NULL,
@@ -39,7 +40,8 @@ CREATE TABLE IF NOT EXISTS total (
 ) WITHOUT ROWID;
 """
 
-_LATER_COLUMNS = {"attempts", "billed_pico_usd"}  # a state folder may be older than they are
+# A state folder may be older than they are.
+_LATER_COLUMNS = {"attempts", "billed_pico_usd", "billed_realtime"}
 
 
 MOST_NOTES = 500

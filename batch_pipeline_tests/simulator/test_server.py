@@ -35,14 +35,14 @@ def test_books_know_what_was_accepted_and_billed(sim: Simulator, client: Anthrop
     first, second = (content_hash(each["params"]) for each in requests(2))
     cost = sim.books.realtime_cost_usd
     after = sim.books.contents
-    assert before == {first: Content(2, 1, cost), second: Content(1, 0, Decimal(0))}
-    assert after[first] == Content(2, 2, cost * 3 / 2)
+    assert before == {first: Content(2, 1, cost, 1), second: Content(1, 0, Decimal(0))}
+    assert after[first] == Content(2, 2, cost * 3 / 2, 1)
     assert (after[second].accepted, after[second].billed) == (1, 1)
     assert sum(each.cost_usd for each in after.values()) == cost + sim.books.batch_cost_usd
     assert sim.books.billed_more_than_once == [first]
     shown = httpx2.get(f"{sim.url}/simulator/books").json()
     assert shown["contents"][first] == {
-        "accepted": 2, "billed": 2, "cost_usd": str(cost * 3 / 2),
+        "accepted": 2, "billed": 2, "billed_realtime": 1, "cost_usd": str(cost * 3 / 2),
     }  # fmt: skip
     assert shown["billed_requests"] == 3
     assert "contents" not in httpx2.get(f"{sim.url}/simulator/books?contents=false").json()
