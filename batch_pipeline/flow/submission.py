@@ -60,18 +60,21 @@ def submit_waiting(
 
     What is large goes up several at once: one is made while another is on its way. Other processes
     may do the same; each claims the next shard that waits. What a failed create leaves is settled
-    in the ledger: it waits, or it is looked for.
+    in the ledger: it waits, or it is looked for. An interrupt waits for the answers of what is on
+    its way: one that breaks in before an answer is recorded makes an unknown outcome of it.
     """
     with pipeline.ledger.read() as connection:
         waiting, size = shards.waiting_size(connection, night.id, "batch")
     count = uploads_at_once(waiting, size, pipeline.settings.workers)
     stop = Stop()
-    rounds = []
-    if count > 1:
-        rounds = at_once(count, lambda: _submit(pipeline, night, limits, may_send, stop), stop)
+
+    def submit() -> Submitted:
+        return _submit(pipeline, night, limits, may_send, stop)
+
+    rounds = at_once(count, submit, stop) if count > 1 else []
     if not stop.is_set():
         # Why the rest waits, if any is left, is known once nothing else is on its way.
-        rounds.append(_submit(pipeline, night, limits, may_send, stop))
+        rounds += at_once(1, submit, stop)
     accepted = sum(each.batches for each in rounds)
     trouble = [each.waiting for each in rounds if each.in_trouble]
     return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)

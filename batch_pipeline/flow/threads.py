@@ -5,9 +5,12 @@ What keeps a core busy goes to `workers` instead.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -64,6 +67,7 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
             loop.join()
     except BaseException:
         stop()
+        log.warning("stopping once what is under way has ended; again, to stop at once")
         for loop in loops:
             loop.join()
         raise

@@ -1,16 +1,21 @@
-"""Ctrl-C and SIGTERM while calls are made: what is under way ends, and the next run goes on."""
+"""Ctrl-C and SIGTERM while calls or uploads are under way: those end, and the next run goes on."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from batch_pipeline.simulator import Simulator, running_simulator
+from batch_pipeline.flow.submission import SEVERAL_FROM_BYTES
+from batch_pipeline.simulator import Faults, Simulator, running_simulator
+from batch_pipeline.state import submissions
+from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
 
 ITEMS = 150
@@ -68,3 +73,34 @@ def test_the_second_signal_ends_at_once(sim: Simulator, program: Program) -> Non
         began = time.monotonic()
         assert finished(process).code == 130
     assert time.monotonic() - began < 15
+
+
+def test_the_first_signal_waits_for_the_answers_of_uploads(sim: Simulator, tmp_path: Path) -> None:
+    slow = {"probability": 1.0, "fault": {"kind": "normal", "delay_after": 0.7}}
+    sim.set_turnaround(0)
+    sim.set_faults(Faults.of(create={"chances": [slow]}))
+    environ = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": sim.url}
+    program = Program(tmp_path, {**environ, "BATCH_PIPELINE_WORKERS": "2"})
+    large = [{**row, "text": row["text"] * (SEVERAL_FROM_BYTES // 8_000)} for row in documents(200)]
+    program.declare("review", large, limits={"max_requests_per_batch": 20})
+    with program.start("run", "review") as process:
+        while sim.books.batches_created < 2:
+            assert process.poll() is None
+            time.sleep(0.02)  # an event of another process
+        process.send_signal(signal.SIGINT)
+        ended = finished(process)
+    assert ended.code == 130
+    assert "stopping once what is under way has ended" in ended.err
+    made = sim.books.batches_created
+    assert 2 <= made < 10
+    ledger = Ledger(f"sqlite:///{program.home / 'ledger.sqlite'}")
+    with ledger.read() as connection:
+        left = submissions.find(connection)
+    ledger.close()
+    # Whatever the API took in is known to be there, and nothing else is.
+    assert Counter(s.state for s in left if s.state is not State.ABSENT) == {State.ACCEPTED: made}
+
+    sim.set_faults(Faults())
+    again = program("run", "review", "--json")
+    assert (again.code, again.document["succeeded"]) == (0, 200)
+    assert (sim.books.batches_created, sim.books.billed_more_than_once) == (10, [])
