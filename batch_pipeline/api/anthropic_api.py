@@ -18,10 +18,10 @@ import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
-from batch_pipeline.api.anthropic_messages import AnthropicMessages
-from batch_pipeline.api.call_client import CallClient, open_session
+from batch_pipeline.api.anthropic_messages import AnthropicMessages, open_session
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.api.wire import betas_header, failures, json_of, unreadable
+from batch_pipeline.api.request_head import RequestHead, learn_head
+from batch_pipeline.api.wire import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 
 # How the simulator names itself; nothing is inferred from a URL.
@@ -52,7 +52,7 @@ class AnthropicApi:
             )
         self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
-        hooks = {"response": [self._note_simulator]}
+        hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
         self._client = anthropic.Anthropic(
             base_url=base_url,
             api_key=api_key,
@@ -78,13 +78,10 @@ class AnthropicApi:
         return bool(self._simulated)
 
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
-        headers = {"content-type": "application/json", "content-length": str(length)}
+        headers = JSON_BODY | {"content-length": str(length)} | betas_header(betas)
         with failures():
             response = self._create_client.post(
-                BATCHES,
-                content=body,
-                cast_to=httpx2.Response,
-                options={"headers": headers | betas_header(betas)},
+                BATCHES, content=body, cast_to=httpx2.Response, options={"headers": headers}
             )
             return _created(response)
 
@@ -102,7 +99,7 @@ class AnthropicApi:
             try:
                 return [_parse_batch(data) for data in page["data"]], bool(page["has_more"])
             except (KeyError, TypeError, ValueError) as error:
-                raise unreadable(response) from error
+                raise unreadable(response.status_code) from error
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
         with failures():
@@ -136,26 +133,20 @@ class AnthropicApi:
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
                 cast_to=httpx2.Response,
-                options={"headers": {"content-type": "application/json"} | betas_header(betas)},
+                options={"headers": JSON_BODY | betas_header(betas)},
             )
             try:
                 return int(json_of(response)["input_tokens"])
             except (KeyError, TypeError, ValueError) as error:
-                raise unreadable(response) from error
+                raise unreadable(response.status_code) from error
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
-        async with (
-            open_session(concurrency) as session,
-            anthropic.AsyncAnthropic(
-                base_url=self._base_url,
-                api_key=self._api_key,
-                # An answer that was lost was billed: repeating is the flow's decision.
-                max_retries=0,
-                http_client=CallClient(session),
-            ) as client,
-        ):
-            yield AnthropicMessages(client, self._note_simulator)
+        async def head(betas: Sequence[str]) -> RequestHead:
+            return await learn_head(self._base_url, self._api_key, betas)
+
+        async with open_session(concurrency) as session:
+            yield AnthropicMessages(session, head, self._note_simulator)
 
     def _probe(self) -> None:
         """Learn who answers, and whether the credentials are good, before any work is done."""
@@ -172,8 +163,8 @@ class AnthropicApi:
                 "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
             ) from failure
 
-    def _note_simulator(self, response: httpx2.Response) -> None:
-        simulated = SIMULATOR_HEADER in response.headers
+    def _note_simulator(self, headers: Mapping[str, str]) -> None:
+        simulated = SIMULATOR_HEADER in headers
         if self._simulated is None:
             self._simulated = simulated
         elif self._simulated != simulated:
@@ -187,7 +178,7 @@ def _batch(response: httpx2.Response) -> BatchInfo:
     try:
         return _parse_batch(json_of(response))
     except (KeyError, TypeError, ValueError) as error:
-        raise unreadable(response) from error
+        raise unreadable(response.status_code) from error
 
 
 def _created(response: httpx2.Response) -> BatchInfo:
@@ -198,7 +189,7 @@ def _created(response: httpx2.Response) -> BatchInfo:
     except (KeyError, TypeError, ValueError):
         # What is no batch by its own word may come from anybody on the way.
         if data.get("type") != "message_batch" or not isinstance(data.get("id"), str):
-            raise unreadable(response) from None
+            raise unreadable(response.status_code) from None
     at = time.time()
     return BatchInfo(data["id"], "in_progress", dict.fromkeys(COUNTS, 0), at, None, None, False)
 

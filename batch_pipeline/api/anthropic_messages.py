@@ -1,41 +1,75 @@
-"""The Messages endpoint over the official SDK's asynchronous client."""
+"""The Messages endpoint for many small calls: aiohttp, and as little else as possible.
+
+A call carries the head that the SDK would give it (`request_head`), and its failures are told as
+those of the SDK's own calls are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from urllib.request import getproxies
 
-import anthropic
+import aiohttp
 import httpx2
 
-from batch_pipeline.api.protocol import Answer
-from batch_pipeline.api.wire import betas_header, failures, json_of, rate_limits
+from batch_pipeline.api.protocol import Answer, ApiFailure
+from batch_pipeline.api.request_head import RequestHead
+from batch_pipeline.api.wire import object_in, rate_limits, refusal
 
-MESSAGES = "/v1/messages"
+# Without any connection nothing can have been sent. A kept one that the server has closed is not
+# among these: what was written to it may have arrived.
+_NEVER_ESTABLISHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+
+LearnHead = Callable[[Sequence[str]], Awaitable[RequestHead]]
 
 
 class AnthropicMessages:
-    """`Messages` over an open client; `note` sees every response, refusals too."""
+    """`Messages` over an open session; `note` sees the headers of every answer, refusals too."""
 
     def __init__(
-        self, client: anthropic.AsyncAnthropic, note: Callable[[httpx2.Response], None]
+        self,
+        session: aiohttp.ClientSession,
+        learn_head: LearnHead,
+        note: Callable[[Mapping[str, str]], None],
     ) -> None:
-        self._client = client
-        # Whole, so that it is not put together anew for each call.
-        self._url = f"{str(client.base_url).rstrip('/')}{MESSAGES}"
+        self._session = session
+        self._learn_head = learn_head
         self._note = note
+        # By betas: declarations of several snapshots may be under way.
+        self._heads: dict[tuple[str, ...], RequestHead] = {}
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
-        # The typed call would build the request from Python objects and parse the answer into some.
-        with failures():
-            try:
-                response = await self._client.post(
-                    self._url,
-                    content=params,
-                    cast_to=httpx2.Response,
-                    options={"headers": {"content-type": "application/json"} | betas_header(betas)},
-                )
-            except anthropic.APIStatusError as error:
-                self._note(error.response)
-                raise
-            self._note(response)
-            return Answer(json_of(response), rate_limits(response.headers))
+        key = tuple(betas)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = await self._learn_head(key)
+        try:
+            async with self._session.post(
+                head.url, data=params, headers=head.headers, timeout=head.timeout
+            ) as response:
+                content = await response.read()
+        except _NEVER_ESTABLISHED as error:
+            raise _lost(error, connected=False) from error
+        except (aiohttp.ClientError, OSError) as error:
+            # Time-outs are among these: what became of the request is open.
+            raise _lost(error, connected=True) from error
+        status, headers = response.status, response.headers
+        self._note(headers)
+        if not 200 <= status < 300:
+            raise refusal(status, headers, content)
+        return Answer(object_in(status, content), content, rate_limits(headers))
+
+
+def open_session(connections: int) -> aiohttp.ClientSession:
+    """A session whose pool has exactly this size: each connection is kept for the next call."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ssl=httpx2.create_ssl_context()),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # It costs a look into ~/.netrc for each call, in another thread.
+        trust_env=bool(getproxies()),
+    )
+
+
+def _lost(error: Exception, *, connected: bool) -> ApiFailure:
+    message = f"{type(error).__name__}: {error}"
+    return ApiFailure(None, None, None, message, connected=connected)

@@ -36,12 +36,11 @@ class BatchInfo:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """One of an account's limits as the headers of an answer gave it: so much a minute, what is
-    left of it, and in how many seconds it is whole again (None: not said)."""
+    """One of an account's limits as the headers of an answer gave it: so much a minute, and what
+    is left of it."""
 
     limit: float
     remaining: float
-    reset: float | None
 
 
 # By what is limited: `requests`, `input-tokens`, `output-tokens`; what a header lacked is left out.
@@ -50,9 +49,10 @@ RateLimits = Mapping[str, RateLimit]
 
 @dataclass(frozen=True)
 class Answer:
-    """A message as it came, and the rate limits that its headers named."""
+    """A message, the bytes that it came as, and the rate limits that its headers named."""
 
     message: dict[str, Any]
+    raw: bytes
     limits: RateLimits
 
 

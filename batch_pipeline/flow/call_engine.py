@@ -231,8 +231,8 @@ class Engine:
         # What is read from a cache does not count towards the limit of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
-        result = {"type": "succeeded", "message": answer.message}
-        self._record(call, result, now - ticket.sent_at)
+        call.shard.succeeded(call, answer, now - ticket.sent_at)
+        self._recorded(call.shard)
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
@@ -252,13 +252,13 @@ class Engine:
             if limit is not None and call.busy >= TOO_LARGE_TRIES:
                 message = f"larger than the account's limit of {limit}: {outcome.error_message}"
                 outcome = replace(outcome, error_message=message)
-                self._record(call, _errored(outcome, attempted=True), now - ticket.sent_at)
+                self._set_aside(call, ticket, outcome, now)
                 return
             # Without a connection nothing was refused: it is tried for as long as it takes.
             if call.busy < BUSY_TRIES or not failure.connected:
                 self._try_again(call, now, call.busy, failure.retry_after)
             else:
-                self._record(call, _errored(outcome, attempted=False), now - ticket.sent_at)
+                self._set_aside(call, ticket, outcome, now, attempted=False)
             return
         if outcome.action is Action.RETRY:
             self._limiter.failed(now, ticket)
@@ -270,7 +270,7 @@ class Engine:
                 return
         else:
             self._limiter.rejected(now, ticket, failure.limits)
-        self._record(call, _errored(outcome, attempted=True), now - ticket.sent_at)
+        self._set_aside(call, ticket, outcome, now)
 
     def _try_again(self, call: Call, now: float, tries: int, retry_after: float | None) -> None:
         pause = min(FIRST_RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)
@@ -278,11 +278,16 @@ class Engine:
         at = now + max(pause, min(retry_after or 0.0, LONGEST_RETRY_SECONDS))
         heapq.heappush(self._again, (at, next(self._order), call))
 
-    def _record(self, call: Call, result: dict[str, Any], seconds: float) -> None:
-        call.shard.record(call, result, seconds)
+    def _set_aside(
+        self, call: Call, ticket: Ticket, outcome: Outcome, now: float, *, attempted: bool = True
+    ) -> None:
+        call.shard.failed(call, _errored(outcome, attempted=attempted), now - ticket.sent_at)
+        self._recorded(call.shard)
+
+    def _recorded(self, shard: OpenShard) -> None:
         self.answered += 1
         self._unsaved += 1
-        if self._unsaved >= self._checkpoint_every or not call.shard.left:
+        if self._unsaved >= self._checkpoint_every or not shard.left:
             self._due.set()
 
     def _landed(self, task: asyncio.Task[None]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import orjson
 
+from batch_pipeline.api.protocol import Answer
 from batch_pipeline.flow import manifests, outcomes, paths, snapshots
 from batch_pipeline.flow.answers import usage_of
 from batch_pipeline.flow.first_attempts import FirstAttempts
@@ -109,17 +110,23 @@ class OpenShard:
                 break
         return found
 
-    def record(self, call: Call, result: dict[str, Any], seconds: float) -> None:
+    def succeeded(self, call: Call, answer: Answer, seconds: float) -> None:
         """Append an answer, in the shape of a batch's result; from here on it counts."""
+        # The message as it came: line ends can only stand between its parts.
+        written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
+        self._record(call, {"type": "succeeded", "message": answer.message}, written, seconds)
+
+    def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
+        """The same for a call that was given up."""
+        self._record(call, result, orjson.dumps(result), seconds)
+
+    def _record(self, call: Call, result: dict[str, Any], written: bytes, seconds: float) -> None:
         latency = round(seconds * 1_000)
-        line = {
-            "custom_id": custom_id(self.submission.token, call.number),
-            "result": result,
-            "latency_ms": latency,
-        }
-        if call.lost:
-            line["lost"] = call.lost
-        self._journal.append(orjson.dumps(line))
+        line = b'{"custom_id":"%b","result":%b,"latency_ms":%d' % (
+            custom_id(self.submission.token, call.number).encode(), written, latency,
+        )  # fmt: skip
+        lost = b',"lost":%d}' % call.lost if call.lost else b"}"
+        self._journal.append(line + lost)
         self._count(call.number, result, latency)
         self._count_lost(call.number, call.lost)
 

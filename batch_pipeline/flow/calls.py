@@ -181,6 +181,15 @@ def _work(
     return engine
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop that costs least, where there is one: not on Windows."""
+    try:
+        import uvloop  # noqa: PLC0415  # see above; and only calls need it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def _supervise(
     pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
 ) -> None:
@@ -195,7 +204,8 @@ def _supervise(
 
     def body() -> None:
         try:
-            asyncio.run(run())
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(run())
         except BaseException as error:  # noqa: BLE001  # raised again, in the caller's thread
             engine.error = engine.error or error
         finally:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anthropic
 import httpx2
 import orjson
 import pytest
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
-from batch_pipeline.api.wire import rate_limits
+from batch_pipeline.api.request_head import learn_head
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import Simulator
@@ -37,12 +38,12 @@ def create(api: AnthropicApi, data: bytes | None = None, betas: tuple[str, ...] 
     return api.create_batch(iter([data[:9], data[9:]]), len(data), betas).id
 
 
-def asked(api: AnthropicApi, params: bytes) -> Answer:
+def asked(api: AnthropicApi, params: bytes, betas: tuple[str, ...] = ()) -> Answer:
     """One Messages call, with connections of its own."""
 
     async def ask() -> Answer:
         async with api.open_messages(1) as messages:
-            return await messages.create(params, ())
+            return await messages.create(params, betas)
 
     return asyncio.run(ask())
 
@@ -248,6 +249,69 @@ def test_a_message_comes_as_it_is_and_is_asked_once(
     assert faults.calls == [("POST", "/v1/messages")]
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ANTHROPIC_API_KEY": "a key"},
+        {"ANTHROPIC_AUTH_TOKEN": "a token"},
+        {
+            "ANTHROPIC_API_KEY": "a key",
+            "ANTHROPIC_CUSTOM_HEADERS": "x-team: ours\nUser-Agent: us\nanthropic-beta: a-beta",
+        },
+    ],
+    ids=["key", "token", "headers"],
+)
+@pytest.mark.parametrize("betas", [(), ("b-1", "b-2")], ids=["no betas", "betas"])
+def test_a_message_carries_what_the_sdk_would_send(
+    sim: Simulator,
+    faults: Faults,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    betas: tuple[str, ...],
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    api = AnthropicApi()
+    seen: list[dict[str, str]] = []
+
+    def look(request: Request) -> None:
+        seen.append(dict(request.headers))
+
+    faults.on_request = look
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    for _ in range(2):
+        asked(api, params, betas)
+
+    async def ask_the_sdk() -> None:
+        headers = {"content-type": "application/json"}
+        if betas:
+            headers["anthropic-beta"] = ",".join(betas)
+        async with anthropic.AsyncAnthropic(max_retries=0) as client:
+            await client.post(
+                "/v1/messages",
+                content=params,
+                cast_to=httpx2.Response,
+                options={"headers": headers},
+            )
+
+    asyncio.run(ask_the_sdk())
+    *ours, theirs = seen
+    for headers in seen:
+        # Of the connection, and of what the client can unpack.
+        del headers["accept-encoding"]
+        headers.pop("connection", None)
+    assert ours == [theirs, theirs]
+
+
+def test_calls_may_take_as_long_as_the_sdk_says(sim: Simulator) -> None:
+    said = anthropic.DEFAULT_TIMEOUT
+    head = asyncio.run(learn_head(sim.url, "a key", ()))
+    assert (head.timeout.sock_connect, head.timeout.sock_read) == (said.connect, said.read)
+    assert (head.timeout.connect, head.timeout.total) == (said.pool, None)
+
+
 def test_rate_limits_are_read_from_the_headers_of_answers_and_refusals(
     sim: Simulator, api: AnthropicApi, faults: Faults
 ) -> None:
@@ -266,28 +330,14 @@ def test_rate_limits_are_read_from_the_headers_of_answers_and_refusals(
 
     faults.on_response = with_limits
     expected = {
-        "requests": RateLimit(50, 48, None),
-        "output-tokens": RateLimit(10_000, 9_000, None),
+        "requests": RateLimit(50, 48),
+        "output-tokens": RateLimit(10_000, 9_000),
     }
     assert asked(api, params).limits == expected
     faults.on_request = lambda _: error(429, "rate_limit_error")
     with pytest.raises(ApiFailure) as caught:
         asked(api, params)
     assert caught.value.limits == expected
-
-
-@pytest.mark.parametrize(
-    ("reset", "seconds"),
-    [("2026-01-12T06:00:30Z", 30), ("2026-01-12T05:00:00+00:00", 0), ("soon", None), (None, None)],
-)
-def test_a_reset_counts_from_the_date_of_the_answer(
-    reset: str | None, seconds: float | None
-) -> None:
-    name = "anthropic-ratelimit-requests"
-    headers = {f"{name}-limit": "50", f"{name}-remaining": "0"}
-    headers |= {"date": "Mon, 12 Jan 2026 06:00:00 GMT"}
-    headers |= {} if reset is None else {f"{name}-reset": reset}
-    assert rate_limits(httpx2.Headers(headers))["requests"].reset == seconds
 
 
 def test_a_kept_connection_that_the_server_closed_may_have_carried_the_call(
@@ -300,14 +350,12 @@ def test_a_kept_connection_that_the_server_closed_may_have_carried_the_call(
     assert (caught.value.status, caught.value.connected) == (None, True)
 
 
-def test_without_a_server_nothing_was_sent(api: AnthropicApi) -> None:
-    async def ask() -> None:
-        async with AnthropicApi.open_messages(api, 1) as messages:
-            messages._url = "http://127.0.0.1:9/v1/messages"
-            await messages.create(b"{}", ())
-
+def test_without_a_server_nothing_was_sent(
+    sim: Simulator, api: AnthropicApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(ApiFailure) as caught:
-        asyncio.run(ask())
+        asked(api, b"{}")
     assert not caught.value.connected
 
 
@@ -351,6 +399,5 @@ def test_what_is_wrong_is_said_before_any_work(
 def test_a_server_that_changes_under_a_running_process_is_noticed(
     sim: Simulator, api: AnthropicApi
 ) -> None:
-    request = httpx2.Request("GET", sim.url)
     with pytest.raises(AccountError, match="changed under a running process"):
-        api._note_simulator(httpx2.Response(200, request=request))
+        api._note_simulator({})

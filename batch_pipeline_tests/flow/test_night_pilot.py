@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -88,8 +90,8 @@ def test_answers_that_break_the_schema_close_the_gate(
 
     async def create(self: AnthropicMessages, params: bytes, betas: Any) -> Answer:
         answer = await honest(self, params, betas)
-        answer.message["content"] = [{"type": "text", "text": '{"n": "three"}'}]
-        return answer
+        message = {**answer.message, "content": [{"type": "text", "text": '{"n": "three"}'}]}
+        return replace(answer, message=message, raw=orjson.dumps(message))
 
     spec = job(source, output_schema=schema, pilot={"size": 4})
     with monkeypatch.context() as patched:

@@ -46,7 +46,7 @@ class Server:
         self._refill(now)
         if not self.named:
             return {}
-        return {n: RateLimit(v, max(0, self.levels[n]), None) for n, v in self.limits.items()}
+        return {n: RateLimit(v, max(0, self.levels[n])) for n, v in self.limits.items()}
 
     def admits(self, now: float, tokens: int) -> bool:
         self._refill(now)
@@ -197,7 +197,7 @@ def test_before_anything_is_known_few_calls_leave() -> None:
     limiter = Limiter()
     [first, *_] = flying(limiter, FIRST_WINDOW)
     assert limiter.wait(0, BYTES) is None
-    limiter.answered(1, first, TOKENS, OUTPUT_TOKENS, {REQUESTS: RateLimit(1_000, 900, None)})
+    limiter.answered(1, first, TOKENS, OUTPUT_TOKENS, {REQUESTS: RateLimit(1_000, 900)})
     assert limiter.wait(1, BYTES) == 0
 
 
@@ -270,19 +270,19 @@ def test_single_faults_among_answers_change_nothing() -> None:
 def test_tokens_are_estimated_from_what_was_seen() -> None:
     limiter = Limiter()
     [ticket] = flying(limiter, 1)
-    limits = {INPUT: RateLimit(60_000, 60_000, None)}
+    limits = {INPUT: RateLimit(60_000, 60_000)}
     for _ in range(200):
         limiter.answered(0, ticket, 6_000, 10, limits)
         ticket = limiter.sent(0, BYTES)
     # Twice as many tokens as bytes here: a tenth of the limit is one call.
-    limiter.answered(0, ticket, 6_000, 10, {INPUT: RateLimit(60_000, 1_200, None)})
+    limiter.answered(0, ticket, 6_000, 10, {INPUT: RateLimit(60_000, 1_200)})
     assert limiter.wait(0, BYTES) == pytest.approx(6, abs=0.5)
 
 
 def test_a_call_larger_than_a_limit_waits_for_it_to_be_whole() -> None:
     limiter = Limiter()
     [ticket] = flying(limiter, 1)
-    limiter.answered(0, ticket, TOKENS, 1, {INPUT: RateLimit(1_000, 0, None)})
+    limiter.answered(0, ticket, TOKENS, 1, {INPUT: RateLimit(1_000, 0)})
     wait = limiter.wait(0, 10**6)
     assert wait is not None
     assert 0 < wait <= 60
