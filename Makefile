@@ -17,6 +17,9 @@ N ?= 100000
 TOKENS ?= 3000
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# As pip does for all that is not installed from here; else each process compiles it where Python may
+# write no bytecode.
+COMPILE := $(BIN)/python -m compileall -q batch_pipeline
 
 .PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
@@ -58,10 +61,12 @@ $(VENV)/bin/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable .
+	$(COMPILE)
 	touch $@
 
 $(TEST_INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(COMPILE)
 	touch $@ $(INSTALLED)
 
 clean:

@@ -6,7 +6,6 @@ memory and parse unknown result types as known ones.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -19,10 +18,11 @@ import orjson
 from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.anthropic_messages import AnthropicMessages, open_session
+from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.api.request_head import RequestHead, learn_head
 from batch_pipeline.api.wire import JSON_BODY, betas_header, failures, json_of, unreadable
-from batch_pipeline.errors import AccountError, ApiError, UsageError
+from batch_pipeline.errors import AccountError, ApiError
 
 # How the simulator names itself; nothing is inferred from a URL.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
@@ -42,14 +42,8 @@ class AnthropicApi:
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        if api_key is None and not (
-            os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")
-        ):
-            raise UsageError(
-                "No API key: set ANTHROPIC_API_KEY. To try without one, run `batch-pipeline demo`, "
-                "or start `batch-pipeline simulator --port 8765` and set "
-                "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
-            )
+        if api_key is None:
+            require_key()
         self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}

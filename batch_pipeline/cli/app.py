@@ -172,13 +172,24 @@ def run(
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import live, views
-    from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow.ahead import reading_ahead
 
     with opening.open_pipeline(context.obj) as pipeline:
         spec, key = opening.find_partition(pipeline.settings, job, partition)
-        live.announce_account(context.obj, pipeline)
-        with live.live_progress() as watch:
-            state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
+        with reading_ahead(pipeline, spec, key) as ahead:
+            from batch_pipeline.flow import run as runner
+
+            live.announce_account(context.obj, pipeline)
+            with live.live_progress() as watch:
+                state = runner.run(
+                    pipeline,
+                    spec,
+                    key,
+                    wait=not no_wait,
+                    resume=resume,
+                    watch=watch,
+                    ahead=ahead,
+                )
         views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
         return exit_code(context.obj, state)
 

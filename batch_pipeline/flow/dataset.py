@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,20 @@ def read_snapshot(
     *,
     keep: bool = True,
     kept: KeptUnits = kept_units.NOTHING,
+    free: Callable[[], bool] = lambda: True,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
-    their unit, as long as the declaration that made it makes the same of their row. Raises
+    their unit, as long as the declaration that made it makes the same of their row. As long as this
+    process is not `free` its workers read without it. Raises
     InputDataError for what stops the night: an unreadable file, a missing column, null or duplicate
     ids, too many rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(pipeline.settings.workers, declaration)
+        whole = _Whole(pipeline.settings.workers, declaration, free)
         whole.read(sources, folder, kept)
         _refuse_too_many_invalid(spec, partition, whole)
         duplicates, kept_count = _finish(pipeline.files, folder, whole.parts, spec, partition)
@@ -87,8 +89,9 @@ def read_snapshot(
 class _Whole:
     """The pieces of an input put together, in their order."""
 
-    def __init__(self, workers: int, declaration: Declaration) -> None:
+    def __init__(self, workers: int, declaration: Declaration, free: Callable[[], bool]) -> None:
         self._workers = workers
+        self._free = free
         self._declaration = declaration
         self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
@@ -119,7 +122,7 @@ class _Whole:
                     *([kept] if alone else []),
                 )
 
-        with Workers(1 if alone else self._workers) as workers:
+        with Workers(1 if alone else self._workers, self._free) as workers:
             for number, prepared in enumerate(workers.map(prepare, tasks())):
                 file = pieces[number][0].file
                 if seen is not None and seen[0] != file:

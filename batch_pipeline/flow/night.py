@@ -37,6 +37,7 @@ from batch_pipeline.flow import (
     takeover,
 )
 from batch_pipeline.flow import progress as progress_of
+from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
@@ -93,12 +94,14 @@ def take_input(
     *,
     again: bool = False,
     start: Start = Start.PERSON,
+    ahead: InputAhead | None = None,
 ) -> InputTaken:
     """Take the night's snapshot, or keep it where neither files nor declaration have changed.
 
     `again` reads the files even if they look unchanged. While batches of the night are in flight
     the snapshot stays: what changed is taken up by the next run after their end. `start` says who
-    began the night: its deadline is fixed with the snapshot.
+    began the night: its deadline is fixed with the snapshot. What was read `ahead` is not read
+    again.
     """
     price_for(spec)
     publication.repair(pipeline, night)
@@ -121,7 +124,7 @@ def take_input(
         reason = _why_kept(spec, current, sources, busy=busy, again=again)
         if reason is not None:
             return InputTaken(night, current, reason)
-    new = _read(pipeline, spec, night, sources, current)
+    new = _read(pipeline, spec, night, sources, current, ahead)
     if (
         current is not None
         and night.published
@@ -203,11 +206,19 @@ def _why_kept(
 
 
 def _read(
-    pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources, current: Snapshot | None
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    sources: Sources,
+    current: Snapshot | None,
+    ahead: InputAhead | None,
 ) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     retirement.check(spec)
     declaration = Declaration.of(spec)
+    was_read = None if current is not None or ahead is None else ahead.take(sources)
+    if was_read is not None:
+        return was_read
     if current is None or not kept_units.is_kept_on(night, current, declaration):
         return dataset.read_snapshot(pipeline, spec, night.partition, sources)
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:

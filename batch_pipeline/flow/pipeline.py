@@ -7,6 +7,7 @@ import socket
 import uuid
 from functools import cached_property
 
+from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.rate_limit import Limiter
 from batch_pipeline.settings import Settings
@@ -46,6 +47,11 @@ class Pipeline:
         from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
 
         return AnthropicApi()
+
+    def require_key(self) -> None:
+        """Raise UsageError where `api` could not be opened for want of a key; costs nothing."""
+        if self._given_api is None:
+            require_key()
 
     @cached_property
     def account(self) -> Account:

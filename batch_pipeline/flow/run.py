@@ -15,6 +15,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
 from batch_pipeline.flow import alerts, breaker, budget, retirement, warnings
 from batch_pipeline.flow import night as stations
+from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.submission import Submitted
@@ -42,18 +43,19 @@ def run(
     wait: bool = True,
     resume: bool = False,
     watch: Watch | None = None,
+    ahead: InputAhead | None = None,
 ) -> Progress:
     """Run a night to its end, or without `wait` as far as it goes now.
 
     `watch` is told of the night after each step, and once a minute whatever happens, from another
-    thread. Raises GateClosedError where the pilot's gate is
-    closed, the circuit breaker open or the budget used up, and AccountError or ApiError where only
-    a person can help; what is at the API by then is collected first. A night that is held is
-    collected and left.
+    thread; `ahead` has the input if it was read beforehand. Raises GateClosedError where the
+    pilot's gate is closed, the circuit breaker open or the budget used up, and AccountError or
+    ApiError where only a person can help; what is at the API by then is collected first. A night
+    that is held is collected and left.
     """
     night = _begin(pipeline, spec, partition, resume=resume)
     with _watched(pipeline, night, watch) as told:
-        return _run(pipeline, spec, night, told, wait=wait)
+        return _run(pipeline, spec, night, told, ahead, wait=wait)
 
 
 @contextmanager
@@ -80,7 +82,15 @@ def _watched(pipeline: Pipeline, night: Night, watch: Watch | None) -> Iterator[
         thread.join(timeout=5)
 
 
-def _run(pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, *, wait: bool) -> Progress:
+def _run(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    watch: Watch,
+    ahead: InputAhead | None,
+    *,
+    wait: bool,
+) -> Progress:
     partition = night.partition
     state, reason = stations.progress(pipeline, night), None
     warned: set[str] = set()
@@ -93,7 +103,7 @@ def _run(pipeline: Pipeline, spec: JobSpec, night: Night, watch: Watch, *, wait:
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
-            stations.take_input(pipeline, spec, night)
+            stations.take_input(pipeline, spec, night, ahead=ahead)
         try:
             state, sent = _step(pipeline, spec, night, watch, look, patience)
         except BatchPipelineError:

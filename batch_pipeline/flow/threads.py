@@ -1,4 +1,5 @@
-"""The same loop in several threads of this process, for work that mostly waits for others.
+"""Threads of this process, for work that mostly waits for others: one loop several times, or one
+beside what else is done.
 
 What keeps a core busy goes to `workers` instead.
 """
@@ -7,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar, cast
 
 log = logging.getLogger(__name__)
 
@@ -75,3 +77,26 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
         if loop.error is not None and not isinstance(loop.error, StoppedError):
             raise loop.error
     return [loop.result for loop in loops if loop.result is not None]
+
+
+@contextmanager
+def beside(work: Callable[[], Result], stop: Stop) -> Iterator[Callable[[], Result]]:
+    """Run `work`, which heeds `stop`, in a thread while the block lasts.
+
+    The block is given a function that waits for its result, or raises its error; whether it calls
+    it or not, at its end the thread is told to stop and waited for.
+    """
+    loop = _Loop(work, stop)
+
+    def result() -> Result:
+        loop.join()
+        if loop.error is not None:
+            raise loop.error
+        return cast("Result", loop.result)
+
+    loop.start()
+    try:
+        yield result
+    finally:
+        stop()
+        loop.join()

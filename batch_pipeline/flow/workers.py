@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # A task that is interrupted records what is known; then its process ends in any case.
 FAREWELL_SECONDS = 10.0
+# How soon a process that had other things to do takes part.
+LOOK_SECONDS = 0.05
 _LENGTH = struct.Struct("!Q")
 _START = "from batch_pipeline.flow.workers import serve; serve()"
 
@@ -42,11 +44,14 @@ class WorkerDiedError(BatchPipelineError):
 class Workers:
     """This process and `count - 1` others, which do tasks at the same time.
 
-    The others start with the first tasks that there are several of, and end with the block.
+    The others start with the first tasks that there are several of, and end with the block. While
+    `free` says that this process has other things to do, they work without it; what `free` raises
+    ends the work.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, free: Callable[[], bool] = lambda: True) -> None:
         self._count = count
+        self._free = free
         self._others: list[_Other] = []
 
     def __enter__(self) -> Self:
@@ -72,11 +77,12 @@ class Workers:
         """
         if self._count == 1:
             for task in tasks:
+                self._free()
                 yield function(*task)
             return
         while len(self._others) < self._count - 1:
             self._others.append(_Other())
-        shared = _Shared(function, tasks)
+        shared = _Shared(function, tasks, self._free)
         threads = [
             threading.Thread(target=shared.work, args=(other.call,), daemon=True)
             for other in self._others
@@ -94,8 +100,14 @@ class Workers:
 class _Shared:
     """Tasks that several threads take, and their results in order."""
 
-    def __init__(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        tasks: Iterable[tuple[Any, ...]],
+        free: Callable[[], bool],
+    ) -> None:
         self._function = function
+        self._free = free
         self._tasks = enumerate(tasks)
         self._taking = threading.Lock()
         self._changed = threading.Condition()
@@ -120,12 +132,13 @@ class _Shared:
     def _wait_for(self, number: int) -> bool:
         """Do tasks until this one is done; False: there is none of this number."""
         while number not in self._done:
-            if self._do_one(lambda function, task: function(*task)):
+            free = self._free()
+            if free and self._do_one(lambda function, task: function(*task)):
                 continue
             with self._changed:
-                if number >= self._taken:
+                if self._exhausted and number >= self._taken:
                     return False
-                self._changed.wait_for(lambda: number in self._done)
+                self._changed.wait_for(lambda: number in self._done, None if free else LOOK_SECONDS)
         return True
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.threads import StoppedError
 from batch_pipeline.flow.workers import WorkerDiedError, Workers
 
 
@@ -59,6 +61,26 @@ def test_the_first_task_that_fails_is_the_one_that_is_told(count: int) -> None:
         assert [next(results) for _ in range(5)] == list(range(5))
         with pytest.raises(InputDataError, match="mistake 5"):
             next(results)
+
+
+def test_a_process_that_is_not_free_leaves_the_work_to_the_others() -> None:
+    with Workers(2, free=lambda: False) as workers:
+        found = list(workers.map(square, ((number,) for number in range(20))))
+    assert [result for result, _ in found] == [number * number for number in range(20)]
+    assert os.getpid() not in {process for _, process in found}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_calls_a_process_off_ends_the_work(count: int) -> None:
+    answers = itertools.chain([False] * 3, itertools.repeat(None))
+
+    def free() -> bool:
+        if next(answers) is None:
+            raise StoppedError
+        return False
+
+    with Workers(count, free) as workers, pytest.raises(StoppedError):
+        list(workers.map(square, ((number,) for number in itertools.count())))
 
 
 def test_a_worker_that_is_killed_is_noticed() -> None:

@@ -1,0 +1,85 @@
+"""The input of a new night, read while the API is connected to.
+
+To load the SDK and to hear from the API takes a second or two of one core, and whose night it is,
+the API's or a simulator's, is known only then. What the input is does not depend on it. A night
+that was begun before, under whatever account, is not read ahead: what there is to be read of it
+follows from how it stands.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from batch_pipeline.flow import dataset
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.pricing import price_for
+from batch_pipeline.flow.sources import Sources
+from batch_pipeline.flow.threads import Stop, beside
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import nights
+from batch_pipeline.state.inputs import NewSnapshot
+
+
+class InputAhead:
+    """A snapshot that is being read, if any."""
+
+    def __init__(self) -> None:
+        self._sources: Sources | None = None
+        self._wait: Callable[[], NewSnapshot] | None = None
+        self._awaited = threading.Event()
+
+    def begin(self, sources: Sources, wait: Callable[[], NewSnapshot]) -> None:
+        self._sources, self._wait = sources, wait
+
+    def is_awaited(self) -> bool:
+        """Whether the process has nothing else to do any more."""
+        return self._awaited.is_set()
+
+    def take(self, sources: Sources) -> NewSnapshot | None:
+        """The snapshot of these files, once; None: they are not what was read, or nothing was.
+
+        Waits for it, and raises what the reading raised.
+        """
+        wait, self._wait = self._wait, None
+        if wait is None or self._sources != sources:
+            return None
+        self._awaited.set()
+        return wait()
+
+
+@contextmanager
+def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator[InputAhead]:
+    """Read a new night's input beside the block, which connects to the API and goes on from there.
+
+    Other processes do the reading until it is awaited. Ends it where the block fails. Raises
+    UsageError for a missing key or price and InputDataError for missing files before anything is
+    begun.
+    """
+    ahead = InputAhead()
+    pipeline.require_key()
+    if not _is_new(pipeline, spec, partition):
+        yield ahead
+        return
+    price_for(spec)
+    sources = dataset.find_input(pipeline, spec, partition)
+    stop = Stop()
+
+    def free() -> bool:
+        stop.check()
+        return ahead.is_awaited()
+
+    def read() -> NewSnapshot:
+        return dataset.read_snapshot(pipeline, spec, partition, sources, free=free)
+
+    with beside(read, stop) as wait:
+        ahead.begin(sources, wait)
+        yield ahead
+
+
+def _is_new(pipeline: Pipeline, spec: JobSpec, partition: str) -> bool:
+    with pipeline.ledger.read() as connection:
+        return not any(
+            night.partition == partition for night in nights.list_nights(connection, job=spec.name)
+        )
