@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow import cancel
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE
+from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE, read_list
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.state import accounts, ledger, submissions
 from batch_pipeline.state.submissions import State, Submission
@@ -55,9 +55,10 @@ def give_back_lost(pipeline: Pipeline, submission: Submission) -> None:
 def _give_back(pipeline: Pipeline, submission: Submission) -> None:
     """Let a shard wait again whose batch the API does not know any more: a simulator restarted.
 
-    Never for a real account, where a batch that was accepted is there, whatever a look says.
+    Never for a real account, where a batch that was accepted is there, whatever a look says. And
+    not for a 404 alone, which a batch answers for a while after its end: the list knows it still.
     """
-    if not _may_be_lost(pipeline, submission):
+    if not _may_be_lost(pipeline, submission) or _is_listed(pipeline.api, submission):
         return
     with pipeline.ledger.write() as connection:
         error = "the simulator lost it in a restart"
@@ -87,6 +88,11 @@ def _may_be_lost(pipeline: Pipeline, submission: Submission) -> bool:
     accepted = submission.accepted_at
     late = accepted is not None and at > accepted + pipeline.settings.reconcile_seconds
     return simulated and late
+
+
+def _is_listed(api: Api, submission: Submission) -> bool:
+    since = (submission.accepted_at or submission.intent_at) - CLOCK_SKEW_SECONDS
+    return any(batch.id == submission.batch_id for batch in read_list(api, since))
 
 
 def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:

@@ -8,7 +8,7 @@ import pytest
 
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.run import run
-from batch_pipeline.simulator import Simulator, running_simulator
+from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -61,6 +61,22 @@ def test_what_a_restarted_simulator_forgot_goes_out_again(
     assert caplog.text.count("lost in a restart: its 4 requests go out again") == 3
     states = [submission.state for submission in submissions_of(again)]
     assert states == [State.ABSENT] * 3 + [State.COLLECTED] * 3
+
+
+def test_a_batch_that_is_listed_is_not_lost(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(4)))
+    pipeline = make_pipeline(**SHORT)
+    sim.hold()
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    sim.set_faults(Faults.of(retrieve={"not_found_after_end": {"calls": 3}}))
+    sim.release()
+    for _ in range(3):
+        stations.poll_account(pipeline, night.account)
+        assert [s.state for s in submissions_of(pipeline)] == [State.ACCEPTED]
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 4}
+    assert sim.books.batches_created == 1
 
 
 def test_no_batch_of_a_real_account_is_ever_given_back(
