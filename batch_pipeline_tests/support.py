@@ -24,8 +24,10 @@ from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.app import Hooks
 from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import ledger, nights, submissions, tables
+from batch_pipeline.state import ledger, nights, submissions, tables, takeovers
+from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.state.takeovers import Takeover
 
 MODEL = "claude-haiku-4-5-20251001"
 PARTITION = "all"
@@ -131,21 +133,35 @@ def submissions_of(pipeline: Pipeline) -> list[Submission]:
         return submissions.find(connection)
 
 
+def takeovers_of(pipeline: Pipeline) -> list[Takeover]:
+    """The take-overs of all nights."""
+    with pipeline.ledger.read() as connection:
+        found = [takeovers.of_night(connection, n.id) for n in nights.list_nights(connection)]
+    return [takeover for of_night in found for takeover in of_night.values()]
+
+
 def make_late(pipeline: Pipeline, partition: str, seconds: float) -> None:
     """From now on a night's results are wanted in so many seconds, and its batches, which have been
     at the API for an hour, are slow."""
+    night = set_deadline(pipeline, partition, seconds)
     with pipeline.ledger.write() as connection:
-        at = ledger.now(connection)
-        [night] = [n for n in nights.list_nights(connection) if n.partition == partition]
-        nights.update_night(connection, night.id, deadline_at=at + seconds)
         connection.execute(
             sa.update(tables.submission)
             .where(
                 tables.submission.c.night_id == night.id,
                 tables.submission.c.state == State.ACCEPTED.value,
             )
-            .values(accepted_at=at - 3_600)
+            .values(accepted_at=ledger.now(connection) - 3_600)
         )
+
+
+def set_deadline(pipeline: Pipeline, partition: str, seconds: float) -> Night:
+    """From now on a night's results are wanted in so many seconds."""
+    with pipeline.ledger.write() as connection:
+        at = ledger.now(connection)
+        [night] = [n for n in nights.list_nights(connection) if n.partition == partition]
+        nights.update_night(connection, night.id, deadline_at=at + seconds)
+        return night
 
 
 class RealApi(AnthropicApi):

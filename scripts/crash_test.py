@@ -1,7 +1,8 @@
 """Proof by killing: small nights that die at every point, and at random under a hostile API.
 
     make crash-test                                      the whole of it, an hour or more
-    python scripts/crash_test.py --every 10 --nights 3 --postgres 2 --elsewhere 2 --dagster 1
+    python scripts/crash_test.py --every 10 --nights 3 --hurried 2 --postgres 2 --elsewhere 2 \
+        --dagster 1
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -17,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,11 +30,20 @@ from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E4
 from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_hurried import (  # noqa: E402
+    hunted_before_deadline,
+    hunted_in_real_time,
+)
 from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
 BLOWS = 25
 DAGSTER_BLOWS = 8
+HUNTS = {
+    "hunted, two at once": hunted,
+    "hunted, with a deadline": hunted_before_deadline,
+    "hunted, in real time": hunted_in_real_time,
+}
 ROWS = {
     "kills": "processes killed (SIGKILL)",
     "freezes": "processes frozen (SIGSTOP) beyond their lease",
@@ -43,8 +54,9 @@ ROWS = {
     "requests": "requests taken in, retries included",
     "faults": "faults of the API (lost answers, 404s, cut results, …)",
     "foreign_batches": "batches of other tenants, of the same size",
+    "taken_over": "batches that real time took over",
     "bought_twice_in_batches": "answers bought twice in batches",
-    "calls_repeated": "real-time calls bought twice (in flight at a kill)",
+    "calls_repeated": "real-time calls bought twice (in flight at a blow, or answer lost)",
 }
 
 
@@ -60,8 +72,9 @@ class Tally:
         folder = self._folder / name
         try:
             figures = work(folder)
-        except AssertionError as error:
-            self.failures.append(f"{name}: {str(error)[:2_000]}\n  kept: {folder}")
+        except AssertionError:
+            said = traceback.format_exc()[-2_000:]
+            self.failures.append(f"{name}: {said}\n  kept: {folder}")
             print(self.failures[-1], file=sys.stderr, flush=True)
             return
         shutil.rmtree(folder)
@@ -80,6 +93,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="kill at each n-th point only")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
+    parser.add_argument("--hurried", type=int, default=20, help="with a deadline; in real time")
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
     parser.add_argument("--elsewhere", type=int, default=20, help="as many, before another API")
     parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
@@ -90,10 +104,12 @@ def main() -> int:
     with forking() as forks, contextlib.suppress(KeyboardInterrupt):
         for pilot_via in ("realtime", "batch"):
             sweep(forks, tally, pilot_via, arguments.every)
-        for seed in range(arguments.seed, arguments.seed + arguments.nights):
-            work = partial(hunted, forks, seed=seed, blows=BLOWS)
-            tally.attempt("hunted, two at once", f"seed-{seed}", work)
-            progress(f"hunted night with seed {seed}")
+        for kind, hunt in HUNTS.items():
+            nights = arguments.nights if hunt is hunted else arguments.hurried
+            for seed in range(arguments.seed, arguments.seed + nights):
+                work = partial(hunt, forks, seed=seed, blows=BLOWS)
+                tally.attempt(kind, f"{hunt.__name__}-{seed}", work)
+                progress(f"{kind}: seed {seed}")
         if arguments.postgres:
             hunt_on_postgres(forks, tally, arguments.seed, arguments.postgres)
         for seed in range(arguments.seed, arguments.seed + arguments.elsewhere):
@@ -113,10 +129,11 @@ def main() -> int:
 def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -> None:
     with running_postgres() as server:
         for seed in range(first_seed, first_seed + nights):
-            url = emptied(server)
-            work = partial(hunted, forks, seed=seed, blows=BLOWS, ledger_url=url)
-            tally.attempt("hunted, PostgreSQL", f"postgres-seed-{seed}", work)
-            progress(f"hunted night with seed {seed}, ledger in PostgreSQL")
+            for kind, hunt in HUNTS.items():
+                url = emptied(server)
+                work = partial(hunt, forks, seed=seed, blows=BLOWS, ledger_url=url)
+                tally.attempt(f"{kind}, PostgreSQL", f"postgres-{hunt.__name__}-{seed}", work)
+                progress(f"{kind}: seed {seed}, ledger in PostgreSQL")
 
 
 def sweep(forks: Forks, tally: Tally, pilot_via: str, every: int) -> None:

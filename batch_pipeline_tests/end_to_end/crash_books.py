@@ -18,7 +18,14 @@ from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.books import content_hash
 from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.end_to_end.crash_processes import Work
-from batch_pipeline_tests.support import MODEL, PARTITION, by_id, results, submissions_of
+from batch_pipeline_tests.support import (
+    MODEL,
+    PARTITION,
+    by_id,
+    results,
+    submissions_of,
+    takeovers_of,
+)
 
 Documents = list[dict[str, str | None]]
 
@@ -38,6 +45,7 @@ class Figures:
     batches: int = 0
     faults: int = 0
     foreign_batches: int = 0
+    taken_over: int = 0
     bought_twice_in_batches: int = 0
     calls_repeated: int = 0
 
@@ -73,11 +81,13 @@ def check_nights(
             content = contents.pop(content_of(str(document["text"])))
             once = int(row["status"] in BILLED)
             if row["mode"] == "realtime":
-                extra = content.billed - once
+                twice += content.billed - content.billed_realtime
+                extra = content.billed_realtime - once
                 repeated += extra
-                repeated_usd += content.cost_usd * extra / content.billed
+                repeated_usd += content.cost_usd * extra / max(content.billed, 1)
             else:
                 twice += content.billed - once
+                assert not content.billed_realtime, "its batch had answered it"
                 assert content.accepted == row["attempt"], (row, content)
         report = _report(pipeline, spec, partition)
         assert report["items"] == len(expected) == sum(report["statuses"].values())
@@ -93,14 +103,17 @@ def check_nights(
     assert batch_usd == books.batch_cost_usd
     assert realtime_usd == books.realtime_cost_usd - repeated_usd
     submissions = submissions_of(pipeline)
+    taken_over = takeovers_of(pipeline)
     pipeline.ledger.close()
     assert not any(submission.is_duplicate for submission in submissions)
+    assert not any(takeover.left_usd for takeover in taken_over), "money is reserved for nothing"
     return Figures(
         nights=len(documents),
         requests=books.accepted_requests,
         batches=books.batches_created,
         faults=sum(books.faults.values()),
         foreign_batches=books.foreign_batches_created,
+        taken_over=len(taken_over),
         bought_twice_in_batches=twice,
         calls_repeated=repeated,
     )

@@ -126,7 +126,7 @@ def taken_over(
     with a_night(folder, PLAIN, items=30) as (sim, planned, rows):
         sim.hold()
         sim.set_done_at_cancel(0.4)
-        work = replace(planned, deadline=True)
+        work = replace(planned, mode="auto")
         assert forks.wait(forks.start(replace(work, wait=False))) == NOT_COMPLETE
         pipeline = work.pipeline()
         make_late(pipeline, PARTITION, seconds=60)
@@ -142,7 +142,7 @@ def taken_over(
             codes[0] = forks.wait(forks.start(work))
         assert set(codes) == {COMPLETE}, f"after {points[-1]}\n{work.log.read_text()}"
         figures.add(check(sim, work, rows))
-        assert figures.calls_repeated <= figures.kills * work.spec().realtime.concurrency
+        assert figures.calls_repeated <= figures.kills * work.concurrency
         # What was not sent, and what came back, was not made into batches again.
         assert figures.batches == 2
         return figures, points

@@ -42,8 +42,11 @@ class Work:
     lease_seconds: float
     reconcile_seconds: float
     ledger_url: str | None = None
-    # With a deadline; without waiting for what is at the API.
-    deadline: bool = False
+    # `auto` has a deadline.
+    mode: str = "batch"
+    # Calls in real time under way at once.
+    concurrency: int = 20
+    # Whether what is at the API is waited for.
     wait: bool = True
 
     @property
@@ -62,10 +65,11 @@ class Work:
         return Path(self.folder, f"{name}.trace")
 
     def spec(self) -> JobSpec:
-        auto = {"mode": "auto", "deadline": "8h"} if self.deadline else {}
         return job(
             self.source,
-            **auto,
+            mode=self.mode,
+            deadline="8h" if self.mode == "auto" else None,
+            realtime={"concurrency": self.concurrency, "checkpoint_every": 5},
             limits={"max_requests_per_batch": self.requests_per_batch},
             pilot={
                 "size": self.pilot,
