@@ -91,7 +91,8 @@ class Tally:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--every", type=int, default=1, help="kill at each n-th point only")
+    parser.add_argument("--every", type=int, default=1, help="kill at each n-th point; 0: at none")
+    parser.add_argument("--first", type=int, default=1, help="number of the first such point")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
     parser.add_argument("--hurried", type=int, default=20, help="with a deadline; in real time")
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
@@ -102,8 +103,8 @@ def main() -> int:
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
     started = time.monotonic()
     with forking() as forks, contextlib.suppress(KeyboardInterrupt):
-        for pilot_via in ("realtime", "batch"):
-            sweep(forks, tally, pilot_via, arguments.every)
+        for pilot_via in ("realtime", "batch") if arguments.every else ():
+            sweep(forks, tally, pilot_via, arguments.first, arguments.every)
         for kind, hunt in HUNTS.items():
             nights = arguments.nights if hunt is hunted else arguments.hurried
             for seed in range(arguments.seed, arguments.seed + nights):
@@ -136,7 +137,7 @@ def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -
                 progress(f"{kind}: seed {seed}, ledger in PostgreSQL")
 
 
-def sweep(forks: Forks, tally: Tally, pilot_via: str, every: int) -> None:
+def sweep(forks: Forks, tally: Tally, pilot_via: str, first: int, every: int) -> None:
     """Kill at each point that an undisturbed night passes."""
     points: list[str] = []
 
@@ -148,9 +149,9 @@ def sweep(forks: Forks, tally: Tally, pilot_via: str, every: int) -> None:
 
     column = f"killed at a point, pilot: {pilot_via}"
     tally.attempt(column, f"{pilot_via}-undisturbed", partial(die, fatal=None))
-    for fatal in range(1, len(points) + 1, every):
+    for fatal in range(first, len(points) + 1, every):
         tally.attempt(column, f"{pilot_via}-{fatal}", partial(die, fatal=fatal))
-        if fatal % (20 * every) == 1:
+        if (fatal - first) % (20 * every) == 0:
             progress(f"pilot {pilot_via}: point {fatal} of {len(points)}")
 
 

@@ -69,15 +69,18 @@ def hunted_under_dagster(
             "BATCH_PIPELINE_MAX_QUEUED_REQUESTS": str(QUEUE),
         }
         with running_dagster(folder / "dagster_home", environment, SOONER) as dagster:
-            hunt = _Hunt(dagster, random.Random(seed), nights)
+            reports = [folder / "home" / paths.report("review", night, ".json") for night in nights]
+
+            def reported() -> bool:
+                return all(map(Path.exists, reports))
+
+            hunt = _Hunt(dagster, random.Random(seed), nights, reported)
             dagster.backfill(nights)
             for _ in range(blows):
-                hunt.strike()
+                if not reported():
+                    hunt.strike()
             hunt.leave_alone()
-            reports = [folder / "home" / paths.report("review", night, ".json") for night in nights]
-            dagster.wait_until(
-                "the reports", lambda: all(map(Path.exists, reports)), PATIENCE_SECONDS
-            )
+            dagster.wait_until("the reports", reported, PATIENCE_SECONDS)
         spec = load_jobs(folder / "jobs")["review"]
         pipeline = Pipeline(settings(folder / "home"))
         hunt.figures.add(check_nights(sim, pipeline, spec, documents, QUEUE))
@@ -87,10 +90,17 @@ def hunted_under_dagster(
 class _Hunt:
     """Strikes a Dagster's processes, and brings back those that nobody else would."""
 
-    def __init__(self, dagster: Dagster, dice: random.Random, nights: list[str]) -> None:
+    def __init__(
+        self,
+        dagster: Dagster,
+        dice: random.Random,
+        nights: list[str],
+        over: Callable[[], bool],
+    ) -> None:
         self._dagster = dagster
         self._dice = dice
         self._nights = nights
+        self._over = over
         self._beside: list[subprocess.Popen[bytes]] = []
         self.figures = Figures()
 
@@ -156,15 +166,22 @@ class _Hunt:
         self.figures.restarts += 1
 
     def _one_of(self, role: str) -> Process | None:
-        """One of a role's processes, which may have to be waited for."""
+        """One of a role's processes that lives now; it may have to be waited for.
+
+        None: the nights are over, or the next one does not come for long.
+        """
         deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-        while time.monotonic() < deadline:
+        # What it is struck at is not always its start.
+        pause = self._dice.uniform(0.0, LONGEST_PAUSE_SECONDS)
+        seen: dict[int, float] = {}
+        while (at := time.monotonic()) < deadline and not self._over():
             found = [p for p in processes(self._dagster.home) if p.role == role]
-            if found:
-                # What it is struck at is not always its start.
-                time.sleep(self._dice.uniform(0.0, LONGEST_PAUSE_SECONDS))
-                return self._dice.choice(found)
-            time.sleep(0.2)
+            for process in found:
+                seen.setdefault(process.pid, at)
+            old_enough = [p for p in found if at - seen[p.pid] >= pause]
+            if old_enough:
+                return self._dice.choice(old_enough)
+            time.sleep(0.1)
         return None
 
     def _kill(self, process: Process | None) -> None:
