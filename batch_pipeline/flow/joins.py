@@ -5,8 +5,11 @@ DuckDB does the joining, Arrow the reading, so that remote homes work the same w
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -18,28 +21,72 @@ MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 10_000
 
 
+# By home, one at most: a database that the next join goes on with.
+_kept: dict[str, tuple[duckdb.DuckDBPyConnection, Path]] = {}
+_keeping = threading.Lock()
+
+
 @contextmanager
 def tables(
     files: Files, sources: Mapping[str, tuple[Sequence[str], pa.Schema]]
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection on which each name is a table over Parquet files (empty without any)."""
-    with files.staged() as spill:
-        connection = duckdb.connect(
-            config={
-                "memory_limit": MEMORY_LIMIT,
-                "threads": 2,
-                "temp_directory": str(spill),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            }
-        )
+    """A connection on which each name is a table over Parquet files (empty without any).
+
+    What is made on it has to be TEMP: it goes with the connection, the database may stay.
+    """
+    with _database(files) as database, database.cursor() as connection:
+        for name, (paths, schema) in sources.items():
+            data = files.dataset(paths) if paths else schema.empty_table()
+            connection.register(name, data)
+        yield connection
+
+
+@contextmanager
+def _database(files: Files) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database that nobody else uses meanwhile.
+
+    To make one takes as long as to join some ten thousand rows, and a night joins a dozen times.
+    One that has spilled, or whose join failed, is not used again.
+    """
+    with files.staged() as folder:
+        with _keeping:
+            kept = _kept.pop(files.home) if files.home in _kept else None
+        database, spill = kept or (_connect(folder), folder)
         try:
-            for name, (paths, schema) in sources.items():
-                data = files.dataset(paths) if paths else schema.empty_table()
-                connection.register(name, data)
-            yield connection
-        finally:
-            connection.close()
+            yield database
+        except BaseException:
+            _discard(database, spill)
+            raise
+        if spill.exists():
+            _discard(database, spill)
+        else:
+            _keep(files.home, database, spill)
+
+
+def _keep(home: str, database: duckdb.DuckDBPyConnection, spill: Path) -> None:
+    with _keeping:
+        former = list(_kept.values())
+        _kept.clear()
+        _kept[home] = (database, spill)
+    for each in former:
+        _discard(*each)
+
+
+def _discard(database: duckdb.DuckDBPyConnection, spill: Path) -> None:
+    database.close()
+    shutil.rmtree(spill, ignore_errors=True)
+
+
+def _connect(spill: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
+        config={
+            "memory_limit": MEMORY_LIMIT,
+            "threads": 2,
+            "temp_directory": str(spill),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )
 
 
 def batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:

@@ -109,7 +109,10 @@ def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
-    wanted = sample_size(spec.pilot.size, seen.snapshot.units, planning.count_open(pipeline, seen))
+    units = seen.snapshot.units
+    wanted = sample_size(spec.pilot.size, units, units)
+    if wanted:
+        wanted = sample_size(wanted, units, planning.count_open(pipeline, seen))
     if wanted:
         planning.plan_pilot(pipeline, seen, spec, wanted, _bounds(pipeline, spec, seen))
     else:

@@ -151,6 +151,10 @@ def _write_rows(
     simulated: bool,
 ) -> dict[str, int]:
     """Write what is settled of a snapshot into two local folders; the number by status."""
+    if not answered.files and not snapshot.invalid_input + snapshot.too_large:
+        # A new night: no items have to be looked through to find none.
+        settled_rows.write_none(results)
+        return {}
     with settled_rows.of_snapshot(pipeline.files, snapshot, answered, simulated=simulated) as rows:
         settled = rows.write(results)
         for number, dead in enumerate(rows.dead_letters()):

@@ -124,7 +124,16 @@ def _run(
         if sent.waiting.reason != reason:
             reason = sent.waiting.reason
             log.info("%s %s: %s", spec.name, partition, sent.waiting)
-        time.sleep(pipeline.settings.poll_seconds)
+        _pause(pipeline.settings.poll_seconds)
+
+
+def _pause(seconds: float) -> None:
+    """Wait for the next poll; what the night's end needs is loaded meanwhile."""
+    begun = time.monotonic()
+    from batch_pipeline.flow import report  # noqa: PLC0415  # not before there is time
+
+    report.get_ready()
+    time.sleep(max(0.0, begun + seconds - time.monotonic()))
 
 
 def _warn(spec: JobSpec, state: Progress, warned: set[str]) -> None:

@@ -116,10 +116,7 @@ class SettledRows:
         if writer is not None:
             writer.close()
         if not files:
-            # A folder without a file is no dataset: readers learn the columns of an empty night
-            # here.
-            empty = RESULTS_SCHEMA.empty_table()
-            pq.write_table(empty, folder / file_name(0), compression="zstd")
+            write_none(folder)
         return dict(settled)
 
     def dead_letters(self) -> Iterator[list[DeadLetter]]:
@@ -159,6 +156,12 @@ def of_snapshot(
             connection.execute(_ADD_ITEMS, {"answered": bool(answers.files)})
         connection.execute("DROP TABLE sums")
         yield SettledRows(connection, files, answers.files)
+
+
+def write_none(folder: Path) -> None:
+    """A file without rows: a folder without a file is no dataset, and readers learn the columns of
+    an empty night here."""
+    pq.write_table(RESULTS_SCHEMA.empty_table(), folder / file_name(0), compression="zstd")
 
 
 def file_name(number: int) -> str:

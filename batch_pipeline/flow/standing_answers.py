@@ -24,13 +24,13 @@ from batch_pipeline.state.submissions import State
 
 # A custom id begins with its submission's token. The right side of the join is a few rows.
 _STANDING = """
-    CREATE VIEW answers AS
+    CREATE TEMP VIEW answers AS
     SELECT a.* REPLACE (a.final AND r.token IS NULL AS final), r.token IS NOT NULL AS redriven
     FROM collected_answers a
     LEFT JOIN redriven_answers r
         ON r.token = split_part(a.custom_id, '_', 1) AND r.status = a.status
 """
-_ALL_STAND = "CREATE VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
+_ALL_STAND = "CREATE TEMP VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
 _REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
 
 

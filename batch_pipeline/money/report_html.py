@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING
 
 from batch_pipeline.money import charts
@@ -26,7 +27,7 @@ from batch_pipeline.money.wording import (
 )
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
@@ -77,23 +78,21 @@ class Bar:
 
 def render(report: Report) -> str:
     """The page as text."""
-    return (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            report=report,
-            costs=report.costs,
-            token_rows=_token_rows(report),
-            charts=_charts(report),
-            reasons=_reasons(report),
-            billed_bars=_billed_bars(report),
-            counterfactual_width=_counterfactual_width(report),
-            outcome_bars=_outcome_bars(report),
-        )
+    return template().render(
+        report=report,
+        costs=report.costs,
+        token_rows=_token_rows(report),
+        charts=_charts(report),
+        reasons=_reasons(report),
+        billed_bars=_billed_bars(report),
+        counterfactual_width=_counterfactual_width(report),
+        outcome_bars=_outcome_bars(report),
     )
 
 
-def _environment() -> Environment:
+@cache
+def template() -> Template:
+    """The page's template, compiled: that takes longer than to fill it in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  # slow to load
 
     environment = Environment(
@@ -116,7 +115,7 @@ def _environment() -> Environment:
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
         "name": lambda text: clipped(text, ID_CHARACTERS),
     }
-    return environment
+    return environment.get_template(TEMPLATE)
 
 
 def _billed_bars(report: Report) -> list[Bar]:
