@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from batch_pipeline.simulator import usage_report
-from batch_pipeline.simulator.database import Database
-from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.usage_report import ModelBill
-
-TOKEN_CLASSES = (
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
+from batch_pipeline.simulator.bills import (
+    TOKEN_CLASSES,
+    Bill,
+    Ended,
+    Untaken,
+    add_to_total,
+    write_messages,
 )
+from batch_pipeline.simulator.database import Database
+
 _USD = Decimal(10) ** 12
 _FAULT = "fault:"
 
@@ -54,25 +54,6 @@ class Content:
     billed_realtime: int = 0
 
 
-@dataclass
-class Bill:
-    """What one batch (or one real-time message) costs, gathered answer by answer."""
-
-    batch: bool
-    answers: list[tuple[int, bytes]] = field(default_factory=list)  # (cost, content digest)
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
-    pico_usd: int = 0
-    models: defaultdict[str, ModelBill] = field(default_factory=lambda: defaultdict(ModelBill))
-
-    def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> None:
-        cost = MODELS[model].cost_pico_usd(usage, batch=self.batch)
-        self.models[MODELS[model].id].add(usage, cost)
-        self.answers.append((cost, digest))
-        for name in TOKEN_CLASSES:
-            self.tokens[name] += usage[name]
-        self.pico_usd += cost
-
-
 class Books:
     """Counts per content and in total; every property reads the state of this moment."""
 
@@ -92,40 +73,27 @@ class Books:
             )
 
     def book(self, bill: Bill) -> None:
-        way = "batch" if bill.batch else "realtime"
         with self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE content SET billed = billed + 1, billed_pico_usd = billed_pico_usd + ?"
                 " WHERE hash = ?",
                 bill.answers,
             )
-            usage_report.record(connection, bill.models, batch=bill.batch)
-            self._add(f"billed_{way}_requests", len(bill.answers))
-            self._add(f"billed_{way}_pico_usd", bill.pico_usd)
-            for name, tokens in bill.tokens.items():
-                self._add(f"billed_{name}", tokens)
+            bill.write(connection)
 
-    def book_message(self, digest: bytes, bill: Bill) -> None:
-        """A request in real time came, and came to its end; its bill may be empty."""
+    def end_message(self, digest: bytes, message: dict[str, Any] | None) -> None:
+        """A request in real time came, and came to its end; None: nothing was billed."""
+        if message is None:
+            self._note_message(Ended(digest))
+        else:
+            self._note_message(Ended(digest, message["model"], message["usage"]))
 
-        def write(connection: sqlite3.Connection) -> None:
-            cost = bill.pico_usd
-            connection.execute(
-                "INSERT INTO content"
-                " (hash, accepted, attempts, billed, billed_pico_usd, billed_realtime)"
-                " VALUES (?1, 1, 1, ?2, ?3, ?2) ON CONFLICT (hash) DO UPDATE SET"
-                " accepted = accepted + 1, attempts = attempts + 1, billed = billed + ?2,"
-                " billed_pico_usd = billed_pico_usd + ?3, billed_realtime = billed_realtime + ?2",
-                (digest, len(bill.answers), cost),
-            )
-            usage_report.record(connection, bill.models, batch=False)
-            _add(connection, "billed_realtime_requests", len(bill.answers))
-            _add(connection, "billed_realtime_pico_usd", cost)
-            for name, tokens in bill.tokens.items():
-                if tokens:
-                    _add(connection, f"billed_{name}", tokens)
+    def miss_message(self, digest: bytes) -> None:
+        """The answer to a request in real time, which was billed, may not have been taken."""
+        self._note_message(Untaken(digest))
 
-        self._database.note(write)
+    def _note_message(self, note: Ended | Untaken) -> None:
+        self._database.note(write_messages, note)
 
     def count_attempts(self, digests: Iterable[bytes]) -> None:
         """Requests of these contents came to their end, whatever it was."""
@@ -147,7 +115,7 @@ class Books:
 
     def count_rate_limited(self) -> None:
         """A message was refused, because a rate limit was reached."""
-        self._database.note(lambda connection: _add(connection, "rate_limited_messages", 1))
+        self._database.note(_count_all, "rate_limited_messages")
 
     def count_foreign_batch(self) -> None:
         self._add("foreign_batches_created", 1)
@@ -173,7 +141,7 @@ class Books:
 
     def _add(self, name: str, amount: int) -> None:
         with self._database.transaction() as connection:
-            _add(connection, name, amount)
+            add_to_total(connection, name, amount)
 
     # Reading.
 
@@ -202,6 +170,19 @@ class Books:
         """Content hashes that cost money twice: empty where nothing was bought again."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT hash FROM content WHERE billed > 1")
+            return [digest.hex() for (digest,) in rows]
+
+    @property
+    def bought_again(self) -> list[str]:
+        """Content hashes that were billed in real time although an earlier answer was taken.
+
+        An answer counts as taken unless its connection ended before it was sent, or before the
+        second request after it (the client may not have put it down by then), or a fault kept it
+        back. So this is empty where whatever was billed twice was in flight when its client died,
+        or lost on its way. A client that is frozen, and given up, looks like one that lives.
+        """
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT hash FROM content WHERE bought_again > 0")
             return [digest.hex() for (digest,) in rows]
 
     @property
@@ -271,6 +252,7 @@ class Books:
             "billed_realtime_requests": self._total("billed_realtime_requests"),
             "rate_limited_messages": self.rate_limited_messages,
             "billed_more_than_once": self.billed_more_than_once,
+            "bought_again": self.bought_again,
             "billed_tokens": self.billed_tokens,
             "batch_cost_usd": str(self.batch_cost_usd),
             "realtime_cost_usd": str(self.realtime_cost_usd),
@@ -305,8 +287,6 @@ class Books:
         return int(row[0] or 0) if row else 0
 
 
-def _add(connection: sqlite3.Connection, name: str, amount: int) -> None:
-    connection.execute(
-        "INSERT INTO total VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = value + ?2",
-        (name, amount),
-    )
+def _count_all(connection: sqlite3.Connection, names: list[str]) -> None:
+    for name, times in Counter(names).items():
+        add_to_total(connection, name, times)

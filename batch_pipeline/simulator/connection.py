@@ -1,16 +1,21 @@
-"""A server connection that can be cut: what no HTTP framework offers, and a network does."""
+"""A server connection that can be cut, and that tells whether its client took the last answers.
+
+What no HTTP framework offers, and a network does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_EXTENSION = "simulator.drop"
+_CONNECTION = "simulator.connection"
+_UNLESS_TAKEN = "simulator.unless_taken"
 # Linger for 0 seconds: closing throws away what is unsent and sends a reset.
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
@@ -20,27 +25,55 @@ class CuttableProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as there
         super().connection_made(transport)
-        self._lost = asyncio.Event()
+        self.lost = asyncio.Event()
+        # The extensions of the last two requests: a client puts an answer down soon after it has
+        # come, but may send the next request before that; not the one after that.
+        self._latest: list[dict[str, Any]] = []
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._lost.set()
+        self.lost.set()
+        for extensions in self._latest:
+            _not_taken(extensions)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {_EXTENSION: self._drop}  # type: ignore[dict-item]  # ours
+        extensions: dict[str, Any] = {_CONNECTION: self}
+        self._latest = [*self._latest[-1:], extensions]
+        self.scope["extensions"] = extensions
 
-    async def _drop(self, reset: bool) -> None:
+    async def drop(self, reset: bool) -> None:
         if reset:
             transport_socket = self.transport.get_extra_info("socket")
             transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self.transport.abort()
         else:
             self.transport.close()  # sends what was written, then ends
-        await self._lost.wait()
+        await self.lost.wait()
 
 
 async def drop_connection(scope: Scope, *, reset: bool = False) -> None:
     """End the connection of a request; what is sent after that goes nowhere."""
-    drop: Callable[[bool], Awaitable[None]] = scope["extensions"][_EXTENSION]
-    await drop(reset)
+    connection: CuttableProtocol = scope["extensions"][_CONNECTION]
+    await connection.drop(reset)
+
+
+def unless_taken(scope: Scope, call: Callable[[], None]) -> None:
+    """Have something called once, if the answer to a request may not have been taken: its
+    connection ends too soon, or something else is sent in its place (`not_taken`)."""
+    extensions = scope["extensions"]
+    extensions[_UNLESS_TAKEN] = call
+    connection: CuttableProtocol = extensions[_CONNECTION]
+    if connection.lost.is_set():
+        _not_taken(extensions)
+
+
+def not_taken(scope: Scope) -> None:
+    """The true answer to a request will not be seen by its client."""
+    _not_taken(scope["extensions"])
+
+
+def _not_taken(extensions: dict[str, Any]) -> None:
+    call: Callable[[], None] | None = extensions.pop(_UNLESS_TAKEN, None)
+    if call is not None:
+        call()

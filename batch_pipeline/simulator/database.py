@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+Note = TypeVar("Note")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batch (
@@ -26,7 +29,9 @@ CREATE TABLE IF NOT EXISTS content (
     billed INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     billed_pico_usd INTEGER NOT NULL DEFAULT 0,
-    billed_realtime INTEGER NOT NULL DEFAULT 0
+    billed_realtime INTEGER NOT NULL DEFAULT 0,
+    untaken INTEGER NOT NULL DEFAULT 0,
+    bought_again INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS touch (
     batch_id TEXT NOT NULL,
@@ -41,7 +46,7 @@ CREATE TABLE IF NOT EXISTS total (
 """
 
 # A state folder may be older than they are.
-_LATER_COLUMNS = {"attempts", "billed_pico_usd", "billed_realtime"}
+_LATER_COLUMNS = {"attempts", "billed_pico_usd", "billed_realtime", "untaken", "bought_again"}
 
 
 MOST_NOTES = 500
@@ -53,12 +58,14 @@ class Database:
 
     What is noted (`note`) is written before anything else is read or written. Until then it may
     wait in memory, since there may be thousands of notes a second; not for long, while more come.
+    Notes for the same writer are written together, in their order.
     """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._lock = threading.RLock()
-        self._notes: list[Callable[[sqlite3.Connection], None]] = []
+        self._notes: dict[Callable[[sqlite3.Connection, list[Any]], None], list[Any]] = {}
+        self._noted = 0
         self._noted_at = 0.0
         # A killed process loses nothing without fsync; only a power cut would.
         self._connection.execute("PRAGMA synchronous=OFF")
@@ -86,24 +93,25 @@ class Database:
                 raise
             self._connection.execute("COMMIT")
 
-    def note(self, note: Callable[[sqlite3.Connection], None]) -> None:
-        """Have something written, soon."""
+    def note(self, write: Callable[[sqlite3.Connection, list[Note]], None], note: Note) -> None:
+        """Have something written soon, by a function that takes all such notes at once."""
         with self._lock:
             now = time.monotonic()
             if not self._notes:
                 self._noted_at = now
-            self._notes.append(note)
-            if len(self._notes) < MOST_NOTES and now - self._noted_at < LONGEST_NOTE_SECONDS:
+            self._notes.setdefault(write, []).append(note)
+            self._noted += 1
+            if self._noted < MOST_NOTES and now - self._noted_at < LONGEST_NOTE_SECONDS:
                 return
             self._write_notes()
 
     def _write_notes(self) -> None:
         if not self._notes or self._connection.in_transaction:
             return
-        notes, self._notes = self._notes, []
+        notes, self._notes, self._noted = self._notes, {}, 0
         self._connection.execute("BEGIN IMMEDIATE")
-        for note in notes:
-            note(self._connection)
+        for write, noted in notes.items():
+            write(self._connection, noted)
         self._connection.execute("COMMIT")
 
     def close(self) -> None:

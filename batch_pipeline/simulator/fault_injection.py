@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from batch_pipeline.simulator.batches import BatchStore
 from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.connection import not_taken
 from batch_pipeline.simulator.fault_kinds import (
     AnyFault,
     Billing,
@@ -58,6 +59,8 @@ class FaultInjection:
 
     def around(self, endpoint: Endpoint, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
+            if self._schedule.is_quiet(endpoint):
+                return await handler(request)
             batch_id = request.path_params.get("batch_id", "")
             key = api_key_of(request.headers)
             fault = self._schedule.next_fault(endpoint, key=key, batch_id=batch_id)
@@ -111,10 +114,13 @@ class FaultInjection:
             case Drop():
                 sent = Nothing(reset=fault.reset)
             case Error():
+                not_taken(request.scope)
                 sent = refusal(request, fault.answer())
             case Unreadable():
+                not_taken(request.scope)
                 sent = Reshaped(truth, garbled)
             case Cut():
+                not_taken(request.scope)
                 sent = Reshaped(truth, halved, dropped=fault.end == "dropped")
             case CutResults():
                 reshape = cut_off(fault, self._lines(request))

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from batch_pipeline.simulator.fault_kinds import AnyFault
 from batch_pipeline.simulator.faults import BATCH_ENDPOINTS, Endpoint, Faults
@@ -37,11 +38,16 @@ class FaultSchedule:
         """From now on these faults; every count begins again."""
         with self._lock:
             self._faults = faults
+            self._quiet = frozenset() if faults.outages else _quiet(faults)
             self._outage_calls: Counter[int] = Counter()
             self._script_calls: Counter[tuple[Endpoint, str]] = Counter()
             self._chance_calls: Counter[Endpoint] = Counter()
             self._batches = 0
             self._creates = 0
+
+    def is_quiet(self, endpoint: Endpoint) -> bool:
+        """Whether nothing can happen to calls of an endpoint: nobody needs to count them."""
+        return endpoint in self._quiet
 
     def next_fault(self, endpoint: Endpoint, *, key: str, batch_id: str) -> AnyFault | None:
         """What happens to this call: an outage, else the script's step, else a chance that hits."""
@@ -109,6 +115,11 @@ class FaultSchedule:
             for moment in ("before", "after")
         )
         return before, after
+
+
+def _quiet(faults: Faults) -> frozenset[Endpoint]:
+    declared = ((endpoint, getattr(faults, endpoint)) for endpoint in get_args(Endpoint))
+    return frozenset(name for name, one in declared if not one.script and not one.chances)
 
 
 def _ends(script: Sequence[AnyFault]) -> Iterator[tuple[int, AnyFault]]:

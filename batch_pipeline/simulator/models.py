@@ -7,6 +7,7 @@ imported: the pipeline uses that library, and books that shared it could not con
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 # Cost is kept as whole picodollars so that sums over millions of requests are exact.
@@ -50,6 +51,7 @@ class Model:
         return int(price)
 
 
+@lru_cache(maxsize=256)  # a few prices, for each answer
 def _pico(usd_per_million: float) -> int:
     return round(usd_per_million * PICO_USD_PER_TOKEN)
 

@@ -82,6 +82,11 @@ class RateLimiter:
                 if limit is not None
             }
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._buckets)
+
     def admit(self, input_tokens: int) -> None:
         """Take a request in. Errors: `ApiError` 429 with `retry-after` where a bucket lacks it."""
         with self._lock:

@@ -66,9 +66,15 @@ class RequestFate:
             return {"type": UNKNOWN_RESULT_TYPE, **_NOVEL}
         return {"type": rule.outcome}
 
-    def message(self, digest: bytes, raw: bytes, truth: dict[str, Any]) -> dict[str, Any]:
+    def message(
+        self, digest: bytes, params: dict[str, Any], truth: dict[str, Any]
+    ) -> dict[str, Any]:
         """The same for a message in real time. Errors: `ApiError` with the status of its type."""
-        result = self.result(digest, raw, {"type": "succeeded", "message": truth}, "")
+        if not self._anything_declared:
+            return truth
+        result = self.result(
+            digest, orjson.dumps(params), {"type": "succeeded", "message": truth}, ""
+        )
         if result["type"] == "errored":
             error = result["error"]["error"]
             status = TYPE_STATUSES.get(error["type"], 500)
@@ -76,8 +82,12 @@ class RequestFate:
         answer: dict[str, Any] = result["message"]
         return answer
 
+    @property
+    def _anything_declared(self) -> bool:
+        return bool(self.declared.matching or self.declared.chances)
+
     def _rule(self, digest: bytes, raw: bytes) -> Rule | None:
-        if not self.declared.matching and not self.declared.chances:
+        if not self._anything_declared:
             return None
         attempt = 1 + self.attempts_before(digest) + self._here[digest]
         self._here[digest] += 1

@@ -230,6 +230,7 @@ def _config(app: Any) -> uvicorn.Config:
         app,
         http=CuttableProtocol,
         ws="none",
+        proxy_headers=False,  # nobody stands between
         lifespan="off",
         access_log=False,
         log_config=_LOGGING,

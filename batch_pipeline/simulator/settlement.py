@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from batch_pipeline.simulator.answers import answer
-from batch_pipeline.simulator.books import Bill
+from batch_pipeline.simulator.bills import Bill
 from batch_pipeline.simulator.checks import check_message
 from batch_pipeline.simulator.models import MODELS
 from batch_pipeline.simulator.request_faults import RequestFate
