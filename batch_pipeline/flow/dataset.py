@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,17 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.preparing import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.prompt import Template
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.sources import SourceFile, Sources, find_sources
+from batch_pipeline.flow.sources import SourceFile, Sources, find_sources, is_plain
 from batch_pipeline.flow.workers import Workers
 from batch_pipeline.spec import JobSpec
+from batch_pipeline.state.durable import flushing
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.inputs import NewSnapshot
 
+# How many times as large as its file what is read from it may be if that is compressed, by a large
+# estimate; and how many times what is written has to be free, for documents not to be packed.
+_UNPACKED = 5
+_ROOM = 2
 # Below this another process has hardly started when this one is through.
 PROCESSES_FROM_BYTES = 40 << 20
 
@@ -63,7 +69,8 @@ def read_snapshot(
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
         whole = _Whole(pipeline.settings.workers, declaration, free)
-        whole.read(sources, folder, kept)
+        packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
+        whole.read(sources, folder, kept, packed=packed)
         _refuse_too_many_invalid(spec, partition, whole)
         duplicates, kept_count = _finish(pipeline.files, folder, whole.parts, spec, partition)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
@@ -105,7 +112,7 @@ class _Whole:
         made_from.append(self._kept.hexdigest())
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
 
-    def read(self, sources: Sources, folder: Path, kept: KeptUnits) -> None:
+    def read(self, sources: Sources, folder: Path, kept: KeptUnits, *, packed: bool) -> None:
         # What is kept is looked up in a file of this process; so little is worth no process.
         alone = kept is not kept_units.NOTHING or not worth_processes(sources)
         seen: tuple[SourceFile, LinesSeen] | None = None
@@ -119,10 +126,15 @@ class _Whole:
                     piece,
                     self._declaration,
                     folder,
+                    packed,
                     *([kept] if alone else []),
                 )
 
-        with Workers(1 if alone else self._workers, self._free) as workers:
+        # A disk writes while the next pieces are read.
+        with (
+            Workers(1 if alone else self._workers, self._free) as workers,
+            flushing() as flush_soon,
+        ):
             for number, prepared in enumerate(workers.map(prepare, tasks())):
                 file = pieces[number][0].file
                 if seen is not None and seen[0] != file:
@@ -133,13 +145,16 @@ class _Whole:
                         seen = (file, prepared.seen)
                     else:
                         seen[1].add(prepared.seen)
-                self._add(prepared, folder)
+                for path in self._add(prepared, folder):
+                    flush_soon(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
 
-    def _add(self, piece: Prepared, folder: Path) -> None:
+    def _add(self, piece: Prepared, folder: Path) -> list[Path]:
+        """Returns where its files are now."""
+        added = []
         for part in piece.parts:
-            part.replace(folder / snapshots.part_name(self.parts))
+            added.append(part.replace(folder / snapshots.part_name(self.parts)))
             self.parts += 1
         self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
         self.content.update(piece.digests)
@@ -149,6 +164,13 @@ class _Whole:
         self.too_large += piece.too_large
         self.request_bytes += piece.request_bytes
         self.problems += piece.problems[: EXAMPLES - len(self.problems)]
+        return added
+
+
+def _is_room_for(sources: Sources, folder: Path) -> bool:
+    """Whether a disk has room to spare for the night's documents as they are."""
+    size = sum(file.size * (1 if is_plain(file) else _UNPACKED) for file in sources.files)
+    return shutil.disk_usage(folder).free > _ROOM * size
 
 
 def worth_processes(sources: Sources) -> bool:

@@ -103,23 +103,19 @@ class LinesSeen:
             raise wanted.error(f"{place_of(file, number)} and every other row", column, present)
 
 
-def read_format(
-    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None = None
-) -> NumberedRows:
-    """The rows of one open file, with the row (parquet) or line (csv, jsonl) that each starts at.
+def read_format(stream: BinaryIO, section: Section, wanted: Wanted) -> NumberedRows:
+    """The rows of one open file that is no jsonl, with the row (parquet) or line (csv) that each
+    starts at; lines of jsonl are `row_of_line`.
 
-    `seen` learns what the lines of a part of a jsonl file had; whole files are checked here.
     Raises InputDataError for missing columns and malformed lines; what pyarrow and the stream
     raise for an unreadable file is left to the caller.
     """
     match section.file.kind:
         case Kind.PARQUET:
             return _read_parquet(stream, section, wanted)
-        case Kind.JSONL:
-            return _read_jsonl(stream, section, wanted, seen)
         case Kind.CSV:
             return _read_csv(stream, section.file, wanted)
-        case Kind.TXT | Kind.MD:
+        case _:
             return _read_text(stream, section.file, wanted)
 
 
@@ -222,45 +218,30 @@ def _check_header(place: str, names: list[str]) -> None:
 # --- jsonl ---------------------------------------------------------------------------------------
 
 
-def _read_jsonl(
-    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None
-) -> NumberedRows:
-    file = section.file
-    so_far = LinesSeen(set(wanted.columns)) if seen is None else seen
-    for number, line in _lines(stream, section):
-        text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip(b" \t\r\n")
-        if not text:
-            continue
-        try:
-            row = JsonRow.of_json(text)
-        except ValueError as error:
-            raise InputDataError(
-                f"{place_of(file, number)}: {_json_cause(error)}. Every line has to be one JSON "
-                "object in UTF-8."
-            ) from error
-        if wanted.id_column not in row.cells:
-            raise wanted.error(place_of(file, number), wanted.id_column, row.cells)
-        if so_far.unseen:
-            so_far.unseen.difference_update(row.cells)
-        if so_far.first is None:
-            so_far.first = (number, list(row.cells))
-        yield number, row
-    if seen is None:
-        so_far.check(file, wanted)
+def row_of_line(
+    line: bytes, file: SourceFile, number: int, wanted: Wanted, seen: LinesSeen
+) -> JsonRow | None:
+    """The row of a line; None for an empty one. `seen` learns what it had.
 
-
-def _lines(stream: BinaryIO, section: Section) -> Iterator[tuple[int, bytes]]:
-    """The lines of a section with their numbers; binary lines end at \n alone, not at U+2028."""
-    if section.end is None:
-        yield from enumerate(stream, 1)
-        return
-    stream.seek(section.start)
-    left = section.end - section.start
-    for number, line in enumerate(stream, section.first):
-        yield number, line
-        left -= len(line)
-        if left <= 0:
-            return
+    Raises InputDataError where it is no JSON object or has no id column.
+    """
+    text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip(b" \t\r\n")
+    if not text:
+        return None
+    try:
+        row = JsonRow.of_json(text)
+    except ValueError as error:
+        raise InputDataError(
+            f"{place_of(file, number)}: {_json_cause(error)}. Every line has to be one JSON "
+            "object in UTF-8."
+        ) from error
+    if wanted.id_column not in row.cells:
+        raise wanted.error(place_of(file, number), wanted.id_column, row.cells)
+    if seen.unseen:
+        seen.unseen.difference_update(row.cells)
+    if seen.first is None:
+        seen.first = (number, list(row.cells))
+    return row
 
 
 def _json_cause(error: ValueError) -> str:

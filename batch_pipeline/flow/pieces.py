@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.sources import Kind, SourceFile, Sources, is_remote
+from batch_pipeline.flow.sources import Kind, SourceFile, Sources, is_plain, is_remote
 from batch_pipeline.flow.streams import open_stream
 
 # Small enough that the last ones leave no core idle for long, large enough that a piece's own file
@@ -26,7 +26,7 @@ PIECE_BYTES = 32 << 20
 PIECE_FILES = 2_000
 # Whether a smaller parquet file has several row groups is not worth opening it for.
 _WORTH_A_LOOK = 4 << 20
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 256 << 10
 _LINE_END = ord("\n")
 
 
@@ -93,15 +93,16 @@ def _sections(file: SourceFile) -> Iterator[Section]:
 
 
 def _has_plain_lines(file: SourceFile) -> bool:
-    plain = file.path.lower().endswith(Kind.JSONL.value)
-    return file.kind is Kind.JSONL and plain and not is_remote(file.path)
+    return file.kind is Kind.JSONL and is_plain(file) and not is_remote(file.path)
 
 
 def _line_ranges(file: SourceFile) -> Iterator[Section]:
     start, first = 0, 1
-    with Path(file.path).open("rb") as lines:
+    block = bytearray(_BLOCK_BYTES)
+    # Unbuffered: a block that is used again stays in the processor's cache.
+    with Path(file.path).open("rb", buffering=0) as lines:
         while True:
-            count, end = _lines_of(lines, PIECE_BYTES)
+            count, end = _lines_of(lines, PIECE_BYTES, block)
             if not count:
                 # An empty file, or nothing after the last line.
                 if start == 0:
@@ -111,19 +112,24 @@ def _line_ranges(file: SourceFile) -> Iterator[Section]:
             start, first = end, first + count
 
 
-def _lines_of(lines: BinaryIO, wanted: int) -> tuple[int, int]:
+def _lines_of(lines: FileIO, wanted: int, block: bytearray) -> tuple[int, int]:
     """Read on to the first line end after `wanted` bytes; how many lines, and where that is."""
+    start = lines.tell()
     count = read = 0
-    last = b""
-    while read < wanted and (block := lines.read(min(_BLOCK_BYTES, wanted - read))):
+    in_line = False
+    seen = np.frombuffer(block, np.uint8)
+    while size := lines.readinto(block):
         # `bytes.count` goes byte by byte, and this is done for all of the input by one process.
-        count += int(np.count_nonzero(np.frombuffer(block, np.uint8) == _LINE_END))
-        read += len(block)
-        last = block
-    if last and not last.endswith(b"\n"):
-        lines.readline()
-        count += 1
-    return count, lines.tell()
+        is_end = seen[:size] == _LINE_END
+        enough = max(0, min(size, wanted - 1 - read))
+        count += int(np.count_nonzero(is_end[:enough]))
+        if enough < size and (found := np.flatnonzero(is_end[enough:])).size:
+            end = start + read + enough + int(found[0]) + 1
+            lines.seek(end)
+            return count + 1, end
+        read += size
+        in_line = not is_end[-1]
+    return count + in_line, start + read
 
 
 def _group_rows(file: SourceFile) -> list[tuple[int, int]]:

@@ -8,21 +8,23 @@ the snapshot, which sees all rows at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.formats import LinesSeen, Wanted, place_of, read_format
+from batch_pipeline.flow.formats import LinesSeen, Wanted, place_of, read_format, row_of_line
 from batch_pipeline.flow.pieces import Section
+from batch_pipeline.flow.regular_rows import read_lines
 from batch_pipeline.flow.row_json import (
     CellProblem,
     JsonRow,
+    as_written,
     places_of,
     row_values,
     values_and_problem,
 )
-from batch_pipeline.flow.sources import SourceFile, Sources, is_remote
+from batch_pipeline.flow.sources import Kind, SourceFile, Sources, is_remote
 from batch_pipeline.flow.streams import open_stream
 
 __all__ = ["Row", "read_rows", "read_section", "row_values"]
@@ -32,19 +34,24 @@ class Row(NamedTuple):
     """One input row.
 
     `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
-    or line (csv, jsonl) from 1, `values` the text of each template column, and `problem` why the
-    row is set aside as `invalid_input`, or None. `values` and `problem` are
-    `row_values(input, columns)`, and `places` is where these texts lie in `input`, if that can be
-    told (`row_json.places_of`).
+    or line (csv, jsonl) from 1, and `problem` why the row is set aside as `invalid_input`, or None.
+    `places` is where the texts of the template's columns lie in `input`, if that can be told
+    (`row_json.places_of`); they are parsed if they are wanted.
     """
 
     id: str
     input: bytes
     source: str
     number: int
-    values: dict[str, str]
-    problem: str | None
+    columns: tuple[str, ...]
+    problem: str | None = None
     places: tuple[int, ...] | None = None
+    parsed: dict[str, str] | None = None
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The text of each template column, without those that have a problem."""
+        return row_values(self.input, self.columns)[0] if self.parsed is None else self.parsed
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -63,13 +70,11 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
     file, number = section.file, 0
     try:
         with open_stream(file) as stream:
-            for number, row in read_format(stream, section, wanted, seen):
-                values, problem = values_and_problem(row, wanted.columns)
-                row_id = row.cells.get(wanted.id_column)
-                if type(row_id) is not str or not row_id:
-                    row_id = _row_id(row, wanted.id_column, place_of(file, number))
-                places = places_of(row, wanted.columns) if problem is None else None
-                yield Row(row_id, row.text, file.path, number, values, problem, places)
+            jsonl = file.kind is Kind.JSONL
+            rows = (_read_lines if jsonl else _read_cells)(stream, section, wanted, seen)
+            for row in rows:
+                number = row.number
+                yield row
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
@@ -79,6 +84,45 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
         if not is_remote(file.path):
             raise
         raise _unreadable(file, number, error) from error
+
+
+def _read_cells(
+    stream: BinaryIO, section: Section, wanted: Wanted, _seen: LinesSeen | None
+) -> Iterator[Row]:
+    for number, row in read_format(stream, section, wanted):
+        yield _row(row, section.file, number, wanted)
+
+
+def _read_lines(
+    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None
+) -> Iterator[Row]:
+    file = section.file
+    so_far = LinesSeen(set(wanted.columns)) if seen is None else seen
+    size = None
+    if section.end is not None:
+        stream.seek(section.start)
+        size = section.end - section.start
+    for number, line in enumerate(read_lines(stream, size, wanted), section.first):
+        # What is told of a missing column are the columns of the first row.
+        if line.id is not None and so_far.first is not None:
+            so_far.unseen.clear()
+            yield Row(line.id, line.text, file.path, number, wanted.columns, places=line.places)
+            continue
+        row = row_of_line(line.text, file, number, wanted, so_far)
+        if row is not None:
+            yield _row(as_written(row, wanted.columns), file, number, wanted)
+    if seen is None:
+        so_far.check(file, wanted)
+
+
+def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
+    values, problem = values_and_problem(row, wanted.columns)
+    row_id = row.cells.get(wanted.id_column)
+    if type(row_id) is not str or not row_id:
+        row_id = _row_id(row, wanted.id_column, place_of(file, number))
+    places = places_of(row, wanted.columns) if problem is None else None
+    parsed = values if places is None else None
+    return Row(row_id, row.text, file.path, number, wanted.columns, problem, places, parsed)
 
 
 def _row_id(row: JsonRow, column: str, place: str) -> str:

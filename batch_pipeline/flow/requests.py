@@ -114,6 +114,11 @@ class RequestBuilder:
         ]
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
+        # What all requests begin with is hashed once.
+        begin, self._end = self._prefix(None) + self._first, b'"' + self._suffix
+        self._begun = self._digest.copy()
+        self._begun.update(begin)
+        self._constant_bytes = len(begin + self._end) + sum(len(part) for _, part in self._others)
 
     def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
         """`max_tokens`: another than the declared one."""
@@ -132,8 +137,20 @@ class RequestBuilder:
         pieces = [self._prefix(max_tokens), self._first]
         for at, literal in self._others:
             pieces += (row[places[at] : places[at + 1]], literal)
-        pieces += (b'"', self._suffix)
+        pieces.append(self._end)
         return b"".join(pieces)
+
+    def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
+        """Of what `splice` makes of a row, without making it."""
+        digest, size = self._begun.copy(), self._constant_bytes
+        view = memoryview(row)
+        for at, literal in self._others:
+            start, end = places[at], places[at + 1]
+            digest.update(view[start:end])
+            digest.update(literal)
+            size += end - start
+        digest.update(self._end)
+        return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
 
     def rebuild(
         self, row: bytes, max_tokens: int | None = None, places: Sequence[int] | None = None

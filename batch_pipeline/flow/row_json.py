@@ -25,6 +25,7 @@ UNDECODABLE = "$undecodable"
 # Cells of these types come back from JSON as they went in.
 _AS_PARSED = frozenset({str, bool, type(None)})
 
+_BACKSLASH = ord("\\")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -119,6 +120,45 @@ def places_of(row: JsonRow, columns: Sequence[str]) -> tuple[int, ...] | None:
             end = start + len(literal) - 2
         places += (start, end)
     return tuple(places)
+
+
+def as_written(row: JsonRow, columns: Sequence[str]) -> JsonRow:
+    """The row with the texts of these columns written as orjson writes them, so that `places_of`
+    finds them, which some writers do not (`json.dumps` writes `\\u00e9`); all else stays as it is.
+    """
+    text = row.text
+    for column in columns:
+        cell = row.cells.get(column)
+        name = orjson.dumps(column) + b":"
+        at = text.find(name)
+        if type(cell) is not str or at < 0:
+            continue
+        start = text.find(b'"', at + len(name))
+        end = _end_of_literal(text, start)
+        literal = text[start:end]
+        written = orjson.dumps(cell)
+        if literal != written and _is_json_of(literal, cell):
+            text = text[:start] + written + text[end:]
+    return row if text is row.text else JsonRow(text, row.cells)
+
+
+def _end_of_literal(text: bytes, start: int) -> int:
+    """Where the JSON string that begins here ends: after the first quote that is not escaped."""
+    end = start
+    while (end := text.find(b'"', end + 1)) >= 0:
+        before = end
+        while text[before - 1] == _BACKSLASH:
+            before -= 1
+        if (end - before) % 2 == 0:
+            return end + 1
+    return len(text)
+
+
+def _is_json_of(literal: bytes, cell: str) -> bool:
+    try:
+        return bool(orjson.loads(literal) == cell)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _is_plain(row: JsonRow) -> bool:

@@ -60,14 +60,20 @@ PART_BYTES = 256 << 20
 # How a column is written follows from what is in it: a text that hardly ever comes twice is not
 # looked up in a dictionary.
 _WRITTEN = {
-    "compression": "zstd",
-    "compression_level": 1,
     # Only after so many rows it is looked whether a page is full: with pyarrow's 1,024 a row group
     # of large documents would be one page, held several times while it is compressed.
     "write_batch_size": 64,
     "use_dictionary": ["problem_status", "problem", "source", "kept_from"],
     # Rows are found by it, see `read_inputs`.
     "write_statistics": ["ordinal"],
+}
+# zstd at its lowest level, which is what it is without a word. To compress the documents takes as
+# long as all else that is done for them: it is done where room or the network is short.
+_PACKED = "zstd"
+_PLAIN = {
+    **{field.name: "zstd" for field in SCHEMA},
+    "places.list.element": "zstd",
+    "input": "none",
 }
 # Rows of a piece count from a multiple of this: pieces are written at the same time.
 ORDINALS_A_PIECE = 1 << 32
@@ -90,10 +96,14 @@ class SnapshotRow(NamedTuple):
 
 
 class SnapshotWriter:
-    """Writes the rows of one piece into part files of a local folder, holding one row group."""
+    """Writes the rows of one piece into part files of a local folder, holding one row group.
 
-    def __init__(self, folder: Path, piece: int = 0) -> None:
+    `packed`: the documents are compressed.
+    """
+
+    def __init__(self, folder: Path, piece: int = 0, *, packed: bool = False) -> None:
         self._folder = folder
+        self._compression = _PACKED if packed else _PLAIN
         self._piece = piece
         self._rows: list[SnapshotRow] = []
         self._row_bytes = 0
@@ -118,7 +128,7 @@ class SnapshotWriter:
             return
         if self._writer is None:
             path = self._folder / f"piece-{self._piece:06d}-{len(self.parts):05d}.parquet"
-            self._writer = pq.ParquetWriter(path, SCHEMA, **_WRITTEN)
+            self._writer = pq.ParquetWriter(path, SCHEMA, compression=self._compression, **_WRITTEN)
             self.parts.append(path)
         first = self._piece * ORDINALS_A_PIECE + self.items
         columns = [range(first, first + len(self._rows)), *zip(*self._rows, strict=True)]

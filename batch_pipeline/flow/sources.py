@@ -120,6 +120,11 @@ def is_remote(path: str) -> bool:
     return "://" in path or "::" in path
 
 
+def is_plain(file: SourceFile) -> bool:
+    """Whether a file holds its rows as they are: it is not compressed in any way."""
+    return file.path.lower().endswith(file.kind.value) and file.kind is not Kind.PARQUET
+
+
 def file_kind(path: str) -> Kind:
     """What a file holds, by its ending; raises InputDataError where that ending is not read."""
     name = path.rpartition("/")[2].lower()

@@ -143,6 +143,9 @@ def test_a_request_put_together_from_places_is_the_one_that_is_built(
     places = places_of(row, one.columns)
     built = one.build({"text": text, "title": title}).params
     assert one.rebuild(row.text, places=places) == built
+    if places is not None:
+        found = one.fingerprint_and_size(row.text, places)
+        assert found == (one.fingerprint(built), len(built))
     if write is orjson.dumps and not any(isinstance(cell, dict) for cell in cells.values()):
         assert places is not None or b"\\" in row.text
 

@@ -1,0 +1,65 @@
+"""What a piece of the input becomes, by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from batch_pipeline.flow.pieces import pieces_of
+from batch_pipeline.flow.preparing import DIGEST_BYTES, Prepared, prepare
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.sources import find_sources
+from batch_pipeline_tests.support import job, write_rows
+
+LONG = "a text of some length, so that it is not hashed twice " * 20
+
+
+def prepared(
+    folder: Path, rows: list[dict[str, Any]], user: str, *, packed: bool = False
+) -> Prepared:
+    folder.mkdir()
+    source = write_rows(folder / "in.jsonl", [orjson.dumps(row) for row in rows])
+    [piece] = pieces_of(find_sources(str(source), "all", {}))
+    declaration = Declaration.of(job(source, prompt={"user": user}))
+    return prepare(0, piece, declaration, folder, packed)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003", "\x1f"])
+@pytest.mark.parametrize(
+    ("user", "set_aside"), [("{text}", 1), ("{text}{text}", 1), ("{text}.", 0)]
+)
+def test_a_blank_prompt_is_set_aside(tmp_path: Path, text: str, user: str, set_aside: int) -> None:
+    rows = [{"id": "1", "text": "first"}, {"id": "2", "text": text}, {"id": "3", "text": " \nx"}]
+    done = prepared(tmp_path / "x", rows, user)
+    assert (done.items, done.invalid_input) == (3, set_aside)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_digest_is_of_all_that_a_row_has(tmp_path: Path, long: bool) -> None:
+    end = LONG if long else ""
+    cells = [("a", "bc", 1), ("ab", "c", 1), ("a", "bc", 2), ("a", "bd", 1), ("a", "bc", 1)]
+    rows = [
+        {"id": "same", "first": first, "second": second + end, "note": note}
+        for first, second, note in cells
+    ]
+    digests = prepared(tmp_path / "x", rows, "{first}{second}").digests
+    each = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
+    assert len(set(each)) == 4
+    assert each[0] == each[4]
+
+
+def test_documents_are_packed_where_room_is_short(tmp_path: Path) -> None:
+    rows = [{"id": str(number), "text": LONG} for number in range(50)]
+    made = [
+        prepared(tmp_path / str(packed), rows, "{text}", packed=packed) for packed in (False, True)
+    ]
+    assert made[0].digests == made[1].digests
+    [[plain], [packed]] = (each.parts for each in made)
+    assert pq.read_table(plain).drop_columns("source") == pq.read_table(packed).drop_columns(
+        "source"
+    )
+    assert plain.stat().st_size > 2 * packed.stat().st_size

@@ -1,0 +1,170 @@
+"""The common line is read without being parsed, to the same rows that any line is read to."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow import readers, regular_rows
+from batch_pipeline.flow.formats import Wanted
+from batch_pipeline.flow.readers import Row, read_rows
+from batch_pipeline.flow.regular_rows import Line
+from batch_pipeline.flow.sources import find_sources
+
+COLUMNS = ("text", "title")
+WANTED = Wanted("id", COLUMNS)
+FIRST = {"id": "first", "text": "a", "title": "b"}
+LONG = "a text that is longer than what is left in its line " * 3
+
+
+def line_by_line(stream: BinaryIO, size: int | None, _wanted: Wanted) -> Iterator[Line]:
+    data = stream.read() if size is None else stream.read(size)
+    return map(Line, data.removesuffix(b"\n").split(b"\n") if data else ())
+
+
+def read(path: Path) -> list[Row] | str:
+    try:
+        return list(read_rows(find_sources(str(path), "all", {}), "id", COLUMNS))
+    except InputDataError as error:
+        return str(error)
+
+
+COMMON = st.one_of(
+    st.text('\\"/abu\n\x01é\u2028\U0001f600', min_size=1, max_size=12),
+    st.sampled_from([" ", LONG, 'text":"', '"title":', 'ends so "text', LONG + '"\n\\']),
+)
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=()), max_size=12),
+    st.text('\\"/abu\n\x7f\x010é\u2028\U0001f600', max_size=12),
+    st.sampled_from(["", " ", LONG, 'text":"', '"title":', "\x7f0", "\\u007f0", 'ends so "text']),
+)
+CELLS = st.one_of(
+    TEXTS,
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.lists(TEXTS, max_size=2),
+    st.dictionaries(st.sampled_from(["text", "a"]), TEXTS, max_size=2),
+)
+NAMES = st.sampled_from(["note", "te", 'a"text', "ä", LONG, "\x7f0", "text "])
+WRITERS = st.sampled_from(
+    [
+        orjson.dumps,
+        lambda row: json.dumps(row).encode(),
+        lambda row: json.dumps(row).encode().replace(b"\\u00e9", b"\\u00E9"),
+        lambda row: json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass"),
+        lambda row: json.dumps(row, separators=(",", " :\t")).encode(),
+        lambda row: json.dumps(row).encode().replace(b"/", b"\\/"),
+        # The last of two cells of one name counts.
+        lambda row: b'{"text": "former", ' + json.dumps(row).encode()[1:],
+    ]
+)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    cells: st.SearchStrategy[Any]
+    ids: st.SearchStrategy[Any]
+    common = draw(st.integers(0, 3))
+    if common:
+        cells = ids = COMMON
+        row: dict[str, Any] = draw(
+            st.dictionaries(st.sampled_from(["note", "ä"]), COMMON | st.floats(), max_size=2)
+        )
+    else:
+        cells, ids = TEXTS | CELLS, TEXTS | st.integers()
+        row = draw(st.dictionaries(NAMES, CELLS, max_size=2))
+    asked: dict[str, Any] = {"id": ids, "text": cells, "title": cells}
+    for name in draw(st.permutations(list(asked))):
+        if common or name != "title" or draw(st.booleans()):
+            row[name] = draw(asked[name])
+    try:
+        line: bytes = draw(WRITERS)(row)
+    except TypeError:  # a lone surrogate
+        line = json.dumps(row).encode()
+    if draw(st.integers(0, 9)) == 0:
+        at = draw(st.integers(0, len(line)))
+        put = draw(
+            st.sampled_from([b"", b"\\", b'"', b"\x7f", b"\xff", b"\t", b"\r", b"}", b"\xc3"])
+        )
+        line = line[:at] + put + line[at + draw(st.integers(0, 1)) :]
+    return line
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=300)
+@given(
+    made=st.lists(lines(), max_size=6),
+    ending=st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
+    last=st.booleans(),
+    long_bytes=st.sampled_from([0, 3, 64]),
+    block_bytes=st.sampled_from([1, 60, 1 << 20]),
+)
+def test_rows_are_the_same_as_read_line_by_line(
+    tmp_path: Path, made: list[bytes], ending: bytes, last: bool, long_bytes: int, block_bytes: int
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(ending.join([orjson.dumps(FIRST), *made]) + ending * last)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regular_rows, "LONG_BYTES", long_bytes)
+        patch.setattr(regular_rows, "BLOCK_BYTES", block_bytes)
+        found = read(path)
+        patch.setattr(readers, "read_lines", line_by_line)
+        assert found == read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "common"),
+    [
+        (b'{"id":"1","text":"short","title":""}', True),
+        (b'{"title": "first", "text": "%b", "id": "1"}' % LONG.encode(), True),
+        (b'{"id":"1","text":"%b","title":"%b"}\r' % (LONG.encode(), LONG.encode()), True),
+        (rb'{"id":"1","text":"\"\\\\\"%b\\","title":"a\nb"}' % LONG.encode(), True),
+        (rb'{"id":"1","text":"caf\u00e9 %b","title":"b"}' % LONG.encode(), True),
+        (rb'{"id":"1","text":"%b","title":"","note":"\u00e9"}' % LONG.encode(), True),
+        (b'{"id":"1","n":1.50,"text":"%b","title":"","nothing":null}' % LONG.encode(), True),
+        (b'{"id":"1","list":[1,[]],"text":"","title":""}', True),
+        (b'{"id":1,"text":"","title":""}', False),
+        (b'{"id":"1","text":7,"title":""}', False),
+        (b'{"id":"1","text":"a","text":"b","title":""}', False),
+        (b'{"id":"1","text":"a","title":"b","meta":{"text":"c"}}', False),
+        (rb'{"id":"1","text":"\ud800 %b","title":"b"}' % LONG.encode(), False),
+        (b'{"id":"1","text":"\xff%b","title":"b"}' % LONG.encode(), False),
+        (b'{"id":"1","text":"\x7f","title":"b"}', False),
+        (b'{"id":"1","text":"a","title":"b"', False),
+        (b"", False),
+    ],
+)
+def test_a_line_is_common_or_not(line: bytes, common: bool) -> None:
+    [found] = regular_rows.read_lines(io.BytesIO(line + b"\n"), None, WANTED)
+    assert (found.id is not None) is common
+    if common:
+        assert found.places is not None
+        row = orjson.loads(line)
+        for column, start, end in zip(COLUMNS, found.places[::2], found.places[1::2], strict=True):
+            assert found.text[start - 1 : end + 1] == orjson.dumps(row[column])
+
+
+@pytest.mark.parametrize("text", [LONG + "é", "é", '"\u2028"\U0001f600'])
+def test_a_text_is_written_as_its_request_has_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "in.jsonl"
+    rows = [FIRST, {**FIRST, "id": "second", "text": text, "note": "ü", "n": 1.10}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(path)
+    assert not isinstance(found, str)
+    second = found[1]
+    assert (
+        second.input
+        == b'{"id": "second", "text": %b, "title": "b", "note": "\\u00fc", "n": 1.1}'
+        % (orjson.dumps(text))
+    )
+    assert second.places is not None
