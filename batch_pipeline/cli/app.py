@@ -40,10 +40,18 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; errors are printed in the form that was asked for."""
-    if arguments is None:
-        # The program itself, not somebody's process that calls it.
-        work_without_pandas()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    # The program itself, not somebody's process that calls it.
+    work_without_pandas()
+    code = _run(sys.argv[1:])
+    # What is there ends with the process. To look through it for garbage, as Python does on its way
+    # out, takes half a second once the SDK is loaded.
+    gc.freeze()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
@@ -54,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A service manager's stop is a Ctrl-C that nobody has typed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(arguments, PROGRAM, standalone_mode=False, obj=output) or COMPLETE
+        code = app(list(arguments), PROGRAM, standalone_mode=False, obj=output) or COMPLETE
         if code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
             raise KeyboardInterrupt
     except typer.Exit as done:
@@ -75,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:  # a bug: the trace for its report, and still one JSON document
             logging.getLogger(__name__).exception("unexpected error")
             code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
-    sys.exit(code)
+    return code
 
 
 def _explained(error: Exception) -> BatchPipelineError | None:
