@@ -56,8 +56,8 @@ def main() -> None:
         nights = min(NIGHTS, batches)
         with tempfile.TemporaryDirectory() as temporary, sink(1e9) as url:
             folder = Path(temporary)
-            count = batches // nights
             for night in range(nights):
+                count = batches // nights + (night < batches % nights)
                 write_documents(folder / f"2026-01-{night + 1:02}.jsonl", count, 5)
             jobs = declare(
                 folder / "jobs",
@@ -70,7 +70,7 @@ def main() -> None:
             pipeline = Pipeline(Settings.from_environment(), api)
             spec = find_job(pipeline.settings.jobs_dir, "bench")
             _submit(pipeline, spec, nights)
-            _measure(pipeline, spec, api, count * nights)
+            _measure(pipeline, spec, api, batches)
 
 
 def _submit(pipeline: Pipeline, spec: JobSpec, nights: int) -> None:

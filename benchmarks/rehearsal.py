@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -60,6 +61,8 @@ def main() -> None:
     made.add_argument("--requests", type=int, default=10_000, help="of a batch at most")
     made.add_argument("--folder", help="where input, home and simulator lie; default: temporary")
     options = made.parse_args()
+    # A stop from outside is a Ctrl-C: what was started ends, and the folder is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rehearsal_", dir=options.folder) as temporary:
         rehearse(options, Path(temporary))
 

@@ -18,6 +18,10 @@ from batch_pipeline.state.submissions import State, Submission
 
 # The API ends a batch 24 hours after its creation, done or not.
 LONGEST_SECONDS = 24 * 3600.0
+# A batch is slow beyond so many times the slowest turnaround so far, and by more than a poll
+# interval: ends are noticed by polls, and of equal batches half are slower than the ones before.
+SLOW_FACTOR = 1.5
+SLOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Eta:
     """Seconds until all is answered: `least` and `most`, by the turnaround of `batches` (0: by the
     pace of calls).
 
-    `slow`: a batch runs for longer than any of those did, and `most` is the API's own limit.
+    `slow`: a batch runs for clearly longer than any of those did, and `most` is the API's own
+    limit.
     """
 
     least: float
@@ -70,8 +75,10 @@ def eta(state: Progress) -> Eta | None:
         return None
     fast, slow = min(seen), max(seen)
     ages = [max(0.0, state.at - (s.accepted_at or state.at)) for s in flying]
-    overdue = any(age > slow for age in ages)
-    longest = LONGEST_SECONDS if overdue else slow
+    late = max(slow * SLOW_FACTOR, slow + SLOW_SECONDS)
+    oldest = max(ages, default=0.0)
+    overdue = oldest > late
+    longest = LONGEST_SECONDS if overdue else late if oldest > slow else slow
     left = [longest - age for age in ages]
     in_flight = sum(s.requests for s in flying)
     rounds = math.ceil(state.waiting / in_flight) if in_flight else min(1, state.waiting)

@@ -45,7 +45,11 @@ SEEN = (ended(HOUR), ended(3 * HOUR))
         # What waits goes once those have ended, as many at a time.
         ((*SEEN, flying(0)), 15, 1 + 2, 3 + 6, False),
         (SEEN, 500, 1, 3, False),
-        # Slower than all before: nothing is known but the API's own limit.
+        # A little slower than all before is not slow.
+        ((*SEEN, flying(4 * HOUR)), 0, 0, 0.5, False),
+        ((*SEEN, flying(4 * HOUR), flying(0)), 0, 1, 4.5, False),
+        ((ended(2), ended(3), flying(62)), 0, 0, 1 / HOUR, False),
+        # Clearly slower than all before: nothing is known but the API's own limit.
         ((*SEEN, flying(5 * HOUR)), 0, 0, 19, True),
         ((*SEEN, flying(30 * HOUR)), 0, 0, 0, True),
     ],
