@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 420.0
 COMMAND_LINE = "from batch_pipeline.cli import main; main()"
 # What takes minutes in production, so that a test does not.
 SOONER = {
-    "start_timeout_seconds: 300": "start_timeout_seconds: 30\n  poll_interval_seconds: 5",
+    "start_timeout_seconds: 300": "start_timeout_seconds: 15\n  poll_interval_seconds: 5",
 }
 
 
@@ -76,6 +76,7 @@ def hunted_under_dagster(
 
             hunt = _Hunt(dagster, random.Random(seed), nights, reported)
             dagster.backfill(nights)
+            dagster.start("daemon")
             for _ in range(blows):
                 if not reported():
                     hunt.strike()

@@ -151,7 +151,8 @@ class Dagster:
 def running_dagster(
     home: Path, environment: Mapping[str, str], changes: Mapping[str, str] | None = None
 ) -> Iterator[Dagster]:
-    """Webserver and daemon on the workspace and the instance file of this checkout.
+    """A webserver on the workspace and the instance file of this checkout; the daemon is started
+    by the caller, best after the backfill: it looks for those once every half minute.
 
     `home` becomes DAGSTER_HOME; `changes` are texts of the instance file and what stands in their
     place. All processes, and those that they start, are ended by id.
@@ -165,11 +166,11 @@ def running_dagster(
     dagster = Dagster(home, _free_port(), environment)
     dagster.logs.mkdir()
     try:
-        # One after the other: two at once would both make the tables of a new instance.
-        for name in ("webserver", "daemon"):
-            process = dagster.start(name)
-            ready = functools.partial(_answers, dagster, process)
-            dagster.wait_until(f"the {name}", ready, START_SECONDS)
+        process = dagster.start("webserver")
+        # Two at once would both make the tables of a new instance.
+        dagster.wait_until(
+            "the webserver", functools.partial(_answers, dagster, process), START_SECONDS
+        )
         yield dagster
     finally:
         _end_all(dagster)

@@ -50,6 +50,7 @@ def test_a_backfill_over_three_nights_is_collected_by_the_sensor(
     }
     with running_dagster(tmp_path / "dagster_home", environment) as dagster:
         backfill = dagster.backfill(nights)
+        dagster.start("daemon")
 
         def materialized() -> dict[str, int]:
             return {

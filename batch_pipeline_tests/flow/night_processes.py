@@ -32,6 +32,7 @@ CALLS = 4
 class Plan:
     """Kill one process after each delay (seconds), then let `together` run to the end."""
 
+    url: str
     source: str
     home: str
     kill_after: tuple[float, ...] = ()
@@ -46,7 +47,14 @@ class Plan:
 
 
 def main() -> int:
-    plan = Plan(**orjson.loads(sys.argv[1]))
+    """Carry out the plans on standard input, one a line, and answer each with a line."""
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(orjson.dumps(_carry_out(Plan(**orjson.loads(line)))) + b"\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _carry_out(plan: Plan) -> dict[str, Any]:
     killed = 0
     for delay in plan.kill_after:
         child = _fork(plan)
@@ -58,8 +66,7 @@ def main() -> int:
         _, status = os.waitpid(_fork(plan, function), 0)
         killed += os.WIFSIGNALED(status)
     codes = [os.waitpid(child, 0)[1] for child in [_fork(plan) for _ in range(plan.together)]]
-    sys.stdout.write(orjson.dumps({"killed": killed, "codes": codes}).decode())
-    return 0
+    return {"killed": killed, "codes": codes}
 
 
 def _die_after(function: str) -> None:
@@ -77,6 +84,7 @@ def _fork(plan: Plan, die_after: str | None = None) -> int:
     child = os.fork()
     if child == 0:
         code = 1
+        os.environ |= {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": plan.url}
         try:
             changes = {"ledger_url": plan.ledger_url} if plan.ledger_url else {}
             night = settings(plan.home, lease_seconds=0.4, reconcile_seconds=0.4, **changes)

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +29,52 @@ from batch_pipeline_tests.support import (
     write_rows,
 )
 
+ROOT = Path(__file__).parents[2]
 ITEMS = 40
 
 
-def carry_out(plan: Plan) -> dict[str, Any]:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "batch_pipeline_tests.flow.night_processes",
-            orjson.dumps(asdict(plan)),
-        ],
-        capture_output=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        timeout=120,
-    )
-    outcome: dict[str, Any] = orjson.loads(done.stdout)
-    assert not any(outcome["codes"]), done.stderr.decode()
-    return outcome
+CarryOut = Callable[[Plan], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def carry_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CarryOut]:
+    """Carries plans out in processes; what those wrote is shown where one of them failed."""
+    errors = tmp_path_factory.mktemp("processes") / "stderr.txt"
+    command = [sys.executable, "-m", "batch_pipeline_tests.flow.night_processes"]
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        ) as program,
+    ):
+
+        def carry_out(plan: Plan) -> dict[str, Any]:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write(orjson.dumps(plan) + b"\n")
+            program.stdin.flush()
+            outcome: dict[str, Any] = orjson.loads(program.stdout.readline())
+            assert not any(outcome["codes"]), errors.read_text()
+            return outcome
+
+        yield carry_out
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_night_whose_processes_are_killed_is_bought_once(
-    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path, seed: int
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    carry_out: CarryOut,
+    home: Path,
+    tmp_path: Path,
+    seed: int,
 ) -> None:
     # Longer than three of the delays, so that no machine is too fast for the kills.
     sim.set_turnaround(1.5)
     dice = random.Random(seed)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     delays = tuple(dice.uniform(0.05, 0.5) for _ in range(8))
-    outcome = carry_out(Plan(str(source), str(home), kill_after=delays, pilot=4))
+    outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, pilot=4))
 
     assert outcome["killed"] >= 3, "the kills came too late to show anything"
     assert not accepted_twice(sim)
@@ -71,13 +86,13 @@ def test_a_night_whose_processes_are_killed_is_bought_once(
 
 
 def test_calls_whose_processes_are_killed_are_repeated_only_if_they_were_in_flight(
-    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+    sim: Simulator, make_pipeline: MakePipeline, carry_out: CarryOut, home: Path, tmp_path: Path
 ) -> None:
     # Longer than the delays together, so that no machine is too fast for the kills.
     sim.set_latency(0.3)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     delays = (0.7, 1.0, 0.5, 0.8)
-    outcome = carry_out(Plan(str(source), str(home), kill_after=delays, mode="realtime"))
+    outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, mode="realtime"))
 
     assert outcome["killed"] == len(delays), "the kills came too late to show anything"
     twice = sim.books.billed_more_than_once
@@ -90,7 +105,7 @@ def test_calls_whose_processes_are_killed_are_repeated_only_if_they_were_in_flig
 
 
 def test_a_redrive_whose_processes_are_killed_goes_on(
-    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+    sim: Simulator, make_pipeline: MakePipeline, carry_out: CarryOut, home: Path, tmp_path: Path
 ) -> None:
     """While the folder is built, half replaced, replaced and not recorded, planned, sent."""
     refused = [{"contains": f"number {n} about", "outcome": "refusal"} for n in range(10)]
@@ -108,7 +123,7 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
         "batch_pipeline.flow.submission._record_acceptance",
         "batch_pipeline.flow.collection._publish",
     )
-    outcome = carry_out(Plan(str(source), str(home), redrive=True, die_after=points))
+    outcome = carry_out(Plan(sim.url, str(source), str(home), redrive=True, die_after=points))
 
     assert outcome["killed"] == len(points)
     assert sim.books.accepted_requests == ITEMS + 10
@@ -123,6 +138,7 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
 def test_two_processes_on_one_night_buy_it_once(
     sim: Simulator,
     make_pipeline: MakePipeline,
+    carry_out: CarryOut,
     home: Path,
     tmp_path: Path,
     database: str,
@@ -133,7 +149,7 @@ def test_two_processes_on_one_night_buy_it_once(
     if database == "postgres":
         ledger_url = request.getfixturevalue("postgres_url")
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    carry_out(Plan(str(source), str(home), together=2, ledger_url=ledger_url))
+    carry_out(Plan(sim.url, str(source), str(home), together=2, ledger_url=ledger_url))
     assert not accepted_twice(sim)
     rows = by_id(results(make_pipeline(ledger_url=ledger_url), job(source)))
     assert statuses(rows.values()) == {"succeeded": ITEMS}
