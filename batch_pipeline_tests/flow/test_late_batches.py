@@ -35,13 +35,14 @@ from batch_pipeline_tests.support import (
     write_rows,
 )
 
-LAG = 1.5
+# Until the test has the list shown.
+LAG = 3_600
 WINDOW = 0.1
 
 
 @pytest.fixture
 def lagging(sim: Simulator) -> Simulator:
-    """The first answer to a create is lost, and the list shows no batch before `LAG` seconds."""
+    """The first answer to a create is lost, and the list shows no batch until faults end."""
     sim.set_faults(
         SimulatorFaults.of(create={"script": [{"kind": "drop"}]}, list={"lag": {"seconds": LAG}})
     )
@@ -68,6 +69,7 @@ def test_a_batch_that_was_answered_twice_is_booked_and_not_shown(
     assert sorted(s.state for s in submissions_of(pipeline)) == [
         State.ABSENT, State.COLLECTED, State.COLLECTED,
     ]  # fmt: skip
+    lagging.set_faults(SimulatorFaults())
     repeat_until(
         lambda: all(s.state is State.COLLECTED for s in submissions_of(pipeline)),
         lambda: run(pipeline, spec, PARTITION),
@@ -105,6 +107,7 @@ def test_units_that_are_still_open_take_the_late_answers(
     assert state.unknown == 5
     # Held, so that nothing goes out in its place.
     cancel.hold(pipeline, state.night)
+    lagging.set_faults(SimulatorFaults())
     repeat_until(
         lambda: submissions_of(pipeline)[0].state is State.COLLECTED,
         lambda: run(pipeline, spec, PARTITION, wait=False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -189,14 +188,9 @@ def test_usages_add_up_class_by_class(left: TokenUsage, right: TokenUsage) -> No
     assert left + TokenUsage() == left
 
 
-def test_pricing_a_usage_takes_microseconds() -> None:
+def test_pricing_a_usage_asks_the_library_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its own calculation takes twenty times as long, and there are millions of answers.
     price = find_price(TIERED, AT)
-    usage = TokenUsage(3000, 200, 10, 20, 30)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(1000):
-            price.cost(usage, mode="batch")
-        best = min(best, time.perf_counter() - start)
-    # About 2 microseconds each; the library's own calculation takes 40 or more.
-    assert best / 1000 < 20e-6
+    for name in ("calc_price", "Usage"):
+        monkeypatch.delattr(genai_prices, name)
+    assert price.cost(TokenUsage(3000, 200, 10, 20, 30), mode="batch") > 0
