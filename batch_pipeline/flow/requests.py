@@ -134,11 +134,22 @@ class RequestBuilder:
 
         The prompt must not be empty.
         """
-        pieces = [self._prefix(max_tokens), self._first]
+        return b"".join(self.pieces(row, max_tokens, places))
+
+    def pieces(
+        self,
+        row: bytes | memoryview,
+        max_tokens: int | None = None,
+        places: Sequence[int] | None = None,
+    ) -> list[bytes | memoryview]:
+        """What `rebuild` puts together."""
+        if places is None:
+            return [self.rebuild(bytes(row), max_tokens)]
+        pieces: list[bytes | memoryview] = [self._prefix(max_tokens), self._first]
         for at, literal in self._others:
             pieces += (row[places[at] : places[at + 1]], literal)
         pieces.append(self._end)
-        return b"".join(pieces)
+        return pieces
 
     def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
         """Of what `splice` makes of a row, without making it."""
@@ -213,14 +224,18 @@ def body_length(params_bytes: Iterable[int]) -> int:
     return len(BODY_START) + max(0, requests - 1) + len(BODY_END)
 
 
-def body_chunks(token: str, params: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes]:
-    """The create body, in chunks of about `chunk_bytes`; the last chunk is `BODY_END` alone."""
-    pieces, size = [BODY_START], 0
+def body_chunks(
+    token: str, params: Iterable[Sequence[bytes | memoryview]], chunk_bytes: int
+) -> Iterator[bytes]:
+    """The create body, of parameters that are in pieces still, in chunks of about `chunk_bytes`;
+    the last chunk is `BODY_END` alone."""
+    pieces: list[bytes | memoryview] = [BODY_START]
+    size = 0
     for number, data in enumerate(params):
         separator = b"," if number else b""
         head = b'%s{"custom_id":"%s","params":' % (separator, custom_id(token, number).encode())
-        pieces += (head, data, b"}")
-        size += len(head) + len(data) + 1
+        pieces += (head, *data, b"}")
+        size += len(head) + sum(map(len, data)) + 1
         if size >= chunk_bytes:
             yield b"".join(pieces)
             pieces, size = [], 0

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -182,8 +182,21 @@ class Input(NamedTuple):
     places: Sequence[int] | None
 
 
+class InputView(NamedTuple):
+    """An input row where it lies in its row group, which stays in memory as long as the view."""
+
+    text: memoryview
+    places: Sequence[int] | None
+
+
 def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[Input]:
-    """The input rows with these ordinals, which ascend; one row group in memory.
+    """The input rows with these ordinals, which ascend; one row group in memory."""
+    for view in read_views(files, snapshot, ordinals):
+        yield Input(bytes(view.text), view.places)
+
+
+def read_views(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[InputView]:
+    """`read_inputs`, without a copy of each row.
 
     Rows of a part have ordinals without gaps; where a part starts, its statistics say.
     """
@@ -201,17 +214,23 @@ def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) ->
                     found = [ordinal - start]
                     while (ordinal := next(wanted, None)) is not None and ordinal < end:
                         found.append(ordinal - start)
-                    yield from _inputs(rows if len(found) == len(rows) else rows.take(found))
+                    yield from _views(rows, found)
                 start = end
         if ordinal is None:
             return
 
 
-def _inputs(rows: pa.Table) -> Iterator[Input]:
-    texts = rows.column("input").to_pylist()
-    if "places" not in rows.column_names:
-        return map(Input, texts, repeat(None))
-    return map(Input, texts, rows.column("places").to_pylist())
+def _views(rows: pa.Table, found: Sequence[int]) -> Iterator[InputView]:
+    places: Sequence[Sequence[int] | None] = [None] * len(found)
+    if "places" in rows.column_names:
+        column = rows.column("places")
+        places = (column if len(found) == len(rows) else column.take(found)).to_pylist()
+    texts = rows.column("input").combine_chunks()
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int32)[texts.offset :].tolist()
+    view = memoryview(data)
+    for at, known in zip(found, places, strict=True):
+        yield InputView(view[ends[at] : ends[at + 1]], known)
 
 
 def _first_part(files: Files, snapshot: NewSnapshot, ordinal: int) -> int:

@@ -27,7 +27,7 @@ from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-UPLOAD_CHUNK_BYTES = 256 << 10
+UPLOAD_CHUNK_BYTES = 1 << 20
 # Without a `retry-after`, a full queue is tried again after this.
 QUEUE_FULL_SECONDS = 60.0
 # Below this a night is sent before a second thread would have helped.
@@ -117,10 +117,10 @@ def _send(
         snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     table = manifests.read(pipeline.files, intent.shard.manifest)
-    rebuild = RequestBuilder(declaration).rebuild
-    rows = snapshots.read_inputs(pipeline.files, snapshot, table.column("ordinal").to_pylist())
+    pieces = RequestBuilder(declaration).pieces
+    rows = snapshots.read_views(pipeline.files, snapshot, table.column("ordinal").to_pylist())
     rooms = table.column("max_tokens").to_pylist()
-    params = (rebuild(row.text, room, row.places) for row, room in zip(rows, rooms, strict=True))
+    params = (pieces(row.text, room, row.places) for row, room in zip(rows, rooms, strict=True))
     chunks = body_chunks(submission.token, params, UPLOAD_CHUNK_BYTES)
     length = body_length(table.column("request_bytes").to_pylist())
     body = _SealedBody(pipeline, submission, limits, chunks, stop)

@@ -143,6 +143,7 @@ def test_a_request_put_together_from_places_is_the_one_that_is_built(
     places = places_of(row, one.columns)
     built = one.build({"text": text, "title": title}).params
     assert one.rebuild(row.text, places=places) == built
+    assert b"".join(one.pieces(memoryview(row.text), places=places)) == built
     if places is not None:
         found = one.fingerprint_and_size(row.text, places)
         assert found == (one.fingerprint(built), len(built))
@@ -184,7 +185,7 @@ def test_an_empty_prompt_is_a_problem(text: str) -> None:
 )
 def test_a_body_has_the_announced_length(params: list[bytes], chunk: int) -> None:
     token = new_token()
-    chunks = list(body_chunks(token, params, chunk))
+    chunks = list(body_chunks(token, [[data] for data in params], chunk))
     assert len(b"".join(chunks)) == body_length(map(len, params))
     assert chunks[-1] == b"]}"  # what is held back until the submission is sealed
     assert all(chunks)
@@ -196,7 +197,7 @@ def test_a_body_has_the_announced_length(params: list[bytes], chunk: int) -> Non
 def test_a_body_is_what_the_api_expects(texts: list[str]) -> None:
     token = new_token()
     one = builder(prompt={"user": "{text}"})
-    made = [one.build({"text": text}).params for text in texts]
+    made = [[one.build({"text": text}).params] for text in texts]
     body = orjson.loads(b"".join(body_chunks(token, made, 100)))
     assert [request["custom_id"] for request in body["requests"]] == [
         f"{token}_{number}" for number in range(len(texts))
