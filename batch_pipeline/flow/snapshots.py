@@ -52,7 +52,7 @@ DUPLICATES_SCHEMA = pa.schema(
 )
 # Small row groups: a retry reads a few rows from anywhere without decompressing its surroundings.
 ROW_GROUP_ROWS = 1_000
-ROW_GROUP_BYTES = 8 << 20
+ROW_GROUP_BYTES = 2 << 20
 PART_ROWS = 50_000
 PART_BYTES = 256 << 20
 
@@ -210,7 +210,9 @@ def read_views(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> 
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
                 if ordinal is not None and ordinal < end:
-                    rows = parquet.read_row_group(group, columns=["input", "places"])
+                    rows = parquet.read_row_group(
+                        group, columns=["input", "places"], use_threads=False
+                    )
                     found = [ordinal - start]
                     while (ordinal := next(wanted, None)) is not None and ordinal < end:
                         found.append(ordinal - start)
