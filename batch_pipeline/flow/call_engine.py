@@ -27,6 +27,7 @@ from batch_pipeline.flow.answers import usage_of
 from batch_pipeline.flow.call_shard import Call, OpenShard
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.rate_limit import Limiter, Ticket
+from batch_pipeline.flow.waker import Waker
 from batch_pipeline.state.admission import Waiting
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,10 @@ class Engine:
         self._order = itertools.count()
         self._flying: set[asyncio.Task[None]] = set()
         self._shards: list[OpenShard] = []
+        self._landed_of: set[OpenShard] = set()
         self._source: OpenShard | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waker: asyncio.Future[None] | None = None
+        self._waker = Waker()
         self._due = asyncio.Event()
         self._done = False
         self._unsaved = 0
@@ -146,6 +148,7 @@ class Engine:
             self._fail(error)
         while self._flying:
             await asyncio.wait(self._flying)
+        self._put_down()
         self._done = True
         self._due.set()
         await keeper
@@ -163,7 +166,7 @@ class Engine:
                 feeding = None
             if feeding is None and not exhausted and self._wants_more():
                 feeding = asyncio.create_task(self._feed())
-                feeding.add_done_callback(lambda _: self._wake())
+                feeding.add_done_callback(lambda _: self._waker.wake())
             now = time.monotonic()
             call, pause = self._next(now)
             if call is not None:
@@ -172,7 +175,7 @@ class Engine:
             idle = not (self._flying or self._again or self._ready or feeding)
             if idle and exhausted:
                 break
-            await self._wait(pause)
+            await self._waker.wait(pause)
         if feeding is not None:
             await feeding
 
@@ -231,8 +234,8 @@ class Engine:
         # What is read from a cache does not count towards the limit of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
-        call.shard.succeeded(call, answer, now - ticket.sent_at)
-        self._recorded(call.shard)
+        call.shard.succeeded(call, answer, usage, now - ticket.sent_at)
+        self._put_down_soon(call.shard)
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
@@ -282,19 +285,33 @@ class Engine:
         self, call: Call, ticket: Ticket, outcome: Outcome, now: float, *, attempted: bool = True
     ) -> None:
         call.shard.failed(call, _errored(outcome, attempted=attempted), now - ticket.sent_at)
-        self._recorded(call.shard)
+        self._put_down_soon(call.shard)
 
-    def _recorded(self, shard: OpenShard) -> None:
-        self.answered += 1
-        self._unsaved += 1
-        if self._unsaved >= self._checkpoint_every or not shard.left:
-            self._due.set()
+    def _put_down_soon(self, shard: OpenShard) -> None:
+        """With what else has come in this turn of the loop: a file takes it all at once."""
+        if not self._landed_of:
+            assert self._loop is not None
+            self._loop.call_soon(self._put_down)
+        self._landed_of.add(shard)
+
+    def _put_down(self) -> None:
+        shards, self._landed_of = self._landed_of, set()
+        for shard in shards:
+            try:
+                count = shard.put_down()
+            except Exception as error:  # noqa: BLE001  # raised by `run`, once all is put away
+                self._fail(error)
+                continue
+            self.answered += count
+            self._unsaved += count
+            if self._unsaved >= self._checkpoint_every or not shard.left:
+                self._due.set()
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-        self._wake()
+        self._waker.wake()
 
     # Shards.
 
@@ -361,30 +378,12 @@ class Engine:
         end = self.end or End.LET_GO if shard.left else None
         await asyncio.to_thread(self._settle, shard, end)
         self.settled.set()
-        self._wake()
-
-    # Waiting.
-
-    async def _wait(self, seconds: float | None) -> None:
-        """Until something has changed, or for some seconds at most."""
-        assert self._loop is not None
-        self._waker = waker = self._loop.create_future()
-        timer = None if seconds is None else self._loop.call_later(max(0.0, seconds), self._wake)
-        try:
-            await waker
-        finally:
-            self._waker = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._waker is not None and not self._waker.done():
-            self._waker.set_result(None)
+        self._waker.wake()
 
     def _stop(self, end: End, reason: str) -> None:
         if self.end is None:
             self.end, self.reason = end, reason
-        self._wake()
+        self._waker.wake()
 
     def _fail(self, error: BaseException) -> None:
         self.error = self.error or error

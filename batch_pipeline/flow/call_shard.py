@@ -50,6 +50,17 @@ class Call:
     not_before: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """A call that came to its end: its result, as it is and as it is `written`."""
+
+    call: Call
+    result: dict[str, Any]
+    usage: TokenUsage
+    written: bytes
+    latency_ms: int
+
+
 class OpenShard:
     """A claimed shard, its journal open and its lease kept alive; a context manager."""
 
@@ -69,7 +80,9 @@ class OpenShard:
         sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
         self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
         self._answered = bytearray(intent.shard.requests)
+        self._landed: list[_Landed] = []
         self._lock = threading.Lock()
+        self._done = 0
         self._errors = 0
         self._latencies: list[int] = []
         self._cost = Decimal(0)
@@ -83,7 +96,9 @@ class OpenShard:
             data = orjson.loads(line)
             known = parse_custom_id(data["custom_id"])
             if known is not None and not self._answered[known[1]]:
-                self._count(known[1], data["result"], data.get("latency_ms", 0))
+                message = data["result"].get("message")
+                usage = usage_of(message) if message else TokenUsage()
+                self._count(known[1], data["result"], usage, data.get("latency_ms", 0))
                 self._count_lost(known[1], data.get("lost", 0))
         self._calls = self._calls_left()
         self.lease = self._stack.enter_context(heartbeat(self._pipeline, self.submission))
@@ -97,7 +112,7 @@ class OpenShard:
     @property
     def left(self) -> int:
         """Requests without an answer."""
-        return self._answered.count(0)
+        return self.shard.requests - self._done
 
     def take(self, most: int, most_bytes: int) -> list[Call]:
         """The next calls, fewer than `most` where they are large; none: all have been taken."""
@@ -110,25 +125,34 @@ class OpenShard:
                 break
         return found
 
-    def succeeded(self, call: Call, answer: Answer, seconds: float) -> None:
-        """Append an answer, in the shape of a batch's result; from here on it counts."""
+    def succeeded(self, call: Call, answer: Answer, usage: TokenUsage, seconds: float) -> None:
+        """An answer has come; it counts once it is put down."""
         # The message as it came: line ends can only stand between its parts.
         written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
-        self._record(call, {"type": "succeeded", "message": answer.message}, written, seconds)
+        result = {"type": "succeeded", "message": answer.message}
+        self._landed.append(_Landed(call, result, usage, written, round(seconds * 1_000)))
 
     def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
         """The same for a call that was given up."""
-        self._record(call, result, orjson.dumps(result), seconds)
+        written = orjson.dumps(result)
+        self._landed.append(_Landed(call, result, TokenUsage(), written, round(seconds * 1_000)))
 
-    def _record(self, call: Call, result: dict[str, Any], written: bytes, seconds: float) -> None:
-        latency = round(seconds * 1_000)
-        line = b'{"custom_id":"%b","result":%b,"latency_ms":%d' % (
-            custom_id(self.submission.token, call.number).encode(), written, latency,
+    def put_down(self) -> int:
+        """Append what has come to the journal, in the shape of a batch's results; from here on it
+        counts. Returns how many answers that were."""
+        landed, self._landed = self._landed, []
+        self._journal.append([self._line(one) for one in landed])
+        for one in landed:
+            self._count(one.call.number, one.result, one.usage, one.latency_ms)
+            self._count_lost(one.call.number, one.call.lost)
+        return len(landed)
+
+    def _line(self, landed: _Landed) -> bytes:
+        name = custom_id(self.submission.token, landed.call.number).encode()
+        lost = b',"lost":%d' % landed.call.lost if landed.call.lost else b""
+        return b'{"custom_id":"%b","result":%b,"latency_ms":%d%b}' % (
+            name, landed.written, landed.latency_ms, lost,
         )  # fmt: skip
-        lost = b',"lost":%d}' % call.lost if call.lost else b"}"
-        self._journal.append(line + lost)
-        self._count(call.number, result, latency)
-        self._count_lost(call.number, call.lost)
 
     def checkpoint(self) -> None:
         """Make what was recorded so far durable."""
@@ -138,7 +162,7 @@ class OpenShard:
         """How far it is, for the ledger; `per_second` and `refused` are the engine's as a whole."""
         with self._lock:
             return {
-                "answered": len(self._answered) - self._answered.count(0),
+                "answered": self._done,
                 "errors": self._errors,
                 "cost_usd": str(self._cost),
                 "per_second": round(per_second, 2),
@@ -156,13 +180,14 @@ class OpenShard:
         for number, row in zip(left, rows, strict=True):
             yield Call(self, number, rebuild(row.text, rooms[number], row.places))
 
-    def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
+    def _count(
+        self, number: int, result: dict[str, Any], usage: TokenUsage, latency_ms: int
+    ) -> None:
         outcome = self._outcome(number, result)
-        message = result.get("message")
-        usage = usage_of(message) if message else TokenUsage()
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
         with self._lock:
             self._answered[number] = 1
+            self._done += 1
             self._latencies.append(latency_ms)
             self._errors += outcome.status is not Status.SUCCEEDED
             self._cost += self._price.cost(usage, mode="realtime")

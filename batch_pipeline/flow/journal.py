@@ -1,17 +1,18 @@
 """The journal of real-time calls: each answer is in a file before it counts as done.
 
-Lines have the shape of a batch's result lines, so that both are collected by the same code. A line
-is a zstd frame of its own: what a killed process leaves is whole but for the last frame. On a home
-that is not a local folder the lines since the last checkpoint are on the machine alone; each
-checkpoint publishes them as a file of their own.
+Lines have the shape of a batch's result lines, so that both are collected by the same code. Those
+that are appended at once are a zstd frame: what a killed process leaves is whole but for the last
+one. On a home that is not a local folder the lines since the last checkpoint are on the machine
+alone; each checkpoint publishes them as a file of their own.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,13 @@ class _Part:
     file: io.FileIO
     staging: AbstractContextManager[Path] | None = None
 
+    def write(self, frame: bytes) -> None:
+        written = self.file.write(frame)
+        if written < len(frame):
+            # What is appended to half a frame would not be found again.
+            os.ftruncate(self.file.fileno(), os.fstat(self.file.fileno()).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
 
 class Journal:
     """Appends lines of one holder of a submission; safe to use from several threads."""
@@ -52,13 +60,14 @@ class Journal:
         self._part = self._open_part(0)
         return self
 
-    def append(self, line: bytes) -> None:
-        """Once this returns, the line outlives the process; `checkpoint` makes it outlive more."""
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Once this returns, they outlive the process; `checkpoint` makes them outlive more."""
         with self._lock:
             assert self._part is not None
             # A compressor is not to be used by two threads at once.
-            self._part.file.write(self._compressor.compress(line + b"\n"))
-            self._unsaved += 1
+            frame = self._compressor.compress(b"".join(b"%b\n" % line for line in lines))
+            self._part.write(frame)
+            self._unsaved += len(lines)
 
     def checkpoint(self) -> None:
         """Make what was appended so far durable; others may go on appending meanwhile."""
