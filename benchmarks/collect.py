@@ -29,6 +29,7 @@ from benchmarks.measure import (
     sink,
     verdict,
 )
+from benchmarks.sink import TOOL
 
 FASTER, OF_FLOOR = 5.0, 2.0
 NOT_COMPLETE = 4
@@ -39,20 +40,29 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--documents", type=int, default=100_000)
     made.add_argument("--answer-characters", type=int, default=200)
+    made.add_argument("--tool-calls", action="store_true", help="answers that call a tool")
+    made.add_argument("--items", type=int, default=1, help="that each request answers")
     options = made.parse_args()
     count = 5_000 if options.quick else options.documents
-    characters = ("--answer-characters", str(options.answer_characters))
-    with tempfile.TemporaryDirectory() as temporary, sink(0.0, *characters) as url:
+    served = ["--answer-characters", str(options.answer_characters)]
+    asked: dict[str, Any] = {}
+    if options.tool_calls:
+        served.append("--tool-calls")
+        tool = {"name": TOOL, "input_schema": {"type": "object"}}
+        asked = {"tools": [tool], "tool_choice": {"type": "tool", "name": TOOL}}
+    with tempfile.TemporaryDirectory() as temporary, sink(0.0, *served) as url:
         folder = Path(temporary)
-        source = write_documents(folder / "input.jsonl", count, 10)
-        jobs = declare(folder / "jobs", source)
+        source = write_documents(folder / "input.jsonl", count, 10, items=options.items)
+        jobs = declare(folder / "jobs", source, params=asked)
         environ = environment(url, folder / "home", jobs, max_queued_requests=10**9)
         measured([PIPELINE, "run", "bench", "--no-wait"], environ, [NOT_COMPLETE])
         ways: dict[str, tuple[Usage, int]] = {}
         for name, way in (("plain SDK", "plain"), ("floor", "floor"), ("batch-pipeline", "ours")):
             command = [PYTHON, "-m", "benchmarks.collect", f"--way={way}", str(folder / way)]
             ways[name] = (measured(command, environ), count)
-    show(f"(b) collect {count:,} answers of {options.answer_characters} characters", ways)
+    kind = "calls of a tool" if options.tool_calls else "answers"
+    items = f", each for {options.items} items" if options.items > 1 else ""
+    show(f"(b) collect {count:,} {kind} of {options.answer_characters} characters{items}", ways)
     plain, floor, ours = (float(usage.output.split()[-1]) for usage, _ in ways.values())
     print(f"  without imports: {plain:.2f} s plain, {floor:.2f} s floor, {ours:.2f} s here")
     verdict("times as fast as plain", plain / ours, f"at least {FASTER:g}", met=plain / ours >= 5)
@@ -98,7 +108,7 @@ def floor(target: Path) -> float:
             {
                 "id": lines["custom_id"],
                 "status": pc.struct_field(lines["result"], "type"),
-                "content": pc.struct_field(content, "text"),
+                "content": _text(content),
                 "parsed": pa.nulls(count, text),
                 "stop_reason": pc.struct_field(message, "stop_reason"),
                 "error_type": pa.nulls(count, text),
@@ -118,6 +128,14 @@ def floor(target: Path) -> float:
         )
         pq.write_table(table, target / f"{batch_id}.parquet", compression="zstd")
     return time.perf_counter() - start
+
+
+def _text(content: Any) -> Any:
+    """The text of an answer, or of the one thing that the sink's tool is called with."""
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    called = content.type.get_field_index("text") < 0
+    return pc.struct_field(content, ["input", "answer"] if called else ["text"])
 
 
 def ours(_target: Path) -> float:

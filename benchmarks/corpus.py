@@ -21,9 +21,12 @@ _POOL_WORDS = 200_000
 _ROWS_A_GROUP = 1_000
 
 
-def write_documents(path: Path, count: int, words: int, start: int = 0) -> Path:
-    """Write `count` documents of `words` words, with ids, as parquet or jsonl by the ending."""
+def write_documents(path: Path, count: int, words: int, start: int = 0, items: int = 1) -> Path:
+    """Write `count` documents of `words` words, with ids, as parquet or jsonl by the ending; each
+    `items` times, under ids of their own."""
     rows = documents(count, words, start)
+    if items > 1:
+        rows = (row | {"id": f"{row['id']}-{n}"} for row in rows for n in range(items))
     if path.suffix == ".parquet":
         schema = pa.schema([("id", pa.string()), ("text", pa.string())])
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:

@@ -118,6 +118,10 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
             .values(state="collected")
         )
         shards.count_waiting(connection, night.id)
+        if connection.dialect.name == "postgresql":
+            # In a night rows come one by one, and autovacuum keeps the statistics; here they come
+            # at once, and a plan for few rows would go on for minutes.
+            connection.exec_driver_sql("ANALYZE")
     return night, seconds
 
 

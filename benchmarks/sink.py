@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 _KEY = b'"custom_id":'
 _CHUNK = 1 << 20
 _LINES_A_CHUNK = 2_000
+# What a job asks for whose answers are calls of it.
+TOOL = "note"
 
 
 class Batch:
@@ -38,14 +40,14 @@ class Sink(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, turnaround: float, answer_characters: int) -> None:
+    def __init__(self, turnaround: float, answer: dict[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.turnaround = turnaround
         self.batches: list[Batch] = []
         self.by_id: dict[str, Batch] = {}
         self.lock = threading.Lock()
         self.numbers = itertools.count(1)
-        self.message = message(answer_characters)
+        self.message = answer
         head, tail = (
             json.dumps(
                 {"custom_id": "@", "result": {"type": "succeeded", "message": self.message}},
@@ -91,15 +93,22 @@ class Sink(ThreadingHTTPServer):
         }
 
 
-def message(characters: int) -> dict[str, Any]:
-    """One message as the API answers it, with a text of so many characters."""
+def message(characters: int, *, tool_call: bool) -> dict[str, Any]:
+    """One message as the API answers it: a text of so many characters, or a call of a tool with
+    it."""
+    text = ("an answer of the sink " * characters)[:characters]
+    content = (
+        {"type": "tool_use", "id": "toolu_sink", "name": TOOL, "input": {"answer": text}}
+        if tool_call
+        else {"type": "text", "text": text}
+    )
     return {
         "id": "msg_sink",
         "type": "message",
         "role": "assistant",
         "model": "claude-haiku-4-5-20251001",
-        "content": [{"type": "text", "text": ("an answer of the sink " * characters)[:characters]}],
-        "stop_reason": "end_turn",
+        "content": [content],
+        "stop_reason": "tool_use" if tool_call else "end_turn",
         "stop_sequence": None,
         "usage": {
             "input_tokens": 600,
@@ -224,8 +233,10 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("--turnaround", type=float, default=1.0, help="seconds until a batch ends")
     made.add_argument("--answer-characters", type=int, default=200)
+    made.add_argument("--tool-calls", action="store_true", help="answers that call a tool")
     options = made.parse_args()
-    server = Sink(options.turnaround, options.answer_characters)
+    answer = message(options.answer_characters, tool_call=options.tool_calls)
+    server = Sink(options.turnaround, answer)
     print(f"listens on http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 

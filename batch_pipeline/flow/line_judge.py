@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,13 +16,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batch_pipeline.errors import ApiError
-from batch_pipeline.flow import joins, outcomes, snapshots
+from batch_pipeline.flow import followers, outcomes
 from batch_pipeline.flow.answers import (
     ANSWERS_SCHEMA,
     NOT_DEAD,
@@ -87,7 +85,7 @@ class LineJudge:
         self._simulated = pipeline.account.simulated
         self._reader = AnswerReader(self._declaration.output_schema)
         self._tools = "tool_choice" in self._declaration.params
-        self._followers = _followers(pipeline, snapshot, manifest)
+        self._followers = followers.of_manifest(pipeline, snapshot, manifest)
         self._at = datetime.now(UTC)
         self._price = price
         # Why requests without a line are set aside; None: they are to be had still.
@@ -99,7 +97,8 @@ class LineJudge:
             manifest,
             price,
             self._reader,
-            alone=_alone(manifest, self._followers),
+            self._followers,
+            tools=self._tools,
             simulated=self._simulated,
             at=self._at,
         )
@@ -147,8 +146,8 @@ class LineJudge:
     def _count(self, regular: Regular) -> None:
         """Take the regular lines of a block into what is counted."""
         self._seen[regular.numbers] = True
-        if len(regular.numbers):
-            self._statuses[str(Status.SUCCEEDED)] += len(regular.numbers)
+        if regular.results.num_rows:
+            self._statuses[str(Status.SUCCEEDED)] += regular.results.num_rows
         self._first.done += regular.first_attempts
         self._usage += regular.usage
         self._measured.update(
@@ -285,7 +284,7 @@ class LineJudge:
             row[name] += self._manifest[f"prior_{name}"][number]
         yield row
         items = [(self._manifest["ordinal"][number], row["id"])]
-        for ordinal, item_id in self._followers.get(answer["unit"], ()):
+        for ordinal, item_id in self._followers.by_request.get(number, ()):
             items.append((ordinal, item_id))
             yield row | zero() | {"id": item_id}
         self._statuses[row["status"]] += len(items)
@@ -317,31 +316,3 @@ def _parse(line: bytes) -> Any:
     except orjson.JSONDecodeError:
         text = json.dumps(json.loads(line), ensure_ascii=False)
         return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def _alone(manifest: pa.Table, followers: Mapping[str, object]) -> npt.NDArray[np.bool_]:
-    """Which requests of a manifest answer no item but the one that each was built from."""
-    if not followers:
-        return np.ones(manifest.num_rows, np.bool_)
-    shared = pc.is_in(manifest.column("unit"), pa.array(list(followers), pa.string()))
-    alone: npt.NDArray[np.bool_] = ~shared.to_numpy()
-    return alone
-
-
-def _followers(
-    pipeline: Pipeline, snapshot: Snapshot, manifest: pa.Table
-) -> dict[str, list[tuple[int, str]]]:
-    """Items that the manifest's requests answer besides the one each was built from, by unit."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    if not snapshot.duplicates:
-        return found
-    sources = {
-        "duplicates": (snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
-    }
-    with joins.tables(pipeline.files, sources) as connection:
-        connection.register("manifest", manifest.select(["unit"]))
-        query = "SELECT d.unit, d.ordinal, d.id FROM duplicates d SEMI JOIN manifest USING (unit)"
-        for batch in joins.batches(connection, query):
-            for row in batch.to_pylist():
-                found.setdefault(row["unit"], []).append((row["ordinal"], row["id"]))
-    return found

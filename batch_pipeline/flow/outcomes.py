@@ -78,6 +78,8 @@ SPEND_LIMIT_MESSAGE = "You have reached your specified"
 MAX_TOKENS = "max_tokens"
 CUT_OFF = (MAX_TOKENS, "model_context_window_exceeded")
 FINISHED = ("end_turn", "stop_sequence")
+# An answer where tools were to be used.
+TOOL_USE = "tool_use"
 
 
 def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
@@ -118,7 +120,7 @@ def of_error(error: object) -> Outcome:
 
 
 def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
-    if stop_reason in FINISHED or (stop_reason == "tool_use" and tools_asked_for):
+    if stop_reason in FINISHED or (stop_reason == TOOL_USE and tools_asked_for):
         return Outcome(Status.SUCCEEDED, Action.KEEP)
     if stop_reason in CUT_OFF:
         message = f"the answer was cut off ({stop_reason})"

@@ -1,14 +1,16 @@
 """The common case of result lines, column by column: a block of them at once, without a loop.
 
-A line is regular if its request succeeded with one text block, came to its end, fits the declared
-schema, answers one item and is there once. Everything else is left to `line_judge`, which judges
-any line; for a regular one both give the same row. What cannot be told apart here is not regular.
+A line is regular if its request succeeded with one text block, or with calls of the tools that it
+was to use, came to its end, fits the declared schema and is there once. Everything else is left to
+`line_judge`, which judges any line; for a regular one both give the same rows. What cannot be told
+apart here is not regular.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,12 +18,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA, RESULTS_SCHEMA, TOKENS, USD, AnswerReader
-from batch_pipeline.flow.outcomes import FINISHED, Status
+from batch_pipeline.flow.answers import (
+    ANSWERS_SCHEMA,
+    RESULTS_SCHEMA,
+    TOKENS,
+    USD,
+    AnswerReader,
+    text_of,
+)
+from batch_pipeline.flow.followers import Followers
+from batch_pipeline.flow.outcomes import FINISHED, TOOL_USE, Status
 from batch_pipeline.money.prices import ModelPrice, Tiers, TokenUsage
 from batch_pipeline.state.submissions import Submission
 
@@ -61,8 +72,9 @@ _LINE = pa.schema(
 class Regular:
     """What the regular lines of a block come to, and the `odd` ones as they are, in their order.
 
-    `numbers` are the requests answered; of these `first_attempts` were asked for the first time.
-    `billed` had tokens in, on `billed_bytes` of requests.
+    `numbers` are the requests answered, and `results` has a row of each of their items; of the
+    requests `first_attempts` were asked for the first time. `billed` had tokens in, on
+    `billed_bytes` of requests.
     """
 
     numbers: Ints
@@ -77,10 +89,7 @@ class Regular:
 
 
 class RegularLines:
-    """Reads blocks of one submission's lines.
-
-    `alone` tells of each request whether it answers the one item that it was built from.
-    """
+    """Reads blocks of one submission's lines; `tools` says whether calls of tools are answers."""
 
     def __init__(
         self,
@@ -88,8 +97,9 @@ class RegularLines:
         manifest: pa.Table,
         price: ModelPrice,
         reader: AnswerReader,
+        followers: Followers,
         *,
-        alone: Flags,
+        tools: bool,
         simulated: bool,
         at: datetime,
     ) -> None:
@@ -98,7 +108,8 @@ class RegularLines:
         self._prices = _picodollars(price.batch if submission.engine == "batch" else price.realtime)
         self._starts = (price.batch if submission.engine == "batch" else price.realtime).starts
         self._reader = reader
-        self._alone = alone
+        self._followers = followers
+        self._tools = tools
         self._own_id = rf"^{submission.token}_(0|[1-9][0-9]{{0,8}})\z"
         before = pc.fill_null(self._column("attempts_before"), 0)
         self._tried = pc.subtract(self._column("attempt"), before).to_numpy(zero_copy_only=False)
@@ -126,13 +137,16 @@ class RegularLines:
         message = pc.struct_field(result, "message")
         numbers = self._numbers(lines.column("custom_id"), len(seen))
         fits = numbers >= 0
-        fits[fits] = self._alone[numbers[fits]] & ~seen[numbers[fits]]
+        fits[fits] = ~seen[numbers[fits]]
         # Two lines of one request: which came first is for the other way to say.
         fits[fits] = np.bincount(numbers[fits], minlength=1)[numbers[fits]] == 1
         fits &= _is_in(pc.struct_field(result, "type"), ("succeeded",))
-        fits &= _is_in(pc.struct_field(message, "stop_reason"), FINISHED)
+        finished = (*FINISHED, TOOL_USE) if self._tools else FINISHED
+        fits &= _is_in(pc.struct_field(message, "stop_reason"), finished)
         texts = _texts(pc.struct_field(message, "content"))
-        fits &= _flags(pc.match_substring_regex(texts, _VISIBLE))
+        if self._tools:
+            texts = _with_calls(block, texts, fits)
+        fits &= _visible(texts)
         tokens = _tokens(pc.struct_field(message, "usage"))
         for counted in tokens.values():
             fits &= (counted >= 0) & (counted < _MOST_TOKENS)
@@ -184,7 +198,7 @@ class RegularLines:
         return Regular(
             numbers=numbers,
             answers=_table(columns, ANSWERS_SCHEMA),
-            results=_table(summed, RESULTS_SCHEMA),
+            results=self._with_followers(numbers, _table(summed, RESULTS_SCHEMA)),
             usage=TokenUsage(**{name: int(tokens[name].sum()) for name in TOKENS}),
             cost=Decimal(int(picodollars.sum())).scaleb(-12),
             first_attempts=int((self._tried[numbers] == 1).sum()),
@@ -192,6 +206,22 @@ class RegularLines:
             billed_bytes=pc.sum(self._column("request_bytes").take(billed)).as_py() or 0,
             odd=odd,
         )
+
+    def _with_followers(self, numbers: Ints, bearers: pa.Table) -> pa.Table:
+        """The rows of the items that bear the requests' costs, and after them those of the others,
+        which cost nothing."""
+        rows = np.full(self._manifest.num_rows, -1, np.int64)
+        rows[numbers] = np.arange(len(numbers))
+        rows = rows[self._followers.requests]
+        here = np.flatnonzero(rows >= 0)
+        if not len(here):
+            return bearers
+        others = bearers.take(rows[here])
+        own = {"id": self._followers.table.column("id").take(here)}
+        own |= {name: pa.repeat(pa.scalar(0, _INT), len(here)) for name in TOKENS}
+        own["cost_usd"] = pa.repeat(pa.scalar(Decimal(0), USD), len(here))
+        columns = {name: own.get(name, others.column(name)) for name in RESULTS_SCHEMA.names}
+        return pa.concat_tables([bearers, _table(columns, RESULTS_SCHEMA)])
 
     def _numbers(self, ids: pa.Array, count: int) -> Ints:
         """The request that each line answers; -1 where it is not one of ours."""
@@ -244,6 +274,26 @@ def _texts(content: pa.ListArray) -> pa.Array:
     positions = np.full(len(content), -1, np.int64)
     positions[rows[found][once]] = found[once]
     return pc.struct_field(blocks, "text").take(pa.array(positions, mask=positions < 0))
+
+
+def _with_calls(block: bytes, texts: pa.Array, wanted: Flags) -> pa.Array:
+    """The texts, and where there is none that of the tool calls, as `answers.text_of` has it."""
+    # What the input of a tool looks like is not known: it is no column.
+    rows = np.flatnonzero(wanted & ~_visible(texts))
+    if not len(rows):
+        return texts
+    lines = block.split(b"\n")
+    found: list[str | None] = [None] * len(texts)
+    for row in rows:
+        # Else it is for the other way to say what it is.
+        with suppress(orjson.JSONDecodeError):
+            found[row] = text_of(orjson.loads(lines[row])["result"]["message"])
+    calls = pa.array(found, _TEXT)
+    return pc.if_else(calls.is_valid(), calls, texts)
+
+
+def _visible(texts: pa.Array) -> Flags:
+    return _flags(pc.match_substring_regex(texts, _VISIBLE))
 
 
 def _tokens(usage: pa.StructArray) -> dict[str, Ints]:

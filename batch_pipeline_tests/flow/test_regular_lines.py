@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import ApiError
-from batch_pipeline.flow import line_judge, manifests
+from batch_pipeline.flow import followers, manifests
 from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
+from batch_pipeline.flow.followers import Followers
 from batch_pipeline.flow.line_judge import LineJudge
 from batch_pipeline.flow.requests import Declaration, custom_id
 from batch_pipeline.money.prices import ModelPrice, find_price
@@ -27,9 +28,10 @@ from batch_pipeline_tests.support import job
 TOKEN = "abcdefghijklmnop"
 REQUESTS = 6
 SUBMITTED = replace(SUBMISSION, token=TOKEN, requests=REQUESTS)
+TOOLS = {"tools": [{"name": "note", "input_schema": {}}], "tool_choice": {"type": "any"}}
 SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
-# Request 4 answers another item too.
-FOLLOWERS = {"unit 4": [(99, "the same again")]}
+# Requests 1 and 4 answer other items too.
+FOLLOWERS = Followers.of([1, 4, 4], [98, 99, 97], ["and", "the same again", "and again"])
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ def price(model: str) -> ModelPrice:
 
 
 def judged(
-    lines: list[bytes], *, one_by_one: bool, schema: dict[str, Any] | None, model: str
+    lines: list[bytes],
+    *,
+    one_by_one: bool,
+    schema: dict[str, Any] | None,
+    model: str,
+    params: dict[str, Any],
 ) -> tuple[Any, ...]:
     """All that comes of some lines, or the type of what was raised."""
-    declaration = Declaration.of(job("/in.jsonl", output_schema=schema))
+    declaration = Declaration.of(job("/in.jsonl", output_schema=schema, params=params))
     snapshot = replace(SNAPSHOT, declaration=declaration.to_json())
     judge = LineJudge(
         _Pipeline(),  # type: ignore[arg-type]
@@ -126,7 +133,17 @@ MESSAGES = st.fixed_dictionaries(
             st.lists(BLOCKS, max_size=3),
         ),
         "stop_reason": st.sampled_from(
-            ["end_turn", "end_turn", "stop_sequence", "max_tokens", "refusal", "novel", None]
+            [
+                "end_turn",
+                "end_turn",
+                "tool_use",
+                "tool_use",
+                "stop_sequence",
+                "max_tokens",
+                "refusal",
+                "novel",
+                None,
+            ]
         ),
         "usage": st.one_of(GOOD_USAGE, USAGES),
     },
@@ -194,6 +211,7 @@ MANGLED: tuple[Callable[[bytes], bytes], ...] = (
     mangle=st.one_of(st.none(), st.none(), st.none(), st.sampled_from(MANGLED)),
     schema=st.sampled_from([None, None, SCHEMA]),
     model=st.sampled_from(["claude-haiku-4-5-20251001", "claude-haiku-5-5"]),
+    params=st.sampled_from([{}, TOOLS]),
 )
 def test_both_ways_come_to_the_same(
     lines: list[bytes],
@@ -201,34 +219,57 @@ def test_both_ways_come_to_the_same(
     mangle: Callable[[bytes], bytes] | None,
     schema: Any,
     model: str,
+    params: dict[str, Any],
 ) -> None:
     if mangle is not None and lines:
         lines = [mangle(lines[0]), *lines[1:]]
     if odd is not None:
         lines = [*lines[:2], odd, *lines[2:]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(line_judge, "_followers", lambda *_: FOLLOWERS)
+        patch.setattr(followers, "of_manifest", lambda *_: FOLLOWERS)
         by_column, by_line = (
-            judged(lines, one_by_one=slow, schema=schema, model=model) for slow in (False, True)
+            judged(lines, one_by_one=slow, schema=schema, model=model, params=params)
+            for slow in (False, True)
         )
     assert by_column == by_line
 
 
-def test_what_is_common_is_read_by_column() -> None:
+THOUGHT = {"type": "thinking", "thinking": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("content", "stop_reason", "params", "answer"),
+    [
+        ([THOUGHT, {"type": "text", "text": "yes"}], "end_turn", {}, "yes"),
+        ([{"type": "tool_use", "input": {"b": [1, None]}}], "tool_use", TOOLS, '{"b":[1,null]}'),
+        (
+            [{"type": "text", "text": ""}, *[{"type": "tool_use", "input": n} for n in (1, 2)]],
+            "tool_use", TOOLS, "12",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_common_is_read_by_column(
+    content: list[Any],
+    stop_reason: str,
+    params: dict[str, Any],
+    answer: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Or the other way would be all that is compared above."""
+    monkeypatch.setattr(followers, "of_manifest", lambda *_: FOLLOWERS)
     message = {
-        "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}],
-        "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 2},
-        "model": "claude-haiku-4-5-20251001",
+        "content": content, "stop_reason": stop_reason, "model": "claude-haiku-4-5-20251001",
+        "usage": {"input_tokens": 1, "output_tokens": 2},
     }  # fmt: skip
     result = {"type": "succeeded", "message": message}
     lines = [
         orjson.dumps({"custom_id": custom_id(TOKEN, number), "result": result})
         for number in range(REQUESTS)
     ]
+    declared = Declaration.of(job("/in.jsonl", params=params))
     judge = LineJudge(
         _Pipeline(),  # type: ignore[arg-type]
-        SUBMITTED, replace(SNAPSHOT, declaration=Declaration.of(job("/in.jsonl")).to_json()),
+        SUBMITTED, replace(SNAPSHOT, declaration=declared.to_json()),
         manifest(), RetrySpec(), price("claude-haiku-4-5-20251001"),
     )  # fmt: skip
     regular = judge._regular.read(b"\n".join(lines), judge._seen)
@@ -236,3 +277,7 @@ def test_what_is_common_is_read_by_column() -> None:
     assert regular.odd == []
     assert regular.results.schema == RESULTS_SCHEMA
     assert regular.numbers.tolist() == list(range(REQUESTS))
+    assert regular.answers.num_rows == REQUESTS
+    assert set(regular.results.column("content").to_pylist()) == {answer}
+    ids = regular.results.column("id").to_pylist()
+    assert ids[REQUESTS:] == ["and", "the same again", "and again"]
