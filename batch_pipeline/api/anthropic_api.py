@@ -47,11 +47,13 @@ class AnthropicApi:
         self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
+        # For both: to read the certificates takes longer than the first call.
+        tls = httpx2.create_ssl_context()
         self._client = anthropic.Anthropic(
             base_url=base_url,
             api_key=api_key,
             max_retries=READ_RETRIES,
-            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks),
+            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, verify=tls),
         )
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation.
@@ -61,6 +63,7 @@ class AnthropicApi:
             max_retries=0,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
+                verify=tls,
                 follow_redirects=False,
                 limits=httpx2.Limits(max_keepalive_connections=0),
             ),

@@ -62,7 +62,9 @@ class Pipeline:
             return self._given_api
         with without_garbage_collection():
             from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
-        return AnthropicApi()
+
+            # Its first client loads as much again as it needs.
+            return AnthropicApi()
 
     def require_key(self) -> None:
         """Raise UsageError where `api` could not be opened for want of a key; costs nothing."""
