@@ -72,7 +72,7 @@ def read_snapshot(
         packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
         whole.read(sources, folder, kept, packed=packed)
         _refuse_too_many_invalid(spec, partition, whole)
-        duplicates, kept_count = _finish(pipeline.files, folder, whole.parts, spec, partition)
+        duplicates, kept_count = _finish(pipeline.files, folder, whole, spec, partition)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:
             pipeline.files.make_durable(folder)
@@ -201,16 +201,16 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
 
 
 def _finish(
-    files: Files, folder: Path, parts: int, spec: JobSpec, partition: str
+    files: Files, folder: Path, whole: _Whole, spec: JobSpec, partition: str
 ) -> tuple[int, int]:
     """Refuse duplicate ids; write down which rows another row's request answers.
 
     Returns how many these are, and how many kept units there are.
     """
     local = Files(str(folder))
-    part_paths = [snapshots.part_name(number) for number in range(parts)]
+    part_paths = [snapshots.part_name(number) for number in range(whole.parts)]
     with joins.tables(files, {}) as connection:
-        data = local.dataset(part_paths) if parts else snapshots.SCHEMA.empty_table()
+        data = local.dataset(part_paths) if part_paths else snapshots.SCHEMA.empty_table()
         connection.register("snapshot", data)
         connection.execute(_REPEATED)
         [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
@@ -220,7 +220,8 @@ def _finish(
         count = 0
         path = folder / "duplicates.parquet"
         with pq.ParquetWriter(path, snapshots.DUPLICATES_SCHEMA, compression="zstd") as writer:
-            for _ in snapshots.each_part(connection, local, part_paths if repeated else ()):
+            looked_at = part_paths if repeated else ()
+            for _ in snapshots.each_part(connection, local, looked_at, whole.items):
                 for batch in joins.batches(connection, _DUPLICATE_UNITS):
                     writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
                     count += batch.num_rows

@@ -94,11 +94,12 @@ class OpenUnits:
     with `cut_off` in place of `max_tokens`."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str]
+        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot
     ) -> None:
         self._connection = connection
         self._files = files
-        self._parts = parts
+        self._parts = snapshots.part_paths(snapshot)
+        self._items = snapshot.items
 
     def count(self) -> int:
         return sum(self._connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
@@ -130,7 +131,7 @@ class OpenUnits:
         )
 
     def _each_part(self) -> Iterator[None]:
-        return snapshots.each_part(self._connection, self._files, self._parts)
+        return snapshots.each_part(self._connection, self._files, self._parts, self._items)
 
 
 @contextmanager
@@ -143,10 +144,10 @@ def open_units(
         "held": (held, manifests.SCHEMA),
     }
     with standing_answers.tables(files, answers, sources) as connection:
-        parts = snapshots.part_paths(snapshot)
         connection.execute(_TAKEN)
         if answers.files:
-            for _ in snapshots.each_part(connection, files, parts):
+            parts = snapshots.part_paths(snapshot)
+            for _ in snapshots.each_part(connection, files, parts, snapshot.items):
                 connection.execute(_OPEN_ITEMS)
         connection.execute(_BEFORE)
-        yield OpenUnits(connection, files, parts)
+        yield OpenUnits(connection, files, snapshot)

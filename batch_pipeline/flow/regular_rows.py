@@ -1,9 +1,9 @@
 """The common line of a jsonl file, found block by block: its id, and where its texts lie.
 
 Belongs here: what can be told of many lines at once from where their quotes and escapes stand, so
-that long texts are not parsed. Whatever is not common about a line (nested texts, a name that
-comes twice, a cell that is no text, a mistake) leaves it to `formats.row_of_line` and `row_json`,
-which can read any line; of a common one they would make the same.
+that long texts are not parsed. Whatever is not common about a line (a long text within a list,
+a prompt of what is no text, a mistake) leaves it to `formats.row_of_line` and `row_json`, which can
+read any line; of a common one they would make the same.
 """
 
 from __future__ import annotations
@@ -70,34 +70,27 @@ def _lines(data: bytes, id_column: str, names: Sequence[tuple[str, bytes]]) -> I
         yield from map(Line, data.removesuffix(b"\n").split(b"\n"))
         return
     first = block.long_from[0]
-    for start, end, regular, escaped, quotes, after in zip(
-        block.starts,
-        block.ends,
-        block.regular,
-        block.escaped,
-        block.quotes,
-        block.long_from[1:],
-        strict=True,
+    for start, end, regular, escaped, after in zip(
+        block.starts, block.ends, block.regular, block.escaped, block.long_from[1:], strict=True
     ):
         line = data[start:end]
         found = None
         if regular:
             texts = [(a - start, b - start) for a, b in block.long[first:after]]
-            found = _common(line, texts, quotes, escaped, id_column, names)
+            found = _common(line, texts, escaped, id_column, names)
         first = after
         yield found or Line(line)
 
 
 class _Block(NamedTuple):
-    """Of each line of a block: where it lies, whether it may be a common one, whether it has
-    unusual escapes, how many of its quotes begin or end a text; and the places of all long texts,
-    with the number of the first one of each line, and of the line after the last."""
+    """Of each line of a block: where it lies, whether it may be a common one, and whether it has
+    unusual escapes; and the places of all long texts, with the number of the first one of each
+    line, and of the line after the last."""
 
     starts: list[int]
     ends: list[int]
     regular: list[bool]
     escaped: list[bool]
-    quotes: list[int]
     long_from: list[int]
     long: list[list[int]]
 
@@ -136,7 +129,7 @@ def _look_through(data: bytes) -> _Block:
     pairs = quotes.reshape(-1, 2)
     long = pairs[pairs[:, 1] - pairs[:, 0] > LONG_BYTES + 1] + (1, 0)
     long_from = np.searchsorted(long[:, 0], np.append(starts, len(raw)))
-    columns = (starts, ends, regular, escaped, counts, long_from, long)
+    columns = (starts, ends, regular, escaped, long_from, long)
     return _Block(*(column.tolist() for column in columns))
 
 
@@ -171,15 +164,16 @@ def _is_utf8(data: bytes) -> bool:
 def _common(
     line: bytes,
     texts: Sequence[tuple[int, int]],
-    quotes: int,
     escaped: bool,
     id_column: str,
     names: Sequence[tuple[str, bytes]],
 ) -> Line | None:
     """A line whose long texts lie at these places, if it is a common one."""
     short = _without(line, texts)
-    cells = _flat_cells(short, quotes, len(texts), escaped=escaped)
+    cells = _cells(short, len(texts), escaped=escaped)
     row_id = cells.get(id_column)
+    if type(row_id) is int:
+        row_id = str(row_id)
     if type(row_id) is not str or not row_id or row_id in _MARKED:
         return None
     if escaped:
@@ -197,19 +191,16 @@ def _common(
     return Line(line, row_id, tuple(places))
 
 
-def _flat_cells(short: bytes, quotes: int, texts: int, *, escaped: bool) -> dict[str, Any]:
-    """The cells of a line with marks in place of so many texts; none unless each quote begins or
-    ends a name or a cell, no name comes twice, and each of the texts is a cell."""
+def _cells(short: bytes, texts: int, *, escaped: bool) -> dict[str, Any]:
+    """The cells of a line with marks in place of so many texts; none unless each of them is the
+    whole of a cell: not a name, not part of a list or an object, not the former of two."""
     if escaped and _MARK_ESCAPED in short:
         return {}
     try:
         cells: dict[str, Any] = orjson.loads(short)
     except orjson.JSONDecodeError:
         return {}
-    values = [cell for cell in cells.values() if type(cell) is str]
-    if 2 * (len(cells) + len(values)) != quotes:
-        return {}
-    if texts and sum(map(_MARKED.__contains__, values)) != texts:
+    if texts and sum(type(cell) is str and cell in _MARKED for cell in cells.values()) != texts:
         return {}
     return cells
 

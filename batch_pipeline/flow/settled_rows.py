@@ -152,7 +152,7 @@ def of_snapshot(
         connection.register("constants", pa.table(columns, names=["simulated", "at"]))
         connection.execute(_TABLES)
         connection.execute(_NO_ITEMS)
-        for _ in snapshots.each_part(connection, files, parts):
+        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
             connection.execute(_ADD_ITEMS, {"answered": bool(answers.files)})
         connection.execute("DROP TABLE sums")
         yield SettledRows(connection, files, answers.files)

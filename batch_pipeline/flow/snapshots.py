@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,8 @@ ROW_GROUP_ROWS = 1_000
 ROW_GROUP_BYTES = 2 << 20
 PART_ROWS = 50_000
 PART_BYTES = 256 << 20
+# Parts that are looked at together where they have few rows: each look takes a query 10 ms.
+MOST_TOGETHER = 8
 
 
 # How a column is written follows from what is in it: a text that hardly ever comes twice is not
@@ -133,7 +135,8 @@ class SnapshotWriter:
         first = self._piece * ORDINALS_A_PIECE + self.items
         columns = [range(first, first + len(self._rows)), *zip(*self._rows, strict=True)]
         arrays = [
-            pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
+            _documents(column) if field.name == "input" else pa.array(column, field.type)
+            for column, field in zip(columns, SCHEMA, strict=True)
         ]
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self.items += len(self._rows)
@@ -149,6 +152,13 @@ class SnapshotWriter:
         self._writer, self._part_rows, self._part_bytes = None, 0, 0
 
 
+def _documents(rows: Sequence[bytes]) -> pa.Array[Any]:
+    """As an Arrow array: Arrow itself would copy them again and again while it grows."""
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(rows))]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
+
+
 def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
@@ -162,15 +172,16 @@ def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
 
 
 def each_part(
-    connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str], items: int
 ) -> Iterator[None]:
-    """Make each part the table `snapshot`, one after the other.
+    """Make each part the table `snapshot`, one after the other; small ones several together.
 
     A join with a whole snapshot would hold all of it: DuckDB cannot know how large it is, and
-    builds on it.
+    builds on it. `items` is how many rows all parts have.
     """
-    for path in parts:
-        connection.register("snapshot", files.dataset([path]))
+    together = min(MOST_TOGETHER, max(1, PART_ROWS * len(parts) // max(1, items)))
+    for first in range(0, len(parts), together):
+        connection.register("snapshot", files.dataset(parts[first : first + together]))
         yield
         connection.unregister("snapshot")
 

@@ -83,7 +83,8 @@ def unbought(
         duplicates = files.dataset(paths) if paths else schema.empty_table()
         connection.register("duplicates", duplicates)
         connection.execute(_TAKEN)
-        for _ in snapshots.each_part(connection, files, snapshots.part_paths(snapshot)):
+        parts = snapshots.part_paths(snapshot)
+        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
             connection.execute(_LEFT)
         [(requests, mean, quantiles)] = connection.execute(_SIZES).fetchall()
         if not requests:
