@@ -57,6 +57,7 @@ ROWS = {
     "taken_over": "batches that real time took over",
     "bought_twice_in_batches": "answers bought twice in batches",
     "calls_repeated": "real-time calls bought twice (in flight at a blow, or answer lost)",
+    "repeated_beside": "of them, in flight in a process that was frozen",
 }
 
 

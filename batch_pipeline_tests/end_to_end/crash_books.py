@@ -34,7 +34,11 @@ BILLED = ("succeeded", "truncated", "refused", "invalid_output")
 
 @dataclass
 class Figures:
-    """What was done to nights, and what was found; `calls_repeated` are the API's own gap."""
+    """What was done to nights, and what was found; `calls_repeated` are the API's own gap.
+
+    Of those, `repeated_beside` had an answer that somebody took: a process that was frozen in the
+    call, and whose work another had taken over meanwhile.
+    """
 
     nights: int = 0
     kills: int = 0
@@ -48,6 +52,7 @@ class Figures:
     taken_over: int = 0
     bought_twice_in_batches: int = 0
     calls_repeated: int = 0
+    repeated_beside: int = 0
 
     def add(self, other: Figures) -> None:
         for field in fields(self):
@@ -116,6 +121,7 @@ def check_nights(
         taken_over=len(taken_over),
         bought_twice_in_batches=twice,
         calls_repeated=repeated,
+        repeated_beside=len(books.bought_again),
     )
 
 

@@ -45,11 +45,13 @@ POLLS = (200, 0, 429, 500, 529)
 DOWNLOADS = ("ok", "ok", "torn", "short")
 
 
-def hunted_elsewhere(forks: Forks, folder: Path, seed: int, *, blows: int) -> Figures:
+def hunted_elsewhere(
+    forks: Forks, folder: Path, seed: int, *, blows: int, items: int = ITEMS
+) -> Figures:
     """As `crash_nights.hunted`, before the plain API."""
     folder.mkdir(parents=True)
     dice = random.Random(seed)
-    rows = documents(ITEMS)
+    rows = documents(items)
     with running_plain_api() as api:
         api.turnaround, api.appears_after, api.repeats_lines = 0.4, 0.3, True
         api.queue_limit, api.page_cap = 10 * QUEUE, 20

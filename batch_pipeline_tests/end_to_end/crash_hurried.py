@@ -110,10 +110,9 @@ def _hunted(
         with _slow_batches(sim, work, dice) if mode == "auto" else nullcontext():
             figures = pursued(forks, work, dice, blows)
         figures.add(check(sim, work, rows))
-        # Billed again is what was under way at a blow, or whose answer got lost.
-        lost = sim.books.faults.get("messages.drop_after", 0)
-        blown = (figures.kills + figures.freezes) * CONCURRENCY
-        assert figures.calls_repeated <= blown + lost
+        # All else that was billed again was in flight at a kill, or its answer got lost. A machine
+        # that is busy for the time of a lease may look like one freeze more.
+        assert figures.repeated_beside <= (figures.freezes + 1) * CONCURRENCY
     return figures
 
 

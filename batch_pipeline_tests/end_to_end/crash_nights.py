@@ -111,6 +111,7 @@ def killed_at(
             code = forks.wait(forks.start(work))
             assert code == COMPLETE, f"after {points[-1]}\n{work.log.read_text()}"
         figures.add(check(sim, work, rows))
+        assert not figures.repeated_beside, "it was not in flight"
         assert figures.calls_repeated <= figures.kills * work.pilot
         return figures, points
 
@@ -142,6 +143,7 @@ def taken_over(
             codes[0] = forks.wait(forks.start(work))
         assert set(codes) == {COMPLETE}, f"after {points[-1]}\n{work.log.read_text()}"
         figures.add(check(sim, work, rows))
+        assert beside or not figures.repeated_beside, "it was not in flight"
         assert figures.calls_repeated <= figures.kills * work.concurrency
         # What was not sent, and what came back, was not made into batches again.
         assert figures.batches == 2

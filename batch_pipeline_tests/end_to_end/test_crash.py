@@ -86,7 +86,7 @@ def test_two_that_call_are_killed_and_frozen_with_the_ledger_in_postgres(
 def test_two_submitters_are_killed_and_frozen_before_another_api(
     forks: Forks, tmp_path: Path
 ) -> None:
-    figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=6)
+    figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=5, items=33)
     assert figures.kills + figures.freezes >= 2
     assert figures.foreign_batches
 
