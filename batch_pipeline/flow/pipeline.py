@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,16 +27,21 @@ SIMULATOR_ACCOUNT = "simulator"
 
 
 @contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """For imports: they make hundreds of thousands of objects, which all stay. To look through them
-    again and again for what does not is a tenth of their time."""
-    was_enabled = gc.isenabled()
+def loading_once(module: str) -> Iterator[None]:
+    """Without garbage collection where the block is the first to load a module.
+
+    Hundreds of thousands of objects are made then, which all stay. To look through them again and
+    again for what does not is a tenth of the time; they are left out from then on.
+    """
+    if module in sys.modules or not gc.isenabled():
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.freeze()
+        gc.enable()
 
 
 class Pipeline:
@@ -60,7 +66,7 @@ class Pipeline:
         """Connects on first use; raises where there is no key or the API refuses it."""
         if self._given_api is not None:
             return self._given_api
-        with without_garbage_collection():
+        with loading_once("anthropic"):
             from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
 
             # Its first client loads as much again as it needs.
