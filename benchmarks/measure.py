@@ -110,7 +110,10 @@ class _Memory(threading.Thread):
 
 @contextmanager
 def server(*command: str) -> Iterator[str]:
-    """A server that prints its URL at the end of its first line; ended with the block."""
+    """A server that prints its URL at the end of its first line; ended with the block.
+
+    Says then what it took: it must not be what is measured.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:
@@ -118,6 +121,8 @@ def server(*command: str) -> Iterator[str]:
         if not line.strip():
             raise CommandFailedError(f"{' '.join(command)} did not start")
         yield line.split()[-1]
+        times = psutil.Process(process.pid).cpu_times()
+        print(f"\n  the server took {times.user + times.system:.2f} s of CPU time", flush=True)
     finally:
         process.terminate()
         process.wait()

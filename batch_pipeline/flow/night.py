@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import InputDataError, LedgerError
+from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import (
     breaker,
     budget,
@@ -24,7 +24,6 @@ from batch_pipeline.flow import (
     deadline,
     estimate,
     gone,
-    joins,
     kept_units,
     paths,
     pilot,
@@ -32,13 +31,11 @@ from batch_pipeline.flow import (
     publication,
     reconciliation,
     retirement,
-    snapshots,
     submission,
     takeover,
 )
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.ahead import InputAhead
-from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -376,7 +373,7 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
         # The folder shows another account's; taking the input shows this one again.
         return state
     assert state.snapshot is not None
-    _reconcile_counts(pipeline, state.night, state.snapshot)
+    publication.reconcile_counts(pipeline, state.night, state.snapshot)
     with pipeline.ledger.write() as connection:
         current = nights.get_night(connection, night.id)
         if current.revision == state.night.revision and current.published:
@@ -387,26 +384,3 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
 def progress(pipeline: Pipeline, night: Night) -> Progress:
     with pipeline.ledger.read() as connection:
         return progress_of.of_night(connection, night.id)
-
-
-def _reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
-    """Input = succeeded + set aside, id by id, or the night does not count as complete."""
-    results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
-    sources = {
-        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
-        "results": (results, RESULTS_SCHEMA),
-    }
-    with joins.tables(pipeline.files, sources) as connection:
-        query = """
-            SELECT (SELECT count(*) FROM results),
-                   (SELECT count(*) FROM (SELECT id FROM snapshot) s ANTI JOIN results USING (id))
-        """
-        [(rows, missing)] = connection.execute(query).fetchall()
-    if rows != snapshot.items or missing:
-        with pipeline.ledger.write() as connection:
-            nights.update_night(connection, night.id, rebuilding=True)
-        raise LedgerError(
-            f"{night.job} {night.partition}: the input has {snapshot.items:,} items, the results "
-            f"{rows:,} rows, and {missing:,} items have none. The results are built again from "
-            "what the API answered with the next run; if this stays, report it as a bug."
-        )

@@ -1,7 +1,8 @@
 """The results folder of a night as a whole: built anew when the snapshot changes.
 
 While batches end, `collection` adds a file each; here all rows are made again from the snapshot and
-the answers there are, because items came, went, or are now answered by what was bought before.
+the answers there are, because items came, went, or are now answered by what was bought before. At
+a night's end it is counted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import dead_letter, paths, settled_rows, standing_answers
+from batch_pipeline.flow import (
+    dead_letter,
+    joins,
+    paths,
+    settled_rows,
+    snapshots,
+    standing_answers,
+)
+from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state import accounts, inputs, nights, redrives, submissions, takeovers
@@ -97,6 +106,29 @@ def show(pipeline: Pipeline, night: Night) -> None:
         snapshot = inputs.get_snapshot(connection, night.snapshot_id)
     with _rebuilt(pipeline, night, snapshot, idle=False):
         pass
+
+
+def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
+    """Input = succeeded + set aside, id by id, or the night does not count as complete."""
+    results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
+    sources = {
+        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
+        "results": (results, RESULTS_SCHEMA),
+    }
+    with joins.tables(pipeline.files, sources) as connection:
+        query = """
+            SELECT (SELECT count(*) FROM results),
+                   (SELECT count(*) FROM (SELECT id FROM snapshot) s ANTI JOIN results USING (id))
+        """
+        [(rows, missing)] = connection.execute(query).fetchall()
+    if rows != snapshot.items or missing:
+        with pipeline.ledger.write() as connection:
+            nights.update_night(connection, night.id, rebuilding=True)
+        raise LedgerError(
+            f"{night.job} {night.partition}: the input has {snapshot.items:,} items, the results "
+            f"{rows:,} rows, and {missing:,} items have none. The results are built again from "
+            "what the API answered with the next run; if this stays, report it as a bug."
+        )
 
 
 @contextmanager
