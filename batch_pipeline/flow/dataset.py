@@ -70,7 +70,7 @@ def read_snapshot(
         folder.mkdir(parents=True)
         whole = _Whole(pipeline.settings.workers, declaration, free)
         packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
-        whole.read(sources, folder, kept, packed=packed)
+        whole.read(sources, folder, kept, packed=packed, durable=keep)
         _refuse_too_many_invalid(spec, partition, whole)
         duplicates, kept_count = _finish(pipeline.files, folder, whole, spec, partition)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
@@ -112,7 +112,9 @@ class _Whole:
         made_from.append(self._kept.hexdigest())
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
 
-    def read(self, sources: Sources, folder: Path, kept: KeptUnits, *, packed: bool) -> None:
+    def read(
+        self, sources: Sources, folder: Path, kept: KeptUnits, *, packed: bool, durable: bool
+    ) -> None:
         # What is kept is looked up in a file of this process; so little is worth no process.
         alone = kept is not kept_units.NOTHING or not worth_processes(sources)
         seen: tuple[SourceFile, LinesSeen] | None = None
@@ -146,7 +148,8 @@ class _Whole:
                     else:
                         seen[1].add(prepared.seen)
                 for path in self._add(prepared, folder):
-                    flush_soon(path)
+                    if durable:
+                        flush_soon(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
 

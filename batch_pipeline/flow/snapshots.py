@@ -52,7 +52,7 @@ DUPLICATES_SCHEMA = pa.schema(
 )
 # Small row groups: a retry reads a few rows from anywhere without decompressing its surroundings.
 ROW_GROUP_ROWS = 1_000
-ROW_GROUP_BYTES = 2 << 20
+ROW_GROUP_BYTES = 3 << 20
 PART_ROWS = 50_000
 PART_BYTES = 256 << 20
 # Parts that are looked at together where they have few rows: each look takes a query 10 ms.

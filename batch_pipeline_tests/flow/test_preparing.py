@@ -9,11 +9,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from batch_pipeline.flow import dataset
 from batch_pipeline.flow.pieces import pieces_of
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.preparing import DIGEST_BYTES, Prepared, prepare
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.snapshots import part_paths
 from batch_pipeline.flow.sources import find_sources
-from batch_pipeline_tests.support import job, write_rows
+from batch_pipeline_tests import support
+from batch_pipeline_tests.support import documents, job, write_rows
 
 LONG = "a text of some length, so that it is not hashed twice " * 20
 
@@ -52,14 +56,39 @@ def test_a_digest_is_of_all_that_a_row_has(tmp_path: Path, long: bool) -> None:
     assert each[0] == each[4]
 
 
-def test_documents_are_packed_where_room_is_short(tmp_path: Path) -> None:
+def test_packed_documents_are_the_same(tmp_path: Path) -> None:
     rows = [{"id": str(number), "text": LONG} for number in range(50)]
     made = [
         prepared(tmp_path / str(packed), rows, "{text}", packed=packed) for packed in (False, True)
     ]
     assert made[0].digests == made[1].digests
     [[plain], [packed]] = (each.parts for each in made)
-    assert pq.read_table(plain).drop_columns("source") == pq.read_table(packed).drop_columns(
-        "source"
-    )
+    tables = [pq.read_table(part).drop_columns("source") for part in (plain, packed)]
+    assert tables[0] == tables[1]
     assert plain.stat().st_size > 2 * packed.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("home", "room", "compression"),
+    [("home", 2, "UNCOMPRESSED"), ("home", 1e15, "ZSTD"), ("memory://packed", 2, "ZSTD")],
+)
+def test_documents_are_packed_where_room_or_the_network_is_short(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: str,
+    room: float,
+    compression: str,
+) -> None:
+    monkeypatch.setattr(dataset, "_ROOM", room)
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(10)))
+    place = home if "://" in home else tmp_path / home
+    ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    pipeline = Pipeline(support.settings(place, ledger_url=ledger))
+    sources = dataset.find_input(pipeline, spec, "all")
+    snapshot = dataset.read_snapshot(pipeline, spec, "all", sources)
+    [part] = part_paths(snapshot)
+    with pipeline.files.open(part) as file:
+        group = pq.ParquetFile(file).metadata.row_group(0)
+    found = {group.column(n).path_in_schema: group.column(n).compression for n in range(12)}
+    assert found["input"] == compression
+    assert found["unit"] == "ZSTD"
