@@ -20,8 +20,8 @@ from batch_pipeline.money.wording import duration, moment
 # all within 24; that a call takes some seconds is common experience.
 ASSUMED_TURNAROUND_SECONDS = 3600.0
 ASSUMED_CALL_SECONDS = 5.0
-# What a cancel may take: the API finishes what it is working on.
-CANCEL_SECONDS = 120.0
+# What a cancel may take where none was measured: the API finishes what it is working on.
+ASSUMED_CANCEL_SECONDS = 120.0
 # Of the time that real time needs: calls are retried, and speeds vary.
 SLACK = 1.25
 
@@ -69,8 +69,9 @@ class Outlook:
     `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
     real time already or come back from a batch that is being cancelled for it. `room` of the
     `queue` is free. `slowest` is how long a batch of the night has been at the API without ending
-    by itself. `moved`: real time has begun, and what is open since then stays with it: a
-    forecast at the edge must not send one round this way and the next the other way.
+    by itself, `cancel_seconds` how long one that is cancelled takes to end. `moved`: real time has
+    begun, and what is open since then stays with it: a forecast at the edge must not send one round
+    this way and the next the other way.
     """
 
     now: float
@@ -86,6 +87,7 @@ class Outlook:
     slowest: float = 0.0
     moved: bool = False
     poll_seconds: float = 60.0
+    cancel_seconds: float = ASSUMED_CANCEL_SECONDS
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def decide(outlook: Outlook) -> Forecast:
             late.append(batch)
             before += batch.requests
     needed = before / outlook.speed.requests_per_second * SLACK
-    last_moment = outlook.deadline - needed - CANCEL_SECONDS - 2 * outlook.poll_seconds
+    last_moment = outlook.deadline - needed - outlook.cancel_seconds - 2 * outlook.poll_seconds
     if outlook.now < last_moment:
         # Real time would still be in time later: until then a batch may end after all.
         return _forecast(outlook, slow, to_realtime, (), late, last_moment)
@@ -190,7 +192,7 @@ def _forecast(
         rounds = 1 + math.ceil(max(0, by_batch - outlook.room) / max(outlook.queue, 1))
         ends.append(now + slow * rounds)
     if calls:
-        wait = CANCEL_SECONDS if taken else 0.0
+        wait = outlook.cancel_seconds if taken else 0.0
         ends.append(now + wait + calls / outlook.speed.requests_per_second)
     ends_at = max(ends)
     parts = [_usual(outlook.turnaround)]

@@ -12,7 +12,13 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.forecast import Flying, Outlook, Speed, Turnaround
+from batch_pipeline.flow.forecast import (
+    ASSUMED_CANCEL_SECONDS,
+    Flying,
+    Outlook,
+    Speed,
+    Turnaround,
+)
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.settings import Settings
 from batch_pipeline.spec import JobSpec
@@ -26,6 +32,8 @@ RECENT_SECONDS = 14 * 86_400.0
 RECENT = 200
 # Four of five batches took no longer; a single straggler says nothing about the others.
 USUAL_SHARE = 0.8
+# Where a cancel seems to take longer, nobody was there to notice the end.
+LONGEST_CANCEL_SECONDS = 1_200.0
 # So many of a night's own batches tell more about it than those of other nights.
 OWN_BATCHES = 3
 
@@ -63,6 +71,7 @@ def of_night(
         slowest=_slowest(connection, state, taken),
         moved=night.realtime_since is not None,
         poll_seconds=settings.poll_seconds,
+        cancel_seconds=_measured_cancel(connection, night.account),
     )
 
 
@@ -83,6 +92,22 @@ def _slowest(connection: Connection, state: Progress, taken: Collection[int]) ->
 def _unanswered(calls: Submission) -> int:
     """Requests that have no answer yet, as of the last checkpoint."""
     return calls.requests - int((calls.progress or {}).get("answered", 0))
+
+
+def _measured_cancel(connection: Connection, account: str) -> float:
+    """Seconds from a cancel until the end was noticed, of the account's latest take-overs.
+
+    Of take-overs alone: after any other cancel it may be days before somebody looks.
+    """
+    taken = tables.submission.c.id.in_(sa.select(tables.takeover.c.submission_id))
+    took = [
+        batch.ended_at - batch.cancel_requested_at
+        for batch in _latest(connection, account, "batch", taken)
+        if batch.ended_at is not None and batch.cancel_requested_at is not None
+    ]
+    if not took:
+        return ASSUMED_CANCEL_SECONDS
+    return min(usual_turnaround(took).seconds, LONGEST_CANCEL_SECONDS)
 
 
 def measured_turnaround(connection: Connection, account: str) -> Turnaround:

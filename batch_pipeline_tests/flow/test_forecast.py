@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.forecast import (
-    CANCEL_SECONDS,
+    ASSUMED_CANCEL_SECONDS,
     Flying,
     Forecast,
     Outlook,
@@ -90,7 +90,7 @@ def test_what_is_not_sent_moves_once_batches_would_miss_the_deadline(
     assert decide(seen).to_realtime == to_realtime
 
 
-LAST_MINUTES = (CANCEL_SECONDS + 2 * MINUTE) / HOUR
+LAST_MINUTES = (ASSUMED_CANCEL_SECONDS + 2 * MINUTE) / HOUR
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,9 @@ LAST_MINUTES = (CANCEL_SECONDS + 2 * MINUTE) / HOUR
         (outlook(LAST_MINUTES + 0.03, flying=[(600, 40)]), ()),
         # The last moment: a minute and a quarter, a cancel and two polls before the deadline.
         (outlook(LAST_MINUTES + 0.02, flying=[(600, 40)]), (1,)),
+        # A cancel that takes longer needs an earlier start.
+        (outlook(LAST_MINUTES + 0.12, flying=[(600, 40)]), ()),
+        (outlook(LAST_MINUTES + 0.12, flying=[(600, 40)], cancel_seconds=0.2 * HOUR), (1,)),
         # Not overdue, but not expected in time either.
         (outlook(0.08, flying=[(600, 10)]), (1,)),
         (outlook(0.08, flying=[(600, 27)]), ()),

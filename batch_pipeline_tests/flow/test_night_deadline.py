@@ -13,6 +13,7 @@ from starlette.responses import Response
 from batch_pipeline.api.protocol import BatchInfo
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow import takeover
+from batch_pipeline.flow.forecast import ASSUMED_CANCEL_SECONDS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.report import build_report
@@ -108,6 +109,25 @@ def test_slow_batches_are_taken_over(
     assert report.deadline.realtime_usd == report.costs.realtime_usd
     # All of it was bought at twice the price of batches.
     assert report.deadline.extra_usd * 2 == report.costs.realtime_usd
+
+
+@pytest.mark.usefixtures("usual")
+def test_how_long_a_cancel_takes_is_learned(
+    sim: Simulator, pipeline: Pipeline, spec: JobSpec
+) -> None:
+    sim.hold()
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    assumed = takeover.course(pipeline, spec, night).outlook
+    assert assumed is not None
+    assert assumed.cancel_seconds == ASSUMED_CANCEL_SECONDS
+    make_late(pipeline, PARTITION, seconds=60)
+    assert run(pipeline, spec, PARTITION).complete
+    measured = takeover.course(pipeline, spec, night).outlook
+    assert measured is not None
+    times = [(s.cancel_requested_at, s.ended_at) for s in submissions_of(pipeline)]
+    took = sorted(end - asked for asked, end in times if asked is not None and end is not None)
+    # Four of five were no slower.
+    assert measured.cancel_seconds == took[3] < ASSUMED_CANCEL_SECONDS
 
 
 @pytest.mark.usefixtures("usual")
