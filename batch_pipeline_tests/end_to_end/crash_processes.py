@@ -126,6 +126,8 @@ def forking() -> Iterator[Forks]:
     )
     with program:
         yield Forks(program)
+        # It holds nothing; an interpreter with so much loaded takes seconds to put itself away.
+        program.kill()
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import pytest
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline.state.files import STAGING
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.night_processes import CALLS, Plan
 from batch_pipeline_tests.support import (
@@ -58,6 +59,8 @@ def carry_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CarryOut]:
             return outcome
 
         yield carry_out
+        # It holds nothing; an interpreter with so much loaded takes seconds to put itself away.
+        program.kill()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -154,6 +157,35 @@ def test_two_processes_on_one_night_buy_it_once(
     rows = by_id(results(make_pipeline(ledger_url=ledger_url), job(source)))
     assert statuses(rows.values()) == {"succeeded": ITEMS}
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+
+
+def test_two_processes_share_a_night_over_postgres_and_a_home_elsewhere(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    carry_out: CarryOut,
+    postgres_url: str,
+    home: Path,
+    tmp_path: Path,
+) -> None:
+    """Some die before. fsspec's memory is that of one process: a folder stands in for the bucket,
+    since what is under test is what the pipeline asks of any such file system."""
+    # Twice that, for the pilot and the rest, is longer than the delays.
+    sim.set_turnaround(1.5)
+    source, elsewhere = write_rows(tmp_path / "in.jsonl", documents(ITEMS)), f"bucket://{home}"
+    plan = Plan(
+        sim.url, str(source), elsewhere, kill_after=(0.4, 0.7, 0.3), together=2, pilot=4,
+        ledger_url=postgres_url,
+    )  # fmt: skip
+    assert carry_out(plan)["killed"] == 3
+    assert not accepted_twice(sim)
+    pipeline = make_pipeline(home=elsewhere, ledger_url=postgres_url)
+    assert pipeline.files.is_remote
+    rows = by_id(results(pipeline, job(source)))
+    assert set(rows) == {d["id"] for d in documents(ITEMS)}
+    assert statuses(rows.values()) == {"succeeded": ITEMS}
+    assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+    # Each writes aside on its own machine; nothing of it is left where the results are.
+    assert not (home / STAGING).exists()
 
 
 def test_two_pipelines_of_one_process_share_a_night(
