@@ -7,8 +7,10 @@ Belongs here: what a user types. What a command does stands in the flow, how it 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -44,11 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_run(arguments))
     # The program itself, not somebody's process that calls it.
     work_without_pandas()
-    code = _run(sys.argv[1:])
-    # What is there ends with the process. To look through it for garbage, as Python does on its way
-    # out, takes half a second once the SDK is loaded.
-    gc.freeze()
-    sys.exit(code)
+    ended: list[int] = []
+    # Registered first, called last.
+    atexit.register(_leave, ended)
+    ended.append(_run(sys.argv[1:]))
+    sys.exit(ended[0])
+
+
+def _leave(ended: Sequence[int]) -> None:
+    """End the process as it is, once there is an exit code and all others have been told.
+
+    To take its objects apart one by one takes half a second once the SDK is loaded.
+    """
+    if ended:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def _run(arguments: Sequence[str]) -> int:

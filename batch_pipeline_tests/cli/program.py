@@ -148,9 +148,10 @@ def finished(process: subprocess.Popen[str]) -> Ended:
 
 
 def _checked(ended: Ended) -> Ended:
-    """Whatever the command was, the key is in none of its streams."""
+    """Whatever the command was, the key is in none of its streams, and no library complains."""
     assert KEY not in ended.out
     assert KEY not in ended.err
+    assert "leaked" not in ended.err
     return ended
 
 
