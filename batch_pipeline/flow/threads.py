@@ -46,6 +46,7 @@ class _Loop(threading.Thread, Generic[Result]):
         self._work, self._stop_all = work, stop
         self.result: Result | None = None
         self.error: BaseException | None = None
+        self._ended = threading.Event()
 
     def run(self) -> None:
         try:
@@ -53,6 +54,13 @@ class _Loop(threading.Thread, Generic[Result]):
         except BaseException as error:  # noqa: BLE001  # raised by `at_once`
             self.error = error
             self._stop_all()
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Wait for its end. A `join` that an interrupt breaks off takes the thread for ended, and
+        the next one does not wait."""
+        self._ended.wait()
 
 
 def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
@@ -66,12 +74,12 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
         loop.start()
     try:
         for loop in loops:
-            loop.join()
+            loop.wait()
     except BaseException:
         stop()
         log.warning("stopping once what is under way has ended; again, to stop at once")
         for loop in loops:
-            loop.join()
+            loop.wait()
         raise
     for loop in loops:
         if loop.error is not None and not isinstance(loop.error, StoppedError):
@@ -89,7 +97,7 @@ def beside(work: Callable[[], Result], stop: Stop) -> Iterator[Callable[[], Resu
     loop = _Loop(work, stop)
 
     def result() -> Result:
-        loop.join()
+        loop.wait()
         if loop.error is not None:
             raise loop.error
         return cast("Result", loop.result)
@@ -99,4 +107,4 @@ def beside(work: Callable[[], Result], stop: Stop) -> Iterator[Callable[[], Resu
         yield result
     finally:
         stop()
-        loop.join()
+        loop.wait()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,20 @@ def test_the_first_error_stops_the_other_loops_and_is_raised() -> None:
         at_once(2, work, stop)
     with pytest.raises(StoppedError):
         stop.check()
+
+
+def test_an_interrupt_waits_until_all_loops_have_ended() -> None:
+    stop, both, ended = Stop(), threading.Barrier(2), []
+
+    def work() -> None:
+        if both.wait() == 0:
+            time.sleep(0.1)  # until the main thread waits
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while not stop.is_set():
+            time.sleep(0.01)
+        time.sleep(0.1)  # longer than one who does not wait needs to go on
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once(2, work, stop)
+    assert len(ended) == 2
