@@ -6,6 +6,7 @@ those of the SDK's own calls are.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.request import getproxies
 
@@ -37,12 +38,11 @@ class AnthropicMessages:
         self._note = note
         # By betas: declarations of several snapshots may be under way.
         self._heads: dict[tuple[str, ...], RequestHead] = {}
+        self._learning = asyncio.Lock()
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
         key = tuple(betas)
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = await self._learn_head(key)
+        head = self._heads.get(key) or await self._learned(key)
         try:
             async with self._session.post(
                 head.url, data=params, headers=head.headers, timeout=head.timeout
@@ -58,6 +58,13 @@ class AnthropicMessages:
         if not 200 <= status < 300:
             raise refusal(status, headers, content)
         return Answer(object_in(status, content), content, rate_limits(headers))
+
+    async def _learned(self, betas: tuple[str, ...]) -> RequestHead:
+        # The first calls come at once: one of them learns for all.
+        async with self._learning:
+            if betas not in self._heads:
+                self._heads[betas] = await self._learn_head(betas)
+            return self._heads[betas]
 
 
 def open_session(connections: int) -> aiohttp.ClientSession:

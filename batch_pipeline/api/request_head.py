@@ -49,7 +49,7 @@ async def learn_head(
         max_retries=0,
         # Its header names one call, and would name all of them.
         open_telemetry=False,
-        http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(look)),
+        http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(look), trust_env=False),
     ) as client:
         await client.post(
             MESSAGES,

@@ -312,6 +312,24 @@ def test_calls_may_take_as_long_as_the_sdk_says(sim: Simulator) -> None:
     assert (head.timeout.connect, head.timeout.total) == (said.pool, None)
 
 
+def test_calls_go_through_the_proxy_that_the_environment_names(
+    sim: Simulator, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", sim.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://api.invalid")
+    hosts: list[str | None] = []
+
+    def look(request: Request) -> None:
+        hosts.append(request.headers.get("host"))
+
+    faults.on_request = look
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    assert asked(AnthropicApi(), params).message["type"] == "message"
+    # The probe by the SDK, and the call.
+    assert hosts == ["api.invalid", "api.invalid"]
+
+
 def test_rate_limits_are_read_from_the_headers_of_answers_and_refusals(
     sim: Simulator, api: AnthropicApi, faults: Faults
 ) -> None:
