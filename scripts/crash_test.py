@@ -73,7 +73,7 @@ class Tally:
         folder = self._folder / name
         try:
             figures = work(folder)
-        except AssertionError:
+        except Exception:  # noqa: BLE001  # whatever it is: the figures so far are not lost
             said = traceback.format_exc()[-2_000:]
             self.failures.append(f"{name}: {said}\n  kept: {folder}")
             print(self.failures[-1], file=sys.stderr, flush=True)

@@ -15,6 +15,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State
@@ -171,7 +173,7 @@ class _Watcher:
                 # As nobody has seen one end, a batch is expected to take an hour.
                 set_deadline(self._pipeline, PARTITION, HURRY_SECONDS)
                 self._late_at = now
-        except LedgerError:
+        except (LedgerError, sa.exc.DBAPIError):
             # Its connections are cut like those of the others.
             return
         self._set_pace(now, still=bool(unproven) and len(unproven) == len(live))
