@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +89,16 @@ def a_night(
         )
         write_rows(work.source, rows)
         yield sim, work, rows
+
+
+def one_of_kind(points: Sequence[str], kind: str, seed: int) -> int:
+    """The number of one of the points of a kind, by chance.
+
+    None of the last: how often a night looks depends on the machine, and so does how many it has.
+    """
+    surely = len(points) * 9 // 10
+    numbers = [number for number, name in enumerate(points[:surely], 1) if name == kind]
+    return random.Random(f"{seed} {kind}").choice(numbers)
 
 
 def killed_at(

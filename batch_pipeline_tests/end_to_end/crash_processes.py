@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,12 +123,19 @@ class Forks:
 @contextmanager
 def forking() -> Iterator[Forks]:
     program = subprocess.Popen(
-        [sys.executable, "-m", __name__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", __name__],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     with program:
-        yield Forks(program)
-        # It holds nothing; an interpreter with so much loaded takes seconds to put itself away.
-        program.kill()
+        try:
+            yield Forks(program)
+        finally:
+            # With the nights that are under way, where something went wrong: without an API they
+            # would wait for one for ever.
+            os.killpg(program.pid, signal.SIGKILL)
 
 
 def main() -> int:

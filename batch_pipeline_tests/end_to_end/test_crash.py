@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,13 @@ from batch_pipeline_tests.end_to_end.crash_hurried import (
     hunted_before_deadline,
     hunted_in_real_time,
 )
-from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night, hunted, killed_at
+from batch_pipeline_tests.end_to_end.crash_nights import (
+    PLAIN,
+    a_night,
+    hunted,
+    killed_at,
+    one_of_kind,
+)
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
 
 # One point of each of these kinds; the long version dies at all points of all kinds.
@@ -43,9 +48,7 @@ def points(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_night_killed_at_a_point_is_whole_and_paid_once(
     forks: Forks, points: list[str], tmp_path: Path, kind: str
 ) -> None:
-    numbers = [number for number, name in enumerate(points, 1) if name == kind]
-    fatal = random.Random(f"{SEED} {kind}").choice(numbers)
-    figures, _ = killed_at(forks, tmp_path / "night", fatal)
+    figures, _ = killed_at(forks, tmp_path / "night", one_of_kind(points, kind, SEED))
     assert figures.kills == 1
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
-from batch_pipeline_tests.end_to_end.crash_nights import taken_over
+from batch_pipeline_tests.end_to_end.crash_nights import one_of_kind, taken_over
 from batch_pipeline_tests.end_to_end.crash_processes import Forks
 
 # One point of each of these kinds.
@@ -33,9 +32,7 @@ def points(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_take_over_killed_at_a_point_is_finished_and_paid_once(
     forks: Forks, points: list[str], tmp_path: Path, kind: str
 ) -> None:
-    numbers = [number for number, name in enumerate(points, 1) if name == kind]
-    fatal = random.Random(f"{SEED} {kind}").choice(numbers)
-    figures, _ = taken_over(forks, tmp_path / "night", fatal)
+    figures, _ = taken_over(forks, tmp_path / "night", one_of_kind(points, kind, SEED))
     assert figures.kills == 1
 
 
