@@ -159,7 +159,9 @@ def killed(folder: Path, count: int, kills: int) -> None:
         last = measured([PIPELINE, "run", "bench", "--json"], environment_of)
         seconds = time.perf_counter() - started
         found = books(url)
-    report = json.loads(last.output[last.output.index("{\n") :])
+    start = last.output.index("{\n")
+    # What is logged comes before the report, and may come after it.
+    report, _ = json.JSONDecoder().raw_decode(last.output, start)
     twice, again = (len(found[name]) for name in ("billed_more_than_once", "bought_again"))
     print(
         f"{count:,} documents in {seconds:.0f} s, killed {kills} times: complete "
