@@ -47,9 +47,8 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         body = None
-    detail = body.get("error") if isinstance(body, dict) else None
-    detail = detail if isinstance(detail, dict) else {}
-    code = detail.get("code") or (detail.get("details") or {}).get("error_code")
+    detail = _inner(body, "error")
+    code = detail.get("code") or _inner(detail, "details").get("error_code")
     return ApiFailure(
         status=status,
         error_type=_text(detail.get("type")),
@@ -101,6 +100,12 @@ def rate_limits(headers: Mapping[str, str]) -> RateLimits:
 def _never_established(cause: BaseException | None) -> bool:
     """Whether nothing can have been sent, because there was no connection to send it over."""
     return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+
+
+def _inner(value: object, name: str) -> dict[str, Any]:
+    """The object of a name in what may be an object; an empty one where there is none."""
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _text(value: object) -> str | None:

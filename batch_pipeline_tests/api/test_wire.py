@@ -1,0 +1,32 @@
+"""What an answer that is no 2xx comes to, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_pipeline.api.wire import refusal
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "code", "message"),
+    [
+        (b'{"error": {"type": "api_error", "message": "m"}}', "api_error", None, "m"),
+        (b'{"error": {"type": "a", "code": "c", "message": "m"}}', "a", "c", "m"),
+        (b'{"error": {"type": "a", "details": {"error_code": "c"}}}', "a", "c", None),
+        # What comes from somebody on the way has no type.
+        (b"<html>gateway</html>\n", None, None, "<html>gateway</html>"),
+        (b'{"error": "gateway"}', None, None, None),
+        (b'{"error": {"type": 5, "details": "none", "message": ["m"]}}', None, None, None),
+        (b'["error"]', None, None, None),
+        (b"", None, None, "no message"),
+        (b"\xff\xfe", None, None, "\ufffd\ufffd"),
+    ],
+)
+def test_a_refusal_is_told_from_its_body(
+    content: bytes, kind: str | None, code: str | None, message: str | None
+) -> None:
+    failure = refusal(502, {"retry-after": "1.5"}, content)
+    assert (failure.status, failure.error_type, failure.error_code) == (502, kind, code)
+    # Without a message of its own, the body is what there is to say.
+    assert failure.message == (message or content.decode())
+    assert (failure.retry_after, failure.connected) == (1.5, True)
