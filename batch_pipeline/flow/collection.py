@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 
 # What the API may say of results that it does not have; all else passes, or is about the account.
 ABSENT = (400, 404, 410)
+
+
+def get_ready() -> None:
+    """Load what the first block of lines loads, at a moment when nothing else is to be done."""
+    # Arrow asks of each array whether it is one of these.
+    import_module("numpy.ma")
 
 
 def collect(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, budget, retirement, warnings
+from batch_pipeline.flow import alerts, breaker, budget, collection, retirement, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.pipeline import Pipeline
@@ -128,10 +128,11 @@ def _run(
 
 
 def _pause(seconds: float) -> None:
-    """Wait for the next poll; what the night's end needs is loaded meanwhile."""
+    """Wait for the next poll; what collecting and the night's end need is loaded meanwhile."""
     begun = time.monotonic()
     from batch_pipeline.flow import report  # noqa: PLC0415  # not before there is time
 
+    collection.get_ready()
     report.get_ready()
     time.sleep(max(0.0, begun + seconds - time.monotonic()))
 
