@@ -104,6 +104,7 @@ def _run(
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
             stations.take_input(pipeline, spec, night, ahead=ahead)
+        polled = time.monotonic()
         try:
             state, sent = _step(pipeline, spec, night, watch, look, patience)
         except BatchPipelineError:
@@ -124,17 +125,21 @@ def _run(
         if sent.waiting.reason != reason:
             reason = sent.waiting.reason
             log.info("%s %s: %s", spec.name, partition, sent.waiting)
-        _pause(pipeline.settings.poll_seconds)
+        _pause(polled, sent, pipeline.settings.poll_seconds)
 
 
-def _pause(seconds: float) -> None:
-    """Wait for the next poll; what collecting and the night's end need is loaded meanwhile."""
-    begun = time.monotonic()
+def _pause(polled: float, sent: Submitted, seconds: float) -> None:
+    """Wait for the next poll; what collecting and the night's end need is loaded meanwhile.
+
+    Its interval counts from the last one, since batches end while others are collected, which may
+    take as long; what has gone out a moment ago gets a whole one.
+    """
+    until = (time.monotonic() if sent.batches else polled) + seconds
     from batch_pipeline.flow import report  # noqa: PLC0415  # not before there is time
 
     collection.get_ready()
     report.get_ready()
-    time.sleep(max(0.0, begun + seconds - time.monotonic()))
+    time.sleep(max(0.0, until - time.monotonic()))
 
 
 def _warn(spec: JobSpec, state: Progress, warned: set[str]) -> None:
