@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def job(source: Path | str, **changes: Any) -> JobSpec:
         "pilot": {"size": 0, "max_error_rate": 1},
     }
     return JobSpec(**(declared | changes))
+
+
+def nightly_job(source: Path, first: str) -> dict[str, Any]:
+    """A job of one night a day from the `first` on, with a folder of input for each: 40 documents
+    make two batches after its pilot."""
+    return {
+        "name": "review",
+        "input": {"path": str(source / "{partition}" / "*.jsonl")},
+        "prompt": {"user": "Sum up: {text}"},
+        "model_id": MODEL,
+        "max_tokens": 4_000,
+        "partitions": {"start": first},
+        "pilot": {"size": 4, "max_truncated_rate": 1.0},
+        "limits": {"max_requests_per_batch": 20},
+    }
 
 
 def settings(home: Path | str, **changes: Any) -> Settings:
@@ -138,6 +154,13 @@ def takeovers_of(pipeline: Pipeline) -> list[Takeover]:
     with pipeline.ledger.read() as connection:
         found = [takeovers.of_night(connection, n.id) for n in nights.list_nights(connection)]
     return [takeover for of_night in found for takeover in of_night.values()]
+
+
+def together(*works: Callable[[], object]) -> None:
+    """Do all of it at the same time, in threads; an error of one is raised here."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(work) for work in works]:
+            future.result()
 
 
 def make_late(pipeline: Pipeline, partition: str, seconds: float) -> None:

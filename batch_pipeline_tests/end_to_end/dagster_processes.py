@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from batch_pipeline_tests.support import MODEL, documents, write_rows
+from batch_pipeline_tests.support import documents, nightly_job, write_rows
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
@@ -69,16 +69,7 @@ def declare(folder: Path, nights: Sequence[str]) -> dict[str, list[dict[str, Any
         write_rows(folder / "input" / night / "documents.jsonl", found[night])
     job = folder / "jobs" / "review"
     job.mkdir(parents=True)
-    attributes = {
-        "name": "review",
-        "input": {"path": str(folder / "input" / "{partition}" / "*.jsonl")},
-        "prompt": {"user": "Sum up: {text}"},
-        "model_id": MODEL,
-        "max_tokens": 4_000,
-        "partitions": {"start": nights[0]},
-        "pilot": {"size": 4, "max_truncated_rate": 1.0},
-        "limits": {"max_requests_per_batch": 20},
-    }
+    attributes = nightly_job(folder / "input", nights[0])
     declared = {"type": "batch_pipeline.BatchJobComponent", "attributes": attributes}
     (job / "defs.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
     return found

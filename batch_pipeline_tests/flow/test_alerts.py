@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from batch_pipeline.state import accounts, nights, tables
 from batch_pipeline.state import alerts as recorded
 from batch_pipeline.state.alerts import Alert, AlertState
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
+from batch_pipeline_tests.support import PARTITION, documents, job, together, write_rows
 
 BAD_PILOT = {"size": 3, "max_error_rate": 0.0, "max_truncated_rate": 0.0}
 # Nulls are set aside without being sent: dead letters that cost nothing.
@@ -126,11 +127,7 @@ def test_two_processes_that_see_a_cause_send_it_once(
         start.wait()
         alerts.look(pipeline, strict, state)
 
-    threads = [threading.Thread(target=look, args=(pipeline,)) for pipeline in two]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[partial(look, pipeline) for pipeline in two])
     assert receiver.titles == ["review all: cost per document above its limit"]
 
 

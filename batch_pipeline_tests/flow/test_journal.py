@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-import threading
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.flow.journal import Journal, read_lines
 from batch_pipeline.state.files import Files
+from batch_pipeline_tests.support import together
 
 LINES = [b'{"custom_id": "t_%d", "result": {}}' % n for n in range(20)]
 
@@ -94,9 +95,5 @@ def test_many_threads_may_append(tmp_path: Path) -> None:
             for line in LINES[part::4]:
                 journal.append([line])
 
-        threads = [threading.Thread(target=append, args=(part,)) for part in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together(*[partial(append, part) for part in range(4)])
     assert sorted(read_lines(files, "raw", "token")) == sorted(LINES)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from batch_pipeline_tests.support import (
     is_create,
     job,
     submissions_of,
+    together,
     write_rows,
 )
 
@@ -191,11 +192,7 @@ def test_two_jobs_under_one_ceiling_of_the_account(
         except GateClosedError as error:
             ended.append(str(error))
 
-    threads = [threading.Thread(target=submit, args=(spec,)) for spec in specs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[partial(submit, spec) for spec in specs])
     assert len(ended) == 2
     assert all("BATCH_PIPELINE_MAX_USD_PER_MONTH" in said for said in ended)
     assert Decimal(0) < spent(sim) <= Decimal("0.004")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -175,19 +176,21 @@ def test_a_lost_answer_of_a_running_batch_holds_its_room_until_it_ends(
     assert "was never made" not in caplog.text
 
 
+def first_create_fails() -> Callable[[Request], Response | None]:
+    """The API fails at the first create, which comes to nothing, and at no other."""
+    creates = itertools.count()
+
+    def fail(request: Request) -> Response | None:
+        first = is_create(request) and next(creates) == 0
+        return error(500, "api_error") if first else None
+
+    return fail
+
+
 def test_a_create_that_was_never_made_goes_again(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
-    refuse = True
-
-    def lose(request: Request) -> Response | None:
-        nonlocal refuse
-        if is_create(request) and refuse:
-            refuse = False
-            return error(500, "api_error")
-        return None
-
-    faults.on_request = lose
+    faults.on_request = first_create_fails()
     pipeline = make_pipeline(reconcile_seconds=0.2)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(5)))
     assert run(pipeline, spec, PARTITION).complete
@@ -199,15 +202,6 @@ def test_foreign_batches_of_the_same_size_are_left_alone(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
     """Another tenant makes batches of our size while an answer of ours is lost."""
-    refuse = True
-
-    def lose(request: Request) -> Response | None:
-        nonlocal refuse
-        if is_create(request) and refuse:
-            refuse = False
-            return error(500, "api_error")
-        return None
-
     with Anthropic(api_key="other", base_url=sim.url) as other:
 
         def foreign() -> str:
@@ -220,7 +214,7 @@ def test_foreign_batches_of_the_same_size_are_left_alone(
             return other.messages.batches.create(requests=requests).id  # type: ignore[arg-type]
 
         theirs = [foreign()]
-        faults.on_request = lose
+        faults.on_request = first_create_fails()
         pipeline = make_pipeline(reconcile_seconds=0.3)
         spec = job(write_rows(tmp_path / "in.jsonl", documents(5)))
         run(pipeline, spec, PARTITION, wait=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from batch_pipeline_tests.support import (
     job,
     results,
     statuses,
+    together,
     write_rows,
 )
 
@@ -195,7 +195,6 @@ def test_two_pipelines_of_one_process_share_a_night(
     sim.set_turnaround(0.1)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     spec = job(source, limits={"max_requests_per_batch": 7}, pilot={"size": 4, "max_error_rate": 1})
-    failures: list[BaseException] = []
 
     def work() -> None:
         try:
@@ -204,15 +203,8 @@ def test_two_pipelines_of_one_process_share_a_night(
             LedgerError
         ):  # the two took the input at the same moment; the message says: run again
             run(make_pipeline(), spec, PARTITION)
-        except BaseException as error:  # noqa: BLE001  # for the assertion below
-            failures.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    together(work, work)
     assert not accepted_twice(sim)
     assert statuses(by_id(results(make_pipeline(), spec)).values()) == {"succeeded": ITEMS}
     assert run(make_pipeline(), spec, PARTITION).total_cost_usd == (

@@ -14,7 +14,7 @@ from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
-from batch_pipeline_tests.support import MODEL, write_rows
+from batch_pipeline_tests.support import nightly_job, write_rows
 
 MakeSpec = Callable[..., JobSpec]
 
@@ -53,17 +53,7 @@ def make_spec(tmp_path: Path, nights: list[str]) -> MakeSpec:
         write_rows(folder / "documents.jsonl", rows)
 
     def make(**declared: Any) -> JobSpec:
-        known: dict[str, Any] = {
-            "name": "review",
-            "input": {"path": str(tmp_path / "input" / "{partition}" / "*.jsonl")},
-            "prompt": {"user": "Sum up: {text}"},
-            "model_id": MODEL,
-            "max_tokens": 4_000,
-            "partitions": {"start": nights[0]},
-            "pilot": {"size": 4, "max_truncated_rate": 1.0},
-            "limits": {"max_requests_per_batch": 20},
-        }
-        return JobSpec(**{**known, **declared})
+        return JobSpec(**{**nightly_job(tmp_path / "input", nights[0]), **declared})
 
     return make
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection
@@ -37,6 +38,7 @@ from batch_pipeline_tests.state.conftest import (
     begin,
     begun,
 )
+from batch_pipeline_tests.support import together
 
 SUMMARY = {"statuses": {}, "open": 0, "usage": {}}
 
@@ -278,11 +280,11 @@ def test_two_submitters_cannot_both_take_the_last_dollar(ledger_url: str) -> Non
     with ledger.write() as connection:
         accounts.register_account(connection, ACCOUNT, simulated=False)
         mine = [a_night(connection, *[2] * 20, partition=f"2026-01-0{n}") for n in (1, 2)]
-    together, claimed = threading.Barrier(6), []
+    all_there, claimed = threading.Barrier(6), []
 
     def submit(number: int) -> None:
         own = Ledger(ledger_url)
-        together.wait()
+        all_there.wait()
         while True:
             with own.write() as connection:
                 found = admission.begin(
@@ -294,11 +296,7 @@ def test_two_submitters_cannot_both_take_the_last_dollar(ledger_url: str) -> Non
             claimed.append(found.submission)
         own.close()
 
-    threads = [threading.Thread(target=submit, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[partial(submit, number) for number in range(6)])
     assert sum(submission.usd_bound for submission in claimed) == 24
     assert len({submission.shard_id for submission in claimed}) == 12
     ledger.close()

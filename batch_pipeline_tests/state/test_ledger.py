@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +13,7 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.state import accounts, inputs, nights, shards, submissions, tables
 from batch_pipeline.state.ledger import Ledger, now
 from batch_pipeline.state.submissions import State
+from batch_pipeline_tests.support import together
 
 
 def test_a_newer_schema_is_refused(ledger_url: str) -> None:
@@ -38,20 +38,7 @@ def test_what_was_written_is_there_for_the_next_process(ledger_url: str) -> None
 
 
 def test_many_processes_may_open_a_new_ledger_at_once(ledger_url: str) -> None:
-    failures: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            Ledger(ledger_url).close()
-        except BaseException as error:  # noqa: BLE001  # for the assertion below
-            failures.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    together(*[lambda: Ledger(ledger_url).close()] * 6)
 
 
 def test_a_transaction_that_fails_changes_nothing(ledger_url: str) -> None:
@@ -84,11 +71,7 @@ def test_writers_take_turns_from_their_first_read(ledger_url: str) -> None:
                 accounts.pause_account(connection, "one", str(int(account.paused_reason or 0) + 1))
         own.close()
 
-    threads = [threading.Thread(target=add) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[add] * 3)
     with ledger.read() as connection:
         assert accounts.get_account(connection, "one").paused_reason == str(3 * rounds)
     ledger.close()

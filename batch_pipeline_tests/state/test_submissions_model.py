@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -23,6 +22,7 @@ from batch_pipeline.state.nights import Night
 from batch_pipeline.state.shards import ShardState
 from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, TELL_TIME, Clock, a_night
+from batch_pipeline_tests.support import together
 
 LIMIT = 20
 LIMITS = Limits(account_queue=LIMIT, job_queue=None, lease_seconds=60)
@@ -173,7 +173,6 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
         night = a_night(connection, *[3] * 12)
     taken: list[int] = []
     highest: list[int] = []
-    failures: list[BaseException] = []
 
     def submit() -> None:
         own = Ledger(ledger_url)
@@ -196,16 +195,9 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
                         submissions.end(connection, intent.submission)
                 elif intent.reason is None:
                     return
-        except BaseException as error:  # noqa: BLE001  # for the assertion below
-            failures.append(error)
         finally:
             own.close()
 
-    threads = [threading.Thread(target=submit) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    together(*[submit] * 4)
     assert len(taken) == len(set(taken)) == 12
     assert max(highest) <= LIMIT

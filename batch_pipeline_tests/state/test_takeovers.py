@@ -5,7 +5,6 @@ A request is bound to one dollar as a batch and to two in real time.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count
@@ -24,6 +23,7 @@ from batch_pipeline.state.nights import Night
 from batch_pipeline.state.shards import Shard, ShardState
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun
+from batch_pipeline_tests.support import together
 
 NUMBERS = count()
 
@@ -188,11 +188,7 @@ def test_side_by_side_the_last_dollars_are_reserved_once(ledger: Ledger, ledger_
                 refusals.append(refused)
         own.close()
 
-    threads = [threading.Thread(target=take_over) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[take_over] * 3)
     with ledger.read() as connection:
         assert len(takeovers.of_night(connection, night.id)) == 3
         assert spent(connection, night, limits).total == 160
