@@ -24,6 +24,9 @@ from batch_pipeline.state.inputs import Snapshot
 
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
+_NO_PRIORS = ", ".join(
+    f"{'0::DECIMAL(18, 12)' if name == 'cost_usd' else 0} AS prior_{name}" for name in SUMMED
+)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
 # What settles a unit, or holds it. Tables and not views: DuckDB builds the joins on the smaller
 # side only if it knows the sizes.
@@ -69,12 +72,15 @@ _OPEN_UNITS = f"""
     LEFT JOIN items_before i ON i.id = s.id
     LEFT JOIN billed p ON p.id = s.id
 """  # noqa: S608
+# The same where nothing has been answered: most nights, once.
+_NEW_UNITS = f"""
+    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, 0 AS attempts_before,
+           1 AS attempt, {_NO_PRIORS}, false AS cut_off
+    {_NARROWED}
+"""
 _COUNT = f"SELECT count(*) {_NARROWED}"
-_ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
-_CUT_OFF_UNITS = f"SELECT * FROM ({_OPEN_UNITS}) WHERE cut_off ORDER BY ordinal"  # noqa: S608
-_DRAWN_UNITS = f"""
-    SELECT * FROM ({_OPEN_UNITS}) SEMI JOIN drawn USING (ordinal) ORDER BY ordinal
-"""  # noqa: S608
+_CUT_OFF_UNITS = "SELECT * FROM ({units}) WHERE cut_off ORDER BY ordinal"
+_DRAWN_UNITS = "SELECT * FROM ({units}) SEMI JOIN drawn USING (ordinal) ORDER BY ordinal"
 _LOTS = f"""
     INSERT INTO lots SELECT s.ordinal, s.request_bytes, md5(s.unit || $seed)::UUID {_NARROWED}
 """
@@ -94,9 +100,10 @@ class OpenUnits:
     with `cut_off` in place of `max_tokens`."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot
+        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot, units: str
     ) -> None:
         self._connection = connection
+        self._units = units
         self._files = files
         self._parts = snapshots.part_paths(snapshot)
         self._items = snapshot.items
@@ -106,13 +113,13 @@ class OpenUnits:
 
     def all(self) -> Iterator[pa.RecordBatch]:
         for _ in self._each_part():
-            yield from joins.batches(self._connection, _ALL)
+            yield from joins.batches(self._connection, f"{self._units} ORDER BY s.ordinal")
 
     def cut_off(self, size: int) -> pa.Table:
         """The first `size` units whose last answer was cut off at `max_tokens`."""
         found: list[pa.Table] = []
         for _ in self._each_part():
-            found.append(self._connection.sql(_CUT_OFF_UNITS).to_arrow_table())
+            found.append(self._table(_CUT_OFF_UNITS))
             if sum(table.num_rows for table in found) >= size:
                 break
         return pa.concat_tables(found).slice(0, size)
@@ -126,9 +133,10 @@ class OpenUnits:
             self._connection.execute(_LOTS, {"seed": str(seed)})
         self._connection.execute(_DRAW, {"size": size})
         self._connection.execute("DROP TABLE lots")
-        return pa.concat_tables(
-            [self._connection.sql(_DRAWN_UNITS).to_arrow_table() for _ in self._each_part()]
-        )
+        return pa.concat_tables([self._table(_DRAWN_UNITS) for _ in self._each_part()])
+
+    def _table(self, query: str) -> pa.Table:
+        return self._connection.sql(query.format(units=self._units)).to_arrow_table()
 
     def _each_part(self) -> Iterator[None]:
         return snapshots.each_part(self._connection, self._files, self._parts, self._items)
@@ -145,9 +153,11 @@ def open_units(
     }
     with standing_answers.tables(files, answers, sources) as connection:
         connection.execute(_TAKEN)
-        if answers.files:
-            parts = snapshots.part_paths(snapshot)
-            for _ in snapshots.each_part(connection, files, parts, snapshot.items):
-                connection.execute(_OPEN_ITEMS)
+        if not answers.files:
+            yield OpenUnits(connection, files, snapshot, _NEW_UNITS)
+            return
+        parts = snapshots.part_paths(snapshot)
+        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
+            connection.execute(_OPEN_ITEMS)
         connection.execute(_BEFORE)
-        yield OpenUnits(connection, files, snapshot)
+        yield OpenUnits(connection, files, snapshot, _OPEN_UNITS)

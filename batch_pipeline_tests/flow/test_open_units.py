@@ -1,0 +1,53 @@
+"""Open units of a night without answers: found by a shorter query, which says the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_pipeline.flow import dataset, manifests, planning
+from batch_pipeline.flow.answers import ANSWERS_SCHEMA
+from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.open_units import open_units
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline_tests.flow.rows import SNAPSHOT
+from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline(settings(tmp_path / "home"))
+
+
+def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
+    spec = job(write_rows(tmp_path / "in.jsonl", [*rows, {"id": "bad", "text": None}]))
+    sources = dataset.find_input(pipeline, spec, PARTITION)
+    read = dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    snapshot: Snapshot = replace(SNAPSHOT, **vars(read))
+    room = MoreRoom.of(spec.retry, Declaration.of(spec))
+    for path, schema in (("answers", ANSWERS_SCHEMA), ("held", manifests.SCHEMA)):
+        with pipeline.files.staged() as staged:
+            pq.write_table(schema.empty_table(), staged)
+            pipeline.files.publish(staged, path)
+
+    def found(answers: StandingAnswers) -> list[pa.Table]:
+        with open_units(pipeline.files, snapshot, answers, ["held"]) as units:
+            every = [planning._as_manifest(batch, room) for batch in units.all()]
+            sample = planning._as_manifest(units.sample(7, seed=1), room)
+            assert not units.cut_off(3)
+            return [pa.concat_tables(every), sample]
+
+    new = found(StandingAnswers((), ()))
+    assert [table.num_rows for table in new] == [40, 7]
+    for one, other in zip(new, found(StandingAnswers(("answers",), ())), strict=True):
+        assert one.equals(other)
