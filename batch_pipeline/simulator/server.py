@@ -5,7 +5,9 @@ Everything is assembled here; the parts are in the other modules.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import signal
 import socket
 import tempfile
@@ -32,6 +34,10 @@ HOST = "127.0.0.1"
 NO_LIMITS = MessageLimits()
 _START_SECONDS = 30
 _SHUTDOWN_SECONDS = 2
+# How often uvicorn wants to look after itself.
+_TICK_SECONDS = 0.1
+# Of the loop, until a connection without a call under way is closed and forgotten.
+_ROUNDS_TO_CLOSE = 3
 _LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -143,7 +149,7 @@ def running_simulator(
                 _url(listener), parts.store, parts.books, parts.schedule, parts.rates, parts.api
             )
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join()
 
 
@@ -211,18 +217,54 @@ def _assembled(
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready to answer."""
+    """Says when it is ready to answer, and ends at once where nothing is under way.
+
+    uvicorn itself takes 0.15 seconds to end, and hundreds of tests have a simulator of their own.
+    """
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None] | None = None) -> None:
         super().__init__(config)
         self.ready = threading.Event()
         self._on_ready = on_ready
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """End; from another thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         self.ready.set()
         if self._on_ready is not None:
             self._on_ready()
+
+    async def main_loop(self) -> None:
+        ticks = itertools.count()
+        while not await self.on_tick(next(ticks)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        for _ in range(_ROUNDS_TO_CLOSE):
+            await asyncio.sleep(0)
+        if state.connections or state.tasks:
+            await super().shutdown(sockets)
+            return
+        for listener in sockets or []:
+            listener.close()
+        for server in self.servers:
+            await server.wait_closed()
 
 
 def _config(app: Any) -> uvicorn.Config:
