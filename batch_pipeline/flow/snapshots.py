@@ -55,7 +55,9 @@ ROW_GROUP_ROWS = 1_000
 ROW_GROUP_BYTES = 3 << 20
 PART_ROWS = 50_000
 PART_BYTES = 256 << 20
-# Parts that are looked at together where they have few rows: each look takes a query 10 ms.
+# Parts are looked at together up to so many rows, and so many parts if their sizes differ: a look
+# takes a query 10 ms each time.
+ROWS_TOGETHER = 20_000
 MOST_TOGETHER = 8
 
 
@@ -179,7 +181,7 @@ def each_part(
     A join with a whole snapshot would hold all of it: DuckDB cannot know how large it is, and
     builds on it. `items` is how many rows all parts have.
     """
-    together = min(MOST_TOGETHER, max(1, PART_ROWS * len(parts) // max(1, items)))
+    together = min(MOST_TOGETHER, max(1, ROWS_TOGETHER * len(parts) // max(1, items)))
     for first in range(0, len(parts), together):
         connection.register("snapshot", files.dataset(parts[first : first + together]))
         yield
