@@ -187,7 +187,7 @@ def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
         "former": (snapshots.part_paths(former), snapshots.SCHEMA),
         "new": (snapshots.part_paths(new), snapshots.SCHEMA),
     }
-    with joins.tables(files, sources) as connection:
+    with joins.tables(files, sources, rows=former.items + new.items) as connection:
         [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
     return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
 
@@ -212,7 +212,7 @@ def _finish(
     """
     local = Files(str(folder))
     part_paths = [snapshots.part_name(number) for number in range(whole.parts)]
-    with joins.tables(files, {}) as connection:
+    with joins.tables(files, {}, rows=whole.items) as connection:
         data = local.dataset(part_paths) if part_paths else snapshots.SCHEMA.empty_table()
         connection.register("snapshot", data)
         connection.execute(_REPEATED)

@@ -19,6 +19,8 @@ from batch_pipeline.state.files import Files
 # Beyond this DuckDB spills to the staging folder.
 MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 10_000
+# A database gives back what it took for more only once it is closed: 170 bytes for each row.
+MANY_ROWS = 100_000
 
 
 # By home, one at most: a database that the next join goes on with.
@@ -28,13 +30,14 @@ _keeping = threading.Lock()
 
 @contextmanager
 def tables(
-    files: Files, sources: Mapping[str, tuple[Sequence[str], pa.Schema]]
+    files: Files, sources: Mapping[str, tuple[Sequence[str], pa.Schema]], *, rows: int = 0
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection on which each name is a table over Parquet files (empty without any).
 
-    What is made on it has to be TEMP: it goes with the connection, the database may stay.
+    What is made on it has to be TEMP: it goes with the connection, the database may stay. `rows` is
+    how many are looked at by one query, where that may be a whole night.
     """
-    with _database(files) as database, database.cursor() as connection:
+    with _database(files, keep=rows <= MANY_ROWS) as database, database.cursor() as connection:
         for name, (paths, schema) in sources.items():
             data = files.dataset(paths) if paths else schema.empty_table()
             connection.register(name, data)
@@ -42,11 +45,11 @@ def tables(
 
 
 @contextmanager
-def _database(files: Files) -> Iterator[duckdb.DuckDBPyConnection]:
+def _database(files: Files, *, keep: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database that nobody else uses meanwhile.
 
     To make one takes as long as to join some ten thousand rows, and a night joins a dozen times.
-    One that has spilled, or whose join failed, is not used again.
+    One that has spilled or was used for much, or whose join failed, is not used again.
     """
     with files.staged() as folder:
         with _keeping:
@@ -57,7 +60,7 @@ def _database(files: Files) -> Iterator[duckdb.DuckDBPyConnection]:
         except BaseException:
             _discard(database, spill)
             raise
-        if spill.exists():
+        if spill.exists() or not keep:
             _discard(database, spill)
         else:
             _keep(files.home, database, spill)
