@@ -286,7 +286,7 @@ def _with_calls(block: bytes, texts: pa.Array, wanted: Flags) -> pa.Array:
     found: list[str | None] = [None] * len(texts)
     for row in rows:
         # Else it is for the other way to say what it is.
-        with suppress(orjson.JSONDecodeError):
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
             found[row] = text_of(orjson.loads(lines[row])["result"]["message"])
     calls = pa.array(found, _TEXT)
     return pc.if_else(calls.is_valid(), calls, texts)
