@@ -156,8 +156,11 @@ class SnapshotWriter:
 
 def _documents(rows: Sequence[bytes]) -> pa.Array[Any]:
     """As an Arrow array: Arrow itself would copy them again and again while it grows."""
+    data = b"".join(rows)
+    if len(data) >= 1 << 31:  # more than its offsets can say: Arrow's error tells it
+        return pa.array(rows, pa.binary())
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(rows))]
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
     return pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
 
 
