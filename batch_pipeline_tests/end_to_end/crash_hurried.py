@@ -163,8 +163,9 @@ class _Watcher:
     def look(self) -> None:
         now = time.monotonic()
         try:
-            live = [s for s in submissions_of(self._pipeline) if s.state in LIVE]
+            # In this order: what is proven by now may be taken over a moment later.
             taken = {takeover.submission_id for takeover in takeovers_of(self._pipeline)}
+            live = [s for s in submissions_of(self._pipeline) if s.state in LIVE]
             under_way = [s for s in live if s.state in IN_QUEUE]
             unproven = [s for s in under_way if s.state is not State.ACCEPTED]
             assert not taken & {s.id for s in unproven}, "taken over, whosever it is"
