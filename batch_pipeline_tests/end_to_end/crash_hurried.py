@@ -57,8 +57,8 @@ QUEUE = 40
 LATENCY_SECONDS = 0.2
 # A machine that is busy with other things must not look like a freeze.
 LEASE_SECONDS = 1.0
-# So near that no batch is waited for any more.
-HURRY_SECONDS = 110.0
+# So near that no batch is waited for: a cancel may take minutes, until one was measured.
+HURRY_SECONDS = 25.0
 LOOK_SECONDS = 0.05
 # So long has nothing happened but that batches of unknown outcome are looked for.
 STANDSTILL_SECONDS = 2.0
