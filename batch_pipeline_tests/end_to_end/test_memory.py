@@ -29,10 +29,12 @@ SMALL, LARGE = 600, 1_600
 STATUS = Path("/proc/self/status")
 # The kernel's own mark of this program: a child's `ru_maxrss` counts what its parent was before.
 RUN = f"""
-import atexit, re
+import re
 from batch_pipeline.cli import main
-atexit.register(lambda: print(re.search(r"VmHWM:\\s*(\\d+) kB", open("{STATUS}").read())[1]))
-main()
+try:
+    main()
+finally:
+    print(re.search(r"VmHWM:\\s*(\\d+) kB", open("{STATUS}").read())[1], flush=True)
 """
 
 
