@@ -30,6 +30,12 @@ SCHEMA = pa.schema(
         pa.field("max_tokens", pa.int64()),
     ]
 )
+# The rest hardly ever comes twice: a dictionary of it is built for nothing and thrown away.
+_REPEATED = [
+    name
+    for name in SCHEMA.names
+    if name not in ("unit", "fingerprint", "ordinal", "id", "request_bytes")
+]
 
 
 def read(files: Files, path: str) -> pa.Table:
@@ -39,6 +45,6 @@ def read(files: Files, path: str) -> pa.Table:
 
 def write(files: Files, path: str, table: pa.Table) -> None:
     with files.staged() as staged:
-        pq.write_table(table, staged, compression="zstd")
+        pq.write_table(table, staged, compression="zstd", use_dictionary=_REPEATED)
         files.make_durable(staged)
         files.publish(staged, path)

@@ -155,7 +155,7 @@ def histogram(
         if count
     ]
     ticks = [
-        Tick(LEFT + room * (value - bins.start) / bins.step, x_text(value))
+        Tick(round(LEFT + room * (value - bins.start) / bins.step, 2), x_text(value))
         for value in _multiples(x_step, bins)
     ]
     lines = []

@@ -92,7 +92,7 @@ def render(report: Report) -> str:
 
 @cache
 def template() -> Template:
-    """The page's template, compiled: that takes longer than to fill it in."""
+    """The page's template, compiled with its parts: that takes longer than to fill it in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  # slow to load
 
     environment = Environment(
@@ -115,6 +115,8 @@ def template() -> Template:
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
         "name": lambda text: clipped(text, ID_CHARACTERS),
     }
+    for part in environment.list_templates():
+        environment.get_template(part)
     return environment.get_template(TEMPLATE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batch_pipeline.money import charts
@@ -103,6 +103,8 @@ def test_columns_stay_within_the_picture(values: list[tuple[float, float]]) -> N
 
 
 @given(times)
+# Its last tick stands at the right border, which binary fractions miss by a hair.
+@example([45_600.0, 57_000.0])
 def test_histograms_stay_within_the_picture(values: list[float]) -> None:
     found = Distribution.of_seconds(values)
     assert found is not None
