@@ -1,4 +1,4 @@
-"""The adapter over the official SDK; the only module that imports it.
+"""The adapter over the official SDK, which nothing outside this package imports.
 
 Bodies are streamed and answers are read as bytes: the SDK's typed calls would hold a whole batch in
 memory and parse unknown result types as known ones.
