@@ -139,7 +139,8 @@ def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedErro
 
 @contextmanager
 def watched(pipeline: Pipeline, alerts: AlertLimits, night: Night) -> Iterator[None]:
-    """Log a breaker that opens within the block: once a night, since each answer comes once."""
+    """Log a breaker that opens within the block: once a night, or once for each of the blocks that
+    are under way at that moment."""
     with pipeline.ledger.read() as connection:
         before = look(connection, alerts, night)
     yield

@@ -1,22 +1,93 @@
-"""Which ended submissions this process collects: one at a time, each claimed, whoever else does so.
+"""Which ended submissions this process collects: each claimed, whoever else does so.
 
-Belongs here: claims and their signs of life. What collecting is stands in `collection`.
+Belongs here: claims and their signs of life, and how many are collected at a time. What collecting
+is stands in `collection`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 
+import pyarrow as pa
 import sqlalchemy as sa
 
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import breaker, budget, gone
+from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state import claims
+from batch_pipeline.flow.polling import give_back_lost
+from batch_pipeline.flow.threads import Stop, at_once
+from batch_pipeline.spec import JobSpec
+from batch_pipeline.state import claims, submissions
 from batch_pipeline.state.beat import beating
 from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.state.submissions import State, Submission
+
+log = logging.getLogger(__name__)
+
+# Fewer answers are collected before a second thread would have helped.
+SEVERAL_FROM_REQUESTS = 10_000
+# Each holds some blocks of its batch in memory.
+MOST_COLLECTORS = 2
+
+
+def collect_all(
+    pipeline: Pipeline, spec: JobSpec, night: Night, collected: Callable[[], None]
+) -> int:
+    """Collect what of a night has ended and nobody else collects; returns how many submissions.
+
+    What cannot be had now is left. `collected` is called after each, one call at a time.
+    """
+    with pipeline.ledger.read() as connection:
+        ended = submissions.of_night(connection, night.id, State.ENDED)
+    count = collectors_at_once(ended, pipeline.settings.workers)
+    stop, telling = Stop(), threading.Lock()
+
+    def collect() -> int:
+        return _collect(pipeline, spec, night, tell, stop)
+
+    def tell() -> None:
+        with telling:
+            collected()
+
+    return sum(at_once(count, collect, stop)) if count > 1 else collect()
+
+
+def collectors_at_once(ended: Sequence[Submission], workers: int) -> int:
+    """How many of a night's ended submissions are collected at the same time."""
+    if sum(submission.requests for submission in ended) < SEVERAL_FROM_REQUESTS:
+        return 1
+    return max(1, min(len(ended), workers, MOST_COLLECTORS))
+
+
+def _collect(
+    pipeline: Pipeline, spec: JobSpec, night: Night, collected: Callable[[], None], stop: Stop
+) -> int:
+    """Collect one ended submission after the other, until there is none that nobody collects."""
+    count = 0
+    # Closed at once whatever happens: a claim that is kept alive holds up the others.
+    with contextlib.closing(claimed(pipeline, night)) as ended:
+        for submission in ended:
+            stop.check()
+            try:
+                with breaker.watched(pipeline, spec.alerts, night):
+                    gone.collect(pipeline, night, submission, spec.retry)
+                budget.note_if_passed(pipeline, spec, night, submission)
+            except (ApiFailure, ResultsIncompleteError) as error:
+                log.warning("batch %s: %s", submission.batch_id, error)
+                if isinstance(error, ApiFailure) and error.status == 404:
+                    give_back_lost(pipeline, submission)
+                continue
+            count += 1
+            # Arrow keeps what the rows took, and more so with each thread that asks for some.
+            pa.default_memory_pool().release_unused()
+            collected()
+    return count
 
 
 def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:

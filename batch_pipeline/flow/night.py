@@ -6,24 +6,20 @@ each looks at the ledger and does what is left to do.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import (
-    breaker,
     budget,
     calls,
     collecting,
     dataset,
     deadline,
     estimate,
-    gone,
     kept_units,
     paths,
     pilot,
@@ -37,10 +33,9 @@ from batch_pipeline.flow import (
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.deadline import Start
-from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
-from batch_pipeline.flow.polling import give_back_lost, poll
+from batch_pipeline.flow.polling import poll
 from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
@@ -346,22 +341,7 @@ def collect_ended(
     publication.repair(pipeline, night)
     if pipeline.refreshed(night).held_at is not None:
         calls.close_abandoned(pipeline, night)
-    count = 0
-    # Closed at once whatever happens: a claim that is kept alive holds up the others.
-    with contextlib.closing(collecting.claimed(pipeline, night)) as ended:
-        for ended_submission in ended:
-            try:
-                with breaker.watched(pipeline, spec.alerts, night):
-                    gone.collect(pipeline, night, ended_submission, spec.retry)
-                budget.note_if_passed(pipeline, spec, night, ended_submission)
-            except (ApiFailure, ResultsIncompleteError) as error:
-                log.warning("batch %s: %s", ended_submission.batch_id, error)
-                if isinstance(error, ApiFailure) and error.status == 404:
-                    give_back_lost(pipeline, ended_submission)
-                continue
-            count += 1
-            collected()
-    return count
+    return collecting.collect_all(pipeline, spec, night, collected)
 
 
 def finish(pipeline: Pipeline, night: Night) -> Progress:

@@ -22,7 +22,7 @@ from batch_pipeline.flow.requests import custom_id, parse_custom_id
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 # Blocks that are read ahead: a bound of memory, and enough to keep both sides busy.
 AHEAD = 2
 # The fastest level that still keeps a line in a quarter of its size.

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow import manifests, snapshots
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
@@ -103,6 +105,8 @@ def _submit(
             reason = f"the last submission did not get an answer ({failure})"
             waiting = Waiting(reason, intent.shard.requests)
             return Submitted(accepted, waiting, in_trouble=True)
+        # Arrow keeps what the rows took for the next ones, which another process may send.
+        pa.default_memory_pool().release_unused()
         if verdict is None:
             accepted += 1
     return Submitted(accepted, Waiting(None))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +21,7 @@ from batch_pipeline.simulator import Simulator
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import claims
 from batch_pipeline.state.nights import Night
+from batch_pipeline.state.submissions import Submission
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
 
@@ -53,6 +57,63 @@ def test_two_collectors_share_the_batches(
     theirs.close()
     assert stations.collect_ended(one, spec, night) == 1
     assert len(results(one, spec)) == BATCHES
+
+
+def test_large_batches_are_collected_two_at_a_time(
+    make_pipeline: MakePipeline,
+    sim: Simulator,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = make_pipeline(workers=8)
+    night = ended(pipeline, spec)
+    monkeypatch.setattr(collecting, "SEVERAL_FROM_REQUESTS", BATCHES)
+    both_there, first_two = threading.Barrier(2, timeout=30), iter(range(2))
+
+    def together(*arguments: Any, **options: Any) -> None:
+        if next(first_two, None) is not None:
+            both_there.wait()
+        collect(*arguments, **options)
+
+    collect = collection.collect
+    monkeypatch.setattr(collection, "collect", together)
+    told: list[str] = []
+    assert stations.collect_ended(pipeline, spec, night, lambda: told.append("one")) == BATCHES
+    assert len(told) == len(results(pipeline, spec)) == BATCHES
+    assert stations.finish(pipeline, night).complete
+
+
+def test_a_failure_in_one_of_two_threads_is_raised(
+    make_pipeline: MakePipeline,
+    sim: Simulator,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = make_pipeline(workers=2)
+    night = ended(pipeline, spec)
+    monkeypatch.setattr(collecting, "SEVERAL_FROM_REQUESTS", BATCHES)
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "collect", _raising(OSError("no room left")))
+        with pytest.raises(OSError, match="no room left"):
+            stations.collect_ended(pipeline, spec, night)
+    assert stations.collect_ended(pipeline, spec, night) == BATCHES
+
+
+@pytest.mark.parametrize(
+    ("requests", "workers", "expected"),
+    [
+        ([], 2, 1),
+        ([9_999], 2, 1),
+        ([100_000], 2, 1),
+        ([4_999, 5_000], 2, 1),
+        ([5_000, 5_000], 2, 2),
+        ([5_000, 5_000], 1, 1),
+        ([10_000] * 9, 8, 2),
+    ],
+)
+def test_how_many_are_collected_at_a_time(requests: list[int], workers: int, expected: int) -> None:
+    found = [cast("Submission", SimpleNamespace(requests=count)) for count in requests]
+    assert collecting.collectors_at_once(found, workers) == expected
 
 
 def test_a_claim_is_given_up_where_collecting_fails(
