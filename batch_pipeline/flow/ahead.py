@@ -80,6 +80,4 @@ def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator
 
 def _is_new(pipeline: Pipeline, spec: JobSpec, partition: str) -> bool:
     with pipeline.ledger.read() as connection:
-        return not any(
-            night.partition == partition for night in nights.list_nights(connection, job=spec.name)
-        )
+        return not nights.list_nights(connection, job=spec.name, partition=partition)

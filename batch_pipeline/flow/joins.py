@@ -53,7 +53,7 @@ def _database(files: Files, *, keep: bool) -> Iterator[duckdb.DuckDBPyConnection
     """
     with files.staged() as folder:
         with _keeping:
-            kept = _kept.pop(files.home) if files.home in _kept else None
+            kept = _kept.pop(files.home, None)
         database, spill = kept or (_connect(folder), folder)
         try:
             yield database

@@ -73,7 +73,7 @@ def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str
     Whoever is about to change one of them notices: its revision is another then.
     """
     with pipeline.ledger.read() if dry_run else pipeline.ledger.write() as connection:
-        mine = [n for n in nights.list_nights(connection, job=job) if n.partition == partition]
+        mine = nights.list_nights(connection, job=job, partition=partition)
         reason = next(filter(None, (why_not(connection, night) for night in mine)), None)
         if reason is None and not dry_run:
             nights.mark_pruned(connection, mine, now(connection))

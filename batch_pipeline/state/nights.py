@@ -87,12 +87,18 @@ def open_night(connection: Connection, job: str, partition: str, account: str) -
 
 
 def list_nights(
-    connection: Connection, *, job: str | None = None, account: str | None = None
+    connection: Connection,
+    *,
+    job: str | None = None,
+    partition: str | None = None,
+    account: str | None = None,
 ) -> list[Night]:
     """Nights, oldest partition first."""
     query = sa.select(tables.night).order_by(tables.night.c.partition, tables.night.c.id)
     if job is not None:
         query = query.where(tables.night.c.job == job)
+    if partition is not None:
+        query = query.where(tables.night.c.partition == partition)
     if account is not None:
         query = query.where(tables.night.c.account == account)
     return [Night(**row) for row in connection.execute(query).mappings()]

@@ -34,6 +34,12 @@ def spec(tmp_path: Path) -> JobSpec:
     return job(source, limits={"max_requests_per_batch": 1})
 
 
+@pytest.fixture
+def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All batches of the night together are as many answers as two threads are worth."""
+    monkeypatch.setattr(collecting, "SEVERAL_FROM_REQUESTS", BATCHES)
+
+
 def ended(pipeline: Pipeline, spec: JobSpec) -> Night:
     """A night whose batches have all ended and are not collected."""
     night = run(pipeline, spec, PARTITION, wait=False).night
@@ -59,6 +65,7 @@ def test_two_collectors_share_the_batches(
     assert len(results(one, spec)) == BATCHES
 
 
+@pytest.mark.usefixtures("as_large")
 def test_large_batches_are_collected_two_at_a_time(
     make_pipeline: MakePipeline,
     sim: Simulator,
@@ -67,7 +74,6 @@ def test_large_batches_are_collected_two_at_a_time(
 ) -> None:
     pipeline = make_pipeline(workers=8)
     night = ended(pipeline, spec)
-    monkeypatch.setattr(collecting, "SEVERAL_FROM_REQUESTS", BATCHES)
     both_there, first_two = threading.Barrier(2, timeout=30), iter(range(2))
 
     def together(*arguments: Any, **options: Any) -> None:
@@ -83,6 +89,7 @@ def test_large_batches_are_collected_two_at_a_time(
     assert stations.finish(pipeline, night).complete
 
 
+@pytest.mark.usefixtures("as_large")
 def test_a_failure_in_one_of_two_threads_is_raised(
     make_pipeline: MakePipeline,
     sim: Simulator,
@@ -91,7 +98,6 @@ def test_a_failure_in_one_of_two_threads_is_raised(
 ) -> None:
     pipeline = make_pipeline(workers=2)
     night = ended(pipeline, spec)
-    monkeypatch.setattr(collecting, "SEVERAL_FROM_REQUESTS", BATCHES)
     with monkeypatch.context() as patch:
         patch.setattr(collection, "collect", _raising(OSError("no room left")))
         with pytest.raises(OSError, match="no room left"):
