@@ -17,9 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# An unescaped quote cannot stand inside a JSON string: what is found is a key.
+# An unescaped quote cannot stand inside a JSON string: what is found is a key. It is looked for by
+# a byte that hardly any text has: to look for one byte is five times as fast as for several.
 _KEY = b'"custom_id":'
-_CHUNK = 1 << 20
+_RARE = b"_"
+# Small enough to stay in a processor's cache from the socket to the search.
+_BUFFER_BYTES = 1 << 19
 _LINES_A_CHUNK = 2_000
 # What a job asks for whose answers are calls of it.
 TOOL = "note"
@@ -121,26 +124,47 @@ def message(characters: int, *, tool_call: bool) -> dict[str, Any]:
     }
 
 
+class Body:
+    """The body of a request, announced by its length or chunked."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        self._file = handler.rfile
+        self._chunked = "chunked" in handler.headers.get("transfer-encoding", "")
+        self._left = 0 if self._chunked else int(handler.headers.get("content-length", 0))
+
+    def read_into(self, buffer: memoryview) -> int:
+        """How many bytes were read; 0 at its end."""
+        if self._chunked and not self._left:
+            self._left = int(self._file.readline(), 16)
+            if not self._left:
+                self._file.readline()
+        if not self._left:
+            return 0
+        size: int = self._file.readinto1(buffer[: self._left])
+        if not size:
+            raise ConnectionError("the body was cut off")
+        self._left -= size
+        if self._chunked and not self._left:
+            self._file.readline()
+        return size
+
+
 class Handler(BaseHTTPRequestHandler):
     """The five calls that the flow makes."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 16
+    wbufsize = 1 << 19
     server: Sink
 
     def do_POST(self) -> None:
         path = urlsplit(self.path).path
         if path == "/v1/messages":
-            for _ in self._body():
+            body, buffer = Body(self), memoryview(bytearray(_BUFFER_BYTES))
+            while body.read_into(buffer):
                 pass
             self._json(self.server.message)
         elif path == "/v1/messages/batches":
-            ids: list[bytes] = []
-            rest = b""
-            for chunk in self._body():
-                data = rest + chunk
-                rest = data[_take_ids(data, ids) :]
-            self._json(self.server.shown(self.server.add(ids)))
+            self._json(self.server.shown(self.server.add(self._custom_ids())))
         else:
             self._json({}, 404)
 
@@ -183,21 +207,18 @@ class Handler(BaseHTTPRequestHandler):
             ids = batch.ids[start : start + _LINES_A_CHUNK]
             self.wfile.write(b"".join(head + custom_id + tail for custom_id in ids))
 
-    def _body(self) -> Any:
-        """The chunks of a body, announced by length or chunked."""
-        if "chunked" in self.headers.get("transfer-encoding", ""):
-            while size := int(self.rfile.readline(), 16):
-                yield self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return
-        left = int(self.headers.get("content-length", 0))
-        while left:
-            chunk = self.rfile.read1(min(left, _CHUNK))
-            if not chunk:
-                raise ConnectionError("the body was cut off")
-            left -= len(chunk)
-            yield chunk
+    def _custom_ids(self) -> list[bytes]:
+        """The custom ids of a create body; of what has been searched nothing is kept."""
+        body, kept = Body(self), 0
+        ids: list[bytes] = []
+        buffer = bytearray(_BUFFER_BYTES)
+        view = memoryview(buffer)
+        while size := body.read_into(view[kept:]):
+            end = kept + size
+            rest = _take_ids(buffer, end, ids)
+            kept = end - rest
+            view[:kept] = buffer[rest:end]
+        return ids
 
     def _json(self, data: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(data).encode()
@@ -216,17 +237,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _take_ids(data: bytes, ids: list[bytes]) -> int:
-    """Add the custom ids that stand in `data` whole; returns from where the rest is to be seen."""
-    start = 0
-    while (found := data.find(_KEY, start)) >= 0:
-        opened = data.find(b'"', found + len(_KEY))
-        closed = data.find(b'"', opened + 1)
+def _take_ids(data: bytearray, end: int, ids: list[bytes]) -> int:
+    """Add the custom ids that stand in `data[:end]` whole; returns from where the rest is to be
+    seen."""
+    before = _KEY.index(_RARE)
+    start = done = 0
+    while (found := data.find(_RARE, start, end)) >= 0:
+        start = found + 1
+        if not data.startswith(_KEY, max(0, found - before), end):
+            continue
+        opened = data.find(b'"', found - before + len(_KEY), end)
+        closed = data.find(b'"', opened + 1, end)
         if opened < 0 or closed < 0:
-            return found
-        ids.append(data[opened + 1 : closed])
-        start = closed
-    return max(start, len(data) - len(_KEY))
+            return found - before
+        ids.append(bytes(data[opened + 1 : closed]))
+        start = done = closed
+    return max(done, end - len(_KEY))
 
 
 def main() -> None:
