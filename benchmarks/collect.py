@@ -143,11 +143,11 @@ def ours(_target: Path) -> float:
     from batch_pipeline.declarations import find_job  # noqa: PLC0415
     from batch_pipeline.flow import night as stations  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
+    from batch_pipeline.libraries import lighten_libraries  # noqa: PLC0415
     from batch_pipeline.settings import Settings  # noqa: PLC0415
-    from batch_pipeline.without_pandas import work_without_pandas  # noqa: PLC0415
 
     # As `batch-pipeline` does.
-    work_without_pandas()
+    lighten_libraries()
     pipeline = Pipeline(Settings.from_environment())
     spec = find_job(pipeline.settings.jobs_dir, "bench")
     night = stations.open_night(pipeline, spec, "all")

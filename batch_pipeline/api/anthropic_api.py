@@ -10,19 +10,21 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anthropic
 import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
-from batch_pipeline.api.anthropic_messages import AnthropicMessages, open_session
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.api.request_head import RequestHead, learn_head
 from batch_pipeline.api.wire import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.errors import AccountError, ApiError
+
+if TYPE_CHECKING:
+    from batch_pipeline.api.anthropic_messages import AnthropicMessages
+    from batch_pipeline.api.request_head import RequestHead
 
 # How the simulator names itself; nothing is inferred from a URL.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
@@ -139,6 +141,13 @@ class AnthropicApi:
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
+        # aiohttp takes a tenth of a second, and most nights go out in batches.
+        from batch_pipeline.api.anthropic_messages import (  # noqa: PLC0415
+            AnthropicMessages,
+            open_session,
+        )
+        from batch_pipeline.api.request_head import learn_head  # noqa: PLC0415
+
         async def head(betas: Sequence[str]) -> RequestHead:
             return await learn_head(self._base_url, self._api_key, betas)
 

@@ -27,7 +27,7 @@ from batch_pipeline.cli.output import PROGRAM, Output, report_error
 from batch_pipeline.cli.reconcile_costs import reconcile_costs
 from batch_pipeline.cli.simulator import simulator
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.without_pandas import work_without_pandas
+from batch_pipeline.libraries import lighten_libraries
 
 # Objects; by default 700.
 GARBAGE_AFTER = 20_000
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is not None:
         sys.exit(_run(arguments))
     # The program itself, not somebody's process that calls it.
-    work_without_pandas()
+    lighten_libraries()
     ended: list[int] = []
     # Registered first, called last.
     atexit.register(_leave, ended)

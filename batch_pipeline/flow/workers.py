@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Self
 
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.without_pandas import work_without_pandas
+from batch_pipeline.libraries import lighten_libraries
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def serve() -> None:
     """A worker's life: do what comes in, until nothing can come any more."""
     # A program that is started in the background inherits that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    work_without_pandas()
+    lighten_libraries()
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
