@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 from batch_pipeline.flow import dataset
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.threads import Stop, beside
+from batch_pipeline.flow.workers import Workers
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import nights
 from batch_pipeline.state.inputs import NewSnapshot
@@ -50,19 +50,22 @@ class InputAhead:
 
 
 @contextmanager
-def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator[InputAhead]:
+def reading_ahead(
+    pipeline: Pipeline, spec: JobSpec, partition: str, workers: Workers | None = None
+) -> Iterator[InputAhead]:
     """Read a new night's input beside the block, which connects to the API and goes on from there.
 
-    Other processes do the reading until it is awaited. Ends it where the block fails. Raises
-    UsageError for a missing key or price and InputDataError for missing files before anything is
-    begun.
+    Other processes do the reading until it is awaited: the `workers` if they are up already. Ends
+    it where the block fails. Raises UsageError for a missing key and InputDataError for missing
+    files before anything is begun, and UsageError for a missing price before the block is.
     """
     ahead = InputAhead()
     pipeline.require_key()
     if not _is_new(pipeline, spec, partition):
+        if workers is not None:
+            workers.hang_up()
         yield ahead
         return
-    price_for(spec)
     sources = dataset.find_input(pipeline, spec, partition)
     stop = Stop()
 
@@ -71,9 +74,13 @@ def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator
         return ahead.is_awaited()
 
     def read() -> NewSnapshot:
-        return dataset.read_snapshot(pipeline, spec, partition, sources, free=free)
+        return dataset.read_snapshot(pipeline, spec, partition, sources, workers=workers, free=free)
 
     with beside(read, stop) as wait:
+        # Slow to import, and others are reading.
+        from batch_pipeline.flow.pricing import price_for  # noqa: PLC0415
+
+        price_for(spec)
         ahead.begin(sources, wait)
         yield ahead
 

@@ -8,43 +8,39 @@ and the snapshot's own files have modules of their own.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import joins, kept_units, paths, snapshots
-from batch_pipeline.flow.formats import LinesSeen, Wanted
-from batch_pipeline.flow.kept_units import KeptUnits
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.columns import LinesSeen, Wanted
+from batch_pipeline.flow.head_start import worth_processes
 from batch_pipeline.flow.pieces import Piece, pieces_of
-from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.preparing import EXAMPLES, Prepared, prepare
+from batch_pipeline.flow.prepared import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.prompt import Template
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.sources import SourceFile, Sources, find_sources, is_plain
+from batch_pipeline.flow.sources import SourceFile, Sources, environ_with, find_sources, is_plain
 from batch_pipeline.flow.workers import Workers
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.durable import flushing
-from batch_pipeline.state.files import Files
 from batch_pipeline.state.inputs import NewSnapshot
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.kept_units import KeptUnits
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.state.files import Files
 
 # How many times as large as its file what is read from it may be if that is compressed, by a large
 # estimate; and how many times what is written has to be free, for documents not to be packed.
 _UNPACKED = 5
 _ROOM = 2
-# Below this another process has hardly started when this one is through.
-PROCESSES_FROM_BYTES = 40 << 20
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     """The night's files; `${BATCH_PIPELINE_HOME}` in the path is the home in force."""
-    environ = {**os.environ, "BATCH_PIPELINE_HOME": pipeline.settings.home}
-    return find_sources(spec.input.path, partition, environ)
+    return find_sources(spec.input.path, partition, environ_with(pipeline.settings.home))
 
 
 def read_snapshot(
@@ -54,25 +50,37 @@ def read_snapshot(
     sources: Sources,
     *,
     keep: bool = True,
-    kept: KeptUnits = kept_units.NOTHING,
+    kept: KeptUnits | None = None,
+    workers: Workers | None = None,
     free: Callable[[], bool] = lambda: True,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
-    their unit, as long as the declaration that made it makes the same of their row. As long as this
-    process is not `free` its workers read without it. Raises
-    InputDataError for what stops the night: an unreadable file, a missing column, null or duplicate
-    ids, too many rows that have to be set aside.
+    their unit, as long as the declaration that made it makes the same of their row. The `workers`
+    are used and ended if they are up already. As long as this process is not `free` they read
+    without it. Raises InputDataError for what stops the night: an unreadable file, a missing
+    column, null or duplicate ids, too many rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(pipeline.settings.workers, declaration, free)
+        whole = _Whole(declaration, free)
         packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
-        whole.read(sources, folder, kept, packed=packed, durable=keep)
+        if kept is not None:
+            # What is kept is looked up in a file of this process.
+            workers = Workers(1)
+        elif workers is None or not workers.are_up:
+            # So little is worth no process.
+            workers = Workers(pipeline.settings.workers if worth_processes(sources) else 1)
+        whole.read(sources, folder, workers, kept, packed=packed, durable=keep)
         _refuse_too_many_invalid(spec, partition, whole)
-        duplicates, kept_count = _finish(pipeline.files, folder, whole, spec, partition)
+        # Slow to import, while others read perhaps.
+        from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
+
+        duplicates, kept_count = note_repeats(
+            pipeline.files, folder, whole.parts, whole.items, spec, partition
+        )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:
             pipeline.files.make_durable(folder)
@@ -96,8 +104,7 @@ def read_snapshot(
 class _Whole:
     """The pieces of an input put together, in their order."""
 
-    def __init__(self, workers: int, declaration: Declaration, free: Callable[[], bool]) -> None:
-        self._workers = workers
+    def __init__(self, declaration: Declaration, free: Callable[[], bool]) -> None:
         self._free = free
         self._declaration = declaration
         self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
@@ -113,31 +120,26 @@ class _Whole:
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
 
     def read(
-        self, sources: Sources, folder: Path, kept: KeptUnits, *, packed: bool, durable: bool
+        self,
+        sources: Sources,
+        folder: Path,
+        workers: Workers,
+        kept: KeptUnits | None,
+        *,
+        packed: bool,
+        durable: bool,
     ) -> None:
-        # What is kept is looked up in a file of this process; so little is worth no process.
-        alone = kept is not kept_units.NOTHING or not worth_processes(sources)
         seen: tuple[SourceFile, LinesSeen] | None = None
         pieces: list[Piece] = []
 
         def tasks() -> Iterator[tuple[Any, ...]]:
             for piece in pieces_of(sources):
                 pieces.append(piece)
-                yield (
-                    len(pieces) - 1,
-                    piece,
-                    self._declaration,
-                    folder,
-                    packed,
-                    *([kept] if alone else []),
-                )
+                yield len(pieces) - 1, piece, self._declaration, folder, packed, kept
 
         # A disk writes while the next pieces are read.
-        with (
-            Workers(1 if alone else self._workers, self._free) as workers,
-            flushing() as flush_soon,
-        ):
-            for number, prepared in enumerate(workers.map(prepare, tasks())):
+        with workers, flushing() as flush_soon:
+            for number, prepared in enumerate(workers.map(prepare, tasks(), self._free)):
                 file = pieces[number][0].file
                 if seen is not None and seen[0] != file:
                     seen[1].check(seen[0], self._columns)
@@ -157,7 +159,7 @@ class _Whole:
         """Returns where its files are now."""
         added = []
         for part in piece.parts:
-            added.append(part.replace(folder / snapshots.part_name(self.parts)))
+            added.append(part.replace(folder / paths.part_name(self.parts)))
             self.parts += 1
         self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
         self.content.update(piece.digests)
@@ -176,13 +178,10 @@ def _is_room_for(sources: Sources, folder: Path) -> bool:
     return shutil.disk_usage(folder).free > _ROOM * size
 
 
-def worth_processes(sources: Sources) -> bool:
-    """Whether an input is so large that other processes start sooner than this one reads it."""
-    return sum(file.size for file in sources.files) >= PROCESSES_FROM_BYTES
-
-
 def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
     """What changed from one snapshot of a night to the next, by id; for people."""
+    from batch_pipeline.flow import joins, snapshots  # noqa: PLC0415  # slow to import
+
     sources = {
         "former": (snapshots.part_paths(former), snapshots.SCHEMA),
         "new": (snapshots.part_paths(new), snapshots.SCHEMA),
@@ -203,34 +202,6 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
         )
 
 
-def _finish(
-    files: Files, folder: Path, whole: _Whole, spec: JobSpec, partition: str
-) -> tuple[int, int]:
-    """Refuse duplicate ids; write down which rows another row's request answers.
-
-    Returns how many these are, and how many kept units there are.
-    """
-    local = Files(str(folder))
-    part_paths = [snapshots.part_name(number) for number in range(whole.parts)]
-    with joins.tables(files, {}, rows=whole.items) as connection:
-        data = local.dataset(part_paths) if part_paths else snapshots.SCHEMA.empty_table()
-        connection.register("snapshot", data)
-        connection.execute(_REPEATED)
-        [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
-        [(repeated,)] = connection.execute("SELECT count(*) FROM repeated_units").fetchall()
-        if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
-            _refuse_duplicate_ids(list(joins.batches(connection, _DUPLICATE_IDS)), spec, partition)
-        count = 0
-        path = folder / "duplicates.parquet"
-        with pq.ParquetWriter(path, snapshots.DUPLICATES_SCHEMA, compression="zstd") as writer:
-            looked_at = part_paths if repeated else ()
-            for _ in snapshots.each_part(connection, local, looked_at, whole.items):
-                for batch in joins.batches(connection, _DUPLICATE_UNITS):
-                    writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
-                    count += batch.num_rows
-    return count, int(kept)
-
-
 _CHANGES = """
     SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
            count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint
@@ -238,33 +209,3 @@ _CHANGES = """
     FROM (SELECT id, fingerprint FROM former) f
     FULL JOIN (SELECT id, fingerprint FROM new) n ON f.id = n.id
 """
-# Few, if any: what they are and where they stand is looked up for them alone.
-_REPEATED = """
-    CREATE TEMP TABLE repeated_ids AS SELECT id FROM snapshot GROUP BY id HAVING count(*) > 1;
-    CREATE TEMP TABLE repeated_units AS
-        SELECT unit, min(ordinal) AS first_ordinal FROM snapshot
-        WHERE unit IS NOT NULL GROUP BY unit HAVING count(*) > 1
-"""
-_DUPLICATE_IDS = f"""
-    SELECT id, count(*) AS rows, list(source || ':' || "row" ORDER BY ordinal)[:3] AS places,
-           count(*) OVER () AS ids
-    FROM snapshot SEMI JOIN repeated_ids USING (id)
-    GROUP BY id ORDER BY min(ordinal) LIMIT {EXAMPLES}
-"""  # noqa: S608  # made of constants
-_KEPT_UNITS = "SELECT count(DISTINCT unit) FROM snapshot WHERE kept_from IS NOT NULL"
-_DUPLICATE_UNITS = """
-    SELECT s.unit, s.ordinal, s.id, f.first_ordinal
-    FROM snapshot s JOIN repeated_units f ON f.unit = s.unit
-    WHERE s.ordinal > f.first_ordinal
-"""
-
-
-def _refuse_duplicate_ids(found: list[pa.RecordBatch], spec: JobSpec, partition: str) -> None:
-    rows = [row for batch in found for row in batch.to_pylist()]
-    if rows:
-        named = "; ".join(f"{row['id']!r} in {', '.join(row['places'])}" for row in rows)
-        raise InputDataError(
-            f"{spec.name} {partition}: {rows[0]['ids']:,} ids of column "
-            f"{spec.input.id_column!r} occur more than once, so answers could not be told apart; "
-            f"nothing was sent. {named}. Make the ids unique, or name another input.id_column."
-        )

@@ -46,9 +46,6 @@ class KeptUnits:
         return None if found is None else (found[0], self.builders[found[1]])
 
 
-NOTHING = KeptUnits()
-
-
 def is_kept_on(night: Night, current: Snapshot, present: Declaration) -> bool:
     """Whether reading the input again keeps what is settled under former declarations.
 

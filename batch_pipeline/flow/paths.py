@@ -34,3 +34,8 @@ def manifests(job: str, partition: str, account: str) -> str:
 
 def answers(job: str, partition: str, account: str) -> str:
     return f"{job}/answers/{account}/partition={partition}"
+
+
+def part_name(number: int) -> str:
+    """A part of a snapshot, in its folder."""
+    return f"part-{number:05d}.parquet"

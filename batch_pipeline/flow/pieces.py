@@ -12,12 +12,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from batch_pipeline.flow.sources import Kind, SourceFile, Sources, is_plain, is_remote
-from batch_pipeline.flow.streams import open_stream
 
 # Small enough that the last ones leave no core idle for long, large enough that a piece's own file
 # in the snapshot costs nothing beside it.
@@ -79,11 +74,13 @@ def _sections(file: SourceFile) -> Iterator[Section]:
             return
         else:
             groups = []
-    except (OSError, pa.ArrowException):
+    except OSError:
         groups = []
-    except Exception:
+    except Exception as error:
+        from pyarrow import ArrowException  # noqa: PLC0415
+
         # Remote backends raise what their HTTP clients raise; anything else is a bug.
-        if not is_remote(file.path):
+        if not isinstance(error, ArrowException) and not is_remote(file.path):
             raise
         groups = []
     if len(groups) <= 1:
@@ -114,6 +111,8 @@ def _line_ranges(file: SourceFile) -> Iterator[Section]:
 
 def _lines_of(lines: FileIO, wanted: int, block: bytearray) -> tuple[int, int]:
     """Read on to the first line end after `wanted` bytes; how many lines, and where that is."""
+    import numpy as np  # noqa: PLC0415
+
     start = lines.tell()
     count = read = 0
     in_line = False
@@ -134,6 +133,10 @@ def _lines_of(lines: FileIO, wanted: int, block: bytearray) -> tuple[int, int]:
 
 def _group_rows(file: SourceFile) -> list[tuple[int, int]]:
     """Rows and bytes of each row group."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from batch_pipeline.flow.streams import open_stream  # noqa: PLC0415
+
     with open_stream(file) as stream:
         metadata = pq.ParquetFile(stream, pre_buffer=False).metadata
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))

@@ -8,13 +8,13 @@ heavy and not needed for it (the ledger, joins, the job's spec) is not imported.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch_pipeline.flow.formats import LinesSeen, Wanted
+from batch_pipeline.flow.columns import LinesSeen, Wanted
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pieces import Piece
+from batch_pipeline.flow.prepared import EXAMPLES, Prepared
 from batch_pipeline.flow.readers import Row, read_section, row_values
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
@@ -22,31 +22,11 @@ from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
 if TYPE_CHECKING:
     from batch_pipeline.flow.kept_units import KeptUnits
 
-EXAMPLES = 5
 # Half a SHA-256: enough to tell contents apart, and half as much to hand on.
 DIGEST_BYTES = 16
 _WORTH_HASHING_ONCE = 1_000
 # As the first byte of a text in JSON: an escape, or a character beyond ASCII, may be a blank.
 _NO_BLANK = frozenset(range(ord("!"), 127)) - frozenset(b'"\\')
-
-
-@dataclass
-class Prepared:
-    """What became of a piece: its files, and what is to be known of its rows.
-
-    `digests` has `DIGEST_BYTES` for each row, in order; `kept` are unit and id of each kept unit;
-    `seen` is there for a part of a jsonl file.
-    """
-
-    parts: list[Path] = field(default_factory=list)
-    items: int = 0
-    invalid_input: int = 0
-    too_large: int = 0
-    problems: list[str] = field(default_factory=list)
-    request_bytes: int = 0
-    digests: bytes = b""
-    kept: bytes = b""
-    seen: LinesSeen | None = None
 
 
 def prepare(

@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.formats import LinesSeen, Wanted, place_of, read_format, row_of_line
+from batch_pipeline.flow.columns import LinesSeen, Wanted, place_of
+from batch_pipeline.flow.formats import read_format, row_of_line
 from batch_pipeline.flow.pieces import Section
 from batch_pipeline.flow.regular_rows import read_lines
 from batch_pipeline.flow.row_json import (

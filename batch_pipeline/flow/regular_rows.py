@@ -17,7 +17,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from batch_pipeline.flow.formats import Wanted
+from batch_pipeline.flow.columns import Wanted
 
 # What is looked through several times stays in the processor's cache.
 BLOCK_BYTES = 512 << 10

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_pipeline.flow.paths import part_name
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -162,10 +164,6 @@ def _documents(rows: Sequence[bytes]) -> pa.Array[Any]:
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
     return pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
-
-
-def part_name(number: int) -> str:
-    return f"part-{number:05d}.parquet"
 
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:

@@ -83,6 +83,11 @@ def find_sources(path: str, partition: str, environ: Mapping[str, str]) -> Sourc
     return Sources(files)
 
 
+def environ_with(home: str) -> dict[str, str]:
+    """What `${VAR}` in a path stands for; `${BATCH_PIPELINE_HOME}` is the home in force."""
+    return {**os.environ, "BATCH_PIPELINE_HOME": home}
+
+
 def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
     """The path with `${VAR}` and `{partition}` filled in.
 

@@ -19,8 +19,10 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self
 
@@ -34,6 +36,8 @@ FAREWELL_SECONDS = 10.0
 # How soon a process that had other things to do takes part.
 LOOK_SECONDS = 0.05
 _LENGTH = struct.Struct("!Q")
+# How many tasks another process has at once: it goes on while this one is busy with other things.
+_AT_ONCE = 2
 _START = "from batch_pipeline.flow.workers import serve; serve()"
 
 
@@ -44,15 +48,19 @@ class WorkerDiedError(BatchPipelineError):
 class Workers:
     """This process and `count - 1` others, which do tasks at the same time.
 
-    The others start with the first tasks that there are several of, and end with the block. While
-    `free` says that this process has other things to do, they work without it; what `free` raises
-    ends the work.
+    The others start when they are told to, or with the first tasks that there are several of, and
+    end with the block.
     """
 
-    def __init__(self, count: int, free: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._free = free
         self._others: list[_Other] = []
+        self._ending: list[_Other] = []
+
+    @property
+    def are_up(self) -> bool:
+        """Whether there are others, started already."""
+        return bool(self._others)
 
     def __enter__(self) -> Self:
         return self
@@ -63,28 +71,45 @@ class Workers:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self.hang_up()
+        for other in self._ending:
+            other.wait()
+        self._ending.clear()
+
+    def start(self, module: str | None = None) -> None:
+        """Start the others, which load a module while there is nothing to do yet."""
+        while len(self._others) < self._count - 1:
+            self._others.append(_Other(module))
+
+    def hang_up(self) -> None:
+        """Tell the others to end; the block's end waits for them."""
         for other in self._others:
             other.hang_up()
-        for other in self._others:
-            other.wait()
+        self._ending += self._others
         self._others.clear()
 
-    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        tasks: Iterable[tuple[Any, ...]],
+        free: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Any]:
         """`function` of each task's arguments, in the order of the tasks.
 
-        The function is one of a module, its arguments and results can be pickled. Raises what the
-        first task to fail raised; those after it may have been begun.
+        The function is one of a module, its arguments and results can be pickled. While `free` says
+        that this process has other things to do, the others work without it; what `free` raises
+        ends the work. Raises what the first task to fail raised; those after it may have been
+        begun.
         """
-        if self._count == 1:
+        self.start()
+        if not self._others:
             for task in tasks:
-                self._free()
+                free()
                 yield function(*task)
             return
-        while len(self._others) < self._count - 1:
-            self._others.append(_Other())
-        shared = _Shared(function, tasks, self._free)
+        shared = _Shared(function, tasks, free)
         threads = [
-            threading.Thread(target=shared.work, args=(other.call,), daemon=True)
+            threading.Thread(target=shared.work, args=(other,), daemon=True)
             for other in self._others
         ]
         for thread in threads:
@@ -115,10 +140,20 @@ class _Shared:
         self._taken = 0
         self._exhausted = False
 
-    def work(self, call: Callable[..., Any]) -> None:
-        """Do tasks until there are none."""
-        while self._do_one(call):
-            pass
+    def work(self, other: _Other) -> None:
+        """Have another process do tasks until there are none."""
+        under_way: deque[int] = deque()
+        try:
+            while True:
+                while len(under_way) < _AT_ONCE and (taken := self._take()) is not None:
+                    under_way.append(taken[0])
+                    other.send(self._function, taken[1])
+                if not under_way:
+                    return
+                answer = other.answer()
+                self._finish(under_way.popleft(), True, answer)
+        except Exception as error:  # noqa: BLE001  # raised by `results`
+            self._fail(under_way[0], error)
 
     def results(self) -> Iterator[Any]:
         number = 0
@@ -133,7 +168,11 @@ class _Shared:
         """Do tasks until this one is done; False: there is none of this number."""
         while number not in self._done:
             free = self._free()
-            if free and self._do_one(lambda function, task: function(*task)):
+            if free and (taken := self._take()) is not None:
+                try:
+                    self._finish(taken[0], True, self._function(*taken[1]))
+                except Exception as error:  # noqa: BLE001  # raised by `results`
+                    self._fail(taken[0], error)
                 continue
             with self._changed:
                 if self._exhausted and number >= self._taken:
@@ -145,27 +184,27 @@ class _Shared:
         with self._taking:
             self._exhausted = True
 
-    def _do_one(self, call: Callable[..., Any]) -> bool:
+    def _take(self) -> tuple[int, tuple[Any, ...]] | None:
+        """The next task and its number; None: there is none."""
         with self._taking:
             if self._exhausted:
-                return False
+                return None
             try:
                 number, task = next(self._tasks)
             except StopIteration:
                 self._exhausted = True
-                return False
+                return None
             except Exception as error:  # noqa: BLE001  # raised by `results`
                 # The tasks themselves cannot be told: that comes after those that could.
                 self._exhausted = True
                 self._finish(self._taken, False, error, taken=self._taken + 1)
-                return False
+                return None
             self._taken = number + 1
-        try:
-            self._finish(number, True, call(self._function, task))
-        except Exception as error:  # noqa: BLE001  # raised by `results`
-            self._finish(number, False, error)
-            self.stop()
-        return True
+            return number, task
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self._finish(number, False, error)
+        self.stop()
 
     def _finish(self, number: int, good: bool, result: Any, taken: int | None = None) -> None:
         with self._changed:
@@ -177,7 +216,7 @@ class _Shared:
 class _Other:
     """Another process, as this one sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str | None) -> None:
         # A session of its own: Ctrl-C is for this process, which then ends the others in order.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-c", _START],
@@ -189,11 +228,16 @@ class _Other:
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         # Where this program's modules come from is for it to say.
-        _send(self._input, sys.path)
+        with suppress(BrokenPipeError):  # which the first task tells
+            _send(self._input, (sys.path, module))
 
-    def call(self, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
-        try:
+    def send(self, function: Callable[..., Any], task: tuple[Any, ...]) -> None:
+        with self._alive():
             _send(self._input, (function, task))
+
+    def answer(self) -> Any:
+        """What became of the first task that has not been answered yet."""
+        with self._alive():
             while True:
                 kind, answer = pickle.loads(_receive(self._output))  # noqa: S301  # our own
                 if kind == "log":
@@ -203,6 +247,11 @@ class _Other:
                     return answer
                 else:
                     raise answer
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, BrokenPipeError) as error:
             raise WorkerDiedError(
                 f"A worker process ended in the midst of its work (exit code "
@@ -228,14 +277,21 @@ def serve() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    sys.path[:] = pickle.loads(_receive(sys.stdin.buffer))  # noqa: S301  # from our own process
+    try:
+        sys.path[:], module = pickle.loads(_receive(sys.stdin.buffer))  # noqa: S301  # our own
+    except EOFError:
+        os._exit(0)
     logger = logging.getLogger("batch_pipeline")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Forward(answers))
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
+    begun = threading.Event()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks, begun), daemon=True).start()
+    if module is not None:
+        import_module(module)
     with suppress(KeyboardInterrupt, BrokenPipeError):
         while True:
             message = tasks.get()
+            begun.set()
             try:
                 function, task = pickle.loads(message)  # noqa: S301  # from our own process
                 answer = ("done", function(*task))
@@ -245,11 +301,13 @@ def serve() -> None:
     os._exit(0)
 
 
-def _listen(stream: BinaryIO, tasks: queue.SimpleQueue[bytes]) -> None:
+def _listen(stream: BinaryIO, tasks: queue.SimpleQueue[bytes], begun: threading.Event) -> None:
     with suppress(EOFError):
         while True:
             tasks.put(_receive(stream))
     # The other side is done with this process, or dead.
+    if not begun.is_set():
+        os._exit(0)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     threading.Event().wait(FAREWELL_SECONDS)
     os._exit(1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.flow.kept_units import NOTHING, KeptUnits, is_kept_on
+from batch_pipeline.flow.kept_units import KeptUnits, is_kept_on
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.state.inputs import Snapshot
 from batch_pipeline.state.nights import Night
@@ -51,7 +51,7 @@ def test_kept_requests_are_none_of_the_snapshots_own() -> None:
 
 
 def test_a_kept_item_is_found_by_its_id() -> None:
-    assert NOTHING.of("a") is None
+    assert KeptUnits().of("a") is None
     database = sqlite3.connect(":memory:")
     database.execute("CREATE TABLE kept (id, unit, declaration)")
     database.execute("INSERT INTO kept VALUES ('a', 'u', 'd')")

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import dataset, pieces
-from batch_pipeline.flow.formats import LinesSeen, Wanted
+from batch_pipeline.flow import dataset, head_start, pieces
+from batch_pipeline.flow.columns import LinesSeen, Wanted
 from batch_pipeline.flow.pieces import pieces_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.readers import Row, read_rows, read_section
@@ -90,7 +90,7 @@ def test_small_files_are_read_together(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.fixture
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1_000)
-    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", 0)
+    monkeypatch.setattr(head_start, "PROCESSES_FROM_BYTES", 0)
 
 
 @pytest.mark.usefixtures("many_pieces")

@@ -12,7 +12,8 @@ import pytest
 from batch_pipeline.flow import dataset
 from batch_pipeline.flow.pieces import pieces_of
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.preparing import DIGEST_BYTES, Prepared, prepare
+from batch_pipeline.flow.prepared import Prepared
+from batch_pipeline.flow.preparing import DIGEST_BYTES, prepare
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.snapshots import part_paths
 from batch_pipeline.flow.sources import find_sources

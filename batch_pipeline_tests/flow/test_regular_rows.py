@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import readers, regular_rows
-from batch_pipeline.flow.formats import Wanted
+from batch_pipeline.flow.columns import Wanted
 from batch_pipeline.flow.readers import Row, read_rows
 from batch_pipeline.flow.regular_rows import Line
 from batch_pipeline.flow.sources import find_sources

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow import snapshots
+from batch_pipeline.flow import paths, snapshots
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
 from batch_pipeline.state.files import Files
 from batch_pipeline_tests.flow.rows import SNAPSHOT
@@ -30,7 +30,7 @@ def test_inputs_are_found_by_their_ordinals(tmp_path: Path, former: bool) -> Non
         table = pq.read_table(part)
         pq.write_table(
             table.drop_columns(["kept_from", "places"]) if former else table,
-            tmp_path / snapshots.part_name(number),
+            tmp_path / paths.part_name(number),
             row_group_size=snapshots.ROW_GROUP_ROWS,
         )
     snapshot = replace(SNAPSHOT, folder=".", parts=len(writer.parts))

@@ -1,0 +1,42 @@
+"""What became of a piece of the input, as the process hears of it that puts the pieces together.
+
+That one has other things to load while others read: nothing here is slow to import. How a piece is
+prepared is `preparing`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.flow.columns import LinesSeen
+
+# Of what is wrong with rows, so many are told.
+EXAMPLES = 5
+
+
+@dataclass
+class Prepared:
+    """What became of a piece: its files, and what is to be known of its rows.
+
+    `digests` has `DIGEST_BYTES` for each row, in order; `kept` are unit and id of each kept unit;
+    `seen` is there for a part of a jsonl file.
+    """
+
+    parts: list[Path] = field(default_factory=list)
+    items: int = 0
+    invalid_input: int = 0
+    too_large: int = 0
+    problems: list[str] = field(default_factory=list)
+    request_bytes: int = 0
+    digests: bytes = b""
+    kept: bytes = b""
+    seen: LinesSeen | None = None
+
+
+def prepare(*task: Any) -> Prepared:
+    """`preparing.prepare`, which is loaded where it is called."""
+    from batch_pipeline.flow import preparing  # noqa: PLC0415
+
+    return preparing.prepare(*task)
