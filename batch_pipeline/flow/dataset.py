@@ -79,7 +79,13 @@ def read_snapshot(
         from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
 
         duplicates, kept_count = note_repeats(
-            pipeline.files, folder, whole.parts, whole.items, spec, partition
+            pipeline.files,
+            folder,
+            whole.parts,
+            whole.items,
+            spec,
+            partition,
+            kept=kept is not None,
         )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:

@@ -17,16 +17,15 @@ import pyarrow as pa
 
 from batch_pipeline.flow import joins, manifests, snapshots, standing_answers
 from batch_pipeline.flow.answers import SUMMED
+from batch_pipeline.flow.new_units import NewUnits
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.flow.units import Units
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.state.inputs import NewSnapshot
 
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
-_NO_PRIORS = ", ".join(
-    f"{'0::DECIMAL(18, 12)' if name == 'cost_usd' else 0} AS prior_{name}" for name in SUMMED
-)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
 # What settles a unit, or holds it. Tables and not views: DuckDB builds the joins on the smaller
 # side only if it knows the sizes.
@@ -72,71 +71,54 @@ _OPEN_UNITS = f"""
     LEFT JOIN items_before i ON i.id = s.id
     LEFT JOIN billed p ON p.id = s.id
 """  # noqa: S608
-# The same where nothing has been answered: most nights, once.
-_NEW_UNITS = f"""
-    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, 0 AS attempts_before,
-           1 AS attempt, {_NO_PRIORS}, false AS cut_off
-    {_NARROWED}
-"""
 _COUNT = f"SELECT count(*) {_NARROWED}"
-_CUT_OFF_UNITS = "SELECT * FROM ({units}) WHERE cut_off ORDER BY ordinal"
-_DRAWN_UNITS = "SELECT * FROM ({units}) SEMI JOIN drawn USING (ordinal) ORDER BY ordinal"
-_LOTS = f"""
-    INSERT INTO lots SELECT s.ordinal, s.request_bytes, md5(s.unit || $seed)::UUID {_NARROWED}
-"""
-# One unit of each of `size` strata of equal count by length, so that the long tail is in it.
-_DRAW = """
-    CREATE TEMP TABLE drawn AS
-        SELECT ordinal FROM (
-            SELECT ordinal, lot, ntile($size) OVER (ORDER BY request_bytes, ordinal) AS stratum
-            FROM lots
-        )
-        QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY lot, ordinal) = 1
-"""
+_CUT_OFF_UNITS = f"SELECT * FROM ({_OPEN_UNITS}) WHERE cut_off ORDER BY ordinal"  # noqa: S608
+_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
-class OpenUnits:
-    """The open units of a night, in the order of its snapshot; as columns those of a manifest,
-    with `cut_off` in place of `max_tokens`."""
+class OpenUnits(Units):
+    """As `Units` has it, with what the units and their items have come to before."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: Snapshot, units: str
+        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: NewSnapshot
     ) -> None:
         self._connection = connection
-        self._units = units
         self._files = files
         self._parts = snapshots.part_paths(snapshot)
         self._items = snapshot.items
+        self._know_before = False
 
     def count(self) -> int:
         return sum(self._connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
 
-    def all(self) -> Iterator[pa.RecordBatch]:
-        for _ in self._each_part():
-            yield from joins.batches(self._connection, f"{self._units} ORDER BY s.ordinal")
+    def all(self) -> Iterator[pa.Table]:
+        self._look_before()
+        return self._found(f"{_OPEN_UNITS} ORDER BY s.ordinal")
+
+    def sizes(self) -> Iterator[pa.Table]:
+        return self._found(_SIZES)
 
     def cut_off(self, size: int) -> pa.Table:
-        """The first `size` units whose last answer was cut off at `max_tokens`."""
+        self._look_before()
         found: list[pa.Table] = []
         for _ in self._each_part():
-            found.append(self._table(_CUT_OFF_UNITS))
+            found.append(self._connection.sql(_CUT_OFF_UNITS).to_arrow_table())
             if sum(table.num_rows for table in found) >= size:
                 break
         return pa.concat_tables(found).slice(0, size)
 
-    def sample(self, size: int, seed: int) -> pa.Table:
-        """A seeded sample over all lengths."""
-        self._connection.execute(
-            "CREATE TEMP TABLE lots (ordinal BIGINT, request_bytes BIGINT, lot UUID)"
-        )
+    def _look_before(self) -> None:
+        if self._know_before:
+            return
         for _ in self._each_part():
-            self._connection.execute(_LOTS, {"seed": str(seed)})
-        self._connection.execute(_DRAW, {"size": size})
-        self._connection.execute("DROP TABLE lots")
-        return pa.concat_tables([self._table(_DRAWN_UNITS) for _ in self._each_part()])
+            self._connection.execute(_OPEN_ITEMS)
+        self._connection.execute(_BEFORE)
+        self._know_before = True
 
-    def _table(self, query: str) -> pa.Table:
-        return self._connection.sql(query.format(units=self._units)).to_arrow_table()
+    def _found(self, query: str) -> Iterator[pa.Table]:
+        for _ in self._each_part():
+            for batch in joins.batches(self._connection, query):
+                yield pa.Table.from_batches([batch])
 
     def _each_part(self) -> Iterator[None]:
         return snapshots.each_part(self._connection, self._files, self._parts, self._items)
@@ -144,20 +126,23 @@ class OpenUnits:
 
 @contextmanager
 def open_units(
-    files: Files, snapshot: Snapshot, answers: StandingAnswers, held: Sequence[str]
-) -> Iterator[OpenUnits]:
-    """The open units of a snapshot, given the night's answers and the manifests that are held."""
-    sources = {
-        "duplicates": (snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
-        "held": (held, manifests.SCHEMA),
-    }
-    with standing_answers.tables(files, answers, sources) as connection:
+    home: Files,
+    snapshot: NewSnapshot,
+    answers: StandingAnswers,
+    held: Sequence[str],
+    files: Files | None = None,
+) -> Iterator[Units]:
+    """The open units of a snapshot, given the night's answers and the manifests that are held.
+
+    `files`: where the snapshot lies, if it is not the home.
+    """
+    files = files or home
+    if not answers.files:
+        yield NewUnits(files, snapshot, home, held)
+        return
+    with standing_answers.tables(home, answers, {"held": (held, manifests.SCHEMA)}) as connection:
+        paths, schema = snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA
+        duplicates = files.dataset(paths) if paths else schema.empty_table()
+        connection.register("duplicates", duplicates)
         connection.execute(_TAKEN)
-        if not answers.files:
-            yield OpenUnits(connection, files, snapshot, _NEW_UNITS)
-            return
-        parts = snapshots.part_paths(snapshot)
-        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
-            connection.execute(_OPEN_ITEMS)
-        connection.execute(_BEFORE)
-        yield OpenUnits(connection, files, snapshot, _OPEN_UNITS)
+        yield OpenUnits(connection, files, snapshot)

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from batch_pipeline.flow import manifests, paths, standing_answers
 from batch_pipeline.flow.more_room import MoreRoom
-from batch_pipeline.flow.open_units import OpenUnits, open_units
+from batch_pipeline.flow.open_units import open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.flow.units import Units
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.state import inputs, nights, shards
@@ -187,12 +188,11 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
         yield pa.concat_tables(current)
 
 
-def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[Units]:
     return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
 
 
-def _as_manifest(data: pa.RecordBatch | pa.Table, room: MoreRoom) -> pa.Table:
-    table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
+def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
     return room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
 
 

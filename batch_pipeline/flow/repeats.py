@@ -1,14 +1,16 @@
 """What comes twice in an input: ids, which stop the night, and requests, which are bought once.
 
 Belongs here: a look at all rows of a snapshot that is not published yet. What can be told of a
-piece alone is `preparing`.
+piece alone is `preparing`. In most inputs nothing comes twice: that is seen without a database.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
@@ -17,34 +19,58 @@ from batch_pipeline.flow.prepared import EXAMPLES
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.files import Files
 
+# Arrow holds 200 bytes for each; of more a database, which spills to the disk, is asked.
+ROWS_IN_MEMORY = 500_000
+
 
 def note_repeats(
-    files: Files, folder: Path, parts: int, items: int, spec: JobSpec, partition: str
+    files: Files,
+    folder: Path,
+    parts: int,
+    items: int,
+    spec: JobSpec,
+    partition: str,
+    *,
+    kept: bool = False,
 ) -> tuple[int, int]:
     """Refuse duplicate ids; write down which rows another row's request answers.
 
-    `folder` has so many parts with so many items. Returns how many rows another one's request
-    answers, and how many kept units there are.
+    `folder` has so many parts with so many items; `kept`: there may be kept units. Returns how many
+    rows another one's request answers, and how many kept units there are.
     """
     local = Files(str(folder))
     part_paths = [paths.part_name(number) for number in range(parts)]
+    if not kept and items <= ROWS_IN_MEMORY and _nothing_twice(local, part_paths):
+        return 0, 0
     with joins.tables(files, {}, rows=items) as connection:
         data = local.dataset(part_paths) if part_paths else snapshots.SCHEMA.empty_table()
         connection.register("snapshot", data)
         connection.execute(_REPEATED)
-        [(kept,)] = connection.execute(_KEPT_UNITS).fetchall()
+        [(kept_units,)] = connection.execute(_KEPT_UNITS).fetchall()
         [(repeated,)] = connection.execute("SELECT count(*) FROM repeated_units").fetchall()
         if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
             _refuse_duplicate_ids(list(joins.batches(connection, _DUPLICATE_IDS)), spec, partition)
         count = 0
-        path = folder / "duplicates.parquet"
+        path = folder / snapshots.DUPLICATES
         with pq.ParquetWriter(path, snapshots.DUPLICATES_SCHEMA, compression="zstd") as writer:
             looked_at = part_paths if repeated else ()
             for _ in snapshots.each_part(connection, local, looked_at, items):
                 for batch in joins.batches(connection, _DUPLICATE_UNITS):
                     writer.write_batch(batch.cast(snapshots.DUPLICATES_SCHEMA))
                     count += batch.num_rows
-    return count, int(kept)
+    return count, int(kept_units)
+
+
+def _nothing_twice(files: Files, part_paths: Sequence[str]) -> bool:
+    """Whether no id and no unit occurs more than once; rows without a unit do not count."""
+    if not part_paths:
+        return True
+    columns = ("id", "unit")
+    table = pa.concat_tables(snapshots.read_columns(files, path, columns) for path in part_paths)
+    return all(
+        pc.count_distinct(column).as_py() == len(column) - column.null_count
+        for column in table.columns
+    )
 
 
 # Few, if any: what they are and where they stand is looked up for them alone.

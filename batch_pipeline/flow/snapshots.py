@@ -43,7 +43,8 @@ SCHEMA = pa.schema(
         pa.field("places", pa.list_(pa.int64())),
     ]
 )
-# Items that the request of an earlier item (`first_ordinal`) answers.
+# Items that the request of an earlier item (`first_ordinal`) answers. Without any there is no file.
+DUPLICATES = "duplicates.parquet"
 DUPLICATES_SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),
@@ -171,7 +172,13 @@ def part_paths(snapshot: NewSnapshot) -> list[str]:
 
 
 def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
-    return [f"{snapshot.folder}/duplicates.parquet"] if snapshot.duplicates else []
+    return [f"{snapshot.folder}/{DUPLICATES}"] if snapshot.duplicates else []
+
+
+def read_columns(files: Files, path: str, columns: Sequence[str]) -> pa.Table:
+    """Columns of one of the snapshot's Parquet files, which may be small beside the documents."""
+    with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
+        return parquet.read(columns=list(columns)).select(columns)
 
 
 def each_part(

@@ -140,6 +140,16 @@ class Files:
             return cast("BinaryIO", self._fs.open(f"{self._root}/{path}", "rb"))
         return Path(self._root, path).open("rb")
 
+    @contextmanager
+    def open_native(self, path: str) -> Iterator[str | BinaryIO]:
+        """What a library opens by itself where the file is local, without a call of Python's for
+        each piece; else the open file."""
+        if not self.is_remote:
+            yield str(Path(self._root, path))
+            return
+        with self.open(path) as file:
+            yield file
+
     def read(self, path: str) -> bytes | None:
         """The bytes of a small file, None where there is none."""
         try:

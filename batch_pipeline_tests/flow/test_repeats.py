@@ -1,0 +1,55 @@
+"""What comes twice in an input: in memory it is seen whether anything does, then asked what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow import dataset, repeats, snapshots
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
+
+ROWS = documents(30)
+SAME_TEXT: list[dict[str, Any]] = [{**ROWS[3], "id": "again"}, {**ROWS[7], "id": "once more"}]
+NO_TEXT: list[dict[str, Any]] = [{"id": "empty", "text": None}]
+
+
+@pytest.mark.parametrize("in_memory", [0, repeats.ROWS_IN_MEMORY])
+@pytest.mark.parametrize(
+    ("more", "answered_for"),
+    [([], []), (NO_TEXT, []), (SAME_TEXT, [("again", 3), ("once more", 7)])],
+    ids=["nothing twice", "a row without a unit", "requests twice"],
+)
+def test_rows_that_anothers_request_answers_are_written_down(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_memory: int,
+    more: list[dict[str, Any]],
+    answered_for: list[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(repeats, "ROWS_IN_MEMORY", in_memory)
+    pipeline = Pipeline(settings(tmp_path / "home"))
+    spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, *more]))
+    sources = dataset.find_input(pipeline, spec, PARTITION)
+    snapshot = dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    assert (snapshot.items, snapshot.duplicates) == (len(ROWS) + len(more), len(answered_for))
+    found = []
+    for path in snapshots.duplicates_paths(snapshot):
+        found += pq.read_table(pipeline.files.uri(path)).to_pylist()
+    assert sorted((row["id"], row["first_ordinal"]) for row in found) == answered_for
+
+
+@pytest.mark.parametrize("in_memory", [0, repeats.ROWS_IN_MEMORY])
+def test_an_id_that_comes_twice_stops_the_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(repeats, "ROWS_IN_MEMORY", in_memory)
+    pipeline = Pipeline(settings(tmp_path / "home"))
+    spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, {**ROWS[0], "text": "another text"}]))
+    sources = dataset.find_input(pipeline, spec, PARTITION)
+    with pytest.raises(InputDataError, match="1 ids of column 'id' occur more than once"):
+        dataset.read_snapshot(pipeline, spec, PARTITION, sources)
