@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import ANSWERS_SCHEMA, TOKENS
@@ -24,6 +23,9 @@ from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import ZERO, ModelUsage, Wasted, at_realtime_price
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission
+
+if TYPE_CHECKING:
+    import duckdb
 
 _PROMPT = " + ".join(name for name in TOKENS if name != "output_tokens")
 _BILLED = f"{_PROMPT} + output_tokens > 0"
@@ -87,6 +89,9 @@ def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> A
     duplicates = [s for s in submissions if s.is_duplicate]
     duplicates_usd = sum((s.cost_usd or ZERO for s in duplicates), ZERO)
     files = answer_paths(night, submissions)
+    if not files and not duplicates:
+        asked = Asked(0, 0, 0, 0, ZERO, ZERO)
+        return AnswerSums((), asked, 0, (), prompt_tokens=None, output_tokens=None)
     with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
         [(first, billed, prompt, output, again, retries)] = connection.execute(_ASKED).fetchall()
         wasted = [

@@ -9,12 +9,16 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from batch_pipeline.state.files import Files
+
+if TYPE_CHECKING:
+    import duckdb
 
 # Beyond this DuckDB spills to the staging folder.
 MEMORY_LIMIT = "256MB"
@@ -80,7 +84,14 @@ def _discard(database: duckdb.DuckDBPyConnection, spill: Path) -> None:
     shutil.rmtree(spill, ignore_errors=True)
 
 
+def get_ready() -> None:
+    """Load the database, at a moment when nothing else is to be done."""
+    import_module("duckdb")
+
+
 def _connect(spill: Path) -> duckdb.DuckDBPyConnection:
+    import duckdb  # noqa: PLC0415  # heavy: a night that nothing is answered of does without
+
     return duckdb.connect(
         config={
             "memory_limit": MEMORY_LIMIT,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from batch_pipeline.flow import joins, manifests, snapshots, standing_answers
@@ -23,6 +23,9 @@ from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.flow.units import Units
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.inputs import NewSnapshot
+
+if TYPE_CHECKING:
+    import duckdb
 
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import pyarrow.compute as pc
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import answer_sums, dead_letter, deadline_cost, joins, paths
+from batch_pipeline.flow import answer_sums, dead_letter, deadline_cost, paths, snapshots
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answer_sums import AnswerSums, Priced
-from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.progress import Progress
@@ -287,9 +287,9 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
     }
     # A file gets its name a moment before its submission counts as collected.
     files = [path for path in pipeline.files.list(folder, ".parquet") if path not in pending]
-    with joins.tables(pipeline.files, {"results": (files, RESULTS_SCHEMA)}) as connection:
-        [(amount,)] = connection.execute("SELECT sum(cost_usd) FROM results").fetchall()
-    return ZERO if amount is None else Decimal(amount)
+    columns = (snapshots.read_columns(pipeline.files, path, ["cost_usd"]) for path in files)
+    sums = (pc.sum(table.column("cost_usd")).as_py() for table in columns)
+    return sum((amount for amount in sums if amount is not None), ZERO)
 
 
 def _turnarounds(state: Progress) -> list[float]:

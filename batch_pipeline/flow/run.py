@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, budget, collection, retirement, warnings
+from batch_pipeline.flow import alerts, breaker, budget, collection, joins, retirement, warnings
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.pipeline import Pipeline
@@ -137,6 +137,7 @@ def _pause(polled: float, sent: Submitted, seconds: float) -> None:
     until = (time.monotonic() if sent.batches else polled) + seconds
     from batch_pipeline.flow import report  # noqa: PLC0415  # not before there is time
 
+    joins.get_ready()
     collection.get_ready()
     report.get_ready()
     time.sleep(max(0.0, until - time.monotonic()))

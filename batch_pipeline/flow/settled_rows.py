@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +26,9 @@ from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.inputs import NewSnapshot
+
+if TYPE_CHECKING:
+    import duckdb
 
 FILE_ROWS = 100_000
 # Answers that are joined with their items at a time: all items are looked through for each group.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection
 
@@ -21,6 +21,9 @@ from batch_pipeline.state.files import Files
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.redrives import Redriven
 from batch_pipeline.state.submissions import State
+
+if TYPE_CHECKING:
+    import duckdb
 
 # A custom id begins with its submission's token. The right side of the join is a few rows.
 _STANDING = """
