@@ -61,16 +61,20 @@ class LinesSeen:
 
     A key that some rows lack is a null there; one that no row of the file has is a mistake in the
     declaration, known only at the file's end, which is still before anything is sent. `first` is
-    the first row's line and columns.
+    the first row's line and columns, `lines` how many lines they are.
     """
 
     unseen: set[str]
     first: tuple[int, list[str]] | None = None
+    lines: int = 0
 
     def add(self, later: LinesSeen) -> None:
-        """Take in what the lines after these had."""
+        """Take in what the lines after these had, which count from 1 there."""
         self.unseen &= later.unseen
-        self.first = self.first or later.first
+        if self.first is None and later.first is not None:
+            number, present = later.first
+            self.first = (self.lines + number, present)
+        self.lines += later.lines
 
     def check(self, file: SourceFile, wanted: Wanted) -> None:
         """Raise InputDataError where no row of the whole file had a column."""

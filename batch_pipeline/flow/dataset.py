@@ -83,6 +83,7 @@ def read_snapshot(
             folder,
             whole.parts,
             whole.items,
+            whole.lines_before,
             spec,
             partition,
             kept=kept is not None,
@@ -117,6 +118,8 @@ class _Whole:
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
         self.parts = self.items = self.invalid_input = self.too_large = self.request_bytes = 0
         self.problems: list[str] = []
+        # By piece, how many lines of its file are before it.
+        self.lines_before: list[int] = []
 
     @property
     def name(self) -> str:
@@ -150,11 +153,14 @@ class _Whole:
                 if seen is not None and seen[0] != file:
                     seen[1].check(seen[0], self._columns)
                     seen = None
+                lines_before = 0
                 if prepared.seen is not None:
                     if seen is None:
                         seen = (file, prepared.seen)
                     else:
+                        lines_before = seen[1].lines
                         seen[1].add(prepared.seen)
+                self.lines_before.append(lines_before)
                 for path in self._add(prepared, folder):
                     if durable:
                         flush_soon(path)
@@ -174,7 +180,8 @@ class _Whole:
         self.invalid_input += piece.invalid_input
         self.too_large += piece.too_large
         self.request_bytes += piece.request_bytes
-        self.problems += piece.problems[: EXAMPLES - len(self.problems)]
+        found = piece.problems[: EXAMPLES - len(self.problems)]
+        self.problems += [problem.told(self.lines_before[-1]) for problem in found]
         return added
 
 

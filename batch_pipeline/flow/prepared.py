@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from batch_pipeline.flow.columns import LinesSeen
 
 # Of what is wrong with rows, so many are told.
 EXAMPLES = 5
+
+
+class Problem(NamedTuple):
+    """What is wrong with a row; a line's number counts from where its piece begins."""
+
+    id: str
+    source: str
+    number: int
+    what: str
+
+    def told(self, lines_before: int) -> str:
+        return f"{self.id!r} ({self.source}:{lines_before + self.number}): {self.what}"
 
 
 @dataclass
@@ -28,7 +40,7 @@ class Prepared:
     items: int = 0
     invalid_input: int = 0
     too_large: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     request_bytes: int = 0
     digests: bytes = b""
     kept: bytes = b""

@@ -11,10 +11,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.columns import LinesSeen, Wanted
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.flow.pieces import Piece
-from batch_pipeline.flow.prepared import EXAMPLES, Prepared
+from batch_pipeline.flow.pieces import Piece, with_lines_counted
+from batch_pipeline.flow.prepared import EXAMPLES, Prepared, Problem
 from batch_pipeline.flow.readers import Row, read_section, row_values
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.snapshots import SnapshotRow, SnapshotWriter
@@ -43,6 +44,25 @@ def prepare(
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
     """
+    try:
+        return _prepare_piece(number, piece, declaration, folder, packed, kept)
+    except InputDataError:
+        counted = tuple(map(with_lines_counted, piece))
+        if counted == piece:
+            raise
+        # It names a line of the file, which is counted for this alone.
+        _prepare_piece(number, counted, declaration, folder, packed, kept)
+        raise
+
+
+def _prepare_piece(
+    number: int,
+    piece: Piece,
+    declaration: Declaration,
+    folder: Path,
+    packed: bool,
+    kept: KeptUnits | None,
+) -> Prepared:
     builder = RequestBuilder(declaration)
     wanted = Wanted(declaration.id_column, builder.columns)
     writer = SnapshotWriter(folder, number, packed=packed)
@@ -90,7 +110,7 @@ def _count_problem(done: Prepared, row: Row, prepared: SnapshotRow) -> None:
     else:
         done.invalid_input += 1
     if len(done.problems) < EXAMPLES:
-        done.problems.append(f"{row.id!r} ({row.source}:{row.number}): {prepared.problem}")
+        done.problems.append(Problem(row.id, row.source, row.number, prepared.problem or ""))
 
 
 def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:

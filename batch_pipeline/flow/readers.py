@@ -104,6 +104,7 @@ def _read_lines(
         stream.seek(section.start)
         size = section.end - section.start
     for number, line in enumerate(read_lines(stream, size, wanted), section.first):
+        so_far.lines += 1
         # What is told of a missing column are the columns of the first row.
         if line.id is not None and so_far.first is not None:
             so_far.unseen.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +29,7 @@ def note_repeats(
     folder: Path,
     parts: int,
     items: int,
+    lines_before: Sequence[int],
     spec: JobSpec,
     partition: str,
     *,
@@ -35,8 +37,9 @@ def note_repeats(
 ) -> tuple[int, int]:
     """Refuse duplicate ids; write down which rows another row's request answers.
 
-    `folder` has so many parts with so many items; `kept`: there may be kept units. Returns how many
-    rows another one's request answers, and how many kept units there are.
+    `folder` has so many parts with so many items; `lines_before` says by piece how many lines of
+    its file come before its own; `kept`: there may be kept units. Returns how many rows another
+    one's request answers, and how many kept units there are.
     """
     local = Files(str(folder))
     part_paths = [paths.part_name(number) for number in range(parts)]
@@ -49,7 +52,8 @@ def note_repeats(
         [(kept_units,)] = connection.execute(_KEPT_UNITS).fetchall()
         [(repeated,)] = connection.execute("SELECT count(*) FROM repeated_units").fetchall()
         if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
-            _refuse_duplicate_ids(list(joins.batches(connection, _DUPLICATE_IDS)), spec, partition)
+            found = list(joins.batches(connection, _DUPLICATE_IDS))
+            _refuse_duplicate_ids(found, lines_before, spec, partition)
         count = 0
         path = folder / snapshots.DUPLICATES
         with pq.ParquetWriter(path, snapshots.DUPLICATES_SCHEMA, compression="zstd") as writer:
@@ -81,8 +85,9 @@ _REPEATED = """
         WHERE unit IS NOT NULL GROUP BY unit HAVING count(*) > 1
 """
 _DUPLICATE_IDS = f"""
-    SELECT id, count(*) AS rows, list(source || ':' || "row" ORDER BY ordinal)[:3] AS places,
-           count(*) OVER () AS ids
+    SELECT id, count(*) OVER () AS ids,
+           list({{piece: ordinal // {snapshots.ORDINALS_A_PIECE}, source: source, "row": "row"}}
+                ORDER BY ordinal)[:3] AS places
     FROM snapshot SEMI JOIN repeated_ids USING (id)
     GROUP BY id ORDER BY min(ordinal) LIMIT {EXAMPLES}
 """  # noqa: S608  # made of constants
@@ -94,10 +99,19 @@ _DUPLICATE_UNITS = """
 """
 
 
-def _refuse_duplicate_ids(found: list[pa.RecordBatch], spec: JobSpec, partition: str) -> None:
+def _refuse_duplicate_ids(
+    found: list[pa.RecordBatch], lines_before: Sequence[int], spec: JobSpec, partition: str
+) -> None:
     rows = [row for batch in found for row in batch.to_pylist()]
+
+    def places(row: dict[str, Any]) -> str:
+        return ", ".join(
+            f"{place['source']}:{lines_before[place['piece']] + place['row']}"
+            for place in row["places"]
+        )
+
     if rows:
-        named = "; ".join(f"{row['id']!r} in {', '.join(row['places'])}" for row in rows)
+        named = "; ".join(f"{row['id']!r} in {places(row)}" for row in rows)
         raise InputDataError(
             f"{spec.name} {partition}: {rows[0]['ids']:,} ids of column "
             f"{spec.input.id_column!r} occur more than once, so answers could not be told apart; "

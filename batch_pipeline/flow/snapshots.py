@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from batch_pipeline.state.files import Files
     from batch_pipeline.state.inputs import NewSnapshot
 
-# `problem` says why a row is not sent; `problem_status` is then its status in the results.
+# `problem` says why a row is not sent; `problem_status` is then its status in the results. A line's
+# `row` counts from where its piece begins.
 # `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of
 # the former declaration that made the request of a kept unit. `places` is where in `input` the
 # texts of the request lie (`row_json.places_of`), if that is known. Older snapshots lack both.

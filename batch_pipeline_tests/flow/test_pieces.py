@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import dataset, head_start, pieces
 from batch_pipeline.flow.columns import LinesSeen, Wanted
-from batch_pipeline.flow.pieces import pieces_of
+from batch_pipeline.flow.pieces import pieces_of, with_lines_counted
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.readers import Row, read_rows, read_section
 from batch_pipeline.flow.sources import Sources, find_sources
@@ -32,7 +32,7 @@ def read_in_pieces(sources: Sources) -> list[Row]:
     return [
         row
         for piece in pieces_of(sources)
-        for section in piece
+        for section in map(with_lines_counted, piece)
         for row in read_section(
             section, WANTED, LinesSeen({"text"}) if section.end is not None else None
         )
@@ -64,6 +64,7 @@ def test_lines_are_the_same_in_pieces_of_any_size(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_BYTES", size)
         patch.setattr(pieces, "_BLOCK_BYTES", 7)
+        patch.setattr(pieces, "_COUNTED_BYTES", 5)
         assert read_in_pieces(sources_of(path)) == whole
 
 
@@ -81,15 +82,31 @@ def test_row_groups_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_small_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_FILES", 4)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 4_100)
+    monkeypatch.setattr(pieces, "_FILE_BYTES", 1_000)
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text("a text")
     assert [len(piece) for piece in pieces_of(sources_of(tmp_path / "*.txt"))] == [4, 4, 2]
 
 
+def test_the_last_pieces_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(pieces, "_LEAST_BYTES", 1_000)
+    monkeypatch.setattr(pieces, "_FILE_BYTES", 0)
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_bytes(b"123456789\n" * 10_000)
+    cut = list(pieces_of(sources_of(tmp_path / "*.jsonl")))
+    sizes = [(section.end or 0) - section.start for [section] in cut]
+    assert sum(sizes) == 200_000
+    assert sizes[:10] == [10_000] * 10  # all of the first file
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-2] == 1_000 >= sizes[-1]
+
+
 @pytest.fixture
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1_000)
+    monkeypatch.setattr(pieces, "_FILE_BYTES", 0)
     monkeypatch.setattr(head_start, "PROCESSES_FROM_BYTES", 0)
 
 
@@ -123,6 +140,28 @@ def test_the_first_mistake_of_the_input_is_the_one_that_is_told(
     pipeline = Pipeline(support.settings(tmp_path / "home", workers=workers))
     sources = dataset.find_input(pipeline, spec, "all")
     with pytest.raises(InputDataError, match=r"line 41: not JSON"):
+        dataset.read_snapshot(pipeline, spec, "all", sources)
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            [*documents(50), documents(1)[0], *documents(9, start=50)],
+            r"'Akte 0/ä' in .*:1, .*:51\.",
+        ),
+        ([*documents(50), *({"id": str(number)} for number in range(30))], r"'0' \(.*:51\)"),
+    ],
+    ids=["an id twice", "rows without a text"],
+)
+def test_a_line_is_named_by_its_number_in_the_file(
+    tmp_path: Path, rows: list[Any], told: str
+) -> None:
+    spec = job(write_rows(tmp_path / "in.jsonl", rows), pilot={"max_error_rate": 0.1})
+    pipeline = Pipeline(support.settings(tmp_path / "home", workers=2))
+    sources = dataset.find_input(pipeline, spec, "all")
+    with pytest.raises(InputDataError, match=told):
         dataset.read_snapshot(pipeline, spec, "all", sources)
 
 
