@@ -10,6 +10,8 @@ environment says about a library holds.
 - pydantic looks through all that is installed for plugins of its own: 0.1 seconds.
 - The SDK loads aiohttp for a client that is not used, and aiohttp reads the system's certificates
   twice as it loads: 0.1 seconds.
+- Python looks for each module of a package under every ending that a module may have. The SDK has
+  3,000 modules: 0.1 seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 
 _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
@@ -49,16 +52,55 @@ def lighten_libraries() -> None:
         sys.meta_path.insert(0, _PANDAS)
 
 
+class _Straight(MetaPathFinder):
+    """Finds the modules of a package that is all Python source, with one look into each folder."""
+
+    def __init__(self, package: str) -> None:
+        self._inside = f"{package}."
+        self._folders: dict[str, frozenset[str]] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None or not fullname.startswith(self._inside) or len(path) != 1:
+            return None
+        folder = path[0]
+        name = fullname.rpartition(".")[2]
+        if f"{name}.py" in self._names(folder):
+            found, at = None, f"{folder}/{name}.py"
+        elif name in self._names(folder) and "__init__.py" in self._names(f"{folder}/{name}"):
+            found, at = [f"{folder}/{name}"], f"{folder}/{name}/__init__.py"
+        else:
+            return None
+        spec = ModuleSpec(fullname, SourceFileLoader(fullname, at), origin=at)
+        spec.submodule_search_locations = found
+        spec.has_location = True
+        if sys.pycache_prefix is None and not sys.flags.optimize:
+            # Python's own function for it takes half as long as all else.
+            above, _, file = at.removesuffix(".py").rpartition("/")
+            spec.cached = f"{above}/__pycache__/{file}.{sys.implementation.cache_tag}.pyc"
+        return spec
+
+    def _names(self, folder: str) -> frozenset[str]:
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = frozenset(os.listdir(folder))  # noqa: PTH208
+            except OSError:
+                self._folders[folder] = frozenset()
+        return self._folders[folder]
+
+
 @contextmanager
-def left_out(name: str) -> Iterator[None]:
-    """What this thread loads in the block does without a module that it can do without."""
+def loading_lightly(package: str, *, without: str) -> Iterator[None]:
+    """Load a package of Python source without a module that it can do without."""
     if _PANDAS not in sys.meta_path:
         # Somebody else's process, where the module may be wanted.
         yield
         return
-    absent = _Absent(name, threading.get_ident())
-    sys.meta_path.insert(0, absent)
+    finders = [_Absent(without, threading.get_ident()), _Straight(package)]
+    sys.meta_path[:0] = finders
     try:
         yield
     finally:
-        sys.meta_path.remove(absent)
+        for finder in finders:
+            sys.meta_path.remove(finder)

@@ -2,53 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from functools import cache
+from typing import Any
 
 import pytest
 
 PROGRAM = """
-import os, sys
+import json, os, sys
 from batch_pipeline.cli import main
 sys.argv = ["batch-pipeline", "--help"]
 try:
     main()
 finally:
     import pyarrow as pa
-    from batch_pipeline.libraries import left_out
+    from batch_pipeline.libraries import loading_lightly
     pa.array([1])
-    with left_out("aiohttp"):
+    with loading_lightly("anthropic", without="aiohttp"):
         import anthropic
-    loaded = {"pandas", "aiohttp"} & sys.modules.keys()
+    loaded = sorted({"pandas", "aiohttp"} & sys.modules.keys())
     import aiohttp
-    names = "OPENBLAS_NUM_THREADS", "PYDANTIC_DISABLE_PLUGINS"
-    print(*sorted(loaded), *map(os.environ.get, names), file=sys.stderr)
+    print(json.dumps({
+        "loaded": loaded,
+        "threads": os.environ.get("OPENBLAS_NUM_THREADS"),
+        "plugins": os.environ.get("PYDANTIC_DISABLE_PLUGINS"),
+        "sdk": {
+            name: [
+                type(module.__loader__).__name__, module.__package__, module.__file__,
+                getattr(module, "__cached__", None), list(getattr(module, "__path__", [])),
+                module.__spec__.has_location, module.__spec__.origin, module.__spec__.cached,
+            ]
+            for name, module in sys.modules.items()
+            if name.split(".")[0] == "anthropic" and "aiohttp" not in name
+        },
+    }), file=sys.stderr)
 """
 SOMEBODYS = PROGRAM.replace("main()", "main(sys.argv[1:])")
 
 
-@pytest.mark.parametrize(
-    ("code", "given", "expected"),
-    [
-        (PROGRAM, {}, "1 __all__"),
-        (PROGRAM, {"OPENBLAS_NUM_THREADS": "2", "PYDANTIC_DISABLE_PLUGINS": "mine"}, "2 mine"),
-        (SOMEBODYS, {}, "aiohttp pandas None None"),
-    ],
-    ids=["the program", "in an environment that says otherwise", "a process that calls it"],
-)
-def test_what_a_process_does_without(code: str, given: dict[str, str], expected: str) -> None:
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"OPENBLAS_NUM_THREADS", "PYDANTIC_DISABLE_PLUGINS"}
-    }
+@cache
+def process(code: str, threads: str = "", plugins: str = "") -> dict[str, Any]:
+    given = {"OPENBLAS_NUM_THREADS": threads, "PYDANTIC_DISABLE_PLUGINS": plugins}
+    environ = {name: value for name, value in os.environ.items() if name not in given}
     ended = subprocess.run(
         [sys.executable, "-c", code],
-        env=environ | given,
+        env=environ | {name: value for name, value in given.items() if value},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.splitlines()[-1] == expected
+    result: dict[str, Any] = json.loads(ended.stderr.splitlines()[-1])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "loaded", "threads", "plugins"),
+    [
+        (PROGRAM, (), [], "1", "__all__"),
+        (PROGRAM, ("2", "mine"), [], "2", "mine"),
+        (SOMEBODYS, (), ["aiohttp", "pandas"], None, None),
+    ],
+    ids=["the program", "in an environment that says otherwise", "a process that calls it"],
+)
+def test_what_a_process_does_without(
+    code: str,
+    given: tuple[str, ...],
+    loaded: list[str],
+    threads: str | None,
+    plugins: str | None,
+) -> None:
+    found = process(code, *given)
+    assert [found[name] for name in ("loaded", "threads", "plugins")] == [loaded, threads, plugins]
+
+
+def test_the_sdk_is_loaded_from_where_python_itself_finds_it() -> None:
+    ours, pythons = (process(code)["sdk"] for code in (PROGRAM, SOMEBODYS))
+    assert len(ours) > 1_000
+    assert ours == pythons
