@@ -19,7 +19,8 @@ export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # As pip does for all that is not installed from here; else each process compiles it where Python may
 # write no bytecode.
-COMPILE := $(BIN)/python -m compileall -q batch_pipeline
+COMPILE := $(BIN)/python -m compileall -q batch_pipeline && env -u PYTHONDONTWRITEBYTECODE \
+	$(BIN)/python -m batch_pipeline.money.compiled_templates
 
 .PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo

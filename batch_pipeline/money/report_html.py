@@ -92,8 +92,11 @@ def render(report: Report) -> str:
 
 @cache
 def template() -> Template:
-    """The page's template, compiled with its parts: that takes longer than to fill it in."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415  # slow to load
+    """The page's template with its parts; to compile them takes longer than to fill them in."""
+    # Slow to load.
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
+    from batch_pipeline.money.compiled_templates import CompiledTemplates  # noqa: PLC0415
 
     environment = Environment(
         loader=PackageLoader("batch_pipeline.money"),
@@ -101,6 +104,7 @@ def template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=CompiledTemplates(),
     )
     environment.filters |= {
         "usd": usd,
