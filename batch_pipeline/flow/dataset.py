@@ -161,17 +161,17 @@ class _Whole:
                         lines_before = seen[1].lines
                         seen[1].add(prepared.seen)
                 self.lines_before.append(lines_before)
-                for path in self._add(prepared, folder):
+                for path in self._add(prepared):
                     if durable:
                         flush_soon(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
 
-    def _add(self, piece: Prepared, folder: Path) -> list[Path]:
+    def _add(self, piece: Prepared) -> list[Path]:
         """Returns where its files are now."""
-        added = []
+        added: list[Path] = []
         for part in piece.parts:
-            added.append(part.replace(folder / paths.part_name(self.parts)))
+            added += name_part(part, self.parts)
             self.parts += 1
         self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
         self.content.update(piece.digests)
@@ -183,6 +183,17 @@ class _Whole:
         found = piece.problems[: EXAMPLES - len(self.problems)]
         self.problems += [problem.told(self.lines_before[-1]) for problem in found]
         return added
+
+
+def name_part(part: Path, number: int) -> list[Path]:
+    """Give a new part its name in the snapshot; where its files are then."""
+    named = [part.with_name(paths.part_name(number))]
+    part.replace(named[0])
+    documents = Path(paths.documents_of(str(part)))
+    if documents.exists():
+        named.append(Path(paths.documents_of(str(named[0]))))
+        documents.replace(named[1])
+    return named
 
 
 def _is_room_for(sources: Sources, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.columns import LinesSeen, Wanted, place_of
 from batch_pipeline.flow.formats import read_format, row_of_line
 from batch_pipeline.flow.pieces import Section
-from batch_pipeline.flow.regular_rows import read_lines
+from batch_pipeline.flow.regular_rows import Lines, read_lines
 from batch_pipeline.flow.row_json import (
     CellProblem,
     JsonRow,
@@ -26,7 +26,7 @@ from batch_pipeline.flow.row_json import (
     values_and_problem,
 )
 from batch_pipeline.flow.sources import Kind, SourceFile, Sources, is_remote
-from batch_pipeline.flow.streams import open_stream
+from batch_pipeline.flow.streams import open_stream, unbuffered
 
 __all__ = ["Row", "read_rows", "read_section", "row_values"]
 
@@ -55,6 +55,24 @@ class Row(NamedTuple):
         return row_values(self.input, self.columns)[0] if self.parsed is None else self.parsed
 
 
+class CommonRows(NamedTuple):
+    """Rows of a jsonl file that are common lines, one after the other: `number` is the first one's.
+    They are there until the next ones are read."""
+
+    lines: Lines
+    source: str
+    number: int
+    columns: tuple[str, ...]
+
+    def row(self, number: int) -> Row:
+        """One of them, to be kept."""
+        line, text = self.lines.lines[number - self.number], self.lines.text(number - self.number)
+        return Row(line.id, text, self.source, number, self.columns, places=line.places)
+
+    def rows(self) -> Iterator[Row]:
+        return map(self.row, range(self.number, self.number + len(self.lines.lines)))
+
+
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
     """All rows of the files, in order, with memory bounded by the largest row (or text file).
 
@@ -68,14 +86,25 @@ def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Itera
 
 def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None) -> Iterator[Row]:
     """The rows of a file, or of a part of one; see `read_rows` and `formats.read_format`."""
+    for found in read_together(section, wanted, seen):
+        if isinstance(found, Row):
+            yield found
+        else:
+            yield from found.rows()
+
+
+def read_together(
+    section: Section, wanted: Wanted, seen: LinesSeen | None = None
+) -> Iterator[Row | CommonRows]:
+    """`read_section`, with the common lines of a block together."""
     file, number = section.file, 0
     try:
         with open_stream(file) as stream:
             jsonl = file.kind is Kind.JSONL
-            rows = (_read_lines if jsonl else _read_cells)(stream, section, wanted, seen)
-            for row in rows:
-                number = row.number
-                yield row
+            read = _read_lines if jsonl else _read_cells
+            for found in read(stream, section, wanted, seen):
+                number = found.number
+                yield found
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
@@ -89,30 +118,35 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
 
 def _read_cells(
     stream: BinaryIO, section: Section, wanted: Wanted, _seen: LinesSeen | None
-) -> Iterator[Row]:
+) -> Iterator[Row | CommonRows]:
     for number, row in read_format(stream, section, wanted):
         yield _row(row, section.file, number, wanted)
 
 
 def _read_lines(
     stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None
-) -> Iterator[Row]:
-    file = section.file
+) -> Iterator[Row | CommonRows]:
+    file, number = section.file, section.first
     so_far = LinesSeen(set(wanted.columns)) if seen is None else seen
     size = None
+    stream = unbuffered(stream)
     if section.end is not None:
         stream.seek(section.start)
         size = section.end - section.start
-    for number, line in enumerate(read_lines(stream, size, wanted), section.first):
-        so_far.lines += 1
-        # What is told of a missing column are the columns of the first row.
-        if line.id is not None and so_far.first is not None:
+    for found in read_lines(stream, size, wanted):
+        so_far.lines += len(found.lines) if isinstance(found, Lines) else 1
+        if isinstance(found, Lines):
+            if so_far.first is None:
+                # What is told of a missing column are the columns of the first row.
+                row_of_line(found.text(0), file, number, wanted, so_far)
             so_far.unseen.clear()
-            yield Row(line.id, line.text, file.path, number, wanted.columns, places=line.places)
+            yield CommonRows(found, file.path, number, wanted.columns)
+            number += len(found.lines)
             continue
-        row = row_of_line(line.text, file, number, wanted, so_far)
+        row = row_of_line(found, file, number, wanted, so_far)
         if row is not None:
             yield _row(as_written(row, wanted.columns), file, number, wanted)
+        number += 1
     if seen is None:
         so_far.check(file, wanted)
 

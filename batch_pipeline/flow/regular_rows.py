@@ -1,9 +1,9 @@
-"""The common line of a jsonl file, found block by block: its id, and where its texts lie.
+"""The common line of a jsonl file: its id, and where its texts lie.
 
-Belongs here: what can be told of many lines at once from where their quotes and escapes stand, so
-that long texts are not parsed. Whatever is not common about a line (a long text within a list,
-a prompt of what is no text, a mistake) leaves it to `formats.row_of_line` and `row_json`, which can
-read any line; of a common one they would make the same.
+Belongs here: what can be told of a line from where its quotes and escapes stand, so that long texts
+are not parsed. Whatever is not common about a line (a long text within a list, a prompt of what is
+no text, a mistake) leaves it to `formats.row_of_line` and `row_json`, which can read any line; of a
+common one they would make the same.
 """
 
 from __future__ import annotations
@@ -12,153 +12,139 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import orjson
-import pyarrow as pa
 
 from batch_pipeline.flow.columns import Wanted
+from batch_pipeline.flow.line_blocks import Block, read_blocks
+from batch_pipeline.flow.line_forms import Form, Line, form_of
 
-# What is looked through several times stays in the processor's cache.
-BLOCK_BYTES = 512 << 10
 # Longer texts are taken out of a line before it is parsed.
 LONG_BYTES = 64
+# How often in a block a form is made of a line, if lines are of many.
+_FORMS_A_BLOCK = 4
 
-_NEWLINE, _RETURN, _QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'\n\r"\\{}'
-# Stands for a text that was taken out, with its number behind it. Lines of a block that has this
-# character by itself are not common, nor is a line that may have it as an escape, or one that has
+_OPEN, _CLOSE = b"{}"
+# Stands for a text that was taken out, with its number behind it. A line that has this character
+# beside its long texts is not common, nor is one that may have it as an escape, or one that has
 # more such texts than there are marks.
 _MARK = b"\x7f"
 _MARK_ESCAPED = b"\\u007"
 _MARKS = [_MARK + b"%d" % number for number in range(100)]
 _MARKED = {mark.decode(): number for number, mark in enumerate(_MARKS)}
-# What may follow a backslash in JSON as orjson writes it. It writes `\u001f` and the like too, so
-# rarely that these may be parsed.
-_USUAL = np.zeros(256, dtype=bool)
-_USUAL[list(b'"\\bfnrt')] = True
 
-Positions = npt.NDArray[np.int64]
+Names = Sequence[tuple[str, bytes]]
 
 
-class Line(NamedTuple):
-    """A line without its end. Of a common one the id and the places of its texts are known, and its
-    texts are written as orjson would write them; see `row_json.places_of`."""
+class Lines(NamedTuple):
+    """Common lines that follow each other in `data`, from `start` to `end`, which is overwritten
+    once the next ones are read."""
+
+    data: memoryview
+    start: int
+    end: int
+    lines: list[Line]
+
+    def text(self, number: int) -> bytes:
+        """A copy of one of them."""
+        return bytes(self.data[self.lines[number].start : self.lines[number].end])
+
+
+def read_lines(stream: BinaryIO, size: int | None, wanted: Wanted) -> Iterator[Lines | bytes]:
+    """All lines of a stream from where it stands, or those of its next `size` bytes, which end with
+    a line: common ones together, any other one by itself, without its end.
+
+    Lines end at \\n alone, not at U+2028.
+    """
+    finder = _Finder(wanted)
+    for block in read_blocks(stream, size):
+        if block.is_text:
+            yield from finder.lines(block)
+        else:
+            yield from bytes(block.data[: block.size]).removesuffix(b"\n").split(b"\n")
+
+
+class _Finder:
+    """Finds common lines, before all by the form that those before them had."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._names = [(column, orjson.dumps(column) + b":") for column in wanted.columns]
+        self._form: Form | None = None
+
+    def lines(self, block: Block) -> Iterator[Lines | bytes]:
+        view, form = memoryview(block.data), self._form
+        unusual = iter(block.unusual)
+        next_unusual = next(unusual, block.size)
+        forms_left, missed = _FORMS_A_BLOCK, form is None
+        common: list[Line] = []
+        begin = start = at = 0
+        while start < block.size:
+            begin = begin if common else start
+            if form is not None:
+                former = at
+                at, start = form.follow(block, at, start, next_unusual, common)
+                missed = missed and at == former
+                if start == block.size:
+                    break
+            after, end = block.next_line(at)
+            found = self._parsed(block, at, after, start, end, escaped=next_unusual < end)
+            while next_unusual < end:
+                next_unusual = next(unusual, block.size)
+            if isinstance(found, Line):
+                common.append(found)
+                if missed and forms_left:
+                    form = self._form = form_of(block, at, start, self._wanted)
+                    forms_left -= 1
+            else:
+                if common:
+                    yield Lines(view, begin, start, common)
+                    common = []
+                yield found
+            missed = True
+            start, at = end, after
+        if common:
+            yield Lines(view, begin, block.size, common)
+
+    def _parsed(
+        self, block: Block, at: int, after: int, start: int, end: int, *, escaped: bool
+    ) -> Line | Lines | bytes:
+        """The line from `start` to `end`, whose quotes and the like are those from `at` to `after`:
+        a common one as it lies there, or written anew; any other one by itself."""
+        kinds, places = block.kinds, block.places
+        if kinds.endswith(b"\n", at, after):
+            after, end = after - 1, end - 1
+            if kinds.endswith(b"\r", at, after) and places[after - 1] == end - 1:
+                after, end = after - 1, end - 1
+        text = bytes(block.data[start:end])
+        quotes = places[at:after]
+        if not (
+            kinds.count(b'"', at, after) == len(quotes)
+            and len(quotes) % 2 == 0
+            and len(text) > 1
+            and text[0] == _OPEN
+            and text[-1] == _CLOSE
+        ):
+            return text
+        texts = [
+            (first + 1 - start, last - start)
+            for first, last in zip(quotes[::2], quotes[1::2], strict=True)
+            if last - first > LONG_BYTES + 1
+        ]
+        found = _common(text, texts, escaped, self._wanted.id_column, self._names)
+        if found is None:
+            return text
+        if found.text is text:
+            return Line(found.id, start, end, found.places)
+        size = len(found.text)
+        return Lines(memoryview(found.text), 0, size, [Line(found.id, 0, size, found.places)])
+
+
+class _Found(NamedTuple):
+    """A common line, perhaps written anew."""
 
     text: bytes
-    id: str | None = None
-    places: tuple[int, ...] | None = None
-
-
-def read_lines(stream: BinaryIO, size: int | None, wanted: Wanted) -> Iterator[Line]:
-    """All lines of a stream from where it stands, or those of its next `size` bytes, which end with
-    a line. Lines end at \\n alone, not at U+2028."""
-    names = [(column, orjson.dumps(column) + b":") for column in wanted.columns]
-    while size is None or size > 0:
-        data = stream.read(BLOCK_BYTES if size is None else min(BLOCK_BYTES, size))
-        if not data:
-            return
-        if not data.endswith(b"\n"):
-            data += stream.readline()
-        if size is not None:
-            size -= len(data)
-        yield from _lines(data, wanted.id_column, names)
-
-
-def _lines(data: bytes, id_column: str, names: Sequence[tuple[str, bytes]]) -> Iterator[Line]:
-    block = None if _MARK in data or not _is_utf8(data) else _look_through(data)
-    if block is None:
-        yield from map(Line, data.removesuffix(b"\n").split(b"\n"))
-        return
-    first = block.long_from[0]
-    for start, end, regular, escaped, after in zip(
-        block.starts, block.ends, block.regular, block.escaped, block.long_from[1:], strict=True
-    ):
-        line = data[start:end]
-        found = None
-        if regular:
-            texts = [(a - start, b - start) for a, b in block.long[first:after]]
-            found = _common(line, texts, escaped, id_column, names)
-        first = after
-        yield found or Line(line)
-
-
-class _Block(NamedTuple):
-    """Of each line of a block: where it lies, whether it may be a common one, and whether it has
-    unusual escapes; and the places of all long texts, with the number of the first one of each
-    line, and of the line after the last."""
-
-    starts: list[int]
-    ends: list[int]
-    regular: list[bool]
-    escaped: list[bool]
-    long_from: list[int]
-    long: list[list[int]]
-
-
-def _look_through(data: bytes) -> _Block:
-    raw = np.frombuffer(data, np.uint8)
-    controls = np.flatnonzero(raw < ord(" "))
-    kinds = raw[controls]
-    ends = controls[kinds == _NEWLINE]
-    if not data.endswith(b"\n"):
-        ends = np.append(ends, len(data))
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    returns = (ends > starts) & (raw[ends - 1] == _RETURN)
-    ends = ends - returns
-    regular = (ends - starts > 1) & (raw[starts] == _OPEN) & (raw[ends - 1] == _CLOSE)
-    # Control characters within a line: between its cells, or a mistake.
-    within = controls[kinds != _NEWLINE]
-    if len(within) > np.count_nonzero(returns):
-        within = within[~np.isin(within, ends[returns])]
-        regular[_lines_of(within, starts)] = False
-
-    is_quote = raw == _QUOTE
-    escaped = np.zeros(len(starts), dtype=bool)
-    if b"\\" in data:
-        escapes = _escapes(np.flatnonzero(raw == _BACKSLASH))
-        # One at the very end escapes nothing; its line does not end as a row does.
-        after = np.minimum(escapes + 1, len(raw) - 1)
-        is_quote[after] = False
-        escaped[_lines_of(escapes[~_USUAL[raw[after]]], starts)] = True
-    quotes = np.flatnonzero(is_quote)
-    counts = np.diff(np.searchsorted(quotes, starts), append=len(quotes))
-    even = counts % 2 == 0
-    regular &= even
-    if not even.all():
-        quotes = quotes[np.repeat(even, counts)]
-    pairs = quotes.reshape(-1, 2)
-    long = pairs[pairs[:, 1] - pairs[:, 0] > LONG_BYTES + 1] + (1, 0)
-    long_from = np.searchsorted(long[:, 0], np.append(starts, len(raw)))
-    columns = (starts, ends, regular, escaped, long_from, long)
-    return _Block(*(column.tolist() for column in columns))
-
-
-def _lines_of(positions: Positions, starts: Positions) -> Positions:
-    """The numbers of the lines that bytes are in."""
-    numbers: Positions = np.searchsorted(starts, positions, side="right") - 1
-    return numbers
-
-
-def _escapes(backslashes: Positions) -> Positions:
-    """Of the places of all backslashes those that begin an escape: of a run each second one."""
-    follows = np.diff(backslashes, prepend=-2) == 1
-    if follows.any():
-        numbers = np.arange(len(backslashes))
-        run_starts = np.maximum.accumulate(np.where(follows, 0, numbers))
-        backslashes = backslashes[(numbers - run_starts) % 2 == 0]
-    return backslashes
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    offsets = pa.py_buffer(np.array([0, len(data)], np.int64))
-    text = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(data))
-    try:
-        text.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
+    id: str
+    places: tuple[int, ...]
 
 
 def _common(
@@ -166,10 +152,12 @@ def _common(
     texts: Sequence[tuple[int, int]],
     escaped: bool,
     id_column: str,
-    names: Sequence[tuple[str, bytes]],
-) -> Line | None:
+    names: Names,
+) -> _Found | None:
     """A line whose long texts lie at these places, if it is a common one."""
     short = _without(line, texts)
+    if short.count(_MARK) != len(texts):
+        return None
     cells = _cells(short, len(texts), escaped=escaped)
     row_id = cells.get(id_column)
     if type(row_id) is int:
@@ -188,7 +176,7 @@ def _common(
         if place is None:
             return None
         places += place
-    return Line(line, row_id, tuple(places))
+    return _Found(line, row_id, tuple(places))
 
 
 def _cells(short: bytes, texts: int, *, escaped: bool) -> dict[str, Any]:
@@ -200,7 +188,7 @@ def _cells(short: bytes, texts: int, *, escaped: bool) -> dict[str, Any]:
         cells: dict[str, Any] = orjson.loads(short)
     except orjson.JSONDecodeError:
         return {}
-    if texts and sum(type(cell) is str and cell in _MARKED for cell in cells.values()) != texts:
+    if texts and sum([type(cell) is str and cell in _MARKED for cell in cells.values()]) != texts:
         return {}
     return cells
 

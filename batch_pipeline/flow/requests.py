@@ -151,7 +151,9 @@ class RequestBuilder:
         pieces.append(self._end)
         return pieces
 
-    def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
+    def fingerprint_and_size(
+        self, row: bytes | memoryview, places: Sequence[int]
+    ) -> tuple[str, int]:
         """Of what `splice` makes of a row, without making it."""
         digest, size = self._begun.copy(), self._constant_bytes
         view = memoryview(row)

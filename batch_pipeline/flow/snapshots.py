@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.paths import part_name
+from batch_pipeline.flow.paths import documents_of, part_name
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
     from batch_pipeline.state.inputs import NewSnapshot
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results. A line's
-# `row` counts from where its piece begins.
-# `request_bytes` is the size of the parameters as they go on the wire. `kept_from` is the hash of
-# the former declaration that made the request of a kept unit. `places` is where in `input` the
-# texts of the request lie (`row_json.places_of`), if that is known. Older snapshots lack both.
+# `row` counts from where its piece begins. `request_bytes` is the size of the parameters as they go
+# on the wire. The row itself, as JSON, is so many `bytes` of the part's documents, from `at` on.
+# `kept_from` is the hash of the former declaration that made the request of a kept unit. `places`
+# is where in the row the texts of the request lie (`row_json.places_of`), if that is known. Older
+# snapshots lack the last two.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -39,9 +39,18 @@ SCHEMA = pa.schema(
         pa.field("problem", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
-        pa.field("input", pa.binary(), nullable=False),
+        pa.field("at", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
         pa.field("kept_from", pa.string()),
         pa.field("places", pa.list_(pa.int64())),
+    ]
+)
+# In packed snapshots and older ones the rows are a column.
+PACKED_SCHEMA = pa.schema(
+    [
+        pa.field("input", pa.binary(), nullable=False) if field.name == "bytes" else field
+        for field in SCHEMA
+        if field.name != "at"
     ]
 )
 # Items that the request of an earlier item (`first_ordinal`) answers. Without any there is no file.
@@ -54,118 +63,16 @@ DUPLICATES_SCHEMA = pa.schema(
         pa.field("first_ordinal", pa.int64(), nullable=False),
     ]
 )
-# Small row groups: a retry reads a few rows from anywhere without decompressing its surroundings.
-ROW_GROUP_ROWS = 1_000
-ROW_GROUP_BYTES = 3 << 20
-PART_ROWS = 50_000
-PART_BYTES = 256 << 20
+# Rows that lie within so many bytes are read at once, unless there is so much between them.
+READ_BYTES = 1 << 20
+_GAP_BYTES = 64 << 10
+_READ = ["input", "at", "bytes", "places"]
 # Parts are looked at together up to so many rows, and so many parts if their sizes differ: a look
 # takes a query 10 ms each time.
 ROWS_TOGETHER = 20_000
 MOST_TOGETHER = 8
-
-
-# How a column is written follows from what is in it: a text that hardly ever comes twice is not
-# looked up in a dictionary.
-_WRITTEN = {
-    # Only after so many rows it is looked whether a page is full: with pyarrow's 1,024 a row group
-    # of large documents would be one page, held several times while it is compressed.
-    "write_batch_size": 64,
-    "use_dictionary": ["problem_status", "problem", "source", "kept_from"],
-    # Rows are found by it, see `read_inputs`.
-    "write_statistics": ["ordinal"],
-}
-# zstd at its lowest level, which is what it is without a word. To compress the documents takes as
-# long as all else that is done for them: it is done where room or the network is short.
-_PACKED = "zstd"
-_PLAIN = {
-    **{field.name: "zstd" for field in SCHEMA},
-    "places.list.element": "zstd",
-    "input": "none",
-}
 # Rows of a piece count from a multiple of this: pieces are written at the same time.
 ORDINALS_A_PIECE = 1 << 32
-
-
-class SnapshotRow(NamedTuple):
-    """One row of `SCHEMA` without its ordinal, in the same order."""
-
-    id: str
-    unit: str | None
-    fingerprint: str | None
-    request_bytes: int | None
-    problem_status: str | None
-    problem: str | None
-    source: str
-    row: int
-    input: bytes
-    kept_from: str | None = None
-    places: Sequence[int] | None = None
-
-
-class SnapshotWriter:
-    """Writes the rows of one piece into part files of a local folder, holding one row group.
-
-    `packed`: the documents are compressed.
-    """
-
-    def __init__(self, folder: Path, piece: int = 0, *, packed: bool = False) -> None:
-        self._folder = folder
-        self._compression = _PACKED if packed else _PLAIN
-        self._piece = piece
-        self._rows: list[SnapshotRow] = []
-        self._row_bytes = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._part_rows = 0
-        self._part_bytes = 0
-        self.parts: list[Path] = []
-        self.items = 0
-
-    def add(self, row: SnapshotRow) -> None:
-        self._rows.append(row)
-        self._row_bytes += len(row.input)
-        if len(self._rows) >= ROW_GROUP_ROWS or self._row_bytes >= ROW_GROUP_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._close_part()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None:
-            path = self._folder / f"piece-{self._piece:06d}-{len(self.parts):05d}.parquet"
-            self._writer = pq.ParquetWriter(path, SCHEMA, compression=self._compression, **_WRITTEN)
-            self.parts.append(path)
-        first = self._piece * ORDINALS_A_PIECE + self.items
-        columns = [range(first, first + len(self._rows)), *zip(*self._rows, strict=True)]
-        arrays = [
-            _documents(column) if field.name == "input" else pa.array(column, field.type)
-            for column, field in zip(columns, SCHEMA, strict=True)
-        ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self.items += len(self._rows)
-        self._part_rows += len(self._rows)
-        self._part_bytes += self._row_bytes
-        self._rows, self._row_bytes = [], 0
-        if self._part_rows >= PART_ROWS or self._part_bytes >= PART_BYTES:
-            self._close_part()
-
-    def _close_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._part_rows, self._part_bytes = None, 0, 0
-
-
-def _documents(rows: Sequence[bytes]) -> pa.Array[Any]:
-    """As an Arrow array: Arrow itself would copy them again and again while it grows."""
-    data = b"".join(rows)
-    if len(data) >= 1 << 31:  # more than its offsets can say: Arrow's error tells it
-        return pa.array(rows, pa.binary())
-    ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(rows), buffers)
 
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:
@@ -205,14 +112,14 @@ class Input(NamedTuple):
 
 
 class InputView(NamedTuple):
-    """An input row where it lies in its row group, which stays in memory as long as the view."""
+    """An input row where it lies among others, which stay in memory as long as the view."""
 
     text: memoryview
     places: Sequence[int] | None
 
 
 def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[Input]:
-    """The input rows with these ordinals, which ascend; one row group in memory."""
+    """The input rows with these ordinals, which ascend; a row group or `READ_BYTES` in memory."""
     for view in read_views(files, snapshot, ordinals):
         yield Input(bytes(view.text), view.places)
 
@@ -232,19 +139,47 @@ def read_views(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> 
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
                 if ordinal is not None and ordinal < end:
-                    rows = parquet.read_row_group(
-                        group, columns=["input", "places"], use_threads=False
-                    )
                     found = [ordinal - start]
                     while (ordinal := next(wanted, None)) is not None and ordinal < end:
                         found.append(ordinal - start)
-                    yield from _views(rows, found)
+                    rows = parquet.read_row_group(group, columns=_READ, use_threads=False)
+                    if "input" in rows.column_names:
+                        yield from _packed_views(rows, found)
+                    else:
+                        with files.open(documents_of(path)) as documents:
+                            yield from _views(documents, documents_of(path), rows, found)
                 start = end
         if ordinal is None:
             return
 
 
-def _views(rows: pa.Table, found: Sequence[int]) -> Iterator[InputView]:
+def _views(
+    documents: BinaryIO, path: str, rows: pa.Table, found: Sequence[int]
+) -> Iterator[InputView]:
+    """What lies together is read at once."""
+    rows = rows if len(found) == len(rows) else rows.take(found)
+    begins, sizes, places = (rows.column(name).to_pylist() for name in ("at", "bytes", "places"))
+    first = 0
+    while first < len(found):
+        start = begins[first]
+        end = start + sizes[first]
+        after = first + 1
+        while after < len(found) and begins[after] - end < _GAP_BYTES:
+            if begins[after] + sizes[after] > start + READ_BYTES:
+                break
+            end = begins[after] + sizes[after]
+            after += 1
+        documents.seek(start)
+        view = memoryview(documents.read(end - start))
+        if len(view) < end - start:
+            raise OSError(f"a file of the snapshot was cut off: {path}")
+        for number in range(first, after):
+            at = begins[number] - start
+            yield InputView(view[at : at + sizes[number]], places[number])
+        first = after
+
+
+def _packed_views(rows: pa.Table, found: Sequence[int]) -> Iterator[InputView]:
     places: Sequence[Sequence[int] | None] = [None] * len(found)
     if "places" in rows.column_names:
         column = rows.column("places")

@@ -39,6 +39,13 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
         yield stream
 
 
+def unbuffered(stream: BinaryIO) -> BinaryIO:
+    """The file beneath a stream that nothing has been read of yet, for one who reads much at once:
+    a buffer in between would be one more copy. What is no local file stays as it is."""
+    raw = getattr(stream, "raw", None)
+    return cast("BinaryIO", raw) if isinstance(raw, io.FileIO) else stream
+
+
 @contextmanager
 def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
     if not is_remote(file.path):

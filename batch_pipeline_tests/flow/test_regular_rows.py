@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import readers, regular_rows
+from batch_pipeline.flow import line_blocks, readers, regular_rows
 from batch_pipeline.flow.columns import Wanted
+from batch_pipeline.flow.line_forms import Line, form_of
 from batch_pipeline.flow.readers import Row, read_rows
-from batch_pipeline.flow.regular_rows import Line
+from batch_pipeline.flow.regular_rows import Lines
 from batch_pipeline.flow.sources import find_sources
 
 COLUMNS = ("text", "title")
@@ -26,9 +28,9 @@ FIRST = {"id": "first", "text": "a", "title": "b"}
 LONG = "a text that is longer than what is left in its line " * 3
 
 
-def line_by_line(stream: BinaryIO, size: int | None, _wanted: Wanted) -> Iterator[Line]:
+def line_by_line(stream: BinaryIO, size: int | None, _wanted: Wanted) -> Iterator[bytes]:
     data = stream.read() if size is None else stream.read(size)
-    return map(Line, data.removesuffix(b"\n").split(b"\n") if data else ())
+    return iter(data.removesuffix(b"\n").split(b"\n") if data else ())
 
 
 def read(path: Path) -> list[Row] | str:
@@ -107,25 +109,133 @@ def lines(draw: st.DrawFn) -> bytes:
     return line
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
+@st.composite
+def lines_alike(draw: st.DrawFn) -> list[bytes]:
+    """Lines of one form but for what hypothesis finds to change in their texts."""
+    texts = COMMON | st.sampled_from(['"}', '{"id":"', "\x7f0", "{", "}]", ":", "\\", ""])
+    ids = st.text('ab"\\\x7fé:{', max_size=4)
+    beside = draw(st.dictionaries(NAMES, NESTED | COMMON | st.integers(0, 9), max_size=2))
+    names = draw(st.permutations(["id", "text", "title", *beside]))
+    writer = draw(WRITERS)
+    changing = draw(st.sets(st.sampled_from(list(beside) or ["id"])))
+    made = []
+    for number in range(draw(st.integers(1, 5))):
+        row: dict[str, Any] = {**beside, "id": f"{number}{draw(ids)}"}
+        row |= {"text": draw(texts), "title": draw(texts)}
+        row |= {
+            name: draw(NESTED | texts | st.integers(0, 99)) for name in changing & beside.keys()
+        }
+        made.append(writer({name: row[name] for name in names}))
+    return made
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=200)
 @given(
-    made=st.lists(lines(), max_size=6),
+    made=st.lists(lines().map(lambda line: [line]) | lines_alike() | lines_alike(), max_size=4),
     ending=st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
     last=st.booleans(),
     long_bytes=st.sampled_from([0, 3, 64]),
     block_bytes=st.sampled_from([1, 60, 1 << 20]),
 )
 def test_rows_are_the_same_as_read_line_by_line(
-    tmp_path: Path, made: list[bytes], ending: bytes, last: bool, long_bytes: int, block_bytes: int
+    tmp_path: Path,
+    made: list[list[bytes]],
+    ending: bytes,
+    last: bool,
+    long_bytes: int,
+    block_bytes: int,
 ) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_bytes(ending.join([orjson.dumps(FIRST), *made]) + ending * last)
+    path.write_bytes(ending.join([orjson.dumps(FIRST), *chain(*made)]) + ending * last)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(regular_rows, "LONG_BYTES", long_bytes)
-        patch.setattr(regular_rows, "BLOCK_BYTES", block_bytes)
+        patch.setattr(line_blocks, "BLOCK_BYTES", block_bytes)
         found = read(path)
         patch.setattr(readers, "read_lines", line_by_line)
         assert found == read(path)
+
+
+NESTED_ID = '{"meta":{"id":"0"},"id":"1","text":"a","title":"b"}'
+TWO_TEXTS = '{"text":"x","id":"1","text":"a","title":"b"}'
+WITH_CR = '{"id":"1","text":"a","title":"b"}\r'
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (None, '{"id":"2","text":"c","title":"d"}'),
+        (None, '{"id":"2","title":"c","text":"d"}'),
+        (None, '{"ID":"2","text":"c","title":"d"}'),
+        (None, '{"id":"2","text":"c";"title":"d"}'),
+        (None, '{"id":"2","text":"c","title":"d"]'),
+        (None, '["id":"2","text":"c","title":"d"}'),
+        (None, ' {"id":"2","text":"c","title":"d"}'),
+        (None, '{"id":"2","text":"c","title":"d"} '),
+        (None, '{"id":"2","text":"c","title":"d"}\t'),
+        (None, '{"id":"2","text":"c","title":"d"}\r'),
+        (None, '{"id":"2","text":"c","title":"d"'),
+        (None, '{"id":"2","text":"c","title":"d","n":1}'),
+        (None, '{"id":"2","text":"c","title":"\t"}'),
+        (None, '{"id":"","text":"c","title":"d"}'),
+        (None, r'{"id":"\"","text":"c","title":"d"}'),
+        (None, r'{"id":"\n","text":"c","title":"d"}'),
+        (None, r'{"id":"2\u00e9","text":"c","title":"d"}'),
+        (None, r'{"id":"2","text":"\u00e9","title":"d"}'),
+        (None, r'{"id":"2","text":"\/","title":"d"}'),
+        (None, r'{"id":"2","text":"\x","title":"d"}'),
+        (None, r'{"id":"2","text":"c","title":"\"}'),
+        (None, r'{"id":"2","text":"c\"","title":"d\\"}'),
+        (None, '{"id":2,"text":"c","title":"d"}'),
+        (NESTED_ID, NESTED_ID.replace("1", "2").replace("0", "3")),
+        ('{"id":"1","meta":{"id":"0","text":"c"},"text":"a","title":"b"}',) * 2,
+        ('{"list":["id","text"],"id":"1","text":"a","title":"b"}',) * 2,
+        (TWO_TEXTS, TWO_TEXTS.replace("1", "2").replace("x", "y")),
+        (r'{"te\u0078t":"a","id":"1","title":"b"}', r'{"te\u0078t":"b","id":"2","title":"b"}'),
+        (WITH_CR, WITH_CR.replace("1", "2")),
+        (WITH_CR, WITH_CR.replace("1", "2").removesuffix("\r")),
+        (WITH_CR, WITH_CR.replace("1", "2") + "\r"),
+        (WITH_CR, WITH_CR.replace("1", "2") + " "),
+        (WITH_CR, WITH_CR.replace("1", "2") + "x"),
+        ('{"id":"1","id":7,"text":"a","title":"b"}', '{"id":"2","id":7,"text":"a","title":"b"}'),
+    ],
+)
+@pytest.mark.parametrize("long_bytes", [0, 64])
+def test_a_line_after_another_is_read_as_by_itself(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str | None,
+    second: str,
+    long_bytes: int,
+) -> None:
+    path = tmp_path / "in.jsonl"
+    former = first or '{"id":"1","text":"a","title":"b"}'
+    last = '{"id":"last","text":"e","title":"f"}'
+    path.write_text("\n".join([former, second, last, ""]), newline="")
+    monkeypatch.setattr(regular_rows, "LONG_BYTES", long_bytes)
+    found = read(path)
+    monkeypatch.setattr(readers, "read_lines", line_by_line)
+    assert found == read(path)
+
+
+@pytest.mark.parametrize("end", ["", "\r"])
+def test_lines_of_a_form_are_not_parsed(tmp_path: Path, end: str) -> None:
+    """Nested cells beside them may differ in their texts, too."""
+    made = [
+        b'{"id":"%d", "tags": ["a%d", {"b": "c"}], "title":"%d", "text": "\\"%d"}%b\n'
+        % (n, n, n, n, end.encode())
+        for n in range(3)
+    ]
+    [block] = line_blocks.read_blocks(io.BytesIO(b"".join(made)), None)
+    form = form_of(block, 0, 0, WANTED)
+    assert form is not None
+    lines: list[Line] = []
+    assert form.follow(block, 0, 0, block.size, lines) == (len(block.kinds), block.size)
+    assert [line.id for line in lines] == ["0", "1", "2"]
+    texts = [bytes(block.data[line.start : line.end]) for line in lines]
+    assert texts == [line.rstrip() for line in made]
+    for number, (line, text) in enumerate(zip(lines, texts, strict=True)):
+        start, end_, title, after = line.places
+        assert (text[start:end_], text[title:after]) == (b'\\"%d' % number, b"%d" % number)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +265,15 @@ def test_rows_are_the_same_as_read_line_by_line(
 )
 def test_a_line_is_common_or_not(line: bytes, common: bool) -> None:
     [found] = regular_rows.read_lines(io.BytesIO(line + b"\n"), None, WANTED)
-    assert (found.id is not None) is common
-    if common:
-        assert found.places is not None
-        row = orjson.loads(line)
-        for column, start, end in zip(COLUMNS, found.places[::2], found.places[1::2], strict=True):
-            assert found.text[start - 1 : end + 1] == orjson.dumps(row[column])
+    assert isinstance(found, Lines) is common
+    if isinstance(found, Lines):
+        row, text, [places] = (
+            orjson.loads(line),
+            found.text(0),
+            [each.places for each in found.lines],
+        )
+        for column, start, end in zip(COLUMNS, places[::2], places[1::2], strict=True):
+            assert text[start - 1 : end + 1] == orjson.dumps(row[column])
 
 
 @pytest.mark.parametrize("text", [LONG + "é", "é", '"\u2028"\U0001f600'])
