@@ -67,27 +67,25 @@ def read_snapshot(
         folder.mkdir(parents=True)
         whole = _Whole(declaration, free)
         packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
-        if kept is not None:
-            # What is kept is looked up in a file of this process.
-            workers = Workers(1)
-        elif workers is None or not workers.are_up:
-            # So little is worth no process.
-            workers = Workers(pipeline.settings.workers if worth_processes(sources) else 1)
-        whole.read(sources, folder, workers, kept, packed=packed, durable=keep)
-        _refuse_too_many_invalid(spec, partition, whole)
-        # Slow to import, while others read perhaps.
-        from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
+        # A disk writes while the next pieces are read, and while they are looked at as a whole.
+        with _workers(pipeline, sources, kept, workers) as used, flushing() as flush_soon:
+            added = flush_soon if keep else _leave
+            whole.read(sources, folder, used, kept, packed=packed, added=added)
+            used.hang_up()
+            _refuse_too_many_invalid(spec, partition, whole)
+            # Slow to import, while others read perhaps.
+            from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
 
-        duplicates, kept_count = note_repeats(
-            pipeline.files,
-            folder,
-            whole.parts,
-            whole.items,
-            whole.lines_before,
-            spec,
-            partition,
-            kept=kept is not None,
-        )
+            duplicates, kept_count = note_repeats(
+                pipeline.files,
+                folder,
+                whole.parts,
+                whole.items,
+                whole.lines_before,
+                spec,
+                partition,
+                kept=kept is not None,
+            )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:
             pipeline.files.make_durable(folder)
@@ -106,6 +104,23 @@ def read_snapshot(
         request_bytes=whole.request_bytes,
         kept=kept_count,
     )
+
+
+def _workers(
+    pipeline: Pipeline, sources: Sources, kept: KeptUnits | None, given: Workers | None
+) -> Workers:
+    """What the files are read with: those that are up already, or new ones."""
+    if kept is not None:
+        # What is kept is looked up in a file of this process.
+        return Workers(1)
+    if given is not None and given.are_up:
+        return given
+    # So little is worth no process.
+    return Workers(pipeline.settings.workers if worth_processes(sources) else 1)
+
+
+def _leave(_: Path) -> None:
+    """What is removed again need not be on the disk."""
 
 
 class _Whole:
@@ -136,8 +151,9 @@ class _Whole:
         kept: KeptUnits | None,
         *,
         packed: bool,
-        durable: bool,
+        added: Callable[[Path], None],
     ) -> None:
+        """Read all pieces into files; each is `added` once it is there."""
         seen: tuple[SourceFile, LinesSeen] | None = None
         pieces: list[Piece] = []
 
@@ -146,24 +162,21 @@ class _Whole:
                 pieces.append(piece)
                 yield len(pieces) - 1, piece, self._declaration, folder, packed, kept
 
-        # A disk writes while the next pieces are read.
-        with workers, flushing() as flush_soon:
-            for number, prepared in enumerate(workers.map(prepare, tasks(), self._free)):
-                file = pieces[number][0].file
-                if seen is not None and seen[0] != file:
-                    seen[1].check(seen[0], self._columns)
-                    seen = None
-                lines_before = 0
-                if prepared.seen is not None:
-                    if seen is None:
-                        seen = (file, prepared.seen)
-                    else:
-                        lines_before = seen[1].lines
-                        seen[1].add(prepared.seen)
-                self.lines_before.append(lines_before)
-                for path in self._add(prepared):
-                    if durable:
-                        flush_soon(path)
+        for number, prepared in enumerate(workers.map(prepare, tasks(), self._free)):
+            file = pieces[number][0].file
+            if seen is not None and seen[0] != file:
+                seen[1].check(seen[0], self._columns)
+                seen = None
+            lines_before = 0
+            if prepared.seen is not None:
+                if seen is None:
+                    seen = (file, prepared.seen)
+                else:
+                    lines_before = seen[1].lines
+                    seen[1].add(prepared.seen)
+            self.lines_before.append(lines_before)
+            for path in self._add(prepared):
+                added(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
 
