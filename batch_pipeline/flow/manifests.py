@@ -6,6 +6,8 @@ is the row with the manifest's n-th ordinal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,13 +40,17 @@ _REPEATED = [
 ]
 
 
-def read(files: Files, path: str) -> pa.Table:
-    with files.open(path) as file:
-        return pq.read_table(file, schema=SCHEMA)
+def read(files: Files, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    with files.open_native(path) as file:
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(file, columns=wanted, schema=SCHEMA)
 
 
 def write(files: Files, path: str, table: pa.Table) -> None:
+    """It is small beside the documents: to pack it would take longer than all else about it."""
     with files.staged() as staged:
-        pq.write_table(table, staged, compression="zstd", use_dictionary=_REPEATED)
+        pq.write_table(
+            table, staged, compression="none", use_dictionary=_REPEATED, write_statistics=False
+        )
         files.make_durable(staged)
         files.publish(staged, path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,6 +119,12 @@ class RequestBuilder:
         self._begun = self._digest.copy()
         self._begun.update(begin)
         self._constant_bytes = len(begin + self._end) + sum(len(part) for _, part in self._others)
+        # As few pieces as can be: what stands before the first text, and after each.
+        self._beginnings: dict[int | None, bytes] = {}
+        self._after_texts = [*self._others]
+        if self._after_texts:
+            at, literal = self._after_texts[-1]
+            self._after_texts[-1] = (at, literal + self._end)
 
     def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
         """`max_tokens`: another than the declared one."""
@@ -145,10 +151,9 @@ class RequestBuilder:
         """What `rebuild` puts together."""
         if places is None:
             return [self.rebuild(bytes(row), max_tokens)]
-        pieces: list[bytes | memoryview] = [self._prefix(max_tokens), self._first]
-        for at, literal in self._others:
-            pieces += (row[places[at] : places[at + 1]], literal)
-        pieces.append(self._end)
+        pieces: list[bytes | memoryview] = [self._beginning(max_tokens)]
+        for at, after in self._after_texts:
+            pieces += (row[places[at] : places[at + 1]], after)
         return pieces
 
     def fingerprint_and_size(
@@ -180,6 +185,12 @@ class RequestBuilder:
         digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+    def _beginning(self, max_tokens: int | None) -> bytes:
+        if max_tokens not in self._beginnings:
+            end = b"" if self._after_texts else self._end
+            self._beginnings[max_tokens] = self._prefix(max_tokens) + self._first + end
+        return self._beginnings[max_tokens]
 
     def _prefix(self, max_tokens: int | None) -> bytes:
         if max_tokens not in self._prefixes:
@@ -222,25 +233,8 @@ def wire_overhead(number: int) -> int:
 
 def body_length(params_bytes: Iterable[int]) -> int:
     """Bytes of a create body with parameters of these sizes."""
-    requests = sum(size + wire_overhead(n) for n, size in enumerate(params_bytes))
+    sizes = list(params_bytes)
+    count = len(sizes)
+    digits = sum(max(0, count - first) for first in (10, 100, 1_000, 10_000, 100_000))
+    requests = sum(sizes) + count * wire_overhead(0) + digits
     return len(BODY_START) + max(0, requests - 1) + len(BODY_END)
-
-
-def body_chunks(
-    token: str, params: Iterable[Sequence[bytes | memoryview]], chunk_bytes: int
-) -> Iterator[bytes]:
-    """The create body, of parameters that are in pieces still, in chunks of about `chunk_bytes`;
-    the last chunk is `BODY_END` alone."""
-    pieces: list[bytes | memoryview] = [BODY_START]
-    size = 0
-    for number, data in enumerate(params):
-        separator = b"," if number else b""
-        head = b'%s{"custom_id":"%s","params":' % (separator, custom_id(token, number).encode())
-        pieces += (head, *data, b"}")
-        size += len(head) + sum(map(len, data)) + 1
-        if size >= chunk_bytes:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    if pieces:
-        yield b"".join(pieces)
-    yield BODY_END

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow.paths import documents_of, part_name
@@ -111,20 +114,26 @@ class Input(NamedTuple):
     places: Sequence[int] | None
 
 
-class InputView(NamedTuple):
-    """An input row where it lies among others, which stay in memory as long as the view."""
+class InputBlock(NamedTuple):
+    """Rows that lie together in `data`: where each begins and ends there, and where the texts of
+    its request begin and end there (`row_json.places_of`), if that is known."""
 
-    text: memoryview
-    places: Sequence[int] | None
+    data: memoryview
+    rows: Sequence[tuple[int, int]]
+    texts: Sequence[Sequence[int] | None]
 
 
 def read_inputs(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[Input]:
     """The input rows with these ordinals, which ascend; a row group or `READ_BYTES` in memory."""
-    for view in read_views(files, snapshot, ordinals):
-        yield Input(bytes(view.text), view.places)
+    for data, rows, texts in read_blocks(files, snapshot, ordinals):
+        for (start, end), places in zip(rows, texts, strict=True):
+            within = None if places is None else [place - start for place in places]
+            yield Input(bytes(data[start:end]), within)
 
 
-def read_views(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> Iterator[InputView]:
+def read_blocks(
+    files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]
+) -> Iterator[InputBlock]:
     """`read_inputs`, without a copy of each row.
 
     Rows of a part have ordinals without gaps; where a part starts, its statistics say.
@@ -143,53 +152,71 @@ def read_views(files: Files, snapshot: NewSnapshot, ordinals: Sequence[int]) -> 
                     while (ordinal := next(wanted, None)) is not None and ordinal < end:
                         found.append(ordinal - start)
                     rows = parquet.read_row_group(group, columns=_READ, use_threads=False)
+                    if len(found) < len(rows):
+                        rows = rows.take(found)
                     if "input" in rows.column_names:
-                        yield from _packed_views(rows, found)
+                        yield _packed_block(rows)
                     else:
                         with files.open(documents_of(path)) as documents:
-                            yield from _views(documents, documents_of(path), rows, found)
+                            yield from _blocks(documents, documents_of(path), rows)
                 start = end
         if ordinal is None:
             return
 
 
-def _views(
-    documents: BinaryIO, path: str, rows: pa.Table, found: Sequence[int]
-) -> Iterator[InputView]:
+def _blocks(documents: BinaryIO, path: str, rows: pa.Table) -> Iterator[InputBlock]:
     """What lies together is read at once."""
-    rows = rows if len(found) == len(rows) else rows.take(found)
-    begins, sizes, places = (rows.column(name).to_pylist() for name in ("at", "bytes", "places"))
-    first = 0
-    while first < len(found):
-        start = begins[first]
-        end = start + sizes[first]
-        after = first + 1
-        while after < len(found) and begins[after] - end < _GAP_BYTES:
-            if begins[after] + sizes[after] > start + READ_BYTES:
-                break
-            end = begins[after] + sizes[after]
-            after += 1
-        documents.seek(start)
-        view = memoryview(documents.read(end - start))
-        if len(view) < end - start:
-            raise OSError(f"a file of the snapshot was cut off: {path}")
-        for number in range(first, after):
-            at = begins[number] - start
-            yield InputView(view[at : at + sizes[number]], places[number])
-        first = after
+    begins, sizes = (rows.column(name).to_numpy() for name in ("at", "bytes"))
+    ends = begins + sizes
+    apart = np.flatnonzero(begins[1:] - ends[:-1] >= _GAP_BYTES) + 1
+    for first, last in pairwise([0, *apart.tolist(), len(rows)]):
+        while first < last:
+            start = int(begins[first])
+            fit = int(np.searchsorted(ends[first:last], start + READ_BYTES, side="right"))
+            after = first + max(1, fit)
+            end = int(ends[after - 1])
+            documents.seek(start)
+            data = documents.read(end - start)
+            if len(data) < end - start:
+                raise OSError(f"a file of the snapshot was cut off: {path}")
+            within = begins[first:after] - start
+            yield InputBlock(
+                memoryview(data),
+                list(zip(within.tolist(), (ends[first:after] - start).tolist(), strict=True)),
+                _texts(rows.column("places").slice(first, after - first), within),
+            )
+            first = after
 
 
-def _packed_views(rows: pa.Table, found: Sequence[int]) -> Iterator[InputView]:
-    places: Sequence[Sequence[int] | None] = [None] * len(found)
-    if "places" in rows.column_names:
-        column = rows.column("places")
-        places = (column if len(found) == len(rows) else column.take(found)).to_pylist()
+def _packed_block(rows: pa.Table) -> InputBlock:
     texts = rows.column("input").combine_chunks()
     _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32)[texts.offset :].tolist()
-    view = memoryview(data)
-    for at, known in zip(found, places, strict=True):
-        yield InputView(view[ends[at] : ends[at + 1]], known)
+    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    places = rows.column("places") if "places" in rows.column_names else None
+    return InputBlock(
+        memoryview(data),
+        list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)),
+        _texts(places, ends[:-1]),
+    )
+
+
+def _texts(
+    places: pa.ChunkedArray | None, starts: npt.NDArray[np.integer[Any]]
+) -> Sequence[Sequence[int] | None]:
+    """Places within rows → within the block where the rows start there."""
+    if places is None:
+        return [None] * len(starts)
+    lists = places.combine_chunks()
+    counts = lists.value_lengths()
+    count = counts[0].as_py() if len(counts) else 0
+    if lists.null_count or not pc.all(pc.equal(counts, count)).as_py():
+        return [
+            None if known is None else [start + place for place in known]
+            for known, start in zip(lists.to_pylist(), starts.tolist(), strict=True)
+        ]
+    within = lists.flatten().to_numpy().reshape(len(starts), count or 0)
+    found: list[list[int]] = (within + starts[:, None]).tolist()
+    return found
 
 
 def _first_part(files: Files, snapshot: NewSnapshot, ordinal: int) -> int:

@@ -59,10 +59,12 @@ def unbought(
     ordinals = strata.joined(table.column("ordinal") for table in columns)
     if sample:
         ordinals = ordinals[strata.drawn(sizes, np.concatenate(lots), sample)]
-    groups = strata.by_length(sizes, STRATA)
+    ordered = np.sort(sizes)
+    quantiles = [strata.quantile(ordered, share) for share in (0.5, 0.95)]
+    groups = np.array_split(ordered, min(STRATA, len(ordered)))
     return Unbought(
         requests=len(sizes),
-        sizes=Spread(float(sizes.mean()), *np.quantile(sizes, [0.5, 0.95]).tolist()),
-        lengths=tuple((len(group), float(sizes[group].mean())) for group in groups),
+        sizes=Spread(float(sizes.mean()), *quantiles),
+        lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=ordinals.tolist() if sample else (),
     )

@@ -8,15 +8,13 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.flow.requests import (
     FINGERPRINT_VERSION,
     Declaration,
     RequestBuilder,
-    body_chunks,
-    body_length,
     custom_id,
     parse_custom_id,
     unit_of,
@@ -177,32 +175,6 @@ def test_where_a_text_lies_in_its_row(line: bytes, text: bytes | None) -> None:
 def test_an_empty_prompt_is_a_problem(text: str) -> None:
     result = builder(prompt={"user": "{text}"}).build({"text": text})
     assert (result.params, result.problem) == (b"", "empty prompt")
-
-
-@given(
-    params=st.lists(st.binary(min_size=2, max_size=300), max_size=25),
-    chunk=st.integers(min_value=1, max_value=2_000),
-)
-def test_a_body_has_the_announced_length(params: list[bytes], chunk: int) -> None:
-    token = new_token()
-    chunks = list(body_chunks(token, [[data] for data in params], chunk))
-    assert len(b"".join(chunks)) == body_length(map(len, params))
-    assert chunks[-1] == b"]}"  # what is held back until the submission is sealed
-    assert all(chunks)
-    assert all(len(part) < chunk + 400 for part in chunks)
-
-
-@settings(max_examples=25)
-@given(texts=st.lists(TEXTS.filter(lambda text: text.strip()), min_size=1, max_size=12))
-def test_a_body_is_what_the_api_expects(texts: list[str]) -> None:
-    token = new_token()
-    one = builder(prompt={"user": "{text}"})
-    made = [[one.build({"text": text}).params] for text in texts]
-    body = orjson.loads(b"".join(body_chunks(token, made, 100)))
-    assert [request["custom_id"] for request in body["requests"]] == [
-        f"{token}_{number}" for number in range(len(texts))
-    ]
-    assert [request["params"]["messages"][0]["content"] for request in body["requests"]] == texts
 
 
 @given(number=st.integers(min_value=0, max_value=99_999))
