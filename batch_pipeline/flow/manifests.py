@@ -47,10 +47,10 @@ def read(files: Files, path: str, columns: Sequence[str] | None = None) -> pa.Ta
 
 
 def write(files: Files, path: str, table: pa.Table) -> None:
-    """It is small beside the documents: to pack it would take longer than all else about it."""
     with files.staged() as staged:
+        # Nobody looks for rows in it.
         pq.write_table(
-            table, staged, compression="none", use_dictionary=_REPEATED, write_statistics=False
+            table, staged, compression="zstd", use_dictionary=_REPEATED, write_statistics=False
         )
         files.make_durable(staged)
         files.publish(staged, path)

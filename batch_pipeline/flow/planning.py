@@ -22,6 +22,7 @@ from batch_pipeline.flow.open_units import open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.flow.threads import each_ahead
 from batch_pipeline.flow.units import Units
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
@@ -32,6 +33,7 @@ from batch_pipeline.state.shards import Engine, NewShard, ShardState
 
 # Of a real-time shard.
 MOST_CALLS = 2_000
+WRITTEN_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,15 @@ def plan_all(
     `for_deadline` marks those that go in real time only because batches would be too late.
     """
     room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
+
+    def write(table: pa.Table) -> NewShard:
+        shard = _write_shard(pipeline, seen, table, engine, bounds, pilot=False)
+        return replace(shard, for_deadline=for_deadline)
+
     with _open(pipeline, seen) as units:
-        tables = (_as_manifest(batch, room) for batch in units.all())
-        planned = [
-            replace(
-                _write_shard(pipeline, seen, table, engine, bounds, pilot=False),
-                for_deadline=for_deadline,
-            )
-            for table in cut(tables, limits)
-        ]
+        tables = (_as_manifest(table, room) for table in units.all())
+        # One is written while the next is looked for.
+        planned = list(each_ahead(write, cut(tables, limits), WRITTEN_AT_ONCE))
     return _add(pipeline, seen, planned, open_requests=0)
 
 

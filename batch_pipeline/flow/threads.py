@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar, cast
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -85,6 +88,20 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
         if loop.error is not None and not isinstance(loop.error, StoppedError):
             raise loop.error
     return [loop.result for loop in loops if loop.result is not None]
+
+
+def each_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[Result]:
+    """`map`, with so many of the items at work while the next one is taken; in their order."""
+    with ThreadPoolExecutor(count) as pool:
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            if len(pending) == count:
+                yield pending.popleft().result()
+            pending.append(pool.submit(work, item))
+        for future in pending:
+            yield future.result()
 
 
 @contextmanager
