@@ -66,8 +66,9 @@ DUPLICATES_SCHEMA = pa.schema(
         pa.field("first_ordinal", pa.int64(), nullable=False),
     ]
 )
-# Rows that lie within so many bytes are read at once, unless there is so much between them.
-READ_BYTES = 1 << 20
+# Rows that lie within so many bytes are read at once, unless there is so much between them; they
+# and what is made of them stay in a processor's cache.
+READ_BYTES = 512 << 10
 _GAP_BYTES = 64 << 10
 _READ = ["input", "at", "bytes", "places"]
 # Parts are looked at together up to so many rows, and so many parts if their sizes differ: a look
@@ -76,6 +77,8 @@ ROWS_TOGETHER = 20_000
 MOST_TOGETHER = 8
 # Rows of a piece count from a multiple of this: pieces are written at the same time.
 ORDINALS_A_PIECE = 1 << 32
+
+Positions = npt.NDArray[np.int64]
 
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:
@@ -168,30 +171,38 @@ def _blocks(documents: BinaryIO, path: str, rows: pa.Table) -> Iterator[InputBlo
     """What lies together is read at once."""
     begins, sizes = (rows.column(name).to_numpy() for name in ("at", "bytes"))
     ends = begins + sizes
+    for first, after in _together(begins, ends):
+        start, end = int(begins[first]), int(ends[after - 1])
+        documents.seek(start)
+        data = documents.read(end - start)
+        if len(data) < end - start:
+            raise OSError(f"a file of the snapshot was cut off: {path}")
+        from_here = begins[first:after] - start
+        to_here = ends[first:after] - start
+        yield InputBlock(
+            memoryview(data),
+            list(zip(from_here.tolist(), to_here.tolist(), strict=True)),
+            _texts(rows.column("places").slice(first, after - first), from_here),
+        )
+
+
+def _together(begins: Positions, ends: Positions) -> Iterator[tuple[int, int]]:
+    """Rows that are read at once: from which one up to which."""
     apart = np.flatnonzero(begins[1:] - ends[:-1] >= _GAP_BYTES) + 1
-    for first, last in pairwise([0, *apart.tolist(), len(rows)]):
-        while first < last:
-            start = int(begins[first])
-            fit = int(np.searchsorted(ends[first:last], start + READ_BYTES, side="right"))
-            after = first + max(1, fit)
-            end = int(ends[after - 1])
-            documents.seek(start)
-            data = documents.read(end - start)
-            if len(data) < end - start:
-                raise OSError(f"a file of the snapshot was cut off: {path}")
-            within = begins[first:after] - start
-            yield InputBlock(
-                memoryview(data),
-                list(zip(within.tolist(), (ends[first:after] - start).tolist(), strict=True)),
-                _texts(rows.column("places").slice(first, after - first), within),
-            )
-            first = after
+    for first, last in pairwise([0, *apart.tolist(), len(begins)]):
+        after = first
+        while after < last:
+            start = after
+            fit = np.searchsorted(ends[start:last], begins[start] + READ_BYTES, side="right")
+            after += max(1, int(fit))
+            yield start, after
 
 
 def _packed_block(rows: pa.Table) -> InputBlock:
     texts = rows.column("input").combine_chunks()
     _, offsets, data = texts.buffers()
-    ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    offsets = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    ends = offsets.astype(np.int64)
     places = rows.column("places") if "places" in rows.column_names else None
     return InputBlock(
         memoryview(data),
@@ -200,9 +211,7 @@ def _packed_block(rows: pa.Table) -> InputBlock:
     )
 
 
-def _texts(
-    places: pa.ChunkedArray | None, starts: npt.NDArray[np.integer[Any]]
-) -> Sequence[Sequence[int] | None]:
+def _texts(places: pa.ChunkedArray | None, starts: Positions) -> Sequence[Sequence[int] | None]:
     """Places within rows → within the block where the rows start there."""
     if places is None:
         return [None] * len(starts)
