@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow.paths import documents_of, part_name
@@ -170,19 +169,19 @@ def read_blocks(
 def _blocks(documents: BinaryIO, path: str, rows: pa.Table) -> Iterator[InputBlock]:
     """What lies together is read at once."""
     begins, sizes = (rows.column(name).to_numpy() for name in ("at", "bytes"))
-    ends = begins + sizes
+    ends, texts = begins + sizes, _Texts(rows, begins)
     for first, after in _together(begins, ends):
         start, end = int(begins[first]), int(ends[after - 1])
         documents.seek(start)
         data = documents.read(end - start)
         if len(data) < end - start:
             raise OSError(f"a file of the snapshot was cut off: {path}")
-        from_here = begins[first:after] - start
-        to_here = ends[first:after] - start
+        from_here = (begins[first:after] - start).tolist()
+        to_here = (ends[first:after] - start).tolist()
         yield InputBlock(
             memoryview(data),
-            list(zip(from_here.tolist(), to_here.tolist(), strict=True)),
-            _texts(rows.column("places").slice(first, after - first), from_here),
+            list(zip(from_here, to_here, strict=True)),
+            texts.within(first, after, start),
         )
 
 
@@ -199,33 +198,44 @@ def _together(begins: Positions, ends: Positions) -> Iterator[tuple[int, int]]:
 
 
 def _packed_block(rows: pa.Table) -> InputBlock:
-    texts = rows.column("input").combine_chunks()
-    _, offsets, data = texts.buffers()
-    offsets = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    column = rows.column("input").combine_chunks()
+    _, offsets, data = column.buffers()
+    offsets = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
     ends = offsets.astype(np.int64)
-    places = rows.column("places") if "places" in rows.column_names else None
     return InputBlock(
         memoryview(data),
         list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)),
-        _texts(places, ends[:-1]),
+        _Texts(rows, ends[:-1]).within(0, len(rows), 0),
     )
 
 
-def _texts(places: pa.ChunkedArray | None, starts: Positions) -> Sequence[Sequence[int] | None]:
-    """Places within rows → within the block where the rows start there."""
-    if places is None:
-        return [None] * len(starts)
-    lists = places.combine_chunks()
-    counts = lists.value_lengths()
-    count = counts[0].as_py() if len(counts) else 0
-    if lists.null_count or not pc.all(pc.equal(counts, count)).as_py():
+class _Texts:
+    """Where the texts of rows lie that begin at `begins`, counted from where these are."""
+
+    def __init__(self, rows: pa.Table, begins: Positions) -> None:
+        self._begins = begins
+        lists = rows.column("places").combine_chunks() if "places" in rows.column_names else None
+        # As a rule all of them are known, and as many for each row.
+        self._even: npt.NDArray[np.int64] | None = None
+        self._lists: list[list[int] | None] = [None] * len(begins) if lists is None else []
+        if lists is not None and len(lists):
+            counts = np.diff(lists.offsets.to_numpy())
+            if lists.null_count or (counts != counts[0]).any():
+                self._lists = lists.to_pylist()
+            else:
+                places = lists.flatten().to_numpy().reshape(len(lists), counts[0])
+                self._even = places + begins[:, None]
+
+    def within(self, first: int, after: int, start: int) -> Sequence[Sequence[int] | None]:
+        """Of some of the rows, counted from `start`."""
+        if self._even is not None:
+            found: list[list[int]] = (self._even[first:after] - start).tolist()
+            return found
+        shifts = (self._begins[first:after] - start).tolist()
         return [
-            None if known is None else [start + place for place in known]
-            for known, start in zip(lists.to_pylist(), starts.tolist(), strict=True)
+            None if places is None else [shift + place for place in places]
+            for places, shift in zip(self._lists[first:after], shifts, strict=True)
         ]
-    within = lists.flatten().to_numpy().reshape(len(starts), count or 0)
-    found: list[list[int]] = (within + starts[:, None]).tolist()
-    return found
 
 
 def _first_part(files: Files, snapshot: NewSnapshot, ordinal: int) -> int:
