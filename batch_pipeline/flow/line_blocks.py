@@ -18,8 +18,6 @@ import pyarrow as pa
 BLOCK_BYTES = 512 << 10
 
 _QUOTE, _BACKSLASH, _BLANK = b'"\\ '
-# Bytes of the numbers in which eight of them are looked at together.
-_WORD = 8
 # What may follow a backslash in JSON as orjson writes it. It writes `\u001f` and the like too, so
 # rarely that these may be parsed.
 _USUAL = np.zeros(256, dtype=bool)
@@ -82,7 +80,7 @@ class _Buffer:
     def __init__(self, size: int) -> None:
         self.data = bytearray(size)
         self._raw = np.frombuffer(self.data, np.uint8)
-        self._marks = np.zeros(-(-size // _WORD) * _WORD, np.uint8)
+        self._marks = np.zeros(-(-size // 8) * 8, np.uint8)
 
     def look_through(self, size: int) -> Block:
         raw, marks = self._raw[:size], self._marks[:size]
@@ -93,7 +91,7 @@ class _Buffer:
         quoted = None
         if self.data.find(b"\\", 0, size) >= 0:
             np.equal(raw, _BACKSLASH, out=is_marked)
-            escapes = _escapes(self._marked(size))
+            escapes = _escapes(np.flatnonzero(is_marked))
             # One at the very end escapes nothing; its line does not end as a row does.
             after = np.minimum(escapes + 1, size - 1)
             kinds = raw[after]
@@ -108,12 +106,13 @@ class _Buffer:
         return Block(self.data, size, raw[places].tobytes(), places.tolist(), unusual)
 
     def _marked(self, size: int) -> Positions:
-        """The places that have a mark: few, so that it is looked for words with any before."""
-        marks = self._marks[: -(-size // _WORD) * _WORD]
-        marks[size:] = False
-        words = np.flatnonzero(marks.view(np.uint64) != 0)
-        within = np.flatnonzero(marks.reshape(-1, _WORD)[words])
-        places: Positions = words[within // _WORD] * _WORD + within % _WORD
+        """The places that have a mark. They are few, so that it is looked for eight bytes that have
+        any first: `flatnonzero` alone takes twice as long."""
+        marks = self._marks[: -(-size // 8) * 8]
+        marks[size:] = 0
+        eights = np.flatnonzero(marks.view(np.uint64) != 0)
+        within = np.flatnonzero(marks.reshape(-1, 8)[eights])
+        places: Positions = (eights[within >> 3] << 3) + (within & 7)
         return places
 
 

@@ -8,6 +8,7 @@ common one they would make the same.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
@@ -72,42 +73,40 @@ class _Finder:
         self._form: Form | None = None
 
     def lines(self, block: Block) -> Iterator[Lines | bytes]:
-        view, form = memoryview(block.data), self._form
-        unusual = iter(block.unusual)
-        next_unusual = next(unusual, block.size)
+        together, form = _Together(block), self._form
+        odd, unusual = 0, [*block.unusual, block.size]
         forms_left, missed = _FORMS_A_BLOCK, form is None
-        common: list[Line] = []
-        begin = start = at = 0
+        start = at = 0
         while start < block.size:
-            begin = begin if common else start
             if form is not None:
-                former = at
-                at, start = form.follow(block, at, start, next_unusual, common)
-                missed = missed and at == former
+                followed: list[Line] = []
+                at, end = form.follow(block, at, start, unusual[odd], followed)
+                if followed:
+                    yield from together.add(followed, start)
+                    missed = False
+                start = end
                 if start == block.size:
                     break
             after, end = block.next_line(at)
-            found = self._parsed(block, at, after, start, end, escaped=next_unusual < end)
-            while next_unusual < end:
-                next_unusual = next(unusual, block.size)
+            found = self._parsed(block, at, after, start, end, escaped=unusual[odd] < end)
+            odd = bisect_left(unusual, end, odd)
             if isinstance(found, Line):
-                common.append(found)
+                yield from together.add([found], start)
                 if missed and forms_left:
                     form = self._form = form_of(block, at, start, self._wanted)
                     forms_left -= 1
+            elif isinstance(found, _Found):
+                yield from together.add_anew(found, start)
             else:
-                if common:
-                    yield Lines(view, begin, start, common)
-                    common = []
+                yield from together.taken(start)
                 yield found
             missed = True
             start, at = end, after
-        if common:
-            yield Lines(view, begin, block.size, common)
+        yield from together.taken(block.size)
 
     def _parsed(
         self, block: Block, at: int, after: int, start: int, end: int, *, escaped: bool
-    ) -> Line | Lines | bytes:
+    ) -> Line | _Found | bytes:
         """The line from `start` to `end`, whose quotes and the like are those from `at` to `after`:
         a common one as it lies there, or written anew; any other one by itself."""
         kinds, places = block.kinds, block.places
@@ -133,10 +132,7 @@ class _Finder:
         found = _common(text, texts, escaped, self._wanted.id_column, self._names)
         if found is None:
             return text
-        if found.text is text:
-            return Line(found.id, start, end, found.places)
-        size = len(found.text)
-        return Lines(memoryview(found.text), 0, size, [Line(found.id, 0, size, found.places)])
+        return Line(found.id, start, end, found.places) if found.text is text else found
 
 
 class _Found(NamedTuple):
@@ -145,6 +141,41 @@ class _Found(NamedTuple):
     text: bytes
     id: str
     places: tuple[int, ...]
+
+
+class _Together:
+    """Common lines as they follow each other, in their block or written anew."""
+
+    def __init__(self, block: Block) -> None:
+        self._view = memoryview(block.data)
+        self._lines: list[Line] = []
+        self._start = 0
+        self._anew = bytearray()
+
+    def add(self, lines: list[Line], start: int) -> Iterator[Lines]:
+        """Lines that lie in the block from `start` on; returns those before if they do not."""
+        if self._anew:
+            yield from self.taken(start)
+        if not self._lines:
+            self._start = start
+        self._lines += lines
+
+    def add_anew(self, found: _Found, start: int) -> Iterator[Lines]:
+        if not self._anew:
+            yield from self.taken(start)
+        at = len(self._anew)
+        self._anew += found.text
+        self._lines.append(Line(found.id, at, len(self._anew), found.places))
+        self._anew += b"\n"
+
+    def taken(self, end: int) -> Iterator[Lines]:
+        """What has come together, up to this byte of the block."""
+        lines, anew = self._lines, self._anew
+        self._lines, self._anew = [], bytearray()
+        if anew:
+            yield Lines(memoryview(anew), 0, len(anew), lines)
+        elif lines:
+            yield Lines(self._view, self._start, end, lines)
 
 
 def _common(
