@@ -98,9 +98,9 @@ def loading_lightly(package: str, *, without: str) -> Iterator[None]:
         yield
         return
     finders = [_Absent(without, threading.get_ident()), _Straight(package)]
-    sys.meta_path[:0] = finders
+    # Another list each time: another thread may be going through this one.
+    sys.meta_path = [*finders, *sys.meta_path]
     try:
         yield
     finally:
-        for finder in finders:
-            sys.meta_path.remove(finder)
+        sys.meta_path = [finder for finder in sys.meta_path if finder not in finders]

@@ -195,17 +195,13 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a night to its end, or on from where it stood."""
-    from batch_pipeline.flow.head_start import head_start
+    from batch_pipeline.flow.ahead import reading_ahead
 
     gc.set_threshold(GARBAGE_AFTER_WHILE_LOADING)
-    # In the order of what others wait for: what is slow to import comes once they are at work.
-    settings = opening.load_settings(context.obj)
-    spec, key = opening.find_partition(settings, job, partition)
-    with head_start(settings, spec, key) as workers:
-        pipeline = opening.swept_pipeline(settings)
-        from batch_pipeline.flow.ahead import reading_ahead
-
-        with reading_ahead(pipeline, spec, key, workers) as ahead:
+    with opening.open_pipeline(context.obj) as pipeline:
+        spec, key = opening.find_partition(pipeline.settings, job, partition)
+        with reading_ahead(pipeline, spec, key) as ahead:
+            # Slow to import; the input is being read.
             from batch_pipeline.cli import live, views
             from batch_pipeline.flow import run as runner
 

@@ -30,17 +30,12 @@ def load_settings(output: Output) -> Settings:
 
 @contextlib.contextmanager
 def open_pipeline(output: Output) -> Iterator[Pipeline]:
-    """The pipeline over the home of the settings in force."""
-    yield swept_pipeline(load_settings(output))
-
-
-def swept_pipeline(settings: Settings) -> Pipeline:
-    """The pipeline over a home, swept of what dead processes left there."""
+    """The pipeline over the home, swept of what dead processes left there."""
     from batch_pipeline.flow.pipeline import Pipeline
 
-    pipeline = Pipeline(settings)
+    pipeline = Pipeline(load_settings(output))
     pipeline.files.sweep()
-    return pipeline
+    yield pipeline
 
 
 def find_spec(settings: Settings, job: str) -> JobSpec:

@@ -4,6 +4,8 @@ To load the SDK and to hear from the API takes a second or two of one core, and 
 the API's or a simulator's, is known only then. What the input is does not depend on it. A night
 that was begun before, under whatever account, is not read ahead: what there is to be read of it
 follows from how it stands.
+
+Nothing that is imported here is slow to import: the processes that read start at once.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from batch_pipeline.flow import dataset
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.threads import Stop, beside
-from batch_pipeline.flow.workers import Workers
-from batch_pipeline.spec import JobSpec
-from batch_pipeline.state import nights
-from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.state.first_look import has_night
+
+if TYPE_CHECKING:
+    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.state.inputs import NewSnapshot
 
 
 class InputAhead:
@@ -50,23 +54,20 @@ class InputAhead:
 
 
 @contextmanager
-def reading_ahead(
-    pipeline: Pipeline, spec: JobSpec, partition: str, workers: Workers | None = None
-) -> Iterator[InputAhead]:
+def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator[InputAhead]:
     """Read a new night's input beside the block, which connects to the API and goes on from there.
 
-    Other processes do the reading until it is awaited: the `workers` if they are up already. Ends
-    it where the block fails. Raises UsageError for a missing key and InputDataError for missing
-    files before anything is begun, and UsageError for a missing price before the block is.
+    Other processes do the reading until it is awaited. Ends it where the block fails. Raises
+    UsageError for a missing key and InputDataError for missing files before anything is begun, and
+    UsageError for a missing price before the block is.
     """
     ahead = InputAhead()
     pipeline.require_key()
     if not _is_new(pipeline, spec, partition):
-        if workers is not None:
-            workers.hang_up()
         yield ahead
         return
     sources = dataset.find_input(pipeline, spec, partition)
+    workers = dataset.workers_for(pipeline, sources)
     stop = Stop()
 
     def free() -> bool:
@@ -76,7 +77,9 @@ def reading_ahead(
     def read() -> NewSnapshot:
         return dataset.read_snapshot(pipeline, spec, partition, sources, workers=workers, free=free)
 
-    with beside(read, stop) as wait:
+    # Before the thread has to share the interpreter with all that is imported next.
+    workers.start()
+    with workers, beside(read, stop) as wait:
         # Slow to import, and others are reading.
         from batch_pipeline.flow.pricing import price_for  # noqa: PLC0415
 
@@ -86,5 +89,10 @@ def reading_ahead(
 
 
 def _is_new(pipeline: Pipeline, spec: JobSpec, partition: str) -> bool:
+    begun = has_night(pipeline.settings.ledger_url, spec.name, partition)
+    if begun is not None:
+        return not begun
+    from batch_pipeline.state import nights  # noqa: PLC0415
+
     with pipeline.ledger.read() as connection:
         return not nights.list_nights(connection, job=spec.name, partition=partition)

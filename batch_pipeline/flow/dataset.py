@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.columns import LinesSeen, Wanted
-from batch_pipeline.flow.head_start import worth_processes
 from batch_pipeline.flow.pieces import Piece, pieces_of
 from batch_pipeline.flow.prepared import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.prompt import Template
@@ -24,18 +23,20 @@ from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import SourceFile, Sources, environ_with, find_sources, is_plain
 from batch_pipeline.flow.workers import Workers
 from batch_pipeline.state.durable import flushing
-from batch_pipeline.state.inputs import NewSnapshot
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.kept_units import KeptUnits
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.spec import JobSpec
     from batch_pipeline.state.files import Files
+    from batch_pipeline.state.inputs import NewSnapshot
 
 # How many times as large as its file what is read from it may be if that is compressed, by a large
 # estimate; and how many times what is written has to be free, for documents not to be packed.
 _UNPACKED = 5
 _ROOM = 2
+# Below this another process has hardly started when this one is through.
+PROCESSES_FROM_BYTES = 40 << 20
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
@@ -57,24 +58,28 @@ def read_snapshot(
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
-    their unit, as long as the declaration that made it makes the same of their row. The `workers`
-    are used and ended if they are up already. As long as this process is not `free` they read
-    without it. Raises InputDataError for what stops the night: an unreadable file, a missing
-    column, null or duplicate ids, too many rows that have to be set aside.
+    their unit, as long as the declaration that made it makes the same of their row. As long as this
+    process is not `free` its `workers` read without it; they are ended. Raises InputDataError for
+    what stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows
+    that have to be set aside.
     """
     declaration = Declaration.of(spec)
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
         whole = _Whole(declaration, free)
         packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
+        if workers is None:
+            # What is kept is looked up in a file of this process.
+            workers = Workers(1) if kept is not None else workers_for(pipeline, sources)
         # A disk writes while the next pieces are read, and while they are looked at as a whole.
-        with _workers(pipeline, sources, kept, workers) as used, flushing() as flush_soon:
+        with workers, flushing() as flush_soon:
             added = flush_soon if keep else _leave
-            whole.read(sources, folder, used, kept, packed=packed, added=added)
-            used.hang_up()
+            whole.read(sources, folder, workers, kept, packed=packed, added=added)
+            workers.hang_up()
             _refuse_too_many_invalid(spec, partition, whole)
             # Slow to import, while others read perhaps.
             from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
+            from batch_pipeline.state.inputs import NewSnapshot  # noqa: PLC0415
 
             duplicates, kept_count = note_repeats(
                 pipeline.files,
@@ -106,17 +111,10 @@ def read_snapshot(
     )
 
 
-def _workers(
-    pipeline: Pipeline, sources: Sources, kept: KeptUnits | None, given: Workers | None
-) -> Workers:
-    """What the files are read with: those that are up already, or new ones."""
-    if kept is not None:
-        # What is kept is looked up in a file of this process.
-        return Workers(1)
-    if given is not None and given.are_up:
-        return given
-    # So little is worth no process.
-    return Workers(pipeline.settings.workers if worth_processes(sources) else 1)
+def workers_for(pipeline: Pipeline, sources: Sources) -> Workers:
+    """What an input is read with: this process alone, if others start no sooner than it is read."""
+    size = sum(file.size for file in sources.files)
+    return Workers(pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1)
 
 
 def _leave(_: Path) -> None:

@@ -1,4 +1,7 @@
-"""What every station of the flow is handed: settings, files, ledger and, once needed, the API."""
+"""What every station of the flow is handed: settings, files, ledger and, once needed, the API.
+
+What is slow to import (SQLAlchemy, the SDK) is loaded with what needs it: input is read meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.rate_limit import Limiter
 from batch_pipeline.libraries import loading_lightly
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import accounts, nights
-from batch_pipeline.state.accounts import Account
-from batch_pipeline.state.admission import Limits
-from batch_pipeline.state.budget import Money
 from batch_pipeline.state.files import Files
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
+
+if TYPE_CHECKING:
+    from batch_pipeline.state.accounts import Account
+    from batch_pipeline.state.admission import Limits
+    from batch_pipeline.state.budget import Money
+    from batch_pipeline.state.ledger import Ledger
+    from batch_pipeline.state.nights import Night
 
 SIMULATOR_ACCOUNT = "simulator"
 
@@ -62,6 +67,8 @@ class Pipeline:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from batch_pipeline.state.ledger import Ledger  # noqa: PLC0415
+
         return Ledger(self.settings.ledger_url)
 
     @cached_property
@@ -83,6 +90,8 @@ class Pipeline:
     @cached_property
     def account(self) -> Account:
         """Whose queue, spend and answers these are; a simulator is an account of its own."""
+        from batch_pipeline.state import accounts  # noqa: PLC0415
+
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
         with self.ledger.write() as connection:
@@ -94,6 +103,8 @@ class Pipeline:
         return self._limiters.setdefault(model_id, Limiter())
 
     def limits(self, job_queue: int | None, money: Money) -> Limits:
+        from batch_pipeline.state.admission import Limits  # noqa: PLC0415
+
         return Limits(
             account_queue=self.settings.max_queued_requests,
             job_queue=job_queue,
@@ -103,5 +114,7 @@ class Pipeline:
 
     def refreshed(self, night: Night) -> Night:
         """The night as the ledger has it now."""
+        from batch_pipeline.state import nights  # noqa: PLC0415
+
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)

@@ -22,7 +22,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self
 
@@ -48,19 +47,13 @@ class WorkerDiedError(BatchPipelineError):
 class Workers:
     """This process and `count - 1` others, which do tasks at the same time.
 
-    The others start when they are told to, or with the first tasks that there are several of, and
-    end with the block.
+    The others start with the first tasks or before, and end with the block.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._others: list[_Other] = []
         self._ending: list[_Other] = []
-
-    @property
-    def are_up(self) -> bool:
-        """Whether there are others, started already."""
-        return bool(self._others)
 
     def __enter__(self) -> Self:
         return self
@@ -76,10 +69,9 @@ class Workers:
             other.wait()
         self._ending.clear()
 
-    def start(self, module: str | None = None) -> None:
-        """Start the others, which load a module while there is nothing to do yet."""
+    def start(self) -> None:
         while len(self._others) < self._count - 1:
-            self._others.append(_Other(module))
+            self._others.append(_Other())
 
     def hang_up(self) -> None:
         """Tell the others to end; the block's end waits for them."""
@@ -101,12 +93,12 @@ class Workers:
         ends the work. Raises what the first task to fail raised; those after it may have been
         begun.
         """
-        self.start()
-        if not self._others:
+        if self._count == 1:
             for task in tasks:
                 free()
                 yield function(*task)
             return
+        self.start()
         shared = _Shared(function, tasks, free)
         threads = [
             threading.Thread(target=shared.work, args=(other,), daemon=True)
@@ -216,7 +208,7 @@ class _Shared:
 class _Other:
     """Another process, as this one sees it."""
 
-    def __init__(self, module: str | None) -> None:
+    def __init__(self) -> None:
         # A session of its own: Ctrl-C is for this process, which then ends the others in order.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-c", _START],
@@ -229,7 +221,7 @@ class _Other:
         self._input, self._output = self._process.stdin, self._process.stdout
         # Where this program's modules come from is for it to say.
         with suppress(BrokenPipeError):  # which the first task tells
-            _send(self._input, (sys.path, module))
+            _send(self._input, sys.path)
 
     def send(self, function: Callable[..., Any], task: tuple[Any, ...]) -> None:
         with self._alive():
@@ -278,20 +270,16 @@ def serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     try:
-        sys.path[:], module = pickle.loads(_receive(sys.stdin.buffer))  # noqa: S301  # our own
+        sys.path[:] = pickle.loads(_receive(sys.stdin.buffer))  # noqa: S301  # from our own process
     except EOFError:
         os._exit(0)
     logger = logging.getLogger("batch_pipeline")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Forward(answers))
-    begun = threading.Event()
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks, begun), daemon=True).start()
-    if module is not None:
-        import_module(module)
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
     with suppress(KeyboardInterrupt, BrokenPipeError):
         while True:
             message = tasks.get()
-            begun.set()
             try:
                 function, task = pickle.loads(message)  # noqa: S301  # from our own process
                 answer = ("done", function(*task))
@@ -301,13 +289,11 @@ def serve() -> None:
     os._exit(0)
 
 
-def _listen(stream: BinaryIO, tasks: queue.SimpleQueue[bytes], begun: threading.Event) -> None:
+def _listen(stream: BinaryIO, tasks: queue.SimpleQueue[bytes]) -> None:
     with suppress(EOFError):
         while True:
             tasks.put(_receive(stream))
     # The other side is done with this process, or dead.
-    if not begun.is_set():
-        os._exit(0)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     threading.Event().wait(FAREWELL_SECONDS)
     os._exit(1)

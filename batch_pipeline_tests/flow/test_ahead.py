@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +38,16 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return threads
 
 
+@pytest.mark.parametrize("processes_from", [0, dataset.PROCESSES_FROM_BYTES])
 def test_a_new_night_is_read_once_and_beside(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, readings: list[str]
+    sim: Simulator,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    readings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    processes_from: int,
 ) -> None:
+    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", processes_from)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(12)))
     with reading_ahead(pipeline, spec, PARTITION) as ahead:
         assert run(pipeline, spec, PARTITION, ahead=ahead).complete
@@ -127,3 +136,14 @@ def test_a_missing_key_is_told_before_anything_is_read(
     ):
         pass
     assert readings == []
+
+
+def test_reading_begins_before_what_is_slow_to_import() -> None:
+    code = (
+        "import sys, batch_pipeline.flow.ahead, batch_pipeline.flow.prepared; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    slow = {"anthropic", "asyncio", "duckdb", "genai_prices", "numpy", "pyarrow", "sqlalchemy"}
+    assert slow & set(loaded) == set()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import dataset, head_start, pieces
+from batch_pipeline.flow import dataset, pieces
 from batch_pipeline.flow.columns import LinesSeen, Wanted
 from batch_pipeline.flow.pieces import pieces_of, with_lines_counted
 from batch_pipeline.flow.pipeline import Pipeline
@@ -107,7 +107,7 @@ def test_the_last_pieces_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1_000)
     monkeypatch.setattr(pieces, "_FILE_BYTES", 0)
-    monkeypatch.setattr(head_start, "PROCESSES_FROM_BYTES", 0)
+    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", 0)
 
 
 @pytest.mark.usefixtures("many_pieces")

@@ -48,32 +48,6 @@ def test_results_come_in_the_order_of_the_tasks(count: int) -> None:
     assert [result for result, _ in found] == [number * number for number in range(50)]
 
 
-def modules(_number: int) -> tuple[int, bool]:
-    return os.getpid(), "wave" in sys.modules
-
-
-def test_workers_that_are_up_have_loaded_what_they_need() -> None:
-    with Workers(2) as workers:
-        assert not workers.are_up
-        workers.start("wave")
-        assert workers.are_up
-        found = list(workers.map(modules, [(number,) for number in range(5)], free=lambda: False))
-    assert not workers.are_up
-    assert {process for process, _ in found} != {os.getpid()}
-    assert all(loaded for _, loaded in found)
-
-
-def test_workers_that_get_nothing_to_do_end_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with Workers(3) as workers:
-        workers.start("batch_pipeline.flow.preparing")
-        others = psutil.Process().children()
-        workers.hang_up()
-        assert not workers.are_up
-    assert len(others) == 2
-    assert not any(other.is_running() for other in others)
-    assert capfd.readouterr() == ("", "")
-
-
 def test_what_a_worker_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "batch_pipeline"), Workers(2) as workers:
         list(workers.map(square, ((number,) for number in range(20))))
