@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from functools import cache
@@ -83,3 +84,25 @@ def test_the_sdk_is_loaded_from_where_python_itself_finds_it() -> None:
     ours, pythons = (process(code)["sdk"] for code in (PROGRAM, SOMEBODYS))
     assert len(ours) > 1_000
     assert ours == pythons
+
+
+FAULTS = """
+import resource, sys
+from batch_pipeline.libraries import lighten_libraries
+if sys.argv[1] == "lightly":
+    lighten_libraries()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for size in range(50):
+    blocks = [b"a" * (500_000 + size), b"b" * 400_000]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_memory_that_is_free_is_used_again() -> None:
+    lightly, otherwise = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how]))
+        for how in ("lightly", "as ever")
+    )
+    assert lightly < otherwise / 5
