@@ -107,24 +107,25 @@ class RequestBuilder:
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
         # JSON escapes character by character: a prompt's text is that of its parts, put together.
         first, *others = (orjson.dumps(literal)[1:-1] for literal in self._template.literals)
-        self._first = b'"' + first
-        self._others = [
+        self._first, end = b'"' + first, b'"' + self._suffix
+        # As few pieces as can be: what stands after each text, by the place of its column.
+        self._after_texts = [
             (2 * self.columns.index(slot), literal)
             for slot, literal in zip(self._template.slots, others, strict=True)
         ]
+        if self._after_texts:
+            at, literal = self._after_texts[-1]
+            self._after_texts[-1] = (at, literal + end)
+        else:
+            self._first += end
+        self._beginnings: dict[int | None, bytes] = {}
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
-        begin, self._end = self._prefix(None) + self._first, b'"' + self._suffix
+        begin = self._beginning(None)
         self._begun = self._digest.copy()
         self._begun.update(begin)
-        self._constant_bytes = len(begin + self._end) + sum(len(part) for _, part in self._others)
-        # As few pieces as can be: what stands before the first text, and after each.
-        self._beginnings: dict[int | None, bytes] = {}
-        self._after_texts = [*self._others]
-        if self._after_texts:
-            at, literal = self._after_texts[-1]
-            self._after_texts[-1] = (at, literal + self._end)
+        self._constant_bytes = len(begin) + sum(len(part) for _, part in self._after_texts)
 
     def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
         """`max_tokens`: another than the declared one."""
@@ -162,12 +163,11 @@ class RequestBuilder:
         """Of what `splice` makes of a row, without making it."""
         digest, size = self._begun.copy(), self._constant_bytes
         view = memoryview(row)
-        for at, literal in self._others:
+        for at, after in self._after_texts:
             start, end = places[at], places[at + 1]
             digest.update(view[start:end])
-            digest.update(literal)
+            digest.update(after)
             size += end - start
-        digest.update(self._end)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
 
     def rebuild(
@@ -188,8 +188,7 @@ class RequestBuilder:
 
     def _beginning(self, max_tokens: int | None) -> bytes:
         if max_tokens not in self._beginnings:
-            end = b"" if self._after_texts else self._end
-            self._beginnings[max_tokens] = self._prefix(max_tokens) + self._first + end
+            self._beginnings[max_tokens] = self._prefix(max_tokens) + self._first
         return self._beginnings[max_tokens]
 
     def _prefix(self, max_tokens: int | None) -> bytes:

@@ -32,18 +32,21 @@ PART_BYTES = 256 << 20
 # What is smaller than this is written together.
 _WRITE_BYTES = 128 << 10
 
+# Beside documents of this size, what else is known of them saves no room if it is compressed.
+_LARGE_BYTES = 4 << 10
+
 _LINE_END = ord("\n")
 # How a column is written follows from what is in it: a text that hardly ever comes twice is not
-# looked up in a dictionary. zstd is at its lowest level, which is what it is without a word.
+# looked up in a dictionary.
 _WRITTEN = {
-    "compression": "zstd",
     "use_dictionary": ["problem_status", "problem", "source", "kept_from"],
     # Rows are found by it, see `snapshots.read_inputs`.
     "write_statistics": ["ordinal"],
 }
 # Only after so many rows it is looked whether a page is full: with pyarrow's 1,024 a row group of
 # large documents would be one page, held several times while it is compressed.
-_PACKED_WRITTEN = {**_WRITTEN, "write_batch_size": 64}
+# zstd is at its lowest level, which is what it is without a word.
+_PACKED_WRITTEN = {**_WRITTEN, "compression": "zstd", "write_batch_size": 64}
 
 Positions = npt.NDArray[np.int64]
 
@@ -83,6 +86,7 @@ class SnapshotWriter:
         self._begins: list[int] = []
         self._texts = bytearray()
         self._documents: BinaryIO | None = None
+        self._rest: pa.NativeFile | None = None
         self._writer: pq.ParquetWriter | None = None
         self._part_rows = 0
         self._part_bytes = 0
@@ -92,7 +96,7 @@ class SnapshotWriter:
     def add(self, text: bytes | memoryview, rows: Sequence[SnapshotRow]) -> None:
         """Rows that lie in a text, as lines of it; it is not needed any more then."""
         if self._writer is None:
-            self._open_part()
+            self._open_part(len(text) // len(rows))
         self._rows += rows
         self._counts.append(len(rows))
         end = b"" if text[-1] == _LINE_END else b"\n"
@@ -117,13 +121,16 @@ class SnapshotWriter:
         self._flush()
         self._close_part()
 
-    def _open_part(self) -> None:
+    def _open_part(self, row_bytes: int) -> None:
         path = self._folder / f"piece-{self._piece:06d}-{len(self.parts):05d}.parquet"
         self.parts.append(path)
+        # Parquet is written in hundreds of small pieces.
+        self._rest = pa.output_stream(str(path), buffer_size=_WRITE_BYTES)
         if self._packed:
-            self._writer = pq.ParquetWriter(path, PACKED_SCHEMA, **_PACKED_WRITTEN)
+            self._writer = pq.ParquetWriter(self._rest, PACKED_SCHEMA, **_PACKED_WRITTEN)
             return
-        self._writer = pq.ParquetWriter(path, SCHEMA, **_WRITTEN)
+        compression = "none" if row_bytes >= _LARGE_BYTES else "zstd"
+        self._writer = pq.ParquetWriter(self._rest, SCHEMA, compression=compression, **_WRITTEN)
         documents = Path(documents_of(str(path)))
         self._documents = documents.open("wb", buffering=_WRITE_BYTES)
 
@@ -132,7 +139,8 @@ class SnapshotWriter:
             return
         assert self._writer is not None
         first = self._piece * ORDINALS_A_PIECE + self.items
-        columns = [range(first, first + len(self._rows)), *zip(*self._rows, strict=True)]
+        ordinals = np.arange(first, first + len(self._rows))
+        columns = [ordinals, *zip(*self._rows, strict=True)]
         found = {
             field.name: pa.array(column, field.type)
             for column, field in zip(columns, SCHEMA, strict=True)
@@ -151,11 +159,11 @@ class SnapshotWriter:
             self._close_part()
 
     def _close_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._documents is not None:
-            self._documents.close()
-        self._writer, self._documents, self._part_rows, self._part_bytes = None, None, 0, 0
+        for file in (self._writer, self._rest, self._documents):
+            if file is not None:
+                file.close()
+        self._writer = self._rest = self._documents = None
+        self._part_rows = self._part_bytes = 0
 
 
 def _documents(texts: bytearray, at: Positions, sizes: Positions) -> pa.Array[Any]:
