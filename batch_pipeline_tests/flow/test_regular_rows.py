@@ -157,6 +157,7 @@ def test_rows_are_the_same_as_read_line_by_line(
 
 NESTED_ID = '{"meta":{"id":"0"},"id":"1","text":"a","title":"b"}'
 TWO_TEXTS = '{"text":"x","id":"1","text":"a","title":"b"}'
+NUMBERS = '{"id":1,"n":1.5,"ok":true,"text":"a","title":"b","list":[1,"-1",{"1":null}]}'
 WITH_CR = '{"id":"1","text":"a","title":"b"}\r'
 
 
@@ -191,6 +192,18 @@ WITH_CR = '{"id":"1","text":"a","title":"b"}\r'
         ('{"list":["id","text"],"id":"1","text":"a","title":"b"}',) * 2,
         (TWO_TEXTS, TWO_TEXTS.replace("1", "2").replace("x", "y")),
         (r'{"te\u0078t":"a","id":"1","title":"b"}', r'{"te\u0078t":"b","id":"2","title":"b"}'),
+        *(
+            (NUMBERS, NUMBERS.replace('"id":1', f'"id":{other}'))
+            for other in ["2", "0", "02", "-2", "2.5", "1e5", "9" * 18, "9" * 19, "", "null", "2 2"]
+        ),
+        *(
+            (NUMBERS, NUMBERS.replace("1.5", other))
+            for other in ["2", "-0.25", "2.", ".5", "02", "1e5", "9" * 40, "NaN", "tru", "--1", ""]
+        ),
+        (NUMBERS, NUMBERS.replace("true", "null").replace("[1", "[false").replace("-1", "other")),
+        (NUMBERS, NUMBERS.replace('"1"', '"2"')),
+        (NUMBERS, NUMBERS.replace('"n"', '"id"')),
+        (NUMBERS, NUMBERS.replace('"a"', "2")),
         (WITH_CR, WITH_CR.replace("1", "2")),
         (WITH_CR, WITH_CR.replace("1", "2").removesuffix("\r")),
         (WITH_CR, WITH_CR.replace("1", "2") + "\r"),
@@ -221,8 +234,8 @@ def test_a_line_after_another_is_read_as_by_itself(
 def test_lines_of_a_form_are_not_parsed(tmp_path: Path, end: str) -> None:
     """Nested cells beside them may differ in their texts, too."""
     made = [
-        b'{"id":"%d", "tags": ["a%d", {"b": "c"}], "title":"%d", "text": "\\"%d"}%b\n'
-        % (n, n, n, n, end.encode())
+        b'{"id":%d, "tags": ["a%d", {"b": "c"}], "n%d": %d, "title":"%d", "text": "\\"%d"}%b\n'
+        % (n, n, 7, n, n, n, end.encode())
         for n in range(3)
     ]
     [block] = line_blocks.read_blocks(io.BytesIO(b"".join(made)), None)
