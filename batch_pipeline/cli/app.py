@@ -205,6 +205,14 @@ def run(
             from batch_pipeline.cli import live, views
             from batch_pipeline.flow import run as runner
 
+            if no_wait:
+                # There will be no pause to load it in.
+                from batch_pipeline.flow import report
+
+                report.get_ready()
+            pipeline.connect()
+            # All is loaded; the ledger waits for the disk.
+            ahead.take_part()
             live.announce_account(context.obj, pipeline)
             gc.set_threshold(GARBAGE_AFTER)
             with live.live_progress() as watch:

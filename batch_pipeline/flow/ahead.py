@@ -32,14 +32,17 @@ class InputAhead:
     def __init__(self) -> None:
         self._sources: Sources | None = None
         self._wait: Callable[[], NewSnapshot] | None = None
-        self._awaited = threading.Event()
+        self._free = threading.Event()
 
     def begin(self, sources: Sources, wait: Callable[[], NewSnapshot]) -> None:
         self._sources, self._wait = sources, wait
 
-    def is_awaited(self) -> bool:
-        """Whether the process has nothing else to do any more."""
-        return self._awaited.is_set()
+    def take_part(self) -> None:
+        """What the process has to do besides mostly waits from here on."""
+        self._free.set()
+
+    def takes_part(self) -> bool:
+        return self._free.is_set()
 
     def take(self, sources: Sources) -> NewSnapshot | None:
         """The snapshot of these files, once; None: they are not what was read, or nothing was.
@@ -49,7 +52,7 @@ class InputAhead:
         wait, self._wait = self._wait, None
         if wait is None or self._sources != sources:
             return None
-        self._awaited.set()
+        self.take_part()
         return wait()
 
 
@@ -57,7 +60,7 @@ class InputAhead:
 def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator[InputAhead]:
     """Read a new night's input beside the block, which connects to the API and goes on from there.
 
-    Other processes do the reading until it is awaited. Ends it where the block fails. Raises
+    Other processes do the reading until this one takes part. Ends it where the block fails. Raises
     UsageError for a missing key and InputDataError for missing files before anything is begun, and
     UsageError for a missing price before the block is.
     """
@@ -72,7 +75,7 @@ def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator
 
     def free() -> bool:
         stop.check()
-        return ahead.is_awaited()
+        return ahead.takes_part()
 
     def read() -> NewSnapshot:
         return dataset.read_snapshot(pipeline, spec, partition, sources, workers=workers, free=free)

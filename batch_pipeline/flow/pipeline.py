@@ -82,6 +82,10 @@ class Pipeline:
             # Its first client loads as much again as it needs.
             return AnthropicApi()
 
+    def connect(self) -> None:
+        """Load and open `api`; raises as it does."""
+        self.api  # noqa: B018
+
     def require_key(self) -> None:
         """Raise UsageError where `api` could not be opened for want of a key; costs nothing."""
         if self._given_api is None:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # A task that is interrupted records what is known; then its process ends in any case.
 FAREWELL_SECONDS = 10.0
 # How soon a process that had other things to do takes part.
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 _LENGTH = struct.Struct("!Q")
 # How many tasks another process has at once: it goes on while this one is busy with other things.
 _AT_ONCE = 2
