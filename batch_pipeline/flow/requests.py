@@ -108,24 +108,24 @@ class RequestBuilder:
         # JSON escapes character by character: a prompt's text is that of its parts, put together.
         first, *others = (orjson.dumps(literal)[1:-1] for literal in self._template.literals)
         self._first, end = b'"' + first, b'"' + self._suffix
-        # As few pieces as can be: what stands after each text, by the place of its column.
-        self._after_texts = [
+        # As few pieces as can be: which of the places begins a text, and what stands after it.
+        self.after_texts = [
             (2 * self.columns.index(slot), literal)
             for slot, literal in zip(self._template.slots, others, strict=True)
         ]
-        if self._after_texts:
-            at, literal = self._after_texts[-1]
-            self._after_texts[-1] = (at, literal + end)
+        if self.after_texts:
+            at, literal = self.after_texts[-1]
+            self.after_texts[-1] = (at, literal + end)
         else:
             self._first += end
         self._beginnings: dict[int | None, bytes] = {}
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
-        begin = self._beginning(None)
+        begin = self.beginning(None)
         self._begun = self._digest.copy()
         self._begun.update(begin)
-        self._constant_bytes = len(begin) + sum(len(part) for _, part in self._after_texts)
+        self._constant_bytes = len(begin) + sum(len(part) for _, part in self.after_texts)
 
     def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
         """`max_tokens`: another than the declared one."""
@@ -141,21 +141,10 @@ class RequestBuilder:
 
         The prompt must not be empty.
         """
-        return b"".join(self.pieces(row, max_tokens, places))
-
-    def pieces(
-        self,
-        row: bytes | memoryview,
-        max_tokens: int | None = None,
-        places: Sequence[int] | None = None,
-    ) -> list[bytes | memoryview]:
-        """What `rebuild` puts together."""
-        if places is None:
-            return [self.rebuild(bytes(row), max_tokens)]
-        pieces: list[bytes | memoryview] = [self._beginning(max_tokens)]
-        for at, after in self._after_texts:
+        pieces = [self.beginning(max_tokens)]
+        for at, after in self.after_texts:
             pieces += (row[places[at] : places[at + 1]], after)
-        return pieces
+        return b"".join(pieces)
 
     def fingerprint_and_size(
         self, row: bytes | memoryview, places: Sequence[int]
@@ -163,7 +152,7 @@ class RequestBuilder:
         """Of what `splice` makes of a row, without making it."""
         digest, size = self._begun.copy(), self._constant_bytes
         view = memoryview(row)
-        for at, after in self._after_texts:
+        for at, after in self.after_texts:
             start, end = places[at], places[at + 1]
             digest.update(view[start:end])
             digest.update(after)
@@ -186,7 +175,8 @@ class RequestBuilder:
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
 
-    def _beginning(self, max_tokens: int | None) -> bytes:
+    def beginning(self, max_tokens: int | None) -> bytes:
+        """What stands before the first text of a request, or all of it where there is none."""
         if max_tokens not in self._beginnings:
             self._beginnings[max_tokens] = self._prefix(max_tokens) + self._first
         return self._beginnings[max_tokens]

@@ -80,6 +80,14 @@ def test_a_body_is_its_requests_put_together(
         assert data in body
 
 
+def test_a_body_does_not_end_before_all_rows_are_in_it() -> None:
+    builder = RequestBuilder(Declaration.of(job("in.jsonl", prompt={"user": "{text}"})))
+    blocks = blocks_of(rows_of(["one", "two"]), builder.columns, 2, known=True)
+    chunks = body_chunks(new_token(), builder, blocks, [(None, 100)] * 3, 1)
+    with pytest.raises(ValueError, match="fewer rows"):
+        assert b"]}" not in list(chunks)
+
+
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 100, 101, 1_234, 100_000])
 def test_the_announced_length_counts_the_digits_of_each_number(count: int) -> None:
     numbers = "".join(f'{{"custom_id":"{"t" * 16}_{n}","params":}},' for n in range(count))
