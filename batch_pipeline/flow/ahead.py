@@ -70,7 +70,7 @@ def reading_ahead(pipeline: Pipeline, spec: JobSpec, partition: str) -> Iterator
         yield ahead
         return
     sources = dataset.find_input(pipeline, spec, partition)
-    workers = dataset.workers_for(pipeline, sources)
+    workers = dataset.workers_for(pipeline, sources, beside=True)
     stop = Stop()
 
     def free() -> bool:

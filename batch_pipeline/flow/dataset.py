@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 # estimate; and how many times what is written has to be free, for documents not to be packed.
 _UNPACKED = 5
 _ROOM = 2
-# Below this another process has hardly started when this one is through.
-PROCESSES_FROM_BYTES = 40 << 20
+# Below this another process has hardly started when this one is through; while this one has other
+# things to do it is worth it sooner.
+PROCESSES_FROM_BYTES = 128 << 20
+PROCESSES_BESIDE_FROM_BYTES = 24 << 20
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
@@ -111,10 +113,11 @@ def read_snapshot(
     )
 
 
-def workers_for(pipeline: Pipeline, sources: Sources) -> Workers:
-    """What an input is read with: this process alone, if others start no sooner than it is read."""
+def workers_for(pipeline: Pipeline, sources: Sources, *, beside: bool = False) -> Workers:
+    """What an input is read with; `beside`: while this process has other things to do."""
     size = sum(file.size for file in sources.files)
-    return Workers(pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1)
+    least = PROCESSES_BESIDE_FROM_BYTES if beside else PROCESSES_FROM_BYTES
+    return Workers(pipeline.settings.workers if size >= least else 1)
 
 
 def _leave(_: Path) -> None:

@@ -38,7 +38,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return threads
 
 
-@pytest.mark.parametrize("processes_from", [0, dataset.PROCESSES_FROM_BYTES])
+@pytest.mark.parametrize("processes_from", [0, dataset.PROCESSES_BESIDE_FROM_BYTES])
 def test_a_new_night_is_read_once_and_beside(
     sim: Simulator,
     pipeline: Pipeline,
@@ -47,7 +47,7 @@ def test_a_new_night_is_read_once_and_beside(
     monkeypatch: pytest.MonkeyPatch,
     processes_from: int,
 ) -> None:
-    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", processes_from)
+    monkeypatch.setattr(dataset, "PROCESSES_BESIDE_FROM_BYTES", processes_from)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(12)))
     with reading_ahead(pipeline, spec, PARTITION) as ahead:
         assert run(pipeline, spec, PARTITION, ahead=ahead).complete
