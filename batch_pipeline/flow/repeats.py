@@ -67,12 +67,14 @@ def note_repeats(
 
 def _nothing_twice(files: Files, part_paths: Sequence[str]) -> bool:
     """Whether no id and no unit occurs more than once; rows without a unit do not count."""
-    for name in ("id", "unit") if part_paths else ():
-        columns = [snapshots.read_columns(files, path, [name]).column(0) for path in part_paths]
-        column = pa.chunked_array([chunk for each in columns for chunk in each.chunks])
-        if pc.count_distinct(column).as_py() < len(column) - column.null_count:
-            return False
-    return True
+    if not part_paths:
+        return True
+    columns = ("id", "unit")
+    table = pa.concat_tables(snapshots.read_columns(files, path, columns) for path in part_paths)
+    return all(
+        pc.count_distinct(column).as_py() == len(column) - column.null_count
+        for column in table.columns
+    )
 
 
 # Few, if any: what they are and where they stand is looked up for them alone.

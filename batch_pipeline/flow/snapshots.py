@@ -91,7 +91,7 @@ def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
 def read_columns(files: Files, path: str, columns: Sequence[str]) -> pa.Table:
     """Columns of one of the snapshot's Parquet files, which may be small beside the documents."""
     with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
-        return parquet.read(columns=list(columns)).select(columns)
+        return parquet.read(columns=list(columns), use_threads=False).select(columns)
 
 
 def each_part(
