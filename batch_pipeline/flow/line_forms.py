@@ -24,14 +24,10 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|([-0-9][-+.0-9eE]*|true|false|null)')
 _NAME_END = re.compile(rb"[ \t]*:[ \t]*")
 
 
-class Line(NamedTuple):
-    """A common line without its end: its id, where it begins and ends, and where in it its texts
-    lie, which are written as orjson would write them; see `row_json.places_of`."""
-
-    id: str
-    start: int
-    end: int
-    places: tuple[int, ...]
+# A common line without its end: its id, where it begins and ends, and where in it its texts lie,
+# which are written as orjson would write them; see `row_json.places_of`. A plain tuple, because one
+# is made of each line.
+Line = tuple[str, int, int, tuple[int, ...]]
 
 
 class Between(NamedTuple):
@@ -84,7 +80,7 @@ class Form(NamedTuple):
             for text in texts:
                 begin = at + text
                 of_texts += (places[begin] + 1 - start, places[begin + 1] - start)
-            found.append(Line(item_id.decode(), start, end, tuple(of_texts)))
+            found.append((item_id.decode(), start, end, tuple(of_texts)))
             at += len(kinds)
             start = places[at - 1] + 1
         return at, start

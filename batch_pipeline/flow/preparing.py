@@ -114,10 +114,12 @@ class _Work:
                 continue
             request_bytes += size
             self._digests += _digest(row, places, fingerprint)
-            unit = unit_of(fingerprint, row_id, deduplicate=deduplicate)
-            place = (source, number, start - begin, stop - start)
+            unit = fingerprint if deduplicate else unit_of(fingerprint, row_id, deduplicate=False)
             # As `SnapshotRow` has them; to make one takes three times as long.
-            rows.append((row_id, unit, fingerprint, size, None, None, *place, None, places))
+            rows.append((
+                row_id, unit, fingerprint, size, None, None,
+                source, number, start - begin, stop - start, None, places,
+            ))  # fmt: skip
         self.done.request_bytes += request_bytes
         self._writer.add(data[begin:end], rows)
 

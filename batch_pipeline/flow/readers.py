@@ -66,8 +66,9 @@ class CommonRows(NamedTuple):
 
     def row(self, number: int) -> Row:
         """One of them, to be kept."""
-        line, text = self.lines.lines[number - self.number], self.lines.text(number - self.number)
-        return Row(line.id, text, self.source, number, self.columns, places=line.places)
+        row_id, _, _, places = self.lines.lines[number - self.number]
+        text = self.lines.text(number - self.number)
+        return Row(row_id, text, self.source, number, self.columns, places=places)
 
     def rows(self) -> Iterator[Row]:
         return map(self.row, range(self.number, self.number + len(self.lines.lines)))

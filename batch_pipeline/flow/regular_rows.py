@@ -47,7 +47,8 @@ class Lines(NamedTuple):
 
     def text(self, number: int) -> bytes:
         """A copy of one of them."""
-        return bytes(self.data[self.lines[number].start : self.lines[number].end])
+        _, start, end, _ = self.lines[number]
+        return bytes(self.data[start:end])
 
 
 def read_lines(stream: BinaryIO, size: int | None, wanted: Wanted) -> Iterator[Lines | bytes]:
@@ -90,16 +91,16 @@ class _Finder:
             after, end = block.next_line(at)
             found = self._parsed(block, at, after, start, end, escaped=unusual[odd] < end)
             odd = bisect_left(unusual, end, odd)
-            if isinstance(found, Line):
+            if isinstance(found, bytes):
+                yield from together.taken(start)
+                yield found
+            elif isinstance(found, _Found):
+                yield from together.add_anew(found, start)
+            else:
                 yield from together.add([found], start)
                 if missed and forms_left:
                     form = self._form = form_of(block, at, start, self._wanted)
                     forms_left -= 1
-            elif isinstance(found, _Found):
-                yield from together.add_anew(found, start)
-            else:
-                yield from together.taken(start)
-                yield found
             missed = True
             start, at = end, after
         yield from together.taken(block.size)
@@ -132,7 +133,7 @@ class _Finder:
         found = _common(text, texts, escaped, self._wanted.id_column, self._names)
         if found is None:
             return text
-        return Line(found.id, start, end, found.places) if found.text is text else found
+        return (found.id, start, end, found.places) if found.text is text else found
 
 
 class _Found(NamedTuple):
@@ -165,7 +166,7 @@ class _Together:
             yield from self.taken(start)
         at = len(self._anew)
         self._anew += found.text
-        self._lines.append(Line(found.id, at, len(self._anew), found.places))
+        self._lines.append((found.id, at, len(self._anew), found.places))
         self._anew += b"\n"
 
     def taken(self, end: int) -> Iterator[Lines]:

@@ -243,11 +243,11 @@ def test_lines_of_a_form_are_not_parsed(tmp_path: Path, end: str) -> None:
     assert form is not None
     lines: list[Line] = []
     assert form.follow(block, 0, 0, block.size, lines) == (len(block.kinds), block.size)
-    assert [line.id for line in lines] == ["0", "1", "2"]
-    texts = [bytes(block.data[line.start : line.end]) for line in lines]
+    assert [row_id for row_id, *_ in lines] == ["0", "1", "2"]
+    texts = [bytes(block.data[start:end]) for _, start, end, _ in lines]
     assert texts == [line.rstrip() for line in made]
     for number, (line, text) in enumerate(zip(lines, texts, strict=True)):
-        start, end_, title, after = line.places
+        start, end_, title, after = line[-1]
         assert (text[start:end_], text[title:after]) == (b'\\"%d' % number, b"%d" % number)
 
 
@@ -283,7 +283,7 @@ def test_a_line_is_common_or_not(line: bytes, common: bool) -> None:
         row, text, [places] = (
             orjson.loads(line),
             found.text(0),
-            [each.places for each in found.lines],
+            [line[-1] for line in found.lines],
         )
         for column, start, end in zip(COLUMNS, places[::2], places[1::2], strict=True):
             assert text[start - 1 : end + 1] == orjson.dumps(row[column])
