@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import platform
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ finally:
         "plugins": os.environ.get("PYDANTIC_DISABLE_PLUGINS"),
         "sdk": {
             name: [
-                type(module.__loader__).__name__, module.__package__, module.__file__,
+                module.__package__, module.__file__,
                 getattr(module, "__cached__", None), list(getattr(module, "__path__", [])),
                 module.__spec__.has_location, module.__spec__.origin, module.__spec__.cached,
             ]
@@ -106,3 +108,28 @@ def test_memory_that_is_free_is_used_again() -> None:
         for how in ("lightly", "as ever")
     )
     assert lightly < otherwise / 5
+
+
+def test_a_module_that_has_changed_is_compiled_anew(tmp_path: Path) -> None:
+    package = tmp_path / "changing"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    load = (
+        "import sys\n"
+        "from batch_pipeline.libraries import lighten_libraries, loading_lightly\n"
+        "lighten_libraries()\n"
+        "with loading_lightly('changing', without='nothing'):\n"
+        "    from changing import module\n"
+        "print(module.VALUE)"
+    )
+    printed = []
+    for compiled, value in ((False, 1), (True, 1), (True, 1), (False, 22), (True, 22)):
+        (package / "module.py").write_text(f"VALUE = {value}")
+        os.utime(package / "module.py", (1_000_000_000 + value, 1_000_000_000 + value))
+        if compiled:
+            compileall.compile_dir(package, quiet=1)
+        environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", load]
+        ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        printed.append(int(ended.stdout))
+    assert printed == [1, 1, 1, 22, 22]
