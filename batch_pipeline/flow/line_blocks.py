@@ -16,6 +16,7 @@ import pyarrow as pa
 
 # What is looked through several times stays in the processor's cache.
 BLOCK_BYTES = 512 << 10
+_LARGE_BYTES = 4 << 20
 
 _QUOTE, _BACKSLASH, _BLANK = b'"\\ '
 # What may follow a backslash in JSON as orjson writes it. It writes `\u001f` and the like too, so
@@ -56,9 +57,12 @@ def read_blocks(stream: BinaryIO, size: int | None) -> Iterator[Block]:
     filled = 0
     while True:
         if filled == len(buffer.data):
-            former, buffer = buffer, _Buffer(2 * filled)
+            # For a line of some megabytes not step by step; for one that is larger, no more than
+            # twice of what it takes.
+            former, buffer = buffer, _Buffer(filled * (4 if filled < _LARGE_BYTES else 2))
             buffer.data[:filled] = former.data
-        room = memoryview(buffer.data)[filled : filled + left]
+        # No more than a block, even where a long line has made room for more.
+        room = memoryview(buffer.data)[filled : filled + min(left, BLOCK_BYTES)]
         count = stream.readinto(room)  # type: ignore[attr-defined]  # all have it
         if not count:
             if filled:
