@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.flow import dataset
-from batch_pipeline.flow.paths import documents_of
+from batch_pipeline.flow.paths import documents_of, part_name
 from batch_pipeline.flow.pieces import pieces_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prepared import Prepared
 from batch_pipeline.flow.preparing import DIGEST_BYTES, prepare
-from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.snapshots import part_paths
+from batch_pipeline.flow.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.snapshots import part_paths, read_inputs
 from batch_pipeline.flow.sources import find_sources
+from batch_pipeline.state.files import Files
 from batch_pipeline_tests import support
+from batch_pipeline_tests.flow.rows import SNAPSHOT
 from batch_pipeline_tests.support import documents, job, write_rows
 
 LONG = "a text of some length, so that it is not hashed twice " * 20
@@ -56,6 +60,53 @@ def test_a_digest_is_of_all_that_a_row_has(tmp_path: Path, long: bool) -> None:
     each = [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
     assert len(set(each)) == 4
     assert each[0] == each[4]
+
+
+MIXED: list[dict[str, Any]] = [
+    {"id": "common", "text": LONG},
+    {"id": "blank", "text": " "},
+    {"id": "another", "text": "short", "n": 1.5},
+    {"id": "escaped", "text": "caf\u00e9 " + LONG},
+    {"id": "escaped too", "text": "x\u2028"},
+    {"id": "nested", "text": LONG, "list": [LONG]},
+    {"id": 7, "text": "a number"},
+    {"id": "no text", "text": None},
+    {"id": "last", "text": LONG},
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n"])
+def test_each_row_is_found_again_and_makes_the_request_of_its_fingerprint(
+    tmp_path: Path, packed: bool, ending: str
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(ending.join(map(json.dumps, MIXED)), newline="")
+    [piece] = pieces_of(find_sources(str(source), "all", {}))
+    declaration = Declaration.of(job(source, prompt={"user": "{text}"}))
+    done = prepare(0, piece, declaration, tmp_path, packed)
+    [part] = done.parts
+    dataset.name_part(part, 0)
+    table = pq.read_table(tmp_path / part_name(0))
+    found = list(
+        read_inputs(
+            Files(str(tmp_path)),
+            replace(SNAPSHOT, folder="."),
+            table.column("ordinal").to_pylist(),
+        )
+    )
+    assert [orjson.loads(row.text) for row in found] == MIXED
+    assert table.column("id").to_pylist() == [str(row["id"]) for row in MIXED]
+    builder = RequestBuilder(declaration)
+    made = [
+        None if fingerprint is None else builder.rebuild(row.text, None, row.places)
+        for row, fingerprint in zip(found, table.column("fingerprint").to_pylist(), strict=True)
+    ]
+    assert [number for number, params in enumerate(made) if params is None] == [1, 7]
+    sizes = [None if params is None else len(params) for params in made]
+    assert table.column("request_bytes").to_pylist() == sizes
+    fingerprints = [None if params is None else builder.fingerprint(params) for params in made]
+    assert table.column("fingerprint").to_pylist() == fingerprints
 
 
 def test_packed_documents_are_the_same(tmp_path: Path) -> None:
