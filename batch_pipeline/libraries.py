@@ -10,8 +10,8 @@ environment says about a library holds.
 - pydantic looks through all that is installed for plugins of its own: 0.1 seconds.
 - The SDK loads aiohttp for a client that is not used, and aiohttp reads the system's certificates
   twice as it loads: 0.1 seconds.
-- Python looks for each module of a package under every ending that a module may have. The SDK has
-  3,000 modules: 0.1 seconds.
+- Python looks for each module of a package under every ending that a module may have, and goes
+  through a dozen functions to its compiled code. The SDK has 3,000 modules: 0.13 seconds.
 - The C library gives large blocks of memory back as soon as they are free, and the kernel clears
   each page of the next one anew: half of what it takes to send a row of the snapshot.
 """
@@ -106,10 +106,10 @@ class _Straight(MetaPathFinder):
             return None
         folder = path[0]
         name = fullname.rpartition(".")[2]
-        if f"{name}.py" in self._names(folder):
-            found, at = None, f"{folder}/{name}.py"
-        elif name in self._names(folder) and "__init__.py" in self._names(f"{folder}/{name}"):
+        if name in self._names(folder) and "__init__.py" in self._names(f"{folder}/{name}"):
             found, at = [f"{folder}/{name}"], f"{folder}/{name}/__init__.py"
+        elif f"{name}.py" in self._names(folder):
+            found, at = None, f"{folder}/{name}.py"
         else:
             return None
         spec = ModuleSpec(fullname, _Straightforward(fullname, at), origin=at)
