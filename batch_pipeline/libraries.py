@@ -36,7 +36,7 @@ _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 
 # glibc keeps blocks up to the size of the largest one that was ever freed (mallopt(3)); to others
 # it means nothing. What is read, made and sent is half a megabyte at a time.
-_KEPT_BYTES = 4 << 20
+_KEPT_BYTES = 1 << 20
 
 
 class _Absent(MetaPathFinder):

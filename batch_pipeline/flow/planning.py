@@ -127,6 +127,8 @@ def plan_all(
         tables = (_as_manifest(table, room) for table in units.all())
         # One is written while the next is looked for.
         planned = list(each_ahead(write, cut(tables, limits), WRITTEN_AT_ONCE))
+    # Arrow keeps what the units took for others, and what comes next takes other sizes.
+    pa.default_memory_pool().release_unused()
     return _add(pipeline, seen, planned, open_requests=0)
 
 
