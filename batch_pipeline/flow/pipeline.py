@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.rate_limit import Limiter
-from batch_pipeline.libraries import loading_lightly
+from batch_pipeline.libraries import loading_without
 from batch_pipeline.settings import Settings
 from batch_pipeline.state.files import Files
 
@@ -76,7 +76,7 @@ class Pipeline:
         """Connects on first use; raises where there is no key or the API refuses it."""
         if self._given_api is not None:
             return self._given_api
-        with loading_once("anthropic"), loading_lightly("anthropic", without="aiohttp"):
+        with loading_once("anthropic"), loading_without("aiohttp"):
             from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
 
             # Its first client loads as much again as it needs.
