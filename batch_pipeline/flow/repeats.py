@@ -10,22 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths, snapshots
 from batch_pipeline.flow.prepared import EXAMPLES
+from batch_pipeline.flow.text_hashes import ROWS_IN_MEMORY, sorted_hashes
 from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.files import Files
-
-# A hash of 8 bytes for each id, and one for each unit; of more rows a database, which spills to the
-# disk, is asked.
-ROWS_IN_MEMORY = 5_000_000
-
-Hashes = npt.NDArray[np.int64]
 
 
 def note_repeats(
@@ -70,23 +63,9 @@ def note_repeats(
 
 
 def _nothing_twice(files: Files, part_paths: Sequence[str]) -> bool:
-    """Whether surely no id and no unit occurs more than once; rows without a unit do not count.
-
-    Two of five million have the same hash in one night of a million: that they are not the same is
-    found then.
-    """
-    found: list[list[Hashes]] = [[], []]
-    for path in part_paths:
-        table = snapshots.read_columns(files, path, ("id", "unit"))
-        for hashes, column in zip(found, table.columns, strict=True):
-            texts = column.drop_null().to_pylist()
-            hashes.append(np.fromiter(map(hash, texts), np.int64, len(texts)))
-    return not any(_any_twice(np.concatenate(hashes)) for hashes in found if hashes)
-
-
-def _any_twice(hashes: Hashes) -> bool:
-    hashes.sort()
-    return bool((hashes[1:] == hashes[:-1]).any())
+    """Whether surely no id and no unit occurs more than once; rows without a unit do not count."""
+    columns = sorted_hashes(files, part_paths, ("id", "unit"))
+    return not any((hashes[1:] == hashes[:-1]).any() for hashes in columns)
 
 
 # Few, if any: what they are and where they stand is looked up for them alone.

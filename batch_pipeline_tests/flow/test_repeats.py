@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import dataset, repeats, snapshots
+from batch_pipeline.flow import dataset, repeats, snapshots, text_hashes
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
 
@@ -18,7 +18,7 @@ SAME_TEXT: list[dict[str, Any]] = [{**ROWS[3], "id": "again"}, {**ROWS[7], "id":
 NO_TEXT: list[dict[str, Any]] = [{"id": "empty", "text": None}]
 
 
-@pytest.mark.parametrize("in_memory", [0, repeats.ROWS_IN_MEMORY])
+@pytest.mark.parametrize("in_memory", [0, text_hashes.ROWS_IN_MEMORY])
 @pytest.mark.parametrize(
     ("more", "answered_for"),
     [([], []), (NO_TEXT, []), (SAME_TEXT, [("again", 3), ("once more", 7)])],
@@ -43,7 +43,7 @@ def test_rows_that_anothers_request_answers_are_written_down(
     assert sorted((row["id"], row["first_ordinal"]) for row in found) == answered_for
 
 
-@pytest.mark.parametrize("in_memory", [0, repeats.ROWS_IN_MEMORY])
+@pytest.mark.parametrize("in_memory", [0, text_hashes.ROWS_IN_MEMORY])
 def test_an_id_that_comes_twice_stops_the_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
