@@ -23,7 +23,7 @@ NOT_COMPLETE = 4
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--documents", type=int, default=60_000)
+    made.add_argument("--documents", type=int, default=200_000)
     made.add_argument(
         "--words", type=int, default=1_850, help="a document's; 3,000 tokens are 1,850"
     )
