@@ -27,46 +27,50 @@ finally:
     import aiohttp
     print(json.dumps({
         "loaded": loaded,
-        "threads": os.environ.get("OPENBLAS_NUM_THREADS"),
-        "plugins": os.environ.get("PYDANTIC_DISABLE_PLUGINS"),
+        "environ": dict(os.environ),
+        "pool": pa.default_memory_pool().backend_name,
     }), file=sys.stderr)
 """
 SOMEBODYS = PROGRAM.replace("main()", "main(sys.argv[1:])")
 
 
-def process(code: str, threads: str = "", plugins: str = "") -> dict[str, Any]:
-    given = {"OPENBLAS_NUM_THREADS": threads, "PYDANTIC_DISABLE_PLUGINS": plugins}
-    environ = {name: value for name, value in os.environ.items() if name not in given}
+LIGHT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    **({"ARROW_DEFAULT_MEMORY_POOL": "jemalloc"} if sys.platform == "linux" else {}),
+}
+MINE = {
+    "OPENBLAS_NUM_THREADS": "2",
+    "PYDANTIC_DISABLE_PLUGINS": "mine",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "loaded", "environ"),
+    [
+        (PROGRAM, {}, [], LIGHT),
+        (PROGRAM, MINE, [], MINE),
+        (SOMEBODYS, {}, ["aiohttp", "pandas"], {}),
+    ],
+    ids=["the program", "in an environment that says otherwise", "a process that calls it"],
+)
+def test_what_a_process_does_without(
+    code: str, given: dict[str, str], loaded: list[str], environ: dict[str, str]
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in MINE}
     ended = subprocess.run(
         [sys.executable, "-c", code],
-        env=environ | {name: value for name, value in given.items() if value},
+        env=inherited | given,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    result: dict[str, Any] = json.loads(ended.stderr.splitlines()[-1])
-    return result
-
-
-@pytest.mark.parametrize(
-    ("code", "given", "loaded", "threads", "plugins"),
-    [
-        (PROGRAM, (), [], "1", "__all__"),
-        (PROGRAM, ("2", "mine"), [], "2", "mine"),
-        (SOMEBODYS, (), ["aiohttp", "pandas"], None, None),
-    ],
-    ids=["the program", "in an environment that says otherwise", "a process that calls it"],
-)
-def test_what_a_process_does_without(
-    code: str,
-    given: tuple[str, ...],
-    loaded: list[str],
-    threads: str | None,
-    plugins: str | None,
-) -> None:
-    found = process(code, *given)
-    assert [found[name] for name in ("loaded", "threads", "plugins")] == [loaded, threads, plugins]
+    found: dict[str, Any] = json.loads(ended.stderr.splitlines()[-1])
+    assert found["loaded"] == loaded
+    assert {name: found["environ"][name] for name in MINE if name in found["environ"]} == environ
+    assert found["pool"] == environ.get("ARROW_DEFAULT_MEMORY_POOL", found["pool"])
 
 
 FAULTS = """
