@@ -13,11 +13,13 @@ environment says about a library holds.
 - The SDK loads aiohttp for a client that is not used, and aiohttp reads the system's certificates
   twice as it loads: 0.1 seconds.
 - The C library gives large blocks of memory back as soon as they are free, and the kernel clears
-  each page of the next one anew: half of what it takes to send a row of the snapshot.
+  each page of the next one anew: half of what it takes to send a row of the snapshot. And it has
+  heaps of their own for several threads, each with gaps that no other one fills.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -30,9 +32,14 @@ _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 if sys.platform == "linux":
     _DEFAULTS["ARROW_DEFAULT_MEMORY_POOL"] = "jemalloc"
 
-# glibc keeps blocks up to the size of the largest one that was ever freed (mallopt(3)); to others
-# it means nothing. What is read, made and sent is half a megabyte at a time.
-_KEPT_BYTES = 1 << 20
+# Of glibc, see mallopt(3): what is read, made, sent and
+# collected is half a megabyte to two at a time. It takes the
+# environment's word as it starts (`MALLOC_ARENA_MAX` and so on), which these are not to overrule.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 8 << 20),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
 
 
 class _Absent(MetaPathFinder):
@@ -57,7 +64,10 @@ def lighten_libraries() -> None:
         os.environ.setdefault(name, value)
     if _PANDAS not in sys.meta_path:
         sys.meta_path.insert(0, _PANDAS)
-    bytes(_KEPT_BYTES)  # freed at once, and never touched
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, (option, size) in _MALLOC.items():
+        if mallopt is not None and name not in os.environ:
+            mallopt(option, size)
 
 
 @contextmanager
