@@ -32,9 +32,8 @@ _DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}
 if sys.platform == "linux":
     _DEFAULTS["ARROW_DEFAULT_MEMORY_POOL"] = "jemalloc"
 
-# Of glibc, see mallopt(3): what is read, made, sent and
-# collected is half a megabyte to two at a time. It takes the
-# environment's word as it starts (`MALLOC_ARENA_MAX` and so on), which these are not to overrule.
+# Of glibc, see mallopt(3): what is read, made, sent and collected is half a megabyte to two at a
+# time. It takes the environment's word as it starts, which these are not to overrule.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": (-3, 4 << 20),
     "MALLOC_TRIM_THRESHOLD_": (-1, 8 << 20),
