@@ -53,7 +53,7 @@ class NewUnits(Units):
         answered_for = _column(self._files, paths, "ordinal")
         held = _column(self._home, self._held, "unit")
         for path in snapshots.part_paths(self._snapshot):
-            table = snapshots.read_columns(self._files, path, columns)
+            table = self._files.read_columns(path, columns)
             units = table.column("unit")
             if units.null_count:
                 table = table.filter(units.is_valid())
@@ -65,5 +65,5 @@ class NewUnits(Units):
 
 def _column(files: Files, paths: Sequence[str], name: str) -> pa.Array | None:
     """One column of several small files; None without any."""
-    tables = [snapshots.read_columns(files, path, [name]) for path in paths]
+    tables = [files.read_columns(path, [name]) for path in paths]
     return pa.concat_tables(tables).column(name).combine_chunks() if tables else None

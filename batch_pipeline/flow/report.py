@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import answer_sums, dead_letter, deadline_cost, paths, snapshots
+from batch_pipeline.flow import answer_sums, dead_letter, deadline_cost, paths
 from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.pipeline import Pipeline
@@ -287,7 +287,7 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
     }
     # A file gets its name a moment before its submission counts as collected.
     files = [path for path in pipeline.files.list(folder, ".parquet") if path not in pending]
-    columns = (snapshots.read_columns(pipeline.files, path, ["cost_usd"]) for path in files)
+    columns = (pipeline.files.read_columns(path, ["cost_usd"]) for path in files)
     sums = (pc.sum(table.column("cost_usd")).as_py() for table in columns)
     return sum((amount for amount in sums if amount is not None), ZERO)
 

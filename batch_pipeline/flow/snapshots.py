@@ -88,12 +88,6 @@ def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
     return [f"{snapshot.folder}/{DUPLICATES}"] if snapshot.duplicates else []
 
 
-def read_columns(files: Files, path: str, columns: Sequence[str]) -> pa.Table:
-    """Columns of one of the snapshot's Parquet files, which may be small beside the documents."""
-    with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
-        return parquet.read(columns=list(columns), use_threads=False).select(columns)
-
-
 def each_part(
     connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str], items: int
 ) -> Iterator[None]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from batch_pipeline.flow import snapshots
 from batch_pipeline.state.files import Files
 
 # Eight bytes a hash; of more rows a database, which spills to the disk, is asked.
@@ -27,7 +26,7 @@ def sorted_hashes(files: Files, paths: Sequence[str], columns: Sequence[str]) ->
     """
     found: list[list[Hashes]] = [[np.empty(0, np.int64)] for _ in columns]
     for path in paths:
-        table = snapshots.read_columns(files, path, columns)
+        table = files.read_columns(path, columns)
         for hashes, column in zip(found, table.columns, strict=True):
             texts = column.drop_null().to_pylist()
             hashes.append(np.fromiter(map(hash, texts), np.int64, len(texts)))
