@@ -118,7 +118,6 @@ class RequestBuilder:
             self.after_texts[-1] = (at, literal + end)
         else:
             self._first += end
-        self._beginnings: dict[int | None, bytes] = {}
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
@@ -141,7 +140,7 @@ class RequestBuilder:
 
         The prompt must not be empty.
         """
-        pieces = [self.beginning(max_tokens)]
+        pieces = [self._prefix(max_tokens), self._first]
         for at, after in self.after_texts:
             pieces += (row[places[at] : places[at + 1]], after)
         return b"".join(pieces)
@@ -177,9 +176,7 @@ class RequestBuilder:
 
     def beginning(self, max_tokens: int | None) -> bytes:
         """What stands before the first text of a request, or all of it where there is none."""
-        if max_tokens not in self._beginnings:
-            self._beginnings[max_tokens] = self._prefix(max_tokens) + self._first
-        return self._beginnings[max_tokens]
+        return self._prefix(max_tokens) + self._first
 
     def _prefix(self, max_tokens: int | None) -> bytes:
         if max_tokens not in self._prefixes:
