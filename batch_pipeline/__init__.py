@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batch_pipeline.component import BatchJobComponent
+    from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.orchestration.build import build_batch_job
-    from batch_pipeline.spec import JobSpec
 
 __all__ = ["BatchJobComponent", "JobSpec", "build_batch_job"]
 
 _HOMES = {
     "BatchJobComponent": "batch_pipeline.component",
-    "JobSpec": "batch_pipeline.spec",
+    "JobSpec": "batch_pipeline.jobs.spec",
     "build_batch_job": "batch_pipeline.orchestration.build",
 }
 

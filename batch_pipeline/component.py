@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from batch_pipeline import declarations
-from batch_pipeline.declared_model import DeclaredModel
+from batch_pipeline.jobs import loading
+from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs.spec import JobSpec, PromptSpec
 from batch_pipeline.orchestration.build import build_batch_job
-from batch_pipeline.spec import JobSpec, PromptSpec
 
 
 class JobAttributes(BaseModel):
@@ -55,7 +55,7 @@ class BatchJobComponent(dg.Component):
         context: dg.ComponentLoadContext,
     ) -> BatchJobComponent:
         """Read the declaration itself: Dagster would fill in `{{ }}`, which is literal here."""
-        return cls(declarations.load_job(context.path / declarations.FILE_NAME))
+        return cls(loading.load_job(context.path / loading.FILE_NAME))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
         return build_batch_job(self.spec)

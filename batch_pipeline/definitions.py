@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline.declarations import load_jobs
+from batch_pipeline.jobs.loading import load_jobs
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.settings import Settings
 

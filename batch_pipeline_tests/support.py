@@ -21,10 +21,10 @@ from starlette.responses import Response
 from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.app import Hooks
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import ledger, nights, submissions, tables, takeovers
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline import alert_limits
-from batch_pipeline.alert_limits import DeclaredAlerts
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs import alert_limits
+from batch_pipeline.jobs.alert_limits import DeclaredAlerts
+from batch_pipeline.jobs.spec import AlertsSpec
 
 ATTRIBUTES = "type: batch_pipeline.BatchJobComponent\nattributes:\n  name: review\n"
 

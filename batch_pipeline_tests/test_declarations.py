@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.declarations import find_job, load_job, load_jobs, scan_jobs
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs.loading import find_job, load_job, load_jobs, scan_jobs
 
 GOOD = """\
 type: batch_pipeline.BatchJobComponent
@@ -221,7 +221,7 @@ def test_no_jobs_at_all(tmp_path: Path) -> None:
 def test_reading_declarations_loads_nothing_heavy() -> None:
     """The command line has to start fast."""
     code = (
-        "import sys, batch_pipeline.declarations, batch_pipeline.settings; "
+        "import sys, batch_pipeline.jobs.loading, batch_pipeline.settings; "
         "print(sorted({'dagster', 'sqlalchemy', 'jsonschema_rs', 'pyarrow', 'anthropic'} "
         "& set(sys.modules)))"
     )

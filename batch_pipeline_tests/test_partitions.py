@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.partitions import (
+from batch_pipeline.jobs.partitions import (
     PartitionsSpec,
     all_keys,
     check_key,

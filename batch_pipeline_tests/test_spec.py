@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 
 REQUIRED: dict[str, Any] = {
     "name": "contract_review",

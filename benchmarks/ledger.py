@@ -17,7 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from batch_pipeline.flow import breaker, progress, tally
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions, tables
 from batch_pipeline.state.admission import Intent, Limits
 from batch_pipeline.state.inputs import NewSnapshot

@@ -17,12 +17,12 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
-from batch_pipeline.declarations import find_job
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.loading import find_job
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import sensor
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
 from benchmarks.corpus import declare, write_documents
 from benchmarks.measure import environment, parser, sink, verdict
 

@@ -134,7 +134,7 @@ def demo(
 def jobs(context: typer.Context, as_json: Json = False) -> int:
     """List the declared jobs."""
     from batch_pipeline.cli import views
-    from batch_pipeline.declarations import scan_jobs
+    from batch_pipeline.jobs.loading import scan_jobs
 
     settings = opening.load_settings(context.obj)
     scan = scan_jobs(settings.jobs_dir)
@@ -237,9 +237,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show progress, batches and cost so far."""
-    from batch_pipeline import alert_limits
     from batch_pipeline.cli.status import show_status
     from batch_pipeline.flow import progress
+    from batch_pipeline.jobs import alert_limits
     from batch_pipeline.state import alerts, nights
     from batch_pipeline.state.ledger import Ledger
 
@@ -353,7 +353,7 @@ def prune(
     from batch_pipeline.cli import views
     from batch_pipeline.flow import prune as pruning
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.partitions import check_day
+    from batch_pipeline.jobs.partitions import check_day
 
     settings = opening.load_settings(context.obj)
     spec = opening.find_spec(settings, job)

@@ -14,19 +14,19 @@ from rich.table import Table
 from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.cli import live, views
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.declarations import load_job
 from batch_pipeline.demo_corpus import collect_documents
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.report import write_report
+from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.partitions import all_keys
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.report import Report
 from batch_pipeline.money.report_json import to_json
 from batch_pipeline.money.wording import duration, usd
-from batch_pipeline.partitions import all_keys
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import running_simulator
-from batch_pipeline.spec import JobSpec
 
 JOB = "license_review"
 NIGHTS = 3

@@ -13,9 +13,9 @@ from batch_pipeline.errors import UsageError
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.progress import Progress
+    from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.money.report import Report
     from batch_pipeline.settings import Settings
-    from batch_pipeline.spec import JobSpec
     from batch_pipeline.state.nights import Night
 
 
@@ -40,14 +40,14 @@ def open_pipeline(output: Output) -> Iterator[Pipeline]:
 
 def find_spec(settings: Settings, job: str) -> JobSpec:
     """A declared job; UsageError names the others."""
-    from batch_pipeline.declarations import find_job
+    from batch_pipeline.jobs.loading import find_job
 
     return find_job(settings.jobs_dir, job)
 
 
 def find_partition(settings: Settings, job: str, partition: str | None) -> tuple[JobSpec, str]:
     """A job and the night that is meant: the one given, or the one that is due."""
-    from batch_pipeline.partitions import check_key, default_key
+    from batch_pipeline.jobs.partitions import check_key, default_key
 
     spec = find_spec(settings, job)
     now = datetime.now(UTC)

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from batch_pipeline.alert_limits import AlertLimits, DeclaredAlerts
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
 from batch_pipeline.flow import deadline, pace, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.warnings import NightWarning
+from batch_pipeline.jobs.alert_limits import AlertLimits, DeclaredAlerts
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.state import approvals

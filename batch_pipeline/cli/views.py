@@ -20,14 +20,14 @@ from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.money.wording import clipped, percent, usd
 
 if TYPE_CHECKING:
-    from batch_pipeline.declarations import JobScan
     from batch_pipeline.flow.dead_letter import Group
     from batch_pipeline.flow.planning import ShardLimits
     from batch_pipeline.flow.prune import Pruned
     from batch_pipeline.flow.sources import Sources
+    from batch_pipeline.jobs.loading import JobScan
+    from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.money.report import Report
     from batch_pipeline.settings import Settings
-    from batch_pipeline.spec import JobSpec
     from batch_pipeline.state.approvals import Approval
     from batch_pipeline.state.inputs import NewSnapshot
     from batch_pipeline.state.nights import Night
@@ -40,7 +40,7 @@ ID_CHARACTERS = 40
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
-    from batch_pipeline.partitions import newest_key
+    from batch_pipeline.jobs.partitions import newest_key
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [

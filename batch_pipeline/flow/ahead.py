@@ -22,7 +22,7 @@ from batch_pipeline.flow.threads import Stop, beside
 from batch_pipeline.state.first_look import has_night
 
 if TYPE_CHECKING:
-    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.state.inputs import NewSnapshot
 
 

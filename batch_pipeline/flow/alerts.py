@@ -17,8 +17,8 @@ from batch_pipeline.flow import notification, warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import NightWarning
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.money.wording import usd
-from batch_pipeline.spec import AlertsSpec
 from batch_pipeline.state import alerts as recorded
 from batch_pipeline.state import approvals
 from batch_pipeline.state.alerts import NewAlert

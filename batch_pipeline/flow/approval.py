@@ -17,7 +17,7 @@ from batch_pipeline.flow import progress as progress_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import approvals
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.inputs import Snapshot

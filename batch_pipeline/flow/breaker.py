@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow import tally
 from batch_pipeline.flow.first_attempts import FirstAttempts
+from batch_pipeline.jobs.alert_limits import AlertLimits
 from batch_pipeline.state import approvals, inputs, nights
 from batch_pipeline.state.admission import MaySend
 from batch_pipeline.state.approvals import Approval, Gate

@@ -21,11 +21,11 @@ from batch_pipeline.flow import tally
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.bounds import Bounds, Measured
 from batch_pipeline.money.prices import Mode
 from batch_pipeline.money.wording import usd
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import admission, inputs, nights, shards, submissions
 from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.budget import Ceilings, Money, Shortfall, spendings

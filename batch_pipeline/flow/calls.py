@@ -19,7 +19,7 @@ from batch_pipeline.flow.call_engine import Claim, End, Engine
 from batch_pipeline.flow.call_shard import OpenShard
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import accounts, admission, calling, submissions
 from batch_pipeline.state.admission import Intent, MaySend, Waiting
 from batch_pipeline.state.nights import Night

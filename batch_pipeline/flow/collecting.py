@@ -22,7 +22,7 @@ from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.polling import give_back_lost
 from batch_pipeline.flow.threads import Stop, at_once
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import claims, submissions
 from batch_pipeline.state.beat import beating
 from batch_pipeline.state.nights import Night

@@ -22,7 +22,7 @@ from batch_pipeline.flow.line_judge import Chunk, LineJudge
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.spec import RetrySpec
+from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.state import accounts, inputs, nights, shards, submissions, takeovers
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.shards import ShardState

@@ -27,7 +27,7 @@ from batch_pipeline.state.durable import flushing
 if TYPE_CHECKING:
     from batch_pipeline.flow.kept_units import KeptUnits
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.state.files import Files
     from batch_pipeline.state.inputs import NewSnapshot
 

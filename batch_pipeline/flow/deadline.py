@@ -16,8 +16,8 @@ from batch_pipeline.money.wording import moment
 from batch_pipeline.state.nights import Night
 
 if TYPE_CHECKING:
-    from batch_pipeline.partitions import PartitionsSpec
-    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.jobs.partitions import PartitionsSpec
+    from batch_pipeline.jobs.spec import JobSpec
 
 # Keys of a night's forecast that say why something stays with batches although it is late.
 NOT_TAKEN_OVER = "not_taken_over"
@@ -42,7 +42,7 @@ def of_night(spec: JobSpec, partition: str, taken_at: float, start: Start) -> fl
     """
     if spec.mode != "auto" or spec.deadline is None or start is Start.BACKFILL:
         return None
-    from batch_pipeline.partitions import newest_key  # noqa: PLC0415  # needs pydantic
+    from batch_pipeline.jobs.partitions import newest_key  # noqa: PLC0415  # needs pydantic
 
     taken = datetime.fromtimestamp(taken_at, UTC)
     if start is Start.PERSON and partition != newest_key(spec.partitions, taken):

@@ -26,6 +26,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.unbought import Unbought, unbought
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.estimate import (
     UNCACHED,
     Amounts,
@@ -38,7 +39,6 @@ from batch_pipeline.money.estimate import (
 )
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.money.wording import duration
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import inputs, nights
 from batch_pipeline.state.files import Files
 from batch_pipeline.state.inputs import NewSnapshot

@@ -14,7 +14,7 @@ from batch_pipeline.flow import collection
 from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.spec import RetrySpec
+from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.state import ledger, submissions
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission

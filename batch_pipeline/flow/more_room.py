@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.spec import RetrySpec
+from batch_pipeline.jobs.spec import RetrySpec
 
 
 @dataclass(frozen=True)

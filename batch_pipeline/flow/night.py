@@ -41,7 +41,7 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import accounts, approvals, inputs, nights, submissions
 from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.admission import Waiting

@@ -20,8 +20,8 @@ from batch_pipeline.flow.forecast import (
     Turnaround,
 )
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import admission, ledger, shards, submissions, tables, takeovers
 from batch_pipeline.state.admission import Limits
 from batch_pipeline.state.nights import Night

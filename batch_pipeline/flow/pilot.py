@@ -22,9 +22,9 @@ from batch_pipeline.flow.planning import View
 from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.flow.submission import submit_waiting
 from batch_pipeline.flow.verdict import Answered, Took, Verdict
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals, nights, shards, submissions
 from batch_pipeline.state.admission import MaySend, Waiting
 from batch_pipeline.state.approvals import Approval

@@ -24,8 +24,8 @@ from batch_pipeline.flow.requests import BODY_END, BODY_START, Declaration, wire
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.flow.threads import each_ahead
 from batch_pipeline.flow.units import Units
+from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.money.bounds import Bounds
-from batch_pipeline.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.state import inputs, nights, shards
 from batch_pipeline.state.inputs import Snapshot
 from batch_pipeline.state.nights import Night

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.flow import breaker, deadline, tally
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.jobs.alert_limits import AlertLimits
 from batch_pipeline.state import accounts, approvals, inputs, nights, shards, submissions
 from batch_pipeline.state.accounts import Account
 from batch_pipeline.state.approvals import Approval

@@ -20,7 +20,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import nights
 from batch_pipeline.state.nights import Night
 

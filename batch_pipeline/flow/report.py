@@ -21,6 +21,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money import report_html, report_markdown
 from batch_pipeline.money.difference import Difference, Expected, explain
 from batch_pipeline.money.distribution import Distribution
@@ -38,7 +39,6 @@ from batch_pipeline.money.report import (
     SetAside,
 )
 from batch_pipeline.money.report_json import to_json
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import inputs, nights, shards
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import State, Submission

@@ -20,7 +20,7 @@ from batch_pipeline.flow.prompt import Template, prompt_problem
 from batch_pipeline.flow.row_json import row_values
 
 if TYPE_CHECKING:
-    from batch_pipeline.spec import JobSpec
+    from batch_pipeline.jobs.spec import JobSpec
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
@@ -52,7 +52,7 @@ class Declaration:
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
         # Worker processes rebuild requests without ever needing a spec, which is slow to import.
-        from batch_pipeline.spec import MAX_REQUESTS_PER_BATCH  # noqa: PLC0415
+        from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH  # noqa: PLC0415
 
         envelope = len(BODY_START) + len(BODY_END) + wire_overhead(MAX_REQUESTS_PER_BATCH)
         return cls(

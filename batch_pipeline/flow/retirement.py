@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 
 
 def notice(spec: JobSpec) -> str | None:

@@ -19,7 +19,7 @@ from batch_pipeline.flow.ahead import InputAhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.submission import Submitted
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state import approvals
 from batch_pipeline.state.admission import Waiting
 from batch_pipeline.state.nights import Night

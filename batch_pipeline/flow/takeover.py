@@ -27,9 +27,9 @@ from batch_pipeline.flow.forecast import Forecast, Outlook
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import admission, inputs, nights, shards, takeovers
 from batch_pipeline.state.budget import Shortfall, shortfall, spendings
 from batch_pipeline.state.nights import Night

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from batch_pipeline.alert_limits import AlertLimits
 from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.jobs.alert_limits import AlertLimits
 from batch_pipeline.money.wording import usd
 from batch_pipeline.state.submissions import State, Submission
 

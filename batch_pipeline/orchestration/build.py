@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
 from batch_pipeline.orchestration.jobs import build_jobs
 from batch_pipeline.orchestration.names import Kind
@@ -12,7 +13,6 @@ from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY, Pipeli
 from batch_pipeline.orchestration.schedule import build_schedule
 from batch_pipeline.orchestration.sensor import build_sensor
 from batch_pipeline.orchestration.submit_assets import build_submit_assets
-from batch_pipeline.spec import JobSpec
 
 
 def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> dg.Definitions:

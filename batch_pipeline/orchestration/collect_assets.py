@@ -12,6 +12,7 @@ from batch_pipeline.flow import alerts, dead_letter, report
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import metadata, stations
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -23,7 +24,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state.nights import Night
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     ASSETS,
     JOB_TAG,
@@ -15,7 +16,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns has no public name.

@@ -1,11 +1,11 @@
-"""A job's partitions as Dagster's; the keys are those of `batch_pipeline.partitions`."""
+"""A job's partitions as Dagster's; the keys are those of `batch_pipeline.jobs.partitions`."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline.partitions import SINGLE_KEY
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.partitions import SINGLE_KEY
+from batch_pipeline.jobs.spec import JobSpec
 
 Partitions = dg.DailyPartitionsDefinition | dg.StaticPartitionsDefinition
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline import partitions
 from batch_pipeline.errors import UsageError
+from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import Kind, dagster_job, schedule_name
-from batch_pipeline.spec import JobSpec
 
 
 def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:

@@ -23,6 +23,7 @@ from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.takeover import Course
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import (
     cursor,
     decisions,
@@ -42,7 +43,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import watch
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.takeover import Course
+from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
-from batch_pipeline.spec import AlertsSpec, JobSpec
 from batch_pipeline.state import accounts, approvals, ledger, nights, shards, submissions
 from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
 from batch_pipeline.state.budget import Shortfall

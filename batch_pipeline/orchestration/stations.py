@@ -13,6 +13,7 @@ from batch_pipeline.flow import approval
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -25,7 +26,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import trouble, workers
 from batch_pipeline.state.nights import Night
 

@@ -11,6 +11,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import alerts, breaker, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.wording import usd
 from batch_pipeline.orchestration import calling, metadata, standing, stations
 from batch_pipeline.orchestration.names import (
@@ -23,7 +24,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import approvals
 from batch_pipeline.state.admission import Waiting
 

@@ -11,7 +11,7 @@ import pytest
 
 HEAVY = (
     "anthropic", "dagster", "duckdb", "fsspec", "genai_prices", "jsonschema_rs", "numpy", "pandas",
-    "pyarrow", "starlette", "tenacity", "uvicorn", "batch_pipeline.spec",
+    "pyarrow", "starlette", "tenacity", "uvicorn", "batch_pipeline.jobs.spec",
 )  # fmt: skip
 LOADED = """
 import sys
@@ -30,7 +30,7 @@ finally:
         (["status"], HEAVY),
         (["status", "--json"], HEAVY),
         # The shipped job has a schema, which is checked.
-        (["jobs"], tuple({*HEAVY} - {"batch_pipeline.spec", "jsonschema_rs"})),
+        (["jobs"], tuple({*HEAVY} - {"batch_pipeline.jobs.spec", "jsonschema_rs"})),
     ],
 )
 def test_nothing_heavy_is_loaded(arguments: list[str], spared: tuple[str, ...], home: Path) -> None:

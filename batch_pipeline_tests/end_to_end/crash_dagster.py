@@ -16,9 +16,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from batch_pipeline.declarations import load_jobs
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.loading import load_jobs
 from batch_pipeline.simulator import Faults, running_simulator
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check_nights
 from batch_pipeline_tests.end_to_end.crash_nights import HOSTILE

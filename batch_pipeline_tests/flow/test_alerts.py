@@ -22,7 +22,7 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.state import accounts, nights, tables
 from batch_pipeline.state import alerts as recorded
 from batch_pipeline.state.alerts import Alert, AlertState

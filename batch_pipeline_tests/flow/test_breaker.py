@@ -12,7 +12,7 @@ from batch_pipeline.flow import tally
 from batch_pipeline.flow.breaker import first_attempts, judge
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.state.approvals import Approval, Gate
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.flow.rows import SHARD, SNAPSHOT, approval, submission

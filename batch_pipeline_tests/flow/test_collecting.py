@@ -17,8 +17,8 @@ from batch_pipeline.flow import collecting, collection
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import claims
 from batch_pipeline.state.nights import Night
 from batch_pipeline.state.submissions import Submission

@@ -17,8 +17,8 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow import warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

@@ -16,8 +16,8 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.redrive import REASONS, redrive, set_aside
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.spec import JobSpec
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

@@ -20,7 +20,7 @@ from batch_pipeline.flow.requests import (
     unit_of,
 )
 from batch_pipeline.flow.row_json import JsonRow, places_of
-from batch_pipeline.spec import JobSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.state.submissions import new_token
 from batch_pipeline_tests.support import job
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import breaker, progress, tally
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.state import (
     accounts,
     admission,

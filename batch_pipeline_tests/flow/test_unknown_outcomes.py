@@ -16,8 +16,8 @@ from starlette.responses import Response
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.spec import JobSpec
 from batch_pipeline.state import submissions
 from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline

@@ -11,7 +11,7 @@ import pytest
 from batch_pipeline.flow import warnings
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import DAY, HOUR
-from batch_pipeline.spec import AlertsSpec
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.flow.rows import ACCOUNT, NIGHT, NOW, SNAPSHOT, STATE, submission
 

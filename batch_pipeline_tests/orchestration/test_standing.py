@@ -8,9 +8,9 @@ import pytest
 
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.takeover import Course
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.orchestration.decisions import Room
 from batch_pipeline.orchestration.standing import AccountView, standing_of
-from batch_pipeline.spec import AlertsSpec
 from batch_pipeline_tests.flow.rows import NIGHT, NOW, SNAPSHOT, STATE
 
 

@@ -17,10 +17,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from batch_pipeline.declared_model import DeclaredModel
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.spec import JobSpec
-from batch_pipeline.yaml_lines import KeyPath, YamlProblem, parse_yaml
+from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_lines import KeyPath, YamlProblem, parse_yaml
 
 FILE_NAME = "defs.yaml"
 COMPONENT_TYPE = "batch_pipeline.BatchJobComponent"

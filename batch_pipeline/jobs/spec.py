@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import ValidationError
 
-from batch_pipeline.cron import cron_problem
-from batch_pipeline.declared_model import (
+from batch_pipeline.jobs.cron import cron_problem
+from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
     JsonObject,
     NonEmpty,
@@ -29,7 +29,7 @@ from batch_pipeline.declared_model import (
     problem_with,
     read_json,
 )
-from batch_pipeline.partitions import PartitionsSpec
+from batch_pipeline.jobs.partitions import PartitionsSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000

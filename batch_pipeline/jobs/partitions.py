@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator
 
-from batch_pipeline.declared_model import DeclaredModel
 from batch_pipeline.errors import UsageError
+from batch_pipeline.jobs.declared_model import DeclaredModel
 
 SINGLE_KEY = "all"
 """The one key of a job that declares no partitions."""
