@@ -22,13 +22,13 @@ from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import ledger, nights, submissions, tables, takeovers
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.takeovers import Takeover
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.app import Hooks
-from batch_pipeline.state import ledger, nights, submissions, tables, takeovers
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import State, Submission
-from batch_pipeline.state.takeovers import Takeover
 
 MODEL = "claude-haiku-4-5-20251001"
 PARTITION = "all"

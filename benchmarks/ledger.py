@@ -18,12 +18,20 @@ import sqlalchemy as sa
 
 from batch_pipeline.flow import breaker, progress, tally
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions, tables
-from batch_pipeline.state.admission import Intent, Limits
-from batch_pipeline.state.inputs import NewSnapshot
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import NewShard
+from batch_pipeline.ledger import (
+    accounts,
+    admission,
+    nights,
+    shards,
+    snapshots,
+    submissions,
+    tables,
+)
+from batch_pipeline.ledger.admission import Intent, Limits
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import NewShard
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from benchmarks.measure import parser, verdict
 
 LIMITS = Limits(account_queue=10**9, job_queue=None, lease_seconds=60)
@@ -89,7 +97,7 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
     with ledger.write() as connection:
         accounts.register_account(connection, "default", simulated=False)
         night = nights.open_night(connection, "bench", partition, "default")
-        inputs.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
+        snapshots.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
         night = nights.get_night(connection, night.id)
     planned = NewShard(
         engine="batch", pilot=False, manifest="m", requests=10_000, bytes=1, usd_bound=Decimal(1)

@@ -105,13 +105,13 @@ def _run(arguments: Sequence[str]) -> int:
 def _explained(error: Exception) -> BatchPipelineError | None:
     """What the storage's own errors mean; None for a bug."""
     from batch_pipeline.settings import Settings
-    from batch_pipeline.state import trouble
+    from batch_pipeline.storage import storage_errors
 
     try:
         home = Settings.from_environment().home
     except BatchPipelineError:
         return None
-    return trouble.explain(error, home)
+    return storage_errors.explain(error, home)
 
 
 @app.command()
@@ -240,8 +240,8 @@ def status(
     from batch_pipeline.cli.status import show_status
     from batch_pipeline.flow import progress
     from batch_pipeline.jobs import alert_limits
-    from batch_pipeline.state import alerts, nights
-    from batch_pipeline.state.ledger import Ledger
+    from batch_pipeline.ledger import alerts, nights
+    from batch_pipeline.ledger.ledger import Ledger
 
     settings = opening.load_settings(context.obj)
     if job is not None:

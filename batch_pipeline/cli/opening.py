@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.progress import Progress
     from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.ledger.nights import Night
     from batch_pipeline.money.report import Report
     from batch_pipeline.settings import Settings
-    from batch_pipeline.state.nights import Night
 
 
 def load_settings(output: Output) -> Settings:
@@ -59,7 +59,7 @@ def find_partition(settings: Settings, job: str, partition: str | None) -> tuple
 
 def shown_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     """The night whose answers the results folder shows; UsageError where there is none."""
-    from batch_pipeline.state import nights
+    from batch_pipeline.ledger import nights
 
     with pipeline.ledger.read() as connection:
         night = nights.shown_night(connection, spec.name, partition)

@@ -15,11 +15,11 @@ from batch_pipeline.flow import deadline, pace, progress, warnings
 from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.jobs.alert_limits import AlertLimits, DeclaredAlerts
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.alerts import Alert
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.money.wording import duration, usd
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import approvals
-from batch_pipeline.state.alerts import Alert
-from batch_pipeline.state.submissions import Submission
 
 
 def show_status(

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.sources import Sources
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.ledger.approvals import Approval
+    from batch_pipeline.ledger.nights import Night
+    from batch_pipeline.ledger.snapshots import NewSnapshot
     from batch_pipeline.money.report import Report
     from batch_pipeline.settings import Settings
-    from batch_pipeline.state.approvals import Approval
-    from batch_pipeline.state.inputs import NewSnapshot
-    from batch_pipeline.state.nights import Night
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
 # What fits beside the other columns on 80; `--json` has messages and ids whole.

@@ -19,11 +19,11 @@ from batch_pipeline.flow import dataset
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.threads import Stop, beside
-from batch_pipeline.state.first_look import has_night
+from batch_pipeline.ledger.first_look import has_night
 
 if TYPE_CHECKING:
     from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.state.inputs import NewSnapshot
+    from batch_pipeline.ledger.snapshots import NewSnapshot
 
 
 class InputAhead:
@@ -95,7 +95,7 @@ def _is_new(pipeline: Pipeline, spec: JobSpec, partition: str) -> bool:
     begun = has_night(pipeline.settings.ledger_url, spec.name, partition)
     if begun is not None:
         return not begun
-    from batch_pipeline.state import nights  # noqa: PLC0415
+    from batch_pipeline.ledger import nights  # noqa: PLC0415
 
     with pipeline.ledger.read() as connection:
         return not nights.list_nights(connection, job=spec.name, partition=partition)

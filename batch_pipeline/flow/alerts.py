@@ -18,10 +18,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger import alerts as recorded
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.alerts import NewAlert
 from batch_pipeline.money.wording import usd
-from batch_pipeline.state import alerts as recorded
-from batch_pipeline.state import approvals
-from batch_pipeline.state.alerts import NewAlert
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from batch_pipeline.flow.answers import ANSWERS_SCHEMA, TOKENS
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import answer_paths
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.money.difference import Asked
 from batch_pipeline.money.distribution import Bins, Distribution
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
 from batch_pipeline.money.report import ZERO, ModelUsage, Wasted, at_realtime_price
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Submission
 
 if TYPE_CHECKING:
     import duckdb

@@ -18,10 +18,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import approvals
-from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.answers import TOKENS
 from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.state import inputs, shards, submissions, tables
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import shards, snapshots, submissions, tables
+from batch_pipeline.ledger.submissions import State
 
 # What the organisation's reports call the two ways; priority tiers are none of ours.
 WAYS = {"batch": "batch", "standard": "realtime"}
@@ -104,7 +104,7 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
     for each in collected:
         if each.shard_id not in models:
             shard = shards.get_shard(connection, each.shard_id)
-            declared = inputs.get_snapshot(connection, shard.snapshot_id).declaration
+            declared = snapshots.get_snapshot(connection, shard.snapshot_id).declaration
             models[each.shard_id] = Declaration.from_json(declared).model_id
         sums = found[models[each.shard_id], each.engine]
         for name in TOKENS:

@@ -21,13 +21,14 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow import tally
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.jobs.alert_limits import AlertLimits
-from batch_pipeline.state import approvals, inputs, nights
-from batch_pipeline.state.admission import MaySend
-from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard
-from batch_pipeline.state.tallies import Tally
+from batch_pipeline.ledger import approvals, nights
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import MaySend
+from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.tallies import Tally
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline

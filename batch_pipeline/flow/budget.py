@@ -22,17 +22,18 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import admission, nights, shards, submissions
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger.budget import Ceilings, Money, Shortfall, spendings
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.money.bounds import Bounds, Measured
 from batch_pipeline.money.prices import Mode
 from batch_pipeline.money.wording import usd
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import admission, inputs, nights, shards, submissions
-from batch_pipeline.state.admission import Limits
-from batch_pipeline.state.budget import Ceilings, Money, Shortfall, spendings
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard
-from batch_pipeline.state.submissions import Submission
 
 # A ceiling takes so many shards at a time at least, so that what is billed for some makes room for
 # the next: a night whose every request is reserved at its most could otherwise not begin.

@@ -28,7 +28,7 @@ from batch_pipeline.flow.call_shard import Call, OpenShard
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.waker import Waker
-from batch_pipeline.state.admission import Waiting
+from batch_pipeline.ledger.admission import Waiting
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, custom_id, parse_custom_id
 from batch_pipeline.flow.submission import Lease, heartbeat
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import Intent
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.state import inputs
-from batch_pipeline.state.admission import Intent
-from batch_pipeline.state.nights import Night
 
 
 @dataclass(slots=True, eq=False)

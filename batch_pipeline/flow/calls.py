@@ -20,11 +20,11 @@ from batch_pipeline.flow.call_shard import OpenShard
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import accounts, admission, calling, submissions
-from batch_pipeline.state.admission import Intent, MaySend, Waiting
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import accounts, admission, calling, submissions
+from batch_pipeline.ledger.admission import Intent, MaySend, Waiting
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.submissions import State
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state import ledger, nights, submissions, takeovers
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import ledger, nights, submissions, takeovers
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.polling import give_back_lost
 from batch_pipeline.flow.threads import Stop, at_once
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import claims, submissions
-from batch_pipeline.state.beat import beating
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import claims, submissions
+from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.pricing import price_at
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.state import accounts, inputs, nights, shards, submissions, takeovers
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, takeovers
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def collect(
     """
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
-        snapshot = inputs.get_snapshot(connection, shard.snapshot_id)
+        snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     manifest = manifests.read(pipeline.files, shard.manifest)
     with ExitStack() as stack:
         staged = {

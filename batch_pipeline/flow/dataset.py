@@ -22,14 +22,14 @@ from batch_pipeline.flow.prompt import Template
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import SourceFile, Sources, environ_with, find_sources, is_plain
 from batch_pipeline.flow.workers import Workers
-from batch_pipeline.state.durable import flushing
+from batch_pipeline.storage.durable import flushing
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.kept_units import KeptUnits
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.state.files import Files
-    from batch_pipeline.state.inputs import NewSnapshot
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.storage.files import Files
 
 # How many times as large as its file what is read from it may be if that is compressed, by a large
 # estimate; and how many times what is written has to be free, for documents not to be packed.
@@ -81,7 +81,7 @@ def read_snapshot(
             _refuse_too_many_invalid(spec, partition, whole)
             # Slow to import, while others read perhaps.
             from batch_pipeline.flow.repeats import note_repeats  # noqa: PLC0415
-            from batch_pipeline.state.inputs import NewSnapshot  # noqa: PLC0415
+            from batch_pipeline.ledger.snapshots import NewSnapshot  # noqa: PLC0415
 
             duplicates, kept_count = note_repeats(
                 pipeline.files,

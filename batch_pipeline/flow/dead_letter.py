@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from batch_pipeline.flow import paths, snapshots
 from batch_pipeline.flow.answers import DEAD_LETTER_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
 
 ROW_GROUP_ROWS = 1_000
 # The same error on this share of the items set aside, and on this many, is not chance.

@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.money.wording import moment
-from batch_pipeline.state.nights import Night
 
 if TYPE_CHECKING:
     from batch_pipeline.jobs.partitions import PartitionsSpec

@@ -27,6 +27,10 @@ from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.unbought import Unbought, unbought
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.money.estimate import (
     UNCACHED,
     Amounts,
@@ -39,10 +43,7 @@ from batch_pipeline.money.estimate import (
 )
 from batch_pipeline.money.prices import ModelPrice
 from batch_pipeline.money.wording import duration
-from batch_pipeline.state import inputs, nights
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
-from batch_pipeline.state.nights import Night
+from batch_pipeline.storage.files import Files
 
 # The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,
 # and code, has more tokens for its bytes or fewer.

@@ -17,12 +17,12 @@ from batch_pipeline.flow.answers import ANSWERS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.standing_answers import answer_paths
+from batch_pipeline.ledger import nights, shards, snapshots, submissions
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.tallies import Tally
 from batch_pipeline.money.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.money.estimate import Spread
 from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.state import inputs, nights, shards, submissions
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.tallies import Tally
 
 # Of a job's former nights the last ones count, of each its latest submissions.
 LAST_NIGHTS = 3
@@ -74,7 +74,7 @@ def _of_nights(
     for night in candidates:
         wanted = {
             snapshot.id
-            for snapshot in inputs.snapshots_of(connection, night.id).values()
+            for snapshot in snapshots.snapshots_of(connection, night.id).values()
             if snapshot.declaration_hash == declared.hash
         }
         telling = [
@@ -122,7 +122,7 @@ def _of_model(
 def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> set[int]:
     return {
         snapshot.id
-        for snapshot in inputs.snapshots_of(connection, night.id).values()
+        for snapshot in snapshots.snapshots_of(connection, night.id).values()
         if snapshot.declaration["model_id"] == model_id
     }
 

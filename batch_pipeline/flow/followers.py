@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from batch_pipeline.flow import joins, snapshots
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.ledger.snapshots import Snapshot
 
 _SCHEMA = pa.schema([("request", pa.int64()), ("ordinal", pa.int64()), ("id", pa.string())])
 _QUERY = """

@@ -15,9 +15,9 @@ from batch_pipeline.flow.line_judge import ResultsIncompleteError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.state import ledger, submissions
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.ledger import ledger, submissions
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
 
 log = logging.getLogger(__name__)
 

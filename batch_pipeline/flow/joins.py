@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb

@@ -21,8 +21,8 @@ from typing import Self
 
 import zstandard
 
-from batch_pipeline.state.durable import flush, make_folder
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.durable import flush, make_folder
+from batch_pipeline.storage.files import Files
 
 # A line is small and there are many: more effort costs the speed of the calls and saves little.
 LEVEL = 1

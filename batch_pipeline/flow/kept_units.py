@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from batch_pipeline.flow import joins, snapshots, standing_answers
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
-from batch_pipeline.state import inputs
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
 
 # What is made by the present declaration needs no keeping: the same comes out again.
 _SETTLED_OTHERWISE = """

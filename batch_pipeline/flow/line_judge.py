@@ -39,10 +39,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.regular_lines import Regular, RegularLines
 from batch_pipeline.flow.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.tables import PICODOLLARS
 from batch_pipeline.money.prices import ModelPrice, TokenUsage
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.submissions import Submission
-from batch_pipeline.state.tables import PICODOLLARS
 
 log = logging.getLogger(__name__)
 

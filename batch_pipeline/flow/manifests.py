@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 # `id` is the item that bears the cost; `attempt` counts from 1; `prior_*` is what the item was
 # billed for in earlier answers of the night. `attempts_before` are those that a redrive has put

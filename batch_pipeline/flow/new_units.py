@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import snapshots
 from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
 from batch_pipeline.flow.units import Units
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
 
 # What a manifest says of a unit that was never asked.
 _UNASKED = {

@@ -42,13 +42,13 @@ from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.sources import Sources
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import accounts, approvals, inputs, nights, submissions
-from batch_pipeline.state.accounts import Account
-from batch_pipeline.state.admission import Waiting
-from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.inputs import NewSnapshot, Snapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Engine
+from batch_pipeline.ledger import accounts, approvals, nights, snapshots, submissions
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _standing(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None,
         current = (
             None
             if night.snapshot_id is None or gone
-            else inputs.get_snapshot(connection, night.snapshot_id)
+            else snapshots.get_snapshot(connection, night.snapshot_id)
         )
         busy = submissions.of_night(connection, night.id, *submissions.LIVE)
     return night, current, bool(busy)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.state import alerts, nights
-from batch_pipeline.state.alerts import Alert
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import alerts, nights
+from batch_pipeline.ledger.alerts import Alert
+from batch_pipeline.ledger.nights import Night
 
 if TYPE_CHECKING:
     from apprise import Apprise

@@ -21,8 +21,8 @@ from batch_pipeline.flow.new_units import NewUnits
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.flow.units import Units
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb

@@ -21,11 +21,11 @@ from batch_pipeline.flow.forecast import (
 )
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import admission, ledger, shards, submissions, tables, takeovers
+from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import admission, ledger, shards, submissions, tables, takeovers
-from batch_pipeline.state.admission import Limits
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
 
 # How far back batches and calls tell something about the next ones, and how many of them.
 RECENT_SECONDS = 14 * 86_400.0

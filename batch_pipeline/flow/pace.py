@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow.progress import Progress
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.money.wording import duration, usd
-from batch_pipeline.state.submissions import State, Submission
 
 # The API ends a batch 24 hours after its creation, done or not.
 LONGEST_SECONDS = 24 * 3600.0

@@ -23,15 +23,15 @@ from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.flow.submission import submit_waiting
 from batch_pipeline.flow.verdict import Answered, Took, Verdict
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import approvals, nights, shards, submissions
+from batch_pipeline.ledger.admission import MaySend, Waiting
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.money.prices import Mode, ModelPrice, TokenUsage
-from batch_pipeline.state import approvals, nights, shards, submissions
-from batch_pipeline.state.admission import MaySend, Waiting
-from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard, ShardState
-from batch_pipeline.state.submissions import State, Submission
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10

@@ -20,14 +20,14 @@ from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.rate_limit import Limiter
 from batch_pipeline.libraries import loading_without
 from batch_pipeline.settings import Settings
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
-    from batch_pipeline.state.accounts import Account
-    from batch_pipeline.state.admission import Limits
-    from batch_pipeline.state.budget import Money
-    from batch_pipeline.state.ledger import Ledger
-    from batch_pipeline.state.nights import Night
+    from batch_pipeline.ledger.accounts import Account
+    from batch_pipeline.ledger.admission import Limits
+    from batch_pipeline.ledger.budget import Money
+    from batch_pipeline.ledger.ledger import Ledger
+    from batch_pipeline.ledger.nights import Night
 
 SIMULATOR_ACCOUNT = "simulator"
 
@@ -67,7 +67,7 @@ class Pipeline:
 
     @cached_property
     def ledger(self) -> Ledger:
-        from batch_pipeline.state.ledger import Ledger  # noqa: PLC0415
+        from batch_pipeline.ledger.ledger import Ledger  # noqa: PLC0415
 
         return Ledger(self.settings.ledger_url)
 
@@ -94,7 +94,7 @@ class Pipeline:
     @cached_property
     def account(self) -> Account:
         """Whose queue, spend and answers these are; a simulator is an account of its own."""
-        from batch_pipeline.state import accounts  # noqa: PLC0415
+        from batch_pipeline.ledger import accounts  # noqa: PLC0415
 
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
@@ -107,7 +107,7 @@ class Pipeline:
         return self._limiters.setdefault(model_id, Limiter())
 
     def limits(self, job_queue: int | None, money: Money) -> Limits:
-        from batch_pipeline.state.admission import Limits  # noqa: PLC0415
+        from batch_pipeline.ledger.admission import Limits  # noqa: PLC0415
 
         return Limits(
             account_queue=self.settings.max_queued_requests,
@@ -118,7 +118,7 @@ class Pipeline:
 
     def refreshed(self, night: Night) -> Night:
         """The night as the ledger has it now."""
-        from batch_pipeline.state import nights  # noqa: PLC0415
+        from batch_pipeline.ledger import nights  # noqa: PLC0415
 
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)

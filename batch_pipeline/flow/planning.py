@@ -25,11 +25,11 @@ from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.flow.threads import each_ahead
 from batch_pipeline.flow.units import Units
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.money.bounds import Bounds
-from batch_pipeline.state import inputs, nights, shards
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Engine, NewShard, ShardState
 
 # Of a real-time shard.
 MOST_CALLS = 2_000
@@ -80,7 +80,7 @@ def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
-        return night, inputs.get_snapshot(connection, night.snapshot_id)
+        return night, snapshots.get_snapshot(connection, night.snapshot_id)
 
 
 def view(pipeline: Pipeline, night: Night) -> View:
@@ -91,7 +91,7 @@ def view(pipeline: Pipeline, night: Night) -> View:
         planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
         return View(
             night=night,
-            snapshot=inputs.get_snapshot(connection, night.snapshot_id),
+            snapshot=snapshots.get_snapshot(connection, night.snapshot_id),
             answers=standing_answers.of_night(connection, night),
             held=[shard.manifest for shard in planned],
         )

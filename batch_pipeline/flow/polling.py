@@ -10,8 +10,8 @@ from batch_pipeline.flow import cancel
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.reconciliation import CLOCK_SKEW_SECONDS, PAGE, read_list
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.state import accounts, ledger, submissions
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import accounts, ledger, submissions
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 

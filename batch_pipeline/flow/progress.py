@@ -14,15 +14,15 @@ from batch_pipeline.flow.breaker import Tripped
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.alert_limits import AlertLimits
-from batch_pipeline.state import accounts, approvals, inputs, nights, shards, submissions
-from batch_pipeline.state.accounts import Account
-from batch_pipeline.state.approvals import Approval
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
-from batch_pipeline.state.tables import PICODOLLARS
-from batch_pipeline.state.tallies import Tally
+from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.tables import PICODOLLARS
+from batch_pipeline.ledger.tallies import Tally
 
 # Of what is collected, so many are shown one by one; the rest is in the sums.
 LATEST = 50
@@ -182,7 +182,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     """The progress of a night in one consistent view."""
     night = nights.get_night(connection, night_id)
     snapshot = (
-        None if night.snapshot_id is None else inputs.get_snapshot(connection, night.snapshot_id)
+        None if night.snapshot_id is None else snapshots.get_snapshot(connection, night.snapshot_id)
     )
     live = submissions.of_night(connection, night_id, *LIVE)
     collected = tally.of_night(connection, night_id)
@@ -220,7 +220,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         usage={name: usage[name] for name in USAGE},
         submissions=tuple(sorted([*latest, *live], key=lambda submission: submission.id)),
         first=breaker.first_attempts(
-            snapshot, inputs.snapshots_of(connection, night_id), collected, overruled
+            snapshot, snapshots.snapshots_of(connection, night_id), collected, overruled
         ),
         approvals=overruled,
         at=now(connection),

@@ -29,11 +29,12 @@ from batch_pipeline.flow.answers import RESULTS_SCHEMA
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
 from batch_pipeline.flow.text_hashes import ROWS_IN_MEMORY, sorted_hashes
-from batch_pipeline.state import accounts, inputs, nights, redrives, submissions, takeovers
-from batch_pipeline.state.accounts import Account
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot, Snapshot
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.storage.files import Files
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import parse_custom_id
-from batch_pipeline.state import ledger, seen_batches, submissions, watch
-from batch_pipeline.state.submissions import State, Submission
-from batch_pipeline.state.watch import LATE_WATCH_SECONDS
+from batch_pipeline.ledger import late_batches, ledger, seen_batches, submissions
+from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
     with pipeline.ledger.write() as connection:
         submissions.reap(connection, account)
         unknown = submissions.of_account(connection, account, State.UNKNOWN)
-        given_up = watch.watched(connection, account)
+        given_up = late_batches.watched(connection, account)
         begun = ledger.now(connection)
     if unknown:
         look = _look(pipeline, account, begun, [*unknown, *given_up])

@@ -21,8 +21,8 @@ from batch_pipeline.flow.pricing import price_for
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import nights
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
 

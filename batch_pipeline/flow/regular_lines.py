@@ -33,8 +33,8 @@ from batch_pipeline.flow.answers import (
 )
 from batch_pipeline.flow.followers import Followers
 from batch_pipeline.flow.outcomes import FINISHED, TOOL_USE, Status
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.money.prices import ModelPrice, Tiers, TokenUsage
-from batch_pipeline.state.submissions import Submission
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -18,7 +18,7 @@ from batch_pipeline.flow import joins, paths, snapshots
 from batch_pipeline.flow.prepared import EXAMPLES
 from batch_pipeline.flow.text_hashes import ROWS_IN_MEMORY, sorted_hashes
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 
 def note_repeats(

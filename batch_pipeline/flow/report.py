@@ -22,6 +22,9 @@ from batch_pipeline.flow.pricing import price_at, stated_prices
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.money import report_html, report_markdown
 from batch_pipeline.money.difference import Difference, Expected, explain
 from batch_pipeline.money.distribution import Distribution
@@ -39,9 +42,6 @@ from batch_pipeline.money.report import (
     SetAside,
 )
 from batch_pipeline.money.report_json import to_json
-from batch_pipeline.state import inputs, nights, shards
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _declarations(connection: Connection, state: Progress) -> dict[int, Declarat
     for submission in _collected(state):
         snapshot_id = by_id[submission.shard_id].snapshot_id
         if snapshot_id not in by_snapshot:
-            declared = inputs.get_snapshot(connection, snapshot_id).declaration
+            declared = snapshots.get_snapshot(connection, snapshot_id).declaration
             by_snapshot[snapshot_id] = Declaration.from_json(declared)
         found[submission.id] = by_snapshot[snapshot_id]
     return found
@@ -258,7 +258,7 @@ def _expected(connection: Connection, night: Night) -> list[Expected]:
         return found
     measured = [
         snapshot.units
-        for snapshot in inputs.snapshots_of(connection, night.id).values()
+        for snapshot in snapshots.snapshots_of(connection, night.id).values()
         if snapshot.declaration_hash == verdict["declaration_hash"]
         and snapshot.content_hash == verdict["content_hash"]
     ]

@@ -19,8 +19,8 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import custom_id, parse_custom_id
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
 
 BLOCK_BYTES = 2 << 20
 # Blocks that are read ahead: a bound of memory, and enough to keep both sides busy.

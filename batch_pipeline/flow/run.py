@@ -20,9 +20,9 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state import approvals
-from batch_pipeline.state.admission import Waiting
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from batch_pipeline.flow import joins, snapshots, standing_answers
 from batch_pipeline.flow.answers import NOT_DEAD, RESULTS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.flow.dead_letter import DeadLetter
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb

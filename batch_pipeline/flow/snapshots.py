@@ -21,8 +21,8 @@ from batch_pipeline.flow.paths import documents_of, part_name
 if TYPE_CHECKING:
     import duckdb
 
-    from batch_pipeline.state.files import Files
-    from batch_pipeline.state.inputs import NewSnapshot
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.storage.files import Files
 
 # `problem` says why a row is not sent; `problem_status` is then its status in the results. A line's
 # `row` counts from where its piece begins. `request_bytes` is the size of the parameters as they go

@@ -16,11 +16,11 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import joins, paths
 from batch_pipeline.flow.answers import ANSWERS_SCHEMA
-from batch_pipeline.state import redrives, submissions
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.redrives import Redriven
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import redrives, submissions
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.redrives import Redriven
+from batch_pipeline.ledger.submissions import State
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb

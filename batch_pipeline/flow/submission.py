@@ -21,12 +21,13 @@ from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_length
 from batch_pipeline.flow.threads import Stop, at_once
-from batch_pipeline.state import accounts, admission, inputs, nights, shards, submissions
-from batch_pipeline.state.admission import Intent, Limits, MaySend, Waiting
-from batch_pipeline.state.beat import beating
-from batch_pipeline.state.ledger import insisting
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import accounts, admission, nights, shards, submissions
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import Intent, Limits, MaySend, Waiting
+from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger.ledger import insisting
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import ShardLimits
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import admission, nights, shards, snapshots, takeovers
+from batch_pipeline.ledger.budget import Shortfall, shortfall, spendings
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.money.bounds import Bounds
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import admission, inputs, nights, shards, takeovers
-from batch_pipeline.state.budget import Shortfall, shortfall, spendings
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard, ShardState
-from batch_pipeline.state.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _reserve(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submis
     """Reserve what a batch may cost in real time, and note its cancel; why not, or None."""
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
-        snapshot = inputs.get_snapshot(connection, shard.snapshot_id)
+        snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
         bounds = budget.bounds(connection, spec, night, snapshot)
     usd = budget.realtime_usd(bounds, shard)
     limits = budget.limits(pipeline, spec, night)

@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.first_attempts import FirstAttempts
-from batch_pipeline.state import redrives, shards, tallies
-from batch_pipeline.state.shards import Shard
-from batch_pipeline.state.submissions import Submission
-from batch_pipeline.state.tallies import Tally
+from batch_pipeline.ledger import redrives, shards, tallies
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.tallies import Tally
 
 # Counts of a summary that are added up as they are.
 SUMMED = ("statuses", "usage", "measured", "gone")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 # Eight bytes a hash; of more rows a database, which spills to the disk, is asked.
 ROWS_IN_MEMORY = 5_000_000

@@ -15,12 +15,12 @@ from batch_pipeline.flow import standing_answers, strata
 from batch_pipeline.flow.open_units import open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.ledger import shards
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.money.estimate import Spread
-from batch_pipeline.state import shards
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.inputs import NewSnapshot
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
+from batch_pipeline.storage.files import Files
 
 # Lengths of requests are told apart this finely; tiers of prices go by them.
 STRATA = 100

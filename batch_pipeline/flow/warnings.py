@@ -14,8 +14,8 @@ from typing import Any
 from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.money.wording import usd
-from batch_pipeline.state.submissions import State, Submission
 
 HOUR = 3600.0
 DAY = 24 * HOUR

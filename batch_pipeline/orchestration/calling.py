@@ -16,9 +16,9 @@ from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.submission import Submitted
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import metadata
 from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key
-from batch_pipeline.state.nights import Night
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0

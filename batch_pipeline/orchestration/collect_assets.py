@@ -13,6 +13,7 @@ from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import metadata, stations
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -24,7 +25,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.state.nights import Night
 
 
 def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:

@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from batch_pipeline.ledger import run_workers
+from batch_pipeline.ledger.ledger import Ledger, now
 from batch_pipeline.orchestration.decisions import lost_rest
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -30,8 +32,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.state import workers
-from batch_pipeline.state.ledger import Ledger, now
 
 FAILURE_REASON_TAG = "dagster/failure_reason"
 # A step that failed has said why, and a run that cannot even be built would fail again.
@@ -109,7 +109,7 @@ def report_dead(
     if not started:
         return
     with ledger.read() as connection:
-        signs = workers.alive_until(connection, started)
+        signs = run_workers.alive_until(connection, started)
         at = now(connection)
     for run in dead(started, signs, lease_seconds, at):
         instance.report_run_failed(

@@ -17,13 +17,13 @@ from batch_pipeline.flow.night import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
+from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.money import report_markdown
 from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts
 from batch_pipeline.orchestration.decisions import TERMINATED
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
-from batch_pipeline.state.admission import Waiting
-from batch_pipeline.state.approvals import Approval, Gate
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 

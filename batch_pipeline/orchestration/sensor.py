@@ -24,6 +24,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.takeover import Course
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import late_batches
 from batch_pipeline.orchestration import (
     cursor,
     decisions,
@@ -43,7 +44,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import watch
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
@@ -134,7 +134,7 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
     """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
     with pipeline.ledger.read() as connection:
         unfinished = standing.unfinished_nights(connection, spec.name, None, unshown)
-        return bool(unfinished or watch.watched(connection))
+        return bool(unfinished or late_batches.watched(connection))
 
 
 def _poll(pipeline: Pipeline, job: str) -> Polled:

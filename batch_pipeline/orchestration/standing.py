@@ -14,14 +14,14 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.takeover import Course
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
+from batch_pipeline.ledger import accounts, approvals, ledger, nights, shards, submissions
+from batch_pipeline.ledger.admission import ROOM_WANTED_SECONDS
+from batch_pipeline.ledger.budget import Shortfall
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.orchestration.decisions import PilotStage, Room, Standing
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import accounts, approvals, ledger, nights, shards, submissions
-from batch_pipeline.state.admission import ROOM_WANTED_SECONDS
-from batch_pipeline.state.budget import Shortfall
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard, ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
 Asked = Callable[[str, float], bool]

@@ -14,6 +14,8 @@ from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.deadline import Start
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import run_workers
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -26,8 +28,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.state import trouble, workers
-from batch_pipeline.state.nights import Night
+from batch_pipeline.storage import storage_errors
 
 # An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
 # no such patience: the sensor goes on with it.
@@ -54,14 +55,14 @@ def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> It
     with failing_clearly():
         pipeline = resource.pipeline()
         lease = pipeline.settings.lease_seconds
-        alive = workers.alive(
+        alive = run_workers.alive(
             pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE
         )
         try:
             with alive:
                 yield pipeline
         except Exception as error:
-            known = trouble.explain(error, pipeline.settings.home)
+            known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error

@@ -12,6 +12,8 @@ from batch_pipeline.flow import alerts, breaker, retirement, warnings
 from batch_pipeline.flow import night as flow
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.money.wording import usd
 from batch_pipeline.orchestration import calling, metadata, standing, stations
 from batch_pipeline.orchestration.names import (
@@ -24,8 +26,6 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.state import approvals
-from batch_pipeline.state.admission import Waiting
 
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:

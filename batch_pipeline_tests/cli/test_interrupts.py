@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.flow.submission import SEVERAL_FROM_BYTES
+from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
-from batch_pipeline.state import submissions
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
 
 ITEMS = 150

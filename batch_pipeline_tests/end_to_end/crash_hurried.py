@@ -18,8 +18,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check
 from batch_pipeline_tests.end_to_end.crash_nights import (
     HOSTILE,

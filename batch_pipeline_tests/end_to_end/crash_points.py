@@ -22,8 +22,8 @@ from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.api.anthropic_messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer, BatchInfo
 from batch_pipeline.flow.journal import Journal
-from batch_pipeline.state.files import Files
-from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.storage.files import Files
 
 
 class Points:

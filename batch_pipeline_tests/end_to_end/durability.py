@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import submissions
-from batch_pipeline.state.files import STAGING
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.submissions import State
+from batch_pipeline.storage.files import STAGING
 
 # Of a file: when it was changed last, and its size. Of a folder: its names.
 Flushed = tuple[int, int] | frozenset[str]

@@ -15,9 +15,9 @@ from batch_pipeline.errors import LedgerError, StorageError, UsageError
 from batch_pipeline.flow import submission
 from batch_pipeline.flow.report import write_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import trouble
-from batch_pipeline.state.submissions import State
+from batch_pipeline.storage import storage_errors
 from batch_pipeline_tests.end_to_end.crash_books import Documents, check
 from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night
 from batch_pipeline_tests.end_to_end.crash_processes import Work
@@ -77,7 +77,7 @@ def carry_out(work: Work) -> None:
         write_report(pipeline, spec, state.night)
         assert state.complete
     except Exception as error:
-        raise trouble.explain(error, str(work.home)) or error from error
+        raise storage_errors.explain(error, str(work.home)) or error from error
     finally:
         pipeline.ledger.close()
 

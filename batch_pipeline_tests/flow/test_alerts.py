@@ -23,9 +23,9 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.state import accounts, nights, tables
-from batch_pipeline.state import alerts as recorded
-from batch_pipeline.state.alerts import Alert, AlertState
+from batch_pipeline.ledger import accounts, nights, tables
+from batch_pipeline.ledger import alerts as recorded
+from batch_pipeline.ledger.alerts import Alert, AlertState
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, together, write_rows
 

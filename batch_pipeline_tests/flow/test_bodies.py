@@ -15,7 +15,7 @@ from batch_pipeline.flow.bodies import body_chunks
 from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_length
 from batch_pipeline.flow.row_json import JsonRow, places_of
 from batch_pipeline.flow.snapshots import InputBlock
-from batch_pipeline.state.submissions import new_token
+from batch_pipeline.ledger.submissions import new_token
 from batch_pipeline_tests.support import job
 
 TEXTS = st.text(st.characters(codec="utf-8")).filter(lambda text: text.strip())

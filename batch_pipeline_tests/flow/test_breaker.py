@@ -13,8 +13,8 @@ from batch_pipeline.flow.breaker import first_attempts, judge
 from batch_pipeline.flow.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.flow.rows import SHARD, SNAPSHOT, approval, submission
 
 ALERTS = AlertsSpec(error_rate=0.10, after_items=50)

@@ -18,10 +18,10 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import claims
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import claims
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.submissions import Submission
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
 

@@ -12,8 +12,8 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.estimate import RULE_BYTES_PER_TOKEN, Estimate, as_json, estimate
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import nights
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

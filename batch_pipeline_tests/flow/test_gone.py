@@ -21,8 +21,8 @@ from batch_pipeline.flow.report import write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.fake_api import a_batch
 from batch_pipeline_tests.flow.rows import NOW, submission

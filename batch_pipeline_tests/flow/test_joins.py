@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from batch_pipeline.flow import joins
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 
 SCHEMA = pa.schema([("n", pa.int64())])
 NAMES = "SELECT table_name FROM duckdb_tables() UNION SELECT view_name FROM duckdb_views() "

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from batch_pipeline.flow.journal import Journal, read_lines
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.support import together
 
 LINES = [b'{"custom_id": "t_%d", "result": {}}' % n for n in range(20)]

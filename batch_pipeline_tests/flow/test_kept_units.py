@@ -9,8 +9,8 @@ import pytest
 
 from batch_pipeline.flow.kept_units import KeptUnits, is_kept_on
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
-from batch_pipeline.state.inputs import Snapshot
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline_tests.support import job
 
 PRESENT = Declaration.of(job("in.jsonl"))

@@ -14,11 +14,11 @@ from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.reconciliation import is_late
 from batch_pipeline.flow.report import write_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger import late_batches, ledger
+from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import ledger, watch
-from batch_pipeline.state.submissions import State
-from batch_pipeline.state.watch import LATE_WATCH_SECONDS
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.fake_api import a_batch
 from batch_pipeline_tests.flow.test_looking import INTENT_AT, SKEW, WINDOW_FROM, submission
@@ -148,7 +148,7 @@ def test_the_list_is_read_for_what_is_watched_and_for_nothing_else(
     stations.poll_account(pipeline, night.account)
     sim.set_faults(SimulatorFaults())
 
-    monkeypatch.setattr(watch, "now", lambda c: ledger.now(c) + LATE_WATCH_SECONDS)
+    monkeypatch.setattr(late_batches, "now", lambda c: ledger.now(c) + LATE_WATCH_SECONDS)
     before = looks()
     stations.poll_account(pipeline, night.account)
     assert looks() == before

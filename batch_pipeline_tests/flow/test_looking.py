@@ -17,7 +17,7 @@ from batch_pipeline.flow.reconciliation import (
     is_candidate,
     read_list,
 )
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.flow.fake_api import FakeApi, a_batch
 
 INTENT_AT, WINDOW_FROM, WINDOW = 10_000.0, 10_050.0, 600.0

@@ -19,8 +19,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.ledger import shards
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.state import shards
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

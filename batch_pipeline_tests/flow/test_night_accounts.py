@@ -84,7 +84,7 @@ def test_an_account_name_is_simulated_or_real_for_good(
     real = make_pipeline(api=Named(), account="one")
     assert real.account.simulated is False
     with real.ledger.write() as connection:
-        from batch_pipeline.state import accounts  # noqa: PLC0415
+        from batch_pipeline.ledger import accounts  # noqa: PLC0415
 
         with pytest.raises(LedgerError, match="'one'"):
             accounts.register_account(connection, "one", simulated=True)

@@ -12,9 +12,9 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.night import open_night, take_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import nights
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

@@ -14,11 +14,11 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.approvals import Gate
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.money.report_json import as_json
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.state import nights
-from batch_pipeline.state.approvals import Gate
-from batch_pipeline.state.nights import Night
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from batch_pipeline.api.protocol import BatchInfo
 from batch_pipeline.flow import cancel, night
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

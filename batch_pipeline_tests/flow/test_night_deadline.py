@@ -19,10 +19,10 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts, nights, takeovers
+from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.takeovers import Takeover
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import accounts, nights, takeovers
-from batch_pipeline.state.submissions import State
-from batch_pipeline.state.takeovers import Takeover
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from batch_pipeline.errors import AccountError, ApiError
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     MODEL,

@@ -36,7 +36,7 @@ TINY = {"max_tokens": 1}
 
 
 def verdict(pipeline: Pipeline) -> dict[str, Any]:
-    from batch_pipeline.state import nights  # noqa: PLC0415
+    from batch_pipeline.ledger import nights  # noqa: PLC0415
 
     with pipeline.ledger.read() as connection:
         [night] = nights.list_nights(connection)

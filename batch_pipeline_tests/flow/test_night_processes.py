@@ -15,7 +15,7 @@ import pytest
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.state.files import STAGING
+from batch_pipeline.storage.files import STAGING
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.night_processes import CALLS, Plan
 from batch_pipeline_tests.support import (
@@ -120,8 +120,8 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
     points = (
         "batch_pipeline.flow.publication._write_rows",
         "batch_pipeline.flow.publication._replace",
-        "batch_pipeline.state.redrives.record",
-        "batch_pipeline.state.inputs.replace_snapshot",
+        "batch_pipeline.ledger.redrives.record",
+        "batch_pipeline.ledger.snapshots.replace_snapshot",
         "batch_pipeline.flow.planning.plan_all",
         "batch_pipeline.flow.submission._record_acceptance",
         "batch_pipeline.flow.collection._publish",

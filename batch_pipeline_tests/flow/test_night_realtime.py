@@ -20,9 +20,9 @@ from batch_pipeline.flow.journal import read_lines
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import MessageLimits, Simulator
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

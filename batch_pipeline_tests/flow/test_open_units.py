@@ -16,7 +16,7 @@ from batch_pipeline.flow.open_units import open_units
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.flow.standing_answers import StandingAnswers
-from batch_pipeline.state.inputs import Snapshot
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline_tests.flow.rows import SNAPSHOT
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
 

@@ -14,8 +14,8 @@ from batch_pipeline.flow import pace, tally
 from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.rows import NIGHT, NOW, SHARD, STATE, submission
 from batch_pipeline_tests.support import PARTITION, documents, job, write_rows

@@ -11,9 +11,9 @@ import pytest
 from batch_pipeline.flow.pilot import gate, holds, sample_size
 from batch_pipeline.flow.verdict import Answered, Took, Verdict, interval, judge, why_closed
 from batch_pipeline.jobs.spec import PilotSpec
+from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.state.approvals import Approval, Gate
-from batch_pipeline.state.inputs import Snapshot
 from batch_pipeline_tests.flow.rows import NIGHT, SHARD, approval
 
 SNAPSHOT = Snapshot(

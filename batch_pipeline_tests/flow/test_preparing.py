@@ -20,7 +20,7 @@ from batch_pipeline.flow.preparing import DIGEST_BYTES, prepare
 from batch_pipeline.flow.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.snapshots import part_paths, read_inputs
 from batch_pipeline.flow.sources import find_sources
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 from batch_pipeline_tests import support
 from batch_pipeline_tests.flow.rows import SNAPSHOT
 from batch_pipeline_tests.support import documents, job, write_rows

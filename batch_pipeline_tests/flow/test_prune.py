@@ -18,7 +18,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.money.report_json import to_json
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import documents, job, results, submissions_of, write_rows
 

@@ -21,7 +21,7 @@ from batch_pipeline.flow.requests import (
 )
 from batch_pipeline.flow.row_json import JsonRow, places_of
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.state.submissions import new_token
+from batch_pipeline.ledger.submissions import new_token
 from batch_pipeline_tests.support import job
 
 API_RULE = re.compile(r"^[a-zA-Z0-9_-]{1,64}\Z")

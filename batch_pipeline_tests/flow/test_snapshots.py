@@ -10,7 +10,7 @@ import pytest
 
 from batch_pipeline.flow import dataset, paths, snapshot_writer, snapshots
 from batch_pipeline.flow.snapshot_writer import SnapshotRow, SnapshotWriter
-from batch_pipeline.state.files import Files
+from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.flow.rows import SNAPSHOT
 
 LAYOUTS = ["of this release", "packed", "of a former release"]

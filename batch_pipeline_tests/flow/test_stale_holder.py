@@ -11,11 +11,11 @@ from starlette.responses import Response
 from batch_pipeline.flow import night as stations
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
+from batch_pipeline.ledger import admission, shards, submissions, tables
+from batch_pipeline.ledger.admission import Limits, Waiting
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import admission, shards, submissions, tables
-from batch_pipeline.state.admission import Limits, Waiting
-from batch_pipeline.state.shards import ShardState
-from batch_pipeline.state.submissions import State
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,

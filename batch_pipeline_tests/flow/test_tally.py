@@ -13,23 +13,23 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import breaker, progress, tally
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.state import (
+from batch_pipeline.ledger import (
     accounts,
     admission,
-    inputs,
     nights,
     redrives,
     shards,
+    snapshots,
     submissions,
     tables,
     tallies,
 )
-from batch_pipeline.state.admission import Intent, Limits
-from batch_pipeline.state.inputs import NewSnapshot
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import NewShard
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.ledger.admission import Intent, Limits
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import NewShard
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.submissions import Submission
 
 LIMITS = Limits(account_queue=10_000, job_queue=None, lease_seconds=60)
 ALERTS = AlertsSpec(error_rate=0.1, after_items=1)
@@ -57,7 +57,7 @@ def a_night(connection: Connection, count: int) -> Night:
         folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
         parts=1, items=100, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
     )  # fmt: skip
-    inputs.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
+    snapshots.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
     planned = NewShard(
         engine="batch", pilot=False, manifest="m", requests=5, bytes=1, usd_bound=Decimal(1)
     )

@@ -11,10 +11,10 @@ import pytest
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.ledger import nights as ledger_nights
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import nights as ledger_nights
-from batch_pipeline.state.nights import Night
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import make_late
 

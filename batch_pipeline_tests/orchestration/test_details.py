@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.orchestration import charts, cursor
-from batch_pipeline.state.submissions import State, Submission
 from batch_pipeline_tests.flow.rows import SUBMISSION
 
 INLINE_CHARACTERS = 1_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from batch_pipeline.ledger import accounts, nights, submissions
+from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.orchestration.standing import unfinished_nights
-from batch_pipeline.state import accounts, nights, submissions
-from batch_pipeline.state.ledger import Ledger
 from batch_pipeline_tests.state.conftest import ACCOUNT, a_night, accept, begun
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from batch_pipeline.flow import paths, run
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.ledger import nights as ledger_nights
+from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.state import nights as ledger_nights
-from batch_pipeline.state.ledger import Ledger
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 from batch_pipeline_tests.support import Faults, error

@@ -9,18 +9,26 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, admission, budget, inputs, nights, shards, submissions
-from batch_pipeline.state.admission import Intent, Limits, Waiting
-from batch_pipeline.state.inputs import NewSnapshot
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Engine, NewShard
-from batch_pipeline.state.submissions import Submission
+from batch_pipeline.ledger import (
+    accounts,
+    admission,
+    budget,
+    nights,
+    shards,
+    snapshots,
+    submissions,
+)
+from batch_pipeline.ledger.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine, NewShard
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.submissions import Submission
 
 ACCOUNT = "default"
 LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
 # What asks the database for the time.
-TELL_TIME = (accounts, admission, budget, inputs, nights, shards, submissions)
+TELL_TIME = (accounts, admission, budget, snapshots, nights, shards, submissions)
 
 
 @pytest.fixture
@@ -72,7 +80,7 @@ def a_night(
 ) -> Night:
     """A night with a snapshot and waiting shards of so many requests each."""
     night = nights.open_night(connection, job, partition, ACCOUNT)
-    inputs.replace_snapshot(connection, night, a_snapshot(), {})
+    snapshots.replace_snapshot(connection, night, a_snapshot(), {})
     night = nights.get_night(connection, night.id)
     new = [a_shard(count, engine) for count in requests]
     assert shards.add_shards(connection, night, new, open_requests=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.state import alerts, nights
-from batch_pipeline.state.alerts import FIRST_REST_SECONDS, LEASE_SECONDS, AlertState, NewAlert
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import alerts, nights
+from batch_pipeline.ledger.alerts import FIRST_REST_SECONDS, LEASE_SECONDS, AlertState, NewAlert
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline_tests.state.conftest import ACCOUNT, Clock
 
 

@@ -13,9 +13,17 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, admission, budget, inputs, nights, shards, submissions
-from batch_pipeline.state.admission import Intent, Limits, Waiting
-from batch_pipeline.state.budget import (
+from batch_pipeline.ledger import (
+    accounts,
+    admission,
+    budget,
+    nights,
+    shards,
+    snapshots,
+    submissions,
+)
+from batch_pipeline.ledger.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.budget import (
     ACCOUNT_MONTH,
     JOB_MONTH,
     PARTITION,
@@ -23,10 +31,10 @@ from batch_pipeline.state.budget import (
     Money,
     Spending,
 )
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Engine
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import (
     ACCOUNT,
     LIMITS,
@@ -254,7 +262,7 @@ def test_another_accounts_spending_does_not_count(ledger: Ledger) -> None:
         accounts.register_account(connection, "second", simulated=False)
         begun(connection, a_night(connection, 10), limits)
         other = nights.open_night(connection, "job", OTHER, "second")
-        inputs.replace_snapshot(connection, other, a_snapshot(), {})
+        snapshots.replace_snapshot(connection, other, a_snapshot(), {})
         other = nights.get_night(connection, other.id)
         shards.add_shards(connection, other, [a_shard(10)], open_requests=0)
         assert isinstance(begin(connection, nights.get_night(connection, other.id), limits), Intent)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.state.files import STAGING, STAGING_MAX_AGE_SECONDS, Files
+from batch_pipeline.storage.files import STAGING, STAGING_MAX_AGE_SECONDS, Files
 
 
 @pytest.fixture(params=["local", "remote"])

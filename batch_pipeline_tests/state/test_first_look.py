@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger.first_look import has_night
+from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.settings import Settings
-from batch_pipeline.state import accounts, nights
-from batch_pipeline.state.first_look import has_night
-from batch_pipeline.state.ledger import Ledger
 
 
 @pytest.mark.parametrize("in_use", [True, False])

@@ -22,12 +22,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.state import accounts, admission, nights, shards, submissions, tables, watch
-from batch_pipeline.state.admission import Intent, Limits
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger import (
+    accounts,
+    admission,
+    late_batches,
+    nights,
+    shards,
+    submissions,
+    tables,
+)
+from batch_pipeline.ledger.admission import Intent, Limits
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 
 LIMIT = 20
@@ -47,7 +55,7 @@ class Lagging(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.patches = [
-            mock.patch.object(module, "now", self.clock) for module in (*TELL_TIME, watch)
+            mock.patch.object(module, "now", self.clock) for module in (*TELL_TIME, late_batches)
         ]
         for patch in self.patches:
             patch.start()
@@ -153,7 +161,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.write() as connection:
             submissions.reap(connection, ACCOUNT)
             unknown = submissions.of_account(connection, ACCOUNT, State.UNKNOWN)
-            watched = watch.watched(connection, ACCOUNT)
+            watched = late_batches.watched(connection, ACCOUNT)
             for one in [*unknown, *watched]:
                 if shown and one.id in self.made:
                     _accept(connection, one)
@@ -197,7 +205,7 @@ class Lagging(RuleBasedStateMachine):
             return
         with self.ledger.read() as connection:
             every = {one.id: one for one in submissions.find(connection)}
-            watched = {one.id for one in watch.watched(connection)}
+            watched = {one.id for one in late_batches.watched(connection)}
         for number in self.made:
             one = every[number]
             looked_for = one.state in (State.SEALED, State.UNKNOWN) or number in watched
@@ -212,7 +220,7 @@ class Lagging(RuleBasedStateMachine):
 
     def _too_old(self, one: Submission) -> bool:
         assert one.window_from is not None
-        return one.window_from <= self.clock.at - watch.LATE_WATCH_SECONDS
+        return one.window_from <= self.clock.at - late_batches.LATE_WATCH_SECONDS
 
     @invariant()
     def shards_say_what_their_submissions_say(self) -> None:

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.state import accounts, inputs, nights, shards, submissions, tables
-from batch_pipeline.state.ledger import Ledger, now
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, tables
+from batch_pipeline.ledger.ledger import Ledger, now
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline_tests.support import together
 
 
@@ -95,7 +95,7 @@ def test_amounts_are_exact(ledger_url: str) -> None:
         night = nights.open_night(connection, "job", "all", "one")
         from batch_pipeline_tests.state.conftest import a_snapshot  # noqa: PLC0415
 
-        inputs.replace_snapshot(connection, night, a_snapshot(), {})
+        snapshots.replace_snapshot(connection, night, a_snapshot(), {})
         night = nights.get_night(connection, night.id)
         new = [shards.NewShard("batch", False, "m", 1, 1, amount) for amount in amounts]
         shards.add_shards(connection, night, new, open_requests=0)
@@ -126,7 +126,7 @@ def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(ledger_url: str)
         ended = submissions.get(connection, accepted.id)
         assert submissions.collect(connection, ended, {"open": 2}, Decimal("0.5"))
         assert nights.get_night(connection, 1).open_requests == 9
-        assert inputs.get_snapshot(connection, 1).items == 100
+        assert snapshots.get_snapshot(connection, 1).items == 100
         found = sa.inspect(connection)
         for table in tables.metadata.sorted_tables:
             columns = {column["name"] for column in found.get_columns(table.name)}

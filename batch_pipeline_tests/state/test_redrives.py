@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import inputs, nights, redrives, submissions
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.redrives import Redriven
+from batch_pipeline.ledger import nights, redrives, snapshots, submissions
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.redrives import Redriven
 from batch_pipeline_tests.state.conftest import a_night, a_snapshot, accept, begun
 
 SUMMARY = {"statuses": {"errored": 1}, "open": 0, "usage": {}}
@@ -65,7 +65,7 @@ def test_a_snapshot_knows_how_many_units_it_keeps(ledger: Ledger, kept: int) -> 
     with ledger.write() as connection:
         night = a_night(connection)
         new = replace(a_snapshot(), kept=kept)
-        snapshot = inputs.replace_snapshot(connection, night, new, {"succeeded": kept})
+        snapshot = snapshots.replace_snapshot(connection, night, new, {"succeeded": kept})
         assert (snapshot.kept, snapshot.units) == (kept, 100 - kept)
         assert nights.get_night(connection, night.id).open_requests == 100 - kept
-        assert inputs.declarations(connection, night.id) == {"d": {}}
+        assert snapshots.declarations(connection, night.id) == {"d": {}}

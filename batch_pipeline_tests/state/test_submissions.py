@@ -8,20 +8,20 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.state import (
+from batch_pipeline.ledger import (
     accounts,
     admission,
-    inputs,
     nights,
     seen_batches,
     shards,
+    snapshots,
     submissions,
 )
-from batch_pipeline.state.admission import Intent, Limits, Waiting
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import (
     ACCOUNT,
     LIMITS,
@@ -425,11 +425,11 @@ def test_a_new_snapshot_drops_what_waits_and_keeps_what_is_held(ledger: Ledger) 
     with ledger.write() as connection:
         night = a_night(connection, 5, 6)
         begun(connection, night)
-        inputs.replace_snapshot(connection, night, a_snapshot(9), {"succeeded": 4})
+        snapshots.replace_snapshot(connection, night, a_snapshot(9), {"succeeded": 4})
         assert [s.state for s in shards.list_shards(connection, night.id)] == ["held", "dropped"]
         after = nights.get_night(connection, night.id)
         assert (after.revision, after.open_requests) == (night.revision + 1, 9)
-        assert inputs.get_snapshot(connection, int(after.snapshot_id or 0)).settled == {
+        assert snapshots.get_snapshot(connection, int(after.snapshot_id or 0)).settled == {
             "succeeded": 4
         }
 

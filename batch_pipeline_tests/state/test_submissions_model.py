@@ -15,12 +15,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.state import accounts, admission, shards, submissions
-from batch_pipeline.state.admission import Intent, Limits
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, State, Submission
+from batch_pipeline.ledger import accounts, admission, shards, submissions
+from batch_pipeline.ledger.admission import Intent, Limits
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
+from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 from batch_pipeline_tests.support import together
 

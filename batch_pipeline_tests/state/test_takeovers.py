@@ -15,13 +15,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, admission, budget, nights, shards, submissions, takeovers
-from batch_pipeline.state.admission import Intent, Limits, Waiting
-from batch_pipeline.state.budget import Ceilings, Money, Spending
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard, ShardState
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import (
+    accounts,
+    admission,
+    budget,
+    nights,
+    shards,
+    submissions,
+    takeovers,
+)
+from batch_pipeline.ledger.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.budget import Ceilings, Money, Spending
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.state.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun
 from batch_pipeline_tests.support import together
 

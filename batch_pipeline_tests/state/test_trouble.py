@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import StorageError
-from batch_pipeline.state import trouble
-from batch_pipeline.state.ledger import Ledger
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.storage import storage_errors
 
 
 def lost_connection() -> sa.exc.DBAPIError:
@@ -38,7 +38,7 @@ def chained(cause: BaseException) -> Exception:
     ],
 )
 def test_the_storages_errors_are_told_from_bugs(error: BaseException, said: str | None) -> None:
-    found = trouble.explain(error, "/home/of/batches")
+    found = storage_errors.explain(error, "/home/of/batches")
     if said is None:
         assert found is None
     else:
@@ -54,4 +54,4 @@ def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(sa.exc.DBAPIError) as caught, ledger.write() as connection:
         connection.execute(sa.text("CREATE TABLE t (x)"))
     ledger.close()
-    assert "it cannot be written" in str(trouble.explain(caught.value, str(tmp_path)))
+    assert "it cannot be written" in str(storage_errors.explain(caught.value, str(tmp_path)))

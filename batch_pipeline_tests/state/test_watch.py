@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.state import accounts, submissions, watch
-from batch_pipeline.state.ledger import Ledger
-from batch_pipeline.state.submissions import State
-from batch_pipeline.state.watch import LATE_WATCH_SECONDS, watched
+from batch_pipeline.ledger import accounts, late_batches, submissions
+from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS, watched
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.submissions import State
 from batch_pipeline_tests.state.conftest import ACCOUNT, Clock, a_night, accept, begun
 
 
 @pytest.fixture
 def clock(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(watch, "now", clock)
+    monkeypatch.setattr(late_batches, "now", clock)
     return clock
 
 

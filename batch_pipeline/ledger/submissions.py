@@ -26,10 +26,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import accounts, nights, seen_batches, shards, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Engine, Shard, ShardState
+from batch_pipeline.ledger import accounts, nights, seen_batches, shards, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine, Shard, ShardState
 
 
 class State(StrEnum):

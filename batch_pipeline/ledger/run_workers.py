@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
-from batch_pipeline.state.beat import beating
-from batch_pipeline.state.ledger import Ledger, now
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger.ledger import Ledger, now
 
 # Rows of runs that ended long ago are of no use.
 KEPT_SECONDS = 24 * 3600.0

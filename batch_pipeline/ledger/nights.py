@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
-from batch_pipeline.state.ledger import now
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.ledger import now
 
 
 @dataclass(frozen=True)

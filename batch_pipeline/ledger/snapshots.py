@@ -11,10 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import ShardState
+from batch_pipeline.ledger import nights, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
 
 
 @dataclass(frozen=True)

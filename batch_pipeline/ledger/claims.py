@@ -12,9 +12,9 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import submissions, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import submissions, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.submissions import State, Submission
 
 # Looked at in one claim: more than so many collectors of one night there will not be.
 MOST_CLAIMED = 100

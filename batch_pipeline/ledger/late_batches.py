@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from batch_pipeline.state import submissions, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import submissions, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.submissions import State, Submission
 
 # A batch ends within 24 hours of its creation; the rest is for a list that lags.
 LATE_WATCH_SECONDS = 48 * 3600.0

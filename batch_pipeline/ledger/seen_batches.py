@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
+from batch_pipeline.ledger import tables
 
 # Parameters of one query, well within what both databases take.
 IDS_AT_ONCE = 500

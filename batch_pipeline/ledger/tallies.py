@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import submissions, tables
-from batch_pipeline.state.shards import Engine
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import submissions, tables
+from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.submissions import State, Submission
 
 _KEY = ("night_id", "snapshot_id", "pilot", "engine")
 

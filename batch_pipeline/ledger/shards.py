@@ -15,9 +15,9 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
+from batch_pipeline.ledger import nights, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
 
 Engine = Literal["batch", "realtime"]
 

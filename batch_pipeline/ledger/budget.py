@@ -17,11 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard
-from batch_pipeline.state.submissions import LIVE, State
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.submissions import LIVE, State
 
 PARTITION = "budget.max_usd_per_partition"
 JOB_MONTH = "budget.max_usd_per_month"

@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables
-from batch_pipeline.state.ledger import now
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.ledger import now
 
 # A target that is away for an hour gets its alerts; one that is gone for good is given up.
 MOST_ATTEMPTS = 5

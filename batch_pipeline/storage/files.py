@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.state.durable import flush, make_folder
+from batch_pipeline.storage.durable import flush, make_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

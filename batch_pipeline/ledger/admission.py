@@ -13,7 +13,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import (
+from batch_pipeline.ledger import (
     accounts,
     budget,
     calling,
@@ -23,11 +23,11 @@ from batch_pipeline.state import (
     tables,
     takeovers,
 )
-from batch_pipeline.state.budget import NO_CEILING, Money, Shortfall
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.nights import Night
-from batch_pipeline.state.shards import Shard, ShardState
-from batch_pipeline.state.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.budget import NO_CEILING, Money, Shortfall
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 
 # An older night that wanted room this long ago and did not come back no longer goes first.
 ROOM_WANTED_SECONDS = 600.0

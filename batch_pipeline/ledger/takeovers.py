@@ -16,9 +16,9 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import nights, shards, submissions, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.submissions import LIVE, Submission
+from batch_pipeline.ledger import nights, shards, submissions, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.submissions import LIVE, Submission
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.schema import CreateColumn
 
-from batch_pipeline.state import tables
+from batch_pipeline.ledger import tables
 
 
 def migrate(connection: Connection) -> None:

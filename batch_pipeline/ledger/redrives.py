@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.state import tables, tallies
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.submissions import State
+from batch_pipeline.ledger import tables, tallies
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.submissions import State
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.state import submissions, tables
-from batch_pipeline.state.ledger import now
-from batch_pipeline.state.submissions import State, Submission
+from batch_pipeline.ledger import submissions, tables
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.submissions import State, Submission
 
 
 def take_over(

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.state import migrations, tables
-from batch_pipeline.state.durable import make_folder
+from batch_pipeline.ledger import migrations, tables
+from batch_pipeline.storage.durable import make_folder
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""The ledger: what survives a crash, in SQLite or PostgreSQL."""

@@ -1,1 +1,0 @@
-"""What survives a crash: the ledger and the files."""
