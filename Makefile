@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # As pip does for all that is not installed from here; else each process compiles it where Python may
 # write no bytecode.
 COMPILE := $(BIN)/python -m compileall -q batch_pipeline && env -u PYTHONDONTWRITEBYTECODE \
-	$(BIN)/python -m batch_pipeline.money.compiled_templates
+	$(BIN)/python -m batch_pipeline.reporting.compiled_templates
 
 .PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo

@@ -22,9 +22,9 @@ from batch_pipeline.flow.report import write_report
 from batch_pipeline.jobs.loading import load_job
 from batch_pipeline.jobs.partitions import all_keys
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.money.report import Report
-from batch_pipeline.money.report_json import to_json
-from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report_json import to_json
+from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import running_simulator
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.views import plain_table
 from batch_pipeline.flow.estimate import Estimate, as_json
-from batch_pipeline.money.estimate import Spread
-from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.reporting.wording import duration, usd
 
 WIDTH = 80
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.progress import Progress
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.nights import Night
-    from batch_pipeline.money.report import Report
+    from batch_pipeline.reporting.report import Report
     from batch_pipeline.settings import Settings
 
 

@@ -77,7 +77,7 @@ def _show(
 
         from batch_pipeline.cli.views import SIMULATED, plain_table
         from batch_pipeline.flow.answers import TOKENS
-        from batch_pipeline.money.wording import usd
+        from batch_pipeline.reporting.wording import usd
 
         console = Console()
         print(f"{day}, account {account}: the ledger beside the organisation")

@@ -18,7 +18,7 @@ from batch_pipeline.jobs.alert_limits import AlertLimits, DeclaredAlerts
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
 
 

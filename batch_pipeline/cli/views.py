@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.money.wording import clipped, percent, usd
+from batch_pipeline.reporting.wording import clipped, percent, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.dead_letter import Group
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch_pipeline.ledger.approvals import Approval
     from batch_pipeline.ledger.nights import Night
     from batch_pipeline.ledger.snapshots import NewSnapshot
-    from batch_pipeline.money.report import Report
+    from batch_pipeline.reporting.report import Report
     from batch_pipeline.settings import Settings
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
@@ -128,7 +128,7 @@ def show_validation(
 
 def show_report(output: Output, report: Report) -> None:
     """A night's outcome and cost."""
-    from batch_pipeline.money.report_json import to_json
+    from batch_pipeline.reporting.report_json import to_json
 
     def show() -> None:
         console = Console()

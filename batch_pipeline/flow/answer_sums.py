@@ -19,10 +19,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.money.difference import Asked
-from batch_pipeline.money.distribution import Bins, Distribution
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
-from batch_pipeline.money.report import ZERO, ModelUsage, Wasted, at_realtime_price
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.reporting.difference import Asked
+from batch_pipeline.reporting.distribution import Bins, Distribution
+from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted, at_realtime_price
 
 if TYPE_CHECKING:
     import duckdb

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.pricing.prices import TokenUsage
 
 USD = pa.decimal128(18, 12)
 

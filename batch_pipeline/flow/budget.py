@@ -30,9 +30,9 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.money.bounds import Bounds, Measured
-from batch_pipeline.money.prices import Mode
-from batch_pipeline.money.wording import usd
+from batch_pipeline.pricing.bounds import Bounds, Measured
+from batch_pipeline.pricing.prices import Mode
+from batch_pipeline.reporting.wording import usd
 from batch_pipeline.settings import Settings
 
 # A ceiling takes so many shards at a time at least, so that what is billed for some makes room for

@@ -31,7 +31,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.pricing.prices import TokenUsage
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.money.wording import moment
+from batch_pipeline.reporting.wording import moment
 
 if TYPE_CHECKING:
     from batch_pipeline.jobs.partitions import PartitionsSpec

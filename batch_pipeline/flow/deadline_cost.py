@@ -14,9 +14,9 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.money.deadline import DeadlineCost
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
-from batch_pipeline.money.report import at_price
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.report import at_price
 
 
 def of_night(

@@ -31,7 +31,7 @@ from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.money.estimate import (
+from batch_pipeline.pricing.estimate import (
     UNCACHED,
     Amounts,
     Shares,
@@ -41,8 +41,8 @@ from batch_pipeline.money.estimate import (
     batch_hours,
     realtime_hours,
 )
-from batch_pipeline.money.prices import ModelPrice
-from batch_pipeline.money.wording import duration
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.reporting.wording import duration
 from batch_pipeline.storage.files import Files
 
 # The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,

@@ -20,9 +20,9 @@ from batch_pipeline.flow.standing_answers import answer_paths
 from batch_pipeline.ledger import nights, shards, snapshots, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.tallies import Tally
-from batch_pipeline.money.bounds import LEAST_ANSWERS, Measured
-from batch_pipeline.money.estimate import Spread
-from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
+from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.pricing.prices import TokenUsage
 
 # Of a job's former nights the last ones count, of each its latest submissions.
 LAST_NIGHTS = 3

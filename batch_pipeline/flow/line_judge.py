@@ -42,7 +42,7 @@ from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.tables import PICODOLLARS
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.money.bounds import Bounds
+from batch_pipeline.pricing.bounds import Bounds
 
 # Of a real-time shard.
 MOST_CALLS = 2_000

@@ -12,7 +12,7 @@ from typing import Any
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.requests import Declaration
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.money.prices import ModelPrice, find_price, stated_price
+from batch_pipeline.pricing.prices import ModelPrice, find_price, stated_price
 
 
 def price_for(spec: JobSpec) -> ModelPrice:

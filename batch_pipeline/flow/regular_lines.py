@@ -34,7 +34,7 @@ from batch_pipeline.flow.answers import (
 from batch_pipeline.flow.followers import Followers
 from batch_pipeline.flow.outcomes import FINISHED, TOOL_USE, Status
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.money.prices import ModelPrice, Tiers, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice, Tiers, TokenUsage
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

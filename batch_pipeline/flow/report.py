@@ -25,11 +25,11 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.money import report_html, report_markdown
-from batch_pipeline.money.difference import Difference, Expected, explain
-from batch_pipeline.money.distribution import Distribution
-from batch_pipeline.money.prices import ModelPrice, TokenUsage
-from batch_pipeline.money.report import (
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.difference import Difference, Expected, explain
+from batch_pipeline.reporting.distribution import Distribution
+from batch_pipeline.reporting.report import (
     ZERO,
     Approval,
     Costs,
@@ -41,7 +41,7 @@ from batch_pipeline.money.report import (
     Report,
     SetAside,
 )
-from batch_pipeline.money.report_json import to_json
+from batch_pipeline.reporting.report_json import to_json
 
 log = logging.getLogger(__name__)
 

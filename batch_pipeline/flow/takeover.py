@@ -33,7 +33,7 @@ from batch_pipeline.ledger.budget import Shortfall, shortfall, spendings
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.money.bounds import Bounds
+from batch_pipeline.pricing.bounds import Bounds
 from batch_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.money.estimate import Spread
+from batch_pipeline.pricing.estimate import Spread
 from batch_pipeline.storage.files import Files
 
 # Lengths of requests are told apart this finely; tiers of prices go by them.

@@ -14,9 +14,9 @@ from typing import Any
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.money.projection import project
-from batch_pipeline.money.wording import usd
+from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.projection import project
+from batch_pipeline.reporting.wording import usd
 
 EXAMPLES = 3
 # Of a pilot that the API has hardly worked on, nothing can be said.

@@ -15,7 +15,7 @@ from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.alert_limits import AlertLimits
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.money.wording import usd
+from batch_pipeline.reporting.wording import usd
 
 HOUR = 3600.0
 DAY = 24 * HOUR

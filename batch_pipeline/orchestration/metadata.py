@@ -19,11 +19,11 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.money import report_markdown
-from batch_pipeline.money.report import Report
 from batch_pipeline.orchestration import charts
 from batch_pipeline.orchestration.decisions import TERMINATED
 from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
+from batch_pipeline.reporting import report_markdown
+from batch_pipeline.reporting.report import Report
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 

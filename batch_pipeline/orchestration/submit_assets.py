@@ -14,7 +14,6 @@ from batch_pipeline.flow.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.money.wording import usd
 from batch_pipeline.orchestration import calling, metadata, standing, stations
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -26,6 +25,7 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.reporting.wording import usd
 
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:

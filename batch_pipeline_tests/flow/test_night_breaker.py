@@ -17,7 +17,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.approvals import Gate
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.money.report_json import as_json
+from batch_pipeline.reporting.report_json import as_json
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -13,7 +13,7 @@ from batch_pipeline.flow.verdict import Answered, Took, Verdict, interval, judge
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.money.prices import TokenUsage
+from batch_pipeline.pricing.prices import TokenUsage
 from batch_pipeline_tests.flow.rows import NIGHT, SHARD, approval
 
 SNAPSHOT = Snapshot(

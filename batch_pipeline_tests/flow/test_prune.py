@@ -16,7 +16,7 @@ from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.money.report_json import to_json
+from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.conftest import MakePipeline

@@ -21,7 +21,7 @@ from batch_pipeline.flow.followers import Followers
 from batch_pipeline.flow.line_judge import LineJudge
 from batch_pipeline.flow.requests import Declaration, custom_id
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.money.prices import ModelPrice, find_price
+from batch_pipeline.pricing.prices import ModelPrice, find_price
 from batch_pipeline_tests.flow.rows import SNAPSHOT, SUBMISSION
 from batch_pipeline_tests.support import job
 

@@ -20,9 +20,9 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, submissions
 from batch_pipeline.ledger.submissions import State
-from batch_pipeline.money.prices import TokenUsage, find_price
-from batch_pipeline.money.report import Report
-from batch_pipeline.money.report_json import as_json, to_json
+from batch_pipeline.pricing.prices import TokenUsage, find_price
+from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report_json import as_json, to_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

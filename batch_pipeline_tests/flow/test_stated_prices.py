@@ -12,7 +12,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.estimate import as_json, estimate
 from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
-from batch_pipeline.money.report_json import as_json as report_json
+from batch_pipeline.reporting.report_json import as_json as report_json
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.money.difference import Difference
-from batch_pipeline.money.distribution import Bins, Distribution
-from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.money.report import (
+from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.reporting.difference import Difference
+from batch_pipeline.reporting.distribution import Bins, Distribution
+from batch_pipeline.reporting.report import (
     Costs,
     Duplicates,
     ModelUsage,

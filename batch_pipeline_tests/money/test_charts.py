@@ -6,9 +6,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batch_pipeline.money import charts
-from batch_pipeline.money.charts import HEIGHT, WIDTH, Chart, Column
-from batch_pipeline.money.distribution import MOST_BINS, Bins, Distribution, clock_step, round_step
+from batch_pipeline.reporting import charts
+from batch_pipeline.reporting.charts import HEIGHT, WIDTH, Chart, Column
+from batch_pipeline.reporting.distribution import (
+    MOST_BINS,
+    Bins,
+    Distribution,
+    clock_step,
+    round_step,
+)
 
 times = st.lists(st.floats(0, 90_000, allow_nan=False), min_size=1, max_size=200)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from jinja2 import DictLoader, Environment
 
-from batch_pipeline.money import compiled_templates
-from batch_pipeline.money.compiled_templates import CompiledTemplates
+from batch_pipeline.reporting import compiled_templates
+from batch_pipeline.reporting.compiled_templates import CompiledTemplates
 
 
 def rendered(source: str, compiled: list[str]) -> str:

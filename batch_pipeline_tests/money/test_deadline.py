@@ -9,9 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.money import report_html, report_markdown
-from batch_pipeline.money.deadline import DeadlineCost
-from batch_pipeline.money.report_json import to_json
+from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline_tests.money.reports import REPORT
 
 WANTED = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)

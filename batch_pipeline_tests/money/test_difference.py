@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.money.difference import Asked, Expected, explain
-from batch_pipeline.money.prices import UnitPrices
+from batch_pipeline.pricing.prices import UnitPrices
+from batch_pipeline.reporting.difference import Asked, Expected, explain
 
 # USD a token: $1 and $5 a million.
 PRICES = UnitPrices(*(Decimal(n).scaleb(-6) for n in ("1", "5", "1.25", "2", "0.1")))

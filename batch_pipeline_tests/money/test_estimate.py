@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.money.estimate import (
+from batch_pipeline.pricing.estimate import (
     Shares,
     Spread,
     Work,
@@ -16,7 +16,7 @@ from batch_pipeline.money.estimate import (
     batch_hours,
     realtime_hours,
 )
-from batch_pipeline.money.prices import TokenUsage, find_price
+from batch_pipeline.pricing.prices import TokenUsage, find_price
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 HAIKU = find_price("claude-haiku-4-5-20251001", AT)

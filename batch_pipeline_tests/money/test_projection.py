@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.money.projection import _t, project
+from batch_pipeline.pricing.projection import _t, project
 
 
 @pytest.mark.parametrize(

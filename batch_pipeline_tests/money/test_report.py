@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.money.prices import TokenUsage, find_price
-from batch_pipeline.money.report import Costs, Pilot, Report, at_realtime_price
+from batch_pipeline.pricing.prices import TokenUsage, find_price
+from batch_pipeline.reporting.report import Costs, Pilot, Report, at_realtime_price
 from batch_pipeline_tests.money.reports import REPORT, changed
 
 AT = datetime(2026, 11, 20, 1, 0, tzinfo=UTC)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.money import report_html
-from batch_pipeline.money.report import Report
+from batch_pipeline.reporting import report_html
+from batch_pipeline.reporting.report import Report
 from batch_pipeline_tests.money import browser
 from batch_pipeline_tests.money.browser import Page
 from batch_pipeline_tests.money.reports import EMPTY, REPORT

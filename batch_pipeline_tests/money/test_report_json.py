@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.money.report import Costs
-from batch_pipeline.money.report_json import as_json, to_json
+from batch_pipeline.reporting.report import Costs
+from batch_pipeline.reporting.report_json import as_json, to_json
 from batch_pipeline_tests.money.reports import EMPTY, REPORT, changed
 
 PROMISED = {

@@ -9,11 +9,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from batch_pipeline.money import report_html, report_markdown
-from batch_pipeline.money.distribution import Distribution
-from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.money.report import Costs, ModelUsage, NightCost, PricedModel, Report, SetAside
-from batch_pipeline.money.wording import duration, usd
+from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.distribution import Distribution
+from batch_pipeline.reporting.report import (
+    Costs,
+    ModelUsage,
+    NightCost,
+    PricedModel,
+    Report,
+    SetAside,
+)
+from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline_tests.money.reports import EMPTY, REPORT, changed
 
 RENDERERS = [report_markdown.render, report_html.render]

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.money.distribution import Distribution
-from batch_pipeline.money.report import USD_SCALE, ModelUsage, NightCost, Pilot, Report
+from batch_pipeline.reporting.distribution import Distribution
+from batch_pipeline.reporting.report import USD_SCALE, ModelUsage, NightCost, Pilot, Report
 
 
 def as_json(report: Report) -> dict[str, Any]:

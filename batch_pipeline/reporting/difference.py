@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.money.prices import UnitPrices
+from batch_pipeline.pricing.prices import UnitPrices
 
 ZERO = Decimal(0)
 

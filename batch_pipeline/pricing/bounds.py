@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from batch_pipeline.money.prices import Mode, ModelPrice
+from batch_pipeline.pricing.prices import Mode, ModelPrice
 
 # Fewer answers than these say too little about the next document's tokens.
 LEAST_ANSWERS = 10

@@ -28,6 +28,6 @@ class CompiledTemplates(FileSystemBytecodeCache):
 
 
 if __name__ == "__main__":
-    from batch_pipeline.money.report_html import template
+    from batch_pipeline.reporting.report_html import template
 
     template()

@@ -12,12 +12,12 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
-from batch_pipeline.money import charts
-from batch_pipeline.money.charts import Chart
-from batch_pipeline.money.distribution import Distribution, clock_step, round_step
-from batch_pipeline.money.prices import TokenUsage
-from batch_pipeline.money.report import Report
-from batch_pipeline.money.wording import (
+from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.reporting import charts
+from batch_pipeline.reporting.charts import Chart
+from batch_pipeline.reporting.distribution import Distribution, clock_step, round_step
+from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.wording import (
     clipped,
     duration,
     percent,
@@ -96,10 +96,10 @@ def template() -> Template:
     # Slow to load.
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
 
-    from batch_pipeline.money.compiled_templates import CompiledTemplates  # noqa: PLC0415
+    from batch_pipeline.reporting.compiled_templates import CompiledTemplates  # noqa: PLC0415
 
     environment = Environment(
-        loader=PackageLoader("batch_pipeline.money"),
+        loader=PackageLoader("batch_pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

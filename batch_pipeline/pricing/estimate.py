@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from batch_pipeline.money.prices import Mode, ModelPrice, Tiers, TokenUsage, UnitPrices
+from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, TokenUsage, UnitPrices
 
 HOUR = 3600.0
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
-from batch_pipeline.money.deadline import DeadlineCost
-from batch_pipeline.money.difference import Difference
-from batch_pipeline.money.distribution import Distribution
-from batch_pipeline.money.prices import ModelPrice, Tiers, TokenUsage, UnitPrices
+from batch_pipeline.pricing.prices import ModelPrice, Tiers, TokenUsage, UnitPrices
+from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.difference import Difference
+from batch_pipeline.reporting.distribution import Distribution
 
 ZERO = Decimal(0)
 # Picodollars: the scale of the results' `cost_usd`, below which no published price reaches.

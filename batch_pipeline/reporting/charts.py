@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.money.distribution import Bins, Distribution, round_step
+from batch_pipeline.reporting.distribution import Bins, Distribution, round_step
 
 WIDTH, HEIGHT = 420, 232
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 30, 44

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from batch_pipeline.money.deadline import DeadlineCost
-from batch_pipeline.money.report import Report
-from batch_pipeline.money.wording import (
+from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.wording import (
     clipped,
     duration,
     moment,

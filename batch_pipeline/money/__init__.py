@@ -1,1 +1,0 @@
-"""Prices, bounds and the cost report."""

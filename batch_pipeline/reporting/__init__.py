@@ -1,0 +1,1 @@
+"""The cost report as JSON, markdown and HTML, with its charts."""
