@@ -140,7 +140,7 @@ def _text(content: Any) -> Any:
 
 def ours(_target: Path) -> float:
     """Validation, deduplication, counts, the raw lines and the ledger included."""
-    from batch_pipeline.flow import night as stations  # noqa: PLC0415
+    from batch_pipeline.flow import steps as stations  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
     from batch_pipeline.jobs.loading import find_job  # noqa: PLC0415
     from batch_pipeline.libraries import lighten_libraries  # noqa: PLC0415

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from batch_pipeline.flow import breaker, progress, tally
+from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
@@ -159,7 +160,7 @@ def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
                 submissions.end(connection, first)
             with ledger.write() as connection:
                 assert submissions.collect(connection, first, SUMMARY, Decimal(1))
-                tally.keep(connection, night.id)
+                night_sums.keep(connection, night.id)
             with ledger.read() as connection:
                 progress.of_night(connection, night.id)
     return (time.perf_counter() - start) / timed

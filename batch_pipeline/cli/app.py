@@ -151,17 +151,18 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.cli import views
-    from batch_pipeline.flow import dataset, retirement
+    from batch_pipeline.flow.dataset import input_dataset
+    from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.flow.planning import ShardLimits
-    from batch_pipeline.flow.pricing import price_for
+    from batch_pipeline.flow.planning.plan import ShardLimits
+    from batch_pipeline.flow.status import retirement
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
     price_for(spec)
     pipeline = Pipeline(settings)
-    sources = dataset.find_input(pipeline, spec, key)
-    snapshot = dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
+    sources = input_dataset.find_input(pipeline, spec, key)
+    snapshot = input_dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
     if spec.mode == "auto" and spec.deadline is None:
         context.obj.say("mode: auto without a deadline is the same as mode: batch.")
@@ -177,7 +178,7 @@ def estimate(
 ) -> None:
     """Say what a night will cost and take, both ways, without sending any message."""
     from batch_pipeline.cli.estimate_view import show_estimate
-    from batch_pipeline.flow.estimate import estimate as estimated
+    from batch_pipeline.flow.costs.estimate import estimate as estimated
     from batch_pipeline.flow.pipeline import Pipeline
 
     settings = opening.load_settings(context.obj)
@@ -195,7 +196,7 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a night to its end, or on from where it stood."""
-    from batch_pipeline.flow.ahead import reading_ahead
+    from batch_pipeline.flow.dataset.ahead import reading_ahead
 
     gc.set_threshold(GARBAGE_AFTER_WHILE_LOADING)
     with opening.open_pipeline(context.obj) as pipeline:
@@ -207,7 +208,7 @@ def run(
 
             if no_wait:
                 # There will be no pause to load it in.
-                from batch_pipeline.flow import report
+                from batch_pipeline.flow.costs import cost_report as report
 
                 report.get_ready()
             pipeline.connect()
@@ -238,7 +239,7 @@ def status(
 ) -> None:
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli.status import show_status
-    from batch_pipeline.flow import progress
+    from batch_pipeline.flow.status import progress
     from batch_pipeline.jobs import alert_limits
     from batch_pipeline.ledger import alerts, nights
     from batch_pipeline.ledger.ledger import Ledger
@@ -274,8 +275,8 @@ def report(
 ) -> None:
     """Show the cost report of a night."""
     from batch_pipeline.cli import views
+    from batch_pipeline.flow.costs.cost_report import build_report
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.flow.report import build_report
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
@@ -317,9 +318,9 @@ def cancel(
 ) -> int:
     """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
     from batch_pipeline.cli import live, views
-    from batch_pipeline.flow import cancel as cancelling
-    from batch_pipeline.flow import night as stations
     from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow import steps as stations
+    from batch_pipeline.flow.batches import cancel as cancelling
 
     output: Output = context.obj
     with opening.open_pipeline(output) as pipeline:

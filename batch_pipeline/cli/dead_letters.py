@@ -23,8 +23,9 @@ def list_dead_letters(
 ) -> None:
     """Group what was set aside by reason, and name what is systematic."""
     from batch_pipeline.cli import views
-    from batch_pipeline.flow import dead_letter, paths
+    from batch_pipeline.flow import paths
     from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.flow.results import dead_letter
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
@@ -49,8 +50,8 @@ def redrive_dead_letters(
 ) -> int:
     """Send dead letters again after a fix of prompt or data, and run the night to its end."""
     from batch_pipeline.cli import live, views
-    from batch_pipeline.flow import night as stations
     from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow import steps as stations
     from batch_pipeline.flow.redrive import check_reasons, redrive
 
     check_reasons(reason or ())

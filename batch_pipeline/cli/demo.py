@@ -17,8 +17,8 @@ from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.demo_corpus import collect_documents
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import run as runner
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.report import write_report
 from batch_pipeline.jobs.loading import load_job
 from batch_pipeline.jobs.partitions import all_keys
 from batch_pipeline.jobs.spec import JobSpec

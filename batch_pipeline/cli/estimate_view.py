@@ -9,7 +9,7 @@ from rich.console import Console
 
 from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.views import plain_table
-from batch_pipeline.flow.estimate import Estimate, as_json
+from batch_pipeline.flow.costs.estimate import Estimate, as_json
 from batch_pipeline.pricing.estimate import Spread
 from batch_pipeline.reporting.wording import duration, usd
 

@@ -9,7 +9,7 @@ import typer
 from batch_pipeline.cli.output import Output, as_typed
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.progress import Progress
+    from batch_pipeline.flow.status.progress import Progress
 
 COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
 

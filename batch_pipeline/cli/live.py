@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output
-from batch_pipeline.flow import deadline, pace, progress
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import due, eta, progress
 from batch_pipeline.reporting.wording import usd
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _logged_progress() -> Callable[[progress.Progress], None]:
         at = time.monotonic()
         if text != last_text or at - last_at >= LOG_SECONDS:
             # What changes with the clock alone is no reason for a line.
-            log.info(", ".join([text, *pace.describe(state)]))
+            log.info(", ".join([text, *eta.describe(state)]))
             last_text, last_at = text, at
 
     return watch
@@ -108,8 +108,8 @@ def _facts(state: progress.Progress) -> str:
         parts.append(f"{state.waiting:,} waiting")
     if state.dead_letter:
         parts.append(f"{state.dead_letter:,} set aside")
-    wanted = deadline.standing(state.night, state.at)
+    wanted = due.standing(state.night, state.at)
     if wanted is not None:
         parts.append(wanted)
     parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))
-    return ", ".join([*parts, *pace.describe(state)])
+    return ", ".join([*parts, *eta.describe(state)])

@@ -12,7 +12,7 @@ from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.flow.progress import Progress
+    from batch_pipeline.flow.status.progress import Progress
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.nights import Night
     from batch_pipeline.reporting.report import Report
@@ -73,6 +73,6 @@ def shown_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
 
 def write_night_report(pipeline: Pipeline, spec: JobSpec, state: Progress) -> Report:
     """The report as the night stands, written for the world."""
-    from batch_pipeline.flow.report import write_report
+    from batch_pipeline.flow.costs.cost_report import write_report
 
     return write_report(pipeline, spec, state.night)

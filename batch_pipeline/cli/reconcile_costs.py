@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_pipeline.cli.output import Output
-    from batch_pipeline.flow.billing_check import Compared
+    from batch_pipeline.flow.costs.billing_check import Compared
 
 NOTE = (
     "The organisation's figures hold all that its people and programs do, not this ledger's work "
@@ -33,7 +33,7 @@ def reconcile_costs(
     """Compare what was billed on a day with the organisation's own report, with an admin key."""
     from batch_pipeline.api.admin import AdminApi
     from batch_pipeline.api.protocol import ApiFailure
-    from batch_pipeline.flow import billing_check
+    from batch_pipeline.flow.costs import billing_check
     from batch_pipeline.flow.pipeline import SIMULATOR_ACCOUNT, Pipeline
 
     settings = opening.load_settings(context.obj)
@@ -76,7 +76,7 @@ def _show(
         from rich.console import Console
 
         from batch_pipeline.cli.views import SIMULATED, plain_table
-        from batch_pipeline.flow.answers import TOKENS
+        from batch_pipeline.flow.schemas import TOKENS
         from batch_pipeline.reporting.wording import usd
 
         console = Console()

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
-from batch_pipeline.flow import deadline, pace, progress, warnings
-from batch_pipeline.flow.breaker import Tripped
-from batch_pipeline.flow.warnings import NightWarning
+from batch_pipeline.flow.gates.breaker import Tripped
+from batch_pipeline.flow.status import due, eta, progress, warnings
+from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.alert_limits import AlertLimits, DeclaredAlerts
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.alerts import Alert
@@ -149,7 +149,7 @@ def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
     notes = []
     if state.waiting:
         notes.append(f"{state.waiting:,} requests wait to be sent")
-    wanted = deadline.details(state.night, state.at)
+    wanted = due.details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
     if state.night.pilot is not None and _pilot_closed(state):
@@ -183,9 +183,9 @@ def _document(
         "to_collect": state.to_collect,
         "batches_ended": state.batches_ended,
         "error_rate": round(state.error_rate, 6),
-        **pace.as_json(state),
+        **eta.as_json(state),
         "deadline_at": _iso(state.night.deadline_at),
-        "deadline": deadline.details(state.night, state.at),
+        "deadline": due.details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
         "breaker": None

@@ -20,10 +20,10 @@ from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.reporting.wording import clipped, percent, usd
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.dead_letter import Group
-    from batch_pipeline.flow.planning import ShardLimits
+    from batch_pipeline.flow.dataset.files import Sources
+    from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.flow.prune import Pruned
-    from batch_pipeline.flow.sources import Sources
+    from batch_pipeline.flow.results.dead_letter import Group
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.approvals import Approval

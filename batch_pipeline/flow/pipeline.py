@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
-from batch_pipeline.flow.rate_limit import Limiter
+from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.libraries import loading_without
 from batch_pipeline.settings import Settings
 from batch_pipeline.storage.files import Files

@@ -11,15 +11,17 @@ import logging
 from collections.abc import Collection, Mapping
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import dataset, deadline, kept_units, publication
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow.answers import NOT_DEAD
-from batch_pipeline.flow.deadline import Start
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.dataset import input_dataset, kept_units
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.pricing import price_for
-from batch_pipeline.flow.progress import Progress
-from batch_pipeline.flow.requests import Declaration
+from batch_pipeline.flow.results import results_folder
+from batch_pipeline.flow.schemas import NOT_DEAD
+from batch_pipeline.flow.status import due
+from batch_pipeline.flow.status.due import Start
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.nights import Night
@@ -40,7 +42,7 @@ def redrive(
     """
     check_reasons(reasons)
     night = _night(pipeline, spec, partition)
-    publication.repair(pipeline, night)
+    results_folder.repair(pipeline, night)
     state = stations.progress(pipeline, night)
     refusal = why_not(state)
     if refusal is not None:
@@ -50,17 +52,17 @@ def redrive(
         return {}
     price_for(spec)
     assert state.snapshot is not None
-    sources = dataset.find_input(pipeline, spec, partition)
+    sources = input_dataset.find_input(pipeline, spec, partition)
     with kept_units.settled_otherwise(
         pipeline, state.night, state.snapshot, Declaration.of(spec), set_free=selected
     ) as kept:
-        new = dataset.read_snapshot(pipeline, spec, partition, sources, kept=kept)
-    publication.switch_snapshot(
+        new = input_dataset.read_snapshot(pipeline, spec, partition, sources, kept=kept)
+    results_folder.switch_snapshot(
         pipeline,
         state.night,
         new,
         redriven=selected,
-        deadline=lambda taken_at: deadline.of_night(spec, partition, taken_at, Start.PERSON),
+        deadline=lambda taken_at: due.of_night(spec, partition, taken_at, Start.PERSON),
     )
     total = sum(selected.values())
     log.info("%s %s: %d dead letters go again", spec.name, partition, total)

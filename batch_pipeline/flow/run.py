@@ -13,12 +13,15 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import alerts, breaker, budget, collection, joins, retirement, warnings
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow.ahead import InputAhead
+from batch_pipeline.flow import joins
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.batches.submission import Submitted
+from batch_pipeline.flow.dataset.ahead import InputAhead
+from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
-from batch_pipeline.flow.submission import Submitted
+from batch_pipeline.flow.results import collection
+from batch_pipeline.flow.status import alerts, retirement, warnings
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.admission import Waiting
@@ -135,11 +138,11 @@ def _pause(polled: float, sent: Submitted, seconds: float) -> None:
     take as long; what has gone out a moment ago gets a whole one.
     """
     until = (time.monotonic() if sent.batches else polled) + seconds
-    from batch_pipeline.flow import report  # noqa: PLC0415  # not before there is time
+    from batch_pipeline.flow.costs import cost_report  # noqa: PLC0415  # not before there is time
 
     joins.get_ready()
     collection.get_ready()
-    report.get_ready()
+    cost_report.get_ready()
     time.sleep(max(0.0, until - time.monotonic()))
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from batch_pipeline.flow import alerts
-from batch_pipeline.flow import night as flow
+from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.submission import Submitted
+from batch_pipeline.flow.status import alerts
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import metadata

@@ -8,10 +8,12 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import alerts, dead_letter, report
-from batch_pipeline.flow import night as flow
+from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.results import dead_letter
+from batch_pipeline.flow.status import alerts
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import metadata, stations
@@ -52,7 +54,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
                     spec.name,
                 )
                 return
-            written = report.write_report(pipeline, spec, night)
+            written = cost_report.write_report(pipeline, spec, night)
             groups = dead_letter.summarize(pipeline, spec.name, context.partition_key)
             found = {
                 COLLECTED_RESULTS: metadata.of_results(pipeline, state),

@@ -11,11 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.flow import deadline, pace, paths, warnings
-from batch_pipeline.flow.dead_letter import Group
-from batch_pipeline.flow.night import InputTaken
+from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.results.dead_letter import Group
+from batch_pipeline.flow.status import due, eta, warnings
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.flow.steps import InputTaken
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.ledger.approvals import Approval, Gate
@@ -196,7 +197,7 @@ def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metad
         waiting = why
     simulated = "simulated; " if state.account.simulated else ""
     return {
-        "summary": "; ".join([simulated + headline(state), *pace.describe(state)]),
+        "summary": "; ".join([simulated + headline(state), *eta.describe(state)]),
         "waiting": waiting,
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alerts)) or "none",
         **_deadline(state),
@@ -205,7 +206,7 @@ def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metad
 
 
 def _deadline(state: Progress) -> dict[str, str]:
-    said = deadline.details(state.night, state.at)
+    said = due.details(state.night, state.at)
     return {} if said is None else {"deadline": said}
 
 
@@ -226,7 +227,7 @@ def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float 
         "error_rate_percent": _percent(state.error_rate),
         "cost_so_far_usd": round(float(state.total_cost_usd), 6),
     }
-    end = pace.expected_usd(state)
+    end = eta.expected_usd(state)
     if end is not None:
         found["cost_expected_usd"] = round(float(end), 6)
     return found

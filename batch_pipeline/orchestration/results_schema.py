@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline.flow.answers import RESULTS_SCHEMA
+from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 
 _MEANING = {
     "id": "the user's own id",

@@ -18,11 +18,12 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError
-from batch_pipeline.flow import alerts, takeover, warnings
-from batch_pipeline.flow import night as flow
+from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow.deadline import takeover
+from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
-from batch_pipeline.flow.takeover import Course
+from batch_pipeline.flow.status import alerts, warnings
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import late_batches
 from batch_pipeline.orchestration import (

@@ -8,11 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import budget, pilot, progress, takeover
-from batch_pipeline.flow.planning import ShardLimits
-from batch_pipeline.flow.progress import Progress
-from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.takeover import Course
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.deadline import takeover
+from batch_pipeline.flow.deadline.takeover import Course
+from batch_pipeline.flow.gates import budget
+from batch_pipeline.flow.pilot import sample
+from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.status import progress
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import accounts, approvals, ledger, nights, shards, submissions
 from batch_pipeline.ledger.admission import ROOM_WANTED_SECONDS
@@ -152,7 +155,7 @@ def standing_of(
 def verdict_of(state: Progress) -> dict[str, Any] | None:
     """The pilot's verdict, if it is about this night's present input and declaration."""
     verdict = state.night.pilot
-    if state.snapshot is None or not pilot.holds(verdict, state.snapshot):
+    if state.snapshot is None or not sample.holds(verdict, state.snapshot):
         return None
     return verdict
 

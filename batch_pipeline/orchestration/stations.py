@@ -10,9 +10,9 @@ import dagster as dg
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval
-from batch_pipeline.flow import night as flow
-from batch_pipeline.flow.deadline import Start
+from batch_pipeline.flow import steps as flow
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status.due import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import run_workers
 from batch_pipeline.ledger.nights import Night

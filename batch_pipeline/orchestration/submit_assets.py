@@ -8,9 +8,10 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import alerts, breaker, retirement, warnings
-from batch_pipeline.flow import night as flow
-from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow.gates import breaker
+from batch_pipeline.flow.status import alerts, retirement, warnings
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.admission import Waiting

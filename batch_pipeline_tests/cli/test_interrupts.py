@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow.submission import SEVERAL_FROM_BYTES
+from batch_pipeline.flow.batches.submission import SEVERAL_FROM_BYTES
 from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.submissions import State

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.api.anthropic_messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer, BatchInfo
-from batch_pipeline.flow.journal import Journal
+from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.storage.files import Files
 

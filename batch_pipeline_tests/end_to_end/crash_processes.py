@@ -19,8 +19,8 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.report import write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline_tests.end_to_end import crash_points

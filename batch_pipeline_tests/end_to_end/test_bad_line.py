@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.api import anthropic_api
-from batch_pipeline.flow import run, submission
+from batch_pipeline.flow import run
+from batch_pipeline.flow.batches import submission
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.end_to_end.plain_api import PlainApi
 from batch_pipeline_tests.support import by_id, documents, job, results, statuses, write_rows

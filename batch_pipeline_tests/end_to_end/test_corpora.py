@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from batch_pipeline.flow import run
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.report import write_report
 from batch_pipeline_tests.end_to_end.bill import bill_of
 from batch_pipeline_tests.end_to_end.corpus import Dirty, rows
 from batch_pipeline_tests.end_to_end.plain_api import (

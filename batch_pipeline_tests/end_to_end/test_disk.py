@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import LedgerError, StorageError, UsageError
-from batch_pipeline.flow import submission
-from batch_pipeline.flow.report import write_report
+from batch_pipeline.flow.batches import submission
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator

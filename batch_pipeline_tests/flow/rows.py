@@ -6,8 +6,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow.first_attempts import FirstAttempts
-from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.gates.first_attempts import FirstAttempts
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night

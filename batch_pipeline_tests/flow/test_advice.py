@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.flow.advice import Way, advise
+from batch_pipeline.flow.costs.advice import Way, advise
 
 MINUTES = 1 / 60
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import InputDataError, UsageError
-from batch_pipeline.flow import dataset, preparing
-from batch_pipeline.flow.ahead import reading_ahead
+from batch_pipeline.flow.concurrency import Stop
+from batch_pipeline.flow.dataset import input_dataset, prepare
+from batch_pipeline.flow.dataset.ahead import reading_ahead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.threads import Stop
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
@@ -28,17 +28,17 @@ Reader = Callable[..., Any]
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The thread of each reading of input."""
     threads: list[str] = []
-    read = dataset.read_snapshot
+    read = input_dataset.read_snapshot
 
     def noted(*arguments: Any, **options: Any) -> Any:
         threads.append(threading.current_thread().name)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(dataset, "read_snapshot", noted)
+    monkeypatch.setattr(input_dataset, "read_snapshot", noted)
     return threads
 
 
-@pytest.mark.parametrize("processes_from", [0, dataset.PROCESSES_BESIDE_FROM_BYTES])
+@pytest.mark.parametrize("processes_from", [0, input_dataset.PROCESSES_BESIDE_FROM_BYTES])
 def test_a_new_night_is_read_once_and_beside(
     sim: Simulator,
     pipeline: Pipeline,
@@ -47,7 +47,7 @@ def test_a_new_night_is_read_once_and_beside(
     monkeypatch: pytest.MonkeyPatch,
     processes_from: int,
 ) -> None:
-    monkeypatch.setattr(dataset, "PROCESSES_BESIDE_FROM_BYTES", processes_from)
+    monkeypatch.setattr(input_dataset, "PROCESSES_BESIDE_FROM_BYTES", processes_from)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(12)))
     with reading_ahead(pipeline, spec, PARTITION) as ahead:
         assert run(pipeline, spec, PARTITION, ahead=ahead).complete
@@ -102,13 +102,13 @@ def test_an_api_that_is_refused_ends_the_reading(
     def slow(*arguments: Any) -> Any:
         begun.set()
         assert told.wait(30)
-        return preparing.prepare(*arguments)
+        return prepare.prepare(*arguments)
 
-    monkeypatch.setattr(dataset, "prepare", slow)
-    monkeypatch.setattr("batch_pipeline.flow.ahead.Stop", ToldToStop)
+    monkeypatch.setattr(input_dataset, "prepare", slow)
+    monkeypatch.setattr("batch_pipeline.flow.dataset.ahead.Stop", ToldToStop)
     for number in range(3):
         write_rows(tmp_path / f"{number}.jsonl", documents(2, start=2 * number))
-    monkeypatch.setattr(dataset, "pieces_of", lambda sources: ([f] for f in sources.files))
+    monkeypatch.setattr(input_dataset, "pieces_of", lambda sources: ([f] for f in sources.files))
     spec = job(tmp_path / "*.jsonl")
 
     def refuse() -> None:
@@ -139,9 +139,7 @@ def test_a_missing_key_is_told_before_anything_is_read(
 
 
 def test_reading_begins_before_what_is_slow_to_import() -> None:
-    code = (
-        "import sys, batch_pipeline.flow.ahead, batch_pipeline.flow.prepared; print(*sys.modules)"
-    )
+    code = "import sys, batch_pipeline.flow.dataset.ahead, batch_pipeline.flow.dataset.prepared; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -17,11 +17,11 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow import alerts, notification
-from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import alerts, notification
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import accounts, nights, tables
 from batch_pipeline.ledger import alerts as recorded

@@ -18,8 +18,8 @@ import pytest
 from batch_pipeline.api.admin import AdminApi, DayCost, DayUsage
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import billing_check
-from batch_pipeline.flow.billing_check import Sums
+from batch_pipeline.flow.costs import billing_check
+from batch_pipeline.flow.costs.billing_check import Sums
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator

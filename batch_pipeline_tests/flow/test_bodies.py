@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.bodies import body_chunks
-from batch_pipeline.flow.requests import Declaration, RequestBuilder, body_length
-from batch_pipeline.flow.row_json import JsonRow, places_of
-from batch_pipeline.flow.snapshots import InputBlock
+from batch_pipeline.flow.batches.body import body_chunks
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
+from batch_pipeline.flow.dataset.row_json import JsonRow, places_of
+from batch_pipeline.flow.dataset.snapshot import InputBlock
 from batch_pipeline.ledger.submissions import new_token
 from batch_pipeline_tests.support import job
 

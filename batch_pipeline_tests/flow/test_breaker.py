@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow import tally
-from batch_pipeline.flow.breaker import first_attempts, judge
-from batch_pipeline.flow.first_attempts import FirstAttempts
+from batch_pipeline.flow.gates import night_sums
+from batch_pipeline.flow.gates.breaker import first_attempts, judge
+from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
@@ -154,7 +154,7 @@ def test_which_rows_count(
 ) -> None:
     snapshots = {found.id: found for found in (SNAPSHOT, FORMER, OTHER_INPUT)}
     shards = {shard.id: shard for shard in SHARDS}
-    collected = [tally.of_submission(row, shards[row.shard_id]) for row in rows]
+    collected = [night_sums.of_submission(row, shards[row.shard_id]) for row in rows]
     first = first_attempts(SNAPSHOT, snapshots, collected, overruled)
     assert first.done == done
     assert first.errors["refusal"] == first.needs_fix == done * 3 // 10

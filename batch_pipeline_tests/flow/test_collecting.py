@@ -13,9 +13,10 @@ from typing import Any, cast
 import pytest
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import collecting, collection
-from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.results import claims as collecting
+from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import claims

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.forecast import (
+from batch_pipeline.flow.deadline.forecast import (
     ASSUMED_CANCEL_SECONDS,
     Flying,
     Forecast,

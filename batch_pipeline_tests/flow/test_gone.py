@@ -13,13 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import gone, paths, redrive, warnings
-from batch_pipeline.flow.gone import LEAST_SECONDS, MOST_DOWNLOADS, why_gone
-from batch_pipeline.flow.line_judge import ResultsIncompleteError
+from batch_pipeline.flow import paths, redrive
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.report import write_report
+from batch_pipeline.flow.results import lost_results
+from batch_pipeline.flow.results.judge import ResultsIncompleteError
+from batch_pipeline.flow.results.lost_results import LEAST_SECONDS, MOST_DOWNLOADS, why_gone
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.warnings import RESULTS_KEPT_SECONDS
+from batch_pipeline.flow.status import warnings
+from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
@@ -151,7 +153,7 @@ def test_lines_that_never_come_are_set_aside_and_the_others_kept(
         yield b"".join([*lines[:-1], b'{"custom_id": \n'])
 
     faults.on_results = short
-    monkeypatch.setattr(gone, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(lost_results, "LEAST_SECONDS", 0.0)
     state = run(pipeline, spec, PARTITION)
     assert state.complete
     assert state.statuses == {"succeeded": 6, "errored": 2}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.journal import Journal, read_lines
+from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.support import together
 

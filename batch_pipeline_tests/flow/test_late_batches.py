@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow import cancel, paths
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow.reconciliation import is_late
-from batch_pipeline.flow.report import write_report
+from batch_pipeline.flow import paths
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.batches import cancel
+from batch_pipeline.flow.batches.reconciliation import is_late
+from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import late_batches, ledger
 from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.flow.polling import look_up
-from batch_pipeline.flow.reconciliation import (
+from batch_pipeline.flow.batches.polling import look_up
+from batch_pipeline.flow.batches.reconciliation import (
     CLOCK_SKEW_SECONDS,
     LARGEST_SKEW_SECONDS,
     clock_skew,

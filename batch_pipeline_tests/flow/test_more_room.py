@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow import manifests
-from batch_pipeline.flow.more_room import MoreRoom
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.planning.more_room import MoreRoom
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import shards

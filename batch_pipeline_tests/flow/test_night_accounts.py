@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -10,8 +10,8 @@ import pytest
 
 from batch_pipeline.errors import GateClosedError, UsageError
 from batch_pipeline.flow import approval
+from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow import warnings
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import BatchInfo
-from batch_pipeline.flow import cancel, night
+from batch_pipeline.flow import steps
+from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
@@ -80,7 +81,7 @@ def test_a_create_under_way_is_cancelled_when_its_answer_comes(
 
     def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         made = honest(body, length, betas)
-        cancel.hold(other, night.open_night(other, spec, PARTITION))
+        cancel.hold(other, steps.open_night(other, spec, PARTITION))
         return made
 
     pipeline.api.create_batch = create  # type: ignore[method-assign]
@@ -103,7 +104,7 @@ def test_a_cancel_before_the_last_bytes_leaves_the_body_incomplete(
     honest = pipeline.api.create_batch
 
     def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
-        cancel.hold(other, night.open_night(other, spec, PARTITION))
+        cancel.hold(other, steps.open_night(other, spec, PARTITION))
         return honest(body, length, betas)
 
     pipeline.api.create_batch = create  # type: ignore[method-assign]
@@ -131,7 +132,7 @@ def test_a_cancel_that_did_not_get_through_is_repeated_with_the_next_poll(
     faults.on_request = lost
     assert cancel.hold(pipeline, state.night) == 0
     faults.on_request = lambda _: None
-    night.poll_account(pipeline, state.night.account)
+    steps.poll_account(pipeline, state.night.account)
     sim.release()
     run(pipeline, spec, PARTITION)
     assert sim.books.billed_requests == 0

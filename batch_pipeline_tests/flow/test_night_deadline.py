@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import BatchInfo
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow import takeover
-from batch_pipeline.flow.forecast import ASSUMED_CANCEL_SECONDS
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.costs.cost_report import build_report
+from batch_pipeline.flow.deadline import takeover
+from batch_pipeline.flow.deadline.forecast import ASSUMED_CANCEL_SECONDS
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
-from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, takeovers
 from batch_pipeline.ledger.submissions import State

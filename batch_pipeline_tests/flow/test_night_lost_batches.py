@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator

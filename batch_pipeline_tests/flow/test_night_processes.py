@@ -118,13 +118,13 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
     assert first.statuses == {"succeeded": ITEMS - 10, "refused": 10}
     sim.set_faults(Faults())
     points = (
-        "batch_pipeline.flow.publication._write_rows",
-        "batch_pipeline.flow.publication._replace",
+        "batch_pipeline.flow.results.results_folder._write_rows",
+        "batch_pipeline.flow.results.results_folder._replace",
         "batch_pipeline.ledger.redrives.record",
         "batch_pipeline.ledger.snapshots.replace_snapshot",
-        "batch_pipeline.flow.planning.plan_all",
-        "batch_pipeline.flow.submission._record_acceptance",
-        "batch_pipeline.flow.collection._publish",
+        "batch_pipeline.flow.planning.plan.plan_all",
+        "batch_pipeline.flow.batches.submission._record_acceptance",
+        "batch_pipeline.flow.results.collection._publish",
     )
     outcome = carry_out(Plan(sim.url, str(source), str(home), redrive=True, die_after=points))
 

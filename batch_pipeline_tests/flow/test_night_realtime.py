@@ -14,10 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import AccountError, GateClosedError
-from batch_pipeline.flow import cancel, paths, report
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow.journal import read_lines
+from batch_pipeline.flow import paths
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.batches import cancel
+from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.submissions import State
@@ -79,7 +81,7 @@ def test_every_document_has_its_row_and_its_price(
         assert 0 < took["p50"] <= took["p95"]
         assert submission.progress is not None
         assert submission.progress["answered"] == submission.requests
-    written = report.build_report(pipeline, spec, state.night)
+    written = cost_report.build_report(pipeline, spec, state.night)
     assert written.costs.realtime_usd == sim.books.realtime_cost_usd
     assert written.costs.savings_usd == 0
 
@@ -128,7 +130,7 @@ def test_what_passes_is_waited_out(
 def test_requests_that_fail_are_retried_in_rounds_and_then_set_aside(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.call_engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
     spec = realtime(tmp_path, 30, alerts={"error_rate": 1}, retry={"max_attempts": 2})
     matching = [
         {"contains": "Text of document 3.", "outcome": "invalid_request_error", "ways": "both"},
@@ -181,7 +183,7 @@ def test_it_keeps_to_rate_limits_and_comes_to_its_end(
 def test_a_request_larger_than_a_limit_is_set_aside_and_says_so(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.call_engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
     sim.set_message_limits(MessageLimits(input_tokens=60_000))
     spec = realtime(tmp_path, 5, retry={"max_attempts": 1}, pilot={"size": 0})
     # Only just: the server says how long a bucket takes that would hold it.

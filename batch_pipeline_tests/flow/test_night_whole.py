@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from batch_pipeline.flow import dead_letter
+from batch_pipeline.flow.dataset.requests import CUSTOM_ID
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.requests import CUSTOM_ID
+from batch_pipeline.flow.results import dead_letter
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow import dataset, manifests, planning
-from batch_pipeline.flow.answers import ANSWERS_SCHEMA
-from batch_pipeline.flow.more_room import MoreRoom
-from batch_pipeline.flow.open_units import open_units
+from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.requests import Declaration
-from batch_pipeline.flow.standing_answers import StandingAnswers
+from batch_pipeline.flow.planning import manifests, plan
+from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline_tests.flow.rows import SNAPSHOT
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
@@ -31,8 +32,8 @@ def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
 ) -> None:
     rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
     spec = job(write_rows(tmp_path / "in.jsonl", [*rows, {"id": "bad", "text": None}]))
-    sources = dataset.find_input(pipeline, spec, PARTITION)
-    read = dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    read = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     snapshot: Snapshot = replace(SNAPSHOT, **vars(read))
     room = MoreRoom.of(spec.retry, Declaration.of(spec))
 
@@ -43,8 +44,8 @@ def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
 
     def found(answers: StandingAnswers, held: list[str]) -> list[pa.Table]:
         with open_units(pipeline.files, snapshot, answers, held) as units:
-            every = [planning._as_manifest(batch, room) for batch in units.all()]
-            sample = planning._as_manifest(units.sample(7, seed=1), room)
+            every = [plan._as_manifest(batch, room) for batch in units.all()]
+            sample = plan._as_manifest(units.sample(7, seed=1), room)
             assert not units.cut_off(3)
             assert units.count() == sum(table.num_rows for table in every)
             return [pa.concat_tables(every), sample]

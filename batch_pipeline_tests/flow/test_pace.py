@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.cli import live
-from batch_pipeline.flow import pace, tally
 from batch_pipeline.flow import run as runner
-from batch_pipeline.flow.progress import Progress
+from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import eta
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -57,7 +58,7 @@ SEEN = (ended(HOUR), ended(3 * HOUR))
 def test_the_end_is_an_interval_of_turnarounds(
     submissions: tuple[Submission, ...], waiting: int, least: float, most: float, slow: bool
 ) -> None:
-    found = pace.eta(replace(STATE, submissions=submissions, waiting=waiting))
+    found = eta.eta(replace(STATE, submissions=submissions, waiting=waiting))
     assert found is not None
     assert (found.least, found.most, found.slow) == (least * HOUR, most * HOUR, slow)
     assert found.batches == 2
@@ -94,10 +95,10 @@ def test_calls_go_at_their_pace(
         STATE, submissions=submissions, waiting=waiting, in_flight=requests,
         cost_usd={"realtime": cost},
     )  # fmt: skip
-    assert pace.items_per_second(state) == speed
-    found = pace.eta(state)
+    assert eta.items_per_second(state) == speed
+    found = eta.eta(state)
     assert (found.most if found else None) == seconds
-    assert pace.expected_usd(state) == usd
+    assert eta.expected_usd(state) == usd
 
 
 @pytest.mark.parametrize("state", [
@@ -107,25 +108,25 @@ def test_calls_go_at_their_pace(
     replace(STATE, submissions=(replace(SEEN[0], batch_id=None), flying(HOUR))),
 ])  # fmt: skip
 def test_no_end_is_told_before_a_batch_has_ended_nor_after_the_last(state: Progress) -> None:
-    assert pace.eta(state) is None
+    assert eta.eta(state) is None
 
 
 def test_the_cost_at_the_end_is_that_of_the_batches_so_far_for_all_that_is_left() -> None:
-    collected = tally.of_submission(ended(HOUR), SHARD)
+    collected = night_sums.of_submission(ended(HOUR), SHARD)
     state = replace(
         STATE, collected=(replace(collected, cost_usd=Decimal(2)),),
         cost_usd={"batch": Decimal(2), "realtime": Decimal(1)},
         waiting=5, in_flight=20, to_collect=5,
     )  # fmt: skip
-    assert pace.expected_usd(state) == 3 + 2 * 3
+    assert eta.expected_usd(state) == 3 + 2 * 3
     done = replace(state, waiting=0, in_flight=0, to_collect=0)
-    assert pace.expected_usd(done) == 3
+    assert eta.expected_usd(done) == 3
 
 
 def test_before_a_batch_is_collected_the_pilots_projection_is_the_cost_at_the_end() -> None:
-    assert pace.expected_usd(STATE) is None
+    assert eta.expected_usd(STATE) is None
     night = replace(NIGHT, pilot={"judged": 10, "projected_usd": 42.5})
-    assert pace.expected_usd(replace(STATE, night=night)) == Decimal("42.5")
+    assert eta.expected_usd(replace(STATE, night=night)) == Decimal("42.5")
 
 
 def test_progress_is_told_while_nothing_changes(

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import dataset, pieces
-from batch_pipeline.flow.columns import LinesSeen, Wanted
-from batch_pipeline.flow.pieces import pieces_of, with_lines_counted
+from batch_pipeline.flow.dataset import input_dataset, splits
+from batch_pipeline.flow.dataset.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.files import Sources, find_sources
+from batch_pipeline.flow.dataset.rows import Row, read_rows, read_section
+from batch_pipeline.flow.dataset.splits import pieces_of, with_lines_counted
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.readers import Row, read_rows, read_section
-from batch_pipeline.flow.sources import Sources, find_sources
 from batch_pipeline_tests import support
 from batch_pipeline_tests.support import documents, job, write_rows
 
@@ -62,15 +62,15 @@ def test_lines_are_the_same_in_pieces_of_any_size(
     path.write_bytes((ending.join(lines) + last).encode())
     whole = list(read_rows(sources_of(path), "id", ["text"]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "PIECE_BYTES", size)
-        patch.setattr(pieces, "_BLOCK_BYTES", 7)
-        patch.setattr(pieces, "_COUNTED_BYTES", 5)
+        patch.setattr(splits, "PIECE_BYTES", size)
+        patch.setattr(splits, "_BLOCK_BYTES", 7)
+        patch.setattr(splits, "_COUNTED_BYTES", 5)
         assert read_in_pieces(sources_of(path)) == whole
 
 
 def test_row_groups_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 2_000)
-    monkeypatch.setattr(pieces, "_WORTH_A_LOOK", 0)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 2_000)
+    monkeypatch.setattr(splits, "_WORTH_A_LOOK", 0)
     rows = documents(100)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=7)
     sources = sources_of(tmp_path / "in.parquet")
@@ -82,17 +82,17 @@ def test_row_groups_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_small_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 4_100)
-    monkeypatch.setattr(pieces, "_FILE_BYTES", 1_000)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 4_100)
+    monkeypatch.setattr(splits, "_FILE_BYTES", 1_000)
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text("a text")
     assert [len(piece) for piece in pieces_of(sources_of(tmp_path / "*.txt"))] == [4, 4, 2]
 
 
 def test_the_last_pieces_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 10_000)
-    monkeypatch.setattr(pieces, "_LEAST_BYTES", 1_000)
-    monkeypatch.setattr(pieces, "_FILE_BYTES", 0)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(splits, "_LEAST_BYTES", 1_000)
+    monkeypatch.setattr(splits, "_FILE_BYTES", 0)
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_bytes(b"123456789\n" * 10_000)
     cut = list(pieces_of(sources_of(tmp_path / "*.jsonl")))
@@ -105,9 +105,9 @@ def test_the_last_pieces_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1_000)
-    monkeypatch.setattr(pieces, "_FILE_BYTES", 0)
-    monkeypatch.setattr(dataset, "PROCESSES_FROM_BYTES", 0)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 1_000)
+    monkeypatch.setattr(splits, "_FILE_BYTES", 0)
+    monkeypatch.setattr(input_dataset, "PROCESSES_FROM_BYTES", 0)
 
 
 @pytest.mark.usefixtures("many_pieces")
@@ -119,8 +119,8 @@ def test_the_snapshot_is_the_same_whoever_reads_it(tmp_path: Path) -> None:
     taken = []
     for workers in (1, 3):
         pipeline = Pipeline(support.settings(tmp_path / f"home{workers}", workers=workers))
-        sources = dataset.find_input(pipeline, spec, "all")
-        snapshot = dataset.read_snapshot(pipeline, spec, "all", sources)
+        sources = input_dataset.find_input(pipeline, spec, "all")
+        snapshot = input_dataset.read_snapshot(pipeline, spec, "all", sources)
         folder = Path(pipeline.files.uri(snapshot.folder))
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         taken.append((snapshot, files))
@@ -138,9 +138,9 @@ def test_the_first_mistake_of_the_input_is_the_one_that_is_told(
     rows: list[Any] = [*documents(40), b"{broken", *documents(40, start=40), b"{broken as well"]
     spec = job(write_rows(tmp_path / "in.jsonl", rows))
     pipeline = Pipeline(support.settings(tmp_path / "home", workers=workers))
-    sources = dataset.find_input(pipeline, spec, "all")
+    sources = input_dataset.find_input(pipeline, spec, "all")
     with pytest.raises(InputDataError, match=r"line 41: not JSON"):
-        dataset.read_snapshot(pipeline, spec, "all", sources)
+        input_dataset.read_snapshot(pipeline, spec, "all", sources)
 
 
 @pytest.mark.usefixtures("many_pieces")
@@ -160,9 +160,9 @@ def test_a_line_is_named_by_its_number_in_the_file(
 ) -> None:
     spec = job(write_rows(tmp_path / "in.jsonl", rows), pilot={"max_error_rate": 0.1})
     pipeline = Pipeline(support.settings(tmp_path / "home", workers=2))
-    sources = dataset.find_input(pipeline, spec, "all")
+    sources = input_dataset.find_input(pipeline, spec, "all")
     with pytest.raises(InputDataError, match=told):
-        dataset.read_snapshot(pipeline, spec, "all", sources)
+        input_dataset.read_snapshot(pipeline, spec, "all", sources)
 
 
 @pytest.mark.usefixtures("many_pieces")
@@ -177,9 +177,9 @@ def test_a_column_that_no_line_of_a_file_has_is_missing_whatever_the_pieces(
     write_rows(tmp_path / "a.jsonl", rows)
     spec = job(tmp_path / "a.jsonl", prompt={"user": "{text} {note}"})
     pipeline = Pipeline(support.settings(tmp_path / "home"))
-    sources = dataset.find_input(pipeline, spec, "all")
+    sources = input_dataset.find_input(pipeline, spec, "all")
     if refused:
         with pytest.raises(InputDataError, match=r"line 1 and every other row.*'note'"):
-            dataset.read_snapshot(pipeline, spec, "all", sources)
+            input_dataset.read_snapshot(pipeline, spec, "all", sources)
     else:
-        assert dataset.read_snapshot(pipeline, spec, "all", sources).invalid_input == 79
+        assert input_dataset.read_snapshot(pipeline, spec, "all", sources).invalid_input == 79

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.pilot import gate, holds, sample_size
-from batch_pipeline.flow.verdict import Answered, Took, Verdict, interval, judge, why_closed
+from batch_pipeline.flow.pilot.sample import gate, holds, sample_size
+from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict, interval, judge, why_closed
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.snapshots import Snapshot

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.planning import ShardLimits, cut, sizes_of
-from batch_pipeline.flow.requests import (
+from batch_pipeline.flow.dataset.requests import (
     BODY_END,
     BODY_START,
     Declaration,
     body_length,
     wire_overhead,
 )
+from batch_pipeline.flow.planning.plan import ShardLimits, cut, sizes_of
 from batch_pipeline_tests.support import job
 
 

@@ -11,15 +11,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow import dataset
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.prepare import DIGEST_BYTES, prepare
+from batch_pipeline.flow.dataset.prepared import Prepared
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.snapshot import part_paths, read_inputs
+from batch_pipeline.flow.dataset.splits import pieces_of
 from batch_pipeline.flow.paths import documents_of, part_name
-from batch_pipeline.flow.pieces import pieces_of
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prepared import Prepared
-from batch_pipeline.flow.preparing import DIGEST_BYTES, prepare
-from batch_pipeline.flow.requests import Declaration, RequestBuilder
-from batch_pipeline.flow.snapshots import part_paths, read_inputs
-from batch_pipeline.flow.sources import find_sources
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests import support
 from batch_pipeline_tests.flow.rows import SNAPSHOT
@@ -86,7 +86,7 @@ def test_each_row_is_found_again_and_makes_the_request_of_its_fingerprint(
     declaration = Declaration.of(job(source, prompt={"user": "{text}"}))
     done = prepare(0, piece, declaration, tmp_path, packed)
     [part] = done.parts
-    dataset.name_part(part, 0)
+    input_dataset.name_part(part, 0)
     table = pq.read_table(tmp_path / part_name(0))
     found = list(
         read_inputs(
@@ -135,13 +135,13 @@ def test_documents_are_packed_where_room_or_the_network_is_short(
     room: float,
     packed: bool,
 ) -> None:
-    monkeypatch.setattr(dataset, "_ROOM", room)
+    monkeypatch.setattr(input_dataset, "_ROOM", room)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(10)))
     place = home if "://" in home else tmp_path / home
     ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     pipeline = Pipeline(support.settings(place, ledger_url=ledger))
-    sources = dataset.find_input(pipeline, spec, "all")
-    snapshot = dataset.read_snapshot(pipeline, spec, "all", sources)
+    sources = input_dataset.find_input(pipeline, spec, "all")
+    snapshot = input_dataset.read_snapshot(pipeline, spec, "all", sources)
     [part] = part_paths(snapshot)
     with pipeline.files.open(part) as file:
         group = pq.ParquetFile(file).metadata.row_group(0)

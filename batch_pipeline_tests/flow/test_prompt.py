@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.flow.prompt import Template, cell_text, prompt_problem
+from batch_pipeline.flow.dataset.template import Template, cell_text, prompt_problem
 
 
 @pytest.mark.parametrize(

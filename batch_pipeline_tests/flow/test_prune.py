@@ -10,10 +10,10 @@ import pytest
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import prune as pruning
+from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.redrive import redrive
-from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.reporting.report_json import to_json

@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.flow import paths, planning, publication, text_hashes
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset import text_hashes
+from batch_pipeline.flow.planning import plan
+from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -53,11 +56,11 @@ def test_rows_that_are_wrong_are_counted_and_built_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(publication, "ROWS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(results_folder, "ROWS_IN_MEMORY", in_memory)
     pipeline = make_pipeline()
     spec = job(write_rows(tmp_path / "in.jsonl", documents(ITEMS)), pilot={"size": 0})
-    night, snapshot = planning.current(pipeline, run(pipeline, spec, PARTITION).night)
-    publication.reconcile_counts(pipeline, night, snapshot)
+    night, snapshot = plan.current(pipeline, run(pipeline, spec, PARTITION).night)
+    results_folder.reconcile_counts(pipeline, night, snapshot)
     folder = Path(pipeline.settings.home) / paths.results(spec.name, PARTITION)
     shown = ids_shown(folder)
     assert len(shown) == ITEMS
@@ -67,7 +70,7 @@ def test_rows_that_are_wrong_are_counted_and_built_again(
     pq.write_table(changed(pq.ParquetFile(file).read()), file)
     message = f"{ITEMS} items, the results {rows} rows, and {missing} items have none"
     with pytest.raises(LedgerError, match=message):
-        publication.reconcile_counts(pipeline, night, snapshot)
+        results_folder.reconcile_counts(pipeline, night, snapshot)
 
     assert run(make_pipeline(), spec, PARTITION).complete
     assert sorted(ids_shown(folder)) == sorted(shown)

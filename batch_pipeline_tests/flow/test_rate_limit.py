@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.api.protocol import RateLimit
-from batch_pipeline.flow.rate_limit import (
+from batch_pipeline.api.rate_limit import (
     FIRST_WINDOW,
     INPUT,
     LONGEST_PAUSE_SECONDS,

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow.readers import read_rows, row_values
-from batch_pipeline.flow.sources import find_sources
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.rows import read_rows, row_values
 from batch_pipeline_tests.flow.input_files import read, write, write_parquet
 
 # --- what is read --------------------------------------------------------------------------------

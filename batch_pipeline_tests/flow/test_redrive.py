@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import GateClosedError, UsageError
-from batch_pipeline.flow import cancel
+from batch_pipeline.flow.batches import cancel
+from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import Progress
 from batch_pipeline.flow.redrive import REASONS, redrive, set_aside
-from batch_pipeline.flow.report import build_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline

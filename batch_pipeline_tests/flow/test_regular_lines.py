@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import ApiError
-from batch_pipeline.flow import followers, manifests
-from batch_pipeline.flow.answers import RESULTS_SCHEMA, SUMMED
-from batch_pipeline.flow.followers import Followers
-from batch_pipeline.flow.line_judge import LineJudge
-from batch_pipeline.flow.requests import Declaration, custom_id
+from batch_pipeline.flow.dataset.requests import Declaration, custom_id
+from batch_pipeline.flow.planning import followers, manifests
+from batch_pipeline.flow.planning.followers import Followers
+from batch_pipeline.flow.results.judge import LineJudge
+from batch_pipeline.flow.schemas import RESULTS_SCHEMA, SUMMED
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.pricing.prices import ModelPrice, find_price
 from batch_pipeline_tests.flow.rows import SNAPSHOT, SUBMISSION

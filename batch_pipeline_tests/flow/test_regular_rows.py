@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import line_blocks, readers, regular_rows
-from batch_pipeline.flow.columns import Wanted
-from batch_pipeline.flow.line_forms import Line, form_of
-from batch_pipeline.flow.readers import Row, read_rows
-from batch_pipeline.flow.regular_rows import Lines
-from batch_pipeline.flow.sources import find_sources
+from batch_pipeline.flow.dataset import line_blocks, regular_rows
+from batch_pipeline.flow.dataset import rows as readers
+from batch_pipeline.flow.dataset.columns import Wanted
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.line_forms import Line, form_of
+from batch_pipeline.flow.dataset.regular_rows import Lines
+from batch_pipeline.flow.dataset.rows import Row, read_rows
 
 COLUMNS = ("text", "title")
 WANTED = Wanted("id", COLUMNS)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import dataset, repeats, snapshots, text_hashes
+from batch_pipeline.flow.dataset import duplicates, input_dataset, text_hashes
+from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
 
@@ -31,11 +32,11 @@ def test_rows_that_anothers_request_answers_are_written_down(
     more: list[dict[str, Any]],
     answered_for: list[tuple[str, int]],
 ) -> None:
-    monkeypatch.setattr(repeats, "ROWS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(duplicates, "ROWS_IN_MEMORY", in_memory)
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, *more]))
-    sources = dataset.find_input(pipeline, spec, PARTITION)
-    snapshot = dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    snapshot = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     assert (snapshot.items, snapshot.duplicates) == (len(ROWS) + len(more), len(answered_for))
     found = []
     for path in snapshots.duplicates_paths(snapshot):
@@ -47,9 +48,9 @@ def test_rows_that_anothers_request_answers_are_written_down(
 def test_an_id_that_comes_twice_stops_the_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(repeats, "ROWS_IN_MEMORY", in_memory)
+    monkeypatch.setattr(duplicates, "ROWS_IN_MEMORY", in_memory)
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, {**ROWS[0], "text": "another text"}]))
-    sources = dataset.find_input(pipeline, spec, PARTITION)
+    sources = input_dataset.find_input(pipeline, spec, PARTITION)
     with pytest.raises(InputDataError, match="1 ids of column 'id' occur more than once"):
-        dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+        input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)

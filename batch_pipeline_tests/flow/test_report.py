@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow import night as stations
-from batch_pipeline.flow import paths, progress, standing_answers
-from batch_pipeline.flow import report as reports
+from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import paths
+from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow.costs import cost_report as reports
+from batch_pipeline.flow.costs.cost_report import build_report, write_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.progress import USAGE
-from batch_pipeline.flow.report import build_report, write_report
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import progress
+from batch_pipeline.flow.status.progress import USAGE
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, submissions
 from batch_pipeline.ledger.submissions import State

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.requests import (
+from batch_pipeline.flow.dataset.requests import (
     FINGERPRINT_VERSION,
     Declaration,
     RequestBuilder,
@@ -19,7 +19,7 @@ from batch_pipeline.flow.requests import (
     parse_custom_id,
     unit_of,
 )
-from batch_pipeline.flow.row_json import JsonRow, places_of
+from batch_pipeline.flow.dataset.row_json import JsonRow, places_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.submissions import new_token
 from batch_pipeline_tests.support import job

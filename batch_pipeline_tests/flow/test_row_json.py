@@ -13,7 +13,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.readers import row_values
+from batch_pipeline.flow.dataset.rows import row_values
 from batch_pipeline_tests.flow.input_files import read, write, write_parquet
 
 json_values = st.recursive(

@@ -11,10 +11,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.flow import submission
+from batch_pipeline.flow.batches import submission
+from batch_pipeline.flow.batches.submission import MOST_UPLOADS, SEVERAL_FROM_BYTES, uploads_at_once
+from batch_pipeline.flow.concurrency import Stop, StoppedError, at_once
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.submission import MOST_UPLOADS, SEVERAL_FROM_BYTES, uploads_at_once
-from batch_pipeline.flow.threads import Stop, StoppedError, at_once
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow import dataset, paths, snapshot_writer, snapshots
-from batch_pipeline.flow.snapshot_writer import SnapshotRow, SnapshotWriter
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset import input_dataset, snapshot_writer
+from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.snapshot_writer import SnapshotRow, SnapshotWriter
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.flow.rows import SNAPSHOT
 
@@ -41,7 +43,7 @@ def write(folder: Path, layout: str, count: int = 2_500) -> int:
         if layout == "of a former release":
             table = pq.read_table(part).drop_columns(["kept_from", "places"])
             pq.write_table(table, part, row_group_size=700)
-        dataset.name_part(part, number)
+        input_dataset.name_part(part, number)
     return len(writer.parts)
 
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from batch_pipeline.errors import InputDataError, UsageError
-from batch_pipeline.flow.sources import Kind, SourceFile, expand_path, file_kind, find_sources
+from batch_pipeline.flow.dataset.files import Kind, SourceFile, expand_path, file_kind, find_sources
 
 TREE = [
     "a.csv",

@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.flow import night as stations
+from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
 from batch_pipeline.ledger import admission, shards, submissions, tables

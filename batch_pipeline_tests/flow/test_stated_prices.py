@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.estimate import as_json, estimate
-from batch_pipeline.flow.report import build_report
+from batch_pipeline.flow.costs.cost_report import build_report
+from batch_pipeline.flow.costs.estimate import as_json, estimate
 from batch_pipeline.flow.run import run
 from batch_pipeline.reporting.report_json import as_json as report_json
 from batch_pipeline.simulator import Simulator

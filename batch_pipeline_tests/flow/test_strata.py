@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from batch_pipeline.flow import strata
+from batch_pipeline.flow.planning import sampling
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from batch_pipeline.flow import strata
 def test_groups_have_equal_counts_from_short_to_long(
     sizes: list[int], count: int, groups: list[list[int]]
 ) -> None:
-    found = strata.by_length(np.array(sizes, dtype=np.int64), count)
+    found = sampling.by_length(np.array(sizes, dtype=np.int64), count)
     assert [group.tolist() for group in found] == groups
 
 
@@ -38,15 +38,15 @@ def test_groups_have_equal_counts_from_short_to_long(
 def test_a_quantile_lies_between_two_numbers(
     numbers: list[int], share: float, found: float
 ) -> None:
-    assert strata.quantile(np.array(numbers, dtype=np.int64), share) == pytest.approx(found)
+    assert sampling.quantile(np.array(numbers, dtype=np.int64), share) == pytest.approx(found)
 
 
 def test_a_sample_has_one_of_each_length_and_follows_from_the_seed() -> None:
     sizes = np.repeat(np.array([300, 100, 200], dtype=np.int64), 50)
     units = [f"{number:032x}" for number in range(len(sizes))]
-    one, other = (strata.drawn(sizes, strata.lots(units, seed), 3) for seed in ("1", "2"))
+    one, other = (sampling.drawn(sizes, sampling.lots(units, seed), 3) for seed in ("1", "2"))
     for found in (one, other):
         assert sorted(sizes[found]) == [100, 200, 300]
         assert found.tolist() == sorted(found)
     assert one.tolist() != other.tolist()
-    assert one.tolist() == strata.drawn(sizes, strata.lots(units, "1"), 3).tolist()
+    assert one.tolist() == sampling.drawn(sizes, sampling.lots(units, "1"), 3).tolist()

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import breaker, progress, tally
+from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
@@ -78,7 +79,7 @@ def collect(connection: Connection, sent: Submission, *, kept: bool = True) -> N
     submissions.end(connection, sent)
     assert submissions.collect(connection, sent, SUMMARY, Decimal("0.25"))
     if kept:
-        tally.keep(connection, sent.night_id)
+        night_sums.keep(connection, sent.night_id)
 
 
 def test_sums_do_not_depend_on_which_release_collected(ledger: Ledger) -> None:
@@ -108,7 +109,7 @@ def test_what_a_redrive_has_put_behind_is_no_evidence(ledger: Ledger, kept: bool
         redrives.record(connection, night.id, ["refused"])
         assert breaker.look(connection, ALERTS, night) is None
         assert progress.of_night(connection, night.id).statuses["refused"] == 1
-        tally.keep(connection, night.id)
+        night_sums.keep(connection, night.id)
         assert breaker.look(connection, ALERTS, night) is None
         collect(connection, send(connection, night), kept=kept)
         assert progress.of_night(connection, night.id).first.done == 4

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batch_pipeline.flow.threads import each_ahead
+from batch_pipeline.flow.concurrency import each_ahead
 
 
 def test_items_are_at_work_together_and_come_in_their_order() -> None:

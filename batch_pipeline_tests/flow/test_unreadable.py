@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.readers import read_rows
-from batch_pipeline.flow.sources import find_sources
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.rows import read_rows
 from batch_pipeline_tests.flow.input_files import read, write, write_parquet
 
 

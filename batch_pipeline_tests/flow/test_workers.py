@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.threads import StoppedError
-from batch_pipeline.flow.workers import WorkerDiedError, Workers
+from batch_pipeline.flow.concurrency import StoppedError
+from batch_pipeline.flow.dataset.processes import WorkerDiedError, Workers
 
 
 def square(number: int) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_is_noticed() -> None:
 def test_workers_die_with_the_process_that_started_them(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys\n"
-        "from batch_pipeline.flow.workers import Workers\n"
+        "from batch_pipeline.flow.dataset.processes import Workers\n"
         "from batch_pipeline_tests.flow.test_workers import announce\n"
         "with Workers(2) as workers:\n"
         "    tasks = [(pathlib.Path(sys.argv[1]), os.getpid(), n) for n in range(4)]\n"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.flow.planning import ShardLimits
-from batch_pipeline.flow.takeover import Course
+from batch_pipeline.flow.deadline.takeover import Course
+from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.orchestration.decisions import Room
 from batch_pipeline.orchestration.standing import AccountView, standing_of

@@ -1,0 +1,1 @@
+"""Submitted batches: sent, reconciled, polled and cancelled."""

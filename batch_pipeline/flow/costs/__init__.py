@@ -1,0 +1,1 @@
+"""What a night will cost and what it has cost: estimate and cost report."""

@@ -1,0 +1,169 @@
+"""What a night's answers add up to, for its report: streamed aggregates, bounded in memory.
+
+Belongs here: the queries over the answer files, which know each billed answer with its attempt,
+status and tokens. What the sums mean stands in `money`; what the ledger knows is not read again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, TOKENS
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.reporting.difference import Asked
+from batch_pipeline.reporting.distribution import Bins, Distribution
+from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted, at_realtime_price
+
+if TYPE_CHECKING:
+    import duckdb
+
+_PROMPT = " + ".join(name for name in TOKENS if name != "output_tokens")
+_BILLED = f"{_PROMPT} + output_tokens > 0"
+# One row a way and price tier: billed answers, their tokens by class, what they cost.
+_BY_TIER = """
+    SELECT mode, {tier} AS tier, count(*) FILTER ({billed}), sum(cost_usd), {sums}
+    FROM answers GROUP BY ALL ORDER BY ALL
+"""
+_ASKED = f"""
+    SELECT count(*) FILTER (attempt = 1),
+           count(*) FILTER (attempt = 1 AND {_BILLED}),
+           coalesce(sum({_PROMPT}) FILTER (attempt = 1), 0),
+           coalesce(sum(output_tokens) FILTER (attempt = 1), 0),
+           coalesce(sum(cost_usd) FILTER (attempt > 1), 0),
+           count(*) FILTER (attempt > 1)
+    FROM answers
+"""  # noqa: S608  # column names of ours
+_WASTED = f"""
+    SELECT status, count(*), sum(cost_usd) FROM answers
+    WHERE status <> '{Status.SUCCEEDED}' AND {_BILLED} GROUP BY status ORDER BY 3 DESC, 1
+"""  # noqa: S608  # as above
+# The last of the quantiles ends the bins: one document of a million must not squeeze all others.
+_QUANTILES = """
+    SELECT count(*), min({x}), avg({x}), max({x}), quantile_disc({x}, [0.5, 0.95, 0.995])
+    FROM answers WHERE {billed}
+"""
+_COUNTS = """
+    SELECT least(CAST(floor((({x}) - {start}) / {step}) AS BIGINT), {last}) AS bin, count(*)
+    FROM answers WHERE {billed} GROUP BY bin
+"""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A collected submission, the model that it was declared with, and the prices of its time."""
+
+    submission: Submission
+    model_id: str
+    price: ModelPrice
+
+
+@dataclass(frozen=True)
+class AnswerSums:
+    """What `of_night` finds; `retries` are answers to requests that had been asked before.
+
+    Distributions are of the tokens of a billed answer, the prompt's of all classes together.
+    """
+
+    models: tuple[ModelUsage, ...]
+    asked: Asked
+    retries: int
+    wasted: tuple[Wasted, ...]
+    prompt_tokens: Distribution | None
+    output_tokens: Distribution | None
+
+
+def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> AnswerSums:
+    """Sums over all answers of the collected submissions; amounts are exact."""
+    models = _by_model(pipeline, night, collected)
+    submissions = [priced.submission for priced in collected]
+    duplicates = [s for s in submissions if s.is_duplicate]
+    duplicates_usd = sum((s.cost_usd or ZERO for s in duplicates), ZERO)
+    files = answer_paths(night, submissions)
+    if not files and not duplicates:
+        asked = Asked(0, 0, 0, 0, ZERO, ZERO)
+        return AnswerSums((), asked, 0, (), prompt_tokens=None, output_tokens=None)
+    with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
+        [(first, billed, prompt, output, again, retries)] = connection.execute(_ASKED).fetchall()
+        wasted = [
+            Wasted(str(status), int(answers), Decimal(usd))
+            for status, answers, usd in connection.execute(_WASTED).fetchall()
+        ]
+        prompts = _distribution(connection, _PROMPT)
+        outputs = _distribution(connection, "output_tokens")
+    if duplicates:
+        wasted.append(Wasted("duplicate", sum(s.requests for s in duplicates), duplicates_usd))
+    return AnswerSums(
+        models=models,
+        asked=Asked(
+            int(first), int(billed), int(prompt), int(output), Decimal(again), duplicates_usd
+        ),
+        retries=int(retries),
+        wasted=tuple(wasted),
+        prompt_tokens=prompts,
+        output_tokens=outputs,
+    )
+
+
+def _by_model(
+    pipeline: Pipeline, night: Night, collected: Iterable[Priced]
+) -> tuple[ModelUsage, ...]:
+    groups: defaultdict[tuple[str, ModelPrice, bool], list[Submission]] = defaultdict(list)
+    for priced in collected:
+        kind = (priced.model_id, priced.price, priced.submission.is_duplicate)
+        groups[kind].append(priced.submission)
+    found: dict[tuple[str, str, str], ModelUsage] = {}
+    for (model_id, price, duplicates), group in groups.items():
+        files = answer_paths(night, group, duplicates=duplicates)
+        with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
+            rows = connection.execute(by_tier(price.realtime.starts)).fetchall()
+        for mode, tier, answers, usd, *sums in rows:
+            tokens = TokenUsage(**dict(zip(TOKENS, map(int, sums), strict=True)))
+            usage = ModelUsage(
+                model_id=model_id,
+                price_model=price.matched_model,
+                mode=str(mode),
+                answers=int(answers),
+                tokens=tokens,
+                usd=Decimal(usd),
+                counterfactual_usd=at_realtime_price(price, {int(tier): tokens}),
+            )
+            way = (model_id, price.matched_model, usage.mode)
+            found[way] = found[way] + usage if way in found else usage
+    return tuple(sorted(found.values(), key=lambda usage: (-usage.usd, usage.model_id)))
+
+
+def by_tier(starts: Sequence[int]) -> str:
+    """The query whose `tier` is a request's position in the prices that begin above `starts`.
+
+    A row a way and tier: both, the billed answers, what they cost, and their tokens by class.
+    """
+    tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
+    sums = ", ".join(f"sum({name})" for name in TOKENS)
+    return _BY_TIER.format(tier=tier, billed=_BILLED, sums=sums)
+
+
+def _distribution(connection: duckdb.DuckDBPyConnection, column: str) -> Distribution | None:
+    query = _QUANTILES.format(x=column, billed=_BILLED)
+    [(values, low, mean, high, quantiles)] = connection.execute(query).fetchall()
+    if not values:
+        return None
+    median, p95, end = quantiles
+    bins = Bins.round(float(low), float(end))
+    query = _COUNTS.format(
+        x=column, start=bins.start, step=bins.step, last=bins.count - 1, billed=_BILLED
+    )
+    counts = dict(connection.execute(query).fetchall())
+    return Distribution(
+        int(values), float(low), float(mean), float(median), float(p95), float(high), bins,
+        tuple(int(counts.get(index, 0)) for index in range(bins.count)),
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The ledger's day beside the organisation's own: tokens by class and USD, by model and way.
+
+The organisation's figures hold all that its people and programs do: they may be larger, and tell
+nothing then. A ledger that has more than its organisation is the one thing that must not be, once
+the reports have caught up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.schemas import TOKENS
+from batch_pipeline.ledger import shards, snapshots, submissions, tables
+from batch_pipeline.ledger.submissions import State
+
+# What the organisation's reports call the two ways; priority tiers are none of ours.
+WAYS = {"batch": "batch", "standard": "realtime"}
+Key = tuple[str, str]
+
+
+class Usage(Protocol):
+    """A row of the organisation's usage: a model, a tier, and tokens by class as `TOKENS`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def service_tier(self) -> str: ...
+
+
+class Cost(Usage, Protocol):
+    """A row of the organisation's costs."""
+
+    @property
+    def usd(self) -> Decimal: ...
+
+
+@dataclass
+class Sums:
+    """Tokens by class, and USD."""
+
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
+    usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model and way (`batch` or `realtime`): the ledger's sums, and the organisation's."""
+
+    model: str
+    mode: str
+    ledger: Sums
+    organisation: Sums
+
+    @property
+    def beyond(self) -> list[str]:
+        """Classes of which the ledger has more than the organisation."""
+        return [
+            name for name in TOKENS if self.ledger.tokens[name] > self.organisation.tokens[name]
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "mode": self.mode,
+            "ledger": {**self.ledger.tokens, "cost_usd": float(self.ledger.usd)},
+            "organisation": {**self.organisation.tokens, "cost_usd": float(self.organisation.usd)},
+            "difference": {
+                **{
+                    name: self.organisation.tokens[name] - self.ledger.tokens[name]
+                    for name in TOKENS
+                },
+                "cost_usd": float(self.organisation.usd - self.ledger.usd),
+            },
+            "ledger_has_more_of": self.beyond,
+        }
+
+
+def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums]:
+    """What an account was billed on a day (UTC), by declared model and way.
+
+    A batch belongs to the day in which its end was seen: within one poll of midnight that may be
+    another day than the organisation's.
+    """
+    begin = datetime.combine(day, time(), UTC)
+    since, until = begin.timestamp(), (begin + timedelta(days=1)).timestamp()
+    submission = tables.submission.c
+    collected = submissions.find(
+        connection,
+        submission.account == account,
+        submission.ended_at >= since,
+        submission.ended_at < until,
+        states=(State.COLLECTED,),
+    )
+    models: dict[int, str] = {}
+    found: defaultdict[Key, Sums] = defaultdict(Sums)
+    for each in collected:
+        if each.shard_id not in models:
+            shard = shards.get_shard(connection, each.shard_id)
+            declared = snapshots.get_snapshot(connection, shard.snapshot_id).declaration
+            models[each.shard_id] = Declaration.from_json(declared).model_id
+        sums = found[models[each.shard_id], each.engine]
+        for name in TOKENS:
+            sums.tokens[name] += (each.summary or {}).get("usage", {}).get(name, 0)
+        sums.usd += each.cost_usd or Decimal(0)
+    return dict(found)
+
+
+def of_organisation(usage: Iterable[Usage], costs: Iterable[Cost]) -> dict[Key, Sums]:
+    """The organisation's rows, by model and way; a tier without a way of ours keeps its name."""
+    found: defaultdict[Key, Sums] = defaultdict(Sums)
+    for row in usage:
+        sums = found[row.model, WAYS.get(row.service_tier, row.service_tier)]
+        for name in TOKENS:
+            sums.tokens[name] += getattr(row, name)
+    for cost in costs:
+        found[cost.model, WAYS.get(cost.service_tier, cost.service_tier)].usd += cost.usd
+    return dict(found)
+
+
+def compare(ledger: Mapping[Key, Sums], organisation: Mapping[Key, Sums]) -> list[Compared]:
+    """Both sides by model and way; a declared alias is compared under the API's full name."""
+    names = {model for model, _ in organisation}
+    ours: defaultdict[Key, Sums] = defaultdict(Sums)
+    for (model, mode), sums in ledger.items():
+        total = ours[_full_name(model, names), mode]
+        total.usd += sums.usd
+        for name in TOKENS:
+            total.tokens[name] += sums.tokens[name]
+    return [
+        Compared(
+            model, mode, ours.get((model, mode), Sums()), organisation.get((model, mode), Sums())
+        )
+        for model, mode in sorted({*ours, *organisation})
+    ]
+
+
+def _full_name(model: str, names: Iterable[str]) -> str:
+    """`claude-haiku-4-5` is reported as `claude-haiku-4-5-20251001`."""
+    known: Sequence[str] = sorted(names)
+    if model in known:
+        return model
+    dated = [name for name in known if name.startswith(f"{model}-2")]
+    return dated[0] if len(dated) == 1 else model

@@ -1,0 +1,327 @@
+"""The cost report of a night, assembled from the ledger and the files; written for the world.
+
+Belongs here: where each number comes from. Its arithmetic and its looks stand in `money`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow.compute as pc
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.costs import answer_sums, deadline_cost
+from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates.prices import price_at, stated_prices
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.results import dead_letter
+from batch_pipeline.flow.status import progress as progress_of
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.difference import Difference, Expected, explain
+from batch_pipeline.reporting.distribution import Distribution
+from batch_pipeline.reporting.report import (
+    ZERO,
+    Approval,
+    Costs,
+    Duplicates,
+    Gone,
+    NightCost,
+    Pilot,
+    PricedModel,
+    Report,
+    SetAside,
+)
+from batch_pipeline.reporting.report_json import to_json
+
+log = logging.getLogger(__name__)
+
+# More groups of dead letters than a report can show; `dead-letter list` has them all.
+MOST_GROUPS = 20
+# Nights that the trend goes back, this one included.
+MOST_NIGHTS = 30
+# What an estimate knew the tokens from, for people.
+FORESEEN = {
+    "measured": "by former answers",
+    "count_tokens": "tokens counted, answers at max_tokens",
+    "model": "tokens of the model's other nights, answers at max_tokens",
+    "rule": "by a rule, answers at max_tokens",
+}
+
+
+def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
+    """The report as the night stands; asks nothing of the API.
+
+    Raises UsageError where the model has no price any more that the answers were billed at.
+    """
+    with pipeline.ledger.read() as connection:
+        state = progress_of.of_night(connection, night.id)
+        state = progress_of.with_all(connection, state)
+        declared = _declarations(connection, state)
+        trend = _trend(connection, state.night)
+        expected = _expected(connection, state.night)
+        hurried = shards.shards_for_deadline(connection, night.id)
+    night = state.night
+    if state.snapshot is None:
+        current = Declaration.of(spec)
+    else:
+        current = Declaration.from_json(state.snapshot.declaration)
+    stated = state.submissions[-1].stated_prices if state.submissions else stated_prices(spec)
+    price = price_at(current, _first_intent(state), stated)
+    priced = _priced(state, declared)
+    sums = answer_sums.of_night(pipeline, night, priced)
+    used = {declaration.model_id for declaration in declared.values()}
+    return Report(
+        job=night.job,
+        partition=night.partition,
+        account=night.account,
+        simulated=state.account.simulated,
+        complete=state.complete,
+        model=PricedModel(
+            model_id=current.model_id,
+            price_model=price.matched_model,
+            price_library=price.source,
+        ),
+        other_models=tuple(sorted(used - {current.model_id})),
+        items=state.items,
+        statuses=state.statuses,
+        succeeded=state.succeeded,
+        dead_letter=state.dead_letter,
+        filtered=state.filtered,
+        batches=state.batches,
+        retries=sums.retries,
+        costs=Costs(
+            batch_usd=state.cost_usd["batch"],
+            realtime_usd=state.cost_usd["realtime"],
+            counterfactual_usd=sum((m.counterfactual_usd for m in sums.models), ZERO),
+            attributed_usd=_attributed(pipeline, state),
+        ),
+        duplicates=_duplicates(state),
+        gone=Gone(state.gone_requests, state.gone_usd_bound),
+        tokens=TokenUsage(**state.usage),
+        pilot=_pilot(night.pilot),
+        turnaround=Distribution.of_seconds(_turnarounds(state)),
+        set_aside=_set_aside(pipeline, night),
+        started_at=_time(night.created_at),
+        completed_at=None if night.completed_at is None else _time(night.completed_at),
+        results_path=pipeline.files.uri(paths.results(night.job, night.partition)),
+        approvals=tuple(
+            Approval(
+                gate=str(given.gate),
+                reason=given.reason,
+                approved_by=given.approved_by,
+                approved_at=_time(given.approved_at),
+            )
+            for given in state.approvals
+        ),
+        models=sums.models,
+        prompt_tokens=sums.prompt_tokens,
+        output_tokens=sums.output_tokens,
+        wasted=sums.wasted,
+        differences=_differences(state, expected, sums, price),
+        trend=trend,
+        deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
+    )
+
+
+def get_ready() -> None:
+    """Load what a report is made with, at a moment when nothing else is to be done."""
+    report_html.template()
+
+
+def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
+    """Build the report and write its three files, the JSON last: it is the signal of completion.
+
+    Nothing is written unless the results folder shows this very night: folder and report are a
+    pair, whatever the account. A night that is completed, or taken up again, meanwhile is reported
+    anew, because an outdated `complete` would be believed.
+    """
+    while True:
+        report = build_report(pipeline, spec, night)
+        target = (report.job, report.partition)
+        if not pipeline.refreshed(night).published:
+            log.info("%s %s: no report written, the results are not of this night", *target)
+            return report
+        markdown, html = report_markdown.render(report), report_html.render(report)
+        pipeline.files.write(paths.report(*target, ".md"), markdown.encode())
+        pipeline.files.write(paths.report(*target, ".html"), html.encode())
+        with pipeline.ledger.write() as connection:
+            current = nights.get_night(connection, night.id)
+            completed_at = None if current.completed_at is None else _time(current.completed_at)
+            if current.published and completed_at == report.completed_at:
+                pipeline.files.write(paths.report(*target, ".json"), to_json(report).encode())
+                return report
+
+
+def _declarations(connection: Connection, state: Progress) -> dict[int, Declaration]:
+    """What each collected submission of the night was declared as, by its id."""
+    by_id = {shard.id: shard for shard in shards.list_shards(connection, state.night.id)}
+    by_snapshot: dict[int, Declaration] = {}
+    found = {}
+    for submission in _collected(state):
+        snapshot_id = by_id[submission.shard_id].snapshot_id
+        if snapshot_id not in by_snapshot:
+            declared = snapshots.get_snapshot(connection, snapshot_id).declaration
+            by_snapshot[snapshot_id] = Declaration.from_json(declared)
+        found[submission.id] = by_snapshot[snapshot_id]
+    return found
+
+
+def _collected(state: Progress) -> list[Submission]:
+    return [s for s in state.submissions if s.state is State.COLLECTED]
+
+
+def _duplicates(state: Progress) -> Duplicates:
+    found = [s for s in _collected(state) if s.is_duplicate]
+    return Duplicates(len(found), sum((s.cost_usd or ZERO for s in found), ZERO))
+
+
+def _first_intent(state: Progress) -> datetime:
+    """The moment whose prices the report names; each answer is priced at its own."""
+    return _time(min((s.intent_at for s in state.submissions), default=state.night.created_at))
+
+
+def _priced(state: Progress, declared: Mapping[int, Declaration]) -> list[Priced]:
+    """Collected submissions at the prices of their collection, so that a saving is never a change
+    of prices."""
+    return [
+        Priced(
+            submission,
+            declared[submission.id].model_id,
+            price_at(
+                declared[submission.id], _time(submission.intent_at), submission.stated_prices
+            ),
+        )
+        for submission in _collected(state)
+    ]
+
+
+def _trend(connection: Connection, night: Night) -> tuple[NightCost, ...]:
+    """The job's latest nights of this account up to this one, oldest first."""
+    every = nights.list_nights(connection, job=night.job, account=night.account)
+    latest = [each for each in every if each.partition <= night.partition][-MOST_NIGHTS:]
+    found = []
+    for each in latest:
+        state = progress_of.of_night(connection, each.id)
+        found.append(
+            NightCost(
+                partition=each.partition,
+                batch_usd=state.cost_usd["batch"],
+                realtime_usd=state.cost_usd["realtime"],
+                settled=state.settled,
+                succeeded=state.succeeded,
+                complete=state.complete,
+            )
+        )
+    return tuple(found)
+
+
+def _differences(
+    state: Progress, expected: Sequence[Expected], sums: AnswerSums, price: ModelPrice
+) -> tuple[Difference, ...]:
+    """Against what was expected of the whole night, once it is whole."""
+    if not state.complete:
+        return ()
+    prices = price.batch.prices[0]
+    return tuple(explain(each, sums.asked, state.total_cost_usd, prices) for each in expected)
+
+
+def _expected(connection: Connection, night: Night) -> list[Expected]:
+    """What was foreseen: when the input was taken, and by the pilot.
+
+    An estimate of a night that is taken up again is of what was left to be bought, and not to be
+    compared with the whole.
+    """
+    found = []
+    estimate, verdict = night.estimate, night.pilot
+    if estimate is not None and not estimate["already_bought"]:
+        tokens = estimate["tokens"]
+        found.append(
+            Expected(
+                source=f"before sending ({FORESEEN.get(tokens['source'], tokens['source'])})",
+                requests=estimate["requests"],
+                input_tokens=Decimal(str(tokens["input"]["mean"])),
+                output_tokens=Decimal(str(tokens["output"]["mean"])),
+                usd=Decimal(str(estimate["expected_usd"])),
+            )
+        )
+    if verdict is None or not verdict["judged"]:
+        return found
+    measured = [
+        snapshot.units
+        for snapshot in snapshots.snapshots_of(connection, night.id).values()
+        if snapshot.declaration_hash == verdict["declaration_hash"]
+        and snapshot.content_hash == verdict["content_hash"]
+    ]
+    if measured:
+        found.append(
+            Expected(
+                source="by the pilot",
+                requests=measured[-1],
+                input_tokens=Decimal(str(verdict["mean_input_tokens"])),
+                output_tokens=Decimal(str(verdict["mean_output_tokens"])),
+                usd=Decimal(str(verdict["projected_usd"])),
+            )
+        )
+    return found
+
+
+def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
+    """The sum of `cost_usd` over the rows that belong to what the ledger says is collected."""
+    if not state.night.published:
+        return ZERO
+    folder = paths.results(state.night.job, state.night.partition)
+    pending = {
+        f"{folder}/{s.batch_id or s.token}.parquet"
+        for s in state.submissions
+        if s.state is not State.COLLECTED
+    }
+    # A file gets its name a moment before its submission counts as collected.
+    files = [path for path in pipeline.files.list(folder, ".parquet") if path not in pending]
+    columns = (pipeline.files.read_columns(path, ["cost_usd"]) for path in files)
+    sums = (pc.sum(table.column("cost_usd")).as_py() for table in columns)
+    return sum((amount for amount in sums if amount is not None), ZERO)
+
+
+def _turnarounds(state: Progress) -> list[float]:
+    return [
+        # Two clocks, the API's and the ledger's: never less than nothing.
+        max(0.0, s.ended_at - s.accepted_at)
+        for s in state.submissions
+        if s.batch_id is not None and s.accepted_at is not None and s.ended_at is not None
+    ]
+
+
+def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
+    if verdict is None:
+        return None
+    return Pilot(
+        open=verdict["open"],
+        reasons=tuple(verdict["reasons"]),
+        sample=verdict["sample"],
+        error_rate=verdict["error_rate"],
+        truncated_rate=verdict["truncated_rate"],
+        projected_usd=Decimal(str(verdict["projected_usd"])) if verdict["judged"] else None,
+    )
+
+
+def _set_aside(pipeline: Pipeline, night: Night) -> tuple[SetAside, ...]:
+    if not night.published:
+        return ()
+    groups = dead_letter.summarize(pipeline, night.job, night.partition)
+    return tuple(SetAside(**vars(group)) for group in groups[:MOST_GROUPS])
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,366 @@
+"""What a night will cost and take, from its input, without sending any message.
+
+Belongs here: what is still to be bought, and where its tokens are known from: measured answers if
+there are any, the API's own count of a sample, or a rule. The arithmetic stands in
+`money.estimate`, the recommendation in `advice`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import AccountError, ApiError, InputDataError, UsageError
+from batch_pipeline.flow.costs import experience
+from batch_pipeline.flow.costs.advice import Advice, Way, advise
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.deadline import outlook
+from batch_pipeline.flow.deadline.forecast import Turnaround
+from batch_pipeline.flow.gates.prices import price_for
+from batch_pipeline.flow.pilot.sample import sample_size
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.unbought import Unbought, unbought
+from batch_pipeline.flow.status import due as deadlines
+from batch_pipeline.flow.status import retirement
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.pricing.estimate import (
+    UNCACHED,
+    Amounts,
+    Shares,
+    Spread,
+    Work,
+    amounts,
+    batch_hours,
+    realtime_hours,
+)
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.reporting.wording import duration
+from batch_pipeline.storage.files import Files
+
+# The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,
+# and code, has more tokens for its bytes or fewer.
+RULE_BYTES_PER_TOKEN = 3.5
+# Requests whose tokens are counted by the API, spread over all lengths.
+COUNTED_REQUESTS = 24
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where tokens are known from: `source` in a word, `prompt` and `answer` in a sentence each.
+
+    `output` is None where nothing was measured: each answer then counts at `max_tokens`.
+    """
+
+    source: str
+    prompt: str
+    answer: str
+    per_byte: float
+    output: Spread | None = None
+    shares: Shares = UNCACHED
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate, with all that it rests on; amounts in USD, of what is still to be bought."""
+
+    job: str
+    partition: str
+    model_id: str
+    price: ModelPrice
+    snapshot: NewSnapshot
+    work: Work
+    tokens: Tokens
+    mode: str
+    buffer: float
+    batch: Amounts
+    realtime: Amounts
+    pilot_extra_usd: Decimal
+    batch_hours: float
+    batch_hours_from: str
+    realtime_hours: float
+    realtime_hours_from: str
+    advice: Advice
+    warnings: tuple[str, ...]
+
+    @property
+    def expected_usd(self) -> Decimal:
+        """As the job is declared: in real time, or as batches with the pilot as it goes."""
+        if self.mode == "realtime":
+            return self.realtime.expected
+        return self.batch.expected + self.pilot_extra_usd
+
+    @property
+    def savings_usd(self) -> Decimal:
+        return self.realtime.expected - self.batch.expected
+
+
+def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
+    """The estimate of a night as it stands: nothing is written, no message is sent.
+
+    Raises what stops the night itself: input that cannot be used, a model without a price.
+    """
+    price, declaration = price_for(spec), Declaration.of(spec)
+    retires = retirement.check(spec)
+    account, trouble = _account(pipeline, spec, partition)
+    with pipeline.ledger.read() as connection:
+        night = nights.find_night(connection, spec.name, partition, account)
+    with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
+        left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
+        found = experience.find(pipeline, spec.name, partition, account, declaration)
+        tokens = _tokens(pipeline, spec, files, snapshot, left, found, counts=trouble is None)
+    notes = [note for note in (retires, trouble) if note is not None]
+    sample = _sample(spec, night, snapshot, left)
+    place = (partition, account)
+    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, notes)
+
+
+def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
+    """As `estimate`, for an input that was taken just now; asks nothing of the API."""
+    declaration = Declaration.of(spec)
+    left = unbought(pipeline, pipeline.files, snapshot, night, 0)
+    found = experience.find(pipeline, spec.name, night.partition, night.account, declaration)
+    tokens = _tokens(pipeline, spec, pipeline.files, snapshot, left, found, counts=False)
+    sample, price = _sample(spec, night, snapshot, left), price_for(spec)
+    place = (night.partition, night.account)
+    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, [])
+
+
+def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
+    """How many requests a pilot in real time still takes of what goes as batches otherwise."""
+    verdict = None if night is None else night.pilot
+    if verdict is not None and verdict["declaration_hash"] == snapshot.declaration_hash:
+        return 0
+    if spec.mode == "realtime" or spec.pilot.via != "realtime":
+        return 0
+    return sample_size(spec.pilot.size, snapshot.units, left.requests)
+
+
+def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
+    """Whose experience counts, and why the API cannot be asked, if it cannot."""
+    try:
+        return pipeline.account.name, None
+    except (UsageError, ApiError, AccountError) as error:
+        with pipeline.ledger.read() as connection:
+            shown = nights.shown_night(connection, spec.name, partition)
+        account = pipeline.settings.account if shown is None else shown.account
+        why = "there is no key" if isinstance(error, UsageError) else str(error)
+        return account, f"the API was not asked to count tokens: {why}"
+
+
+@contextmanager
+def _snapshot(
+    pipeline: Pipeline, spec: JobSpec, partition: str, night: Night | None
+) -> Iterator[tuple[Files, NewSnapshot]]:
+    """The night's snapshot where input and declaration are as they were; else one for the moment.
+
+    The latter lies in the staging folder and is gone afterwards.
+    """
+    current = None
+    if night is not None and night.snapshot_id is not None and night.pruned_at is None:
+        with pipeline.ledger.read() as connection:
+            current = inputs.get_snapshot(connection, night.snapshot_id)
+        if current.declaration_hash != Declaration.of(spec).hash:
+            current = None
+    try:
+        sources = input_dataset.find_input(pipeline, spec, partition)
+    except InputDataError:
+        if current is None:
+            raise
+        sources = None
+    if current is not None and (sources is None or sources.signature == current.signature):
+        yield pipeline.files, current
+        return
+    assert sources is not None
+    with pipeline.files.staged() as folder:
+        scratch = Pipeline(replace(pipeline.settings, home=str(folder)))
+        yield scratch.files, input_dataset.read_snapshot(scratch, spec, partition, sources)
+
+
+def _tokens(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    files: Files,
+    snapshot: NewSnapshot,
+    left: Unbought,
+    found: experience.Experience | None,
+    *,
+    counts: bool,
+) -> Tokens:
+    """Where the tokens are known from, the best source first."""
+    at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
+    if found is not None and found.output is not None:
+        per_byte = found.measured.tokens / found.measured.bytes
+        shares = Shares.of(found.usage)
+        source = found.source
+        return Tokens("measured", source, source, per_byte, found.output, shares)
+    counted = _count(pipeline, files, snapshot, left) if counts else None
+    if counted is not None:
+        requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
+        return Tokens("count_tokens", requests, at_most, counted)
+    if found is not None:
+        per_byte = found.measured.tokens / found.measured.bytes
+        return Tokens("model", found.source, at_most, per_byte)
+    rule = (
+        f"a rule, {RULE_BYTES_PER_TOKEN} bytes a token (the API's documentation, for English); "
+        "with a key a sample is counted"
+    )
+    return Tokens("rule", rule, at_most, 1 / RULE_BYTES_PER_TOKEN)
+
+
+def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought) -> float | None:
+    """Tokens a byte of the sample by the API's own count; None where it does not answer."""
+    if not left.sample:
+        return None
+    declaration = Declaration.from_json(snapshot.declaration)
+    builder = RequestBuilder(declaration)
+    tokens = size = 0
+    try:
+        for row in snapshots.read_inputs(files, snapshot, left.sample):
+            params = builder.rebuild(row.text, places=row.places)
+            tokens += pipeline.api.count_tokens(params, declaration.betas)
+            size += len(params)
+    except ApiFailure:
+        return None
+    return tokens / size
+
+
+def _assembled(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    place: tuple[str, str],
+    price: ModelPrice,
+    snapshot: NewSnapshot,
+    left: Unbought,
+    tokens: Tokens,
+    sample: int,
+    notes: list[str],
+) -> Estimate:
+    """The estimate of a night, which is named by partition and account in `place`; `sample` of its
+    requests go first in real time."""
+    partition, account = place
+    output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
+    work = Work(
+        requests=left.requests,
+        prompt=left.sizes.scaled(tokens.per_byte),
+        output=output,
+        lengths=[(requests, size * tokens.per_byte) for requests, size in left.lengths],
+        shares=tokens.shares,
+    )
+    buffer = spec.budget.buffer
+    batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
+    extra = (realtime.expected - batch.expected) / max(1, left.requests) * sample
+    with pipeline.ledger.read() as connection:
+        turnaround = outlook.measured_turnaround(connection, account)
+        concurrency = spec.realtime.concurrency
+        speed = outlook.measured_speed(connection, spec.name, account, concurrency)
+    queue = min(
+        pipeline.settings.max_queued_requests,
+        spec.limits.max_queued_requests or pipeline.settings.max_queued_requests,
+    )
+    hours = batch_hours(left.requests, queue, turnaround.seconds)
+    calls = realtime_hours(left.requests, speed.requests_per_second)
+    rounds = math.ceil(left.requests / queue)
+    return Estimate(
+        job=spec.name,
+        partition=partition,
+        model_id=spec.model_id,
+        price=price,
+        snapshot=snapshot,
+        work=work,
+        tokens=tokens,
+        mode=spec.mode,
+        buffer=buffer,
+        batch=batch,
+        realtime=realtime,
+        pilot_extra_usd=extra,
+        batch_hours=hours,
+        batch_hours_from=_batch_hours_from(turnaround, rounds, queue),
+        realtime_hours=calls,
+        realtime_hours_from=(
+            f"{concurrency} calls at once, {speed.requests_per_second:,.3g} answers a second "
+            f"({'measured' if speed.measured else 'assumed: none was measured yet'})"
+        ),
+        advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
+        warnings=tuple(notes),
+    )
+
+
+def _batch_hours_from(turnaround: Turnaround, rounds: int, queue: int) -> str:
+    known = (
+        f"of this account's latest {turnaround.batches:,} batches"
+        if turnaround.batches
+        else "assumed: none was measured yet, and a batch may take 24 h"
+    )
+    each = f"{duration(turnaround.seconds)} a batch ({known})"
+    return each if rounds <= 1 else f"{rounds:,} rounds of the queue ({queue:,}), {each}"
+
+
+def _hours_left(spec: JobSpec) -> float | None:
+    if spec.deadline is None:
+        return None
+    now = datetime.now(UTC)
+    return (deadlines.due(spec.deadline, now, spec.partitions) - now).total_seconds() / 3600
+
+
+def as_json(found: Estimate) -> dict[str, Any]:
+    """An estimate as a document; amounts are rounded to a millionth of a dollar."""
+    work, snapshot = found.work, found.snapshot
+    return {
+        "job": found.job,
+        "partition": found.partition,
+        "model_id": found.model_id,
+        "price_model": found.price.matched_model,
+        "price_library": found.price.source,
+        "items": snapshot.items,
+        "requests": work.requests,
+        "duplicates": snapshot.duplicates,
+        "invalid_input": snapshot.invalid_input,
+        "too_large": snapshot.too_large,
+        "already_bought": snapshot.units - work.requests,
+        "tokens": {
+            "source": found.tokens.source,
+            "input_from": found.tokens.prompt,
+            "output_from": found.tokens.answer,
+            "input": _rounded(work.prompt),
+            "output": _rounded(work.output),
+        },
+        "mode": found.mode,
+        "buffer": found.buffer,
+        "batch": _way(found.batch, found.batch_hours, found.batch_hours_from),
+        "realtime": _way(found.realtime, found.realtime_hours, found.realtime_hours_from),
+        "pilot_extra_usd": _usd(found.pilot_extra_usd),
+        "expected_usd": _usd(found.expected_usd),
+        "savings_usd": _usd(found.savings_usd),
+        "recommendation": asdict(found.advice),
+        "warnings": list(found.warnings),
+    }
+
+
+def _way(found: Amounts, hours: float, hours_from: str) -> dict[str, Any]:
+    return {
+        "expected_usd": _usd(found.expected),
+        "with_buffer_usd": _usd(found.buffered),
+        "at_p95_usd": _usd(found.p95),
+        "hours": round(hours, 3),
+        "hours_from": hours_from,
+    }
+
+
+def _rounded(spread: Spread) -> dict[str, float]:
+    return {name: round(value, 1) for name, value in asdict(spread).items()}
+
+
+def _usd(amount: Decimal) -> float:
+    return round(float(amount), 6)

@@ -1,0 +1,144 @@
+"""What the ledger and the answers say of a job's tokens: the experience that an estimate rests on.
+
+Belongs here: which nights tell something about the next one, and how it is read. What an estimate
+makes of it stands in `estimate`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates import night_sums
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.ledger import nights, shards, snapshots, submissions
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.tallies import Tally
+from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
+from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.pricing.prices import TokenUsage
+
+# Of a job's former nights the last ones count, of each its latest submissions.
+LAST_NIGHTS = 3
+LATEST_SUBMISSIONS = 50
+# How many nights are looked through for them.
+MOST_NIGHTS = 100
+
+_OUTPUT = """
+    SELECT avg(output_tokens), quantile_cont(output_tokens, [0.5, 0.95]) FROM answers
+    WHERE input_tokens + cache_write_5m_tokens + cache_write_1h_tokens + cache_read_tokens > 0
+"""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Tokens of answers that were billed; `source` says whose, `pilot` that a sample's alone.
+
+    `output` is None where only the prompts tell something: those of another job with this model.
+    """
+
+    source: str
+    measured: Measured
+    usage: TokenUsage
+    output: Spread | None
+
+
+def find(
+    pipeline: Pipeline, job: str, partition: str, account: str, declaration: Declaration
+) -> Experience | None:
+    """The best experience there is: this night's, the job's last nights', the model's elsewhere."""
+    with pipeline.ledger.read() as connection:
+        every = nights.list_nights(connection, account=account)[::-1]
+        mine = [night for night in every if night.job == job]
+        this = [night for night in mine if night.partition == partition]
+        others = [night for night in mine if night.partition != partition][:MOST_NIGHTS]
+        found = _of_nights(pipeline, connection, this, declaration)
+        if found is not None:
+            return found
+        found = _of_nights(pipeline, connection, others, declaration)
+        return found or _of_model(connection, every[:MOST_NIGHTS], declaration.model_id)
+
+
+def _of_nights(
+    pipeline: Pipeline, connection: Connection, candidates: Iterable[Night], declared: Declaration
+) -> Experience | None:
+    sums: list[Tally] = []
+    files: list[str] = []
+    names: list[str] = []
+    for night in candidates:
+        wanted = {
+            snapshot.id
+            for snapshot in snapshots.snapshots_of(connection, night.id).values()
+            if snapshot.declaration_hash == declared.hash
+        }
+        telling = [
+            each
+            for each in night_sums.of_night(connection, night.id)
+            if each.snapshot_id in wanted and each.summary.get("measured", {}).get("answers")
+        ]
+        if not telling:
+            continue
+        sums += telling
+        files += _answers(connection, night, wanted)
+        only_pilot = all(each.pilot for each in telling)
+        names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
+        if len(names) == LAST_NIGHTS:
+            break
+    measured, usage = _added(sums)
+    if measured.answers < LEAST_ANSWERS or not files:
+        return None
+    with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as joined:
+        [(mean, quantiles)] = joined.execute(_OUTPUT).fetchall()
+    if mean is None:
+        return None
+    what = f"{measured.answers:,} billed answers of this job: {', '.join(names)}"
+    return Experience(what, measured, usage, Spread(mean, *quantiles))
+
+
+def _of_model(
+    connection: Connection, candidates: Iterable[Night], model_id: str
+) -> Experience | None:
+    """Tokens a byte of whatever was asked of the model: how it cuts text into tokens."""
+    sums = [
+        each
+        for night in candidates
+        if (of_model := _snapshots_of_model(connection, night, model_id))
+        for each in night_sums.of_night(connection, night.id)
+        if each.snapshot_id in of_model
+    ]
+    measured, usage = _added(sums)
+    if measured.answers < LEAST_ANSWERS:
+        return None
+    what = f"{measured.answers:,} billed answers of {model_id} to other prompts"
+    return Experience(what, measured, usage, None)
+
+
+def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> set[int]:
+    return {
+        snapshot.id
+        for snapshot in snapshots.snapshots_of(connection, night.id).values()
+        if snapshot.declaration["model_id"] == model_id
+    }
+
+
+def _answers(connection: Connection, night: Night, wanted: set[int]) -> list[str]:
+    latest = submissions.latest_collected(connection, night.id, LATEST_SUBMISSIONS)
+    telling = [s for s in latest if shards.get_shard(connection, s.shard_id).snapshot_id in wanted]
+    return answer_paths(night, telling)
+
+
+def _added(sums: Iterable[Tally]) -> tuple[Measured, TokenUsage]:
+    measured: Counter[str] = Counter()
+    usage: Counter[str] = Counter()
+    for each in sums:
+        if "measured" in each.summary:
+            measured.update(each.summary["measured"])
+            usage.update(each.summary["usage"])
+    return Measured(measured["answers"], measured["bytes"], measured["tokens"]), TokenUsage(**usage)

@@ -1,0 +1,1 @@
+"""Input dataset: from a night's files to an immutable snapshot of requests."""

@@ -1,0 +1,256 @@
+"""Input files → the night's snapshot.
+
+Belongs here: reading a night's rows once, on all cores, and everything about the input as a whole
+that stops the night before anything is sent. What is done for a piece of it is `preparing`; formats
+and the snapshot's own files have modules of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.files import (
+    SourceFile,
+    Sources,
+    environ_with,
+    find_sources,
+    is_plain,
+)
+from batch_pipeline.flow.dataset.prepared import EXAMPLES, Prepared, prepare
+from batch_pipeline.flow.dataset.processes import Workers
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.splits import Piece, pieces_of
+from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.storage.durable import flushing
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.dataset.kept_units import KeptUnits
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.storage.files import Files
+
+# How many times as large as its file what is read from it may be if that is compressed, by a large
+# estimate; and how many times what is written has to be free, for documents not to be packed.
+_UNPACKED = 5
+_ROOM = 2
+# Below this another process has hardly started when this one is through; while this one has other
+# things to do it is worth it sooner.
+PROCESSES_FROM_BYTES = 128 << 20
+PROCESSES_BESIDE_FROM_BYTES = 24 << 20
+
+
+def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
+    """The night's files; `${BATCH_PIPELINE_HOME}` in the path is the home in force."""
+    return find_sources(spec.input.path, partition, environ_with(pipeline.settings.home))
+
+
+def read_snapshot(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    sources: Sources,
+    *,
+    keep: bool = True,
+    kept: KeptUnits | None = None,
+    workers: Workers | None = None,
+    free: Callable[[], bool] = lambda: True,
+) -> NewSnapshot:
+    """Read the files into snapshot files, in memory bounded by the largest document.
+
+    Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
+    their unit, as long as the declaration that made it makes the same of their row. As long as this
+    process is not `free` its `workers` read without it; they are ended. Raises InputDataError for
+    what stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows
+    that have to be set aside.
+    """
+    declaration = Declaration.of(spec)
+    with pipeline.files.staged() as folder:
+        folder.mkdir(parents=True)
+        whole = _Whole(declaration, free)
+        packed = pipeline.files.is_remote or not _is_room_for(sources, folder)
+        if workers is None:
+            # What is kept is looked up in a file of this process.
+            workers = Workers(1) if kept is not None else workers_for(pipeline, sources)
+        # A disk writes while the next pieces are read, and while they are looked at as a whole.
+        with workers, flushing() as flush_soon:
+            added = flush_soon if keep else _leave
+            whole.read(sources, folder, workers, kept, packed=packed, added=added)
+            workers.hang_up()
+            _refuse_too_many_invalid(spec, partition, whole)
+            # Slow to import, while others read perhaps.
+            from batch_pipeline.flow.dataset.duplicates import note_repeats  # noqa: PLC0415
+            from batch_pipeline.ledger.snapshots import NewSnapshot  # noqa: PLC0415
+
+            duplicates, kept_count = note_repeats(
+                pipeline.files,
+                folder,
+                whole.parts,
+                whole.items,
+                whole.lines_before,
+                spec,
+                partition,
+                kept=kept is not None,
+            )
+        target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
+        if keep:
+            pipeline.files.make_durable(folder)
+            pipeline.files.publish(folder, target)
+    return NewSnapshot(
+        folder=target,
+        signature=sources.signature,
+        content_hash=whole.content.hexdigest(),
+        declaration_hash=declaration.hash,
+        declaration=declaration.to_json(),
+        parts=whole.parts,
+        items=whole.items,
+        invalid_input=whole.invalid_input,
+        too_large=whole.too_large,
+        duplicates=duplicates,
+        request_bytes=whole.request_bytes,
+        kept=kept_count,
+    )
+
+
+def workers_for(pipeline: Pipeline, sources: Sources, *, beside: bool = False) -> Workers:
+    """What an input is read with; `beside`: while this process has other things to do."""
+    size = sum(file.size for file in sources.files)
+    least = PROCESSES_BESIDE_FROM_BYTES if beside else PROCESSES_FROM_BYTES
+    return Workers(pipeline.settings.workers if size >= least else 1)
+
+
+def _leave(_: Path) -> None:
+    """What is removed again need not be on the disk."""
+
+
+class _Whole:
+    """The pieces of an input put together, in their order."""
+
+    def __init__(self, declaration: Declaration, free: Callable[[], bool]) -> None:
+        self._free = free
+        self._declaration = declaration
+        self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
+        self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
+        self.parts = self.items = self.invalid_input = self.too_large = self.request_bytes = 0
+        self.problems: list[str] = []
+        # By piece, how many lines of its file are before it.
+        self.lines_before: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """Follows from the rows, from what is made of them, and from how they lie in files."""
+        made_from = [self._declaration.hash, self.content.hexdigest(), self._layout.hexdigest()]
+        made_from.append(self._kept.hexdigest())
+        return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    def read(
+        self,
+        sources: Sources,
+        folder: Path,
+        workers: Workers,
+        kept: KeptUnits | None,
+        *,
+        packed: bool,
+        added: Callable[[Path], None],
+    ) -> None:
+        """Read all pieces into files; each is `added` once it is there."""
+        seen: tuple[SourceFile, LinesSeen] | None = None
+        pieces: list[Piece] = []
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for piece in pieces_of(sources):
+                pieces.append(piece)
+                yield len(pieces) - 1, piece, self._declaration, folder, packed, kept
+
+        for number, prepared in enumerate(workers.map(prepare, tasks(), self._free)):
+            file = pieces[number][0].file
+            if seen is not None and seen[0] != file:
+                seen[1].check(seen[0], self._columns)
+                seen = None
+            lines_before = 0
+            if prepared.seen is not None:
+                if seen is None:
+                    seen = (file, prepared.seen)
+                else:
+                    lines_before = seen[1].lines
+                    seen[1].add(prepared.seen)
+            self.lines_before.append(lines_before)
+            for path in self._add(prepared):
+                added(path)
+        if seen is not None:
+            seen[1].check(seen[0], self._columns)
+
+    def _add(self, piece: Prepared) -> list[Path]:
+        """Returns where its files are now."""
+        added: list[Path] = []
+        for part in piece.parts:
+            added += name_part(part, self.parts)
+            self.parts += 1
+        self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
+        self.content.update(piece.digests)
+        self._kept.update(piece.kept)
+        self.items += piece.items
+        self.invalid_input += piece.invalid_input
+        self.too_large += piece.too_large
+        self.request_bytes += piece.request_bytes
+        found = piece.problems[: EXAMPLES - len(self.problems)]
+        self.problems += [problem.told(self.lines_before[-1]) for problem in found]
+        return added
+
+
+def name_part(part: Path, number: int) -> list[Path]:
+    """Give a new part its name in the snapshot; where its files are then."""
+    named = [part.with_name(paths.part_name(number))]
+    part.replace(named[0])
+    documents = Path(paths.documents_of(str(part)))
+    if documents.exists():
+        named.append(Path(paths.documents_of(str(named[0]))))
+        documents.replace(named[1])
+    return named
+
+
+def _is_room_for(sources: Sources, folder: Path) -> bool:
+    """Whether a disk has room to spare for the night's documents as they are."""
+    size = sum(file.size * (1 if is_plain(file) else _UNPACKED) for file in sources.files)
+    return shutil.disk_usage(folder).free > _ROOM * size
+
+
+def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
+    """What changed from one snapshot of a night to the next, by id; for people."""
+    from batch_pipeline.flow import joins  # noqa: PLC0415  # slow to import
+    from batch_pipeline.flow.dataset import snapshot  # noqa: PLC0415  # slow to import
+
+    sources = {
+        "former": (snapshot.part_paths(former), snapshot.SCHEMA),
+        "new": (snapshot.part_paths(new), snapshot.SCHEMA),
+    }
+    with joins.tables(files, sources, rows=former.items + new.items) as connection:
+        [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
+    return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
+
+
+def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> None:
+    items, invalid = whole.items, whole.invalid_input
+    if items and invalid / items > spec.pilot.max_error_rate:
+        raise InputDataError(
+            f"{spec.name} {partition}: {invalid:,} of {items:,} rows cannot be sent "
+            f"({invalid / items:.1%}, pilot.max_error_rate is {spec.pilot.max_error_rate:.1%}); "
+            f"nothing was sent. The first: {'; '.join(whole.problems)}. Correct the input or the "
+            "template, or raise pilot.max_error_rate."
+        )
+
+
+_CHANGES = """
+    SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
+           count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint
+                            AND f.id IS NOT NULL AND n.id IS NOT NULL)
+    FROM (SELECT id, fingerprint FROM former) f
+    FULL JOIN (SELECT id, fingerprint FROM new) n ON f.id = n.id
+"""

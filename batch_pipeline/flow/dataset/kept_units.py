@@ -1,0 +1,100 @@
+"""Items that keep the request which a former declaration made of them, because it is answered.
+
+Belongs here: which items these are, and finding them again by id while the input is read. A redrive
+under a changed declaration asks the redriven items alone with it; what is settled stays settled,
+also when the input is read again later.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
+
+# What is made by the present declaration needs no keeping: the same comes out again.
+_SETTLED_OTHERWISE = """
+    SELECT s.id, s.unit, {made_by} AS declaration
+    FROM snapshot s JOIN (
+        SELECT unit, max_by(status, collected_at) AS status
+        FROM answers WHERE final GROUP BY unit
+    ) a ON a.unit = s.unit
+    WHERE {made_by} <> '{present}' AND a.status NOT IN ({set_free})
+"""
+
+
+@dataclass
+class KeptUnits:
+    """Finds what an item is to keep; counts nothing and changes nothing."""
+
+    builders: Mapping[str, RequestBuilder] = field(default_factory=dict)
+    _database: sqlite3.Connection | None = None
+
+    def of(self, item_id: str) -> tuple[str, RequestBuilder] | None:
+        """The unit to keep and what built its request; None: the item has none."""
+        if self._database is None:
+            return None
+        query = "SELECT unit, declaration FROM kept WHERE id = ?"
+        found = self._database.execute(query, (item_id,)).fetchone()
+        return None if found is None else (found[0], self.builders[found[1]])
+
+
+def is_kept_on(night: Night, current: Snapshot, present: Declaration) -> bool:
+    """Whether reading the input again keeps what is settled under former declarations.
+
+    It does as long as the declaration is the one that a redrive brought, and where it is corrected
+    once more before the redriven items are settled. A change after that is an ordinary one: it asks
+    for every item.
+    """
+    same = current.declaration_hash == present.hash
+    return current.kept > 0 and (same or night.completed_at is None)
+
+
+@contextmanager
+def settled_otherwise(
+    pipeline: Pipeline,
+    night: Night,
+    current: Snapshot,
+    present: Declaration,
+    set_free: Collection[str] = (),
+) -> Iterator[KeptUnits]:
+    """The settled items of a snapshot whose requests `present` did not make.
+
+    Without those of a status in `set_free`. They lie in a file, not in memory.
+    """
+    made_by = f"'{current.declaration_hash}'"
+    if current.kept:
+        # Only snapshots with kept units are sure to have the column.
+        made_by = f"coalesce(s.kept_from, {made_by})"
+    query = _SETTLED_OTHERWISE.format(
+        made_by=made_by,
+        present=present.hash,
+        set_free=", ".join(f"'{status}'" for status in sorted(set_free)) or "''",
+    )
+    with pipeline.ledger.read() as connection:
+        standing = answers.of_night(connection, night)
+        builders = {
+            key: RequestBuilder(Declaration.from_json(declared))
+            for key, declared in inputs.declarations(connection, night.id).items()
+        }
+    sources = {"snapshot": (snapshot.part_paths(current), snapshot.SCHEMA)}
+    with (
+        pipeline.files.staged(".sqlite") as path,
+        closing(sqlite3.connect(path)) as database,
+    ):
+        # Found by id, one at a time, in whatever order the files now have.
+        database.execute("PRAGMA journal_mode = OFF")
+        database.execute("CREATE TABLE kept (id TEXT PRIMARY KEY, unit, declaration) WITHOUT ROWID")
+        with answers.tables(pipeline.files, standing, sources) as answered:
+            for batch in joins.batches(answered, query):
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                database.executemany("INSERT INTO kept VALUES (?, ?, ?)", rows)
+        yield KeptUnits(builders, database)

@@ -1,0 +1,226 @@
+"""From a declaration and a row to Messages parameters, their fingerprint and their wire form.
+
+A declaration is all of a job that shapes what is sent. It is stored with every snapshot, so that
+what goes out, and goes out again after a crash, is the same to the byte. A fingerprint names the
+parameters as declared: as long as it stays the same, nothing is bought again. Both are therefore
+promises to old ledgers; `FINGERPRINT_VERSION` changes when they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from batch_pipeline.flow.dataset.row_json import row_values
+from batch_pipeline.flow.dataset.template import Template, prompt_problem
+
+if TYPE_CHECKING:
+    from batch_pipeline.jobs.spec import JobSpec
+
+FINGERPRINT_VERSION = 1
+FINGERPRINT_CHARACTERS = 32
+BODY_START = b'{"requests":['
+BODY_END = b"]}"
+# The last chunk of a body: it leaves only once the submission is sealed.
+CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What of a job shapes its requests and how their answers are read.
+
+    `max_request_bytes` is the size above which one request fits no batch.
+    """
+
+    model_id: str
+    max_tokens: int
+    system: str | None
+    user: str
+    params: dict[str, Any]
+    betas: tuple[str, ...]
+    output_schema: dict[str, Any] | None
+    deduplicate: bool
+    id_column: str
+    max_request_bytes: int
+    fingerprint_version: int = FINGERPRINT_VERSION
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Declaration:
+        # Worker processes rebuild requests without ever needing a spec, which is slow to import.
+        from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH  # noqa: PLC0415
+
+        envelope = len(BODY_START) + len(BODY_END) + wire_overhead(MAX_REQUESTS_PER_BATCH)
+        return cls(
+            model_id=spec.model_id,
+            max_tokens=spec.max_tokens,
+            system=spec.prompt.system,
+            user=spec.prompt.user,
+            params=dict(spec.params),
+            betas=tuple(spec.betas),
+            output_schema=None if spec.output_schema is None else dict(spec.output_schema),
+            deduplicate=spec.deduplicate,
+            id_column=spec.input.id_column,
+            max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Declaration:
+        return cls(**{**data, "betas": tuple(data["betas"])})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "betas": list(self.betas)}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 in hex: changes when what is sent, or how it is read, may change."""
+        return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
+
+
+class BuiltRequest(NamedTuple):
+    """Messages parameters as JSON bytes, or why this row cannot be sent."""
+
+    params: bytes
+    problem: str | None = None
+
+
+class RequestBuilder:
+    """Builds the requests of one declaration; the constant parts are serialized once."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._template = Template.parse(declaration.user)
+        self.columns = self._template.columns
+        self.may_be_empty = self._template.is_blank
+        # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
+        # to the model.
+        after = {key: declaration.params[key] for key in sorted(declaration.params)}
+        if declaration.output_schema is not None:
+            output_format = {"type": "json_schema", "schema": declaration.output_schema}
+            after["output_config"] = {**after.get("output_config", {}), "format": output_format}
+        self.declaration = declaration
+        # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
+        self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
+        self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
+        # JSON escapes character by character: a prompt's text is that of its parts, put together.
+        first, *others = (orjson.dumps(literal)[1:-1] for literal in self._template.literals)
+        self._first, end = b'"' + first, b'"' + self._suffix
+        # As few pieces as can be: which of the places begins a text, and what stands after it.
+        self.after_texts = [
+            (2 * self.columns.index(slot), literal)
+            for slot, literal in zip(self._template.slots, others, strict=True)
+        ]
+        if self.after_texts:
+            at, literal = self.after_texts[-1]
+            self.after_texts[-1] = (at, literal + end)
+        else:
+            self._first += end
+        betas = orjson.dumps(list(declaration.betas))
+        self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
+        # What all requests begin with is hashed once.
+        begin = self.beginning(None)
+        self._begun = self._digest.copy()
+        self._begun.update(begin)
+        self._constant_bytes = len(begin) + sum(len(part) for _, part in self.after_texts)
+
+    def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
+        """`max_tokens`: another than the declared one."""
+        prompt = self._template.render(values)
+        problem = prompt_problem(prompt)
+        if problem is not None:
+            return BuiltRequest(b"", problem)
+        pieces = (self._prefix(max_tokens), orjson.dumps(prompt), self._suffix)
+        return BuiltRequest(b"".join(pieces))
+
+    def splice(self, row: bytes, places: Sequence[int], max_tokens: int | None = None) -> bytes:
+        """What `build` makes of a row whose texts lie at these places (`row_json.places_of`).
+
+        The prompt must not be empty.
+        """
+        pieces = [self._prefix(max_tokens), self._first]
+        for at, after in self.after_texts:
+            pieces += (row[places[at] : places[at + 1]], after)
+        return b"".join(pieces)
+
+    def fingerprint_and_size(
+        self, row: bytes | memoryview, places: Sequence[int]
+    ) -> tuple[str, int]:
+        """Of what `splice` makes of a row, without making it."""
+        digest, size = self._begun.copy(), self._constant_bytes
+        view = memoryview(row)
+        for at, after in self.after_texts:
+            start, end = places[at], places[at + 1]
+            digest.update(view[start:end])
+            digest.update(after)
+            size += end - start
+        return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
+
+    def rebuild(
+        self, row: bytes, max_tokens: int | None = None, places: Sequence[int] | None = None
+    ) -> bytes:
+        """The parameters of a row that the snapshot holds as sendable."""
+        if places is not None:
+            return self.splice(row, places, max_tokens)
+        values, problem = row_values(row, self.columns)
+        assert problem is None, problem
+        return self.build(values, max_tokens).params
+
+    def fingerprint(self, params: bytes) -> str:
+        """32 hex characters over the parameters and the betas."""
+        digest = self._digest.copy()
+        digest.update(params)
+        return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+    def beginning(self, max_tokens: int | None) -> bytes:
+        """What stands before the first text of a request, or all of it where there is none."""
+        return self._prefix(max_tokens) + self._first
+
+    def _prefix(self, max_tokens: int | None) -> bytes:
+        if max_tokens not in self._prefixes:
+            assert max_tokens is not None
+            self._prefixes[max_tokens] = self._prefix_with(max_tokens)
+        return self._prefixes[max_tokens]
+
+    def _prefix_with(self, max_tokens: int) -> bytes:
+        before: dict[str, Any] = {
+            "model": self.declaration.model_id,
+            "max_tokens": max_tokens,
+        }
+        if self.declaration.system is not None:
+            before["system"] = self.declaration.system
+        return orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
+
+
+def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:
+    """What is bought once: the fingerprint, or with it the id where a job does not deduplicate."""
+    if deduplicate:
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint}\n{item_id}".encode()).hexdigest()[:FINGERPRINT_CHARACTERS]
+
+
+def custom_id(token: str, number: int) -> str:
+    """The wire id of a shard's request: `^[a-zA-Z0-9_-]{1,64}$`, and proof of whose batch it is."""
+    return f"{token}_{number}"
+
+
+def parse_custom_id(text: object) -> tuple[str, int] | None:
+    """Token and number; None for an id that is not of this form."""
+    match = CUSTOM_ID.fullmatch(text) if isinstance(text, str) else None
+    return None if match is None else (match[1], int(match[2]))
+
+
+def wire_overhead(number: int) -> int:
+    """Bytes of a request on the wire beyond its parameters, the comma before it included."""
+    return len(b',{"custom_id":"","params":}') + 16 + 1 + len(str(number))
+
+
+def body_length(params_bytes: Iterable[int]) -> int:
+    """Bytes of a create body with parameters of these sizes."""
+    sizes = list(params_bytes)
+    count = len(sizes)
+    digits = sum(max(0, count - first) for first in (10, 100, 1_000, 10_000, 100_000))
+    requests = sum(sizes) + count * wire_overhead(0) + digits
+    return len(BODY_START) + max(0, requests - 1) + len(BODY_END)

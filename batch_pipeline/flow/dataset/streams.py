@@ -1,0 +1,61 @@
+"""Opening an input file as a stream of plain bytes, wherever it lies and however it is packed.
+
+What the bytes mean is `formats`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+
+from batch_pipeline.flow.dataset.files import SourceFile, is_remote
+
+_CODECS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+_BUFFER_BYTES = 1_000_000
+
+
+@contextmanager
+def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
+    """The decompressed content of a file, in bounded memory.
+
+    Raises OSError where the file cannot be opened or read; a compressed file that was cut off
+    raises it on reading, at its end (zstandard's own reader would end there without a word).
+    """
+    with ExitStack() as stack:
+        stream: io.BufferedReader[Any] = stack.enter_context(_open_raw(file))
+        codec = next((_CODECS[end] for end in _CODECS if file.path.lower().endswith(end)), None)
+        if codec:
+            if not stream.peek(1):
+                raise OSError(f"empty, which no {codec} file is")
+            inflated = pa.CompressedInputStream(stream, codec)
+            stream = stack.enter_context(
+                io.BufferedReader(cast("io.RawIOBase", inflated), _BUFFER_BYTES)
+            )
+        yield stream
+
+
+def unbuffered(stream: BinaryIO) -> BinaryIO:
+    """The file beneath a stream that nothing has been read of yet, for one who reads much at once:
+    a buffer in between would be one more copy. What is no local file stays as it is."""
+    raw = getattr(stream, "raw", None)
+    return cast("BinaryIO", raw) if isinstance(raw, io.FileIO) else stream
+
+
+@contextmanager
+def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
+    if not is_remote(file.path):
+        # Python's own buffer is smaller than a document: a line would be put together of many.
+        with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
+            yield cast("io.BufferedReader[Any]", local)
+        return
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - slow to import, and rarely needed
+
+    filesystem, path = url_to_fs(file.path)
+    remote: io.RawIOBase = filesystem.open(path, "rb")
+    with io.BufferedReader(remote, _BUFFER_BYTES) as stream:  # which closes `remote` with itself
+        yield stream

@@ -1,0 +1,1 @@
+"""What would miss a night's deadline as a batch, and its change to real time."""

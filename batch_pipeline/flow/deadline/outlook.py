@@ -1,0 +1,175 @@
+"""From the ledger to what a forecast is made of; asks nothing of the API.
+
+Belongs here: what was measured (how long batches took, how fast calls were), and what is left of a
+night. What follows from it stands in `forecast`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.deadline.forecast import (
+    ASSUMED_CANCEL_SECONDS,
+    Flying,
+    Outlook,
+    Speed,
+    Turnaround,
+)
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import admission, ledger, shards, submissions, tables, takeovers
+from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
+from batch_pipeline.settings import Settings
+
+# How far back batches and calls tell something about the next ones, and how many of them.
+RECENT_SECONDS = 14 * 86_400.0
+RECENT = 200
+# Four of five batches took no longer; a single straggler says nothing about the others.
+USUAL_SHARE = 0.8
+# Where a cancel seems to take longer, nobody was there to notice the end.
+LONGEST_CANCEL_SECONDS = 1_200.0
+# So many of a night's own batches tell more about it than those of other nights.
+OWN_BATCHES = 3
+
+
+def of_night(
+    connection: Connection, settings: Settings, spec: JobSpec, state: Progress
+) -> Outlook | None:
+    """How a night stands towards its deadline; None where it has none to meet."""
+    night = state.night
+    if spec.mode != "auto" or night.deadline_at is None:
+        return None
+    taken = takeovers.of_night(connection, night.id)
+    waiting = shards.waiting_by_engine(connection, night.id)
+    calls = [s for s in state.live if s.engine == "realtime"]
+    coming = [s for s in state.live if s.id in taken]
+    job_queue = spec.limits.max_queued_requests
+    limits = Limits(settings.max_queued_requests, job_queue, settings.lease_seconds)
+    return Outlook(
+        now=state.at,
+        deadline=night.deadline_at,
+        unsent=waiting.get("batch", 0) + night.open_requests,
+        calling=waiting.get("realtime", 0)
+        + sum(_unanswered(s) for s in calls)
+        + sum(s.requests for s in coming),
+        flying=[
+            Flying(s.id, s.requests, s.accepted_at or state.at, takable=s.state is State.ACCEPTED)
+            for s in state.live
+            if s.state in IN_QUEUE and s.id not in taken
+        ],
+        room=max(0, admission.room(connection, night, limits)),
+        queue=min(settings.max_queued_requests, job_queue or settings.max_queued_requests),
+        turnaround=_turnaround(connection, night),
+        speed=measured_speed(connection, night.job, night.account, spec.realtime.concurrency),
+        unplanned=night.open_requests,
+        slowest=_slowest(connection, state, taken),
+        moved=night.realtime_since is not None,
+        poll_seconds=settings.poll_seconds,
+        cancel_seconds=_measured_cancel(connection, night.account),
+    )
+
+
+def _slowest(connection: Connection, state: Progress, taken: Collection[int]) -> float:
+    """Seconds that the slowest batch had without ending, those that were taken over included."""
+    of_taken = submissions.find(connection, tables.submission.c.id.in_(taken)) if taken else []
+    flying = [s for s in state.live if s.state is State.ACCEPTED]
+    return max(
+        (
+            (batch.cancel_requested_at or state.at) - batch.accepted_at
+            for batch in (*flying, *of_taken)
+            if batch.accepted_at is not None
+        ),
+        default=0.0,
+    )
+
+
+def _unanswered(calls: Submission) -> int:
+    """Requests that have no answer yet, as of the last checkpoint."""
+    return calls.requests - int((calls.progress or {}).get("answered", 0))
+
+
+def _measured_cancel(connection: Connection, account: str) -> float:
+    """Seconds from a cancel until the end was noticed, of the account's latest take-overs.
+
+    Of take-overs alone: after any other cancel it may be days before somebody looks.
+    """
+    taken = tables.submission.c.id.in_(sa.select(tables.takeover.c.submission_id))
+    took = [
+        batch.ended_at - batch.cancel_requested_at
+        for batch in _latest(connection, account, "batch", taken)
+        if batch.ended_at is not None and batch.cancel_requested_at is not None
+    ]
+    if not took:
+        return ASSUMED_CANCEL_SECONDS
+    return min(usual_turnaround(took).seconds, LONGEST_CANCEL_SECONDS)
+
+
+def measured_turnaround(connection: Connection, account: str) -> Turnaround:
+    """What the latest batches of an account took, whatever their job."""
+    return usual_turnaround([_took(batch) for batch in _latest_batches(connection, account)])
+
+
+def usual_turnaround(seconds: Sequence[float]) -> Turnaround:
+    """The time within which most batches were back; an assumption where none was measured."""
+    if not seconds:
+        return Turnaround()
+    rank = math.ceil(USUAL_SHARE * len(seconds)) - 1
+    return Turnaround(sorted(seconds)[rank], len(seconds))
+
+
+def measured_speed(connection: Connection, job: str, account: str, concurrency: int) -> Speed:
+    """What real time gives with so many calls at once, by the job's latest calls.
+
+    A few calls are not made faster by more that could be made beside them.
+    """
+    of_job = sa.select(tables.night.c.id).where(tables.night.c.job == job)
+    # Calls that were closed early took as long as somebody let them.
+    whole = tables.submission.c.cancel_requested_at.is_(None)
+    mine = tables.submission.c.night_id.in_(of_job)
+    calls = _latest(connection, account, "realtime", mine, whole)
+    seconds = [_took(s) * min(concurrency, s.requests) / s.requests for s in calls if s.requests]
+    return Speed.of(concurrency, sorted(seconds)[len(seconds) // 2] if seconds else None)
+
+
+def _turnaround(connection: Connection, night: Night) -> Turnaround:
+    batches = _latest_batches(connection, night.account)
+    own = [batch for batch in batches if batch.night_id == night.id]
+    return usual_turnaround([_took(b) for b in (own if len(own) >= OWN_BATCHES else batches)])
+
+
+def _latest_batches(connection: Connection, account: str) -> list[Submission]:
+    """Batches that ended by themselves: one that was cancelled would have taken longer."""
+    submission = tables.submission.c
+    return _latest(connection, account, "batch", submission.cancel_requested_at.is_(None))
+
+
+def _latest(
+    connection: Connection, account: str, engine: str, *conditions: sa.ColumnElement[bool]
+) -> list[Submission]:
+    submission = tables.submission.c
+    query = (
+        sa.select(submission.id)
+        .where(
+            submission.account == account,
+            submission.intent_at > ledger.now(connection) - RECENT_SECONDS,
+            submission.engine == engine,
+            submission.ended_at.is_not(None),
+            *conditions,
+        )
+        .order_by(submission.intent_at.desc())
+        .limit(RECENT)
+    )
+    return submissions.find(connection, submission.id.in_(list(connection.scalars(query))))
+
+
+def _took(submission: Submission) -> float:
+    """Seconds from acceptance (of calls: from the claim) to the end."""
+    assert submission.ended_at is not None
+    # Two clocks, the API's and the ledger's: never less than nothing.
+    return max(0.0, submission.ended_at - (submission.accepted_at or submission.intent_at))

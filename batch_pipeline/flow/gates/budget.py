@@ -1,0 +1,193 @@
+"""A job's ceilings in USD: what admission has to know of them, and what a person reads.
+
+The transaction that checks and reserves stands in `state.admission`, spending in `state.budget`.
+Here the numbers come together: the job's limits, the prices, the tokens that were measured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from batch_pipeline.errors import GateClosedError
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates import night_sums
+from batch_pipeline.flow.gates.prices import price_at, stated_prices
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import admission, nights, shards, submissions
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger.budget import Ceilings, Money, Shortfall, spendings
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.pricing.bounds import Bounds, Measured
+from batch_pipeline.pricing.prices import Mode
+from batch_pipeline.reporting.wording import usd
+from batch_pipeline.settings import Settings
+
+# A ceiling takes so many shards at a time at least, so that what is billed for some makes room for
+# the next: a night whose every request is reserved at its most could otherwise not begin.
+SHARDS_UNDER_A_CEILING = 8
+
+
+def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
+    """What admission is to respect for a night: the job's share of the queue, and ceilings."""
+    with pipeline.ledger.read() as connection:
+        money = money_of(connection, pipeline.settings, spec, night)
+    return pipeline.limits(spec.limits.max_queued_requests, money)
+
+
+def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: Night) -> Money:
+    """The ceilings of a night, and the bounds of its shards by what it has measured so far."""
+    declared = ceilings(settings, spec)
+    if not declared.any:
+        return Money(stated_prices=stated_prices(spec))
+    snapshot_id = nights.get_night(connection, night.id).snapshot_id
+    if snapshot_id is None:
+        return Money(declared, stated_prices=stated_prices(spec))
+    snapshot = inputs.get_snapshot(connection, snapshot_id)
+    found = bounds(connection, spec, night, snapshot)
+    return Money(declared, lambda shard: _bound(found, shard), stated_prices(spec))
+
+
+def shortfall(
+    connection: Connection, settings: Settings, spec: JobSpec, night: Night
+) -> Shortfall | None:
+    """The ceiling that keeps a night's next shard from going now; None: none does."""
+    money = money_of(connection, settings, spec, night)
+    shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
+    if shard is None:
+        return None
+    found = admission.affordable(connection, night, shard, money)
+    return found if isinstance(found, Shortfall) else None
+
+
+def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> None:
+    """Record it where a submission was billed more than was reserved, over a ceiling.
+
+    Only input that measures beyond the buffer can lead there.
+    """
+    declared = ceilings(pipeline.settings, spec)
+    if not declared.any:
+        return
+    with pipeline.ledger.write() as connection:
+        submission = submissions.get(connection, submission.id)
+        if submission.cost_usd is None or submission.cost_usd <= submission.usd_bound:
+            return
+        for name, limit, spent in spendings(connection, night, declared):
+            if spent.total <= limit:
+                continue
+            message = (
+                f"{name} ({usd(limit)}) is passed by {usd(spent.total - limit)}: "
+                f"{submission.requests:,} requests were billed {usd(submission.cost_usd)} where at "
+                f"most {usd(submission.usd_bound)} were reserved, because their input measured "
+                f"more tokens a byte than before; budget.buffer is {spec.budget.buffer:g}"
+            )
+            nights.update_night(connection, night.id, over_budget=message)
+
+
+def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
+    return Ceilings(
+        partition=spec.budget.max_usd_per_partition,
+        job_month=spec.budget.max_usd_per_month,
+        account_month=settings.max_usd_per_month,
+    )
+
+
+def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
+    """What requests of a snapshot can cost at most, by the tokens that its declaration measured."""
+    declaration = Declaration.from_json(snapshot.declaration)
+    snapshots = inputs.snapshots_of(connection, night.id)
+    found = measured(
+        sums.summary
+        for sums in night_sums.of_night(connection, night.id)
+        if snapshots[sums.snapshot_id].declaration_hash == snapshot.declaration_hash
+    )
+    return Bounds(
+        price_at(declaration, datetime.now(UTC), stated_prices(spec)),
+        found.tokens_per_byte(spec.budget.buffer),
+        asks_for_caching(declaration),
+    )
+
+
+def measured(summaries: Iterable[Mapping[str, Any]]) -> Measured:
+    """What collected submissions say of tokens a byte; those of former releases say nothing."""
+    found: Counter[str] = Counter()
+    for summary in summaries:
+        found.update(summary.get("measured", {}))
+    return Measured(found["answers"], found["bytes"], found["tokens"])
+
+
+def asks_for_caching(declaration: Declaration) -> bool:
+    """Whether requests may be billed for cache writes: nothing is cached that does not ask for it.
+
+    A document that holds these characters is text within a prompt and asks for nothing.
+    """
+    return b'"cache_control"' in orjson.dumps(declaration.params)
+
+
+def _bound(found: Bounds, shard: Shard) -> Decimal:
+    if shard.largest_bytes is None or shard.output_tokens is None:
+        # Planned by a former release, which kept no more than this.
+        return shard.usd_bound
+    return found.usd(
+        shard.engine,
+        input_bytes=shard.bytes,
+        largest_bytes=shard.largest_bytes,
+        output_tokens=shard.output_tokens,
+    )
+
+
+def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
+    """The most that a shard can cost call by call, whichever way it was planned for."""
+    if shard.largest_bytes is None or shard.output_tokens is None:
+        # Planned by a former release: a batch costs half.
+        return 2 * shard.usd_bound
+    return _bound(found, replace(shard, engine="realtime"))
+
+
+def requests_at_once(
+    found: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
+) -> int | None:
+    """How many requests a shard may have so that several fit under the tightest ceiling; None: any.
+
+    By the mean request: what a shard really has is bounded when it is admitted.
+    """
+    limits = (declared.partition, declared.job_month, declared.account_month)
+    given = [limit for limit in limits if limit is not None]
+    if not given or not snapshot.items:
+        return None
+    sent = max(1, snapshot.items - snapshot.invalid_input - snapshot.too_large)
+    mean_bytes = -(-snapshot.request_bytes // sent)
+    declaration = Declaration.from_json(snapshot.declaration)
+    one = found.usd(
+        mode,
+        input_bytes=mean_bytes,
+        largest_bytes=mean_bytes,
+        output_tokens=declaration.max_tokens,
+    )
+    return max(1, int(min(given) / SHARDS_UNDER_A_CEILING / one))
+
+
+def held_back(night: Night, short: Shortfall, waiting: int) -> GateClosedError:
+    """What a person reads whose night the budget holds back."""
+    elsewhere = ""
+    if short.spent.reserved:
+        elsewhere = (
+            " Part of it is reserved by other nights, and comes free as they are collected: then "
+            "run again."
+        )
+    return GateClosedError(
+        f"{night.job} {night.partition}: {waiting:,} requests are held back by the budget: {short}."
+        f"{elsewhere} What was answered is kept. Raise {short.ceiling} and run again to go on."
+    )

@@ -1,0 +1,1 @@
+"""The pilot: a sample goes first, and its verdict gates the rest."""

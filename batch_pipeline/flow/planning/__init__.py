@@ -1,0 +1,1 @@
+"""Which requests are open, and how they are cut into shards that will be one batch each."""

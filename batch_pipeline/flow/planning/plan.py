@@ -1,0 +1,251 @@
+"""The one rule of what is sent, and the cutting of shards.
+
+Within one account, job and partition, every unit without an accepted answer that is not in flight
+and not set aside goes out. Resume, retry rounds, kept pilot answers, a night run again with new
+documents, a changed prompt: all follow from it. How these units are found is `open_units`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.concurrency import each_ahead
+from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.planning.units import Units
+from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
+from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.pricing.bounds import Bounds
+
+# Of a real-time shard.
+MOST_CALLS = 2_000
+WRITTEN_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class ShardLimits:
+    """The smallest limits in force, so that no shard waits for ever."""
+
+    requests: int
+    bytes: int
+
+    @classmethod
+    def of_calls(cls, spec: JobSpec) -> ShardLimits:
+        """Of a shard that goes out call by call: it needs no room in the queue. A small one tells
+        early how the night goes, and little of it changes hands where a process dies."""
+        return cls(
+            requests=min(MOST_CALLS, spec.limits.max_requests_per_batch),
+            bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
+        )
+
+    @classmethod
+    def of(cls, spec: JobSpec, account_queue: int) -> ShardLimits:
+        queues = [account_queue, spec.limits.max_queued_requests or account_queue]
+        return cls(
+            requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, *queues),
+            bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
+        )
+
+    def at_most(self, requests: int | None) -> ShardLimits:
+        """With no more than so many requests in a shard; None: as they are."""
+        return self if requests is None else replace(self, requests=min(self.requests, requests))
+
+
+@dataclass(frozen=True)
+class View:
+    """What the one rule looks at: a night, its snapshot, the answers there are, what is held."""
+
+    night: Night
+    snapshot: Snapshot
+    answers: StandingAnswers
+    held: Sequence[str]
+
+
+def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
+    """A night that has a snapshot as it is now, and that snapshot."""
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        assert night.snapshot_id is not None
+        return night, snapshots.get_snapshot(connection, night.snapshot_id)
+
+
+def view(pipeline: Pipeline, night: Night) -> View:
+    """A consistent view of a night that has a snapshot."""
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        assert night.snapshot_id is not None
+        planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        return View(
+            night=night,
+            snapshot=snapshots.get_snapshot(connection, night.snapshot_id),
+            answers=standing_answers.of_night(connection, night),
+            held=[shard.manifest for shard in planned],
+        )
+
+
+def count_open(pipeline: Pipeline, seen: View) -> int:
+    """Units that neither have an answer nor are part of a shard."""
+    with _open(pipeline, seen) as units:
+        return units.count()
+
+
+def plan_all(
+    pipeline: Pipeline,
+    seen: View,
+    limits: ShardLimits,
+    bounds: Bounds,
+    retry: RetrySpec,
+    engine: Engine = "batch",
+    *,
+    for_deadline: bool = False,
+) -> int:
+    """Cut all open units into waiting shards of an engine; returns how many shards were added.
+
+    `for_deadline` marks those that go in real time only because batches would be too late.
+    """
+    room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
+
+    def write(table: pa.Table) -> NewShard:
+        shard = _write_shard(pipeline, seen, table, engine, bounds, pilot=False)
+        return replace(shard, for_deadline=for_deadline)
+
+    with _open(pipeline, seen) as units:
+        tables = (_as_manifest(table, room) for table in units.all())
+        # One is written while the next is looked for.
+        planned = list(each_ahead(write, cut(tables, limits), WRITTEN_AT_ONCE))
+    # Arrow keeps what the units took for others, and what comes next takes other sizes.
+    pa.default_memory_pool().release_unused()
+    return _add(pipeline, seen, planned, open_requests=0)
+
+
+def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds) -> int:
+    """Make a seeded sample of the open units a shard of its own; returns how many were added."""
+    with _open(pipeline, seen) as units:
+        table = units.sample(size, spec.pilot.seed)
+    return _add_pilot(pipeline, seen, spec, bounds, table)
+
+
+def plan_more_room(
+    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds
+) -> bool:
+    """Make what was cut off in the pilot a shard that asks with more room; False: there is none."""
+    with _open(pipeline, seen) as units:
+        table = units.cut_off(size)
+    if not table.num_rows:
+        return False
+    _add_pilot(pipeline, seen, spec, bounds, table)
+    return True
+
+
+def _add_pilot(
+    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: Bounds, units: pa.Table
+) -> int:
+    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
+    table = _as_manifest(units, room)
+    # Where batches would miss the deadline, the pilot that all others wait for would too.
+    hurried = spec.mode == "auto" and seen.night.realtime_since is not None
+    engine = "realtime" if hurried else spec.pilot.via
+    planned = replace(
+        _write_shard(pipeline, seen, table, engine, bounds, pilot=True),
+        for_deadline=engine != spec.pilot.via,
+    )
+    left = max(0, seen.night.open_requests - planned.requests)
+    return _add(pipeline, seen, [planned], open_requests=left)
+
+
+def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
+    """Cut a stream of units into tables that respect both limits of a batch, in actual bytes."""
+    overhead = wire_overhead(limits.requests)
+    room_bytes = limits.bytes - len(BODY_START) - len(BODY_END)
+    current: list[pa.Table] = []
+    requests = size = 0
+    for table in batches:
+        start = 0
+        sizes = table.column("request_bytes").to_numpy() + overhead
+        while start < table.num_rows:
+            fits = int(np.searchsorted(np.cumsum(sizes[start:]), room_bytes - size, side="right"))
+            take = min(fits, limits.requests - requests, table.num_rows - start)
+            if take:
+                current.append(table.slice(start, take))
+                requests += take
+                size += int(sizes[start : start + take].sum())
+                start += take
+            if start < table.num_rows:
+                # A request is at most as large as an empty shard, so that this goes on.
+                yield pa.concat_tables(current)
+                current, requests, size = [], 0, 0
+    if current:
+        yield pa.concat_tables(current)
+
+
+def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[Units]:
+    return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
+
+
+def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
+    return room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
+
+
+def _write_shard(
+    pipeline: Pipeline,
+    seen: View,
+    table: pa.Table,
+    engine: Engine,
+    bounds: Bounds,
+    *,
+    pilot: bool,
+) -> NewShard:
+    night = seen.night
+    folder = paths.manifests(night.job, night.partition, night.account)
+    path = f"{folder}/{uuid.uuid4().hex}.parquet"
+    manifests.write(pipeline.files, path, table)
+    size = sizes_of(table, seen.snapshot.declaration["max_tokens"])
+    return NewShard(
+        engine=engine,
+        pilot=pilot,
+        manifest=path,
+        requests=table.num_rows,
+        bytes=size["input_bytes"],
+        usd_bound=bounds.usd(engine, **size),
+        largest_bytes=size["largest_bytes"],
+        output_tokens=size["output_tokens"],
+    )
+
+
+def sizes_of(table: pa.Table, max_tokens: int) -> dict[str, int]:
+    """What a bound in USD follows from: bytes of all requests and of the largest, and the sum of
+    what each may answer, which is `max_tokens` where the manifest says nothing else."""
+    sizes = table.column("request_bytes")
+    rooms = pc.fill_null(table.column("max_tokens"), max_tokens)
+    return {
+        "input_bytes": pc.sum(sizes, min_count=0).as_py(),
+        "largest_bytes": pc.max(sizes).as_py() or 0,
+        "output_tokens": pc.sum(rooms, min_count=0).as_py(),
+    }
+
+
+def _add(pipeline: Pipeline, seen: View, new: Sequence[NewShard], *, open_requests: int) -> int:
+    with pipeline.ledger.write() as connection:
+        added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
+    if added:
+        return len(new)
+    # Another process changed the night meanwhile: what it knows now decides, not this plan.
+    for planned in new:
+        pipeline.files.remove(planned.manifest)
+    return 0

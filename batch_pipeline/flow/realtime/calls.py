@@ -1,0 +1,238 @@
+"""Shards sent call by call through the Messages API: a pilot's, and a night's in real time.
+
+Belongs here: which shards are worked through, and what the ledger hears of it. How calls leave and
+come back stands in `call_engine`. A call in flight at a kill may be billed and asked again; the API
+leaves no way to find it. Every other answer is in the journal before it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batch_pipeline.errors import AccountError
+from batch_pipeline.flow import interrupts
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates import breaker, budget
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.realtime.engine import Claim, End, Engine
+from batch_pipeline.flow.realtime.shard import OpenShard
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts, admission, calling, submissions
+from batch_pipeline.ledger.admission import Intent, MaySend, Waiting
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.submissions import State
+
+log = logging.getLogger(__name__)
+
+# How often whoever watches has a look while calls are made.
+WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Called:
+    """What one round of calls did: answers, and why the rest waits."""
+
+    answers: int
+    waiting: Waiting
+
+
+def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) -> Waiting | None:
+    """Ask for every request of one real-time shard that has no answer in the journal yet.
+
+    Returns why it waits, or None once all are answered and the submission has ended. Raises
+    AccountError where going on is useless: a key, a bill, a model.
+    """
+    limits = budget.limits(pipeline, spec, night)
+    with pipeline.ledger.write() as connection:
+        intent = admission.begin_calls(
+            connection, night, shard, pipeline.owner, limits, breaker.gate(spec.alerts)
+        )
+    if isinstance(intent, Waiting):
+        return intent
+    if intent.submission.state is State.ENDED:
+        return None
+    claims = iter([intent])
+
+    def claim() -> OpenShard | Waiting:
+        found = next(claims, None)
+        return Waiting(None) if found is None else _opened(pipeline, spec, night, found)
+
+    engine = _work(pipeline, spec, night, claim, closes=False)
+    if engine.refusal is not None:
+        raise AccountError(
+            f"The API refuses to go on: {engine.refusal}. Check the key, the account's billing and "
+            "model_id, then run again."
+        ) from engine.refusal
+    with pipeline.ledger.read() as connection:
+        if submissions.get(connection, intent.submission.id).state is not State.CALLING:
+            return None
+    return Waiting(engine.reason or engine.waiting.reason, shard.requests)
+
+
+def send_all(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    may_send: MaySend,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Called:
+    """Work through the night's real-time shards until none is left that may go.
+
+    `meanwhile` is called in this thread again and again while calls are made, and once a shard has
+    ended. A refusal of the account pauses it, as one of a batch does.
+    """
+
+    def claim() -> OpenShard | Waiting:
+        # Anew for each shard: what is measured meanwhile makes the bounds smaller.
+        limits = budget.limits(pipeline, spec, night)
+        with pipeline.ledger.write() as connection:
+            intent = admission.begin_next_calls(connection, night, pipeline.owner, limits, may_send)
+        return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
+
+    first = claim()
+    if isinstance(first, Waiting):
+        return Called(0, first)
+    claimed = [first]
+    engine = _work(
+        pipeline,
+        spec,
+        night,
+        lambda: claimed.pop() if claimed else claim(),
+        closes=True,
+        meanwhile=meanwhile,
+    )
+    if engine.reason is None:
+        return Called(engine.answered, engine.waiting)
+    requests = pipeline.refreshed(night).open_requests
+    return Called(engine.answered, Waiting(engine.reason, requests))
+
+
+def close_abandoned(pipeline: Pipeline, night: Night) -> int:
+    """End the calls of a held night that nobody makes any more; returns how many shards."""
+    with pipeline.ledger.write() as connection:
+        return admission.close_abandoned_calls(connection, night, pipeline.owner)
+
+
+def _opened(pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> OpenShard:
+    return OpenShard(pipeline, spec, night, intent).__enter__()
+
+
+def _work(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    claim: Claim,
+    *,
+    closes: bool,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Engine:
+    """Run an engine over what `claim` gives; `closes`: a shard that is left early is closed.
+
+    Raises what went wrong in it, and passes on a signal once the calls in flight have ended.
+    """
+    limiter = pipeline.limiter(Declaration.of(spec).model_id)
+
+    def report(shards: list[OpenShard]) -> str | None:
+        lease = pipeline.settings.lease_seconds
+        with pipeline.ledger.write() as connection:
+            for shard in shards:
+                progress = shard.progress(engine.per_second, limiter.refused)
+                calling.checkpoint(connection, shard.submission, progress, lease)
+            why = admission.closed(connection, night)
+            if why is None and closes:
+                first = [shard.first.as_json() for shard in shards]
+                tripped = breaker.look(connection, spec.alerts, night, first)
+                why = None if tripped is None else str(tripped)
+        return why
+
+    def settle(shard: OpenShard, end: End | None) -> None:
+        shard.__exit__()
+        with pipeline.ledger.write() as connection:
+            if engine.refusal is not None:
+                accounts.pause_account(connection, night.account, str(engine.refusal))
+            held = calling.checkpoint(
+                connection,
+                shard.submission,
+                shard.progress(engine.per_second, limiter.refused),
+                0.0,
+            )
+            if not held:
+                return
+            if end is None:
+                submissions.end(connection, shard.submission)
+            elif end is End.CLOSE and closes:
+                calling.close(connection, shard.submission)
+            else:
+                calling.let_go(connection, shard.submission)
+
+    engine = Engine(
+        concurrency=spec.realtime.concurrency,
+        checkpoint_every=spec.realtime.checkpoint_every,
+        limiter=limiter,
+        claim=claim,
+        report=report,
+        settle=settle,
+    )
+    _supervise(pipeline, engine, spec.realtime.concurrency, meanwhile)
+    return engine
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop that costs least, where there is one: not on Windows."""
+    try:
+        import uvloop  # noqa: PLC0415  # see above; and only calls need it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _supervise(
+    pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
+) -> None:
+    """Run an engine in a thread of its own, so that this one can watch, collect, and be stopped."""
+    api = pipeline.api
+
+    async def run() -> None:
+        async with api.open_messages(concurrency) as messages:
+            await engine.run(messages)
+
+    done = threading.Event()
+
+    def body() -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(run())
+        except BaseException as error:  # noqa: BLE001  # raised again, in the caller's thread
+            engine.error = engine.error or error
+        finally:
+            done.set()
+            engine.settled.set()
+
+    thread = threading.Thread(target=body, name="calls", daemon=True)
+
+    def ask() -> None:
+        log.warning("stopping once the calls in flight have ended; again, to stop at once")
+        engine.stop(End.LET_GO, "interrupted")
+
+    with interrupts.held_back(ask):
+        thread.start()
+        try:
+            while not done.is_set():
+                engine.settled.wait(WATCH_SECONDS)
+                engine.settled.clear()
+                meanwhile()
+        except Exception:
+            engine.stop(End.LET_GO, "an error")
+            raise
+        except BaseException:
+            engine.abort()
+            raise
+        finally:
+            thread.join()
+    if engine.error is not None:
+        raise engine.error

@@ -1,0 +1,231 @@
+"""One real-time shard in this process's hands: what is left to ask, and what was answered.
+
+Belongs here: the shard's files and rows, from its claim to its end. When a call leaves, and what a
+failed one means, stands in `call_engine`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Self
+
+import orjson
+
+from batch_pipeline.api.protocol import Answer
+from batch_pipeline.flow import outcomes, paths
+from batch_pipeline.flow.batches.submission import Lease, heartbeat
+from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset.requests import (
+    Declaration,
+    RequestBuilder,
+    custom_id,
+    parse_custom_id,
+)
+from batch_pipeline.flow.gates.first_attempts import FirstAttempts
+from batch_pipeline.flow.gates.prices import price_at
+from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.realtime.journal import Journal, read_lines
+from batch_pipeline.flow.schemas import usage_of
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import Intent
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.pricing.prices import TokenUsage
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request that is not answered yet; `tries` of it went wrong, it leaves `not_before`.
+
+    Of `lost` tries nobody knows what became: each may have been answered, and billed.
+    """
+
+    shard: OpenShard
+    number: int
+    params: bytes
+    failed: int = 0
+    busy: int = 0
+    lost: int = 0
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """A call that came to its end: its result, as it is and as it is `written`."""
+
+    call: Call
+    result: dict[str, Any]
+    usage: TokenUsage
+    written: bytes
+    latency_ms: int
+
+
+class OpenShard:
+    """A claimed shard, its journal open and its lease kept alive; a context manager."""
+
+    lease: Lease
+
+    def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> None:
+        self.submission = intent.submission
+        self.shard = intent.shard
+        self._pipeline = pipeline
+        self._folder = paths.raw_realtime(night.job, night.partition)
+        with pipeline.ledger.read() as connection:
+            self._snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
+        self.declaration = Declaration.from_json(self._snapshot.declaration)
+        self._room = MoreRoom.of(spec.retry, self.declaration)
+        self._tools = "tool_choice" in self.declaration.params
+        self._manifest = manifests.read(pipeline.files, intent.shard.manifest).to_pydict()
+        sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
+        self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
+        self._answered = bytearray(intent.shard.requests)
+        self._landed: list[_Landed] = []
+        self._lock = threading.Lock()
+        self._done = 0
+        self._errors = 0
+        self._latencies: list[int] = []
+        self._cost = Decimal(0)
+        self._lost_usd = Decimal(0)
+        self.first = FirstAttempts()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        token, files = self.submission.token, self._pipeline.files
+        for line in read_lines(files, self._folder, token):
+            data = orjson.loads(line)
+            known = parse_custom_id(data["custom_id"])
+            if known is not None and not self._answered[known[1]]:
+                message = data["result"].get("message")
+                usage = usage_of(message) if message else TokenUsage()
+                self._count(known[1], data["result"], usage, data.get("latency_ms", 0))
+                self._count_lost(known[1], data.get("lost", 0))
+        self._calls = self._calls_left()
+        self.lease = self._stack.enter_context(heartbeat(self._pipeline, self.submission))
+        name = f"{token}-{self.submission.fence}"
+        self._journal = self._stack.enter_context(Journal(files, self._folder, name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def left(self) -> int:
+        """Requests without an answer."""
+        return self.shard.requests - self._done
+
+    def take(self, most: int, most_bytes: int) -> list[Call]:
+        """The next calls, fewer than `most` where they are large; none: all have been taken."""
+        found: list[Call] = []
+        size = 0
+        for call in self._calls:
+            found.append(call)
+            size += len(call.params)
+            if len(found) >= most or size >= most_bytes:
+                break
+        return found
+
+    def succeeded(self, call: Call, answer: Answer, usage: TokenUsage, seconds: float) -> None:
+        """An answer has come; it counts once it is put down."""
+        # The message as it came: line ends can only stand between its parts.
+        written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
+        result = {"type": "succeeded", "message": answer.message}
+        self._landed.append(_Landed(call, result, usage, written, round(seconds * 1_000)))
+
+    def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
+        """The same for a call that was given up."""
+        written = orjson.dumps(result)
+        self._landed.append(_Landed(call, result, TokenUsage(), written, round(seconds * 1_000)))
+
+    def put_down(self) -> int:
+        """Append what has come to the journal, in the shape of a batch's results; from here on it
+        counts. Returns how many answers that were."""
+        landed, self._landed = self._landed, []
+        self._journal.append([self._line(one) for one in landed])
+        for one in landed:
+            self._count(one.call.number, one.result, one.usage, one.latency_ms)
+            self._count_lost(one.call.number, one.call.lost)
+        return len(landed)
+
+    def _line(self, landed: _Landed) -> bytes:
+        name = custom_id(self.submission.token, landed.call.number).encode()
+        lost = b',"lost":%d' % landed.call.lost if landed.call.lost else b""
+        return b'{"custom_id":"%b","result":%b,"latency_ms":%d%b}' % (
+            name, landed.written, landed.latency_ms, lost,
+        )  # fmt: skip
+
+    def checkpoint(self) -> None:
+        """Make what was recorded so far durable."""
+        self._journal.checkpoint()
+
+    def progress(self, per_second: float, refused: int) -> dict[str, Any]:
+        """How far it is, for the ledger; `per_second` and `refused` are the engine's as a whole."""
+        with self._lock:
+            return {
+                "answered": self._done,
+                "errors": self._errors,
+                "cost_usd": str(self._cost),
+                "per_second": round(per_second, 2),
+                "refused": refused,
+                "latency_ms": _latency(self._latencies),
+                "lost_usd_bound": str(self._lost_usd),
+            }
+
+    def _calls_left(self) -> Iterator[Call]:
+        left = [number for number, answered in enumerate(self._answered) if not answered]
+        ordinals, rooms = self._manifest["ordinal"], self._manifest["max_tokens"]
+        rebuild = RequestBuilder(self.declaration).rebuild
+        wanted = [ordinals[number] for number in left]
+        rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
+        for number, row in zip(left, rows, strict=True):
+            yield Call(self, number, rebuild(row.text, rooms[number], row.places))
+
+    def _count(
+        self, number: int, result: dict[str, Any], usage: TokenUsage, latency_ms: int
+    ) -> None:
+        outcome = self._outcome(number, result)
+        tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
+        with self._lock:
+            self._answered[number] = 1
+            self._done += 1
+            self._latencies.append(latency_ms)
+            self._errors += outcome.status is not Status.SUCCEEDED
+            self._cost += self._price.cost(usage, mode="realtime")
+            self.first.count(self._manifest["id"][number], tried, outcome)
+
+    def _count_lost(self, number: int, lost: int) -> None:
+        """What answers that got lost on their way may have cost at most."""
+        if not lost:
+            return
+        most = self._manifest["max_tokens"][number] or self.declaration.max_tokens
+        size = self._manifest["request_bytes"][number]
+        with self._lock:
+            self._lost_usd += lost * self._price.upper_bound(size, most, "realtime")
+
+    def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
+        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
+        if outcome.action is Action.KEEP or self._manifest["max_tokens"][number] is not None:
+            return outcome
+        fits = self._room.fits(self._manifest["request_bytes"][number])
+        return outcomes.with_more_room(outcome) if fits else outcome
+
+
+def _latency(milliseconds: list[int]) -> dict[str, float] | None:
+    """What answered calls took, in milliseconds: mean and quantiles."""
+    if not milliseconds:
+        return None
+    ordered = sorted(milliseconds)
+    last = len(ordered) - 1
+    return {
+        "calls": len(ordered),
+        "mean": round(sum(ordered) / len(ordered), 1),
+        "p50": ordered[round(0.5 * last)],
+        "p95": ordered[round(0.95 * last)],
+    }

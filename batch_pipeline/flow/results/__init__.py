@@ -1,0 +1,1 @@
+"""Collected results: downloaded, judged, and published as rows and dead letters."""

@@ -1,0 +1,109 @@
+"""The dead-letter store: items set aside, with the reason and the whole input row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
+
+ROW_GROUP_ROWS = 1_000
+# The same error on this share of the items set aside, and on this many, is not chance.
+SYSTEMATIC_SHARE = 0.2
+SYSTEMATIC_ITEMS = 5
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An item that was set aside; `ordinal` is its row in the snapshot."""
+
+    ordinal: int
+    id: str
+    reason: str
+    attempts: int
+    error_type: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Dead letters of one reason and error, with up to three ids."""
+
+    reason: str
+    error_type: str | None
+    example_message: str | None
+    items: int
+    example_ids: tuple[str, ...]
+    systematic: bool
+
+
+def write(
+    files: Files,
+    snapshot: NewSnapshot,
+    letters: Iterable[DeadLetter],
+    staged: Path,
+    *,
+    simulated: bool,
+) -> int:
+    """Write dead letters with their input rows, a row group in memory; returns how many."""
+    count = 0
+    ordered = sorted(letters, key=lambda letter: letter.ordinal)
+    inputs = snapshots.read_inputs(files, snapshot, [letter.ordinal for letter in ordered])
+    with pq.ParquetWriter(staged, DEAD_LETTER_SCHEMA, compression="zstd") as writer:
+        for start in range(0, len(ordered), ROW_GROUP_ROWS):
+            group = ordered[start : start + ROW_GROUP_ROWS]
+            rows = [
+                {
+                    "id": letter.id,
+                    "reason": letter.reason,
+                    "attempts": letter.attempts,
+                    "error_type": letter.error_type,
+                    "error_message": letter.error_message,
+                    "input": next(inputs).text.decode(),
+                    "simulated": simulated,
+                }
+                for letter in group
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=DEAD_LETTER_SCHEMA))
+            count += len(rows)
+    return count
+
+
+def summarize(pipeline: Pipeline, job: str, partition: str) -> list[Group]:
+    """Dead letters of a night by reason and error, the most frequent first."""
+    files = pipeline.files.list(paths.dead_letter(job, partition), ".parquet")
+    counts: Counter[tuple[str, str | None]] = Counter()
+    messages: dict[tuple[str, str | None], str | None] = {}
+    ids: dict[tuple[str, str | None], list[str]] = {}
+    for path in files:
+        columns = ["id", "reason", "error_type", "error_message"]
+        for batch in pipeline.files.dataset([path]).to_batches(columns=columns):
+            for row in batch.to_pylist():
+                key = (row["reason"], row["error_type"])
+                counts[key] += 1
+                messages.setdefault(key, row["error_message"])
+                examples = ids.setdefault(key, [])
+                if len(examples) < 3:
+                    examples.append(row["id"])
+    total = counts.total()
+    return [
+        Group(
+            reason=key[0],
+            error_type=key[1],
+            example_message=messages[key],
+            items=count,
+            example_ids=tuple(ids[key]),
+            systematic=count >= SYSTEMATIC_ITEMS and count >= SYSTEMATIC_SHARE * total,
+        )
+        for key, count in counts.most_common()
+    ]

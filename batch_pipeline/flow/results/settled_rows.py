@@ -1,0 +1,190 @@
+"""The rows of a results folder: what is settled of a snapshot, by the answers that stand.
+
+Belongs here: joining items with their answers, in memory that does not depend on the night's size.
+What becomes of the files stands in `publication`.
+
+What is narrow (which unit and which costs an item has) is a table of the join's own, which spills.
+What is wide, the answers' texts, streams by in groups of answer files, each joined with its items
+alone: a join of everything would hold it, or write it to the disk a second time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import joins
+from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.results.dead_letter import DeadLetter
+from batch_pipeline.flow.schemas import NOT_DEAD, RESULTS_SCHEMA, SUMMED, parquet_writer
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.storage.files import Files
+
+if TYPE_CHECKING:
+    import duckdb
+
+FILE_ROWS = 100_000
+# Answers that are joined with their items at a time: all items are looked through for each group.
+GROUP_ANSWERS = 100_000
+# Items without an answer of their own have these from the snapshot alone.
+_OF_THE_ANSWER = (
+    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id",
+)  # fmt: skip
+# A unit has one final answer, or after a redrive several: the last one counts.
+_TABLES = f"""
+    CREATE TEMP TABLE sums AS
+        SELECT id, {", ".join(f"sum({name}) AS {name}" for name in SUMMED)}
+        FROM answers GROUP BY id;
+    CREATE TEMP TABLE latest AS
+        SELECT unit, max_by(custom_id, collected_at) AS custom_id
+        FROM answers WHERE final GROUP BY unit HAVING count(*) > 1;
+    CREATE TEMP TABLE dead (
+        ordinal BIGINT, id VARCHAR, reason VARCHAR, attempts BIGINT, error_type VARCHAR,
+        error_message VARCHAR
+    )
+"""  # noqa: S608  # made of constants
+_ITEMS = f"""
+    SELECT s.ordinal, s.id, s.unit, s.fingerprint, s.problem_status, s.problem,
+           {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
+    FROM snapshot s LEFT JOIN sums c ON c.id = s.id
+"""  # noqa: S608
+_NO_ITEMS = f"CREATE TEMP TABLE items AS {_ITEMS} WITH NO DATA"
+_ADD_ITEMS = f"INSERT INTO items {_ITEMS} WHERE $answered OR s.problem_status IS NOT NULL"
+_SET_ASIDE = "CREATE OR REPLACE TEMP TABLE here AS FROM items WHERE problem_status IS NOT NULL"
+_ANSWERED = """
+    CREATE OR REPLACE TEMP TABLE here AS
+        FROM items SEMI JOIN (SELECT unit FROM answers WHERE final) USING (unit)
+        WHERE problem_status IS NULL
+"""
+# What is wide (the answers' texts) is only ever probed, what is narrow is built and sorted.
+_ROWS_SET_ASIDE = f"""
+    SELECT s.ordinal, s.id, s.problem_status AS status, s.problem_status AS error_type,
+           s.problem AS error_message, {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
+           {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint,
+           k.simulated, k.at AS collected_at
+    FROM here s CROSS JOIN constants k
+"""  # noqa: S608
+_ROWS_ANSWERED = f"""
+    SELECT s.ordinal, s.id, a.status, a.error_type, a.error_message,
+           {", ".join(f"a.{name}" for name in _OF_THE_ANSWER)},
+           {", ".join(f"s.{name}" for name in SUMMED)}, a.attempt, s.fingerprint,
+           k.simulated, a.collected_at
+    FROM answers a
+    JOIN here s ON s.unit = a.unit
+    LEFT JOIN latest l ON l.unit = a.unit
+    CROSS JOIN constants k
+    WHERE a.final AND (l.unit IS NULL OR l.custom_id = a.custom_id)
+"""  # noqa: S608
+_RESULTS = f"SELECT {', '.join(RESULTS_SCHEMA.names)} FROM ({{rows}})"  # noqa: S608
+_DEAD = f"""
+    INSERT INTO dead SELECT ordinal, id, status, attempt, error_type, error_message
+    FROM ({{rows}}) WHERE status NOT IN ({", ".join(repr(str(status)) for status in NOT_DEAD)})
+"""  # noqa: S608
+_DEAD_LETTERS = "FROM dead ORDER BY ordinal"
+
+
+class SettledRows:
+    """The settled items of a snapshot, each with its row of results."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, files: Files, answers: Sequence[str]
+    ) -> None:
+        self._connection = connection
+        self._files = files
+        self._answers = answers
+
+    def write(self, folder: Path) -> dict[str, int]:
+        """Write them as results files into a local folder; returns how many there are by status."""
+        settled: Counter[str] = Counter()
+        writer: pq.ParquetWriter | None = None
+        files = rows = 0
+        for batch in self._batches():
+            if writer is None:
+                writer = parquet_writer(folder / file_name(files), RESULTS_SCHEMA)
+                files, rows = files + 1, 0
+            writer.write_batch(batch.cast(RESULTS_SCHEMA))
+            settled.update(_counted(batch.column("status")))
+            rows += batch.num_rows
+            if rows >= FILE_ROWS:
+                writer.close()
+                writer = None
+        if writer is not None:
+            writer.close()
+        if not files:
+            write_none(folder)
+        return dict(settled)
+
+    def dead_letters(self) -> Iterator[list[DeadLetter]]:
+        """Those of the rows written that are set aside, in the snapshot's order, in portions."""
+        for batch in joins.batches(self._connection, _DEAD_LETTERS):
+            yield [DeadLetter(**row) for row in batch.to_pylist()]
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        self._connection.execute(_SET_ASIDE)
+        yield from self._selected(_ROWS_SET_ASIDE)
+        for group in _groups(self._files, self._answers):
+            # The table `answers` is a view of it.
+            self._connection.register("collected_answers", self._files.dataset(group))
+            self._connection.execute(_ANSWERED)
+            yield from self._selected(_ROWS_ANSWERED)
+
+    def _selected(self, rows: str) -> Iterator[pa.RecordBatch]:
+        yield from joins.batches(self._connection, _RESULTS.format(rows=rows))
+        self._connection.execute(_DEAD.format(rows=rows))
+
+
+@contextmanager
+def of_snapshot(
+    files: Files, snapshot: NewSnapshot, answers: StandingAnswers, *, simulated: bool
+) -> Iterator[SettledRows]:
+    """The settled rows of a snapshot, given the night's answers."""
+    parts = snapshots.part_paths(snapshot)
+    sources = {"snapshot": ((), snapshots.SCHEMA)}
+    with standing_answers.tables(files, answers, sources) as connection:
+        types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
+        values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
+        columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]
+        connection.register("constants", pa.table(columns, names=["simulated", "at"]))
+        connection.execute(_TABLES)
+        connection.execute(_NO_ITEMS)
+        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
+            connection.execute(_ADD_ITEMS, {"answered": bool(answers.files)})
+        connection.execute("DROP TABLE sums")
+        yield SettledRows(connection, files, answers.files)
+
+
+def write_none(folder: Path) -> None:
+    """A file without rows: a folder without a file is no dataset, and readers learn the columns of
+    an empty night here."""
+    pq.write_table(RESULTS_SCHEMA.empty_table(), folder / file_name(0), compression="zstd")
+
+
+def file_name(number: int) -> str:
+    return f"items-{number:05d}.parquet"
+
+
+def _groups(files: Files, answers: Sequence[str]) -> Iterator[list[str]]:
+    """Answer files, as many at a time as have about `GROUP_ANSWERS` answers."""
+    group: list[str] = []
+    rows = 0
+    for path in answers:
+        group.append(path)
+        rows += files.dataset([path]).count_rows()
+        if rows >= GROUP_ANSWERS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+def _counted(statuses: pa.Array) -> dict[str, int]:
+    return {pair["values"]: pair["counts"] for pair in statuses.value_counts().to_pylist()}

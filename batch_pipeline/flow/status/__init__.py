@@ -1,0 +1,1 @@
+"""Where a night stands: progress, warnings and alerts."""

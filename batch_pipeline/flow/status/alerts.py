@@ -1,0 +1,112 @@
+"""Alerts: what reaches a person who is not looking, each cause of a night once.
+
+Belongs here: which causes there are, and that they are recorded before they are sent. The warnings
+that `status` shows stand in `warnings`, the sending in `notification`.
+
+A cause is recorded once, whoever sees it. Sending is at least once: it is repeated where a target
+did not take the message, and where a process died between sending it and saying so, because an
+alert that is lost is worse than one that comes twice. It never holds up the flow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import notification, warnings
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.flow.status.warnings import NightWarning
+from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger import alerts as recorded
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.alerts import NewAlert
+from batch_pipeline.reporting.wording import usd
+
+log = logging.getLogger(__name__)
+
+ACCOUNT_WIDE = ("account_paused",)
+# Of one kind and one look; the ledger has them all.
+MOST_LOGGED = 5
+
+
+def causes(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
+    """What is worth an alert now: the warnings that last, closed gates, a night's completion."""
+    found = [warning for warning in warnings.of(state, alerts) if warning.alerts]
+    found.extend(_gates(state, alerts))
+    if state.complete and alerts.on_complete:
+        simulated = " (simulated)" if state.account.simulated else ""
+        message = (
+            f"complete: {state.succeeded:,} of {state.items:,} documents succeeded, "
+            f"{state.dead_letter:,} are set aside, {usd(state.total_cost_usd)} billed{simulated}"
+        )
+        # A night that is taken up again, and completed again, is told again.
+        found.append(NightWarning("complete", message, key=str(state.night.revision)))
+    return found
+
+
+def look(pipeline: Pipeline, alerts: AlertsSpec, *states: Progress) -> set[str]:
+    """Record, log and send what is new of nights of one job; returns the causes just logged."""
+    holding = [
+        NewAlert(
+            night_id=state.night.id,
+            cause=cause.cause,
+            code=cause.code,
+            message=cause.message,
+            account_wide=cause.code in ACCOUNT_WIDE,
+        )
+        for state in states
+        for cause in causes(state, alerts)
+    ]
+    added: list[NewAlert] = []
+    if holding:
+        with pipeline.ledger.read() as connection:
+            known = recorded.known(connection, holding)
+        new = [cause for cause in holding if (cause.night_id, cause.cause) not in known]
+        if new:
+            send = pipeline.settings.alert_urls is not None
+            with pipeline.ledger.write() as connection:
+                added = recorded.record(connection, new, send=send)
+    for state in states:
+        _log(state, [alert for alert in added if alert.night_id == state.night.id])
+    notification.send_due(pipeline)
+    return {alert.cause for alert in added}
+
+
+def _gates(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
+    verdict = state.night.pilot
+    if (
+        verdict is not None
+        and not state.complete
+        and not approvals.lets_go(verdict, state.approvals)
+    ):
+        yield NightWarning(
+            "gate_closed",
+            f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}; nothing else was sent",
+            key=f"{verdict['declaration_hash']} {verdict['content_hash']}",
+        )
+    tripped = state.breaker(alerts)
+    if tripped is not None and state.waiting:
+        assert state.snapshot is not None
+        yield NightWarning(
+            "breaker_open",
+            f"{tripped}; {state.waiting:,} requests are held back",
+            key=state.snapshot.declaration_hash,
+        )
+
+
+def _log(state: Progress, added: Iterable[NewAlert]) -> None:
+    by_code: dict[str, list[str]] = {}
+    for alert in added:
+        by_code.setdefault(alert.code, []).append(alert.message)
+    for code, messages in by_code.items():
+        for message in messages[:MOST_LOGGED]:
+            log.warning("%s %s: alert: %s", state.night.job, state.night.partition, message)
+        if len(messages) > MOST_LOGGED:
+            log.warning(
+                "%s %s: alert: and %s more of this kind (%s)",
+                state.night.job,
+                state.night.partition,
+                f"{len(messages) - MOST_LOGGED:,}",
+                code,
+            )

@@ -1,0 +1,267 @@
+"""Where a night stands, from the ledger alone: no file is read, nothing is asked of the API."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.gates.breaker import Tripped
+from batch_pipeline.flow.gates.first_attempts import FirstAttempts
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.status import due
+from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.tables import PICODOLLARS
+from batch_pipeline.ledger.tallies import Tally
+
+# Of what is collected, so many are shown one by one; the rest is in the sums.
+LATEST = 50
+
+USAGE = (
+    "input_tokens",
+    "output_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_read_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A night in numbers.
+
+    `items` are input rows, `requests` what is bought for them; `statuses` counts settled items.
+    Requests wait in shards or outside (`waiting`), are at the API or may be (`in_flight`, of which
+    `unknown`), or ended and are not collected yet (`to_collect`). `first` is what the breaker
+    counts, `approvals` are gates that a person overruled. Cost in USD, times in seconds.
+    `collected` is what has been collected, summed up; `submissions` are those that are not, and the
+    latest that are (`with_all` has every one).
+    """
+
+    night: Night
+    account: Account
+    snapshot: Snapshot | None
+    items: int
+    statuses: dict[str, int]
+    waiting: int
+    in_flight: int
+    unknown: int
+    to_collect: int
+    batches: int
+    batches_ended: int
+    cost_usd: dict[str, Decimal]
+    usage: dict[str, int]
+    submissions: tuple[Submission, ...]
+    first: FirstAttempts
+    approvals: tuple[Approval, ...]
+    at: float
+    collected: tuple[Tally, ...] = ()
+    # Requests whose results can never be had, and what they may have cost at most.
+    gone_requests: int = 0
+    gone_usd_bound: Decimal = Decimal(0)
+
+    @property
+    def live(self) -> tuple[Submission, ...]:
+        """What is not collected yet, and not given up."""
+        return tuple(s for s in self.submissions if s.state in LIVE)
+
+    @property
+    def called(self) -> int:
+        """Real-time calls that are answered and not collected yet."""
+        return sum(s.progress["answered"] for s in self.live if s.progress is not None)
+
+    @property
+    def called_usd(self) -> Decimal:
+        """What those calls have cost."""
+        found = (s.progress["cost_usd"] for s in self.live if s.progress is not None)
+        return sum(map(Decimal, found), Decimal(0))
+
+    @property
+    def calls_per_second(self) -> float:
+        """Answers a second lately, over all processes that make calls now."""
+        by_owner = {
+            s.owner: float(s.progress["per_second"])
+            for s in self.live
+            if s.state is State.CALLING and s.progress is not None
+        }
+        return sum(by_owner.values())
+
+    @property
+    def settled(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def succeeded(self) -> int:
+        return self.statuses.get(Status.SUCCEEDED, 0)
+
+    @property
+    def filtered(self) -> int:
+        return self.statuses.get(Status.FILTERED, 0)
+
+    @property
+    def dead_letter(self) -> int:
+        return self.settled - self.succeeded - self.filtered
+
+    @property
+    def answered(self) -> int:
+        """Items that were sent and are settled by an answer."""
+        return self.settled - self._unsent - self.filtered
+
+    @property
+    def error_rate(self) -> float:
+        """Of the items that were sent and answered, the part that was set aside."""
+        return (self.dead_letter - self._unsent) / self.answered if self.answered else 0.0
+
+    @property
+    def _unsent(self) -> int:
+        return sum(self.statuses.get(s, 0) for s in (Status.INVALID_INPUT, Status.TOO_LARGE))
+
+    @property
+    def total_cost_usd(self) -> Decimal:
+        return sum(self.cost_usd.values(), Decimal(0))
+
+    @property
+    def at_work(self) -> bool:
+        """Something is at the API, or may be, or is to be collected."""
+        return self.in_flight > 0 or self.to_collect > 0
+
+    @property
+    def complete(self) -> bool:
+        return self.night.completed_at is not None
+
+    @property
+    def sent_everything(self) -> bool:
+        """Nothing waits, nothing is at the API, nothing is to be collected."""
+        return (
+            self.snapshot is not None
+            and not self.waiting
+            and not self.in_flight
+            and not self.to_collect
+        )
+
+    def breaker(self, alerts: AlertLimits) -> Tripped | None:
+        """Why the breaker holds back what waits; None while it does not."""
+        return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
+
+    def describe(self) -> str:
+        """One line for a log, a skip reason, an observation."""
+        if self.snapshot is None:
+            return "its input has not been taken yet"
+        share = self.settled / self.items if self.items else 1.0
+        parts = [f"{share:.0%} complete: {self.settled:,} of {self.items:,} items"]
+        if self.batches:
+            parts.append(f"{self.batches_ended} of {self.batches} batches ended")
+        if self.called:
+            calling = sum(s.requests for s in self.live if s.progress is not None)
+            pace = f"{self.calls_per_second:,.1f} a second"
+            parts.append(f"{self.called:,} of {calling:,} calls answered, {pace}")
+        if self.waiting:
+            parts.append(f"{self.waiting:,} requests wait")
+        if self.unknown:
+            parts.append(f"{self.unknown:,} of unknown outcome")
+        if self.dead_letter:
+            parts.append(f"{self.dead_letter:,} set aside")
+        parts.append(f"${self.total_cost_usd:.4f}")
+        wanted = due.standing(self.night, self.at)
+        if wanted is not None:
+            parts.append(wanted)
+        return ", ".join(parts)
+
+
+def of_night(connection: Connection, night_id: int) -> Progress:
+    """The progress of a night in one consistent view."""
+    night = nights.get_night(connection, night_id)
+    snapshot = (
+        None if night.snapshot_id is None else snapshots.get_snapshot(connection, night.snapshot_id)
+    )
+    live = submissions.of_night(connection, night_id, *LIVE)
+    collected = night_sums.of_night(connection, night_id)
+    latest = submissions.latest_collected(connection, night_id, LATEST)
+    overruled = approvals.of_night(connection, night_id)
+    statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
+    usage: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
+    cost = {"batch": Decimal(0), "realtime": Decimal(0)}
+    for submission in live:
+        if submission.progress is not None:
+            # What calls have cost by their last checkpoint; what they are billed for follows.
+            cost[submission.engine] += Decimal(submission.progress["cost_usd"])
+    for part in collected:
+        cost[part.engine] += part.cost_usd
+        usage.update(part.summary.get("usage", {}))
+        gone.update(part.summary.get("gone", {}))
+        if part.snapshot_id == night.snapshot_id:
+            statuses.update(part.summary.get("statuses", {}))
+    batches = [submission for submission in live if submission.batch_id is not None]
+    ended = sum(part.batches for part in collected)
+    return Progress(
+        night=night,
+        account=accounts.get_account(connection, night.account),
+        snapshot=snapshot,
+        items=snapshot.items if snapshot else 0,
+        statuses=dict(statuses),
+        waiting=shards.requests_waiting(connection, night) + night.open_requests,
+        in_flight=_requests(live, *IN_QUEUE, State.CALLING),
+        unknown=_requests(live, State.UNKNOWN),
+        to_collect=_requests(live, State.ENDED),
+        batches=ended + len(batches),
+        batches_ended=ended + sum(s.state is State.ENDED for s in batches),
+        cost_usd=cost,
+        usage={name: usage[name] for name in USAGE},
+        submissions=tuple(sorted([*latest, *live], key=lambda submission: submission.id)),
+        first=breaker.first_attempts(
+            snapshot, snapshots.snapshots_of(connection, night_id), collected, overruled
+        ),
+        approvals=overruled,
+        at=now(connection),
+        collected=tuple(collected),
+        gone_requests=gone["requests"],
+        gone_usd_bound=gone["picodollars"] / PICODOLLARS,
+    )
+
+
+def with_all(connection: Connection, state: Progress) -> Progress:
+    """A night's progress with every submission that it ever had, those given up included."""
+    return replace(state, submissions=tuple(submissions.of_night(connection, state.night.id)))
+
+
+def wants_plan(state: Progress, full_shard: int) -> bool:
+    """Whether open requests are to be cut into shards: a first plan, or a retry round.
+
+    That is once nothing else is left of the night, or once they fill a shard of `full_shard`.
+    """
+    unplanned = state.night.open_requests
+    idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
+    return unplanned > 0 and (idle or unplanned >= full_shard)
+
+
+def _requests(found: list[Submission], *states: State) -> int:
+    return sum(submission.requests for submission in found if submission.state in states)
+
+
+def as_json(progress: Progress) -> dict[str, Any]:
+    """The part of a night's JSON that `status`, `run` and `report` have in common."""
+    night = progress.night
+    return {
+        "job": night.job,
+        "partition": night.partition,
+        "account": night.account,
+        "items": progress.items,
+        "succeeded": progress.succeeded,
+        "dead_letter": progress.dead_letter,
+        "filtered": progress.filtered,
+        "batches": progress.batches,
+        "simulated": progress.account.simulated,
+        "complete": progress.complete,
+    }

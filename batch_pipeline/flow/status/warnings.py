@@ -1,0 +1,198 @@
+"""What a person should hear of a night before it is too late: what time does to it, passed limits.
+
+A pure function of a night's progress: each face of the pipeline shows the same, and logs each
+`cause` once. The gates are no part of it: they say themselves why a night waits. What is sent to
+people who are not looking stands in `alerts`, and is made of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from batch_pipeline.flow.outcomes import RESULTS_GONE
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.reporting.wording import usd
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+# A batch ends 24 hours after its creation at the latest; what it has not answered then expires.
+NEAR_EXPIRY_SECONDS = 2 * HOUR
+# The API keeps results for 29 days from a batch's creation, not from its end.
+RESULTS_KEPT_SECONDS = 29 * DAY
+NEAR_DELETION_SECONDS = 5 * DAY
+# Ended batches are collected within minutes, unless what collects them has stopped.
+UNCOLLECTED_SECONDS = 6 * HOUR
+# Most answers that were lost are found within minutes: nobody is woken for those.
+UNKNOWN_LASTS_SECONDS = 1 * HOUR
+
+
+@dataclass(frozen=True)
+class NightWarning:
+    """One thing to look at; `batch` is None where it is not about one batch.
+
+    `key` is what else makes it another trouble (a corrected declaration), `alerts` whether it is
+    worth a message to somebody who is not looking.
+    """
+
+    code: str
+    message: str
+    batch: str | None = None
+    key: str = ""
+    alerts: bool = True
+
+    @property
+    def cause(self) -> str:
+        """The same as long as it is the same trouble, whatever the time: told once."""
+        return " ".join(filter(None, (self.code, self.batch, self.key)))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "batch": self.batch}
+
+
+def of(state: Progress, alerts: AlertLimits) -> list[NightWarning]:
+    """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
+    if state.complete:
+        return list(_limits(state, alerts))
+    found = []
+    if state.account.paused_reason is not None:
+        message = f"submission is paused for account {state.account.name}"
+        found.append(
+            NightWarning(
+                "account_paused",
+                f"{message}: {state.account.paused_reason}",
+                key=f"{state.account.paused_at or 0:.0f}",
+            )
+        )
+    if state.night.refused is not None:
+        message = f"the API refused a batch as a whole: {state.night.refused}"
+        found.append(NightWarning("night_refused", message, key=_declared(state)))
+    if state.night.short_of_budget is not None and state.waiting and not state.at_work:
+        message = f"{state.waiting:,} requests are held back: {state.night.short_of_budget}"
+        found.append(NightWarning("budget_reached", message, key=_declared(state)))
+    found.extend(_limits(state, alerts))
+    for submission in state.submissions:
+        found.extend(_of_submission(submission, state.at))
+    return found
+
+
+def _limits(state: Progress, alerts: AlertLimits) -> Iterator[NightWarning]:
+    """Limits of the job that its answers have passed."""
+    if state.answered >= alerts.after_items and state.error_rate > alerts.error_rate:
+        yield NightWarning(
+            "error_rate",
+            f"{state.error_rate:.1%} of {state.answered:,} answered documents are set aside, over "
+            f"{alerts.error_rate:.1%}",
+            key=_declared(state),
+        )
+    if state.gone_requests:
+        yield NightWarning(
+            "results_gone",
+            f"the results of {state.gone_requests:,} requests can never be had; their documents "
+            f"are set aside ({RESULTS_GONE}), and what they cost is not known: at most "
+            f"{usd(state.gone_usd_bound)}, which is not in the report's sums. `batch-pipeline "
+            f"dead-letter redrive {state.night.job} --partition {state.night.partition}` buys them "
+            "again",
+            key=str(state.gone_requests),
+        )
+    # Of the whole night, since what cannot be sent is set aside before anything is answered.
+    rate = state.dead_letter / state.items if state.items else 0.0
+    if rate > alerts.dead_letter_rate:
+        yield NightWarning(
+            "dead_letter_rate",
+            f"{state.dead_letter:,} of the night's {state.items:,} documents are dead letters "
+            f"({rate:.1%}, over {alerts.dead_letter_rate:.1%}); `batch-pipeline dead-letter list "
+            f"{state.night.job} --partition {state.night.partition}` groups them",
+            key=_declared(state),
+        )
+    if state.night.over_budget is not None:
+        yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))
+    limit = alerts.max_usd_per_document
+    settled = state.complete or state.settled >= alerts.after_items
+    if limit is not None and state.settled and settled:
+        each = state.total_cost_usd / state.settled
+        if each > limit:
+            yield NightWarning(
+                "cost_per_document",
+                f"a document costs {usd(each)}, over {usd(limit)}; "
+                f"{usd(state.total_cost_usd)} were billed for {state.settled:,} so far",
+                key=_declared(state),
+            )
+
+
+def _declared(state: Progress) -> str:
+    """A corrected declaration that fails again is another trouble."""
+    return state.snapshot.declaration_hash if state.snapshot is not None else ""
+
+
+def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
+    name = submission.batch_id or submission.token
+    if submission.state is State.UNKNOWN:
+        lasted = at - (submission.window_from or submission.intent_at)
+        yield NightWarning(
+            "unknown_outcome",
+            f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
+            f"for {_long(lasted)}; the API's list is consulted until it is found, or proven absent",
+            name,
+            alerts=lasted > UNKNOWN_LASTS_SECONDS,
+        )
+    if submission.state is State.ACCEPTED and submission.expires_at is not None:
+        yield from _near_expiry(name, submission.expires_at - at)
+    if submission.state in (State.ACCEPTED, State.ENDED):
+        yield from _uncollected(submission, name, at)
+
+
+def _near_expiry(name: str, left: float) -> Iterator[NightWarning]:
+    if left > NEAR_EXPIRY_SECONDS:
+        return
+    when = f"expires in {_long(left)}" if left > 0 else f"should have expired {_long(-left)} ago"
+    yield NightWarning(
+        "near_expiry",
+        f"batch {name} {when} and has not been seen to end; what it leaves unanswered is sent "
+        "again",
+        name,
+    )
+
+
+def _uncollected(submission: Submission, name: str, at: float) -> Iterator[NightWarning]:
+    if submission.accepted_at is not None:
+        left = submission.accepted_at + RESULTS_KEPT_SECONDS - at
+        if left <= 0:
+            yield NightWarning(
+                "results_gone",
+                f"the results of batch {name} were not collected within 29 days; the API has "
+                f"deleted them {_long(-left)} ago. Its documents are set aside with the next run",
+                name,
+            )
+            return
+        if left <= NEAR_DELETION_SECONDS:
+            yield NightWarning(
+                "results_near_deletion",
+                f"the results of batch {name} are deleted by the API in {_long(left)} and are not "
+                "collected; run the night, or switch its sensor on",
+                name,
+            )
+            return
+    waited = at - (submission.ended_at if submission.ended_at is not None else at)
+    if submission.state is State.ENDED and waited > UNCOLLECTED_SECONDS:
+        yield NightWarning(
+            "uncollected",
+            f"batch {name} ended {_long(waited)} ago and is not collected; is the sensor switched "
+            "on? `batch-pipeline run` collects too",
+            name,
+        )
+
+
+def _long(seconds: float) -> str:
+    """`42 s`, `7 min`, `5 h 07 min`, `3 days`: no finer than a person needs."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // 60} min"
+    if whole < 2 * DAY:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days"

@@ -1,0 +1,360 @@
+"""The stations of a night, each of which may be run at any time, twice, or after a crash.
+
+The command line's `run`, the Dagster assets and the sensor's follow-ups call these same functions;
+each looks at the ledger and does what is left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.batches import reconciliation, submission
+from batch_pipeline.flow.batches.polling import poll
+from batch_pipeline.flow.batches.submission import Submitted
+from batch_pipeline.flow.costs import estimate
+from batch_pipeline.flow.dataset import input_dataset, kept_units
+from batch_pipeline.flow.dataset.ahead import InputAhead
+from batch_pipeline.flow.dataset.files import Sources
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.deadline import takeover
+from batch_pipeline.flow.gates import budget
+from batch_pipeline.flow.gates.prices import price_for
+from batch_pipeline.flow.pilot import sample
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import plan
+from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.realtime import calls
+from batch_pipeline.flow.results import claims, results_folder
+from batch_pipeline.flow.status import due, retirement
+from batch_pipeline.flow.status import progress as progress_of
+from batch_pipeline.flow.status.due import Start
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts, approvals, nights, snapshots, submissions
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InputTaken:
+    """The night's snapshot; `note` says what a person should know of how it came about."""
+
+    night: Night
+    snapshot: Snapshot
+    note: str
+
+
+def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
+    """The night under the account in force, made if it is new."""
+    account = pipeline.account
+    with pipeline.ledger.write() as connection:
+        return nights.open_night(connection, spec.name, partition, account.name)
+
+
+def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
+    """What a person who starts a night lifts: a refusal and a pause; with `resume` a cancel too."""
+    with pipeline.ledger.write() as connection:
+        accounts.pause_account(connection, night.account, None)
+        nights.update_night(connection, night.id, refused=None)
+        if resume:
+            nights.update_night(connection, night.id, held_at=None)
+        return nights.get_night(connection, night.id)
+
+
+def take_input(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    *,
+    again: bool = False,
+    start: Start = Start.PERSON,
+    ahead: InputAhead | None = None,
+) -> InputTaken:
+    """Take the night's snapshot, or keep it where neither files nor declaration have changed.
+
+    `again` reads the files even if they look unchanged. While batches of the night are in flight
+    the snapshot stays: what changed is taken up by the next run after their end. `start` says who
+    began the night: its deadline is fixed with the snapshot. What was read `ahead` is not read
+    again.
+    """
+    price_for(spec)
+    results_folder.repair(pipeline, night)
+    former = results_folder.former_account(pipeline, night)
+    night, current, busy = _standing(pipeline, night)
+    if current is not None and night.pruned_at is not None:
+        return InputTaken(night, current, "the night was pruned; its input is not read again")
+    try:
+        sources = input_dataset.find_input(pipeline, spec, night.partition)
+    except InputDataError as error:
+        if again or current is None or night.completed_at is None or not night.published:
+            raise
+        # Input is moved away once a night is done; that takes nothing back.
+        return InputTaken(night, current, f"input kept as it was: {error}")
+    if busy and not night.published:
+        # Another account's night was shown meanwhile; what is in flight belongs to this one.
+        results_folder.show(pipeline, night)
+        night = pipeline.refreshed(night)
+    if current is not None and night.published:
+        reason = _why_kept(spec, current, sources, busy=busy, again=again)
+        if reason is not None:
+            return InputTaken(night, current, reason)
+    new = _read(pipeline, spec, night, sources, current, ahead)
+    if (
+        current is not None
+        and night.published
+        and (new.folder, new.signature) == (current.folder, current.signature)
+    ):
+        return InputTaken(night, current, "input unchanged")
+    try:
+        snapshot = results_folder.switch_snapshot(
+            pipeline,
+            night,
+            new,
+            deadline=lambda taken_at: due.of_night(spec, night.partition, taken_at, start),
+        )
+    except results_folder.NightChangedError:
+        log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
+        return take_input(pipeline, spec, night, start=start)
+    log.info(
+        "%s %s: %s items, %s set aside, %s answered by another's request",
+        night.job,
+        night.partition,
+        f"{new.items:,}",
+        f"{new.invalid_input + new.too_large:,}",
+        f"{new.duplicates:,}",
+    )
+    note = _note(pipeline, night, former, current, new)
+    _keep_estimate(pipeline, spec, night, snapshot)
+    return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _note(
+    pipeline: Pipeline,
+    night: Night,
+    former: Account | None,
+    current: Snapshot | None,
+    new: NewSnapshot,
+) -> str:
+    if former is not None:
+        return _start_over(pipeline, night, former)
+    if current is not None:
+        return f"input read again: {input_dataset.compare(pipeline.files, current, new)}"
+    return "input read"
+
+
+def _standing(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
+    """The night as it is now, its snapshot, and whether anything of it is in flight.
+
+    Of a night that was pruned and that the results folder does not show the snapshot is none: its
+    files are gone, and what was bought is known from its answers.
+    """
+    with pipeline.ledger.read() as connection:
+        night = nights.get_night(connection, night.id)
+        gone = night.pruned_at is not None and not night.published
+        current = (
+            None
+            if night.snapshot_id is None or gone
+            else snapshots.get_snapshot(connection, night.snapshot_id)
+        )
+        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
+    return night, current, bool(busy)
+
+
+def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
+    """What the night was expected to cost, for the report to be compared with."""
+    expected = estimate.as_json(estimate.expectation(pipeline, spec, night, snapshot))
+    with pipeline.ledger.write() as connection:
+        if nights.get_night(connection, night.id).snapshot_id == snapshot.id:
+            nights.update_night(connection, night.id, estimate=expected)
+
+
+def _why_kept(
+    spec: JobSpec, current: Snapshot, sources: Sources, *, busy: bool, again: bool
+) -> str | None:
+    """Why a snapshot stays the night's own without the files being read, or None."""
+    declared = current.declaration_hash == Declaration.of(spec).hash
+    unchanged = declared and current.signature == sources.signature
+    if busy and not unchanged:
+        return "input or declaration changed; that is taken up once what is in flight has ended"
+    return "input unchanged" if unchanged and (busy or not again) else None
+
+
+def _read(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    sources: Sources,
+    current: Snapshot | None,
+    ahead: InputAhead | None,
+) -> NewSnapshot:
+    """The snapshot of the input as it is now; what a redrive kept is kept on."""
+    retirement.check(spec)
+    declaration = Declaration.of(spec)
+    was_read = None if current is not None or ahead is None else ahead.take(sources)
+    if was_read is not None:
+        return was_read
+    if current is None or not kept_units.is_kept_on(night, current, declaration):
+        return input_dataset.read_snapshot(pipeline, spec, night.partition, sources)
+    with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
+        return input_dataset.read_snapshot(pipeline, spec, night.partition, sources, kept=kept)
+
+
+def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
+    what = "simulated" if former.simulated else f"run under account {former.name!r}"
+    if former.simulated:
+        # What the API answered is kept for ever; what was made up must not lie beside it.
+        pipeline.files.remove(paths.raw(night.job, night.partition))
+        pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
+    note = f"this night was {what} before; it starts over under account {night.account!r}"
+    log.warning("%s %s: %s", night.job, night.partition, note)
+    return note
+
+
+def run_pilot(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+) -> dict[str, Any] | Waiting:
+    """Bring the pilot as far as it goes now: its verdict, or why it waits."""
+    return sample.run_pilot(pipeline, spec, night, price_for(spec))
+
+
+def submit(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Submitted:
+    """Plan what is open, send what there is room for, and make the calls that go in real time.
+
+    `meanwhile` is called again and again while calls are made.
+    """
+    reconciliation.reconcile(pipeline, night.account)
+    night, snapshot = plan.current(pipeline, night)
+    if snapshot.declaration_hash != Declaration.of(spec).hash:
+        reason = (
+            "the declaration changed; take the input again (`run`, or materialize it) to use it"
+        )
+        return Submitted(0, Waiting(reason, _waiting(pipeline, night)))
+    verdict = night.pilot
+    if verdict is None or not sample.holds(verdict, snapshot):
+        return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
+    if approvals.lets_go(verdict, _approvals(pipeline, night)):
+        _plan(pipeline, spec, night, snapshot)
+    admitted = budget.limits(pipeline, spec, night)
+    may_send = sample.may_send(spec)
+    submitted = submission.submit_waiting(pipeline, night, admitted, may_send)
+    watched = _watching_deadline(pipeline, spec, night, meanwhile)
+    called = calls.send_all(pipeline, spec, night, may_send, watched)
+    waiting = called.waiting if called.waiting.reason is not None else submitted.waiting
+    return replace(submitted, waiting=waiting, answers=called.answers)
+
+
+def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
+    """Make shards of what is open, for the engine that is to answer it; of a batch's shards several
+    fit under the ceilings at once."""
+    found = takeover.course(pipeline, spec, night)
+    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    if not takeover.wants_batches(pipeline, spec, found, limits) and not found.to_realtime:
+        return
+    with pipeline.ledger.read() as connection:
+        bounds = budget.bounds(connection, spec, night, snapshot)
+    if takeover.wants_batches(pipeline, spec, found, limits):
+        seen = plan.view(pipeline, night)
+        if seen.snapshot.id != snapshot.id:
+            return
+        engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
+        shards = ShardLimits.of_calls(spec) if engine == "realtime" else limits
+        ceilings = budget.ceilings(pipeline.settings, spec)
+        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine)
+        plan.plan_all(pipeline, seen, shards.at_most(at_once), bounds, spec.retry, engine)
+        found = takeover.course(pipeline, spec, night)
+    if found.to_realtime:
+        takeover.change_over(pipeline, spec, found, limits, bounds)
+
+
+def _watching_deadline(
+    pipeline: Pipeline, spec: JobSpec, night: Night, meanwhile: Callable[[], None]
+) -> Callable[[], None]:
+    """`meanwhile`, and besides, with each poll interval, a look at the deadline: calls may be made
+    for longer than batches may be let alone."""
+    looked = time.monotonic()
+
+    def go_on() -> None:
+        nonlocal looked
+        meanwhile()
+        if time.monotonic() - looked >= pipeline.settings.poll_seconds:
+            looked = time.monotonic()
+            meet_deadline(pipeline, spec, night)
+
+    return go_on
+
+
+def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
+    """Take over what is at the API and would miss the night's deadline, if it has one."""
+    takeover.meet(pipeline, spec, night)
+
+
+def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:
+    with pipeline.ledger.read() as connection:
+        return approvals.of_night(connection, night.id)
+
+
+def _waiting(pipeline: Pipeline, night: Night) -> int:
+    return progress(pipeline, night).waiting
+
+
+def poll_account(pipeline: Pipeline, account: str) -> None:
+    """See what has ended and what became of unknown submissions, for all nights of the account."""
+    reconciliation.reconcile(pipeline, account)
+    poll(pipeline, account)
+
+
+def collect_ended(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    collected: Callable[[], None] = lambda: None,
+) -> int:
+    """Collect what has ended; returns how many submissions. What cannot be had now is left.
+
+    So is what another process collects. `collected` is called after each.
+    """
+    results_folder.repair(pipeline, night)
+    if pipeline.refreshed(night).held_at is not None:
+        calls.close_abandoned(pipeline, night)
+    return claims.collect_all(pipeline, spec, night, collected)
+
+
+def finish(pipeline: Pipeline, night: Night) -> Progress:
+    """Mark the night complete if it is: every input item is in the results, once."""
+    state = progress(pipeline, night)
+    if state.complete or not state.sent_everything or state.night.held_at is not None:
+        return state
+    if not state.night.published:
+        # The folder shows another account's; taking the input shows this one again.
+        return state
+    assert state.snapshot is not None
+    results_folder.reconcile_counts(pipeline, state.night, state.snapshot)
+    with pipeline.ledger.write() as connection:
+        current = nights.get_night(connection, night.id)
+        if current.revision == state.night.revision and current.published:
+            nights.update_night(connection, night.id, completed_at=state.at)
+        return progress_of.of_night(connection, night.id)
+
+
+def progress(pipeline: Pipeline, night: Night) -> Progress:
+    with pipeline.ledger.read() as connection:
+        return progress_of.of_night(connection, night.id)
