@@ -13,8 +13,8 @@ from rich.table import Table
 
 from batch_pipeline.api.anthropic_api import AnthropicApi
 from batch_pipeline.cli import live, views
-from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.demo_corpus import collect_documents
+from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.costs.cost_report import write_report

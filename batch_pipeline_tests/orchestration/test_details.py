@@ -12,7 +12,7 @@ import pytest
 
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.orchestration import charts, cursor
-from batch_pipeline_tests.flow.rows import SUBMISSION
+from batch_pipeline_tests.flow.dataset.prepared_rows import SUBMISSION
 
 INLINE_CHARACTERS = 1_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batch_pipeline.ledger import accounts, nights, submissions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.orchestration.standing import unfinished_nights
-from batch_pipeline_tests.state.conftest import ACCOUNT, a_night, accept, begun
+from batch_pipeline_tests.ledger.conftest import ACCOUNT, a_night, accept, begun
 
 
 def test_a_late_batch_makes_a_complete_night_unfinished(ledger_url: str) -> None:

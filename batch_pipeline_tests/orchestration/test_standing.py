@@ -11,7 +11,7 @@ from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.orchestration.decisions import Room
 from batch_pipeline.orchestration.standing import AccountView, standing_of
-from batch_pipeline_tests.flow.rows import NIGHT, NOW, SNAPSHOT, STATE
+from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, NOW, SNAPSHOT, STATE
 
 
 def view(*, realtime: bool) -> AccountView:

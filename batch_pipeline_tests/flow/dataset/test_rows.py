@@ -1,0 +1,244 @@
+"""Rows of every format: what is read, and what sets one row aside."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+import tracemalloc
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.rows import read_rows, row_values
+from batch_pipeline_tests.flow.dataset.input_files import read, write, write_parquet
+
+# --- what is read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "csv.zst", "CSV"])
+def test_csv(tmp_path: Path, ending: str) -> None:
+    data = '\ufeffid,text,other\r\n007,"a ""b"", c\r\nd",\r\n\r\n8,ü\u2028ü,1.10\r\n'
+    rows = read(write(tmp_path / f"x.{ending}", data.encode()), ("text", "id"))
+    assert [(row.id, row.number, row.problem) for row in rows] == [("007", 2, None), ("8", 5, None)]
+    assert rows[0].values == {"text": 'a "b", c\r\nd', "id": "007"}
+    assert orjson.loads(rows[0].input) == {"id": "007", "text": 'a "b", c\r\nd', "other": None}
+    assert orjson.loads(rows[1].input) == {"id": "8", "text": "ü\u2028ü", "other": "1.10"}
+    assert rows[0].source == str(tmp_path / f"x.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_jsonl(tmp_path: Path, ending: str) -> None:
+    lines = [
+        b'\xef\xbb\xbf{"id": "a", "text": "one\xe2\x80\xa8line"}\r',
+        b"",
+        b'{"id": 12345678901234567890123, "text": 1.10}',
+        b'  {"id": 1.50, "text": {"n": [123456789012345678901, 2.0]}} ',
+        b'{"id": true, "text": true, "x": NaN}',
+    ]
+    rows = read(write(tmp_path / f"x.{ending}", b"\n".join(lines)))
+    assert [(row.id, row.number, row.values["text"]) for row in rows] == [
+        ("a", 1, "one\u2028line"),
+        ("12345678901234567890123", 3, "1.10"),
+        ("1.50", 4, '{"n":[123456789012345678901,2.0]}'),
+        ("true", 5, "true"),
+    ]
+    assert orjson.loads(rows[3].input)["x"] is None
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    cells: dict[str, tuple[pa.Array[Any], str | None]] = {
+        "string": (pa.array(["ü"]), "ü"),
+        "large": (pa.array(["x"], pa.large_string()), "x"),
+        "dictionary": (pa.array(["d"]).dictionary_encode(), "d"),
+        "int": (pa.array([-3]), "-3"),
+        "uint": (pa.array([2**64 - 1], pa.uint64()), "18446744073709551615"),
+        "bool": (pa.array([True]), "true"),
+        "float": (pa.array([1.5]), "1.5"),
+        "float32": (pa.array([0.1], pa.float32()), "0.1"),
+        "nan": (pa.array([float("nan")]), None),
+        "nan32": (pa.array([float("nan")], pa.float32()), None),
+        "null": (pa.nulls(1), None),
+        "decimal": (pa.array([Decimal("1.10")]), "1.10"),
+        "date": (pa.array([dt.date(2026, 1, 2)]), "2026-01-02"),
+        "timestamp": (pa.array([1], pa.timestamp("us")), "1970-01-01T00:00:00.000001"),
+        "zoned": (pa.array([0], pa.timestamp("s", "UTC")), "1970-01-01T00:00:00+00:00"),
+        "nanoseconds": (pa.array([1], pa.timestamp("ns")), "1970-01-01T00:00:00.000000001"),
+        "time": (pa.array([61], pa.time32("s")), "00:01:01"),
+        "duration": (pa.array([61], pa.duration("s")), "0:01:01"),
+        "binary": (pa.array(["ü".encode()]), "ü"),
+        "list": (pa.array([[1, None]]), "[1,null]"),
+        "struct": (
+            pa.array([{"a": b"x", "b": Decimal("2.50"), "c": dt.date(2026, 1, 2)}]),
+            '{"a":"x","b":"2.50","c":"2026-01-02"}',
+        ),
+        "map": (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), '[["k",1]]'),
+    }
+    path = write_parquet(
+        tmp_path / "x.parquet", {"id": [7], **{name: array for name, (array, _) in cells.items()}}
+    )
+    (row,) = read(path, tuple(cells))
+    assert row.id == "7"
+    assert row.values == {name: text for name, (_, text) in cells.items() if text is not None}
+    assert row.problem == "null in column 'nan'"
+
+
+def test_parquet_in_several_row_groups_numbers_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"id": range(1000), "text": ["x" * 100] * 1000})
+    pq.write_table(table, path, row_group_size=300)
+    rows = read(path)
+    assert [(row.id, row.number) for row in rows] == [(str(n), n + 1) for n in range(1000)]
+
+
+def test_texts_are_one_row_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "b.txt", b"")
+    write(tmp_path / "in" / "a" / "x.md", "\ufeff# Ü\r\n".encode())
+    write(tmp_path / "in" / "c.txt.gz", b"packed")
+    rows = read(tmp_path / "in" / "**")
+    assert [(row.id, row.values["text"], row.number) for row in rows] == [
+        ("a/x.md", "# Ü\r\n", 1),
+        ("b.txt", "", 1),
+        ("c.txt.gz", "packed", 1),
+    ]
+    assert rows[1].problem is None
+
+
+def test_remote_files_read_like_local_ones() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/readers/a.csv", b"id,text\n1,one\n")
+    memory.pipe("/readers/b.jsonl.gz", gzip.compress(b'{"id":"2","text":"two"}\n'))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": [3], "text": ["three"]}), buffer)
+    memory.pipe("/readers/c.parquet", buffer.getvalue())
+    rows = read("memory://readers/*")
+    assert [(row.id, row.values["text"]) for row in rows] == [
+        ("1", "one"),
+        ("2", "two"),
+        ("3", "three"),
+    ]
+    memory.rm("/readers", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.csv", b""),
+        ("x.csv", b"id,text\n"),
+        ("x.jsonl", b""),
+        ("x.jsonl", b"\n \n"),
+        ("x.jsonl.zst", b""),
+    ],
+)
+def test_no_rows_is_valid(tmp_path: Path, name: str, data: bytes) -> None:
+    assert read(write(tmp_path / name, data)) == []
+
+
+def test_a_document_larger_than_the_csv_modules_default_limit(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", b"id,text\n1," + b"x" * 1_000_000 + b"\n")
+    assert len(read(path)[0].values["text"]) == 1_000_000
+
+
+# --- what sets a row aside -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("x.csv", b"id,text\n1,\n", "null in column 'text'"),
+        ("x.csv", b'id,text\n1,""\n', "null in column 'text'"),
+        ("x.csv", b"id,text\n1,caf\xe9\n", "undecodable text in column 'text'"),
+        ("x.jsonl", b'{"id":1,"text":null}\n', "null in column 'text'"),
+        ("x.jsonl", b'{"id":1}\n{"id":2,"text":"x"}\n', "null in column 'text'"),
+        ("x.jsonl", b'{"id":1,"text":NaN}\n', "null in column 'text'"),
+        ("x.jsonl", b'{"id":1,"text":"\\ud83d"}\n', "undecodable text in column 'text'"),
+        ("x.jsonl", b'{"id":1,"text":"caf\xe9"}\n', "undecodable text in column 'text'"),
+        ("x.jsonl", b'{"id":1,"text":["caf\xe9"]}\n', "undecodable text in column 'text'"),
+        (
+            "x.jsonl",
+            b'{"id":1,"text":' + b"[" * 300 + b"]" * 300 + b"}",
+            "too deeply nested JSON in column 'text'",
+        ),
+        (
+            "x.jsonl",
+            b'{"id":1,"text":' + b"[" * 1000 + b"]" * 1000 + b"}",
+            "too deeply nested JSON in column 'text'",
+        ),
+        ("x.jsonl", b'{"id":1,"text":"x","other":"\\ud83d"}\n', None),
+        ("x.jsonl", b'{"id":1,"text":"\\\\xe9 is a backslash"}\n', None),
+        ("x.txt", b"caf\xe9", "undecodable text in column 'text'"),
+    ],
+)
+def test_a_dirty_row_is_set_aside(
+    tmp_path: Path, name: str, data: bytes, problem: str | None
+) -> None:
+    row = read(write(tmp_path / name, data))[0]
+    assert row.problem == problem
+    assert row_values(row.input, ("text",)) == (row.values, problem)
+    assert ("text" in row.values) == (problem is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.csv", b"id,text\n1,caf\xe9\n"),
+        ("x.jsonl", b'{"id":1,"text":"caf\xe9"}\n'),
+        ("x.txt", b"caf\xe9"),
+    ],
+)
+def test_undecodable_bytes_are_kept(tmp_path: Path, name: str, data: bytes) -> None:
+    (row,) = read(write(tmp_path / name, data))
+    assert orjson.loads(row.input)["text"] == {"$undecodable": "caf\\xe9"}
+
+
+def test_undecodable_parquet_strings_spoil_only_their_cell(tmp_path: Path) -> None:
+    strings = pa.array([b"caf\xe9", b"fine"]).view(pa.string())
+    binary = pa.array([b"fine", b"caf\xe9"])
+    nested = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), strings)
+    table = {"id": [1, 2], "s": strings, "d": strings.dictionary_encode(), "b": binary, "n": nested}
+    rows = read(write_parquet(tmp_path / "x.parquet", table), ("s", "d", "b", "n"))
+    assert rows[0].values == {"b": "fine"}
+    assert rows[0].problem == "undecodable text in column 's'"
+    assert rows[1].values == {"s": "fine", "d": "fine", "n": '["fine"]'}
+    assert rows[1].problem == "undecodable text in column 'b'"
+
+
+def test_a_date_that_python_lacks_spoils_only_its_cell(tmp_path: Path) -> None:
+    dates = pa.array([3_000_000, 0], pa.date32())
+    rows = read(write_parquet(tmp_path / "x.parquet", {"id": [1, 2], "text": dates}))
+    assert [row.problem is None for row in rows] == [False, True]
+    assert rows[1].values == {"text": "1970-01-01"}
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv.zst", "x.jsonl.gz"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
+    path, number = tmp_path / name, 6000
+    text = "word " * 2_000  # 10 KB; 60 MB in all
+    if name == "x.parquet":
+        texts = [f"{n} {text}" for n in range(number)]
+        pq.write_table(pa.table({"id": range(number), "text": texts}), path)
+    elif name == "x.csv.zst":
+        write(path, b"id,text\n" + b"".join(b"%d,%s\n" % (n, text.encode()) for n in range(number)))
+    else:
+        lines = (b'{"id":%d,"text":"%s"}\n' % (n, text.encode()) for n in range(number))
+        write(path, b"".join(lines))
+    sources = find_sources(str(path), "all", {})
+    arrow_before = pa.total_allocated_bytes()
+    arrow_peak = 0
+    tracemalloc.start()
+    for row in read_rows(sources, "id", ("text",)):
+        assert row.problem is None
+        arrow_peak = max(arrow_peak, pa.total_allocated_bytes() - arrow_before)
+    python_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert python_peak + arrow_peak < 40_000_000

@@ -1,0 +1,62 @@
+"""Open units of a night without answers: found without a join, which says the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import manifests, plan
+from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT
+from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline(settings(tmp_path / "home"))
+
+
+def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
+    spec = job(write_rows(tmp_path / "in.jsonl", [*rows, {"id": "bad", "text": None}]))
+    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    read = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    snapshot: Snapshot = replace(SNAPSHOT, **vars(read))
+    room = MoreRoom.of(spec.retry, Declaration.of(spec))
+
+    def write(path: str, table: pa.Table) -> None:
+        with pipeline.files.staged() as staged:
+            pq.write_table(table, staged)
+            pipeline.files.publish(staged, path)
+
+    def found(answers: StandingAnswers, held: list[str]) -> list[pa.Table]:
+        with open_units(pipeline.files, snapshot, answers, held) as units:
+            every = [plan._as_manifest(batch, room) for batch in units.all()]
+            sample = plan._as_manifest(units.sample(7, seed=1), room)
+            assert not units.cut_off(3)
+            assert units.count() == sum(table.num_rows for table in every)
+            return [pa.concat_tables(every), sample]
+
+    write("answers", ANSWERS_SCHEMA.empty_table())
+    new, none_stands = StandingAnswers((), ()), StandingAnswers(("answers",), ())
+    every, sample = found(new, [])
+    assert (every.num_rows, sample.num_rows) == (40, 7)
+    write("held", every.slice(10, 5))
+    write("held too", manifests.SCHEMA.empty_table())
+    for held, left in ([], 40), (["held", "held too"], 35):
+        for one, other in zip(found(new, held), found(none_stands, held), strict=True):
+            assert one.equals(other)
+        assert found(new, held)[0].num_rows == left

@@ -1,0 +1,166 @@
+"""Results that can never be had: set aside, booked honestly, never bought again silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import paths, redrive
+from batch_pipeline.flow.costs.cost_report import write_report
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.results import lost_results
+from batch_pipeline.flow.results.judge import ResultsIncompleteError
+from batch_pipeline.flow.results.lost_results import LEAST_SECONDS, MOST_DOWNLOADS, why_gone
+from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import warnings
+from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
+from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
+from batch_pipeline.ledger.submissions import State
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.flow.dataset.prepared_rows import NOW, submission
+from batch_pipeline_tests.flow.fake_api import a_batch
+from batch_pipeline_tests.support import (
+    PARTITION,
+    Faults,
+    RealApi,
+    by_id,
+    dead_letters,
+    documents,
+    error,
+    job,
+    results,
+    statuses,
+    submissions_of,
+    write_rows,
+)
+
+OLD, YOUNG = NOW + RESULTS_KEPT_SECONDS + 1, NOW + RESULTS_KEPT_SECONDS - 1
+NOT_FOUND = ApiFailure(404, "not_found_error", None, "m")
+OUT = ApiFailure(500, "api_error", None, "m")
+REVOKED = ApiFailure(401, "authentication_error", None, "m")
+INCOMPLETE = ResultsIncompleteError("m")
+ARCHIVED = a_batch("batch_1")
+object.__setattr__(ARCHIVED, "archived", True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "batch", "at", "is_gone"),
+    [
+        (NOT_FOUND, a_batch("batch_1"), YOUNG, False),
+        (NOT_FOUND, None, YOUNG, False),
+        (NOT_FOUND, ARCHIVED, YOUNG, True),
+        (NOT_FOUND, a_batch("batch_1"), OLD, True),
+        (NOT_FOUND, None, OLD, True),
+        (OUT, ARCHIVED, OLD, False),
+        (REVOKED, ARCHIVED, OLD, False),
+    ],
+)
+def test_what_the_api_has_deleted_is_gone(
+    failure: ApiFailure, batch: object, at: float, is_gone: bool
+) -> None:
+    assert (why_gone(submission(), failure, batch, at) is not None) is is_gone  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("downloads", "waited", "is_gone"),
+    [
+        (None, LEAST_SECONDS, False),
+        (MOST_DOWNLOADS - 2, LEAST_SECONDS, False),
+        (MOST_DOWNLOADS - 1, LEAST_SECONDS - 1, False),
+        (MOST_DOWNLOADS - 1, LEAST_SECONDS, True),
+    ],
+)
+def test_lines_that_many_downloads_lacked_for_a_day_are_gone(
+    downloads: int | None, waited: float, is_gone: bool
+) -> None:
+    ended = submission(ended_at=NOW, downloads=downloads)
+    assert (why_gone(ended, INCOMPLETE, None, NOW + waited) is not None) is is_gone
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JobSpec:
+    return job(
+        write_rows(tmp_path / "in.jsonl", documents(8)), limits={"max_requests_per_batch": 5}
+    )
+
+
+def test_a_batch_that_was_deleted_by_its_age_ends_in_dead_letters(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, spec: JobSpec
+) -> None:
+    pipeline = make_pipeline(api=RealApi())
+    sim.hold()
+    run(pipeline, spec, PARTITION, wait=False)
+    sim.release()
+    [old, _] = submissions_of(pipeline)
+    days = RESULTS_KEPT_SECONDS + 1
+    with pipeline.ledger.write() as connection:
+        query = f"UPDATE submission SET accepted_at = accepted_at - {days} WHERE id = {old.id}"
+        connection.execute(sa.text(query))
+
+    def deleted(request: Request) -> Response | None:
+        return error(404, "not_found_error") if str(old.batch_id) in request.url.path else None
+
+    def unlisted(request: Request, response: Response) -> Response:
+        if request.method == "GET" and request.url.path.endswith("/batches"):
+            data = json.loads(bytes(response.body))
+            data["data"] = [batch for batch in data["data"] if batch["id"] != old.batch_id]
+            return Response(json.dumps(data), media_type="application/json")
+        return response
+
+    faults.on_request, faults.on_response = deleted, unlisted
+    state = run(pipeline, spec, PARTITION)
+    assert state.complete
+    assert sim.books.accepted_requests == 8, "nothing is bought again"
+    rows = results(pipeline, spec)
+    assert statuses(rows) == {"errored": old.requests, "succeeded": 8 - old.requests}
+    lost = [row for row in rows if row["status"] == "errored"]
+    assert {row["error_type"] for row in lost} == {"results_gone"}
+    assert {row["cost_usd"] for row in lost} == {Decimal(0)}
+    assert len(dead_letters(pipeline, spec)) == old.requests
+    assert not pipeline.files.list(paths.raw(spec.name, PARTITION), f"{old.batch_id}.jsonl.zst")
+    [warning] = [w for w in warnings.of(state, AlertsSpec()) if w.code == "results_gone"]
+    assert "is not known: at most $" in warning.message
+    report = write_report(pipeline, spec, state.night)
+    assert (report.gone.requests, report.gone.usd_bound) == (old.requests, old.usd_bound)
+    text = pipeline.files.read(paths.report(spec.name, PARTITION, ".md"))
+    assert text is not None
+    assert f"**Results gone:** {old.requests} requests, cost unknown" in text.decode()
+
+    faults.on_request, faults.on_response = lambda _: None, lambda _, response: response
+    assert redrive.redrive(pipeline, spec, PARTITION) == {"errored": old.requests}
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 8}
+    assert sim.books.accepted_requests == 8 + old.requests
+
+
+def test_lines_that_never_come_are_set_aside_and_the_others_kept(
+    sim: Simulator,
+    pipeline: Pipeline,
+    faults: Faults,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short(_batch_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        lines = b"".join(chunks).splitlines(keepends=True)
+        yield b"".join([*lines[:-1], b'{"custom_id": \n'])
+
+    faults.on_results = short
+    monkeypatch.setattr(lost_results, "LEAST_SECONDS", 0.0)
+    state = run(pipeline, spec, PARTITION)
+    assert state.complete
+    assert state.statuses == {"succeeded": 6, "errored": 2}
+    assert (state.gone_requests, sim.books.accepted_requests) == (2, 8)
+    rows = by_id(results(pipeline, spec))
+    assert len(rows) == 8
+    billed = sum((row["cost_usd"] for row in rows.values()), Decimal(0))
+    assert billed + state.gone_usd_bound > sim.books.batch_cost_usd > billed
+    assert {s.downloads for s in submissions_of(pipeline)} == {MOST_DOWNLOADS}
+    assert {s.state for s in submissions_of(pipeline)} == {State.COLLECTED}

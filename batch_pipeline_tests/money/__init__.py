@@ -1,1 +1,0 @@
-"""Tests of prices, estimate, budget and report."""

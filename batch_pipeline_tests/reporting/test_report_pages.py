@@ -1,0 +1,170 @@
+"""What people see of a report: short Markdown, and a page that data cannot take over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import pytest
+
+from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.distribution import Distribution
+from batch_pipeline.reporting.report import (
+    Costs,
+    ModelUsage,
+    NightCost,
+    PricedModel,
+    Report,
+    SetAside,
+)
+from batch_pipeline.reporting.wording import duration, usd
+from batch_pipeline_tests.reporting.reports import EMPTY, REPORT, changed
+
+RENDERERS = [report_markdown.render, report_html.render]
+FETCHING = {
+    "script", "link", "img", "iframe", "object", "embed", "image", "use", "foreignobject",
+}  # fmt: skip
+VOID = {"meta", "col"}
+HOSTILE = """<script>alert("1")</script><img src=x onerror='a()'>"""
+STATUSES = (
+    "succeeded", "errored", "expired", "canceled", "truncated", "refused", "invalid_output",
+    "invalid_input", "too_large", "filtered",
+)  # fmt: skip
+MUCH = Decimal("123456789.123456789012")
+HUGE = replace(
+    REPORT,
+    job="a" * 300,
+    partition="p" * 300,
+    model=PricedModel("m" * 300, "m" * 300, "genai-prices"),
+    simulated=True,
+    complete=False,
+    items=10**9,
+    statuses=dict.fromkeys(STATUSES, 10**8),
+    costs=Costs(*[MUCH] * 4),
+    tokens=TokenUsage(*[10**13] * 5),
+    batches=10**6,
+    turnaround=Distribution.of_seconds([1.0, *[86_399.0] * 50, 86_400.0]),
+    models=(ModelUsage("m" * 300, "m", "batch", 10**9, TokenUsage(*[10**13] * 5), MUCH, MUCH),) * 3,
+    trend=(NightCost("p" * 300, MUCH, Decimal(1), 10**9, 1, complete=False),) * 30,
+)
+
+
+class _Page(HTMLParser):
+    """Collects text, and elements with their attributes; checks that elements are closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.elements: list[str] = []
+        self.attributes: set[str] = set()
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("report", [REPORT, EMPTY, HUGE], ids=["usual", "empty", "huge"])
+def test_markdown_is_short_enough_to_show_inline(report: Report) -> None:
+    assert len(report_markdown.render(report)) < report_markdown.INLINE_CHARACTERS
+
+
+@pytest.mark.parametrize("render", RENDERERS)
+def test_a_simulated_night_says_so(render: Callable[[Report], str]) -> None:
+    assert "SIMULATED: no money was spent" in render(changed(simulated=True))
+    assert "SIMULATED" not in render(REPORT)
+
+
+@pytest.mark.parametrize("render", RENDERERS)
+def test_an_unfinished_night_says_so(render: Callable[[Report], str]) -> None:
+    assert "Not complete" in render(changed(complete=False, completed_at=None))
+    assert "Not complete" not in render(REPORT)
+
+
+def test_markdown_has_the_costs() -> None:
+    text = report_markdown.render(REPORT)
+    for expected in ("$25.22", "$24.81", "$50.04", "49.6%", "$0.00210", "160 errored"):
+        assert expected in text
+
+
+def test_names_do_not_become_emphasis() -> None:
+    assert report_markdown.render(REPORT).startswith("### contract\\_review 2026-11-21: $25.22\n")
+
+
+def test_page_has_the_numbers() -> None:
+    text = _Page(report_html.render(REPORT)).text
+    for expected in ("$25.22", "$50.04", "97.9%", "36,000,000", "22 min 00 s", "Overloaded"):
+        assert expected in text
+
+
+@pytest.mark.parametrize("report", [REPORT, EMPTY, HUGE], ids=["usual", "empty", "huge"])
+def test_page_needs_and_runs_nothing_else(report: Report) -> None:
+    page = _Page(report_html.render(report))
+    assert not {"script", "link", "img", "iframe", "object", "image", "use", "foreignobject"} & set(
+        page.elements
+    )
+    assert not {"src", "href", "xlink:href", "onerror", "onclick"} & page.attributes
+
+
+def test_hostile_data_stay_text() -> None:
+    hostile = replace(
+        REPORT,
+        job=HOSTILE,
+        partition=HOSTILE,
+        account=HOSTILE,
+        results_path=HOSTILE,
+        other_models=(HOSTILE,),
+        model=PricedModel(HOSTILE, HOSTILE, HOSTILE),
+        statuses={HOSTILE: 1},
+        set_aside=(SetAside(HOSTILE, HOSTILE + "e", HOSTILE, 1, (HOSTILE,), True),),
+    )
+    page = _Page(report_html.render(hostile))
+    assert not {"script", "img"} & set(page.elements)
+    assert HOSTILE in page.text
+
+
+def test_long_messages_and_ids_are_clipped() -> None:
+    group = SetAside("errored", "api_error", "m" * 10_000, 1, ("i" * 10_000,), False)
+    page = report_html.render(changed(set_aside=(group,)))
+    assert "m" * 301 not in page
+    assert "i" * 121 not in page
+    assert "m" * 299 + "…" in page
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("1234.567", "$1,234.57"), ("0.5", "$0.50"), ("0.1", "$0.10"), ("0", "$0.00"),
+        ("0.0123456", "$0.0123"), ("0.000001", "$0.00000100"), ("-1.5", "-$1.50"), (None, "n/a"),
+    ],
+)  # fmt: skip
+def test_dollars(amount: str | None, text: str) -> None:
+    assert usd(None if amount is None else Decimal(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (18_420, "5 h 07 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
