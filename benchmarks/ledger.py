@@ -169,7 +169,7 @@ def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
 def _snapshot(items: int) -> NewSnapshot:
     return NewSnapshot(
         folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
-        parts=1, items=items, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
+        parts=1, items=items, set_aside={}, duplicates=0, request_bytes=1,
     )  # fmt: skip
 
 

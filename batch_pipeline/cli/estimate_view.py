@@ -62,7 +62,7 @@ def _what(found: Estimate) -> str:
     parts = [f"{snapshot.items:,} documents, {found.work.requests:,} requests to buy"]
     for count, why in (
         (snapshot.duplicates, "answered by an identical request"),
-        (snapshot.invalid_input + snapshot.too_large, "cannot be sent"),
+        (snapshot.count_set_aside(), "cannot be sent"),
         (snapshot.units - found.work.requests, "requests bought before or at the API"),
     ):
         if count:

@@ -132,7 +132,7 @@ def take_input(
         night.job,
         night.partition,
         f"{new.items:,}",
-        f"{new.invalid_input + new.too_large:,}",
+        new.describe_set_aside(),
         f"{new.duplicates:,}",
     )
     note = _note(pipeline, night, former, current, new)

@@ -5,6 +5,7 @@ Belongs here: the rows. The files that hold the items themselves are `flow.snaps
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,9 @@ from batch_pipeline.ledger.shards import ShardState
 class NewSnapshot:
     """A night's input as it was read, and the declaration that turned it into requests.
 
-    `items` rows, of which `invalid_input` and `too_large` are set aside and `duplicates` are
-    answered by the request of an earlier row; `request_bytes` is the size of all requests. `kept`
-    requests are those of a former declaration, which are answered.
+    `items` rows, of which those in `set_aside` are not sent, by status and reason, and `duplicates`
+    are answered by the request of an earlier row; `request_bytes` is the size of all requests.
+    `kept` requests are those of a former declaration, which are answered.
     """
 
     folder: str
@@ -33,8 +34,7 @@ class NewSnapshot:
     declaration: dict[str, Any]
     parts: int
     items: int
-    invalid_input: int
-    too_large: int
+    set_aside: dict[str, dict[str, int]]
     duplicates: int
     request_bytes: int
     kept: int = field(default=0, kw_only=True)
@@ -42,8 +42,18 @@ class NewSnapshot:
     @property
     def units(self) -> int:
         """Distinct requests that its own declaration makes."""
-        unsent = self.invalid_input + self.too_large + self.duplicates
-        return self.items - unsent - self.kept
+        return self.items - self.count_set_aside() - self.duplicates - self.kept
+
+    def count_set_aside(self, *statuses: str) -> int:
+        """Rows that are set aside with one of these statuses; without any, with whatever status."""
+        found = [self.set_aside.get(status, {}) for status in statuses or self.set_aside]
+        return sum(sum(reasons.values()) for reasons in found)
+
+    def describe_set_aside(self) -> str:
+        """How many rows are set aside and why, the most frequent reason first; for people."""
+        counts = Counter({why: n for whys in self.set_aside.values() for why, n in whys.items()})
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+        return f"{counts.total():,}" + (f" ({reasons})" if reasons else "")
 
 
 @dataclass(frozen=True)

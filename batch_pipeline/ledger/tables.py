@@ -120,8 +120,8 @@ snapshot = Table(
     Column("declaration", JSON, nullable=False),
     Column("parts", Integer, nullable=False),
     Column("items", BigInteger, nullable=False),
-    Column("invalid_input", BigInteger, nullable=False),
-    Column("too_large", BigInteger, nullable=False),
+    # Rows that are not sent: {status: {reason: count}}.
+    Column("set_aside", JSON, nullable=False),
     # Items that a request of an earlier item answers.
     Column("duplicates", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),

@@ -59,7 +59,7 @@ def describe_job(spec: JobSpec) -> str:
 def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Metadata:
     """`retires` says when the job's model does, if that is soon."""
     snapshot = taken.snapshot
-    aside = snapshot.invalid_input + snapshot.too_large
+    aside = snapshot.count_set_aside()
     headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
     if aside:
         headline += f", {aside:,} set aside"
@@ -69,8 +69,8 @@ def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Me
         "summary": f"{headline} ({taken.note})",
         ROW_COUNT: snapshot.items,
         "requests": snapshot.units,
-        "invalid_input": snapshot.invalid_input,
-        "too_large": snapshot.too_large,
+        "invalid_input": snapshot.count_set_aside("invalid_input"),
+        "too_large": snapshot.count_set_aside("too_large"),
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(

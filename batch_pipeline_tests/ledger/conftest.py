@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def a_snapshot(items: int = 100) -> NewSnapshot:
     return NewSnapshot(
         folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
-        parts=1, items=items, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
+        parts=1, items=items, set_aside={}, duplicates=0, request_bytes=1,
     )  # fmt: skip
 
 

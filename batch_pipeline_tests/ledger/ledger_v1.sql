@@ -52,8 +52,7 @@ CREATE TABLE snapshot (
     declaration JSON NOT NULL,
     parts INTEGER NOT NULL,
     items BIGINT NOT NULL,
-    invalid_input BIGINT NOT NULL,
-    too_large BIGINT NOT NULL,
+    set_aside JSON NOT NULL,
     duplicates BIGINT NOT NULL,
     request_bytes BIGINT NOT NULL,
     settled JSON NOT NULL,
@@ -139,7 +138,7 @@ INSERT INTO night VALUES (
     1, 'job', '2026-01-02', 'default', 1000000.0, 1, 7, 3, true, false, NULL, NULL, 0.0, NULL, NULL
 );
 INSERT INTO snapshot VALUES (
-    1, 1, 'f', 's', 'c', 'd', '{}', 1, 100, 0, 0, 0, 1, '{}', 1000000.0
+    1, 1, 'f', 's', 'c', 'd', '{}', 1, 100, '{}', 0, 1, '{}', 1000000.0
 );
 INSERT INTO shard VALUES (
     1, 1, 1, 'batch', false, 'm', 93, 1, 1500000000000, 'held', 1000000.0

@@ -326,8 +326,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "items": snapshot.items,
         "requests": work.requests,
         "duplicates": snapshot.duplicates,
-        "invalid_input": snapshot.invalid_input,
-        "too_large": snapshot.too_large,
+        "invalid_input": snapshot.count_set_aside("invalid_input"),
+        "too_large": snapshot.count_set_aside("too_large"),
         "already_bought": snapshot.units - work.requests,
         "tokens": {
             "source": found.tokens.source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from batch_pipeline.flow.dataset.processes import Workers
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.storage.durable import flushing
 
 if TYPE_CHECKING:
@@ -111,8 +113,7 @@ def read_snapshot(
         declaration=declaration.to_json(),
         parts=whole.parts,
         items=whole.items,
-        invalid_input=whole.invalid_input,
-        too_large=whole.too_large,
+        set_aside=whole.set_aside_by_reason(),
         duplicates=duplicates,
         request_bytes=whole.request_bytes,
         kept=kept_count,
@@ -138,7 +139,8 @@ class _Whole:
         self._declaration = declaration
         self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
-        self.parts = self.items = self.invalid_input = self.too_large = self.request_bytes = 0
+        self.parts = self.items = self.request_bytes = 0
+        self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
         # By piece, how many lines of its file are before it.
         self.lines_before: list[int] = []
@@ -149,6 +151,13 @@ class _Whole:
         made_from = [self._declaration.hash, self.content.hexdigest(), self._layout.hexdigest()]
         made_from.append(self._kept.hexdigest())
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    def set_aside_by_reason(self) -> dict[str, dict[str, int]]:
+        """How many rows are set aside: {status: {reason: count}}."""
+        found: dict[str, dict[str, int]] = {}
+        for (status, reason), count in sorted(self.set_aside.items()):
+            found.setdefault(status, {})[reason] = count
+        return found
 
     def read(
         self,
@@ -197,8 +206,7 @@ class _Whole:
         self.content.update(piece.digests)
         self._kept.update(piece.kept)
         self.items += piece.items
-        self.invalid_input += piece.invalid_input
-        self.too_large += piece.too_large
+        self.set_aside += piece.set_aside
         self.request_bytes += piece.request_bytes
         found = piece.problems[: EXAMPLES - len(self.problems)]
         self.problems += [problem.told(self.lines_before[-1]) for problem in found]
@@ -237,7 +245,8 @@ def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
 
 
 def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> None:
-    items, invalid = whole.items, whole.invalid_input
+    items = whole.items
+    invalid = sum(whole.set_aside_by_reason().get(Status.INVALID_INPUT, {}).values())
     if items and invalid / items > spec.pilot.max_error_rate:
         raise InputDataError(
             f"{spec.name} {partition}: {invalid:,} of {items:,} rows cannot be sent "

@@ -169,12 +169,15 @@ def _digest(row: bytes | memoryview, places: Sequence[int], fingerprint: str) ->
 
 
 def _count_problem(done: Prepared, row: Row, prepared: SnapshotRow) -> None:
-    if prepared.problem_status == Status.TOO_LARGE:
-        done.too_large += 1
-    else:
-        done.invalid_input += 1
+    done.set_aside[str(prepared.problem_status), _reason(prepared)] += 1
     if len(done.problems) < EXAMPLES:
         done.problems.append(Problem(row.id, row.source, row.number, prepared.problem or ""))
+
+
+def _reason(prepared: SnapshotRow) -> str:
+    """Why a row is set aside, in words that are the same for all such rows."""
+    too_large = prepared.problem_status == Status.TOO_LARGE
+    return "larger than a batch may be" if too_large else prepared.problem or ""
 
 
 def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:

@@ -6,6 +6,7 @@ prepared is `preparing`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,8 @@ class Prepared:
 
     parts: list[Path] = field(default_factory=list)
     items: int = 0
-    invalid_input: int = 0
-    too_large: int = 0
+    # By status and reason.
+    set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     request_bytes: int = 0
     digests: bytes = b""

@@ -167,7 +167,7 @@ def requests_at_once(
     given = [limit for limit in limits if limit is not None]
     if not given or not snapshot.items:
         return None
-    sent = max(1, snapshot.items - snapshot.invalid_input - snapshot.too_large)
+    sent = max(1, snapshot.items - snapshot.count_set_aside())
     mean_bytes = -(-snapshot.request_bytes // sent)
     declaration = Declaration.from_json(snapshot.declaration)
     one = found.usd(

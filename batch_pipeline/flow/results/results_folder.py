@@ -191,7 +191,7 @@ def _write_rows(
     simulated: bool,
 ) -> dict[str, int]:
     """Write what is settled of a snapshot into two local folders; the number by status."""
-    if not answered.files and not snapshot.invalid_input + snapshot.too_large:
+    if not answered.files and not snapshot.set_aside:
         # A new night: no items have to be looked through to find none.
         settled_rows.write_none(results)
         return {}

@@ -24,7 +24,7 @@ NIGHT = Night(
 )  # fmt: skip
 SNAPSHOT = Snapshot(
     folder="f", signature="s", content_hash="content", declaration_hash="declared",
-    declaration={}, parts=1, items=1_000, invalid_input=0, too_large=0, duplicates=0,
+    declaration={}, parts=1, items=1_000, set_aside={}, duplicates=0,
     request_bytes=1, id=1, night_id=1, settled={}, taken_at=0.0,
 )  # fmt: skip
 SHARD = Shard(

@@ -45,7 +45,7 @@ def prepared(
 def test_a_blank_prompt_is_set_aside(tmp_path: Path, text: str, user: str, set_aside: int) -> None:
     rows = [{"id": "1", "text": "first"}, {"id": "2", "text": text}, {"id": "3", "text": " \nx"}]
     done = prepared(tmp_path / "x", rows, user)
-    assert (done.items, done.invalid_input) == (3, set_aside)
+    assert (done.items, done.set_aside.total()) == (3, set_aside)
 
 
 @pytest.mark.parametrize("long", [False, True])

@@ -56,7 +56,7 @@ def a_night(connection: Connection, count: int) -> Night:
     night = nights.open_night(connection, "job", "2026-01-02", "default")
     snapshot = NewSnapshot(
         folder="f", signature="s", content_hash="c", declaration_hash="d", declaration={},
-        parts=1, items=100, invalid_input=0, too_large=0, duplicates=0, request_bytes=1,
+        parts=1, items=100, set_aside={}, duplicates=0, request_bytes=1,
     )  # fmt: skip
     snapshots.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
     planned = NewShard(
