@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import joins
 from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.dataset.ahead import InputAhead
@@ -140,7 +139,6 @@ def _pause(polled: float, sent: Submitted, seconds: float) -> None:
     until = (time.monotonic() if sent.batches else polled) + seconds
     from batch_pipeline.flow.costs import cost_report  # noqa: PLC0415  # not before there is time
 
-    joins.get_ready()
     collection.get_ready()
     cost_report.get_ready()
     time.sleep(max(0.0, until - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Joins: a database of the block's own, which the next one goes on with."""
+"""Joins: each block has a database of its own, which leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -70,13 +70,3 @@ def test_a_join_that_failed_leaves_nothing_behind(files: Files, tmp_path: Path) 
         [(limit,)] = connection.execute("SELECT current_setting('memory_limit')").fetchall()
     assert limit == "244.1 MiB"
     assert not list((tmp_path / ".staging").iterdir())
-
-
-@pytest.mark.parametrize(("rows", "kept"), [(0, True), (joins.MANY_ROWS + 1, False)])
-def test_a_database_that_was_used_for_much_gives_its_memory_back(
-    files: Files, rows: int, kept: bool
-) -> None:
-    with joins.tables(files, {}, rows=rows) as connection:
-        connection.execute("CREATE TABLE stays_with_the_database (n INTEGER)")
-    with joins.tables(files, {}) as connection:
-        assert ("stays_with_the_database" in named(connection)) is kept

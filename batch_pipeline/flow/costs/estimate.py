@@ -27,7 +27,7 @@ from batch_pipeline.flow.deadline.forecast import Turnaround
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.unbought import Unbought, unbought
+from batch_pipeline.flow.planning.open_units import Unbought, unbought
 from batch_pipeline.flow.status import due as deadlines
 from batch_pipeline.flow.status import retirement
 from batch_pipeline.jobs.spec import JobSpec

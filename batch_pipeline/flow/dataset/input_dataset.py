@@ -99,7 +99,6 @@ def read_snapshot(
                 whole.lines_before,
                 spec,
                 partition,
-                kept=kept is not None,
             )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         if keep:
@@ -239,7 +238,7 @@ def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
         "former": (snapshot.part_paths(former), snapshot.SCHEMA),
         "new": (snapshot.part_paths(new), snapshot.SCHEMA),
     }
-    with joins.tables(files, sources, rows=former.items + new.items) as connection:
+    with joins.tables(files, sources) as connection:
         [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
     return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
 

@@ -1,34 +1,43 @@
-"""Which units are open: the one rule as queries over snapshot, answers and what is held.
+"""Which units of a night are open: the one rule, as queries over Parquet files.
 
-Within one account, job and partition, every unit without an accepted answer that is not in flight
-and not set aside. What becomes of them stands in `planning`.
+Within one account, job and partition a unit is open unless it has an accepted answer, is part of a
+shard that waits or is in flight, or was set aside. What becomes of open units stands in `plan`.
 
-A snapshot is looked at part by part, in its order: what is joined with it is known by then, so that
-memory holds one part and its neighbours of the joins, whatever the size of the night.
+The snapshot is joined part by part, in its order. All other tables are complete by then, so that
+memory holds one part and the rows that it is joined with, whatever the size of the night.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
-from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.planning.new_units import NewUnits
-from batch_pipeline.flow.planning.units import Units
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import manifests, sampling
 from batch_pipeline.flow.schemas import SUMMED
+from batch_pipeline.ledger import shards
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.pricing.estimate import Spread
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb
+
+# An estimate groups requests by length this finely, because price tiers depend on the length.
+LENGTH_GROUPS = 100
 
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
@@ -48,8 +57,9 @@ _NARROWED = """
     WHERE s.unit IS NOT NULL
 """
 _OPEN_ITEMS = f"INSERT INTO open_items SELECT s.unit, s.id {_NARROWED}"
-# What open units and their items have come to before. `redriven`: attempts that a redrive has put
-# behind; its own, and under another declaration the item's.
+# Earlier attempts at open units, and what their items were billed for. `attempts_before` in the
+# manifest are attempts that a redrive has put behind: of the unit, or of the item where another
+# declaration has made another unit of it.
 _BEFORE = f"""
     CREATE TEMP TABLE units_before AS
         SELECT unit, max(attempt) AS attempts FROM answers SEMI JOIN open_items USING (unit)
@@ -78,20 +88,31 @@ _OPEN_UNITS = f"""
     LEFT JOIN billed p ON p.id = s.id
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
+_ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
 _CUT_OFF_UNITS = f"SELECT * FROM ({_OPEN_UNITS}) WHERE cut_off ORDER BY ordinal"  # noqa: S608
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
-class OpenUnits(Units):
-    """As `Units` has it, with what the units and their items have come to before."""
+class OpenUnits:
+    """The open units of a snapshot, in its order.
+
+    Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
+    in place of `max_tokens`.
+    """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, files: Files, snapshot: NewSnapshot
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        files: Files,
+        snapshot: NewSnapshot,
+        *,
+        answered: bool,
     ) -> None:
         self._connection = connection
         self._files = files
         self._parts = snapshots.part_paths(snapshot)
         self._items = snapshot.items
+        self._answered = answered
         self._know_before = False
 
     def count(self) -> int:
@@ -99,12 +120,14 @@ class OpenUnits(Units):
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
-        return self._found(f"{_OPEN_UNITS} ORDER BY s.ordinal")
+        return self._found(_ALL)
 
     def sizes(self) -> Iterator[pa.Table]:
+        """`ordinal`, `unit` and `request_bytes` of all units."""
         return self._found(_SIZES)
 
     def cut_off(self, size: int) -> pa.Table:
+        """The first `size` units whose last answer was cut off at `max_tokens`."""
         self._look_before()
         found: list[pa.Table] = []
         for _ in self._each_part():
@@ -113,11 +136,21 @@ class OpenUnits(Units):
                 break
         return pa.concat_tables(found).slice(0, size)
 
+    def sample(self, size: int, seed: int) -> pa.Table:
+        """A seeded sample of `size` units over all lengths, so that the long tail is in it."""
+        lengths = _Lengths(self, str(seed))
+        wanted = pa.array(lengths.drawn(size))
+        return pa.concat_tables(
+            table.filter(pc.is_in(table.column("ordinal"), wanted)) for table in self.all()
+        )
+
     def _look_before(self) -> None:
+        """Make the tables of earlier attempts, once; in a new night they are empty."""
         if self._know_before:
             return
-        for _ in self._each_part():
-            self._connection.execute(_OPEN_ITEMS)
+        if self._answered:
+            for _ in self._each_part():
+                self._connection.execute(_OPEN_ITEMS)
         self._connection.execute(_BEFORE)
         self._know_before = True
 
@@ -137,18 +170,82 @@ def open_units(
     answers: StandingAnswers,
     held: Sequence[str],
     files: Files | None = None,
-) -> Iterator[Units]:
-    """The open units of a snapshot, given the night's answers and the manifests that are held.
+) -> Iterator[OpenUnits]:
+    """The open units of a snapshot, given the night's answers and the manifests of held shards.
 
-    `files`: where the snapshot lies, if it is not the home.
+    `files` is where the snapshot lies, if that is not the home.
     """
     files = files or home
-    if not answers.files:
-        yield NewUnits(files, snapshot, home, held)
-        return
     with standing_answers.tables(home, answers, {"held": (held, manifests.SCHEMA)}) as connection:
         paths, schema = snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA
         duplicates = files.dataset(paths) if paths else schema.empty_table()
         connection.register("duplicates", duplicates)
         connection.execute(_TAKEN)
-        yield OpenUnits(connection, files, snapshot)
+        yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
+
+
+@dataclass(frozen=True)
+class Unbought:
+    """What an input would still buy.
+
+    `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
+    number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
+    """
+
+    requests: int
+    sizes: Spread
+    lengths: Sequence[tuple[int, float]]
+    sample: Sequence[int]
+
+
+def unbought(
+    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, night: Night | None, sample: int
+) -> Unbought:
+    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one).
+
+    The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
+    a shard counts as not bought.
+    """
+    answers, held = StandingAnswers((), ()), []
+    if night is not None:
+        with pipeline.ledger.read() as connection:
+            answers = standing_answers.of_night(connection, night)
+            at_work = shards.list_shards(connection, night.id, ShardState.HELD)
+        held = [shard.manifest for shard in at_work]
+    with open_units(pipeline.files, snapshot, answers, held, files) as units:
+        lengths = _Lengths(units, "" if sample else None)
+    sizes = lengths.sizes
+    if not len(sizes):
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
+    ordered = np.sort(sizes)
+    median, p95 = (sampling.quantile(ordered, share) for share in (0.5, 0.95))
+    groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
+    return Unbought(
+        requests=len(sizes),
+        sizes=Spread(float(sizes.mean()), median, p95),
+        lengths=tuple((len(group), float(group.mean())) for group in groups),
+        sample=lengths.drawn(sample).tolist() if sample else (),
+    )
+
+
+class _Lengths:
+    """The size of each open unit, and with a seed what a sample is drawn by: 24 bytes a unit."""
+
+    def __init__(self, units: OpenUnits, seed: str | None) -> None:
+        sizes, ordinals, lots = [], [], []
+        for table in units.sizes():
+            sizes.append(table.column("request_bytes"))
+            ordinals.append(table.column("ordinal"))
+            if seed is not None:
+                lots.append(sampling.lots(table.column("unit").to_pylist(), seed))
+        self.sizes = sampling.joined(sizes)
+        self._ordinals = sampling.joined(ordinals)
+        self._lots = lots
+
+    def drawn(self, count: int) -> sampling.Numbers:
+        """The ordinals of a sample, ascending."""
+        if not len(self.sizes):
+            return self._ordinals
+        found = sampling.drawn(self.sizes, np.concatenate(self._lots), count)
+        ordinals: sampling.Numbers = self._ordinals[found]
+        return ordinals

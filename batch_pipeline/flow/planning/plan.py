@@ -24,8 +24,7 @@ from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declarati
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.planning.more_room import MoreRoom
-from batch_pipeline.flow.planning.open_units import open_units
-from batch_pipeline.flow.planning.units import Units
+from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
@@ -194,7 +193,7 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
         yield pa.concat_tables(current)
 
 
-def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[Units]:
+def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
     return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
 from batch_pipeline.flow import answers, joins, paths
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset.text_hashes import ROWS_IN_MEMORY, sorted_hashes
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letter, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
@@ -29,7 +27,6 @@ from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
-from batch_pipeline.storage.files import Files
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +107,8 @@ def show(pipeline: Pipeline, night: Night) -> None:
 def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
     """Input = succeeded + set aside, id by id, or the night does not count as complete."""
     results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
-    parts = snapshots.part_paths(snapshot)
-    if snapshot.items <= ROWS_IN_MEMORY and _same_ids(pipeline.files, parts, results):
-        return
     sources = {
-        "snapshot": (parts, snapshots.SCHEMA),
+        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
         "results": (results, RESULTS_SCHEMA),
     }
     with joins.tables(pipeline.files, sources) as connection:
@@ -131,12 +125,6 @@ def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> No
             f"{rows:,} rows, and {missing:,} items have none. The results are built again from "
             "what the API answered with the next run; if this stays, report it as a bug."
         )
-
-
-def _same_ids(files: Files, parts: Sequence[str], results: Sequence[str]) -> bool:
-    """Whether the results have each id of the snapshot as often as that has it, which is once."""
-    (asked,), (answered,) = (sorted_hashes(files, each, ("id",)) for each in (parts, results))
-    return np.array_equal(asked, answered)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What comes twice in an input: in memory it is seen whether anything does, then asked what."""
+"""What occurs twice in an input: ids stop the night, requests are bought once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset import duplicates, input_dataset, text_hashes
+from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
@@ -19,20 +19,14 @@ SAME_TEXT: list[dict[str, Any]] = [{**ROWS[3], "id": "again"}, {**ROWS[7], "id":
 NO_TEXT: list[dict[str, Any]] = [{"id": "empty", "text": None}]
 
 
-@pytest.mark.parametrize("in_memory", [0, text_hashes.ROWS_IN_MEMORY])
 @pytest.mark.parametrize(
     ("more", "answered_for"),
     [([], []), (NO_TEXT, []), (SAME_TEXT, [("again", 3), ("once more", 7)])],
     ids=["nothing twice", "a row without a unit", "requests twice"],
 )
 def test_rows_that_anothers_request_answers_are_written_down(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    in_memory: int,
-    more: list[dict[str, Any]],
-    answered_for: list[tuple[str, int]],
+    tmp_path: Path, more: list[dict[str, Any]], answered_for: list[tuple[str, int]]
 ) -> None:
-    monkeypatch.setattr(duplicates, "ROWS_IN_MEMORY", in_memory)
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, *more]))
     sources = input_dataset.find_input(pipeline, spec, PARTITION)
@@ -44,11 +38,7 @@ def test_rows_that_anothers_request_answers_are_written_down(
     assert sorted((row["id"], row["first_ordinal"]) for row in found) == answered_for
 
 
-@pytest.mark.parametrize("in_memory", [0, text_hashes.ROWS_IN_MEMORY])
-def test_an_id_that_comes_twice_stops_the_night(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
-) -> None:
-    monkeypatch.setattr(duplicates, "ROWS_IN_MEMORY", in_memory)
+def test_an_id_that_comes_twice_stops_the_night(tmp_path: Path) -> None:
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, {**ROWS[0], "text": "another text"}]))
     sources = input_dataset.find_input(pipeline, spec, PARTITION)

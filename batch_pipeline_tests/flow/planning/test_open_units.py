@@ -1,4 +1,4 @@
-"""Open units of a night without answers: found without a join, which says the same."""
+"""Which units of a night are open, before anything is answered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
     return Pipeline(settings(tmp_path / "home"))
 
 
-def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
+def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
@@ -53,10 +53,14 @@ def test_a_night_without_answers_is_planned_as_if_it_had_an_empty_file_of_them(
     write("answers", ANSWERS_SCHEMA.empty_table())
     new, none_stands = StandingAnswers((), ()), StandingAnswers(("answers",), ())
     every, sample = found(new, [])
-    assert (every.num_rows, sample.num_rows) == (40, 7)
+    assert every.column("id").to_pylist() == [row["id"] for row in documents(40)]
+    assert set(every.column("attempt").to_pylist()) == {1}
+    assert set(every.column("attempts_before").to_pylist()) == {0}
+    assert sample.num_rows == 7
     write("held", every.slice(10, 5))
     write("held too", manifests.SCHEMA.empty_table())
     for held, left in ([], 40), (["held", "held too"], 35):
+        # A file without answers is as good as none.
         for one, other in zip(found(new, held), found(none_stands, held), strict=True):
             assert one.equals(other)
         assert found(new, held)[0].num_rows == left

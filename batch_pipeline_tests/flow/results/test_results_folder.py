@@ -11,7 +11,6 @@ import pytest
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset import text_hashes
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.run import run
@@ -46,17 +45,10 @@ DAMAGES: dict[str, tuple[Callable[[pa.Table], pa.Table], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("in_memory", [0, text_hashes.ROWS_IN_MEMORY])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_rows_that_are_wrong_are_counted_and_built_again(
-    damage: str,
-    in_memory: int,
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    damage: str, sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(results_folder, "ROWS_IN_MEMORY", in_memory)
     pipeline = make_pipeline()
     spec = job(write_rows(tmp_path / "in.jsonl", documents(ITEMS)), pilot={"size": 0})
     night, snapshot = plan.current(pipeline, run(pipeline, spec, PARTITION).night)
