@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec

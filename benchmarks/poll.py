@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.loading import find_job

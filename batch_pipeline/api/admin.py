@@ -16,9 +16,9 @@ from typing import Any
 import anthropic
 import httpx2
 
-from batch_pipeline.api.anthropic_api import SIMULATOR_HEADER
+from batch_pipeline.api.client import SIMULATOR_HEADER
+from batch_pipeline.api.failures import failures, json_of
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.api.wire import failures, json_of
 from batch_pipeline.errors import UsageError
 
 KEY = "ANTHROPIC_ADMIN_KEY"

@@ -16,7 +16,7 @@ import httpx2
 from multidict import CIMultiDict
 from yarl import URL
 
-from batch_pipeline.api.wire import JSON_BODY, betas_header
+from batch_pipeline.api.failures import JSON_BODY, betas_header
 
 MESSAGES = "/v1/messages"
 # What the connection's own client says: they tell of the body, the connection and what it unpacks.

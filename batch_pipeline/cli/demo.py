@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.cli import live, views
 from batch_pipeline.cli.demo_corpus import collect_documents
 from batch_pipeline.cli.output import Output, as_typed

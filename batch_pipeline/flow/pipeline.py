@@ -77,7 +77,7 @@ class Pipeline:
         if self._given_api is not None:
             return self._given_api
         with loading_once("anthropic"), loading_without("aiohttp"):
-            from batch_pipeline.api.anthropic_api import AnthropicApi  # noqa: PLC0415  # heavy
+            from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415  # heavy
 
             # Its first client loads as much again as it needs.
             return AnthropicApi()

@@ -18,8 +18,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.api.anthropic_api import AnthropicApi
-from batch_pipeline.api.anthropic_messages import AnthropicMessages
+from batch_pipeline.api.client import AnthropicApi
+from batch_pipeline.api.messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer, BatchInfo
 from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.ledger import Ledger

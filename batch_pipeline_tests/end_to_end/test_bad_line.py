@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.api import anthropic_api
+from batch_pipeline.api import client
 from batch_pipeline.flow import run
 from batch_pipeline.flow.batches import submission
 from batch_pipeline.flow.pipeline import Pipeline
@@ -100,7 +100,7 @@ def test_polls_that_fail_are_repeated(
     plain_api: PlainApi, plain_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More faults in a row than the SDK's own repetitions get over.
-    monkeypatch.setattr(anthropic_api, "READ_RETRIES", 1)
+    monkeypatch.setattr(client, "READ_RETRIES", 1)
     plain_api.turnaround = 0.2
     assert not plain_pipeline.account.simulated
     plain_api.poll_faults = [529, 500, 0, 529]

@@ -19,7 +19,7 @@ import fsspec
 import orjson
 from fsspec.implementations.local import LocalFileSystem
 
-from batch_pipeline.api import anthropic_api  # noqa: F401  # loaded before the forks
+from batch_pipeline.api import client  # noqa: F401  # loaded before the forks
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.redrive import redrive

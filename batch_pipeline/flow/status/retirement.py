@@ -1,6 +1,6 @@
 """Models that are retired, or soon will be: named before anything is sent.
 
-The dates are those of the installed SDK (`api.retirements`); what they mean for a job stands here.
+The dates are those of the installed SDK (`api.models`); what they mean for a job stands here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check(spec: JobSpec) -> str | None:
 
 
 def _retires(spec: JobSpec) -> date | None:
-    from batch_pipeline.api.retirements import retirement_date  # noqa: PLC0415  # the SDK is heavy
+    from batch_pipeline.api.models import retirement_date  # noqa: PLC0415  # the SDK is heavy
 
     return retirement_date(spec.model_id)
 

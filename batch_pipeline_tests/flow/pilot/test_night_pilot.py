@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.api.anthropic_messages import AnthropicMessages
+from batch_pipeline.api.messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer
 from batch_pipeline.errors import AccountError, GateClosedError
 from batch_pipeline.flow.pipeline import Pipeline

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.api.retirements import retirement_date
+from batch_pipeline.api.models import retirement_date
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import retirement

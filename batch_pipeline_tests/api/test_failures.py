@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.api.wire import refusal
+from batch_pipeline.api.failures import refusal
 
 
 @pytest.mark.parametrize(

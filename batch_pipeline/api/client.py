@@ -18,12 +18,12 @@ import orjson
 from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.credentials import require_key
+from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.api.wire import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.errors import AccountError, ApiError
 
 if TYPE_CHECKING:
-    from batch_pipeline.api.anthropic_messages import AnthropicMessages
+    from batch_pipeline.api.messages import AnthropicMessages
     from batch_pipeline.api.request_head import RequestHead
 
 # How the simulator names itself; nothing is inferred from a URL.
@@ -142,7 +142,7 @@ class AnthropicApi:
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
         # aiohttp takes a tenth of a second, and most nights go out in batches.
-        from batch_pipeline.api.anthropic_messages import (  # noqa: PLC0415
+        from batch_pipeline.api.messages import (  # noqa: PLC0415
             AnthropicMessages,
             open_session,
         )

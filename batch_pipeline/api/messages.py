@@ -13,9 +13,9 @@ from urllib.request import getproxies
 import aiohttp
 import httpx2
 
+from batch_pipeline.api.failures import object_in, rate_limits, refusal
 from batch_pipeline.api.protocol import Answer, ApiFailure
 from batch_pipeline.api.request_head import RequestHead
-from batch_pipeline.api.wire import object_in, rate_limits, refusal
 
 # Without any connection nothing can have been sent. A kept one that the server has closed is not
 # among these: what was written to it may have arrived.

@@ -14,7 +14,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.api.anthropic_api import AnthropicApi
+from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
 from batch_pipeline.api.request_head import learn_head
 from batch_pipeline.errors import AccountError, ApiError, UsageError
