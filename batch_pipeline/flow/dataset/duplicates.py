@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset import decisions, snapshot
 from batch_pipeline.flow.dataset.prepared import EXAMPLES
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.storage.files import Files
@@ -30,7 +30,7 @@ def note_repeats(
     spec: JobSpec,
     partition: str,
 ) -> tuple[int, int]:
-    """Refuse duplicate ids; write down which rows the request of another row answers.
+    """Refuse duplicate ids; decide which rows the request of another row answers.
 
     `folder` has the snapshot's `parts` with `items` rows; `lines_before` has for each piece the
     number of lines of its file before it. Returns the number of rows that the request of another
@@ -48,12 +48,12 @@ def note_repeats(
             found = list(joins.batches(connection, _DUPLICATE_IDS))
             _refuse_duplicate_ids(found, lines_before, spec, partition)
         count = 0
-        path = folder / snapshot.DUPLICATES
-        with pq.ParquetWriter(path, snapshot.DUPLICATES_SCHEMA, compression="zstd") as writer:
+        path = folder / decisions.FILE_NAME
+        with pq.ParquetWriter(path, decisions.SCHEMA, compression="zstd") as writer:
             looked_at = part_paths if repeated else ()
             for _ in snapshot.each_part(connection, local, looked_at, items):
-                for batch in joins.batches(connection, _DUPLICATE_UNITS):
-                    writer.write_batch(batch.cast(snapshot.DUPLICATES_SCHEMA))
+                for batch in joins.batches(connection, _ANSWERED_BY_FIRST):
+                    writer.write_batch(batch.cast(decisions.SCHEMA))
                     count += batch.num_rows
     return count, int(kept_units)
 
@@ -82,11 +82,12 @@ _DUPLICATE_IDS = f"""
     GROUP BY id ORDER BY min(ordinal) LIMIT {EXAMPLES}
 """  # noqa: S608  # made of constants
 _KEPT_UNITS = "SELECT count(DISTINCT unit) FROM snapshot WHERE kept_from IS NOT NULL"
-_DUPLICATE_UNITS = """
-    SELECT s.unit, s.ordinal, s.id, f.first_ordinal
+_ANSWERED_BY_FIRST = f"""
+    SELECT s.ordinal, s.id, NULL AS status, '{decisions.IDENTICAL_REQUEST}' AS reason,
+           f.first_ordinal AS answered_by, s.unit
     FROM snapshot s JOIN repeated_units f ON f.unit = s.unit
     WHERE s.ordinal > f.first_ordinal
-"""
+"""  # noqa: S608
 
 
 def _refuse_duplicate_ids(

@@ -55,16 +55,6 @@ PACKED_SCHEMA = pa.schema(
         if field.name != "at"
     ]
 )
-# Items that the request of an earlier item (`first_ordinal`) answers. Without any there is no file.
-DUPLICATES = "duplicates.parquet"
-DUPLICATES_SCHEMA = pa.schema(
-    [
-        pa.field("unit", pa.string(), nullable=False),
-        pa.field("ordinal", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("first_ordinal", pa.int64(), nullable=False),
-    ]
-)
 # Rows that lie within so many bytes are read at once, unless there is so much between them; they
 # and what is made of them stay in a processor's cache.
 READ_BYTES = 512 << 10
@@ -82,10 +72,6 @@ Positions = npt.NDArray[np.int64]
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:
     return [f"{snapshot.folder}/{part_name(number)}" for number in range(snapshot.parts)]
-
-
-def duplicates_paths(snapshot: NewSnapshot) -> list[str]:
-    return [f"{snapshot.folder}/{DUPLICATES}"] if snapshot.duplicates else []
 
 
 def each_part(

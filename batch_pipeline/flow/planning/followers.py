@@ -12,17 +12,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from batch_pipeline.flow import joins
-from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger.snapshots import Snapshot
 
 _SCHEMA = pa.schema([("request", pa.int64()), ("ordinal", pa.int64()), ("id", pa.string())])
-_QUERY = """
-    SELECT m.request, d.ordinal, d.id
-    FROM duplicates d JOIN manifest m USING (unit) ORDER BY m.request, d.ordinal
-"""
 
 
 @dataclass(frozen=True)
@@ -50,14 +46,13 @@ class Followers:
 
 
 def of_manifest(pipeline: Pipeline, snapshot: Snapshot, manifest: pa.Table) -> Followers:
-    """Those of a manifest's requests."""
+    """The items that the requests of a manifest answer besides their own."""
     if not snapshot.duplicates:
         return Followers(_SCHEMA.empty_table())
-    sources = {
-        "duplicates": (snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA),
-    }
-    numbered = pa.table({"unit": manifest.column("unit"), "request": np.arange(manifest.num_rows)})
-    with joins.tables(pipeline.files, sources) as connection:
-        connection.register("manifest", numbered)
-        batches = [batch.cast(_SCHEMA) for batch in joins.batches(connection, _QUERY)]
-    return Followers(pa.Table.from_batches(batches, _SCHEMA))
+    asked = manifest.column("ordinal").combine_chunks()
+    found = pipeline.files.dataset([decisions.path_of(snapshot)]).to_table(
+        columns=["answered_by", "ordinal", "id"], filter=pc.field("answered_by").isin(asked)
+    )
+    requests = pc.index_in(found.column("answered_by"), asked)
+    table = found.set_column(0, "request", requests).cast(_SCHEMA)
+    return Followers(table.sort_by([("request", "ascending"), ("ordinal", "ascending")]))

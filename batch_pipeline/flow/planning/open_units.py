@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
@@ -47,12 +48,11 @@ _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in S
 _TAKEN = """
     CREATE TEMP TABLE taken AS
         SELECT DISTINCT unit FROM answers WHERE final UNION SELECT unit FROM held;
-    CREATE TEMP TABLE answered_for AS SELECT ordinal FROM duplicates;
     CREATE TEMP TABLE open_items (unit VARCHAR, id VARCHAR);
 """
 _NARROWED = """
     FROM snapshot s
-    ANTI JOIN answered_for d ON d.ordinal = s.ordinal
+    ANTI JOIN decisions d ON d.ordinal = s.ordinal
     ANTI JOIN taken t ON t.unit = s.unit
     WHERE s.unit IS NOT NULL
 """
@@ -177,9 +177,7 @@ def open_units(
     """
     files = files or home
     with standing_answers.tables(home, answers, {"held": (held, manifests.SCHEMA)}) as connection:
-        paths, schema = snapshots.duplicates_paths(snapshot), snapshots.DUPLICATES_SCHEMA
-        duplicates = files.dataset(paths) if paths else schema.empty_table()
-        connection.register("duplicates", duplicates)
+        decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
         yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
 

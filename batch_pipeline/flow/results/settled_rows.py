@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.results.dead_letter import DeadLetter
 from batch_pipeline.flow.schemas import NOT_DEAD, RESULTS_SCHEMA, SUMMED, parquet_writer
@@ -53,12 +54,16 @@ _TABLES = f"""
     )
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
-    SELECT s.ordinal, s.id, s.unit, s.fingerprint, s.problem_status, s.problem,
+    SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint,
+           coalesce(d.status, s.problem_status) AS problem_status,
+           coalesce(d.reason, s.problem) AS problem,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
-    FROM snapshot s LEFT JOIN sums c ON c.id = s.id
+    FROM snapshot s LEFT JOIN sums c ON c.id = s.id LEFT JOIN decisions d ON d.ordinal = s.ordinal
 """  # noqa: S608
 _NO_ITEMS = f"CREATE TEMP TABLE items AS {_ITEMS} WITH NO DATA"
-_ADD_ITEMS = f"INSERT INTO items {_ITEMS} WHERE $answered OR s.problem_status IS NOT NULL"
+_ADD_ITEMS = f"""
+    INSERT INTO items {_ITEMS} WHERE $answered OR coalesce(d.status, s.problem_status) IS NOT NULL
+"""
 _SET_ASIDE = "CREATE OR REPLACE TEMP TABLE here AS FROM items WHERE problem_status IS NOT NULL"
 _ANSWERED = """
     CREATE OR REPLACE TEMP TABLE here AS
@@ -154,6 +159,7 @@ def of_snapshot(
         values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
         columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]
         connection.register("constants", pa.table(columns, names=["simulated", "at"]))
+        decisions.add_table(connection, files, snapshot)
         connection.execute(_TABLES)
         connection.execute(_NO_ITEMS)
         for _ in snapshots.each_part(connection, files, parts, snapshot.items):

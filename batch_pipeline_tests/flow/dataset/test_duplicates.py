@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset import input_dataset
-from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset import decisions, input_dataset
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
 
@@ -32,10 +31,9 @@ def test_rows_that_anothers_request_answers_are_written_down(
     sources = input_dataset.find_input(pipeline, spec, PARTITION)
     snapshot = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     assert (snapshot.items, snapshot.duplicates) == (len(ROWS) + len(more), len(answered_for))
-    found = []
-    for path in snapshots.duplicates_paths(snapshot):
-        found += pq.read_table(pipeline.files.uri(path)).to_pylist()
-    assert sorted((row["id"], row["first_ordinal"]) for row in found) == answered_for
+    found = pq.read_table(pipeline.files.uri(decisions.path_of(snapshot))).to_pylist()
+    assert sorted((row["id"], row["answered_by"]) for row in found) == answered_for
+    assert {(row["status"], row["reason"]) for row in found} <= {(None, "identical_request")}
 
 
 def test_an_id_that_comes_twice_stops_the_night(tmp_path: Path) -> None:

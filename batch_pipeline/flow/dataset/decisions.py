@@ -1,0 +1,46 @@
+"""Decisions on rows of a snapshot that are made after all of its rows are read.
+
+Belongs here: the file `decisions.parquet` beside a snapshot, with one row for each row of the
+snapshot that was decided on. Planning asks for none of these; results take a row's status, or whose
+answer it shows, from its decision. How it is decided stands in `duplicates`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.storage.files import Files
+
+# Either the row is set aside with `status` in the results, or `status` is NULL and the request of
+# the row with the ordinal `answered_by` answers it too; `unit` is then the unit of that request.
+# `reason` says why. (An answer of another partition would need one more column, the partition.)
+SCHEMA = pa.schema(
+    [
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("answered_by", pa.int64()),
+        pa.field("unit", pa.string()),
+    ]
+)
+FILE_NAME = "decisions.parquet"
+IDENTICAL_REQUEST = "identical_request"
+
+
+def path_of(snapshot: NewSnapshot) -> str:
+    return f"{snapshot.folder}/{FILE_NAME}"
+
+
+def add_table(connection: duckdb.DuckDBPyConnection, files: Files, snapshot: NewSnapshot) -> None:
+    """Make the decisions of a snapshot, which lies in `files`, the table `decisions`."""
+    connection.register("decisions_file", files.dataset([path_of(snapshot)]))
+    # A table and not a view: it is joined with each part of the snapshot.
+    connection.execute("CREATE TEMP TABLE decisions AS FROM decisions_file")
+    connection.unregister("decisions_file")
