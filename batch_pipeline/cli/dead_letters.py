@@ -25,13 +25,13 @@ def list_dead_letters(
     from batch_pipeline.cli import views
     from batch_pipeline.flow import paths
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.flow.results import dead_letter
+    from batch_pipeline.flow.results import dead_letters
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
     pipeline = Pipeline(settings)
     night = opening.shown_night(pipeline, spec, key)
-    groups = dead_letter.summarize(pipeline, spec.name, key)
+    groups = dead_letters.summarize(pipeline, spec.name, key)
     folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
     views.show_dead_letters(context.obj, night, groups, folder)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.files import Sources
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.flow.prune import Pruned
-    from batch_pipeline.flow.results.dead_letter import Group
+    from batch_pipeline.flow.results.dead_letters import Group
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.approvals import Approval

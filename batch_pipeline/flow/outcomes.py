@@ -58,7 +58,9 @@ class Outcome:
     error_message: str | None = None
 
 
-# Not of the API: what became of a request is not known, and will not be. It may have been billed.
+# Statuses of items that have a row of results and no dead letter.
+NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
+# An error type of this project: the API cannot say any more what became of a request.
 RESULTS_GONE = "results_gone"
 ERROR_ACTIONS = {
     "rate_limit_error": Action.RETRY,
@@ -76,30 +78,45 @@ ERROR_ACTIONS = {
 SPEND_LIMIT_CODES = ("enforced_spend_limit_reached", "contract_spend_limit_reached")
 SPEND_LIMIT_MESSAGE = "You have reached your specified"
 MAX_TOKENS = "max_tokens"
-CUT_OFF = (MAX_TOKENS, "model_context_window_exceeded")
-FINISHED = ("end_turn", "stop_sequence")
-# An answer where tools were to be used.
+# A stop reason that ends an answer as it should only where the request named tools to be used.
 TOOL_USE = "tool_use"
+
+_SUCCESS = Outcome(Status.SUCCEEDED, Action.KEEP)
+_STOP_REASONS = {
+    "end_turn": _SUCCESS,
+    "stop_sequence": _SUCCESS,
+    **{
+        reason: Outcome(
+            Status.TRUNCATED, Action.SET_ASIDE, reason, f"the answer was cut off ({reason})"
+        )
+        for reason in (MAX_TOKENS, "model_context_window_exceeded")
+    },
+    "refusal": Outcome(Status.REFUSED, Action.SET_ASIDE, "refusal", "the model refused to answer"),
+}
+_WITHOUT_MESSAGE = {
+    "expired": Outcome(
+        Status.EXPIRED, Action.RETRY, "expired", "the batch ended before this request was processed"
+    ),
+    "canceled": Outcome(Status.CANCELED, Action.RETRY, "canceled", "the batch was canceled"),
+}
 
 
 def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
     """What a result line's `result` means; a succeeded one is judged by its stop reason alone."""
     kind = result.get("type")
-    if kind == "succeeded" and isinstance(result.get("message"), Mapping):
+    if kind == "succeeded" and isinstance(result.get("message"), dict):
         return _of_stop_reason(result["message"].get("stop_reason"), tools_asked_for)
     if kind == "errored":
-        outcome = of_error(result.get("error"))
-        # Of real-time calls: the API was busy to the last, it never worked on the request.
+        error = of_error(result.get("error"))
+        # Real-time calls only: the API was busy at every try and never worked on the request.
         if result.get("attempted") is False:
-            return replace(outcome, action=Action.REOPEN)
-        # A model or a file that is gone is the job's matter, not the account's.
-        gone = outcome.error_type == "not_found_error"
-        return replace(outcome, action=Action.SET_ASIDE) if gone else outcome
-    if kind == "expired":
-        message = "the batch ended before this request was processed"
-        return Outcome(Status.EXPIRED, Action.RETRY, "expired", message)
-    if kind == "canceled":
-        return Outcome(Status.CANCELED, Action.RETRY, "canceled", "the batch was canceled")
+            return replace(error, action=Action.REOPEN)
+        # A model or a file that is gone is a fault of the job: the account's other jobs go on.
+        gone = error.error_type == "not_found_error"
+        return replace(error, action=Action.SET_ASIDE) if gone else error
+    # The API may send anything here, also what is no text and cannot be looked up.
+    if (outcome := _WITHOUT_MESSAGE.get(str(kind))) is not None:
+        return outcome
     message = f"a result of unknown type {kind!r}"
     return Outcome(Status.ERRORED, Action.RETRY_ONCE, f"unknown:{kind}", message)
 
@@ -120,13 +137,10 @@ def of_error(error: object) -> Outcome:
 
 
 def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
-    if stop_reason in FINISHED or (stop_reason == TOOL_USE and tools_asked_for):
-        return Outcome(Status.SUCCEEDED, Action.KEEP)
-    if stop_reason in CUT_OFF:
-        message = f"the answer was cut off ({stop_reason})"
-        return Outcome(Status.TRUNCATED, Action.SET_ASIDE, str(stop_reason), message)
-    if stop_reason == "refusal":
-        return Outcome(Status.REFUSED, Action.SET_ASIDE, "refusal", "the model refused to answer")
+    if (outcome := _STOP_REASONS.get(str(stop_reason))) is not None:
+        return outcome
+    if stop_reason == TOOL_USE and tools_asked_for:
+        return _SUCCESS
     message = f"the answer ended with stop reason {stop_reason!r}"
     return Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, f"stop_reason:{stop_reason}", message)
 

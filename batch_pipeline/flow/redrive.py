@@ -15,10 +15,9 @@ from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_for
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
-from batch_pipeline.flow.schemas import NOT_DEAD
 from batch_pipeline.flow.status import due
 from batch_pipeline.flow.status.due import Start
 from batch_pipeline.flow.status.progress import Progress

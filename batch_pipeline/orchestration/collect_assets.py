@@ -11,7 +11,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import steps as flow
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letter
+from batch_pipeline.flow.results import dead_letters
 from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
@@ -55,7 +55,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
                 )
                 return
             written = cost_report.write_report(pipeline, spec, night)
-            groups = dead_letter.summarize(pipeline, spec.name, context.partition_key)
+            groups = dead_letters.summarize(pipeline, spec.name, context.partition_key)
             found = {
                 COLLECTED_RESULTS: metadata.of_results(pipeline, state),
                 DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),

@@ -13,7 +13,7 @@ import dagster as dg
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results.dead_letter import Group
+from batch_pipeline.flow.results.dead_letters import Group
 from batch_pipeline.flow.status import due, eta, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.steps import InputTaken

@@ -96,6 +96,17 @@ class Tiers:
         """The unit prices that a request of at most so many prompt tokens may meet."""
         return self.prices[: bisect_left(self.starts, prompt_tokens) + 1]
 
+    def picodollars(self) -> tuple[tuple[int, ...], ...]:
+        """The same prices in whole picodollars (1e-12 USD), for exact sums over many answers.
+
+        Published and stated prices have at most six decimals for a million tokens, so that all of
+        them are whole; ValueError if one is not.
+        """
+        scaled = [[price.scaleb(12) for price in prices] for prices in self.prices]
+        if any(price != int(price) for prices in scaled for price in prices):
+            raise ValueError(f"a price is no whole number of picodollars: {self.prices}")
+        return tuple(tuple(int(price) for price in prices) for prices in scaled)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPrice:

@@ -19,7 +19,7 @@ import zstandard
 
 from batch_pipeline.flow.dataset.requests import CUSTOM_ID
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letter
+from batch_pipeline.flow.results.dead_letters import summarize
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -129,7 +129,7 @@ def test_dead_letters_hold_the_input_row(
     assert all(row["attempts"] == 0 and row["simulated"] for row in letters.values())
     assert (state.succeeded, state.dead_letter, state.complete) == (3, 4, True)
     assert by_id(results(pipeline, spec))["long"]["status"] == "too_large"
-    groups = dead_letter.summarize(pipeline, spec.name, PARTITION)
+    groups = summarize(pipeline, spec.name, PARTITION)
     assert sorted((group.reason, group.items) for group in groups) == [
         ("invalid_input", 3),
         ("too_large", 1),

@@ -20,7 +20,7 @@ from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letter
+from batch_pipeline.flow.results import dead_letters
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
@@ -319,7 +319,7 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
 def _set_aside(pipeline: Pipeline, night: Night) -> tuple[SetAside, ...]:
     if not night.published:
         return ()
-    groups = dead_letter.summarize(pipeline, night.job, night.partition)
+    groups = dead_letters.summarize(pipeline, night.job, night.partition)
     return tuple(SetAside(**vars(group)) for group in groups[:MOST_GROUPS])
 
 

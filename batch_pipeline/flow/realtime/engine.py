@@ -24,10 +24,10 @@ from typing import Any
 
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
+from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.flow.realtime.waker import Waker
-from batch_pipeline.flow.schemas import usage_of
 from batch_pipeline.ledger.admission import Waiting
 
 log = logging.getLogger(__name__)

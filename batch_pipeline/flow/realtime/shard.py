@@ -28,12 +28,12 @@ from batch_pipeline.flow.dataset.requests import (
 )
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
+from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.planning.more_room import MoreRoom
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
-from batch_pipeline.flow.schemas import usage_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent

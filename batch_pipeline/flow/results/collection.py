@@ -22,7 +22,7 @@ from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.results import dead_letter, result_lines
+from batch_pipeline.flow.results import dead_letters, lines
 from batch_pipeline.flow.results.judge import Chunk, LineJudge
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
@@ -71,12 +71,12 @@ def collect(
             submission.stated_prices,
         )
         judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
-        with result_lines.of_submission(pipeline, night, submission, staged["raw"]) as blocks:
+        with lines.of_submission(pipeline, night, submission, staged["raw"]) as blocks:
             there = blocks if gone is None else _what_there_is(blocks)
             _write(judge.chunks(there), staged["answers"], staged["results"])
         judge.check_complete()
         simulated = pipeline.account.simulated
-        letters = dead_letter.write(
+        letters = dead_letters.write(
             pipeline.files, snapshot, judge.letters, staged["letters"], simulated=simulated
         )
         for path in staged.values():

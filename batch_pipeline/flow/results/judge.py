@@ -1,71 +1,91 @@
-"""Result lines of one submission, judged one by one: rows of answers and results, and the counts.
+"""What each result line of a submission means: its rows of answers and results, and the counts.
 
-Belongs here: what any line means, however odd. Where the rows go stands in `collection`.
+Each request of a submission has one line. The judge reads line after line into plain tuples and
+makes columns of them once a chunk: 10 µs for a line of 200 characters, against 26 µs for a dict
+a row. Money is counted in whole picodollars (1e-12 USD), the scale of the results' `cost_usd`.
+Where the rows go stands in `collection`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cached_property
-from typing import Any
+from operator import mul
+from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.messages import AnswerReader, tokens_of
+from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import followers
 from batch_pipeline.flow.planning.more_room import MoreRoom
-from batch_pipeline.flow.results.dead_letter import DeadLetter
-from batch_pipeline.flow.results.regular_lines import Regular, RegularLines
-from batch_pipeline.flow.schemas import (
-    ANSWERS_SCHEMA,
-    NOT_DEAD,
-    RESULTS_SCHEMA,
-    SUMMED,
-    TOKENS,
-    AnswerReader,
-    usage_of,
-    zero,
-)
+from batch_pipeline.flow.results.dead_letters import DeadLetter
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, TOKENS, USD
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.tables import PICODOLLARS
-from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice
 
 log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 2_000
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
+# What is read from a line; the other columns come from the manifest or are the same in all rows.
+_JUDGED = (
+    "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
+    "error_message", "model", *TOKENS, "picodollars",
+)  # fmt: skip
+_OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
+_NO_TOKENS = (0, 0, 0, 0, 0)
+_OUTPUT = TOKENS.index("output_tokens")
+_PICODOLLAR = pa.scalar(1 / PICODOLLARS, pa.decimal128(12, 12))
 
 
 class ResultsIncompleteError(ApiError):
-    """A download does not hold every request once; it is repeated with the next round."""
+    """A download lacks requests, or has lines that cannot be read; the next round repeats it."""
 
     code = "results_incomplete"
 
 
 @dataclass(frozen=True)
 class Chunk:
+    """Rows of `ANSWERS_SCHEMA` and `RESULTS_SCHEMA` that some lines come to."""
+
     answers: pa.Table
     results: pa.Table
 
 
+class _Read(NamedTuple):
+    """What a result says by itself, before it is known which attempt at which request it was."""
+
+    outcome: Outcome
+    content: str | None
+    parsed: str | None
+    stop_reason: str | None
+    model: str | None
+    tokens: tuple[int, int, int, int, int]
+
+
 class LineJudge:
-    """Goes through the lines of one submission: each request once, none forgotten."""
+    """Judges the lines of one submission: the first line of each request counts.
+
+    `manifest` has a row for each request of the submission, in the order of their numbers. `gone`
+    says why requests without a line are set aside; None: they may still come.
+    """
 
     def __init__(
         self,
@@ -78,88 +98,67 @@ class LineJudge:
         *,
         gone: str | None = None,
     ) -> None:
+        declaration = Declaration.from_json(snapshot.declaration)
+        tiers = price.batch if submission.engine == "batch" else price.realtime
         self._submission = submission
-        self._declaration = Declaration.from_json(snapshot.declaration)
-        self._table = manifest
         self._max_attempts = retry.max_attempts
-        self._room = MoreRoom.of(retry, self._declaration)
-        self._simulated = pipeline.account.simulated
-        self._reader = AnswerReader(self._declaration.output_schema)
-        self._tools = "tool_choice" in self._declaration.params
-        self._followers = followers.of_manifest(pipeline, snapshot, manifest)
-        self._at = datetime.now(UTC)
-        self._price = price
-        # Why requests without a line are set aside; None: they are to be had still.
+        self._room = MoreRoom.of(retry, declaration)
+        self._reader = AnswerReader(declaration.output_schema)
+        self._tools = "tool_choice" in declaration.params
+        self._tier_starts, self._prices = tiers.starts, tiers.picodollars()
         self._gone = gone
+        self._manifest = manifest.combine_chunks()
+        before = pc.fill_null(manifest.column("attempts_before"), 0)
+        self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
+        self._sizes = manifest.column("request_bytes").to_pylist()
+        self._max_tokens = manifest.column("max_tokens").to_pylist()
+        self._ids = manifest.column("id").to_pylist()
+        self._followers = followers.of_manifest(pipeline, snapshot, manifest).by_request
+        constants = {
+            "mode": submission.engine,
+            "batch_id": submission.batch_id,
+            "simulated": pipeline.account.simulated,
+            "collected_at": datetime.now(UTC),
+        }
+        self._constants = {
+            name: pa.scalar(value, RESULTS_SCHEMA.field(name).type)
+            for name, value in constants.items()
+        }
+
+        self._seen = bytearray(manifest.num_rows)
         self._given_up = 0
-        self._seen = np.zeros(manifest.num_rows, np.bool_)
-        self._regular = RegularLines(
-            submission,
-            manifest,
-            price,
-            self._reader,
-            self._followers,
-            tools=self._tools,
-            simulated=self._simulated,
-            at=self._at,
-        )
-        self._statuses: Counter[str] = Counter()
         self._open = 0
+        self._statuses: Counter[str] = Counter()
         self._first = FirstAttempts()
-        self._usage = TokenUsage()
-        self._measured = Counter(answers=0, bytes=0, tokens=0)
-        self.cost = Decimal(0)
+        self._usage = dict.fromkeys(TOKENS, 0)
+        self._measured_answers = self._measured_bytes = 0
+        self._picodollars = 0
         # What the API said of the account as a whole, if anything.
         self.stopped_by: str | None = None
         self.letters: list[DeadLetter] = []
 
-    @cached_property
-    def _manifest(self) -> dict[str, list[Any]]:
-        """The manifest for access by line: made only where a line is not regular."""
-        columns: dict[str, list[Any]] = self._table.to_pydict()
-        return columns
+    @property
+    def cost(self) -> Decimal:
+        """USD billed for the lines judged so far."""
+        return self._picodollars / PICODOLLARS
 
     def chunks(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
-        """The rows of blocks of whole lines."""
+        """The rows of blocks of whole lines; where lines are `gone`, of their requests at last."""
         for block in blocks:
-            regular = self._regular.read(block, self._seen)
-            if regular is None:
-                lines = block.split(b"\n")
-            else:
-                self._count(regular)
-                lines = regular.odd
-                yield Chunk(regular.answers, regular.results)
-            yield from self._one_by_one(filter(None, lines))
+            judged = (self._judge(line) for line in block.split(b"\n") if line)
+            answers = [answer for answer in judged if answer is not None]
+            if answers:
+                yield self._chunk(answers)
         if self._gone is not None:
-            yield self._given_up_rows(self._gone)
-
-    def _one_by_one(self, lines: Iterable[bytes]) -> Iterator[Chunk]:
-        answers: list[dict[str, Any]] = []
-        results: list[dict[str, Any]] = []
-        for line in lines:
-            self._judge(line, answers, results)
-            if len(answers) >= CHUNK_ROWS:
-                yield _as_chunk(answers, results)
-                answers, results = [], []
-        if answers:
-            yield _as_chunk(answers, results)
-
-    def _count(self, regular: Regular) -> None:
-        """Take the regular lines of a block into what is counted."""
-        self._seen[regular.numbers] = True
-        if regular.results.num_rows:
-            self._statuses[str(Status.SUCCEEDED)] += regular.results.num_rows
-        self._first.done += regular.first_attempts
-        self._usage += regular.usage
-        self._measured.update(
-            answers=regular.billed,
-            bytes=regular.billed_bytes,
-            tokens=regular.usage.prompt_tokens,
-        )
-        self.cost += regular.cost
+            missing = [number for number, seen in enumerate(self._seen) if not seen]
+            self._given_up = len(missing)
+            lost = self._read(outcomes.gone(self._gone))
+            if missing:
+                yield self._chunk([self._settle(number, lost) for number in missing])
 
     def check_complete(self) -> None:
-        missing = int((~self._seen).sum())
+        """Raises ResultsIncompleteError where a request has no line."""
+        missing = self._seen.count(0)
         if missing:
             raise ResultsIncompleteError(
                 f"The results of {self._submission.batch_id or self._submission.token} lack "
@@ -167,147 +166,166 @@ class LineJudge:
             )
 
     def summary(self, *, duplicate: bool) -> dict[str, Any]:
-        """Items by status, requests that go out again, billed tokens (and on how many bytes they
-        were measured), what the breaker counts."""
+        """What the ledger keeps of the submission.
+
+        That is items by status, requests that go out again, billed tokens (and the bytes of the
+        requests that they were measured on), and first attempts for the breaker. The items of a
+        `duplicate` (a shard that was bought twice) are not counted, its tokens are.
+        """
         known = {
             "statuses": {} if duplicate else dict(self._statuses),
             "open": 0 if duplicate else self._open,
-            "usage": {name: getattr(self._usage, name) for name in TOKENS},
-            "measured": dict(self._measured),
+            "usage": self._usage,
+            "measured": {
+                "answers": self._measured_answers,
+                "bytes": self._measured_bytes,
+                "tokens": sum(self._usage.values()) - self._usage["output_tokens"],
+            },
             "duplicate": duplicate,
             "first": (FirstAttempts() if duplicate else self._first).as_json(),
         }
         if self._given_up:
             # What they cost is not known: at most what the bound leaves.
-            bound = int((self._submission.usd_bound - self.cost) * PICODOLLARS)
+            bound = int(self._submission.usd_bound * PICODOLLARS) - self._picodollars
             known["gone"] = {"requests": self._given_up, "picodollars": max(bound, 0)}
         return known
 
-    def _judge(
-        self, line: bytes, answers: list[dict[str, Any]], results: list[dict[str, Any]]
-    ) -> None:
+    def _judge(self, line: bytes) -> tuple[Any, ...] | None:
+        """The answer that a line gives, in the order of `_JUDGED`; None: it does not count."""
         try:
             data = _parse(line)
-            known = parse_custom_id(data["custom_id"])
-            result = data["result"]
-        except (ValueError, KeyError, TypeError) as error:
+            name, result = data["custom_id"], data["result"]
+            known = parse_custom_id(name)
+            if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
+                log.warning("a result line of another's request was left alone: %r", name)
+                return None
+            if self._seen[known[1]]:
+                return None
+            read = self._read(result)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if self._gone is not None:
-                return
+                return None
             raise ResultsIncompleteError(
                 f"The results of {self._submission.batch_id or self._submission.token} hold a "
-                "line that cannot be read; they are fetched again."
+                f"line that cannot be read ({error}); they are fetched again."
             ) from error
-        if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
-            log.warning("a result line of another's request was left alone: %r", data["custom_id"])
-            return
-        if not self._seen[known[1]]:
-            self._settle(known[1], result, answers, results)
+        return self._settle(known[1], read)
 
-    def _given_up_rows(self, why: str) -> Chunk:
-        """The rows of what has no line, and never will: it is set aside."""
-        answers: list[dict[str, Any]] = []
-        results: list[dict[str, Any]] = []
-        for number in np.flatnonzero(~self._seen).tolist():
-            self._settle(number, outcomes.gone(why), answers, results)
-            self._given_up += 1
-        return _as_chunk(answers, results)
-
-    def _settle(
-        self,
-        number: int,
-        result: dict[str, Any],
-        answers: list[dict[str, Any]],
-        results: list[dict[str, Any]],
-    ) -> None:
-        self._seen[number] = True
-        answer = self._answer(number, result)
-        answers.append(answer)
-        if answer["final"]:
-            results.extend(self._rows(number, answer))
-        else:
-            self._open += 1
-
-    def _answer(self, number: int, result: dict[str, Any]) -> dict[str, Any]:
-        """The row of `ANSWERS_SCHEMA` for one result."""
-        attempt = self._manifest["attempt"][number]
+    def _read(self, result: dict[str, Any]) -> _Read:
         outcome = outcomes.of_result(result, tools_asked_for=self._tools)
         message = result.get("message") or {}
         content = parsed = None
-        usage = TokenUsage()
+        tokens = _NO_TOKENS
         if result.get("type") == "succeeded":
-            usage = usage_of(message)
+            tokens = tokens_of(message)
             outcome, content, parsed = self._reader.read(message, outcome)
-        cancelled_by_us = (
-            outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None
-        )
-        if cancelled_by_us:
-            outcome = Outcome(Status.CANCELED, Action.REOPEN)
-        may_get_more = self._manifest["max_tokens"][number] is None
-        if may_get_more and self._room.fits(self._manifest["request_bytes"][number]):
+        stop_reason, model = _text(message.get("stop_reason")), _text(message.get("model"))
+        return _Read(outcome, content, parsed, stop_reason, model, tokens)
+
+    def _settle(self, number: int, read: _Read) -> tuple[Any, ...]:
+        """Book the first result of a request; its answer in the order of `_JUDGED`."""
+        self._seen[number] = True
+        outcome, tried = read.outcome, self._tried[number]
+        if outcome.action is not Action.KEEP:
+            outcome = self._in_this_submission(number, outcome)
+        self._first.count(self._ids[number], tried, outcome)
+        final = outcomes.settle(outcome, tried, self._max_attempts)
+        message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
+        if final:
+            self._count_items(number, outcome, message)
+        else:
+            self._open += 1
+        tokens = read.tokens
+        prompt = sum(tokens) - tokens[_OUTPUT]
+        if prompt:
+            self._measured_answers += 1
+            self._measured_bytes += self._sizes[number]
+        prices = self._prices[bisect_left(self._tier_starts, prompt)]
+        picodollars = sum(map(mul, prices, tokens))
+        return (
+            number, final, outcome.action is not Action.REOPEN, outcome.status, read.content,
+            read.parsed, read.stop_reason, outcome.error_type, message, read.model, *tokens,
+            picodollars,
+        )  # fmt: skip
+
+    def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
+        """What a result that is no success means for this request of this submission."""
+        if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
+            return Outcome(Status.CANCELED, Action.REOPEN)
+        if self._max_tokens[number] is None and self._room.fits(self._sizes[number]):
             outcome = outcomes.with_more_room(outcome)
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
-        tried = attempt - (self._manifest["attempts_before"][number] or 0)
-        self._first.count(self._manifest["id"][number], tried, outcome)
-        cost = self._price.cost(usage, mode=self._submission.engine)
-        self._usage += usage
-        if usage.prompt_tokens:
-            size = self._manifest["request_bytes"][number]
-            self._measured.update(answers=1, bytes=size, tokens=usage.prompt_tokens)
-        self.cost += cost
-        return {
-            "unit": self._manifest["unit"][number],
-            "final": outcomes.settle(outcome, tried, self._max_attempts),
-            "counted": outcome.action is not Action.REOPEN,
-            "id": self._manifest["id"][number],
-            "status": str(outcome.status),
-            "content": content,
-            "parsed": parsed,
-            "stop_reason": message.get("stop_reason"),
-            "error_type": outcome.error_type,
-            "error_message": outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS],
-            "model": message.get("model"),
-            **{name: getattr(usage, name) for name in TOKENS},
-            "cost_usd": cost,
-            "attempt": attempt,
-            "mode": self._submission.engine,
-            "batch_id": self._submission.batch_id,
-            "custom_id": custom_id(self._submission.token, number),
-            "fingerprint": self._manifest["fingerprint"][number],
-            "simulated": self._simulated,
-            "collected_at": self._at,
-        }
+        return outcome
 
-    def _rows(self, number: int, answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The results rows of a settled unit: the bearing item, then those that asked the same."""
-        row = {name: answer[name] for name in RESULTS_SCHEMA.names}
-        for name in SUMMED:
-            row[name] += self._manifest[f"prior_{name}"][number]
-        yield row
-        items = [(self._manifest["ordinal"][number], row["id"])]
-        for ordinal, item_id in self._followers.by_request.get(number, ()):
-            items.append((ordinal, item_id))
-            yield row | zero() | {"id": item_id}
-        self._statuses[row["status"]] += len(items)
-        if row["status"] not in NOT_DEAD:
-            self.letters.extend(
+    def _count_items(self, number: int, outcome: Outcome, message: str | None) -> None:
+        """Count the items of a settled request, and keep those that are dead letters."""
+        others = self._followers.get(number, ())
+        self._statuses[outcome.status] += 1 + len(others)
+        if outcome.status in NOT_DEAD:
+            return
+        columns = (self._manifest.column(name)[number].as_py() for name in ("ordinal", "attempt"))
+        ordinal, attempt = columns
+        for item_ordinal, item_id in ((ordinal, self._ids[number]), *others):
+            self.letters.append(
                 DeadLetter(
-                    ordinal=ordinal,
+                    ordinal=item_ordinal,
                     id=item_id,
-                    reason=row["status"],
-                    attempts=row["attempt"],
-                    error_type=row["error_type"],
-                    error_message=row["error_message"],
+                    reason=outcome.status,
+                    attempts=attempt,
+                    error_type=outcome.error_type,
+                    error_message=message,
                 )
-                for ordinal, item_id in items
             )
 
+    def _chunk(self, answers: list[tuple[Any, ...]]) -> Chunk:
+        judged = dict(zip(_JUDGED, zip(*answers, strict=True), strict=True))
+        numbers = judged["number"]
+        asked = self._manifest.take(pa.array(numbers))
+        columns: dict[str, Any] = {
+            **judged,
+            **{name: asked.column(name).chunk(0) for name in _OF_THE_MANIFEST},
+            **{name: pa.repeat(value, len(answers)) for name, value in self._constants.items()},
+            "custom_id": [custom_id(self._submission.token, number) for number in numbers],
+            "cost_usd": _usd(judged["picodollars"]),
+        }
+        self._picodollars += sum(judged["picodollars"])
+        for name in TOKENS:
+            self._usage[name] += sum(judged[name])
+        table = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
+        return Chunk(table, self._results(table, asked, numbers))
 
-def _as_chunk(answers: list[dict[str, Any]], results: list[dict[str, Any]]) -> Chunk:
-    return Chunk(
-        pa.Table.from_pylist(answers, schema=ANSWERS_SCHEMA),
-        pa.Table.from_pylist(results, schema=RESULTS_SCHEMA),
-    )
+    def _results(self, answers: pa.Table, asked: pa.Table, numbers: tuple[int, ...]) -> pa.Table:
+        """The results of requests that are settled: rows of the items that bear the costs, then
+        rows of the items that asked the same, which cost nothing."""
+        columns = {name: answers.column(name) for name in RESULTS_SCHEMA.names}
+        for name in SUMMED:
+            total = pc.add(columns[name], asked.column(f"prior_{name}"))
+            columns[name] = total.cast(RESULTS_SCHEMA.field(name).type)
+        final = answers.column("final")
+        bearers = pa.table(columns, schema=RESULTS_SCHEMA).filter(final)
+        if not self._followers:
+            return bearers
+        others = [
+            (row, item_id)
+            for row, (number, is_final) in enumerate(zip(numbers, final.to_pylist(), strict=True))
+            for _, item_id in (self._followers.get(number, ()) if is_final else ())
+        ]
+        same = answers.take(pa.array([row for row, _ in others], pa.int64()))
+        columns = {name: same.column(name) for name in RESULTS_SCHEMA.names}
+        columns["id"] = [item_id for _, item_id in others]
+        columns |= dict.fromkeys(SUMMED, [0] * len(others))
+        return pa.concat_tables([bearers, pa.table(columns, schema=RESULTS_SCHEMA)])
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _usd(picodollars: Sequence[int]) -> pa.Array:
+    """Whole picodollars as amounts in USD, exact: the scale of `USD` is 12."""
+    whole = pa.array(picodollars, pa.int64()).cast(pa.decimal128(19))
+    return pc.multiply(whole, _PICODOLLAR).cast(USD)
 
 
 def _parse(line: bytes) -> Any:

@@ -20,7 +20,7 @@ from batch_pipeline.flow import answers, joins, paths
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letter, settled_rows
+from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
 from batch_pipeline.ledger import snapshots as inputs
@@ -187,7 +187,7 @@ def _write_rows(
         settled = rows.write(results)
         for number, dead in enumerate(rows.dead_letters()):
             path = letters / settled_rows.file_name(number)
-            dead_letter.write(pipeline.files, snapshot, dead, path, simulated=simulated)
+            dead_letters.write(pipeline.files, snapshot, dead, path, simulated=simulated)
     return settled
 
 

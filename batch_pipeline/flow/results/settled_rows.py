@@ -25,8 +25,9 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.results.dead_letter import DeadLetter
-from batch_pipeline.flow.schemas import NOT_DEAD, RESULTS_SCHEMA, SUMMED, parquet_writer
+from batch_pipeline.flow.outcomes import NOT_DEAD
+from batch_pipeline.flow.results.dead_letters import DeadLetter
+from batch_pipeline.flow.schemas import RESULTS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 
