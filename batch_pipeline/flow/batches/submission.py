@@ -21,7 +21,7 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.ledger import accounts, admission, nights, shards, submissions
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent, Limits, MaySend, Waiting
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # Large enough that what is done for each does not show, small enough for a processor's cache.
 UPLOAD_CHUNK_BYTES = 512 << 10
 # What a body is made from of a manifest.
-_SENT = ("ordinal", "max_tokens", "request_bytes")
+_SENT = ("ordinal", "variant", "request_bytes")
 # Without a `retry-after`, a full queue is tried again after this.
 QUEUE_FULL_SECONDS = 60.0
 # Below this a night is sent before a second thread would have helped.
@@ -126,10 +126,10 @@ def _send(
     with pipeline.ledger.read() as connection:
         snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
-    ordinals, rooms, sizes = (
-        column.to_pylist()
-        for column in manifests.read(pipeline.files, intent.shard.manifest, _SENT).columns
-    )
+    manifest = manifests.read(pipeline.files, intent.shard.manifest, _SENT)
+    ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
+    asked = variants.declarations_of(manifest, declaration)
+    rooms = [None if name is None else asked[name].max_tokens for name in names]
     blocks = snapshots.read_blocks(pipeline.files, snapshot, ordinals)
     requests = zip(rooms, sizes, strict=True)
     builder = RequestBuilder(declaration)

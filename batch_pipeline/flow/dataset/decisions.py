@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,3 +45,25 @@ def add_table(connection: duckdb.DuckDBPyConnection, files: Files, snapshot: New
     # A table and not a view: it is joined with each part of the snapshot.
     connection.execute("CREATE TEMP TABLE decisions AS FROM decisions_file")
     connection.unregister("decisions_file")
+
+
+def followers(
+    files: Files, snapshot: NewSnapshot, asked: pa.ChunkedArray
+) -> dict[int, list[tuple[int, str]]]:
+    """The rows that requests answer besides their own, as ordinal and id.
+
+    `asked` has the ordinals of the requests; the keys are places in it.
+    """
+    if not snapshot.duplicates:
+        return {}
+    ordinals = asked.combine_chunks()
+    rows = (
+        files.dataset([path_of(snapshot)])
+        .to_table(["answered_by", "ordinal", "id"], pc.field("answered_by").isin(ordinals))
+        .sort_by("ordinal")
+    )
+    found: dict[int, list[tuple[int, str]]] = {}
+    places = pc.index_in(rows.column("answered_by"), ordinals).to_pylist()
+    for place, row in zip(places, rows.to_pylist(), strict=True):
+        found.setdefault(place, []).append((row["ordinal"], row["id"]))
+    return found

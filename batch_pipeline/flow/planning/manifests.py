@@ -1,7 +1,7 @@
 """Manifests: which units a shard asks for, in which order, and what they have cost before.
 
-With the snapshot a manifest makes a create body reproducible to the byte: request `n` of the shard
-is the row with the manifest's n-th ordinal.
+A manifest and its snapshot make a create body reproducible to the byte: request `n` of the shard is
+the row with the manifest's n-th ordinal, asked as the manifest's n-th variant.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from batch_pipeline.storage.files import Files
 
 # `id` is the item that bears the cost; `attempt` counts from 1; `prior_*` is what the item was
 # billed for in earlier answers of the night. `attempts_before` are those that a redrive has put
-# behind: the bound of attempts counts from there. `max_tokens` is another than the declared one
-# where an answer was cut off (`request_bytes` is the size with it). Manifests of former releases
-# lack the last two.
+# behind: the bound of attempts counts from there. `variant` names the way in which the request is
+# asked otherwise than declared (NULL: as declared); `request_bytes` is its size then. The metadata
+# of the file have the variant's definition.
 SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),
@@ -28,11 +28,11 @@ SCHEMA = pa.schema(
         pa.field("request_bytes", pa.int64(), nullable=False),
         pa.field("attempt", pa.int64(), nullable=False),
         *(pa.field(f"prior_{name}", RESULTS_SCHEMA.field(name).type) for name in SUMMED),
-        pa.field("attempts_before", pa.int64()),
-        pa.field("max_tokens", pa.int64()),
+        pa.field("attempts_before", pa.int64(), nullable=False),
+        pa.field("variant", pa.string()),
     ]
 )
-# The rest hardly ever comes twice: a dictionary of it is built for nothing and thrown away.
+# The values of the other columns hardly ever occur twice, so that a dictionary would be of no use.
 _REPEATED = [
     name
     for name in SCHEMA.names
@@ -40,15 +40,14 @@ _REPEATED = [
 ]
 
 
-def read(files: Files, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    with files.open_native(path) as file:
-        wanted = None if columns is None else list(columns)
-        return pq.read_table(file, columns=wanted, schema=SCHEMA)
+def read(files: Files, path: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+    """Columns of a manifest, with the definitions of its variants in the table's metadata."""
+    return files.read_columns(path, columns)
 
 
 def write(files: Files, path: str, table: pa.Table) -> None:
     with files.staged() as staged:
-        # Nobody looks for rows in it.
+        # Statistics serve to find rows, and a manifest is read whole.
         pq.write_table(
             table, staged, compression="zstd", use_dictionary=_REPEATED, write_statistics=False
         )

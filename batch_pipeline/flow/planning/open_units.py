@@ -97,7 +97,7 @@ class OpenUnits:
     """The open units of a snapshot, in its order.
 
     Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
-    in place of `max_tokens`.
+    in place of `variant`.
     """
 
     def __init__(

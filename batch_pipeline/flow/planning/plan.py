@@ -22,9 +22,9 @@ from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.concurrency import each_ahead
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
+from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
@@ -198,7 +198,8 @@ def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
 
 
 def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
-    return room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
+    manifest = room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
+    return variants.with_definitions(manifest, [room.variant] if room.variant else [])
 
 
 def _write_shard(
@@ -214,7 +215,7 @@ def _write_shard(
     folder = paths.manifests(night.job, night.partition, night.account)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
-    size = sizes_of(table, seen.snapshot.declaration["max_tokens"])
+    size = sizes_of(table, Declaration.from_json(seen.snapshot.declaration))
     return NewShard(
         engine=engine,
         pilot=pilot,
@@ -227,15 +228,18 @@ def _write_shard(
     )
 
 
-def sizes_of(table: pa.Table, max_tokens: int) -> dict[str, int]:
-    """What a bound in USD follows from: bytes of all requests and of the largest, and the sum of
-    what each may answer, which is `max_tokens` where the manifest says nothing else."""
-    sizes = table.column("request_bytes")
-    rooms = pc.fill_null(table.column("max_tokens"), max_tokens)
+def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
+    """What a bound in USD follows from: the bytes of all requests and of the largest, and the most
+    tokens that all answers together may have, each request by the variant that it is asked as."""
+    sizes = manifest.column("request_bytes")
+    declared = variants.declarations_of(manifest, declaration)
+    asked = manifest.column("variant").value_counts().to_pylist()
     return {
         "input_bytes": pc.sum(sizes, min_count=0).as_py(),
         "largest_bytes": pc.max(sizes).as_py() or 0,
-        "output_tokens": pc.sum(rooms, min_count=0).as_py(),
+        "output_tokens": sum(
+            declared[each["values"]].max_tokens * each["counts"] for each in asked
+        ),
     }
 
 

@@ -31,8 +31,8 @@ from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
@@ -83,7 +83,9 @@ class OpenShard:
         self.declaration = Declaration.from_json(self._snapshot.declaration)
         self._room = MoreRoom.of(spec.retry, self.declaration)
         self._tools = "tool_choice" in self.declaration.params
-        self._manifest = manifests.read(pipeline.files, intent.shard.manifest).to_pydict()
+        manifest = manifests.read(pipeline.files, intent.shard.manifest)
+        self._asked = variants.declarations_of(manifest, self.declaration)
+        self._manifest = manifest.to_pydict()
         sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
         self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
         self._answered = bytearray(intent.shard.requests)
@@ -180,12 +182,13 @@ class OpenShard:
 
     def _calls_left(self) -> Iterator[Call]:
         left = [number for number, answered in enumerate(self._answered) if not answered]
-        ordinals, rooms = self._manifest["ordinal"], self._manifest["max_tokens"]
-        rebuild = RequestBuilder(self.declaration).rebuild
+        ordinals, names = self._manifest["ordinal"], self._manifest["variant"]
+        builders = {name: RequestBuilder(declared) for name, declared in self._asked.items()}
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
-            yield Call(self, number, rebuild(row.text, rooms[number], row.places))
+            params = builders[names[number]].rebuild(row.text, places=row.places)
+            yield Call(self, number, params)
 
     def _count(
         self, number: int, result: dict[str, Any], usage: TokenUsage, latency_ms: int
@@ -204,14 +207,14 @@ class OpenShard:
         """What answers that got lost on their way may have cost at most."""
         if not lost:
             return
-        most = self._manifest["max_tokens"][number] or self.declaration.max_tokens
+        most = self._asked[self._manifest["variant"][number]].max_tokens
         size = self._manifest["request_bytes"][number]
         with self._lock:
             self._lost_usd += lost * self._price.upper_bound(size, most, "realtime")
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
         outcome = outcomes.of_result(result, tools_asked_for=self._tools)
-        if outcome.action is Action.KEEP or self._manifest["max_tokens"][number] is not None:
+        if outcome.action is Action.KEEP or self._manifest["variant"][number] is not None:
             return outcome
         fits = self._room.fits(self._manifest["request_bytes"][number])
         return outcomes.with_more_room(outcome) if fits else outcome

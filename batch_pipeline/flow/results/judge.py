@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import followers
-from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, TOKENS, USD
 from batch_pipeline.jobs.spec import RetrySpec
@@ -111,9 +111,9 @@ class LineJudge:
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
         self._sizes = manifest.column("request_bytes").to_pylist()
-        self._max_tokens = manifest.column("max_tokens").to_pylist()
+        self._variants = manifest.column("variant").to_pylist()
         self._ids = manifest.column("id").to_pylist()
-        self._followers = followers.of_manifest(pipeline, snapshot, manifest).by_request
+        self._followers = decisions.followers(pipeline.files, snapshot, manifest.column("ordinal"))
         constants = {
             "mode": submission.engine,
             "batch_id": submission.batch_id,
@@ -252,7 +252,7 @@ class LineJudge:
         """What a result that is no success means for this request of this submission."""
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
-        if self._max_tokens[number] is None and self._room.fits(self._sizes[number]):
+        if self._variants[number] is None and self._room.fits(self._sizes[number]):
             outcome = outcomes.with_more_room(outcome)
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"

@@ -13,9 +13,9 @@ from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import decisions, input_dataset
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import followers, manifests, plan
-from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning import manifests, plan
 from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.results import settled_rows
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
@@ -93,7 +93,8 @@ def test_rows_with_a_decision_are_not_asked_for(pipeline: Pipeline, tmp_path: Pa
     with open_units(pipeline.files, snapshot, StandingAnswers((), ()), []) as units:
         [manifest] = units.all()
     assert manifest.column("ordinal").to_pylist() == [1, 2, 4]
-    assert followers.of_manifest(pipeline, snapshot, manifest).by_request == {0: [(3, ids[3])]}
+    asked = manifest.column("ordinal")
+    assert decisions.followers(pipeline.files, snapshot, asked) == {0: [(3, ids[3])]}
 
     answer = {"unit": units_of[1], "final": True, "id": ids[1], "status": "succeeded"}
     write(pipeline, "answers", pa.Table.from_pylist([answer], schema=ANSWERS_SCHEMA))

@@ -18,6 +18,7 @@ from batch_pipeline.flow.dataset.requests import (
     wire_overhead,
 )
 from batch_pipeline.flow.planning.plan import ShardLimits, cut, sizes_of
+from batch_pipeline.flow.planning.variants import Variant, with_definitions
 from batch_pipeline_tests.support import job
 
 
@@ -93,21 +94,23 @@ def test_no_shard_is_larger_than_what_could_ever_go(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rooms", "found"),
+    ("sizes", "names", "found"),
     [
         ([5, 6], [None, None], (11, 6, 20)),
-        ([5, 6], [None, 90], (11, 6, 100)),
+        ([5, 6], [None, "larger"], (11, 6, 100)),
         ([], [], (0, 0, 0)),
     ],
 )
 def test_what_the_bound_of_a_shard_follows_from(
-    sizes: list[int], rooms: list[int | None], found: tuple[int, int, int]
+    sizes: list[int], names: list[str | None], found: tuple[int, int, int]
 ) -> None:
     columns = {
         "request_bytes": pa.array(sizes, pa.int64()),
-        "max_tokens": pa.array(rooms, pa.int64()),
+        "variant": pa.array(names, pa.string()),
     }
-    assert tuple(sizes_of(pa.table(columns), 10).values()) == found
+    manifest = with_definitions(pa.table(columns), [Variant("larger", max_tokens=90)])
+    declaration = Declaration.of(job("in.jsonl", max_tokens=10))
+    assert tuple(sizes_of(manifest, declaration).values()) == found
 
 
 def test_overhead_is_what_a_request_adds_on_the_wire() -> None:

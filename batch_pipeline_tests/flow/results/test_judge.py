@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import followers, manifests
-from batch_pipeline.flow.planning.followers import Followers
+from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results.judge import LineJudge, ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, TOKENS
 from batch_pipeline.jobs.spec import RetrySpec
@@ -35,10 +35,10 @@ TOOLS = {"tools": [{"name": "note", "input_schema": {}}], "tool_choice": {"type"
 SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
 # Requests 1 and 4 answer other items too.
 OTHERS = [(1, 98, "and"), (4, 99, "the same again"), (4, 97, "and again")]
-FOLLOWERS = Followers.of(*map(list, zip(*OTHERS, strict=True)))
+FOLLOWERS = {1: [(98, "and")], 4: [(99, "the same again"), (97, "and again")]}
 
 
-PIPELINE = cast("Pipeline", SimpleNamespace(account=SimpleNamespace(simulated=False)))
+PIPELINE = cast("Pipeline", SimpleNamespace(account=SimpleNamespace(simulated=False), files=None))
 MODEL = "claude-haiku-4-5-20251001"
 
 
@@ -46,8 +46,8 @@ def manifest() -> pa.Table:
     rows: list[dict[str, Any]] = [
         {
             "unit": f"unit {n}", "fingerprint": f"print {n}", "ordinal": n, "id": f"Akte {n}/ä",
-            "request_bytes": 100 + n, "attempt": 1 + n % 3, "attempts_before": n % 2 or None,
-            "max_tokens": None, **{f"prior_{name}": n for name in SUMMED},
+            "request_bytes": 100 + n, "attempt": 1 + n % 3, "attempts_before": n % 2,
+            "variant": None, **{f"prior_{name}": n for name in SUMMED},
         }
         for n in range(REQUESTS)
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def judged(
     snapshot = replace(SNAPSHOT, declaration=declaration.to_json())
     retry = RetrySpec(truncated_max_tokens=8_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(followers, "of_manifest", lambda *_: FOLLOWERS)
+        patch.setattr(decisions, "followers", lambda *_: FOLLOWERS)
         judge = LineJudge(
             PIPELINE, SUBMITTED, snapshot, manifest(), retry, price_of(model), gone=gone
         )

@@ -1,4 +1,4 @@
-"""Answers that were cut off, asked once more with a larger `max_tokens`."""
+"""Variants: answers that were cut off, asked once more with a larger `max_tokens`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.planning.more_room import MoreRoom
+from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import shards
@@ -70,13 +70,13 @@ def test_what_is_worth_more_room(outcome: Outcome, final: bool, attempt: int) ->
 def test_a_request_grows_by_digits(larger: int | None, max_tokens: int, growth: int) -> None:
     more = room(larger, max_tokens)
     assert more.growth == growth
-    builder = RequestBuilder(Declaration.of(job("in.jsonl", max_tokens=max_tokens)))
+    declaration = Declaration.of(job("in.jsonl", max_tokens=max_tokens))
+    asked = declaration if more.variant is None else more.variant.declared_as(declaration)
     row = orjson.dumps(documents(1)[0])
-    plain, large = builder.rebuild(row), builder.rebuild(row, more.max_tokens)
+    plain, large = (RequestBuilder(declared).rebuild(row) for declared in (declaration, asked))
     assert len(large) - len(plain) == growth
-    expected = {**orjson.loads(plain), "max_tokens": more.max_tokens or max_tokens}
+    expected = {**orjson.loads(plain), "max_tokens": max(larger or 0, max_tokens)}
     assert orjson.loads(large) == expected
-    assert builder.rebuild(row) == plain
 
 
 def test_no_request_outgrows_a_batch() -> None:
@@ -91,9 +91,9 @@ def test_no_request_outgrows_a_batch() -> None:
         }
     )
     given = more.given_to(units)
-    assert given.column("max_tokens").to_pylist() == [1_000, None, None]
+    assert given.column("variant").to_pylist() == ["more_room", None, None]
     assert given.column("request_bytes").to_pylist() == [11, 10, more.max_request_bytes]
-    assert room(None).given_to(units).column("max_tokens").null_count == 3
+    assert room(None).given_to(units).column("variant").null_count == 3
 
 
 def test_an_answer_cut_off_is_asked_once_more_and_both_are_billed(
@@ -128,7 +128,13 @@ def test_the_bound_of_a_shard_knows_the_larger_one(
     assert second.usd_bound > first.usd_bound + Decimal("0.000001") * 5 * 3_999
     assert second.bytes == first.bytes + 5 * 3
     table = manifests.read(pipeline.files, second.manifest)
-    assert set(table.column("max_tokens").to_pylist()) == {4_000}
+    assert set(table.column("variant").to_pylist()) == {"more_room"}
+    declared = Declaration.of(job(source, **HEALED))
+    asked = variants.declarations_of(table, declared)
+    assert (asked[None], asked["more_room"].max_tokens) == (declared, 4_000)
+    # The definition is the manifest's own: the job may say something else by now.
+    elsewhere = manifests.read(pipeline.files, second.manifest, ["variant"])
+    assert variants.declarations_of(elsewhere, declared) == asked
     assert all(s.cost_usd and s.cost_usd <= s.usd_bound for s in submissions_of(pipeline))
 
 
