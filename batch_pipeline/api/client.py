@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import anthropic
 import httpx2
@@ -19,12 +19,9 @@ from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
+from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.errors import AccountError, ApiError
-
-if TYPE_CHECKING:
-    from batch_pipeline.api.messages import AnthropicMessages
-    from batch_pipeline.api.request_head import RequestHead
 
 # How the simulator names itself; nothing is inferred from a URL.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
@@ -132,7 +129,11 @@ class AnthropicApi:
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
                 cast_to=httpx2.Response,
-                options={"headers": JSON_BODY | betas_header(betas)},
+                # The body is somebody's document, and goes to no other address.
+                options={
+                    "headers": JSON_BODY | betas_header(betas),
+                    "follow_redirects": False,
+                },
             )
             try:
                 return int(json_of(response)["input_tokens"])
@@ -141,18 +142,10 @@ class AnthropicApi:
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
-        # aiohttp takes a tenth of a second, and most nights go out in batches.
-        from batch_pipeline.api.messages import (  # noqa: PLC0415
-            AnthropicMessages,
-            open_session,
-        )
-        from batch_pipeline.api.request_head import learn_head  # noqa: PLC0415
-
-        async def head(betas: Sequence[str]) -> RequestHead:
-            return await learn_head(self._base_url, self._api_key, betas)
-
-        async with open_session(concurrency) as session:
-            yield AnthropicMessages(session, head, self._note_simulator)
+        async with open_messages(
+            concurrency, self._note_simulator, self._base_url, self._api_key
+        ) as messages:
+            yield messages
 
     def _probe(self) -> None:
         """Learn who answers, and whether the credentials are good, before any work is done."""

@@ -1,51 +1,141 @@
-"""The Messages endpoint for many small calls: aiohttp, and as little else as possible.
+"""The Messages endpoint for thousands of small calls, sent by aiohttp under headers of the SDK's.
 
-A call carries the head that the SDK would give it (`request_head`), and its failures are told as
-those of the SDK's own calls are.
+The SDK alone needs more processor time to put a call together than a real-time night needs for
+everything else (docs/decisions/013). Calls of one declaration differ in their bodies only, so the
+SDK makes the rest of a request once every `HEAD_SECONDS`, and each call is sent with that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.request import getproxies
 
 import aiohttp
+import anthropic
 import httpx2
 
-from batch_pipeline.api.failures import object_in, rate_limits, refusal
+from batch_pipeline.api.failures import (
+    JSON_BODY,
+    betas_header,
+    failures,
+    object_in,
+    rate_limits,
+    refusal,
+)
 from batch_pipeline.api.protocol import Answer, ApiFailure
-from batch_pipeline.api.request_head import RequestHead
 
-# Without any connection nothing can have been sent. A kept one that the server has closed is not
-# among these: what was written to it may have arrived.
+MESSAGES = "/v1/messages"
+# The SDK renews a token at the latest 30 seconds before it expires; a token copied within that
+# time is still good when a call with it leaves.
+HEAD_SECONDS = 20.0
+# Headers that describe the body or the connection: aiohttp writes its own.
+_OF_THE_CONNECTION = frozenset({"accept-encoding", "connection", "content-length", "host"})
+# Errors before a connection exists, so that nothing can have been sent. A kept connection that the
+# server has closed is not among them: a request written to it may have arrived.
 _NEVER_ESTABLISHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
-LearnHead = Callable[[Sequence[str]], Awaitable[RequestHead]]
+
+@dataclass(frozen=True)
+class RequestHead:
+    """Everything of a Messages request but its body: URL, headers, time-outs."""
+
+    url: str
+    headers: Mapping[str, str]
+    timeout: aiohttp.ClientTimeout
+    made_at: float
+
+
+class SdkHeads(httpx2.AsyncBaseTransport):
+    """The SDK's client over a transport that sends nothing: it shows what the SDK would send.
+
+    Key, base URL, versions, time-outs and custom headers stay the SDK's business, and so does the
+    renewal of tokens that expire during a night.
+    """
+
+    def __init__(self, base_url: str | None, api_key: str | None) -> None:
+        self._seen: httpx2.Request | None = None
+        # By betas: declarations of several snapshots may be under way.
+        self._heads: dict[tuple[str, ...], RequestHead] = {}
+        self._making = asyncio.Lock()
+        self.client = anthropic.AsyncAnthropic(
+            base_url=base_url,
+            api_key=api_key,
+            max_retries=0,
+            # Its header names one call; a copied header would give all calls that name.
+            open_telemetry=False,
+            http_client=httpx2.AsyncClient(transport=self, trust_env=False),
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self._seen = request
+        return httpx2.Response(200)
+
+    async def head(self, betas: Sequence[str]) -> RequestHead:
+        """The head of a call that leaves now. May raise `ApiFailure` where a token is renewed."""
+        key = tuple(betas)
+        found = self._heads.get(key)
+        if found is None or time.monotonic() - found.made_at > HEAD_SECONDS:
+            # Calls come together: the first one makes the head for those that wait here.
+            async with self._making:
+                if self._heads.get(key) is found:
+                    self._heads[key] = await self._make(key)
+            found = self._heads[key]
+        return found
+
+    async def _make(self, betas: tuple[str, ...]) -> RequestHead:
+        made_at = time.monotonic()
+        with failures():
+            await self.client.post(
+                MESSAGES,
+                content=b"{}",
+                cast_to=httpx2.Response,
+                options={"headers": JSON_BODY | betas_header(betas)},
+            )
+        request = self._seen
+        assert request is not None
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in _OF_THE_CONNECTION
+        }
+        timeout = httpx2.Timeout(**request.extensions["timeout"])
+        return RequestHead(
+            str(request.url),
+            headers,
+            aiohttp.ClientTimeout(
+                connect=timeout.pool, sock_connect=timeout.connect, sock_read=timeout.read
+            ),
+            made_at,
+        )
 
 
 class AnthropicMessages:
-    """`Messages` over an open session; `note` sees the headers of every answer, refusals too."""
+    """`Messages` over an open session; `note` is given the headers of every answer and refusal."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        learn_head: LearnHead,
+        heads: SdkHeads,
         note: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._session = session
-        self._learn_head = learn_head
+        self._heads = heads
         self._note = note
-        # By betas: declarations of several snapshots may be under way.
-        self._heads: dict[tuple[str, ...], RequestHead] = {}
-        self._learning = asyncio.Lock()
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
-        key = tuple(betas)
-        head = self._heads.get(key) or await self._learned(key)
+        head = await self._heads.head(betas)
         try:
             async with self._session.post(
-                head.url, data=params, headers=head.headers, timeout=head.timeout
+                head.url,
+                data=params,
+                headers=head.headers,
+                timeout=head.timeout,
+                # The body is somebody's document, and goes to no other address.
+                allow_redirects=False,
             ) as response:
                 content = await response.read()
         except _NEVER_ESTABLISHED as error:
@@ -59,22 +149,27 @@ class AnthropicMessages:
             raise refusal(status, headers, content)
         return Answer(object_in(status, content), content, rate_limits(headers))
 
-    async def _learned(self, betas: tuple[str, ...]) -> RequestHead:
-        # The first calls come at once: one of them learns for all.
-        async with self._learning:
-            if betas not in self._heads:
-                self._heads[betas] = await self._learn_head(betas)
-            return self._heads[betas]
 
+@asynccontextmanager
+async def open_messages(
+    connections: int,
+    note: Callable[[Mapping[str, str]], None],
+    base_url: str | None = None,
+    api_key: str | None = None,
+) -> AsyncIterator[AnthropicMessages]:
+    """`AnthropicMessages` over up to `connections` kept connections; a call beyond them waits.
 
-def open_session(connections: int) -> aiohttp.ClientSession:
-    """A session whose pool has exactly this size: each connection is kept for the next call."""
-    return aiohttp.ClientSession(
+    Base URL and credentials come from the environment unless given, as with the SDK.
+    """
+    heads = SdkHeads(base_url, api_key)
+    session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=httpx2.create_ssl_context()),
         cookie_jar=aiohttp.DummyCookieJar(),
-        # It costs a look into ~/.netrc for each call, in another thread.
+        # For the proxies alone: it looks into ~/.netrc for each call, in another thread.
         trust_env=bool(getproxies()),
     )
+    async with heads.client, session:
+        yield AnthropicMessages(session, heads, note)
 
 
 def _lost(error: Exception, *, connected: bool) -> ApiFailure:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
-from batch_pipeline.libraries import loading_without
 from batch_pipeline.settings import Settings
 from batch_pipeline.storage.files import Files
 
@@ -76,7 +75,7 @@ class Pipeline:
         """Connects on first use; raises where there is no key or the API refuses it."""
         if self._given_api is not None:
             return self._given_api
-        with loading_once("anthropic"), loading_without("aiohttp"):
+        with loading_once("anthropic"):
             from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415  # heavy
 
             # Its first client loads as much again as it needs.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -14,9 +16,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from batch_pipeline.api import messages as messages_api
 from batch_pipeline.api.client import AnthropicApi
+from batch_pipeline.api.messages import RequestHead, SdkHeads, open_messages
 from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
-from batch_pipeline.api.request_head import learn_head
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import Simulator
@@ -310,9 +313,75 @@ def test_a_message_carries_what_the_sdk_would_send(
 
 def test_calls_may_take_as_long_as_the_sdk_says(sim: Simulator) -> None:
     said = anthropic.DEFAULT_TIMEOUT
-    head = asyncio.run(learn_head(sim.url, "a key", ()))
+
+    async def make() -> RequestHead:
+        return await SdkHeads(sim.url, "a key").head(())
+
+    head = asyncio.run(make())
     assert (head.timeout.sock_connect, head.timeout.sock_read) == (said.connect, said.read)
     assert (head.timeout.connect, head.timeout.total) == (said.pool, None)
+
+
+def test_a_token_that_is_renewed_during_a_night_is_sent_from_then_on(
+    sim: Simulator, faults: Faults, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A profile whose token another program renews in a file, as the SDK supports it."""
+    profile = tmp_path / "configs" / "default.json"
+    token = tmp_path / "credentials" / "default.json"
+    for path in (profile, token):
+        path.parent.mkdir()
+    profile.write_text('{"version": "1.0", "authentication": {"type": "user_oauth"}}')
+
+    def renew(name: str) -> None:
+        expires_at = int(time.time()) + 1
+        said = {"version": "1.0", "type": "oauth_token", "access_token": name}
+        token.write_bytes(orjson.dumps(said | {"expires_at": expires_at}))
+        token.chmod(0o600)
+
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setattr(messages_api, "HEAD_SECONDS", 0.0)
+    seen: list[str | None] = []
+    faults.on_request = lambda request: seen.append(request.headers.get("authorization"))
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+
+    async def ask() -> None:
+        async with open_messages(1, lambda _: None) as messages:
+            for name in ("first", "second"):
+                renew(name)
+                await messages.create(params, ())
+
+    asyncio.run(ask())
+    assert seen == ["Bearer first", "Bearer second"]
+
+
+def test_a_head_is_made_once_for_the_calls_of_a_while(sim: Simulator) -> None:
+    async def make() -> list[RequestHead]:
+        heads = SdkHeads(sim.url, "a key")
+        return await asyncio.gather(*(heads.head(("a-beta",)) for _ in range(50)))
+
+    first, *others = asyncio.run(make())
+    assert all(head is first for head in others)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_a_redirect_is_not_followed_with_a_document(
+    sim: Simulator, api: AnthropicApi, faults: Faults, path: str
+) -> None:
+    faults.on_request = lambda _: Response(
+        status_code=307, headers={"location": "/v1/messages/batches"}
+    )
+    faults.calls.clear()
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+    call: Callable[[], object] = (
+        (lambda: asked(api, params))
+        if path == "/v1/messages"
+        else (lambda: api.count_tokens(params, ()))
+    )
+    with pytest.raises(ApiFailure) as caught:
+        call()
+    assert caught.value.status == 307
+    assert faults.calls == [("POST", path)]
 
 
 def test_calls_go_through_the_proxy_that_the_environment_names(

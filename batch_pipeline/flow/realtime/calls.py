@@ -182,15 +182,6 @@ def _work(
     return engine
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop that costs least, where there is one: not on Windows."""
-    try:
-        import uvloop  # noqa: PLC0415  # see above; and only calls need it
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
 def _supervise(
     pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
 ) -> None:
@@ -205,8 +196,7 @@ def _supervise(
 
     def body() -> None:
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(run())
+            asyncio.run(run())
         except BaseException as error:  # noqa: BLE001  # raised again, in the caller's thread
             engine.error = engine.error or error
         finally:
