@@ -1,8 +1,8 @@
-"""Shards sent call by call through the Messages API: a pilot's, and a night's in real time.
+"""Sends shards call by call through the Messages API: a pilot's, and a night's in real time.
 
-Belongs here: which shards are worked through, and what the ledger hears of it. How calls leave and
-come back stands in `call_engine`. A call in flight at a kill may be billed and asked again; the API
-leaves no way to find it. Every other answer is in the journal before it counts.
+Belongs here: which shards are sent, and what is written to the ledger. How single calls leave and
+end is decided in `engine`. A call under way when the process is killed may be billed and sent
+again: the API has no list of calls to find it in. Every other answer is in a journal.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from batch_pipeline.ledger.submissions import State
 
 log = logging.getLogger(__name__)
 
-# How often whoever watches has a look while calls are made.
+# How often `meanwhile` runs while calls are made.
 WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Called:
-    """What one round of calls did: answers, and why the rest waits."""
+    """Result of `send_all`: the number of answers, and why the other requests wait."""
 
     answers: int
     waiting: Waiting
 
 
 def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) -> Waiting | None:
-    """Ask for every request of one real-time shard that has no answer in the journal yet.
+    """Call for every request of one real-time shard that has no answer in a journal yet.
 
-    Returns why it waits, or None once all are answered and the submission has ended. Raises
-    AccountError where going on is useless: a key, a bill, a model.
+    Returns None once all are answered and the submission has ended, or why the shard waits. Raises
+    AccountError where the API refuses the account: its key, its billing, the model.
     """
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
@@ -81,14 +81,14 @@ def send_all(
     may_send: MaySend,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Called:
-    """Work through the night's real-time shards until none is left that may go.
+    """Send the night's real-time shards until no shard is left that may go.
 
-    `meanwhile` is called in this thread again and again while calls are made, and once a shard has
-    ended. A refusal of the account pauses it, as one of a batch does.
+    `meanwhile` runs in this thread every `WATCH_SECONDS` while calls are made, and after each shard
+    that has ended. If the API refuses the account, the account is paused, as with a batch.
     """
 
     def claim() -> OpenShard | Waiting:
-        # Anew for each shard: what is measured meanwhile makes the bounds smaller.
+        # Computed for each shard: answers that were measured meanwhile make the bounds smaller.
         limits = budget.limits(pipeline, spec, night)
         with pipeline.ledger.write() as connection:
             intent = admission.begin_next_calls(connection, night, pipeline.owner, limits, may_send)
@@ -113,7 +113,7 @@ def send_all(
 
 
 def close_abandoned(pipeline: Pipeline, night: Night) -> int:
-    """End the calls of a held night that nobody makes any more; returns how many shards."""
+    """Close the real-time shards of a held night whose process is gone; returns their number."""
     with pipeline.ledger.write() as connection:
         return admission.close_abandoned_calls(connection, night, pipeline.owner)
 
@@ -131,9 +131,10 @@ def _work(
     closes: bool,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Engine:
-    """Run an engine over what `claim` gives; `closes`: a shard that is left early is closed.
+    """Run an engine over the shards that `claim` returns; raises the engine's error.
 
-    Raises what went wrong in it, and passes on a signal once the calls in flight have ended.
+    `closes`: a shard that is left early for a reason is closed, so that its answers are collected.
+    A signal is passed on once the calls under way have ended.
     """
     limiter = pipeline.limiter(Declaration.of(spec).model_id)
 
@@ -185,7 +186,7 @@ def _work(
 def _supervise(
     pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
 ) -> None:
-    """Run an engine in a thread of its own, so that this one can watch, collect, and be stopped."""
+    """Run an engine in a second thread; this one runs `meanwhile` and receives signals."""
     api = pipeline.api
 
     async def run() -> None:

@@ -1,9 +1,9 @@
-"""Many Messages calls at once, from one event loop: when each leaves, and what its end means.
+"""The event loop that makes many Messages calls at once: when a call leaves, what its end means.
 
-Requests are pulled from the shards as calls leave, so that memory does not grow with the night. An
-answer is in its shard's journal before it counts; checkpoints make the journals durable and tell
-the ledger how far the calls are, away from the loop. Which shards there are, and what follows from
-the end, stands in `calls`.
+Requests are read from the shards as calls leave, so that memory does not grow with the night. An
+answer is written to its shard's journal before it counts as done. Checkpoints make the journals
+durable and report progress to the ledger; they run in threads, so that the loop does not wait for
+a disk. Which shards there are, and what happens to a shard that has ended, is decided in `calls`.
 """
 
 from __future__ import annotations
@@ -27,44 +27,45 @@ from batch_pipeline.api.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
-from batch_pipeline.flow.realtime.waker import Waker
 from batch_pipeline.ledger.admission import Waiting
 
 log = logging.getLogger(__name__)
 
-# Tries of one call in a row: the API may be busy for minutes, an error of its own is asked thrice.
+# Tries of one call in a row: refused because the API is busy (for minutes, often), or failed.
 BUSY_TRIES = 8
 ERROR_TRIES = 3
-# A call that seems to be larger than a limit may only have been overrated.
+# After this many refusals a call that is estimated to be larger than a rate limit is given up. The
+# estimate of its tokens may be too high, so that one refusal proves nothing.
 TOO_LARGE_TRIES = 3
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
-# Whichever is first, so many answers or this time, is followed by a checkpoint.
+# A checkpoint follows after `checkpoint_every` answers, and at the latest after this time.
 CHECKPOINT_SECONDS = 5.0
-# The ledger hears of it less often: its commits are shared with everybody else.
+# Progress is written to the ledger at most this often: other processes write to it as well.
 LEDGER_SECONDS = 1.0
-# Requests read ahead, and their bytes: enough to be read while those before them leave.
+# Requests, and bytes, that are read ahead of the calls, so that no call waits for a file.
 AHEAD = 400
 AHEAD_BYTES = 16 << 20
+# Pause where calls of another engine in this process use the whole rate limit.
 SHARED_SECONDS = 0.05
-# The pace that is shown is that of about the last half minute.
+# `per_second` is the mean over this time.
 PACE_SECONDS = 30.0
 
 
 class End(StrEnum):
     """Why the engine stopped before everything was answered."""
 
-    # A signal, a bug: the shard stays as it is, and whoever comes next goes on with it.
+    # A signal or an error: the shard stays in progress, and the next run goes on with it.
     LET_GO = "let go"
-    # Held, paused, the breaker: what was answered is collected, the rest is open again.
+    # A held or paused night, or the breaker: answers are collected, the rest is open again.
     CLOSE = "close"
 
 
-# Claims the next shard, or says why there is none; called away from the loop.
+# Claims the next shard, or returns why there is none. All three are called in threads.
 Claim = Callable[[], OpenShard | Waiting]
-# Tells the ledger how far the shards are; returns why nothing more may leave, if so.
+# Writes the progress of shards to the ledger; returns the reason where calls must stop.
 Report = Callable[[list[OpenShard]], str | None]
-# Settles a shard: answered whole, or left early as `End` says.
+# Puts a shard away: None if it was answered whole, else how it was left early.
 Settle = Callable[[OpenShard, End | None], None]
 
 
@@ -95,8 +96,9 @@ class Engine:
         self._landed_of: set[OpenShard] = set()
         self._source: OpenShard | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waker = Waker()
-        self._due = asyncio.Event()
+        # Something has changed that the dispatcher may wait for.
+        self._changed = asyncio.Event()
+        self._checkpoint_due = asyncio.Event()
         self._done = False
         self._unsaved = 0
         self._paces: deque[tuple[float, int]] = deque(maxlen=int(PACE_SECONDS / LEDGER_SECONDS))
@@ -105,16 +107,16 @@ class Engine:
         self.waiting = Waiting(None)
         self.end: End | None = None
         self.reason: str | None = None
-        # What the API said of the account as a whole, if anything.
+        # A refusal that concerns the whole account: key, billing, model.
         self.refusal: ApiFailure | None = None
         self.error: BaseException | None = None
-        # Set whenever a shard was settled, and at the end.
+        # Set after each shard that was settled, and at the end.
         self.settled = threading.Event()
 
-    # From other threads.
+    # Called from other threads.
 
     def stop(self, end: End, reason: str) -> None:
-        """Let nothing more leave; what is under way is waited for."""
+        """Start no more calls; calls under way are waited for."""
         loop = self._loop
         if loop is None:
             self._stop(end, reason)
@@ -122,35 +124,35 @@ class Engine:
             loop.call_soon_threadsafe(self._stop, end, reason)
 
     def abort(self) -> None:
-        """Do not even wait for what is under way."""
+        """Start no more calls, and cancel those under way."""
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(self._abort)
 
     @property
     def per_second(self) -> float:
-        """Answers a second lately."""
+        """Answers a second in the last `PACE_SECONDS`."""
         if len(self._paces) < 2:
             return 0.0
         (begun, before), (at, after) = self._paces[0], self._paces[-1]
         return (after - before) / (at - begun) if at > begun else 0.0
 
-    # The loop.
+    # Called in the event loop.
 
     async def run(self, messages: Messages) -> None:
-        """Until every shard is settled; an error is raised once they are."""
+        """Make calls until every shard is settled; raises the first error after that."""
         self._loop = asyncio.get_running_loop()
         self._paces.append((time.monotonic(), self.answered))
         keeper = asyncio.create_task(self._keep_checkpoints())
         try:
             await self._dispatch(messages)
-        except Exception as error:  # noqa: BLE001  # raised once all is put away
+        except Exception as error:  # noqa: BLE001  # raised below, once every shard is settled
             self._fail(error)
         while self._flying:
             await asyncio.wait(self._flying)
         self._put_down()
         self._done = True
-        self._due.set()
+        self._checkpoint_due.set()
         await keeper
         for shard in list(self._shards):
             await self._end(shard)
@@ -166,7 +168,7 @@ class Engine:
                 feeding = None
             if feeding is None and not exhausted and self._wants_more():
                 feeding = asyncio.create_task(self._feed())
-                feeding.add_done_callback(lambda _: self._waker.wake())
+                feeding.add_done_callback(lambda _: self._changed.set())
             now = time.monotonic()
             call, pause = self._next(now)
             if call is not None:
@@ -175,7 +177,7 @@ class Engine:
             idle = not (self._flying or self._again or self._ready or feeding)
             if idle and exhausted:
                 break
-            await self._waker.wait(pause)
+            await _wait(self._changed, pause)
         if feeding is not None:
             await feeding
 
@@ -183,7 +185,7 @@ class Engine:
         return len(self._ready) < self._ahead // 2 and self._ready_bytes < AHEAD_BYTES
 
     def _next(self, now: float) -> tuple[Call | None, float | None]:
-        """The call that leaves now, taken from its place, or for how long to wait at most."""
+        """The call that leaves now, or None and the seconds to wait (None: until a change)."""
         pause: float | None = None
         if len(self._flying) >= self._concurrency:
             return None, None
@@ -195,7 +197,8 @@ class Engine:
         call = self._again[0][2] if again else self._ready[0]
         wait = self._limiter.wait(now, len(call.params))
         if wait is None and not self._flying:
-            # Calls of another engine of this process fill the window: nobody wakes this one.
+            # Calls of another engine in this process fill the window: no end of a call of this
+            # engine will tell that there is room.
             wait = SHARED_SECONDS
         if wait is None or wait > 0:
             return None, wait
@@ -207,7 +210,7 @@ class Engine:
         return call, None
 
     def _send(self, messages: Messages, call: Call, now: float) -> None:
-        # A process that was frozen must not ask what another has taken over meanwhile.
+        # A process that was frozen for long may have lost the shard to another one.
         if not call.shard.lease.held():
             self._drop(call.shard)
             return
@@ -231,7 +234,7 @@ class Engine:
     def _succeeded(self, call: Call, ticket: Ticket, answer: Answer) -> None:
         now = time.monotonic()
         usage = usage_of(answer.message)
-        # What is read from a cache does not count towards the limit of most models.
+        # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
         call.shard.succeeded(call, answer, usage, now - ticket.sent_at)
@@ -257,7 +260,7 @@ class Engine:
                 outcome = replace(outcome, error_message=message)
                 self._set_aside(call, ticket, outcome, now)
                 return
-            # Without a connection nothing was refused: it is tried for as long as it takes.
+            # Without a connection the request was not refused: it is tried until there is one.
             if call.busy < BUSY_TRIES or not failure.connected:
                 self._try_again(call, now, call.busy, failure.retry_after)
             else:
@@ -266,7 +269,7 @@ class Engine:
         if outcome.action is Action.RETRY:
             self._limiter.failed(now, ticket)
             call.failed += 1
-            # Without an error of the API's own it may have been answered all the same.
+            # Unless the API itself reported an error, the call may have been answered and billed.
             call.lost += failure.error_type is None
             if call.failed < ERROR_TRIES:
                 self._try_again(call, now, call.failed, failure.retry_after)
@@ -288,7 +291,7 @@ class Engine:
         self._put_down_soon(call.shard)
 
     def _put_down_soon(self, shard: OpenShard) -> None:
-        """With what else has come in this turn of the loop: a file takes it all at once."""
+        """Write answers at the end of this turn of the loop, all that have come in one write."""
         if not self._landed_of:
             assert self._loop is not None
             self._loop.call_soon(self._put_down)
@@ -299,24 +302,24 @@ class Engine:
         for shard in shards:
             try:
                 count = shard.put_down()
-            except Exception as error:  # noqa: BLE001  # raised by `run`, once all is put away
+            except Exception as error:  # noqa: BLE001  # raised by `run` at its end
                 self._fail(error)
                 continue
             self.answered += count
             self._unsaved += count
             if self._unsaved >= self._checkpoint_every or not shard.left:
-                self._due.set()
+                self._checkpoint_due.set()
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
-        self._waker.wake()
+        self._changed.set()
 
     # Shards.
 
     async def _feed(self) -> bool:
-        """Read calls ahead, from the next shard where one is used up; False: there is none."""
+        """Read calls ahead, claiming a shard where the last one is used up; False: no shard."""
         if self._source is None:
             found = await asyncio.to_thread(self._claim)
             if isinstance(found, Waiting):
@@ -331,12 +334,13 @@ class Engine:
             self._ready_bytes += sum(len(call.params) for call in calls)
         else:
             self._source = None
-            # A shard that was answered whole before its holder died has no call to wait for.
-            self._due.set()
+            # A shard whose last process died after the last answer has no call left whose end
+            # would settle it.
+            self._checkpoint_due.set()
         return True
 
     def _drop(self, shard: OpenShard) -> None:
-        """Another process has taken a shard over: nothing of it leaves here any more."""
+        """Forget the calls of a shard that another process has taken over."""
         self._ready = deque(call for call in self._ready if call.shard is not shard)
         self._ready_bytes = sum(len(call.params) for call in self._ready)
         self._again = [entry for entry in self._again if entry[2].shard is not shard]
@@ -348,14 +352,11 @@ class Engine:
 
     async def _keep_checkpoints(self) -> None:
         while not self._done:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECKPOINT_SECONDS):
-                    await self._due.wait()
-            self._due.clear()
+            await _wait(self._checkpoint_due, CHECKPOINT_SECONDS)
             self._unsaved = 0
             try:
                 await self._checkpoint()
-            except Exception as error:  # noqa: BLE001  # raised by `run`, once all is put away
+            except Exception as error:  # noqa: BLE001  # raised by `run` at its end
                 self._fail(error)
                 return
 
@@ -378,12 +379,12 @@ class Engine:
         end = self.end or End.LET_GO if shard.left else None
         await asyncio.to_thread(self._settle, shard, end)
         self.settled.set()
-        self._waker.wake()
+        self._changed.set()
 
     def _stop(self, end: End, reason: str) -> None:
         if self.end is None:
             self.end, self.reason = end, reason
-        self._waker.wake()
+        self._changed.set()
 
     def _fail(self, error: BaseException) -> None:
         self.error = self.error or error
@@ -393,6 +394,14 @@ class Engine:
         self._stop(End.LET_GO, "interrupted")
         for task in self._flying:
             task.cancel()
+
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, at most for `seconds`, and clear it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
 
 
 def _errored(outcome: Outcome, *, attempted: bool) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The journal of real-time calls: each answer is in a file before it counts as done.
 
-Lines have the shape of a batch's result lines, so that both are collected by the same code. Those
-that are appended at once are a zstd frame: what a killed process leaves is whole but for the last
-one. On a home that is not a local folder the lines since the last checkpoint are on the machine
-alone; each checkpoint publishes them as a file of their own.
+Lines have the form of batch result lines, so that the same code collects both. Each append writes
+one zstd frame; after a kill all frames but the last one are whole. If the home is not a local
+folder, lines are appended to a local file, which each checkpoint publishes as a file in the home;
+lines since the last checkpoint are lost with the machine.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import zstandard
 from batch_pipeline.storage.durable import flush, make_folder
 from batch_pipeline.storage.files import Files
 
-# A line is small and there are many: more effort costs the speed of the calls and saves little.
+# The lowest level: higher ones slow the calls down and save little on small frames.
 LEVEL = 1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A file that lines are appended to; `staging` is what keeps it until it is published."""
+    """An open file of the journal; `staging` is its local folder where the home is remote."""
 
     number: int
     path: Path
@@ -40,13 +40,13 @@ class _Part:
     def write(self, frame: bytes) -> None:
         written = self.file.write(frame)
         if written < len(frame):
-            # What is appended to half a frame would not be found again.
+            # Frames that follow half a frame could not be read.
             os.ftruncate(self.file.fileno(), os.fstat(self.file.fileno()).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 class Journal:
-    """Appends lines of one holder of a submission; safe to use from several threads."""
+    """Appends the lines of one process that holds a submission; safe for several threads."""
 
     def __init__(self, files: Files, folder: str, name: str) -> None:
         self._files = files
@@ -61,16 +61,16 @@ class Journal:
         return self
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Once this returns, they outlive the process; `checkpoint` makes them outlive more."""
+        """Write lines so that they outlive this process, though not yet a power cut."""
         with self._lock:
             assert self._part is not None
-            # A compressor is not to be used by two threads at once.
+            # Under the lock: a compressor must not be used by two threads at once.
             frame = self._compressor.compress(b"".join(b"%b\n" % line for line in lines))
             self._part.write(frame)
             self._unsaved += len(lines)
 
     def checkpoint(self) -> None:
-        """Make what was appended so far durable; others may go on appending meanwhile."""
+        """Make all appended lines durable; other threads may append meanwhile."""
         with self._lock:
             unsaved, self._unsaved = self._unsaved, 0
             part = self._part
@@ -117,7 +117,10 @@ class Journal:
 
 
 def read_lines(files: Files, folder: str, token: str) -> Iterator[bytes]:
-    """The whole lines of a submission's journals, of all its holders; a cut last frame is left."""
+    """All lines of a submission's journals, one for each process that held it.
+
+    Stops at a frame that a killed process left cut.
+    """
     for path in files.list(folder, ".jsonl.zst"):
         if not path.rsplit("/", 1)[-1].startswith(f"{token}-"):
             continue

@@ -1,7 +1,7 @@
-"""One real-time shard in this process's hands: what is left to ask, and what was answered.
+"""A real-time shard that this process works on: which requests are left, what was answered.
 
-Belongs here: the shard's files and rows, from its claim to its end. When a call leaves, and what a
-failed one means, stands in `call_engine`.
+Belongs here: the shard's manifest, rows and journal, from claim to end. When a call leaves, and
+what its failure means, is decided in `engine`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ from batch_pipeline.pricing.prices import TokenUsage
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request that is not answered yet; `tries` of it went wrong, it leaves `not_before`.
+    """A request without an answer, and the tries that it had.
 
-    Of `lost` tries nobody knows what became: each may have been answered, and billed.
+    `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
+    `lost`: tries without any answer of the API; each may have been processed and billed.
     """
 
     shard: OpenShard
@@ -54,12 +55,11 @@ class Call:
     failed: int = 0
     busy: int = 0
     lost: int = 0
-    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Landed:
-    """A call that came to its end: its result, as it is and as it is `written`."""
+    """A call that has ended; `written` is `result` as the journal's JSON."""
 
     call: Call
     result: dict[str, Any]
@@ -69,7 +69,7 @@ class _Landed:
 
 
 class OpenShard:
-    """A claimed shard, its journal open and its lease kept alive; a context manager."""
+    """A claimed shard; inside the `with` block its journal is open and its lease is renewed."""
 
     lease: Lease
 
@@ -124,7 +124,7 @@ class OpenShard:
         return self.shard.requests - self._done
 
     def take(self, most: int, most_bytes: int) -> list[Call]:
-        """The next calls, fewer than `most` where they are large; none: all have been taken."""
+        """The next calls: up to `most`, or about `most_bytes`; an empty list at the end."""
         found: list[Call] = []
         size = 0
         for call in self._calls:
@@ -135,20 +135,22 @@ class OpenShard:
         return found
 
     def succeeded(self, call: Call, answer: Answer, usage: TokenUsage, seconds: float) -> None:
-        """An answer has come; it counts once it is put down."""
-        # The message as it came: line ends can only stand between its parts.
+        """Note an answer; it counts once `put_down` has written it."""
+        # The bytes of the API unchanged, in one line: JSON has line ends between its tokens only.
         written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
         result = {"type": "succeeded", "message": answer.message}
         self._landed.append(_Landed(call, result, usage, written, round(seconds * 1_000)))
 
     def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
-        """The same for a call that was given up."""
+        """Note the error of a call that is not tried again, like an answer."""
         written = orjson.dumps(result)
         self._landed.append(_Landed(call, result, TokenUsage(), written, round(seconds * 1_000)))
 
     def put_down(self) -> int:
-        """Append what has come to the journal, in the shape of a batch's results; from here on it
-        counts. Returns how many answers that were."""
+        """Append what was noted to the journal, in the form of batch results, and count it.
+
+        Returns the number of answers.
+        """
         landed, self._landed = self._landed, []
         self._journal.append([self._line(one) for one in landed])
         for one in landed:
@@ -164,11 +166,11 @@ class OpenShard:
         )  # fmt: skip
 
     def checkpoint(self) -> None:
-        """Make what was recorded so far durable."""
+        """Make the journal durable."""
         self._journal.checkpoint()
 
     def progress(self, per_second: float, refused: int) -> dict[str, Any]:
-        """How far it is, for the ledger; `per_second` and `refused` are the engine's as a whole."""
+        """Progress for the ledger; `per_second` and `refused` are those of the whole engine."""
         with self._lock:
             return {
                 "answered": self._done,
@@ -204,7 +206,7 @@ class OpenShard:
             self.first.count(self._manifest["id"][number], tried, outcome)
 
     def _count_lost(self, number: int, lost: int) -> None:
-        """What answers that got lost on their way may have cost at most."""
+        """Add the upper bound of the price of tries whose answers were lost."""
         if not lost:
             return
         most = self._asked[self._manifest["variant"][number]].max_tokens
@@ -221,7 +223,7 @@ class OpenShard:
 
 
 def _latency(milliseconds: list[int]) -> dict[str, float] | None:
-    """What answered calls took, in milliseconds: mean and quantiles."""
+    """Mean and quantiles of the calls' durations, in milliseconds."""
     if not milliseconds:
         return None
     ordered = sorted(milliseconds)
