@@ -1,1 +1,1 @@
-"""The two engines behind one small protocol; the only package that imports anthropic."""
+"""The adapter to the Anthropic API behind one protocol; no other package imports anthropic."""

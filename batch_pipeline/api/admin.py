@@ -1,7 +1,7 @@
-"""The organisation's own reports of usage and cost, read with an admin key.
+"""Reads the organisation's reports of usage and cost with an admin key.
 
-Belongs here: the two endpoints, their pages, and their shapes as plain values. An admin key can do
-more than this; nothing else is ever asked with it. What is compared stands in `flow.billing_check`.
+Belongs here: the two endpoints, their pages, and their rows as plain values. An admin key allows
+more; this module only reads these reports. `flow.costs.billing_check` compares them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batch_pipeline.errors import UsageError
 KEY = "ANTHROPIC_ADMIN_KEY"
 USAGE_REPORT = "/v1/organizations/usage_report/messages"
 COST_REPORT = "/v1/organizations/cost_report"
-# Their amounts are in the currency's smallest unit.
+# The reports' amounts are in cents.
 CENT = Decimal("0.01")
 
 
@@ -51,7 +51,7 @@ class DayCost:
 
 
 class AdminApi:
-    """Reads the organisation's reports; key and base URL come from the environment."""
+    """A client of the reports; key and base URL come from the environment."""
 
     def __init__(self) -> None:
         key = os.environ.get(KEY)
@@ -67,7 +67,7 @@ class AdminApi:
         )
 
     def usage(self, day: date) -> list[DayUsage]:
-        """What the whole organisation used on a day (UTC), by model and tier."""
+        """The organisation's tokens on a day (UTC), by model and tier."""
         found = []
         for row in self._rows(USAGE_REPORT, day, ["model", "service_tier"]):
             created = row.get("cache_creation") or {}
@@ -85,7 +85,7 @@ class AdminApi:
         return found
 
     def costs(self, day: date) -> list[DayCost]:
-        """What the whole organisation's tokens cost on a day (UTC), by model and tier."""
+        """The cost of the organisation's tokens on a day (UTC), by model and tier."""
         sums: dict[tuple[str, str], Decimal] = {}
         for row in self._rows(COST_REPORT, day, ["description"]):
             if row.get("cost_type") not in (None, "tokens"):

@@ -1,4 +1,4 @@
-"""The adapter over the official SDK, which nothing outside this package imports.
+"""The client of the Message Batches API: the protocol `Api` over the official SDK.
 
 Bodies are streamed and answers are read as bytes: the SDK's typed calls would hold a whole batch in
 memory and parse unknown result types as known ones.
@@ -23,11 +23,11 @@ from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.errors import AccountError, ApiError
 
-# How the simulator names itself; nothing is inferred from a URL.
+# The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 BATCHES = "/v1/messages/batches"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
-# Reads are repeated by the SDK itself, with back-off; a create never is.
+# The SDK repeats reads, with back-off. A create is never repeated: it may have been accepted.
 READ_RETRIES = 3
 COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
@@ -46,7 +46,7 @@ class AnthropicApi:
         self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
-        # For both: to read the certificates takes longer than the first call.
+        # One context for both clients: reading the certificates takes longer than a call.
         tls = httpx2.create_ssl_context()
         self._client = anthropic.Anthropic(
             base_url=base_url,
@@ -106,7 +106,7 @@ class AnthropicApi:
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
         with failures():
-            # With a response as `cast_to` the SDK hands it over unread, whatever the stream class.
+            # With a response as `cast_to` the SDK returns it unread; the stream class is not used.
             stream: object = self._client.get(
                 f"{BATCHES}/{batch_id}/results",
                 cast_to=httpx2.Response,
@@ -121,7 +121,7 @@ class AnthropicApi:
                 response.close()
 
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
-        # The endpoint refuses what has no say in the length of a prompt, `max_tokens` for one.
+        # The endpoint refuses parameters that do not change the prompt, such as `max_tokens`.
         known = MessageCountTokensParams.__annotations__
         body = {name: value for name, value in orjson.loads(params).items() if name in known}
         with failures():
@@ -148,7 +148,7 @@ class AnthropicApi:
             yield messages
 
     def _probe(self) -> None:
-        """Learn who answers, and whether the credentials are good, before any work is done."""
+        """Raise before any work is done if the API cannot be reached or refuses the key."""
         try:
             self.list_batches(None, 1)
         except ApiFailure as failure:
@@ -181,12 +181,12 @@ def _batch(response: httpx2.Response) -> BatchInfo:
 
 
 def _created(response: httpx2.Response) -> BatchInfo:
-    """The batch that a create made: the id is what counts, whatever else of it can be read."""
+    """The batch of a create's answer. An id is enough: without it the batch is hard to find."""
     data = json_of(response)
     try:
         return _parse_batch(data)
     except (KeyError, TypeError, ValueError):
-        # What is no batch by its own word may come from anybody on the way.
+        # An object that does not call itself a batch may come from a gateway.
         if data.get("type") != "message_batch" or not isinstance(data.get("id"), str):
             raise unreadable(response.status_code) from None
     at = time.time()

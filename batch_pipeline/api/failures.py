@@ -1,6 +1,6 @@
-"""What the SDK and its transports raise and answer, as the protocol's plain values.
+"""Turns errors and answers of the SDK and its transports into the protocol's plain values.
 
-Shared by the two clients of the adapter; no call is made here.
+Shared by all clients in this package; no call is made here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JSON_BODY = {"content-type": "application/json"}
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn what the SDK and its transport raise into `ApiFailure`."""
+    """Turn errors of the SDK and its transport into `ApiFailure`."""
     try:
         yield
     except anthropic.APIStatusError as error:
@@ -36,13 +36,17 @@ def failures() -> Iterator[None]:
         message = f"{error} {cause or ''}".strip()
         connected = not _never_established(cause)
         raise ApiFailure(None, None, None, message, connected=connected) from error
+    except anthropic.AnthropicError as error:
+        # No token: a profile that cannot be read, an identity provider that cannot be reached.
+        message = f"no credentials: {error}"
+        raise ApiFailure(None, None, None, message, connected=False) from error
     except httpx2.HTTPError as error:
-        # A break in mid-stream is not an SDK error.
+        # The SDK does not wrap the error of a stream that breaks.
         raise ApiFailure(None, None, None, f"{type(error).__name__}: {error}") from error
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailure:
-    """An answer that is no 2xx: the API's error body, or whatever came in its place."""
+    """The failure that an answer other than 2xx is: the API's error body, or a gateway's page."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -62,12 +66,12 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
 
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:
-    """The JSON object of a 2xx; anything else is a failure whose status is that 2xx."""
+    """The JSON object of a 2xx answer; raises `ApiFailure` with its status if there is none."""
     return object_in(response.status_code, response.content)
 
 
 def object_in(status: int, content: bytes) -> dict[str, Any]:
-    """The JSON object that the answer to a call is, which came with a 2xx."""
+    """The JSON object in the body of a 2xx answer; raises `ApiFailure` if there is none."""
     try:
         data = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -86,7 +90,7 @@ def betas_header(betas: Sequence[str]) -> dict[str, str]:
 
 
 def rate_limits(headers: Mapping[str, str]) -> RateLimits:
-    """The `anthropic-ratelimit-*` headers; one that is missing or cannot be read counts as none."""
+    """The `anthropic-ratelimit-*` headers; those that are missing or malformed are left out."""
     found = {}
     for name, limit, remaining in _HEADERS:
         if limit in headers:
@@ -98,12 +102,12 @@ def rate_limits(headers: Mapping[str, str]) -> RateLimits:
 
 
 def _never_established(cause: BaseException | None) -> bool:
-    """Whether nothing can have been sent, because there was no connection to send it over."""
+    """Whether the request cannot have been sent, because there was no connection."""
     return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
 
 
 def _inner(value: object, name: str) -> dict[str, Any]:
-    """The object of a name in what may be an object; an empty one where there is none."""
+    """The object at a key of a parsed JSON value; an empty one if there is none."""
     found = value.get(name) if isinstance(value, dict) else None
     return found if isinstance(found, dict) else {}
 

@@ -1,4 +1,4 @@
-"""When models retire, as the official SDK has it; the only other module that imports it."""
+"""What the official SDK knows about models: when a deprecated one retires."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anthropic.resources.messages import DEPRECATED_MODELS
 
 
 def retirement_date(model_id: str) -> date | None:
-    """The last day of a model that is deprecated; None: the installed SDK knows of none."""
+    """The last day of a deprecated model; None if the installed SDK names none."""
     text = DEPRECATED_MODELS.get(model_id)
     if text is None:
         return None

@@ -1,7 +1,7 @@
-"""What the flow asks of the API, as plain values; adapters implement it.
+"""The API as the flow sees it: protocols that an adapter implements, and their plain values.
 
-The adapter reports what happened on the wire and decides nothing: what an answer means, and whether
-it may be repeated, is the flow's to say.
+An adapter reports what happened and decides nothing: what an answer means, and whether a call may
+be repeated, is decided in the flow.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ class BatchInfo:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """One of an account's limits as the headers of an answer gave it: so much a minute, and what
-    is left of it."""
+    """A rate limit a minute and what is left of it, as the headers of an answer name them."""
 
     limit: float
     remaining: float
 
 
-# By what is limited: `requests`, `input-tokens`, `output-tokens`; what a header lacked is left out.
+# Keys: `requests`, `input-tokens`, `output-tokens`. Limits that no header names are missing.
 RateLimits = Mapping[str, RateLimit]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A message, the bytes that it came as, and the rate limits that its headers named."""
+    """A message as parsed and as received, and the rate limits that its headers name."""
 
     message: dict[str, Any]
     raw: bytes
@@ -62,8 +61,8 @@ class ApiFailure(Exception):
     """A call that did not end in a usable 2xx.
 
     `status` is None where no HTTP answer arrived. `connected` is False only where the connection
-    was never established, so that nothing can have reached the API. `error_type`, `error_code`,
-    `retry_after` (seconds) and `limits` are what an API error body and its headers said.
+    was never established, so that the API cannot have received the request. `error_type`,
+    `error_code`, `retry_after` (seconds) and `limits` come from the API's error body and headers.
     """
 
     status: int | None
@@ -84,7 +83,7 @@ class Messages(Protocol):
     """The Messages endpoint, for many calls at once from one event loop."""
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
-        """One call with a JSON body, once: no retry of any kind. May raise `ApiFailure`."""
+        """Make one call with a JSON body, without any retry. May raise `ApiFailure`."""
         ...
 
 
@@ -96,11 +95,11 @@ class Api(Protocol):
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulator answers, by its own word in a response header."""
+        """Whether a simulator answers, which a response header tells."""
         ...
 
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
-        """Send a create body of exactly `length` bytes, once: no retry of any kind."""
+        """Send a create body of exactly `length` bytes, without any retry."""
         ...
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo: ...
@@ -112,13 +111,13 @@ class Api(Protocol):
     def cancel_batch(self, batch_id: str) -> BatchInfo: ...
 
     def stream_results(self, batch_id: str) -> AbstractContextManager[Iterator[bytes]]:
-        """The result lines' bytes as they come; a break in mid-stream raises `ApiFailure`."""
+        """The bytes of the result lines in chunks; a broken stream raises `ApiFailure`."""
         ...
 
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
-        """Prompt tokens of Messages parameters; sends no message and costs nothing."""
+        """Prompt tokens of Messages parameters; the endpoint is free of charge."""
         ...
 
     def open_messages(self, concurrency: int) -> AbstractAsyncContextManager[Messages]:
-        """Connections for so many Messages calls at once; a call beyond them waits for one."""
+        """Up to `concurrency` connections for Messages calls; a call beyond them waits."""
         ...

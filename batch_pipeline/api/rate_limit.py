@@ -1,10 +1,11 @@
-"""How fast real-time calls may leave: as fast as the API allows, and not so fast that it refuses.
+"""Decides when real-time calls may leave: as fast as the API allows, without being refused.
 
-Pure: times are arguments (seconds of one monotonic clock), chance is given, nothing waits here.
-Two things have a say. *Buckets* follow what the headers of the answers tell of each limit: so much
-a minute, refilled all the time, of which so much is left; a call leaves once its share is there.
-The *window* is how many calls may be under way at once: it opens with every answer and closes by
-one with every refusal, so that it settles at what the API bears where no header says it.
+Pure: times are arguments (seconds of one monotonic clock), chance is an argument, and callers do
+the waiting. Two things limit the calls. A *bucket* for each rate limit that the headers of answers
+name (requests, input tokens, output tokens a minute): it is refilled all the time, and a call
+leaves once the bucket holds what the call is estimated to use. And the *window*, the number of
+calls under way at once: it opens with each answer and closes by one with each refusal, so that it
+settles at what the API bears where no header names a limit.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from dataclasses import dataclass, field
 
 from batch_pipeline.api.protocol import RateLimits
 
-# Before anything is known of the limits.
+# Before an answer has named the limits.
 FIRST_WINDOW = 20
 WIDEST_WINDOW = 10_000
-# Above half of what was refused the window opens by this part in the time of one answer.
+# Above half of the width at which calls were refused, the window grows by this share of itself in
+# the time of one answer; below, it doubles.
 WINDOW_GROWTH = 0.05
-# This part of a limit is left untouched: counts lag behind, and others may use the account too.
+# Share of a limit that is not used: headers lag behind, and other programs may use the account.
 RESERVE = 0.02
-# Waits double from the first to the longest while nothing but refusals and failures comes back.
+# Pauses double from the first to the longest while calls are only refused or fail.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
-# From the second failure in a row on, one call at a time finds out whether the API is back.
+# From this number of failed rounds in a row on, calls leave one at a time.
 STRIKES_TO_PROBE = 2
-# A first guess at tokens, until answers have been seen; later the running means.
+# First estimates of a call's tokens; answers replace them by running means, in which each answer
+# has the weight `_MEMORY`.
 TOKENS_PER_BYTE = 0.3
 OUTPUT_TOKENS = 200.0
 _MEMORY = 0.05
@@ -37,19 +40,22 @@ REQUESTS, INPUT, OUTPUT = _CLASSES = ("requests", "input-tokens", "output-tokens
 
 @dataclass
 class Ticket:
-    """A call under way: when it left, what it was taken to use of each limit, what all calls up to
-    it had used, and how many were under way with it."""
+    """A call under way."""
 
     sent_at: float
     use: dict[str, float]
+    """Estimated use of each limit."""
     before: dict[str, float]
+    """Estimated use of all calls up to this one."""
     size: int
+    """Bytes of the body."""
     beside: int
+    """Number of calls under way when it left, itself included."""
 
 
 @dataclass
 class _Bucket:
-    """One limit: `level` of it was left at a time; a minute refills all of it."""
+    """One rate limit: `level` of it was left at the time `at`; a minute refills all of it."""
 
     limit: float
     level: float
@@ -65,17 +71,17 @@ class _Bucket:
         return self.level
 
     def wait(self, now: float, use: float) -> float:
-        """Seconds until so much may be used; a call larger than the limit needs a full bucket."""
+        """Seconds until `use` may be used; a call larger than the limit needs a full bucket."""
         needed = min(use + RESERVE * self.limit, (1 - RESERVE) * self.limit)
         return max(0.0, needed - self.advance(now)) / self.per_second
 
 
 @dataclass
 class Limiter:
-    """One for all calls of an account to a model in this process; not safe for several threads.
+    """The limits of one model, for all calls of this process; not safe for several threads.
 
-    Processes that share an account share its limits through the headers alone: each sees in them
-    what the others have used.
+    Processes that share an account learn of each other through the headers: the rest of a limit
+    that an answer names is what all of them have left.
     """
 
     chance: Callable[[], float] = random.random
@@ -85,7 +91,7 @@ class Limiter:
     _under_way: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_CLASSES, 0.0))
     _sent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_CLASSES, 0.0))
     _window: float = FIRST_WINDOW
-    # Up to here the window doubles with each round of answers.
+    # Up to this width the window doubles with each round of answers.
     _threshold: float = WIDEST_WINDOW
     _paused_until: float = float("-inf")
     _strikes: int = 0
@@ -94,7 +100,7 @@ class Limiter:
     _output: float = OUTPUT_TOKENS
 
     def wait(self, now: float, size: int) -> float | None:
-        """Seconds until a call of `size` bytes may leave, 0: now; None: once another has ended."""
+        """Seconds until a call of `size` bytes may leave; None: not before another call ends."""
         if now < self._paused_until:
             return self._paused_until - now
         most = 1 if self._strikes >= STRIKES_TO_PROBE else self._window
@@ -106,7 +112,7 @@ class Limiter:
         )
 
     def sent(self, now: float, size: int) -> Ticket:
-        """A call of `size` bytes leaves now."""
+        """Count a call of `size` bytes that leaves now."""
         use = self._use(size)
         for name, amount in use.items():
             self._under_way[name] += amount
@@ -119,7 +125,7 @@ class Limiter:
     def answered(
         self, now: float, ticket: Ticket, input_tokens: int, output_tokens: int, limits: RateLimits
     ) -> None:
-        """A message came, and used so many tokens of the limits."""
+        """Count an answered call and the tokens that it used of the limits."""
         self._landed(ticket)
         self._strikes = 0
         used = {INPUT: float(input_tokens), OUTPUT: float(output_tokens)}
@@ -134,7 +140,7 @@ class Limiter:
             self._window = min(WIDEST_WINDOW, self._window + max(step, 1 / self._window))
 
     def rejected(self, now: float, ticket: Ticket, limits: RateLimits) -> None:
-        """The API answered that this very request is no good: that says nothing of its state."""
+        """Count a call whose request the API rejected, which says nothing about its load."""
         self._landed(ticket)
         self._strikes = 0
         self._learn(now, ticket, limits)
@@ -142,35 +148,35 @@ class Limiter:
     def throttled(
         self, now: float, ticket: Ticket, retry_after: float | None, limits: RateLimits
     ) -> None:
-        """HTTP 429: nobody of the account calls for a while."""
+        """Count an HTTP 429: no call leaves for a while."""
         self._narrow(now, ticket)
         self._learn(now, ticket, limits)
         pause = self._backoff() if retry_after is None else min(retry_after, LONGEST_PAUSE_SECONDS)
-        # Spread, so that processes that share the account do not come back at the same moment.
+        # Spread at random: processes that share the account must not all return at one moment.
         self._pause(now, pause * (1 + 0.1 * self.chance()))
 
     def overloaded(self, now: float, ticket: Ticket) -> None:
-        """HTTP 529, or no connection at all: too many calls at once, whoever made them."""
+        """Count an HTTP 529, or a call without a connection: the API is overloaded."""
         self._narrow(now, ticket)
         if self._strikes >= STRIKES_TO_PROBE:
             self._pause(now, self._backoff())
 
     def failed(self, now: float, ticket: Ticket) -> None:
-        """A fault of the API's or a lost answer: one means nothing, many in a row an outage."""
+        """Count an error of the API or a lost answer; several rounds in a row are an outage."""
         self._landed(ticket)
         self._strike(now, ticket)
         if self._strikes >= STRIKES_TO_PROBE:
             self._pause(now, self._backoff())
 
     def over(self, ticket: Ticket, limits: RateLimits) -> str | None:
-        """The limit of a minute that a refused call is larger than by itself, or None."""
+        """The limit a minute that this refused call alone exceeds, as text, or None."""
         for name, said in limits.items():
             if said.limit < ticket.use[name] and name != OUTPUT:
                 return f"{said.limit:,.0f} {name.replace('-', ' ')} a minute"
         return None
 
     def abandoned(self, ticket: Ticket) -> None:
-        """Nobody waits for the answer any more."""
+        """Forget a call whose answer is not waited for any more."""
         self._landed(ticket)
 
     def _use(self, size: int) -> dict[str, float]:
@@ -182,11 +188,11 @@ class Limiter:
             self._under_way[name] -= amount
 
     def _learn(self, now: float, ticket: Ticket, limits: RateLimits) -> None:
-        """Take the headers' word where it contradicts the own count.
+        """Correct the buckets where the headers of an answer contradict them.
 
-        What was left is said of a moment between the call and its answer, unknown which: the own
-        count stands as long as it is possible for any of them. At least there is what was left
-        without all that has left since, or may not have been counted then.
+        The headers describe an unknown moment between the call and its answer. A bucket's own level
+        stays as long as some such moment would explain it. The lower bound is what the headers name
+        as left, less the calls that have left since, less those that the API may not have counted.
         """
         for name, said in limits.items():
             if said.limit <= 0:
@@ -196,7 +202,7 @@ class Limiter:
             least = said.remaining - since - self._under_way[name]
             if bucket is None:
                 self._buckets[name] = _Bucket(said.limit, least, now)
-                # The buckets know now what the window was feeling for.
+                # The window is needed no longer to find out how much the API bears.
                 self._window = max(self._window, WIDEST_WINDOW if not self.refused else 0)
                 continue
             bucket.limit = said.limit
@@ -212,7 +218,7 @@ class Limiter:
         self._window = max(1.0, min(self._window, ticket.beside) - 1)
 
     def _strike(self, now: float, ticket: Ticket) -> None:
-        """Count rounds without any answer: calls that were under way together are one."""
+        """Count rounds without an answer; failures of calls that left together are one round."""
         if ticket.sent_at > self._last_strike:
             self._strikes += 1
             self._last_strike = now

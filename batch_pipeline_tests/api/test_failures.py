@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import anthropic
 import pytest
 
-from batch_pipeline.api.failures import refusal
+from batch_pipeline.api.failures import failures, refusal
+from batch_pipeline.api.protocol import ApiFailure
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,9 @@ def test_a_refusal_is_told_from_its_body(
     # Without a message of its own, the body is what there is to say.
     assert failure.message == (message or content.decode())
     assert (failure.retry_after, failure.connected) == (1.5, True)
+
+
+def test_without_a_token_nothing_was_sent() -> None:
+    with pytest.raises(ApiFailure, match="no credentials: the file is gone") as caught, failures():
+        raise anthropic.AnthropicError("the file is gone")
+    assert (caught.value.status, caught.value.connected) == (None, False)
