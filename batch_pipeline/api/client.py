@@ -69,6 +69,11 @@ class AnthropicApi:
         )
         self._probe()
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        self._create_client.close()
+
     @property
     def simulated(self) -> bool:
         return bool(self._simulated)

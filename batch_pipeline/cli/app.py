@@ -153,14 +153,13 @@ def validate(
     from batch_pipeline.cli import views
     from batch_pipeline.flow.dataset import input_dataset
     from batch_pipeline.flow.gates.prices import price_for
-    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.flow.status import retirement
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
     price_for(spec)
-    pipeline = Pipeline(settings)
+    pipeline = opening.open_pipeline(context, settings)
     sources = input_dataset.find_input(pipeline, spec, key)
     snapshot = input_dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
@@ -179,11 +178,11 @@ def estimate(
     """Say what a night will cost and take, both ways, without sending any message."""
     from batch_pipeline.cli.estimate_view import show_estimate
     from batch_pipeline.flow.costs.estimate import estimate as estimated
-    from batch_pipeline.flow.pipeline import Pipeline
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
-    show_estimate(context.obj, estimated(Pipeline(settings), spec, key))
+    pipeline = opening.open_pipeline(context, settings)
+    show_estimate(context.obj, estimated(pipeline, spec, key))
 
 
 @app.command()
@@ -199,35 +198,36 @@ def run(
     from batch_pipeline.flow.dataset.ahead import reading_ahead
 
     gc.set_threshold(GARBAGE_AFTER_WHILE_LOADING)
-    with opening.open_pipeline(context.obj) as pipeline:
-        spec, key = opening.find_partition(pipeline.settings, job, partition)
-        with reading_ahead(pipeline, spec, key) as ahead:
-            # Slow to import; the input is being read.
-            from batch_pipeline.cli import live, views
-            from batch_pipeline.flow import run as runner
+    pipeline = opening.open_pipeline(context)
+    pipeline.files.sweep()
+    spec, key = opening.find_partition(pipeline.settings, job, partition)
+    with reading_ahead(pipeline, spec, key) as ahead:
+        # Slow to import; the input is being read.
+        from batch_pipeline.cli import live, views
+        from batch_pipeline.flow import run as runner
 
-            if no_wait:
-                # There will be no pause to load it in.
-                from batch_pipeline.flow.costs import cost_report as report
+        if no_wait:
+            # There will be no pause to load it in.
+            from batch_pipeline.flow.costs import cost_report as report
 
-                report.get_ready()
-            pipeline.connect()
-            # All is loaded; the ledger waits for the disk.
-            ahead.take_part()
-            live.announce_account(context.obj, pipeline)
-            gc.set_threshold(GARBAGE_AFTER)
-            with live.live_progress() as watch:
-                state = runner.run(
-                    pipeline,
-                    spec,
-                    key,
-                    wait=not no_wait,
-                    resume=resume,
-                    watch=watch,
-                    ahead=ahead,
-                )
-        views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
-        return exit_code(context.obj, state)
+            report.get_ready()
+        pipeline.connect()
+        # All is loaded; the ledger waits for the disk.
+        ahead.take_part()
+        live.announce_account(context.obj, pipeline)
+        gc.set_threshold(GARBAGE_AFTER)
+        with live.live_progress() as watch:
+            state = runner.run(
+                pipeline,
+                spec,
+                key,
+                wait=not no_wait,
+                resume=resume,
+                watch=watch,
+                ahead=ahead,
+            )
+    views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
+    return exit_code(context.obj, state)
 
 
 @app.command()
@@ -242,7 +242,6 @@ def status(
     from batch_pipeline.flow.status import progress
     from batch_pipeline.jobs import alert_limits
     from batch_pipeline.ledger import alerts, nights
-    from batch_pipeline.ledger.ledger import Ledger
 
     settings = opening.load_settings(context.obj)
     if job is not None:
@@ -254,7 +253,7 @@ def status(
         job = spec.name
     else:
         key = partition
-    with Ledger(settings.ledger_url).read() as connection:
+    with opening.open_pipeline(context, settings).ledger.read() as connection:
         found = [
             progress.with_all(connection, state) if job is not None else state
             for night in nights.list_nights(connection, job=job)
@@ -276,11 +275,10 @@ def report(
     """Show the cost report of a night."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow.costs.cost_report import build_report
-    from batch_pipeline.flow.pipeline import Pipeline
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
-    pipeline = Pipeline(settings)
+    pipeline = opening.open_pipeline(context, settings)
     views.show_report(
         context.obj, build_report(pipeline, spec, opening.shown_night(pipeline, spec, key))
     )
@@ -298,12 +296,11 @@ def approve(
     """Overrule a closed gate; the next run lets the night go as it is."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow import approval
-    from batch_pipeline.flow.pipeline import Pipeline
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
     named, _ = approval.parse(gate)
-    pipeline = Pipeline(settings)
+    pipeline = opening.open_pipeline(context, settings)
     night = opening.shown_night(pipeline, spec, key)
     given = approval.approve(pipeline, spec, night, named, reason, approval.user_at_host())
     views.show_approval(context.obj, night, given)
@@ -323,19 +320,20 @@ def cancel(
     from batch_pipeline.flow.batches import cancel as cancelling
 
     output: Output = context.obj
-    with opening.open_pipeline(output) as pipeline:
-        spec, key = opening.find_partition(pipeline.settings, job, partition)
-        night = stations.open_night(pipeline, spec, key)
-        state = stations.progress(pipeline, night)
-        if state.complete:
-            output.say(f"{spec.name} {key} is complete; there is nothing to cancel.")
-        else:
-            count = cancelling.hold(pipeline, night)
-            output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
-            with live.live_progress() as watch:
-                state = runner.run(pipeline, spec, key, watch=watch)
-        views.show_report(output, opening.write_night_report(pipeline, spec, state))
-        return COMPLETE
+    pipeline = opening.open_pipeline(context)
+    pipeline.files.sweep()
+    spec, key = opening.find_partition(pipeline.settings, job, partition)
+    night = stations.open_night(pipeline, spec, key)
+    state = stations.progress(pipeline, night)
+    if state.complete:
+        output.say(f"{spec.name} {key} is complete; there is nothing to cancel.")
+    else:
+        count = cancelling.hold(pipeline, night)
+        output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
+        with live.live_progress() as watch:
+            state = runner.run(pipeline, spec, key, watch=watch)
+    views.show_report(output, opening.write_night_report(pipeline, spec, state))
+    return COMPLETE
 
 
 @app.command()
@@ -353,13 +351,13 @@ def prune(
     """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow import prune as pruning
-    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.partitions import check_day
 
     settings = opening.load_settings(context.obj)
     spec = opening.find_spec(settings, job)
     check_day(spec.partitions, before)
-    pruned = pruning.prune(Pipeline(settings), spec.name, before, dry_run=dry_run)
+    pipeline = opening.open_pipeline(context, settings)
+    pruned = pruning.prune(pipeline, spec.name, before, dry_run=dry_run)
     views.show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
 
 

@@ -24,12 +24,11 @@ def list_dead_letters(
     """Group what was set aside by reason, and name what is systematic."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow import paths
-    from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.results import dead_letters
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)
-    pipeline = Pipeline(settings)
+    pipeline = opening.open_pipeline(context, settings)
     night = opening.shown_night(pipeline, spec, key)
     groups = dead_letters.summarize(pipeline, spec.name, key)
     folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
@@ -55,16 +54,17 @@ def redrive_dead_letters(
     from batch_pipeline.flow.redrive import check_reasons, redrive
 
     check_reasons(reason or ())
-    with opening.open_pipeline(context.obj) as pipeline:
-        spec, key = opening.find_partition(pipeline.settings, job, partition)
-        live.announce_account(context.obj, pipeline)
-        sent = redrive(pipeline, spec, key, reason or ())
-        views.say_redriven(context.obj, sent)
-        if sent:
-            with live.live_progress() as watch:
-                state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
-        else:
-            # Not a run: that would take up whatever else has changed.
-            state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
-        views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
-        return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
+    pipeline = opening.open_pipeline(context)
+    pipeline.files.sweep()
+    spec, key = opening.find_partition(pipeline.settings, job, partition)
+    live.announce_account(context.obj, pipeline)
+    sent = redrive(pipeline, spec, key, reason or ())
+    views.say_redriven(context.obj, sent)
+    if sent:
+        with live.live_progress() as watch:
+            state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
+    else:
+        # Not a run: that would take up whatever else has changed.
+        state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
+    views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
+    return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,9 +53,9 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
     with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
         api = AnthropicApi(base_url=simulator.url, api_key="simulator")
         quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
-        pipeline = Pipeline(quick, api)
-        live.announce_account(output, pipeline)
-        reports = [_night(pipeline, spec, key) for key in keys]
+        with closing(api), Pipeline(quick, api) as pipeline:
+            live.announce_account(output, pipeline)
+            reports = [_night(pipeline, spec, key) for key in keys]
     seconds = time.monotonic() - started
     documents = ",".join(to_json(report) for report in reports)
     output.answer(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import typer
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.errors import UsageError
@@ -28,14 +28,11 @@ def load_settings(output: Output) -> Settings:
     return settings
 
 
-@contextlib.contextmanager
-def open_pipeline(output: Output) -> Iterator[Pipeline]:
-    """The pipeline over the home, swept of what dead processes left there."""
+def open_pipeline(context: typer.Context, settings: Settings | None = None) -> Pipeline:
+    """The pipeline over the home; closed when the command ends, by an error or interrupt too."""
     from batch_pipeline.flow.pipeline import Pipeline
 
-    pipeline = Pipeline(load_settings(output))
-    pipeline.files.sweep()
-    yield pipeline
+    return context.with_resource(Pipeline(settings or load_settings(context.obj)))
 
 
 def find_spec(settings: Settings, job: str) -> JobSpec:

@@ -34,7 +34,7 @@ def reconcile_costs(
     from batch_pipeline.api.admin import AdminApi
     from batch_pipeline.api.protocol import ApiFailure
     from batch_pipeline.flow.costs import billing_check
-    from batch_pipeline.flow.pipeline import SIMULATOR_ACCOUNT, Pipeline
+    from batch_pipeline.flow.pipeline import SIMULATOR_ACCOUNT
 
     settings = opening.load_settings(context.obj)
     wanted = _day(day)
@@ -46,7 +46,7 @@ def reconcile_costs(
             f"The organisation's report cannot be read ({failure}). Check ANTHROPIC_ADMIN_KEY."
         ) from failure
     account = SIMULATOR_ACCOUNT if admin.simulated else settings.account
-    with Pipeline(settings).ledger.read() as connection:
+    with opening.open_pipeline(context, settings).ledger.read() as connection:
         ledger = billing_check.of_ledger(connection, account, wanted)
     compared = billing_check.compare(ledger, billing_check.of_organisation(usage, costs))
     _show(context.obj, wanted, account, compared, simulated=admin.simulated)

@@ -1,7 +1,4 @@
-"""What every station of the flow is handed: settings, files, ledger and, once needed, the API.
-
-What is slow to import (SQLAlchemy, the SDK) is loaded with what needs it: input is read meanwhile.
-"""
+"""What every station of the flow is handed: settings, files, ledger and, once needed, the API."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
@@ -52,13 +49,35 @@ def loading_once(module: str) -> Iterator[None]:
 
 
 class Pipeline:
-    """One process's access to a home; `owner` tells its claims from those of others."""
+    """Access to a home: settings, files, ledger and API. `owner` marks its claims in the ledger.
 
-    def __init__(self, settings: Settings, api: Api | None = None) -> None:
+    A context manager, which closes what it has opened: only then is a SQLite ledger whole in its
+    one file. Ledger and API are opened on first use. An API that was given, or that `open_api`
+    returns, stays open: it may be shared by several pipelines.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: Api | None = None,
+        *,
+        open_api: Callable[[], Api] | None = None,
+    ) -> None:
         self.settings = settings
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._given_api = api
+        self._open_api = open_api
         self._limiters: dict[str, Limiter] = {}
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._opened.close()
 
     @cached_property
     def files(self) -> Files:
@@ -68,18 +87,20 @@ class Pipeline:
     def ledger(self) -> Ledger:
         from batch_pipeline.ledger.ledger import Ledger  # noqa: PLC0415
 
-        return Ledger(self.settings.ledger_url)
+        return self._opened.enter_context(Ledger(self.settings.ledger_url))
 
     @cached_property
     def api(self) -> Api:
         """Connects on first use; raises where there is no key or the API refuses it."""
         if self._given_api is not None:
             return self._given_api
+        if self._open_api is not None:
+            return self._open_api()
         with loading_once("anthropic"):
             from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415  # heavy
 
             # Its first client loads as much again as it needs.
-            return AnthropicApi()
+            return self._opened.enter_context(closing(AnthropicApi()))
 
     def connect(self) -> None:
         """Load and open `api`; raises as it does."""

@@ -1,10 +1,14 @@
-"""The ledger: what the pipeline knows for certain, in SQLite or PostgreSQL.
+"""The ledger's database, SQLite or PostgreSQL: transactions, durability, clock, schema version.
 
-Belongs here: how transactions, durability, the clock and the schema's version work. What is written
-to the tables stands in `nights` and `submissions`.
+The tables are declared in `tables`; the other modules of this folder read and write them.
 
-Every write happens in a transaction that no other write overlaps, on both databases alike: claims
-are checked and made without a gap, whoever else is running.
+Write transactions never overlap, in both databases: a claim is checked and made in one transaction,
+so two processes cannot make the same claim.
+
+SQLite keeps what was written last in a second file, `ledger.sqlite-wal`, until it is copied into
+`ledger.sqlite`. The last connection to be closed does that copying and removes the second file.
+Hence `close`: without it, a backup of `ledger.sqlite` alone would be empty or out of date, and a
+night that was paid for would be bought again from it.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
@@ -33,19 +38,31 @@ SQLITE_BUSY_MILLISECONDS = 120_000
 
 
 class Ledger:
-    """A database with the ledger's tables; creates or checks them when it is opened."""
+    """An open database with the ledger's tables, which are created where they are missing.
+
+    A context manager that closes it. Raises LedgerError where the database cannot be opened or
+    was written by a newer version.
+    """
 
     def __init__(self, url: str) -> None:
         self._engine = _create_engine(url)
-        self._prepare_schema()
+        self._closed = False
+        try:
+            self._prepare_schema()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that no other write overlaps; durable once the block has ended."""
-        with (
-            self._engine.connect().execution_options(ledger_write=True) as connection,
-            connection.begin(),
-        ):
+        with self._transaction(ledger_write=True) as connection:
             if connection.dialect.name == "postgresql":
                 lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
                 connection.execute(sa.select(lock))
@@ -53,12 +70,31 @@ class Ledger:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A consistent view."""
-        with self._engine.connect() as connection, connection.begin():
+        """A transaction that sees the ledger as it is at its begin."""
+        with self._transaction(ledger_write=False) as connection:
             yield connection
 
     def close(self) -> None:
-        self._engine.dispose()
+        """Close the connections; from now on, `read` and `write` raise LedgerError.
+
+        A transaction that another thread is in goes on, and closes its own connection at its end.
+        """
+        self._closed = True
+        # Not `Engine.dispose`: that would exchange the pool, and a connection which a transaction
+        # still uses would be put back into the old one, open.
+        self._engine.pool.dispose()
+
+    @contextmanager
+    def _transaction(self, *, ledger_write: bool) -> Iterator[Connection]:
+        if self._closed:
+            raise LedgerError("The ledger has been closed by this process.")
+        connecting = self._engine.connect().execution_options(ledger_write=ledger_write)
+        try:
+            with connecting as connection, connection.begin():
+                yield connection
+        finally:
+            if self._closed:
+                self._engine.pool.dispose()
 
     def _prepare_schema(self) -> None:
         try:
@@ -87,11 +123,12 @@ class Ledger:
             )
 
 
-# For a write that must not be lost for a moment's trouble (a database that is restarted, a full
-# disk) and that may be carried out twice.
 def insisting(write: Callable[[], T]) -> Callable[[], T]:
-    import tenacity  # noqa: PLC0415  # what only looks does without
+    """`write` with repetition for half a minute while the database fails.
 
+    For a write that may be carried out twice and must not be lost because a database is restarted
+    or a disk is full for a moment: that a batch was accepted, for example.
+    """
     return tenacity.retry(
         retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
         wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import dagster as dg
 
+from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.settings import Settings
 
@@ -13,21 +14,26 @@ RESOURCE_KEY = "batch_pipeline"
 
 
 class PipelineResource(dg.ConfigurableResource[Pipeline]):
-    """Hands out the process's `Pipeline`; a test overrides `pipeline`.
+    """Makes a `Pipeline` for each step and each sensor evaluation; a test overrides `pipeline`.
 
-    The environment is read when a run or a tick asks, not when definitions load. One pipeline a
-    process: a code server evaluates a sensor every minute for weeks, and each new one would open
-    connections to ledger and API of its own.
+    Each closes its own: a code server lives for weeks, and a ledger that it kept open would never
+    be whole in its one file. The API's connections are shared by all pipelines of the process, so
+    that a sensor knows whose nights it looks at while the API fails. The environment is read at
+    that moment, not when definitions load.
     """
 
     def pipeline(self) -> Pipeline:
-        """Raises UsageError where the environment is wrong; the API is asked only once needed."""
-        return _shared(Settings.from_environment(relative_home=False))
+        """A pipeline to use in a `with` block; UsageError where the environment is wrong."""
+        settings = Settings.from_environment(relative_home=False)
+        return Pipeline(settings, open_api=lambda: _shared_api(settings))
 
 
 @lru_cache(maxsize=4)
-def _shared(settings: Settings) -> Pipeline:
-    return Pipeline(settings)
+def _shared_api(_settings: Settings) -> Api:
+    # Definitions are loaded without the SDK, which takes a second to import.
+    from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
+
+    return AnthropicApi()
 
 
 # One object for all jobs: merging definitions accepts a key twice only for the same object.

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ TICK_SECONDS = 40.0
 MOST_REQUESTS = 50
 MOST_LINES = 10
 
+OpenPipeline = Callable[[], Pipeline]
+
 
 @dataclass
 class Polled:
@@ -90,13 +92,25 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
     def batches(
         context: dg.SensorEvaluationContext, batch_pipeline: PipelineResource
     ) -> dg.SensorResult:
-        return tick(context, batch_pipeline.pipeline(), spec)
+        return tick(context, batch_pipeline.pipeline, spec)
 
     return batches
 
 
-def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec) -> dg.SensorResult:
-    """One look at all unfinished nights of the job under the account in force."""
+def tick(
+    context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
+) -> dg.SensorResult:
+    """Look at all unfinished nights of the job under the account in force."""
+    with open_pipeline() as pipeline:
+        return _tick(context, pipeline, open_pipeline, spec)
+
+
+def _tick(
+    context: dg.SensorEvaluationContext,
+    pipeline: Pipeline,
+    open_pipeline: OpenPipeline,
+    spec: JobSpec,
+) -> dg.SensorResult:
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
@@ -109,7 +123,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec)
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
         return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor)
-    polled = _poll(pipeline, spec.name)
+    polled = _poll(open_pipeline, spec.name)
     if polled.account is None:
         trouble = None if again else polled.trouble
         return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
@@ -138,18 +152,19 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
         return bool(unfinished or late_batches.watched(connection))
 
 
-def _poll(pipeline: Pipeline, job: str) -> Polled:
-    """See what has ended; what goes wrong must not end the tick.
+def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
+    """Ask the API which batches have ended; an API that fails does not end the tick.
 
-    In a thread of its own, because a call to an API in trouble can take longer than a tick may.
-    What it finds later goes to the ledger, where the next tick reads it.
+    In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
+    What it learns after the tick is in the ledger, where the next tick reads it.
     """
     polled = Polled()
 
     def poll() -> None:
         try:
-            polled.account = pipeline.account.name
-            flow.poll_account(pipeline, polled.account)
+            with open_pipeline() as pipeline:
+                polled.account = pipeline.account.name
+                flow.poll_account(pipeline, polled.account)
         except (ApiFailure, ApiError, AccountError) as error:
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread

@@ -52,8 +52,7 @@ def failing_clearly() -> Iterator[None]:
 @contextmanager
 def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> Iterator[Pipeline]:
     """The pipeline of a step; while it works, its run gives signs of life in the ledger."""
-    with failing_clearly():
-        pipeline = resource.pipeline()
+    with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
         alive = run_workers.alive(
             pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE

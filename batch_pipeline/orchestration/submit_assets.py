@@ -164,10 +164,10 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
             except ApiFailure as failure:
                 waiting = Waiting(f"the API did not answer ({failure})", night.open_requests)
             state = flow.progress(pipeline, night)
+            alerts.look(pipeline, spec.alerts, state)
         context.log.info("%s: %s", context.partition_key, state.describe())
         if waiting.reason is not None:
             context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
-        alerts.look(pipeline, spec.alerts, state)
         for warning in warnings.of(state, spec.alerts):
             context.log.warning("%s: %s", context.partition_key, warning.message)
         found = metadata.of_submission(state, waiting.reason, spec.alerts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,29 @@ from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissio
 from batch_pipeline.ledger.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline_tests.support import together
+
+
+def test_a_transaction_under_way_closes_what_it_uses(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    begun, closed = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with ledger.write() as connection:
+            begun.set()
+            assert closed.wait(10)
+            accounts.register_account(connection, "late", simulated=False)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert begun.wait(10)
+    ledger.close()
+    closed.set()
+    thread.join()
+    with pytest.raises(LedgerError, match="closed"), ledger.read():
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}") as again, again.read() as connection:
+        assert accounts.get_account(connection, "late").name == "late"
 
 
 def test_a_newer_schema_is_refused(ledger_url: str) -> None:

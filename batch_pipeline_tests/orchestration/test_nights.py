@@ -296,6 +296,23 @@ def test_a_run_that_the_sensor_asked_for_does_not_lift_a_refusal(
     ledger.close()
 
 
+def test_steps_and_ticks_leave_the_ledger_in_one_file(
+    nightly: MakeNightly, nights: list[str], environment: Path
+) -> None:
+    job = nightly()
+
+    def assert_one_file() -> None:
+        assert [file.name for file in environment.glob("ledger.sqlite*")] == ["ledger.sqlite"]
+
+    assert job.launch(nights[0]).success
+    assert_one_file()
+    while not job.materialized("collected_results", nights[0]):
+        requests = job.tick().run_requests
+        assert_one_file()
+        job.follow(requests)
+        assert_one_file()
+
+
 def test_a_poll_that_fails_is_a_reason_and_keeps_the_cursor(
     nightly: MakeNightly, nights: list[str], sim: Simulator, faults: Faults
 ) -> None:

@@ -183,8 +183,10 @@ def _snapshot(
         yield pipeline.files, current
         return
     assert sources is not None
-    with pipeline.files.staged() as folder:
-        scratch = Pipeline(replace(pipeline.settings, home=str(folder)))
+    with (
+        pipeline.files.staged() as folder,
+        Pipeline(replace(pipeline.settings, home=str(folder))) as scratch,
+    ):
         yield scratch.files, input_dataset.read_snapshot(scratch, spec, partition, sources)
 
 

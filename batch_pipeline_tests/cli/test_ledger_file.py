@@ -1,0 +1,107 @@
+"""At rest the SQLite ledger is one file: who copies `ledger.sqlite` alone has all of it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.cli.program import Program, documents, finished
+from batch_pipeline_tests.support import accepted_twice
+
+# No sample, and a document that cannot be sent does not stop the night.
+PILOT = {"size": 0, "max_error_rate": 1}
+
+
+def copied_alone(program: Program) -> dict[str, str]:
+    """The environment of a user whose ledger is a copy of `ledger.sqlite` and of nothing else."""
+    place = program.folder / "restored"
+    place.mkdir()
+    shutil.copy(program.home / "ledger.sqlite", place)
+    return {"BATCH_PIPELINE_LEDGER_URL": f"sqlite:///{place / 'ledger.sqlite'}"}
+
+
+def beside_the_ledger(home: Path) -> list[str]:
+    return [file.name for file in home.glob("ledger.sqlite?*")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process brings about."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_after_a_night(program: Program, simulator: Simulator) -> None:
+    job = program.declare("review", documents(20), pilot={"size": 2})
+    assert program.process("run", job).code == 0
+    bought = simulator.books.accepted_requests
+    restored = copied_alone(program)
+
+    again = program("run", job, "--json", **restored)
+
+    assert (again.code, again.document["succeeded"]) == (0, 20)
+    assert simulator.books.accepted_requests == bought
+    assert program("status", "--json", **restored).document["nights"][0]["complete"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_after_a_signal_in_the_middle_of_a_night(
+    program: Program, simulator: Simulator, number: signal.Signals
+) -> None:
+    simulator.hold()
+    job = program.declare("review", documents(25), limits={"max_requests_per_batch": 5})
+    before = set(simulator.books.contents)
+    with program.start("run", job) as process:
+        until(lambda: len(set(simulator.books.contents) - before) == 25)
+        process.send_signal(number)
+        assert finished(process).code == 130
+    restored = copied_alone(program)
+
+    simulator.release()
+    again = program("run", job, "--json", **restored)
+
+    assert (again.code, again.document["succeeded"]) == (0, 25)
+    assert not set(accepted_twice(simulator)) - before
+
+
+def test_after_an_error(program: Program, simulator: Simulator) -> None:
+    closed = {"size": 10, "max_truncated_rate": 0}
+    job = program.declare("review", documents(100), max_tokens=1, pilot=closed)
+    assert program.process("run", job).code == 3
+    called = simulator.books.accepted_requests
+    restored = copied_alone(program)
+
+    assert program("run", job, **restored).code == 3
+    assert simulator.books.accepted_requests == called, "the sample was bought twice"
+
+
+def test_each_command_closes_the_ledger(program: Program, simulator: Simulator) -> None:
+    job = program.declare("review", [*documents(9), {"id": 1, "text": None}], pilot=PILOT)
+    simulator.hold()
+    for arguments, code in [
+        (["status"], 0),
+        (["run", job, "--no-wait"], 4),
+        (["status", job], 0),
+        (["validate", job], 0),
+        (["estimate", job], 0),
+        (["report", job], 0),
+        (["cancel", job], 0),
+        (["run", job, "--resume", "--no-wait"], 4),
+        (["approve", job, "--gate", "breaker", "--reason", "test"], 2),
+        (["dead-letter", "list", job], 0),
+        (["dead-letter", "redrive", job, "--no-wait"], 2),
+        (["reconcile-costs"], 0),
+    ]:
+        ended = program(*arguments, ANTHROPIC_ADMIN_KEY="sk-admin")
+        assert (ended.code, beside_the_ledger(program.home)) == (code, []), (arguments, ended.err)
+    nightly = {"path": str(program.folder / "{partition}.jsonl")}
+    daily = program.declare("nightly", input=nightly, partitions={"start": "2026-01-01"})
+    assert program("prune", daily, "--before", "2026-01-02").code == 0
+    assert beside_the_ledger(program.home) == []
