@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
@@ -26,6 +26,7 @@ from batch_pipeline.ledger import (
     shards,
     snapshots,
     submissions,
+    sums,
     tables,
 )
 from batch_pipeline.ledger.admission import Intent, Limits
@@ -33,15 +34,18 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.sums import Counts
 from benchmarks.measure import parser, verdict
 
 LIMITS = Limits(account_queue=10**9, job_queue=None, lease_seconds=60)
 GROWTH = 1.5
 IN_FLIGHT = 20
-SUMMARY = {
-    "statuses": {"succeeded": 10_000}, "open": 0, "usage": {"input_tokens": 1}, "duplicate": False,
-    "first": {"done": 10_000, "needs_fix": 0, "errors": {}, "examples": {}},
-}  # fmt: skip
+COUNTS = Counts(
+    items={"succeeded": 9_900, "refused": 100}, tokens={"input_tokens": 10**7},
+    measured_answers=10_000, measured_bytes=4 * 10**7, measured_tokens=10**7,
+    first_attempts=10_000, first_need_fix=100, first_errors={"refusal": 100},
+    examples={"refusal": ["an id: a message"] * 3},
+)  # fmt: skip
 
 
 def main() -> None:
@@ -101,8 +105,9 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
         snapshots.replace_snapshot(connection, night, _snapshot(count * 10_000), {})
         night = nights.get_night(connection, night.id)
     planned = NewShard(
-        engine="batch", pilot=False, manifest="m", requests=10_000, bytes=1, usd_bound=Decimal(1)
-    )
+        engine="batch", pilot=False, manifest="m", requests=10_000, bytes=1, usd_bound=Decimal(1),
+        largest_bytes=1, output_tokens=1,
+    )  # fmt: skip
     start = time.perf_counter()
     with ledger.write() as connection:
         assert shards.add_shards(connection, night, [planned] * count, open_requests=0)
@@ -111,22 +116,38 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
         done = shards.list_shards(connection, night.id)[: count // 2]
         rows = [
             {
-                "shard_id": shard.id, "night_id": night.id, "account": "default",
+                "shard_id": shard.id, "night_id": night.id, "snapshot_id": night.snapshot_id,
+                "pilot": False, "account": "default",
                 "engine": "batch", "token": submissions.new_token(), "requests": 10_000,
                 "usd_bound": Decimal(1), "state": "collected", "owner": "me", "fence": 1,
                 "lease_until": 0.0, "intent_at": 0.0, "batch_id": f"{partition}-{shard.id}",
-                "accepted_at": 0.0, "ended_at": 1.0, "collected_at": 2.0, "summary": SUMMARY,
-                "cost_usd": Decimal(1), "tallied": True,
+                "accepted_at": 0.0, "ended_at": 1.0, "collected_at": 2.0,
+                "cost_usd": Decimal(1), **COUNTS.columns(),
             }
             for shard in done
         ]  # fmt: skip
         connection.execute(sa.insert(tables.submission), rows)
+        collected = submissions.of_night(connection, night.id)
+        sums.record(connection, collected[0].id, COUNTS)
+        for table, values in (
+            (tables.settled_items, [{"status": k, "items": n} for k, n in COUNTS.items.items()]),
+            (
+                tables.first_error,
+                [
+                    {"night_id": night.id, "pilot": False, "error_type": kind, "requests": number}
+                    for kind, number in COUNTS.first_errors.items()
+                ],
+            ),
+        ):
+            connection.execute(
+                sa.insert(table).values(snapshot_id=night.snapshot_id),
+                [{**row, "submission_id": sent.id} for sent in collected[1:] for row in values],
+            )
         connection.execute(
             sa.update(tables.shard)
             .where(tables.shard.c.night_id == night.id, tables.shard.c.id <= done[-1].id)
             .values(state="collected")
         )
-        shards.count_waiting(connection, night.id)
         if connection.dialect.name == "postgresql":
             # In a night rows come one by one, and autovacuum keeps the statistics; here they come
             # at once, and a plan for few rows would go on for minutes.
@@ -159,8 +180,7 @@ def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
             with ledger.write() as connection:
                 submissions.end(connection, first)
             with ledger.write() as connection:
-                assert submissions.collect(connection, first, SUMMARY, Decimal(1))
-                night_sums.keep(connection, night.id)
+                assert submissions.collect(connection, first, COUNTS, Decimal(1))
             with ledger.read() as connection:
                 progress.of_night(connection, night.id)
     return (time.perf_counter() - start) / timed

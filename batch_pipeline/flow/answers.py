@@ -67,7 +67,7 @@ def answer_paths(
     return [
         f"{folder}/{submission.token}.parquet"
         for submission in collected
-        if submission.is_duplicate is duplicates
+        if submission.duplicate is duplicates
     ]
 
 

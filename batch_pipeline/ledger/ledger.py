@@ -106,7 +106,7 @@ class Ledger:
                     connection.execute(
                         sa.insert(tables.schema).values(version=tables.SCHEMA_VERSION)
                     )
-                elif version < tables.SCHEMA_VERSION:
+                elif migrations.OLDEST <= version < tables.SCHEMA_VERSION:
                     migrations.migrate(connection)
                     connection.execute(
                         sa.update(tables.schema).values(version=tables.SCHEMA_VERSION)
@@ -116,6 +116,13 @@ class Ledger:
                 f"The ledger cannot be opened: {error.orig}. Check BATCH_PIPELINE_HOME and "
                 "BATCH_PIPELINE_LEDGER_URL."
             ) from error
+        if version is not None and version < migrations.OLDEST:
+            raise LedgerError(
+                f"The ledger has schema version {version}, which no release has written; the "
+                f"oldest that can be read is {migrations.OLDEST}. Finish its nights with the "
+                "batch-pipeline that wrote it, then begin a new ledger: set BATCH_PIPELINE_HOME "
+                "or BATCH_PIPELINE_LEDGER_URL to a new place, or move the old ledger away."
+            )
         if version is not None and version > tables.SCHEMA_VERSION:
             raise LedgerError(
                 f"The ledger has schema version {version}, this release reads up to "

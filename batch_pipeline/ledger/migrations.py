@@ -1,8 +1,8 @@
-"""From an older ledger to this release's tables, with work in flight.
+"""Migration of an older ledger to the present tables, with work in flight.
 
-Migrations only add: tables that are missing are made as they are declared, columns that are missing
-get the `server_default` that every added column has to have, or NULL. A process of an older release
-that is still running can go on with what it knows until it is restarted.
+Migrations only add. A table that is missing is made as it is declared; a column that is missing
+gets the `server_default` that every added column has to have, or NULL. So a process of the older
+version that is still running can go on with the tables and columns that it knows.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from sqlalchemy.schema import CreateColumn
 
 from batch_pipeline.ledger import tables
 
+# Older ledgers are refused: no release wrote them.
+OLDEST = 3
+
 
 def migrate(connection: Connection) -> None:
-    """Bring the tables up to `SCHEMA_VERSION`, in the caller's transaction; nothing on new ones."""
+    """Bring the tables up to `SCHEMA_VERSION`, in the caller's transaction."""
     found = sa.inspect(connection)
     existing = set(found.get_table_names())
     for table in tables.metadata.sorted_tables:

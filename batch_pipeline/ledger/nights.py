@@ -39,7 +39,6 @@ class Night:
     estimate: dict[str, Any] | None = None
     short_of_budget: str | None = None
     over_budget: str | None = None
-    waiting_requests: int | None = None
     deadline_at: float | None = None
     realtime_since: float | None = None
     forecast: dict[str, Any] | None = None

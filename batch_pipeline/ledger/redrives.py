@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables, tallies
+from batch_pipeline.ledger import sums, tables
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.submissions import State
 
@@ -57,14 +57,4 @@ def record(connection: Connection, night_id: int, statuses: Iterable[str]) -> No
     if rows:
         connection.execute(sa.insert(tables.redriven), rows)
     if wanted:
-        for tally in tallies.of_night(connection, night_id):
-            left = {key: value for key, value in tally.summary.items() if key != "first"}
-            tallies.put_summary(connection, tally, left)
-
-
-def put_behind(connection: Connection, submission_id: int) -> bool:
-    """Whether any answer of a submission was put behind."""
-    query = sa.select(tables.redriven.c.status).where(
-        tables.redriven.c.submission_id == submission_id
-    )
-    return connection.execute(query).first() is not None
+        sums.forget_first_attempts(connection, night_id)

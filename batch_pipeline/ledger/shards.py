@@ -46,8 +46,8 @@ class NewShard:
     requests: int
     bytes: int
     usd_bound: Decimal
-    largest_bytes: int | None = field(default=None, kw_only=True)
-    output_tokens: int | None = field(default=None, kw_only=True)
+    largest_bytes: int = field(kw_only=True)
+    output_tokens: int = field(kw_only=True)
     for_deadline: bool = field(default=False, kw_only=True)
 
 
@@ -87,7 +87,6 @@ def add_shards(
     nights.update_night(
         connection, night.id, revision=night.revision + 1, open_requests=open_requests
     )
-    count_waiting(connection, night.id)
     return True
 
 
@@ -135,20 +134,8 @@ def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Sha
 
 
 def requests_waiting(connection: Connection, night: Night) -> int:
-    """Requests in shards that wait. The count is kept, and never 0 where one waits, nor otherwise.
-
-    A process of an older release does not keep it: it is taken anew with every plan.
-    """
-    first = next_to_go(connection, night.id)
-    if first is None:
-        return 0
-    kept = night.waiting_requests
-    return _sum_waiting(connection, night.id) if kept is None else max(kept, first.requests)
-
-
-def count_waiting(connection: Connection, night_id: int) -> None:
-    """Take the count of waiting requests anew."""
-    nights.update_night(connection, night_id, waiting_requests=_sum_waiting(connection, night_id))
+    """Requests in shards of a night that wait."""
+    return sum(waiting_by_engine(connection, night.id).values())
 
 
 def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int]:
@@ -247,24 +234,9 @@ def get_shard(connection: Connection, shard_id: int) -> Shard:
 
 
 def set_shard_state(connection: Connection, shard_id: int, state: ShardState) -> None:
-    former = get_shard(connection, shard_id)
-    if former.state is state:
-        return
     connection.execute(
         sa.update(tables.shard).where(tables.shard.c.id == shard_id).values(state=state.value)
     )
-    if ShardState.WAITING in (former.state, state):
-        change = former.requests if state is ShardState.WAITING else -former.requests
-        # NULL, where it was never counted, stays NULL.
-        kept = tables.night.c.waiting_requests + change
-        nights.update_night(connection, former.night_id, waiting_requests=kept)
-
-
-def _sum_waiting(connection: Connection, night_id: int) -> int:
-    query = sa.select(sa.func.coalesce(sa.func.sum(tables.shard.c.requests), 0)).where(
-        tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
-    )
-    return int(connection.scalar(query) or 0)
 
 
 def _shard(row: sa.RowMapping) -> Shard:

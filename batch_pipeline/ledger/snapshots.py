@@ -120,7 +120,6 @@ def replace_snapshot(
         night.id,
         snapshot_id=snapshot_id,
         open_requests=new.units,
-        waiting_requests=0,
         revision=night.revision + 1,
         realtime_since=None,
         forecast=None,

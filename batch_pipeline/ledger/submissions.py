@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -26,10 +26,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, nights, seen_batches, shards, tables
+from batch_pipeline.ledger import accounts, nights, seen_batches, shards, sums, tables
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, Shard, ShardState
+from batch_pipeline.ledger.sums import Counts
 
 
 class State(StrEnum):
@@ -59,6 +60,8 @@ class Submission:
     id: int
     shard_id: int
     night_id: int
+    snapshot_id: int
+    pilot: bool
     account: str
     engine: Engine
     token: str
@@ -77,20 +80,32 @@ class Submission:
     cancel_requested_at: float | None
     ended_at: float | None
     collected_at: float | None
-    summary: dict[str, Any] | None
     cost_usd: Decimal | None
     unproven_usd: Decimal | None = None
+    # Another submission had answered the shard before this one was collected.
+    duplicate: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+    measured_answers: int = 0
+    measured_bytes: int = 0
+    measured_tokens: int = 0
+    first_attempts: int = 0
+    first_need_fix: int = 0
+    gone_requests: int = 0
+    gone_usd: Decimal = Decimal(0)
     stated_prices: dict[str, Any] | None = None
-    tallied: bool | None = None
     collector: str | None = None
     collect_until: float | None = None
-    downloads: int | None = None
+    downloads: int = 0
     progress: dict[str, Any] | None = None
 
     @property
-    def is_duplicate(self) -> bool:
-        """Whether another submission had answered the shard before this one was collected."""
-        return self.summary is not None and bool(self.summary.get("duplicate"))
+    def tokens(self) -> dict[str, int]:
+        """Billed tokens by class."""
+        return {name: getattr(self, name) for name in tables.TOKENS}
 
 
 def new_token() -> str:
@@ -118,6 +133,8 @@ def hold(
         sa.insert(tables.submission).values(
             shard_id=shard.id,
             night_id=night.id,
+            snapshot_id=shard.snapshot_id,
+            pilot=shard.pilot,
             account=night.account,
             engine=shard.engine,
             token=token,
@@ -286,27 +303,27 @@ def end(connection: Connection, submission: Submission) -> None:
 
 
 def collect(
-    connection: Connection, submission: Submission, summary: dict[str, Any], cost_usd: Decimal
+    connection: Connection, submission: Submission, counts: Counts, cost_usd: Decimal
 ) -> bool:
-    """ENDED → COLLECTED: the bound becomes what was billed. False: somebody else was faster."""
+    """ENDED → COLLECTED: the bound becomes what was billed. False: collected before."""
     collected = change(
         connection,
         tables.submission.c.id == submission.id,
         tables.submission.c.state == State.ENDED.value,
         state=State.COLLECTED.value,
         collected_at=now(connection),
-        summary=summary,
         cost_usd=cost_usd,
-        unproven_usd=_unproven_usd(summary),
+        **counts.columns(),
     )
     if collected:
+        sums.record(connection, submission.id, counts)
         shards.set_shard_state(connection, submission.shard_id, ShardState.COLLECTED)
         night = nights.get_night(connection, submission.night_id)
         nights.update_night(
             connection,
             night.id,
             revision=night.revision + 1,
-            open_requests=night.open_requests + int(summary["open"]),
+            open_requests=night.open_requests + counts.open,
         )
     return collected
 
@@ -316,15 +333,8 @@ def count_download(connection: Connection, submission: Submission) -> None:
     change(
         connection,
         tables.submission.c.id == submission.id,
-        downloads=sa.func.coalesce(tables.submission.c.downloads, 0) + 1,
+        downloads=tables.submission.c.downloads + 1,
     )
-
-
-def _unproven_usd(summary: Mapping[str, Any]) -> Decimal:
-    """The most that may have been billed for results that are gone and calls whose answer was
-    lost."""
-    gone = Decimal(summary.get("gone", {}).get("picodollars", 0)) / tables.PICODOLLARS
-    return gone + Decimal(summary.get("lost_usd_bound", "0"))
 
 
 def request_cancel(connection: Connection, submission: Submission) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -24,14 +25,21 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
 )
 from sqlalchemy.types import TypeDecorator
 
-# Raised once a release by additions alone: new tables, and new columns that have a
-# `server_default` or may be NULL; `migrations` makes them in a ledger of an older release.
-SCHEMA_VERSION = 2
+# Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
+# of an older version.
+SCHEMA_VERSION = 3
 PICODOLLARS = Decimal(10) ** 12
+# The classes of billed tokens: columns of `submission`.
+TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_read_tokens",
+)
 
 
 class Usd(TypeDecorator[Decimal]):
@@ -44,8 +52,25 @@ class Usd(TypeDecorator[Decimal]):
         return None if value is None else int(value * PICODOLLARS)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002
-        # PostgreSQL sums bigints to numeric, SQLite to integer.
-        return None if value is None else Decimal(int(value)) / PICODOLLARS
+        return None if value is None else Decimal(value) / PICODOLLARS
+
+
+def usd_sum(column: sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
+    """Two columns of an aggregate query that together are the exact sum of amounts in USD: their
+    whole dollars, and the picodollars beside these; `usd_of` puts them together.
+
+    SQLite raises an error where a sum passes 64 bits, and 64 bits of picodollars are 9.2 million
+    USD: less than the bounds of a busy month may add up to.
+    """
+    picodollars = sa.type_coerce(column, BigInteger)
+    parts = picodollars // int(PICODOLLARS), picodollars % int(PICODOLLARS)
+    whole, rest = (sa.func.coalesce(sa.func.sum(part), 0) for part in parts)
+    return whole, rest
+
+
+def usd_of(whole: int | Decimal, rest: int | Decimal) -> Decimal:
+    """The amount in USD of two sums by `usd_sum`."""
+    return Decimal(whole) + Decimal(rest) / PICODOLLARS
 
 
 metadata = MetaData()
@@ -76,8 +101,6 @@ night = Table(
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
     Column("open_requests", BigInteger, nullable=False, default=0),
-    # Requests of shards that wait, kept in step with them; NULL: not counted yet.
-    Column("waiting_requests", BigInteger),
     # Raised by every change of what is to be sent: a plan made for an older one is thrown away.
     Column("revision", Integer, nullable=False, default=0),
     # The results folder shows this night; of the accounts of one job and partition only one is.
@@ -142,16 +165,17 @@ shard = Table(
     Column("requests", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("usd_bound", Usd, nullable=False),
-    # With `bytes`, what a bound in USD follows from without looking at the requests again; NULL in
-    # shards of former releases. Bytes of the largest request, sum of `max_tokens`.
-    Column("largest_bytes", BigInteger),
-    Column("output_tokens", BigInteger),
+    # With `bytes`, what a bound in USD follows from without reading the requests again: bytes of
+    # the largest request, sum of `max_tokens`.
+    Column("largest_bytes", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
     # Goes in real time because batches would miss the night's deadline.
-    Column("for_deadline", Boolean, nullable=False, default=False, server_default=false()),
+    Column("for_deadline", Boolean, nullable=False, default=False),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
-    # The next one to go, and the few that tell how a night stands: found at once among 100,000.
-    Index("shard_to_go", "night_id", "state", "engine", "id"),
+    # The next shard to go is found, and what waits is summed up, without reading the rows: 100,000
+    # shards may wait.
+    Index("shard_to_go", "night_id", "state", "engine", "id", "requests"),
     Index("shard_by_snapshot", "snapshot_id", "pilot", "id"),
 )
 
@@ -161,6 +185,9 @@ submission = Table(
     Column("id", Integer, primary_key=True),
     Column("shard_id", ForeignKey("shard.id"), nullable=False),
     Column("night_id", ForeignKey("night.id"), nullable=False),
+    # Snapshot, `pilot` and engine are the shard's, repeated here so that sums need no join.
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    Column("pilot", Boolean, nullable=False),
     Column("account", ForeignKey("account.name"), nullable=False),
     Column("engine", String(20), nullable=False),
     Column("token", String(20), nullable=False, unique=True),
@@ -180,48 +207,100 @@ submission = Table(
     Column("cancel_requested_at", Double),
     Column("ended_at", Double),
     Column("collected_at", Double),
-    # What collection found: counts by status, tokens, cost. Sums over these are the progress.
-    Column("summary", JSON),
+    # What collection found; `sums` adds these up. Billed tokens by class, and their price.
+    *(Column(name, BigInteger, nullable=False, default=0) for name in TOKENS),
     Column("cost_usd", Usd),
+    # Answers with billed prompt tokens, the bytes of their requests, and those tokens.
+    Column("measured_answers", BigInteger, nullable=False, default=0),
+    Column("measured_bytes", BigInteger, nullable=False, default=0),
+    Column("measured_tokens", BigInteger, nullable=False, default=0),
+    # First attempts that the API worked on, and those of them that need a fix: what the breaker
+    # judges by. 0 once a redrive has put the answers behind.
+    Column("first_attempts", BigInteger, nullable=False, default=0),
+    Column("first_need_fix", BigInteger, nullable=False, default=0),
+    # Requests whose results can never be had, and what they may have cost at most.
+    Column("gone_requests", BigInteger, nullable=False, default=0),
+    Column("gone_usd", Usd, nullable=False, default=Decimal(0)),
+    # Another submission had answered the shard before: billed, but its answers are not shown.
+    Column("duplicate", Boolean, nullable=False, default=False),
     # What may have been billed besides, and can never be proven: it counts as spent.
     Column("unproven_usd", Usd),
     # The job's own prices when this was sent; NULL: the published ones.
     Column("stated_prices", JSON),
-    # Its summary is part of its night's `tally`; NULL: not yet.
-    Column("tallied", Boolean),
     # Who collects it, and until when that holds: a claim of work, no lock.
     Column("collector", String(200)),
     Column("collect_until", Double),
-    # Whole downloads of its results that lacked lines; NULL: none.
-    Column("downloads", Integer),
+    # Whole downloads of its results that lacked lines.
+    Column("downloads", Integer, nullable=False, default=0),
     # Of real-time calls: how far they were at the last checkpoint.
     Column("progress", JSON),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
     Index("submission_latest", "night_id", "state", "id"),
     Index("submission_by_shard", "shard_id"),
-    Index("submission_by_tally", "night_id", "state", "tallied"),
     Index("submission_by_state", "state", "night_id"),
+    # Where a night stands is summed up from this index alone: reading 100,000 whole rows for it
+    # would take five times as long.
+    Index(
+        "submission_sums",
+        "night_id",
+        "snapshot_id",
+        "pilot",
+        "engine",
+        "first_attempts",
+        "first_need_fix",
+        "requests",
+        "cost_usd",
+        "intent_at",
+        "collected_at",
+        *TOKENS,
+        "measured_answers",
+        "measured_bytes",
+        "measured_tokens",
+        "gone_requests",
+        "gone_usd",
+        sqlite_where=sa.text("collected_at IS NOT NULL"),
+        postgresql_where=sa.text("collected_at IS NOT NULL"),
+    ),
 )
 
-# What the collected submissions of a night add up to, by what sets them apart: where a night stands
-# is read from these few rows, however many batches it has had.
-tally = Table(
-    "tally",
+# Items that the answers of a collected submission settled, by status. Clustered by snapshot on
+# SQLite: a night's items by status are one pass over neighbouring rows.
+settled_items = Table(
+    "settled_items",
+    metadata,
+    Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
+    Column("status", String(20), primary_key=True),
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
+    Column("items", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# First attempts of a collected submission that need a fix, by type of error: the most frequent.
+# Clustered likewise.
+first_error = Table(
+    "first_error",
     metadata,
     Column("night_id", ForeignKey("night.id"), primary_key=True),
     Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
     Column("pilot", Boolean, primary_key=True),
-    Column("engine", String(20), primary_key=True),
-    Column("batches", Integer, nullable=False),
+    Column("error_type", String(200), primary_key=True),
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
     Column("requests", BigInteger, nullable=False),
-    Column("cost_usd", Usd, nullable=False),
-    Column("first_intent_at", Double, nullable=False),
-    Column("first_accepted_at", Double),
-    Column("last_ended_at", Double),
-    Column("last_collected_at", Double),
-    # The sums of the summaries.
-    Column("summary", JSON, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Up to three examples of such an error, `id: message`, of each snapshot, of pilot and of the rest.
+error_example = Table(
+    "error_example",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    Column("pilot", Boolean, nullable=False),
+    Column("error_type", String(200), nullable=False),
+    Column("example", Text, nullable=False),
+    Index("error_example_by_night", "night_id"),
 )
 
 # Closed gates that a person overruled, for the declaration and the input of the time.

@@ -110,7 +110,7 @@ def check_nights(
     submissions = submissions_of(pipeline)
     taken_over = takeovers_of(pipeline)
     pipeline.ledger.close()
-    assert not any(submission.is_duplicate for submission in submissions)
+    assert not any(submission.duplicate for submission in submissions)
     assert not any(takeover.left_usd for takeover in taken_over), "money is reserved for nothing"
     return Figures(
         nights=len(documents),

@@ -67,8 +67,9 @@ def a_snapshot(items: int = 100) -> NewSnapshot:
 
 def a_shard(requests: int, engine: Engine = "batch") -> NewShard:
     return NewShard(
-        engine=engine, pilot=False, manifest="m", requests=requests, bytes=1, usd_bound=Decimal(1)
-    )
+        engine=engine, pilot=False, manifest="m", requests=requests, bytes=1, usd_bound=Decimal(1),
+        largest_bytes=1, output_tokens=1,
+    )  # fmt: skip
 
 
 def a_night(

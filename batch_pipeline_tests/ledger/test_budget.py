@@ -35,6 +35,7 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import (
     ACCOUNT,
     LIMITS,
@@ -48,7 +49,7 @@ from batch_pipeline_tests.ledger.conftest import (
 )
 from batch_pipeline_tests.support import together
 
-SUMMARY = {"statuses": {}, "open": 0, "usage": {}}
+COUNTS = Counts()
 
 
 def under(**ceilings: int | str) -> Limits:
@@ -65,7 +66,7 @@ def billed(connection: Connection, submission: Submission, usd: str) -> None:
     """Accepted, ended and collected at this cost."""
     accept(connection, submission, f"batch_{submission.id}")
     submissions.end(connection, submission)
-    submissions.collect(connection, submission, SUMMARY, Decimal(usd))
+    submissions.collect(connection, submission, COUNTS, Decimal(usd))
 
 
 def claim(connection: Connection, night: Night, engine: Engine, limits: Limits) -> Intent | Waiting:
@@ -101,7 +102,7 @@ def test_what_counts_as_spent(ledger: Ledger) -> None:
             lambda: submissions.lose_track(connection, submission, "lost"),
             lambda: accept(connection, submission),
             lambda: submissions.end(connection, submission),
-            lambda: submissions.collect(connection, submission, SUMMARY, Decimal(7)),
+            lambda: submissions.collect(connection, submission, COUNTS, Decimal(7)),
         ]
         for step, (state, cost, reserved) in zip(steps, expected, strict=True):
             step()
@@ -148,7 +149,7 @@ def test_a_batch_that_was_bought_twice_counts_twice(ledger: Ledger) -> None:
         accept(connection, first, "late")
         assert spent(connection, night) == Spending(Decimal(4), Decimal(10))
         submissions.end(connection, first)
-        submissions.collect(connection, first, {**SUMMARY, "duplicate": True}, Decimal(4))
+        submissions.collect(connection, first, Counts(duplicate=True), Decimal(4))
         assert spent(connection, night) == Spending(Decimal(8), Decimal(0))
 
 
@@ -161,8 +162,8 @@ def test_what_was_lost_for_good_counts_at_its_most(ledger: Ledger, engine: Engin
         submission = begun(connection, night, limits)
         accept(connection, submission)
         submissions.end(connection, submission)
-        gone = {"gone": {"requests": 7, "picodollars": 7 * 10**12}}
-        submissions.collect(connection, submission, SUMMARY | gone, Decimal(2))
+        gone = Counts(gone_requests=7, gone_usd=Decimal(4), lost_usd=Decimal(3))
+        submissions.collect(connection, submission, gone, Decimal(2))
         assert spent(connection, night) == Spending(Decimal(2), Decimal(0), Decimal(7))
         night = nights.get_night(connection, night.id)
         assert shards.add_shards(connection, night, [a_shard(10, engine)], open_requests=0)
@@ -353,7 +354,7 @@ def move(connection: Connection, chance: random.Random, submission: Submission) 
             submissions.end(connection, submission)
         case State.ENDED:
             cost = submission.usd_bound * Decimal(chance.randint(0, 100)) / 100
-            submissions.collect(connection, submission, SUMMARY, cost)
+            submissions.collect(connection, submission, COUNTS, cost)
             # What it leaves unanswered is planned again.
             night = nights.get_night(connection, submission.night_id)
             shards.add_shards(connection, night, [a_shard(chance.randint(1, 5))], open_requests=0)

@@ -36,6 +36,7 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 
 LIMIT = 20
@@ -192,11 +193,8 @@ class Lagging(RuleBasedStateMachine):
         for _ in range(1 + again):
             with self.ledger.write() as connection:
                 shard = shards.get_shard(connection, one.shard_id)
-                summary: dict[str, Any] = {
-                    "statuses": {}, "open": 0, "usage": {},
-                    "duplicate": shard.state is not ShardState.HELD,
-                }  # fmt: skip
-                outcomes.append(submissions.collect(connection, one, summary, PRICE))
+                counts = Counts(duplicate=shard.state is not ShardState.HELD)
+                outcomes.append(submissions.collect(connection, one, counts, PRICE))
         assert outcomes == [True, False][: len(outcomes)]
 
     @invariant()
@@ -214,7 +212,7 @@ class Lagging(RuleBasedStateMachine):
             if one.batch_id is not None:
                 assert one.id in self.made
         collected = [one for one in every.values() if one.state is State.COLLECTED]
-        first = Counter(one.shard_id for one in collected if not one.is_duplicate)
+        first = Counter(one.shard_id for one in collected if not one.duplicate)
         assert set(first.values()) <= {1}, "two submissions answered one shard"
         assert {one.shard_id for one in collected} == set(first)
 

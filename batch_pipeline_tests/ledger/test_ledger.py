@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, tables
 from batch_pipeline.ledger.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.sums import Counts
+from batch_pipeline_tests.ledger.conftest import a_night, a_shard, a_snapshot, accept, begun
 from batch_pipeline_tests.support import together
 
 
@@ -117,11 +120,9 @@ def test_amounts_are_exact(ledger_url: str) -> None:
     with ledger.write() as connection:
         accounts.register_account(connection, "one", simulated=True)
         night = nights.open_night(connection, "job", "all", "one")
-        from batch_pipeline_tests.ledger.conftest import a_snapshot  # noqa: PLC0415
-
         snapshots.replace_snapshot(connection, night, a_snapshot(), {})
         night = nights.get_night(connection, night.id)
-        new = [shards.NewShard("batch", False, "m", 1, 1, amount) for amount in amounts]
+        new = [replace(a_shard(1), usd_bound=amount) for amount in amounts]
         shards.add_shards(connection, night, new, open_requests=0)
         assert [s.usd_bound for s in shards.list_shards(connection, night.id)] == amounts
         total = connection.scalar(sa.select(sa.func.sum(tables.shard.c.usd_bound)))
@@ -135,25 +136,68 @@ def test_a_ledger_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> No
         Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
 
-def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(ledger_url: str) -> None:
+def test_sums_of_amounts_are_exact_beyond_64_bits(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+    amounts = [Decimal("9000000.000000000001")] * 3
+    with ledger.write() as connection:
+        accounts.register_account(connection, "default", simulated=True)
+        night = a_night(connection)
+        new = [replace(a_shard(1), usd_bound=amount) for amount in amounts]
+        shards.add_shards(connection, night, new, open_requests=0)
+        query = sa.select(*tables.usd_sum(tables.shard.c.usd_bound))
+        assert tables.usd_of(*connection.execute(query).one()) == sum(amounts)
+        nothing = query.where(tables.shard.c.id < 0)
+        assert tables.usd_of(*connection.execute(nothing).one()) == 0
+    ledger.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ledger_from_before_the_first_release_is_refused(ledger_url: str, version: int) -> None:
     engine = sa.create_engine(ledger_url)
     with engine.begin() as connection:
-        for statement in (Path(__file__).parent / "ledger_v1.sql").read_text().split(";"):
-            if statement.strip():
-                connection.exec_driver_sql(statement)
+        tables.schema.create(connection)
+        connection.execute(sa.insert(tables.schema).values(version=version))
+    with pytest.raises(LedgerError, match=f"schema version {version}.*begin a new ledger"):
+        Ledger(ledger_url)
+    assert sa.inspect(engine).get_table_names() == ["schema_version"]
     engine.dispose()
+
+
+def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From version 3 to a made-up version 4 that adds columns, an index and a table."""
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        night = nights.get_night(connection, 1)
-        [accepted] = submissions.of_night(connection, night.id, State.ACCEPTED)
-        submissions.end(connection, accepted)
-        ended = submissions.get(connection, accepted.id)
-        assert submissions.collect(connection, ended, {"open": 2}, Decimal("0.5"))
-        assert nights.get_night(connection, 1).open_requests == 9
-        assert snapshots.get_snapshot(connection, 1).items == 100
-        found = sa.inspect(connection)
-        for table in tables.metadata.sorted_tables:
-            columns = {column["name"] for column in found.get_columns(table.name)}
-            assert columns == set(table.columns.keys()), table.name
+        accounts.register_account(connection, "default", simulated=True)
+        night = a_night(connection, 5)
+        accept(connection, begun(connection, night))
     ledger.close()
-    Ledger(ledger_url).close()
+    grown = sa.MetaData()
+    for table in tables.metadata.sorted_tables:
+        table.to_metadata(grown)
+    added = sa.Column("region", sa.String(20), nullable=False, server_default="everywhere")
+    grown.tables["submission"].append_column(added)
+    grown.tables["submission"].append_column(sa.Column("note", sa.Text))
+    sa.Index("submission_by_region", added)
+    sa.Table("region", grown, sa.Column("name", sa.String(20), primary_key=True))
+    monkeypatch.setattr(tables, "metadata", grown)
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", 4)
+    for _ in range(2):
+        ledger = Ledger(ledger_url)
+        with ledger.write() as connection:
+            assert connection.scalar(sa.select(tables.schema.c.version)) == 4
+            [accepted] = submissions.of_night(connection, night.id, State.ACCEPTED)
+            added_columns = sa.text("SELECT region, note FROM submission")
+            assert connection.execute(added_columns).all() == [("everywhere", None)]
+            found = sa.inspect(connection)
+            assert "region" in found.get_table_names()
+            indexes = {index["name"] for index in found.get_indexes("submission")}
+            assert indexes >= {index.name for index in grown.tables["submission"].indexes}
+        ledger.close()
+    ledger = Ledger(ledger_url)
+    with ledger.write() as connection:
+        submissions.end(connection, accepted)
+        assert submissions.collect(connection, accepted, Counts(open=2), Decimal("0.5"))
+        assert nights.get_night(connection, night.id).open_requests == 2
+    ledger.close()

@@ -13,9 +13,10 @@ from batch_pipeline.ledger import nights, redrives, snapshots, submissions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.redrives import Redriven
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import a_night, a_snapshot, accept, begun
 
-SUMMARY = {"statuses": {"errored": 1}, "open": 0, "usage": {}}
+COUNTS = Counts(items={"errored": 1})
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def collected(connection: Connection, night: Night, batch_id: str) -> str:
     submission = begun(connection, night)
     accept(connection, submission, batch_id)
     submissions.end(connection, submission)
-    assert submissions.collect(connection, submission, SUMMARY, Decimal(0))
+    assert submissions.collect(connection, submission, COUNTS, Decimal(0))
     return submission.token
 
 

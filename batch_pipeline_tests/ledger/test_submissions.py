@@ -22,6 +22,7 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import (
     ACCOUNT,
     LIMITS,
@@ -33,7 +34,7 @@ from batch_pipeline_tests.ledger.conftest import (
     begun,
 )
 
-SUMMARY = {"statuses": {"succeeded": 3}, "open": 2, "usage": {}}
+COUNTS = Counts(items={"succeeded": 3}, open=2, tokens={"input_tokens": 7})
 OLDER = "2026-01-01"
 
 
@@ -293,7 +294,7 @@ def test_a_late_answer_does_not_undo_what_came_after_it(
         submissions.end(connection, submissions.get(connection, first.id))
         if state is State.COLLECTED:
             ended = submissions.get(connection, first.id)
-            assert submissions.collect(connection, ended, SUMMARY, Decimal(1))
+            assert submissions.collect(connection, ended, COUNTS, Decimal(1))
         accept(connection, first)
         assert submissions.get(connection, first.id).state is state
 
@@ -344,16 +345,16 @@ def test_a_submission_is_collected_once(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5)
         first = begun(connection, night)
-        assert not submissions.collect(connection, first, SUMMARY, Decimal(1))
+        assert not submissions.collect(connection, first, COUNTS, Decimal(1))
         accept(connection, first)
         submissions.end(connection, first)
-        assert submissions.collect(connection, first, SUMMARY, Decimal("0.000000000001"))
-        assert not submissions.collect(connection, first, SUMMARY, Decimal(2))
+        assert submissions.collect(connection, first, COUNTS, Decimal("0.000000000001"))
+        assert not submissions.collect(connection, first, COUNTS, Decimal(2))
         found = submissions.get(connection, first.id)
-        assert (found.state, found.cost_usd, found.summary) == (
+        assert (found.state, found.cost_usd, found.input_tokens) == (
             State.COLLECTED,
             Decimal("0.000000000001"),
-            SUMMARY,
+            7,
         )
         after = nights.get_night(connection, night.id)
         assert after.open_requests == night.open_requests + 2
@@ -384,7 +385,7 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
         third = admission.begin_calls(connection, night, shard, "he", LIMITS)
         assert isinstance(third, Intent)
         assert third.submission.state is State.ENDED
-        submissions.collect(connection, third.submission, SUMMARY, Decimal(1))
+        submissions.collect(connection, third.submission, COUNTS, Decimal(1))
         assert admission.begin_calls(connection, night, shard, "he", LIMITS) == Waiting(None)
 
 
@@ -466,7 +467,7 @@ def test_giving_back_does_not_open_a_shard_that_is_answered(ledger: Ledger, cloc
         accept(connection, first)
         submissions.end(connection, first)
         ended = submissions.get(connection, first.id)
-        assert submissions.collect(connection, ended, SUMMARY, Decimal(1))
+        assert submissions.collect(connection, ended, COUNTS, Decimal(1))
         submissions.give_back(connection, second, State.ABSENT, "not in the API's list")
         assert shards.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
         assert begin(connection, night) == Waiting(None)

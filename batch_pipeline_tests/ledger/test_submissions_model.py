@@ -21,13 +21,14 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night
 from batch_pipeline_tests.support import together
 
 LIMIT = 20
 LIMITS = Limits(account_queue=LIMIT, job_queue=None, lease_seconds=60)
 PICK = st.integers(min_value=0, max_value=4)  # the newest first: long ago is seldom interesting
-SUMMARY: dict[str, Any] = {"statuses": {}, "open": 0, "usage": {}}
+COUNTS = Counts()
 
 
 class Submitters(RuleBasedStateMachine):
@@ -128,7 +129,7 @@ class Submitters(RuleBasedStateMachine):
     def collect(self, pick: int) -> None:
         self._with_one(
             pick,
-            lambda connection, one: submissions.collect(connection, one, SUMMARY, Decimal(1)),
+            lambda connection, one: submissions.collect(connection, one, COUNTS, Decimal(1)),
         )
 
     @rule(seconds=st.sampled_from([59, 61, 700]))

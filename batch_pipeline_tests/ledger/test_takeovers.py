@@ -30,6 +30,7 @@ from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun
 from batch_pipeline_tests.support import together
 
@@ -60,10 +61,9 @@ def reserve(connection: Connection, night: Night, batch: Submission, limits: Lim
 
 def collected(connection: Connection, batch: Submission, answered: int) -> None:
     """Ended and collected, so many requests answered at half their bound, the others open."""
-    left = batch.requests - answered
-    summary = {"statuses": {}, "open": left, "usage": {}}
     submissions.end(connection, batch)
-    submissions.collect(connection, batch, summary, Decimal(answered) / 2)
+    counts = Counts(open=batch.requests - answered)
+    submissions.collect(connection, batch, counts, Decimal(answered) / 2)
     takeovers.settle(connection, batch.night_id)
 
 

@@ -86,7 +86,7 @@ def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> A
     """Sums over all answers of the collected submissions; amounts are exact."""
     models = _by_model(pipeline, night, collected)
     submissions = [priced.submission for priced in collected]
-    duplicates = [s for s in submissions if s.is_duplicate]
+    duplicates = [s for s in submissions if s.duplicate]
     duplicates_usd = sum((s.cost_usd or ZERO for s in duplicates), ZERO)
     files = answer_paths(night, submissions)
     if not files and not duplicates:
@@ -119,7 +119,7 @@ def _by_model(
 ) -> tuple[ModelUsage, ...]:
     groups: defaultdict[tuple[str, ModelPrice, bool], list[Submission]] = defaultdict(list)
     for priced in collected:
-        kind = (priced.model_id, priced.price, priced.submission.is_duplicate)
+        kind = (priced.model_id, priced.price, priced.submission.duplicate)
         groups[kind].append(priced.submission)
     found: dict[tuple[str, str, str], ModelUsage] = {}
     for (model_id, price, duplicates), group in groups.items():

@@ -108,7 +108,7 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
             models[each.shard_id] = Declaration.from_json(declared).model_id
         sums = found[models[each.shard_id], each.engine]
         for name in TOKENS:
-            sums.tokens[name] += (each.summary or {}).get("usage", {}).get(name, 0)
+            sums.tokens[name] += each.tokens[name]
         sums.usd += each.cost_usd or Decimal(0)
     return dict(found)
 

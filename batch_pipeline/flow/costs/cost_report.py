@@ -183,7 +183,7 @@ def _collected(state: Progress) -> list[Submission]:
 
 
 def _duplicates(state: Progress) -> Duplicates:
-    found = [s for s in _collected(state) if s.is_duplicate]
+    found = [s for s in _collected(state) if s.duplicate]
     return Duplicates(len(found), sum((s.cost_usd or ZERO for s in found), ZERO))
 
 

@@ -6,7 +6,6 @@ makes of it stands in `estimate`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,12 +14,12 @@ from sqlalchemy import Connection
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates import night_sums
+from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
-from batch_pipeline.ledger import nights, shards, snapshots, submissions
+from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.tallies import Tally
+from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.pricing.estimate import Spread
 from batch_pipeline.pricing.prices import TokenUsage
@@ -69,7 +68,7 @@ def find(
 def _of_nights(
     pipeline: Pipeline, connection: Connection, candidates: Iterable[Night], declared: Declaration
 ) -> Experience | None:
-    sums: list[Tally] = []
+    found: list[Sums] = []
     files: list[str] = []
     names: list[str] = []
     for night in candidates:
@@ -80,44 +79,44 @@ def _of_nights(
         }
         telling = [
             each
-            for each in night_sums.of_night(connection, night.id)
-            if each.snapshot_id in wanted and each.summary.get("measured", {}).get("answers")
+            for each in sums.of_night(connection, night.id)
+            if each.snapshot_id in wanted and each.measured_answers
         ]
         if not telling:
             continue
-        sums += telling
+        found += telling
         files += _answers(connection, night, wanted)
         only_pilot = all(each.pilot for each in telling)
         names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
         if len(names) == LAST_NIGHTS:
             break
-    measured, usage = _added(sums)
-    if measured.answers < LEAST_ANSWERS or not files:
+    prompts, tokens = measured(found), _tokens(found)
+    if prompts.answers < LEAST_ANSWERS or not files:
         return None
     with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as joined:
         [(mean, quantiles)] = joined.execute(_OUTPUT).fetchall()
     if mean is None:
         return None
-    what = f"{measured.answers:,} billed answers of this job: {', '.join(names)}"
-    return Experience(what, measured, usage, Spread(mean, *quantiles))
+    what = f"{prompts.answers:,} billed answers of this job: {', '.join(names)}"
+    return Experience(what, prompts, tokens, Spread(mean, *quantiles))
 
 
 def _of_model(
     connection: Connection, candidates: Iterable[Night], model_id: str
 ) -> Experience | None:
     """Tokens a byte of whatever was asked of the model: how it cuts text into tokens."""
-    sums = [
+    found = [
         each
         for night in candidates
         if (of_model := _snapshots_of_model(connection, night, model_id))
-        for each in night_sums.of_night(connection, night.id)
+        for each in sums.of_night(connection, night.id)
         if each.snapshot_id in of_model
     ]
-    measured, usage = _added(sums)
-    if measured.answers < LEAST_ANSWERS:
+    prompts = measured(found)
+    if prompts.answers < LEAST_ANSWERS:
         return None
-    what = f"{measured.answers:,} billed answers of {model_id} to other prompts"
-    return Experience(what, measured, usage, None)
+    what = f"{prompts.answers:,} billed answers of {model_id} to other prompts"
+    return Experience(what, prompts, _tokens(found), None)
 
 
 def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> set[int]:
@@ -130,15 +129,8 @@ def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> 
 
 def _answers(connection: Connection, night: Night, wanted: set[int]) -> list[str]:
     latest = submissions.latest_collected(connection, night.id, LATEST_SUBMISSIONS)
-    telling = [s for s in latest if shards.get_shard(connection, s.shard_id).snapshot_id in wanted]
-    return answer_paths(night, telling)
+    return answer_paths(night, [s for s in latest if s.snapshot_id in wanted])
 
 
-def _added(sums: Iterable[Tally]) -> tuple[Measured, TokenUsage]:
-    measured: Counter[str] = Counter()
-    usage: Counter[str] = Counter()
-    for each in sums:
-        if "measured" in each.summary:
-            measured.update(each.summary["measured"])
-            usage.update(each.summary["usage"])
-    return Measured(measured["answers"], measured["bytes"], measured["tokens"]), TokenUsage(**usage)
+def _tokens(collected: Iterable[Sums]) -> TokenUsage:
+    return sum((TokenUsage(**part.tokens) for part in collected), TokenUsage())

@@ -13,22 +13,21 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.jobs.alert_limits import AlertLimits
-from batch_pipeline.ledger import approvals, nights
+from batch_pipeline.ledger import approvals, nights, sums
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import MaySend
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.ledger.tallies import Tally
+from batch_pipeline.ledger.sums import Part
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
@@ -69,32 +68,35 @@ def judge(
     )
 
 
-def first_attempts(
-    snapshot: Snapshot | None,
-    snapshots: Mapping[int, Snapshot],
-    collected: Iterable[Tally],
-    overruled: Sequence[Approval],
-) -> FirstAttempts:
-    """What counts of a night; `snapshots` are all of the night's, by id.
+def parts_that_count(
+    snapshot: Snapshot, snapshots: Mapping[int, Snapshot], overruled: Sequence[Approval]
+) -> set[Part]:
+    """The parts of a night whose first attempts are evidence; `snapshots` are all of the night's.
 
-    A pilot counts for the input that it was drawn from, since corrected data get one of their own,
-    and not where a person has approved of it.
+    Those that were sent with the present declaration. A pilot counts for the input that it was
+    drawn from, since corrected input gets a pilot of its own, and not where a person has approved
+    of it.
     """
-    total = FirstAttempts()
-    if snapshot is None:
-        return total
-    for part in collected:
-        if "first" not in part.summary:
-            continue
-        sent_for = snapshots[part.snapshot_id]
+    counting: set[Part] = set()
+    for snapshot_id, sent_for in snapshots.items():
         if sent_for.declaration_hash != snapshot.declaration_hash:
             continue
-        if part.pilot and (
-            sent_for.content_hash != snapshot.content_hash
-            or _approved(Gate.PILOT, sent_for, overruled)
-        ):
-            continue
-        total.add(part.summary["first"])
+        counting.add((snapshot_id, False))
+        same_input = sent_for.content_hash == snapshot.content_hash
+        if same_input and not _approved(Gate.PILOT, sent_for, overruled):
+            counting.add((snapshot_id, True))
+    return counting
+
+
+def first_attempts(
+    connection: Connection, night_id: int, snapshot: Snapshot, overruled: Sequence[Approval]
+) -> FirstAttempts:
+    """What counts of a night's collected first attempts."""
+    counting = parts_that_count(snapshot, inputs.snapshots_of(connection, night_id), overruled)
+    total = FirstAttempts()
+    for part, found in sums.first_attempts(connection, night_id).items():
+        if part in counting:
+            total.add(FirstAttempts(found.done, found.need_fix, found.errors, found.examples))
     return total
 
 
@@ -102,19 +104,18 @@ def look(
     connection: Connection,
     alerts: AlertLimits,
     night: Night,
-    running: Iterable[Mapping[str, Any]] = (),
+    running: Iterable[FirstAttempts] = (),
 ) -> Tripped | None:
     """The breaker of a night by what the ledger says now, and by what `running` calls count."""
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return None
-    snapshots = inputs.snapshots_of(connection, night.id)
+    snapshot = inputs.get_snapshot(connection, snapshot_id)
     overruled = approvals.of_night(connection, night.id)
-    collected = night_sums.of_night(connection, night.id)
-    first = first_attempts(snapshots[snapshot_id], snapshots, collected, overruled)
-    for summary in running:
-        first.add(summary)
-    return judge(alerts, snapshots[snapshot_id], first, overruled)
+    first = first_attempts(connection, night.id, snapshot, overruled)
+    for attempts in running:
+        first.add(attempts)
+    return judge(alerts, snapshot, first, overruled)
 
 
 def gate(alerts: AlertLimits) -> MaySend:

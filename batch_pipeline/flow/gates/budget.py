@@ -6,23 +6,20 @@ Here the numbers come together: the job's limits, the prices, the tokens that we
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import admission, nights, shards, submissions
+from batch_pipeline.ledger import admission, nights, shards, submissions, sums
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Limits
 from batch_pipeline.ledger.budget import Ceilings, Money, Shortfall, spendings
@@ -30,6 +27,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import Bounds, Measured
 from batch_pipeline.pricing.prices import Mode
 from batch_pipeline.reporting.wording import usd
@@ -57,7 +55,7 @@ def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: N
         return Money(declared, stated_prices=stated_prices(spec))
     snapshot = inputs.get_snapshot(connection, snapshot_id)
     found = bounds(connection, spec, night, snapshot)
-    return Money(declared, lambda shard: _bound(found, shard), stated_prices(spec))
+    return Money(declared, lambda shard: most_usd(found, shard), stated_prices(spec))
 
 
 def shortfall(
@@ -109,9 +107,9 @@ def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapsh
     declaration = Declaration.from_json(snapshot.declaration)
     snapshots = inputs.snapshots_of(connection, night.id)
     found = measured(
-        sums.summary
-        for sums in night_sums.of_night(connection, night.id)
-        if snapshots[sums.snapshot_id].declaration_hash == snapshot.declaration_hash
+        part
+        for part in sums.of_night(connection, night.id)
+        if snapshots[part.snapshot_id].declaration_hash == snapshot.declaration_hash
     )
     return Bounds(
         price_at(declaration, datetime.now(UTC), stated_prices(spec)),
@@ -120,12 +118,16 @@ def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapsh
     )
 
 
-def measured(summaries: Iterable[Mapping[str, Any]]) -> Measured:
-    """What collected submissions say of tokens a byte; those of former releases say nothing."""
-    found: Counter[str] = Counter()
-    for summary in summaries:
-        found.update(summary.get("measured", {}))
-    return Measured(found["answers"], found["bytes"], found["tokens"])
+def measured(collected: Iterable[Sums]) -> Measured:
+    """The billed prompt tokens of collected submissions, and the bytes of their requests."""
+    found = Measured()
+    for part in collected:
+        found = Measured(
+            found.answers + part.measured_answers,
+            found.bytes + part.measured_bytes,
+            found.tokens + part.measured_tokens,
+        )
+    return found
 
 
 def asks_for_caching(declaration: Declaration) -> bool:
@@ -136,10 +138,8 @@ def asks_for_caching(declaration: Declaration) -> bool:
     return b'"cache_control"' in orjson.dumps(declaration.params)
 
 
-def _bound(found: Bounds, shard: Shard) -> Decimal:
-    if shard.largest_bytes is None or shard.output_tokens is None:
-        # Planned by a former release, which kept no more than this.
-        return shard.usd_bound
+def most_usd(found: Bounds, shard: Shard) -> Decimal:
+    """The most that a shard can cost, sent the way that it was planned for."""
     return found.usd(
         shard.engine,
         input_bytes=shard.bytes,
@@ -150,10 +150,7 @@ def _bound(found: Bounds, shard: Shard) -> Decimal:
 
 def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
     """The most that a shard can cost call by call, whichever way it was planned for."""
-    if shard.largest_bytes is None or shard.output_tokens is None:
-        # Planned by a former release: a batch costs half.
-        return 2 * shard.usd_bound
-    return _bound(found, replace(shard, engine="realtime"))
+    return most_usd(found, replace(shard, engine="realtime"))
 
 
 def requests_at_once(

@@ -6,16 +6,15 @@ What will be sent again by itself (expired, overloaded, cancelled) is no evidenc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from batch_pipeline.flow.outcomes import Action, Outcome
+from batch_pipeline.ledger.sums import EXAMPLES
 
-# Kept of each submission: more kinds of error than these are not systematic.
+# Types of error that the ledger keeps of each submission: rarer ones are not systematic.
 MOST_ERRORS = 5
-EXAMPLES = 3
-# The ledger keeps them for ever; the whole messages are in the answers.
+# Of a message that the ledger keeps for ever; the answers have it whole.
 MESSAGE_CHARACTERS = 300
 
 
@@ -44,24 +43,18 @@ class FirstAttempts:
             message = (outcome.error_message or "no message")[:MESSAGE_CHARACTERS]
             self._keep_examples(kind, [f"{item_id}: {message}"])
 
-    def add(self, summary: Mapping[str, Any]) -> None:
-        """Add what a submission's summary says."""
-        self.done += summary["done"]
-        self.needs_fix += summary["needs_fix"]
-        self.errors.update(summary["errors"])
-        for kind, examples in summary["examples"].items():
+    def add(self, other: FirstAttempts) -> None:
+        self.done += other.done
+        self.needs_fix += other.needs_fix
+        self.errors.update(other.errors)
+        for kind, examples in other.examples.items():
             self._keep_examples(kind, examples)
 
-    def as_json(self, most: int = MOST_ERRORS) -> dict[str, Any]:
-        """For a submission's summary; the most frequent errors only."""
-        errors = dict(self.errors.most_common(most))
+    def most_frequent(self) -> FirstAttempts:
+        """The same with the most frequent errors alone: what the ledger keeps of a submission."""
+        errors = Counter(dict(self.errors.most_common(MOST_ERRORS)))
         examples = {kind: self.examples.get(kind, []) for kind in errors}
-        return {
-            "done": self.done,
-            "needs_fix": self.needs_fix,
-            "errors": errors,
-            "examples": examples,
-        }
+        return FirstAttempts(self.done, self.needs_fix, errors, examples)
 
     def _keep_examples(self, kind: str, examples: Iterable[str]) -> None:
         kept = self.examples.setdefault(kind, [])

@@ -153,7 +153,7 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     with pipeline.ledger.read() as connection:
         collected = submissions.of_night(connection, seen.night.id, State.COLLECTED)
     sampled = {shard.id for shard in _pilots(pipeline, seen, ShardState.COLLECTED)}
-    every = [s for s in collected if s.shard_id in sampled and not s.is_duplicate]
+    every = [s for s in collected if s.shard_id in sampled and not s.duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
         columns=["unit", "id", "status", "final", "error_message", *TOKENS]
     )
@@ -190,7 +190,7 @@ def _took(collected: Sequence[Submission]) -> Took:
     """How long the sample took, which is the first of a pilot's submissions."""
     first = collected[0]
     if first.engine == "realtime":
-        latency = (first.summary or {}).get("latency_ms") or {}
+        latency = (first.progress or {}).get("latency_ms") or {}
         return Took(latency_p50_ms=latency.get("p50"), latency_p95_ms=latency.get("p95"))
     if first.ended_at is None or first.accepted_at is None:
         return Took()

@@ -146,7 +146,7 @@ def _work(
                 calling.checkpoint(connection, shard.submission, progress, lease)
             why = admission.closed(connection, night)
             if why is None and closes:
-                first = [shard.first.as_json() for shard in shards]
+                first = [shard.first for shard in shards]
                 tripped = breaker.look(connection, spec.alerts, night, first)
                 why = None if tripped is None else str(tripped)
         return why

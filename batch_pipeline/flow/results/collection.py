@@ -11,14 +11,15 @@ import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
@@ -97,12 +98,11 @@ def collect(
             _publish(pipeline, night, submission, staged, shown=shown, letters=letters)
             if duplicate:
                 log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
-            summary = judge.summary(duplicate=duplicate)
+            counts = judge.counts(duplicate=duplicate)
             if submission.progress is not None:
-                summary["latency_ms"] = submission.progress["latency_ms"]
-                summary["lost_usd_bound"] = submission.progress.get("lost_usd_bound", "0")
-            submissions.collect(connection, submission, summary, judge.cost)
-            night_sums.keep(connection, night.id)
+                lost = Decimal(submission.progress["lost_usd_bound"])
+                counts = replace(counts, lost_usd=lost)
+            submissions.collect(connection, submission, counts, judge.cost)
             takeovers.settle(connection, night.id)
             if judge.stopped_by is not None:
                 accounts.pause_account(connection, night.account, judge.stopped_by)

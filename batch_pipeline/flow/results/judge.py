@@ -37,6 +37,7 @@ from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, 
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.ledger.tables import PICODOLLARS
 from batch_pipeline.pricing.prices import ModelPrice
 
@@ -165,30 +166,30 @@ class LineJudge:
                 f"{missing:,} of {len(self._seen):,} requests; they are fetched again."
             )
 
-    def summary(self, *, duplicate: bool) -> dict[str, Any]:
+    def counts(self, *, duplicate: bool) -> Counts:
         """What the ledger keeps of the submission.
 
-        That is items by status, requests that go out again, billed tokens (and the bytes of the
-        requests that they were measured on), and first attempts for the breaker. The items of a
-        `duplicate` (a shard that was bought twice) are not counted, its tokens are.
+        A `duplicate` (a shard that was bought twice) settles no item and is no evidence for the
+        breaker; its tokens are counted.
         """
-        known = {
-            "statuses": {} if duplicate else dict(self._statuses),
-            "open": 0 if duplicate else self._open,
-            "usage": self._usage,
-            "measured": {
-                "answers": self._measured_answers,
-                "bytes": self._measured_bytes,
-                "tokens": sum(self._usage.values()) - self._usage["output_tokens"],
-            },
-            "duplicate": duplicate,
-            "first": (FirstAttempts() if duplicate else self._first).as_json(),
-        }
-        if self._given_up:
-            # What they cost is not known: at most what the bound leaves.
-            bound = int(self._submission.usd_bound * PICODOLLARS) - self._picodollars
-            known["gone"] = {"requests": self._given_up, "picodollars": max(bound, 0)}
-        return known
+        first = FirstAttempts() if duplicate else self._first.most_frequent()
+        # What requests without a result have cost is not known: at most what the bound leaves.
+        gone_usd = max(self._submission.usd_bound - self.cost, Decimal(0))
+        return Counts(
+            items={} if duplicate else dict(self._statuses),
+            open=0 if duplicate else self._open,
+            tokens=self._usage,
+            measured_answers=self._measured_answers,
+            measured_bytes=self._measured_bytes,
+            measured_tokens=sum(self._usage.values()) - self._usage["output_tokens"],
+            first_attempts=first.done,
+            first_need_fix=first.needs_fix,
+            first_errors=first.errors,
+            examples=first.examples,
+            gone_requests=self._given_up,
+            gone_usd=gone_usd if self._given_up else Decimal(0),
+            duplicate=duplicate,
+        )
 
     def _judge(self, line: bytes) -> tuple[Any, ...] | None:
         """The answer that a line gives, in the order of `_JUDGED`; None: it does not count."""

@@ -60,7 +60,7 @@ def why_gone(
             return None
         return "the API has deleted the results of its batch: they are kept for 29 days"
     waited = at - (submission.ended_at if submission.ended_at is not None else at)
-    downloads = (submission.downloads or 0) + 1
+    downloads = submission.downloads + 1
     if downloads < MOST_DOWNLOADS or waited < LEAST_SECONDS:
         return None
     return f"{downloads} whole downloads of its batch's results had no line for it"

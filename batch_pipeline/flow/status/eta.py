@@ -51,11 +51,11 @@ def items_per_second(state: Progress) -> float | None:
     first submission to the last collection; None before."""
     if state.calls_per_second:
         return state.calls_per_second
-    collected = [t.last_collected_at for t in state.collected if t.last_collected_at is not None]
-    if state.snapshot is None or not collected:
+    if state.snapshot is None or not state.collected:
         return None
     answered = state.settled - sum(state.snapshot.settled.values())
-    seconds = max(collected) - min(t.first_intent_at for t in state.collected)
+    begun = min(part.first_intent_at for part in state.collected)
+    seconds = max(part.last_collected_at for part in state.collected) - begun
     return answered / seconds if seconds > 0 else None
 
 

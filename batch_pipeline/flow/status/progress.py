@@ -9,32 +9,24 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.breaker import Tripped
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.status import due
 from batch_pipeline.jobs.alert_limits import AlertLimits
-from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions
+from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions, sums
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
-from batch_pipeline.ledger.tables import PICODOLLARS
-from batch_pipeline.ledger.tallies import Tally
+from batch_pipeline.ledger.sums import Sums
+from batch_pipeline.ledger.tables import TOKENS
 
 # Of what is collected, so many are shown one by one; the rest is in the sums.
 LATEST = 50
-
-USAGE = (
-    "input_tokens",
-    "output_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "cache_read_tokens",
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Progress:
     first: FirstAttempts
     approvals: tuple[Approval, ...]
     at: float
-    collected: tuple[Tally, ...] = ()
+    collected: tuple[Sums, ...] = ()
     # Requests whose results can never be had, and what they may have cost at most.
     gone_requests: int = 0
     gone_usd_bound: Decimal = Decimal(0)
@@ -186,12 +178,15 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         None if night.snapshot_id is None else snapshots.get_snapshot(connection, night.snapshot_id)
     )
     live = submissions.of_night(connection, night_id, *LIVE)
-    collected = night_sums.of_night(connection, night_id)
     latest = submissions.latest_collected(connection, night_id, LATEST)
+    collected = sums.of_night(connection, night_id)
     overruled = approvals.of_night(connection, night_id)
-    statuses: Counter[str] = Counter(snapshot.settled if snapshot else {})
-    usage: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    first = FirstAttempts()
+    if snapshot is not None:
+        statuses.update(snapshot.settled)
+        statuses.update(sums.settled_items(connection, snapshot.id))
+        first = breaker.first_attempts(connection, night_id, snapshot, overruled)
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
     for submission in live:
         if submission.progress is not None:
@@ -199,12 +194,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
             cost[submission.engine] += Decimal(submission.progress["cost_usd"])
     for part in collected:
         cost[part.engine] += part.cost_usd
-        usage.update(part.summary.get("usage", {}))
-        gone.update(part.summary.get("gone", {}))
-        if part.snapshot_id == night.snapshot_id:
-            statuses.update(part.summary.get("statuses", {}))
     batches = [submission for submission in live if submission.batch_id is not None]
-    ended = sum(part.batches for part in collected)
+    ended = sum(part.submissions for part in collected if part.engine == "batch")
     return Progress(
         night=night,
         account=accounts.get_account(connection, night.account),
@@ -218,16 +209,14 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         batches=ended + len(batches),
         batches_ended=ended + sum(s.state is State.ENDED for s in batches),
         cost_usd=cost,
-        usage={name: usage[name] for name in USAGE},
+        usage={name: sum(part.tokens[name] for part in collected) for name in TOKENS},
         submissions=tuple(sorted([*latest, *live], key=lambda submission: submission.id)),
-        first=breaker.first_attempts(
-            snapshot, snapshots.snapshots_of(connection, night_id), collected, overruled
-        ),
+        first=first,
         approvals=overruled,
         at=now(connection),
         collected=tuple(collected),
-        gone_requests=gone["requests"],
-        gone_usd_bound=gone["picodollars"] / PICODOLLARS,
+        gone_requests=sum(part.gone_requests for part in collected),
+        gone_usd_bound=sum((part.gone_usd for part in collected), Decimal(0)),
     )
 
 

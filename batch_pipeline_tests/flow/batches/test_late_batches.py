@@ -75,7 +75,7 @@ def test_a_batch_that_was_answered_twice_is_booked_and_not_shown(
         lambda: all(s.state is State.COLLECTED for s in submissions_of(pipeline)),
         lambda: run(pipeline, spec, PARTITION),
     )
-    [duplicate] = [s for s in submissions_of(pipeline) if s.is_duplicate]
+    [duplicate] = [s for s in submissions_of(pipeline) if s.duplicate]
     assert results(pipeline, spec) == before
     assert statuses(by_id(before).values()) == {"succeeded": 9}
     assert len(pipeline.files.list(paths.raw(spec.name, PARTITION), ".zst")) == 3
@@ -118,7 +118,7 @@ def test_units_that_are_still_open_take_the_late_answers(
     assert statuses(results(pipeline, spec)) == {"succeeded": 5}
     assert not accepted_twice(lagging)
     assert state.total_cost_usd == lagging.books.batch_cost_usd
-    assert not any(s.is_duplicate for s in submissions_of(pipeline))
+    assert not any(s.duplicate for s in submissions_of(pipeline))
 
 
 def test_the_list_is_read_for_what_is_watched_and_for_nothing_else(

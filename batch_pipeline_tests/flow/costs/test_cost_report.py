@@ -18,10 +18,10 @@ from batch_pipeline.flow.costs.cost_report import build_report, write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import progress
-from batch_pipeline.flow.status.progress import USAGE
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, submissions
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.tables import TOKENS
 from batch_pipeline.pricing.prices import TokenUsage, find_price
 from batch_pipeline.reporting.report import Report
 from batch_pipeline.reporting.report_json import as_json, to_json
@@ -69,8 +69,8 @@ def priced_one_by_one(pipeline: Pipeline, model_id: str) -> Decimal:
     answers = pipeline.files.dataset(standing_answers.answer_paths(night, collected))
     return sum(
         (
-            price.cost(TokenUsage(*(row[name] for name in USAGE)), mode="realtime")
-            for row in answers.to_table(columns=list(USAGE)).to_pylist()
+            price.cost(TokenUsage(*(row[name] for name in TOKENS)), mode="realtime")
+            for row in answers.to_table(columns=list(TOKENS)).to_pylist()
         ),
         Decimal(0),
     )

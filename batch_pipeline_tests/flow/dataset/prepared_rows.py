@@ -28,15 +28,17 @@ SNAPSHOT = Snapshot(
     request_bytes=1, id=1, night_id=1, settled={}, taken_at=0.0,
 )  # fmt: skip
 SHARD = Shard(
-    engine="batch", pilot=False, manifest="m", requests=10, bytes=1, usd_bound=Decimal(1), id=1,
-    night_id=1, snapshot_id=1, state=ShardState.COLLECTED, created_at=0.0,
+    engine="batch", pilot=False, manifest="m", requests=10, bytes=1, usd_bound=Decimal(1),
+    largest_bytes=1, output_tokens=1, id=1, night_id=1, snapshot_id=1,
+    state=ShardState.COLLECTED, created_at=0.0,
 )  # fmt: skip
 SUBMISSION = Submission(
-    id=1, shard_id=1, night_id=1, account="default", engine="batch", token="t" * 16, requests=10,
-    usd_bound=Decimal(1), state=State.COLLECTED, owner="me", fence=1, lease_until=0.0,
-    intent_at=NOW, window_from=None, error=None, batch_id="batch_1", accepted_at=NOW,
-    expires_at=NOW + 86_400, cancel_requested_at=None, ended_at=None, collected_at=None,
-    summary=None, cost_usd=None,
+    id=1, shard_id=1, night_id=1, snapshot_id=1, pilot=False, account="default", engine="batch",
+    token="t" * 16, requests=10, usd_bound=Decimal(1), state=State.COLLECTED, owner="me", fence=1,
+    lease_until=0.0, intent_at=NOW, window_from=None, error=None, batch_id="batch_1",
+    accepted_at=NOW, expires_at=NOW + 86_400, cancel_requested_at=None, ended_at=None,
+    collected_at=None,
+    cost_usd=None,
 )  # fmt: skip
 STATE = Progress(
     night=NIGHT, account=ACCOUNT, snapshot=SNAPSHOT, items=1_000, statuses={}, waiting=0,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.gates import night_sums
-from batch_pipeline.flow.gates.breaker import first_attempts, judge
+from batch_pipeline.flow.gates.breaker import judge, parts_that_count
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline_tests.flow.dataset.prepared_rows import SHARD, SNAPSHOT, approval, submission
+from batch_pipeline.ledger.sums import Part
+from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT, approval
 
 ALERTS = AlertsSpec(error_rate=0.10, after_items=50)
 GOOD = Outcome(Status.SUCCEEDED, Action.KEEP)
@@ -47,18 +45,18 @@ def test_what_counts(outcome: Outcome, attempt: int, counts: tuple[int, int]) ->
     assert (first.done, first.needs_fix) == counts
 
 
-def test_a_summary_holds_the_most_frequent_errors_with_three_examples_each() -> None:
+def test_the_ledger_keeps_the_most_frequent_errors_with_three_examples_each() -> None:
     first = FirstAttempts()
     for kind in range(10):
         for number in range(10 - kind):
             outcome = replace(INVALID, error_type=f"e{kind}", error_message="x" * 1_000)
             first.count(f"{kind}-{number}", 1, outcome)
-    stored = first.as_json()
-    assert (stored["done"], stored["needs_fix"]) == (55, 55)
-    assert stored["errors"] == {"e0": 10, "e1": 9, "e2": 8, "e3": 7, "e4": 6}
-    assert set(stored["examples"]) == set(stored["errors"])
-    assert [text[:5] for text in stored["examples"]["e0"]] == ["0-0: ", "0-1: ", "0-2: "]
-    assert max(map(len, stored["examples"]["e0"])) < 400
+    stored = first.most_frequent()
+    assert (stored.done, stored.needs_fix) == (55, 55)
+    assert stored.errors == {"e0": 10, "e1": 9, "e2": 8, "e3": 7, "e4": 6}
+    assert set(stored.examples) == set(stored.errors)
+    assert [text[:5] for text in stored.examples["e0"]] == ["0-0: ", "0-1: ", "0-2: "]
+    assert max(map(len, stored.examples["e0"])) < 400
 
 
 def counted(done: int, **errors: int) -> FirstAttempts:
@@ -113,54 +111,30 @@ def test_an_approval_is_for_its_declaration(overruled: Approval, opens: bool) ->
     assert (tripped is not None) is opens
 
 
-FORMER = replace(SNAPSHOT, id=2, declaration_hash="former")
-OTHER_INPUT = replace(SNAPSHOT, id=3, content_hash="former")
-SHARDS = [
-    SHARD,
-    replace(SHARD, id=2, pilot=True),
-    replace(SHARD, id=3, snapshot_id=2),
-    replace(SHARD, id=4, snapshot_id=3),
-    replace(SHARD, id=5, snapshot_id=3, pilot=True),
-]
-SUMMARY = {"first": counted(10, refusal=3).as_json()}
-
-
-def collected(shard_id: int, summary: dict[str, Any] | None = SUMMARY) -> Submission:
-    return submission(shard_id=shard_id, summary=summary)
+SNAPSHOTS = {
+    1: SNAPSHOT,
+    2: replace(SNAPSHOT, id=2, declaration_hash="former"),
+    3: replace(SNAPSHOT, id=3, content_hash="former"),
+    4: replace(SNAPSHOT, id=4),
+}
 
 
 @pytest.mark.parametrize(
-    ("rows", "overruled", "done"),
+    ("overruled", "pilots"),
     [
-        ([], (), 0),
-        ([collected(1)], (), 10),
-        ([collected(1), collected(1)], (), 20),
-        # A pilot counts, unless a person approved of it.
-        ([collected(1), collected(2)], (), 20),
-        ([collected(1), collected(2)], (approval(Gate.PILOT),), 10),
-        ([collected(1), collected(2)], (approval(Gate.PILOT, content="former"),), 20),
-        # Another declaration does not; another input does, but for the pilot drawn from it.
-        ([collected(3)], (), 0),
-        ([collected(4)], (), 10),
-        ([collected(5)], (), 0),
-        # Not collected yet, or by a release that did not count.
-        ([collected(1, None)], (), 0),
-        ([collected(1, {"statuses": {}})], (), 0),
-        ([submission(state=State.ACCEPTED)], (), 0),
+        # A pilot of other input does not count, nor one that a person approved of.
+        ((), {1, 4}),
+        ((approval(Gate.PILOT),), set()),
+        ((approval(Gate.PILOT, content="former"),), {1, 4}),
+        ((approval(Gate.PILOT, declaration="former"),), {1, 4}),
+        ((approval(Gate.BREAKER),), {1, 4}),
     ],
 )
-def test_which_rows_count(
-    rows: list[Submission], overruled: tuple[Approval, ...], done: int
-) -> None:
-    snapshots = {found.id: found for found in (SNAPSHOT, FORMER, OTHER_INPUT)}
-    shards = {shard.id: shard for shard in SHARDS}
-    collected = [night_sums.of_submission(row, shards[row.shard_id]) for row in rows]
-    first = first_attempts(SNAPSHOT, snapshots, collected, overruled)
-    assert first.done == done
-    assert first.errors["refusal"] == first.needs_fix == done * 3 // 10
+def test_which_parts_of_a_night_count(overruled: tuple[Approval, ...], pilots: set[int]) -> None:
+    """Snapshot 2 was taken with another declaration, snapshot 3 is of other input."""
+    expected: set[Part] = {(1, False), (3, False), (4, False), *((n, True) for n in pilots)}
+    assert parts_that_count(SNAPSHOT, SNAPSHOTS, overruled) == expected
 
 
-def test_a_night_without_input_counts_nothing() -> None:
-    first = first_attempts(None, {}, [], ())
-    assert first.done == 0
-    assert judge(AlertsSpec(after_items=0), None, first, ()) is None
+def test_without_input_the_breaker_is_closed() -> None:
+    assert judge(AlertsSpec(after_items=0), None, FirstAttempts(), ()) is None

@@ -75,8 +75,8 @@ def test_every_document_has_its_row_and_its_price(
     assert [s.requests for s in made] == [5, 20, 20, 15]
     for submission in made:
         assert submission.state is State.COLLECTED
-        assert submission.summary is not None
-        took = submission.summary["latency_ms"]
+        assert submission.progress is not None
+        took = submission.progress["latency_ms"]
         assert took["calls"] == submission.requests
         assert 0 < took["p50"] <= took["p95"]
         assert submission.progress is not None

@@ -244,7 +244,7 @@ def test_rows_and_counts_agree_with_the_lines(
     except ResultsIncompleteError:
         assert any(not _is_readable(line) for line in lines)
         return
-    answers, summary = found.answers, found.judge.summary(duplicate=False)
+    answers, counts = found.answers, found.judge.counts(duplicate=False)
     firsts = _first_results(lines)
     assert set(answers) == set(firsts)
     price = price_of(model)
@@ -258,13 +258,13 @@ def test_rows_and_counts_agree_with_the_lines(
         assert (answer["error_type"] is None) is kept
         assert answer["parsed"] == (answer["content"] if kept and schema is not None else None)
     assert found.judge.cost == sum(answer["cost_usd"] for answer in answers.values())
-    assert summary["usage"] == {
+    assert counts.tokens == {
         name: sum(answer[name] for answer in answers.values()) for name in TOKENS
     }
     settled = [number for number, answer in answers.items() if answer["final"]]
-    assert summary["open"] == len(answers) - len(settled)
+    assert counts.open == len(answers) - len(settled)
     rows = {row["id"]: row for row in found.results}
-    assert len(rows) == len(found.results) == sum(summary["statuses"].values())
+    assert len(rows) == len(found.results) == sum(counts.items.values())
     for number in settled:
         answer, row = answers[number], rows.pop(f"Akte {number}/ä")
         for name in TOKENS:
@@ -347,7 +347,7 @@ def test_a_line_of_no_known_shape_is_fetched_again_and_set_aside_in_the_end(resu
     found = judged(lines, gone="the API has deleted it")
     found.judge.check_complete()
     assert found.answers[0]["error_type"] == "results_gone"
-    assert found.judge.summary(duplicate=False)["gone"]["requests"] == 1
+    assert found.judge.counts(duplicate=False).gone_requests == 1
 
 
 def test_stop_reason_and_model_of_another_type_are_kept_as_text() -> None:
@@ -364,7 +364,8 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
 
 
 def test_the_items_of_a_duplicate_do_not_count_but_its_tokens_do() -> None:
-    summary = judged([line(0, message("x"))]).judge.summary(duplicate=True)
-    assert (summary["statuses"], summary["open"], summary["first"]["done"]) == ({}, 0, 0)
-    assert summary["usage"]["output_tokens"] == 2
-    assert summary["measured"] == {"answers": 1, "bytes": 100, "tokens": 1}
+    counts = judged([line(0, message("x"))]).judge.counts(duplicate=True)
+    assert (counts.items, counts.open, counts.first_attempts) == ({}, 0, 0)
+    assert counts.tokens["output_tokens"] == 2
+    measured = counts.measured_answers, counts.measured_bytes, counts.measured_tokens
+    assert measured == (1, 100, 1)

@@ -11,14 +11,14 @@ import pytest
 
 from batch_pipeline.cli import live
 from batch_pipeline.flow import run as runner
-from batch_pipeline.flow.gates import night_sums
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import eta
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, NOW, SHARD, STATE, submission
+from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, NOW, STATE, submission
 from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
 
 HOUR = 3600.0
@@ -112,9 +112,12 @@ def test_no_end_is_told_before_a_batch_has_ended_nor_after_the_last(state: Progr
 
 
 def test_the_cost_at_the_end_is_that_of_the_batches_so_far_for_all_that_is_left() -> None:
-    collected = night_sums.of_submission(ended(HOUR), SHARD)
+    collected = Sums(
+        snapshot_id=1, pilot=False, engine="batch", submissions=1, requests=10,
+        cost_usd=Decimal(2), first_intent_at=NOW, last_collected_at=NOW, tokens={},
+    )  # fmt: skip
     state = replace(
-        STATE, collected=(replace(collected, cost_usd=Decimal(2)),),
+        STATE, collected=(collected,),
         cost_usd={"batch": Decimal(2), "realtime": Decimal(1)},
         waiting=5, in_flight=20, to_collect=5,
     )  # fmt: skip

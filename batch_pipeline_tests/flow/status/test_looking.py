@@ -28,13 +28,13 @@ def submission(
     batch_id: str | None = None, *, requests: int = 5, at: float = 1_000.0
 ) -> Submission:
     return Submission(
-        id=1, shard_id=1, night_id=1, account="default", engine="batch", token="t" * 16,
-        requests=requests, usd_bound=Decimal(1),
+        id=1, shard_id=1, night_id=1, snapshot_id=1, pilot=False, account="default", engine="batch",
+        token="t" * 16, requests=requests, usd_bound=Decimal(1),
         state=State.ACCEPTED if batch_id else State.UNKNOWN,
         owner="me", fence=1, lease_until=0.0, intent_at=INTENT_AT if batch_id is None else at,
         window_from=WINDOW_FROM, error=None, batch_id=batch_id,
         accepted_at=at if batch_id else None,
-        expires_at=None, cancel_requested_at=None, ended_at=None, collected_at=None, summary=None,
+        expires_at=None, cancel_requested_at=None, ended_at=None, collected_at=None,
         cost_usd=None,
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""A night's sums are those of its submissions, whoever collected them, at a constant price."""
+"""A night's progress is summed up from its submissions, by indices alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.gates import breaker, night_sums
+from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
@@ -22,8 +23,6 @@ from batch_pipeline.ledger import (
     shards,
     snapshots,
     submissions,
-    tables,
-    tallies,
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
@@ -31,16 +30,15 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.ledger.sums import Counts
 
 LIMITS = Limits(account_queue=10_000, job_queue=None, lease_seconds=60)
 ALERTS = AlertsSpec(error_rate=0.1, after_items=1)
-SUMMARY = {
-    "statuses": {"succeeded": 3, "refused": 1}, "open": 1, "duplicate": False,
-    "usage": {"input_tokens": 100, "output_tokens": 7},
-    "first": {
-        "done": 4, "needs_fix": 1, "errors": {"refusal": 1}, "examples": {"refusal": ["a: no"]},
-    },
-}  # fmt: skip
+COUNTS = Counts(
+    items={"succeeded": 3, "refused": 1}, open=1,
+    tokens={"input_tokens": 100, "output_tokens": 7}, first_attempts=4, first_need_fix=1,
+    first_errors={"refusal": 1}, examples={"refusal": ["a: no"]},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -60,8 +58,9 @@ def a_night(connection: Connection, count: int) -> Night:
     )  # fmt: skip
     snapshots.replace_snapshot(connection, night, snapshot, {"invalid_input": 2})
     planned = NewShard(
-        engine="batch", pilot=False, manifest="m", requests=5, bytes=1, usd_bound=Decimal(1)
-    )
+        engine="batch", pilot=False, manifest="m", requests=5, bytes=1, usd_bound=Decimal(1),
+        largest_bytes=1, output_tokens=1,
+    )  # fmt: skip
     night = nights.get_night(connection, night.id)
     assert shards.add_shards(connection, night, [planned] * count, open_requests=0)
     return nights.get_night(connection, night.id)
@@ -75,61 +74,52 @@ def send(connection: Connection, night: Night) -> Submission:
     return submissions.get(connection, sent.id)
 
 
-def collect(connection: Connection, sent: Submission, *, kept: bool = True) -> None:
+def collect(connection: Connection, sent: Submission, counts: Counts = COUNTS) -> None:
     submissions.end(connection, sent)
-    assert submissions.collect(connection, sent, SUMMARY, Decimal("0.25"))
-    if kept:
-        night_sums.keep(connection, sent.night_id)
+    assert submissions.collect(connection, sent, counts, Decimal("0.25"))
 
 
-def test_sums_do_not_depend_on_which_release_collected(ledger: Ledger) -> None:
-    """A process of an older release leaves it out of the tally: it counts all the same."""
+def test_progress_is_the_sum_of_what_was_collected(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5)
-        for kept in (True, False, True, False):
-            collect(connection, send(connection, night), kept=kept)
-        one_by_one = len(tallies.not_tallied(connection, night.id))
+        for _ in range(4):
+            collect(connection, send(connection, night))
         state = progress.of_night(connection, night.id)
-    assert one_by_one == 1
     assert state.statuses == {"succeeded": 12, "refused": 4, "invalid_input": 2}
     assert (state.batches, state.batches_ended, state.waiting) == (4, 4, 5 + 4)
     assert state.cost_usd["batch"] == Decimal(1)
     assert state.usage["input_tokens"] == 400
     assert (state.first.done, state.first.needs_fix) == (16, 4)
+    assert state.first.errors == {"refusal": 4}
     assert state.first.examples == {"refusal": ["a: no"] * 3}
     assert len(state.submissions) == 4
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_what_a_redrive_has_put_behind_is_no_evidence(ledger: Ledger, kept: bool) -> None:
+def test_only_answers_to_the_present_snapshot_settle_items(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        collect(connection, send(connection, a_night(connection, 1)))
+        night = a_night(connection, 1)
+        state = progress.of_night(connection, night.id)
+        assert state.statuses == {"invalid_input": 2}
+        assert (state.cost_usd["batch"], state.first.done) == (Decimal("0.25"), 4)
+
+
+def test_what_a_redrive_has_put_behind_is_no_evidence(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 2)
-        collect(connection, send(connection, night), kept=kept)
-        assert breaker.look(connection, ALERTS, night) is not None
+        collect(connection, send(connection, night))
+        tripped = breaker.look(connection, ALERTS, night)
+        assert tripped is not None
+        assert tripped.examples == ("a: no",)
         redrives.record(connection, night.id, ["refused"])
         assert breaker.look(connection, ALERTS, night) is None
         assert progress.of_night(connection, night.id).statuses["refused"] == 1
-        night_sums.keep(connection, night.id)
-        assert breaker.look(connection, ALERTS, night) is None
-        collect(connection, send(connection, night), kept=kept)
-        assert progress.of_night(connection, night.id).first.done == 4
-
-
-def test_waiting_requests_are_right_after_a_process_that_did_not_count_them(
-    ledger: Ledger,
-) -> None:
-    with ledger.write() as connection:
-        night = a_night(connection, 3)
-        nights.update_night(connection, night.id, waiting_requests=None)
-        assert progress.of_night(connection, night.id).waiting == 15
-        send(connection, night)
-        assert progress.of_night(connection, night.id).waiting == 10
-        nights.update_night(connection, night.id, waiting_requests=0)
-        assert progress.of_night(connection, night.id).waiting == 5
-        nights.update_night(connection, night.id, waiting_requests=99)
-        send(connection, night)
-        send(connection, night)
-        assert progress.of_night(connection, night.id).waiting == 0
+        collect(
+            connection, send(connection, night), replace(COUNTS, examples={"refusal": ["b: no"]})
+        )
+        state = progress.of_night(connection, night.id)
+        assert (state.first.done, state.first.errors) == (4, {"refusal": 1})
+        assert state.first.examples == {"refusal": ["b: no"]}
 
 
 def test_no_step_of_a_shard_reads_what_grows_with_the_night(tmp_path: Any) -> None:
@@ -151,9 +141,11 @@ def test_no_step_of_a_shard_reads_what_grows_with_the_night(tmp_path: Any) -> No
             for statement, parameters in seen
             for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         }
-    grows = (tables.shard.name, tables.submission.name, tables.seen.name)
+    grows = ("shard", "submission", "seen", "settled_items", "first_error")
     assert len(seen) > 20
     assert [p for p in plans if p[1].startswith(tuple(f"SCAN {t}" for t in grows))] == []
+    assert any("USING COVERING INDEX submission_sums" in detail for _, detail in plans)
+    assert any("USING COVERING INDEX shard_to_go" in detail for _, detail in plans)
     ledger.close()
 
 

@@ -1,0 +1,238 @@
+"""Sums over the collected submissions of a night: where it stands, what it cost, what failed.
+
+Belongs here: the counts that collection records with a submission, in numeric columns and rows, and
+the aggregate queries over them. No sum is stored, so that none can differ from what it sums up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.tables import TOKENS, usd_of, usd_sum
+
+# Examples that are kept of one type of error; the answers have all messages.
+EXAMPLES = 3
+
+# A part of a night: the snapshot that it was sent for, and whether it is that snapshot's pilot.
+Part = tuple[int, bool]
+
+_SUMMED = (
+    "requests", "measured_answers", "measured_bytes", "measured_tokens", "gone_requests", *TOKENS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the collection of one submission found.
+
+    `items` were settled, by status; `open` requests go out again. `tokens` were billed, by class.
+    `measured_answers` have billed prompt tokens: `measured_tokens`, for requests of
+    `measured_bytes`. Of the `first_attempts` that the API worked on
+    `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
+    `gone_requests` have results that can never be had, and may have cost up to `gone_usd`;
+    `lost_usd` may have been billed for calls whose answers were lost.
+    """
+
+    items: Mapping[str, int] = field(default_factory=dict)
+    open: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    measured_answers: int = 0
+    measured_bytes: int = 0
+    measured_tokens: int = 0
+    first_attempts: int = 0
+    first_need_fix: int = 0
+    first_errors: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    gone_requests: int = 0
+    gone_usd: Decimal = Decimal(0)
+    lost_usd: Decimal = Decimal(0)
+    duplicate: bool = False
+
+    def columns(self) -> dict[str, object]:
+        """What of this is kept in columns of `submission`."""
+        return {
+            **self.tokens,
+            "measured_answers": self.measured_answers,
+            "measured_bytes": self.measured_bytes,
+            "measured_tokens": self.measured_tokens,
+            "first_attempts": self.first_attempts,
+            "first_need_fix": self.first_need_fix,
+            "gone_requests": self.gone_requests,
+            "gone_usd": self.gone_usd,
+            "unproven_usd": self.gone_usd + self.lost_usd,
+            "duplicate": self.duplicate,
+        }
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sum over the collected submissions of one part of a night that went one way.
+
+    `requests` are theirs; the other counts are those of `Counts`. Amounts in USD. Times in seconds
+    since the epoch.
+    """
+
+    snapshot_id: int
+    pilot: bool
+    engine: Engine
+    submissions: int
+    requests: int
+    cost_usd: Decimal
+    first_intent_at: float
+    last_collected_at: float
+    tokens: dict[str, int]
+    measured_answers: int = 0
+    measured_bytes: int = 0
+    measured_tokens: int = 0
+    gone_requests: int = 0
+    gone_usd: Decimal = Decimal(0)
+
+
+@dataclass
+class Attempts:
+    """First attempts of one part of a night, and those that need a fix; the latter by type of
+    error, with up to three examples of each."""
+
+    done: int = 0
+    need_fix: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+
+def record(connection: Connection, submission_id: int, counts: Counts) -> None:
+    """Add the rows of what collection found; its columns are written with the submission."""
+    columns = tables.submission.c
+    query = sa.select(columns.night_id, columns.snapshot_id, columns.pilot)
+    sent = connection.execute(query.where(columns.id == submission_id)).mappings().one()
+    if counts.items:
+        rows = [
+            {"snapshot_id": sent["snapshot_id"], "submission_id": submission_id,
+             "status": status, "items": number}
+            for status, number in counts.items.items()
+        ]  # fmt: skip
+        connection.execute(sa.insert(tables.settled_items), rows)
+    if counts.first_errors:
+        rows = [
+            {**sent, "submission_id": submission_id, "error_type": kind, "requests": number}
+            for kind, number in counts.first_errors.items()
+        ]
+        connection.execute(sa.insert(tables.first_error), rows)
+    known = _examples(connection, sent["night_id"]) if counts.examples else {}
+    of_part = known.get((sent["snapshot_id"], sent["pilot"]), {})
+    rows = [
+        {**sent, "error_type": kind, "example": example}
+        for kind, found in counts.examples.items()
+        for example in found[: EXAMPLES - len(of_part.get(kind, ()))]
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.error_example), rows)
+
+
+def of_night(connection: Connection, night_id: int) -> list[Sums]:
+    """All that is collected of a night, by snapshot, pilot or not, and engine."""
+    submission = tables.submission.c
+    key = submission.snapshot_id, submission.pilot, submission.engine
+    cost, rest_of_cost = usd_sum(submission.cost_usd)
+    gone, rest_of_gone = usd_sum(submission.gone_usd)
+    query = (
+        sa.select(
+            *key,
+            sa.func.count().label("submissions"),
+            *(sa.func.sum(submission[name]).label(name) for name in _SUMMED),
+            sa.func.min(submission.intent_at).label("first_intent_at"),
+            sa.func.max(submission.collected_at).label("last_collected_at"),
+            cost.label("cost"),
+            rest_of_cost.label("rest_of_cost"),
+            gone.label("gone"),
+            rest_of_gone.label("rest_of_gone"),
+        )
+        .where(*_collected(night_id))
+        .group_by(*key)
+        .order_by(*key)
+    )
+    return [
+        Sums(
+            snapshot_id=row["snapshot_id"],
+            pilot=row["pilot"],
+            engine=row["engine"],
+            submissions=row["submissions"],
+            first_intent_at=row["first_intent_at"],
+            last_collected_at=row["last_collected_at"],
+            cost_usd=usd_of(row["cost"], row["rest_of_cost"]),
+            gone_usd=usd_of(row["gone"], row["rest_of_gone"]),
+            # PostgreSQL sums bigints to numeric.
+            requests=int(row["requests"]),
+            tokens={name: int(row[name]) for name in TOKENS},
+            measured_answers=int(row["measured_answers"]),
+            measured_bytes=int(row["measured_bytes"]),
+            measured_tokens=int(row["measured_tokens"]),
+            gone_requests=int(row["gone_requests"]),
+        )
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def settled_items(connection: Connection, snapshot_id: int) -> dict[str, int]:
+    """Items of a snapshot that collected answers have settled, by status."""
+    columns = tables.settled_items.c
+    query = sa.select(columns.status, sa.func.sum(columns["items"]))
+    query = query.where(columns.snapshot_id == snapshot_id).group_by(columns.status)
+    return {status: int(number) for status, number in connection.execute(query)}
+
+
+def first_attempts(connection: Connection, night_id: int) -> dict[Part, Attempts]:
+    """The collected first attempts of a night that the API worked on."""
+    submission, error = tables.submission.c, tables.first_error.c
+    part = submission.snapshot_id, submission.pilot
+    counts = sa.func.sum(submission.first_attempts), sa.func.sum(submission.first_need_fix)
+    query = sa.select(*part, *counts).where(*_collected(night_id)).group_by(*part)
+    found = {
+        (snapshot_id, pilot): Attempts(int(done), int(need_fix))
+        for snapshot_id, pilot, done, need_fix in connection.execute(query)
+    }
+    if not any(attempts.need_fix for attempts in found.values()):
+        return found
+    kind = error.snapshot_id, error.pilot, error.error_type
+    query = sa.select(*kind, sa.func.sum(error.requests))
+    query = query.where(error.night_id == night_id).group_by(*kind)
+    for snapshot_id, pilot, error_type, number in connection.execute(query):
+        found[snapshot_id, pilot].errors[error_type] = int(number)
+    for key, examples in _examples(connection, night_id).items():
+        found[key].examples = examples
+    return found
+
+
+def forget_first_attempts(connection: Connection, night_id: int) -> None:
+    """What a night has collected so far counts for the breaker no more: a person looked at it."""
+    for table in (tables.first_error, tables.error_example):
+        connection.execute(sa.delete(table).where(table.c.night_id == night_id))
+    connection.execute(
+        sa.update(tables.submission)
+        .where(*_collected(night_id))
+        .values(first_attempts=0, first_need_fix=0)
+    )
+
+
+def _collected(night_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    # `collected_at IS NOT NULL` word for word: SQLite takes the partial index for no other term.
+    return tables.submission.c.night_id == night_id, tables.submission.c.collected_at.is_not(None)
+
+
+def _examples(connection: Connection, night_id: int) -> dict[Part, dict[str, list[str]]]:
+    rows = connection.execute(
+        sa.select(tables.error_example)
+        .where(tables.error_example.c.night_id == night_id)
+        .order_by(tables.error_example.c.id)
+    )
+    found: defaultdict[Part, dict[str, list[str]]] = defaultdict(dict)
+    for row in rows:
+        found[row.snapshot_id, row.pilot].setdefault(row.error_type, []).append(row.example)
+    return dict(found)
