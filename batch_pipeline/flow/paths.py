@@ -39,9 +39,3 @@ def answers(job: str, partition: str, account: str) -> str:
 def part_name(number: int) -> str:
     """A part of a snapshot, in its folder."""
     return f"part-{number:05d}.parquet"
-
-
-def documents_of(part: str) -> str:
-    """The file beside a part that has its rows as they were read, a line each, where they are not
-    packed."""
-    return part.removesuffix(".parquet") + ".jsonl"

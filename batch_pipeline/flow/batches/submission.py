@@ -130,10 +130,9 @@ def _send(
     ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
     asked = variants.declarations_of(manifest, declaration)
     rooms = [None if name is None else asked[name].max_tokens for name in names]
-    blocks = snapshots.read_blocks(pipeline.files, snapshot, ordinals)
-    requests = zip(rooms, sizes, strict=True)
+    rows = snapshots.read_inputs(pipeline.files, snapshot, ordinals)
     builder = RequestBuilder(declaration)
-    chunks = body_chunks(submission.token, builder, blocks, requests, UPLOAD_CHUNK_BYTES)
+    chunks = body_chunks(submission.token, builder, rows, rooms, UPLOAD_CHUNK_BYTES)
     length = body_length(sizes)
     body = _SealedBody(pipeline, submission, limits, chunks, stop)
     try:

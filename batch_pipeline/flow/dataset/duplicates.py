@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
 from batch_pipeline.flow.dataset import decisions, snapshot
-from batch_pipeline.flow.dataset.prepared import EXAMPLES
+from batch_pipeline.flow.dataset.prepare import EXAMPLES
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.storage.files import Files
 

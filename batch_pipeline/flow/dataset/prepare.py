@@ -1,36 +1,66 @@
-"""One piece of the input → its part of the snapshot: each row becomes a request and is counted.
+"""One piece of the input → its part files of the snapshot: each row becomes a request.
 
-Belongs here: what can be done for a piece by itself, in whatever process. What concerns the input
-as a whole is `dataset`. A worker process has this module loaded before it does anything: what is
-heavy and not needed for it (the ledger, joins, the job's spec) is not imported.
+Belongs here: what is done for a row by itself, in the process that reads it: is it sent, and as
+which request. What is seen only with all rows together (duplicates) is in `duplicates`; what
+concerns the input as a whole is in `input_dataset`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.columns import LinesSeen, Wanted
-from batch_pipeline.flow.dataset.prepared import EXAMPLES, Prepared, Problem
+from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
-from batch_pipeline.flow.dataset.rows import CommonRows, Row, read_together, row_values
-from batch_pipeline.flow.dataset.snapshot_writer import SnapshotRow, SnapshotWriter
+from batch_pipeline.flow.dataset.row_json import row_values
+from batch_pipeline.flow.dataset.rows import Row, read_section
+from batch_pipeline.flow.dataset.snapshot_writer import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.dataset.splits import Piece, with_lines_counted
 from batch_pipeline.flow.outcomes import Status
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.kept_units import KeptUnits
 
-# Half a SHA-256: enough to tell contents apart, and half as much to hand on.
-DIGEST_BYTES = 16
+# How many rows that are set aside an error message names.
+EXAMPLES = 5
+# Bytes from which on a row's texts are not hashed a second time.
 _WORTH_HASHING_ONCE = 1_000
-# To copy one takes half as long as to make one.
-_DIGEST = hashlib.sha256()
-# As the first byte of a text in JSON: an escape, or a character beyond ASCII, may be a blank.
-_NO_BLANK = frozenset(range(ord("!"), 127)) - frozenset(b'"\\')
+
+
+class Problem(NamedTuple):
+    """Why a row is set aside; the number of a line counts from where its piece begins."""
+
+    id: str
+    source: str
+    number: int
+    message: str
+
+    def told(self, lines_before: int) -> str:
+        return f"{self.id!r} ({self.source}:{lines_before + self.number}): {self.message}"
+
+
+@dataclass
+class Prepared:
+    """A piece that was read: its part files, and the sums over its rows.
+
+    `set_aside` counts rows by status and reason, `problems` names the first of them. `content` is
+    a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
+    jsonl file.
+    """
+
+    parts: list[Path] = field(default_factory=list)
+    items: int = 0
+    set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    request_bytes: int = 0
+    content: bytes = b""
+    kept: bytes = b""
+    seen: LinesSeen | None = None
 
 
 def prepare(
@@ -38,7 +68,7 @@ def prepare(
     piece: Piece,
     declaration: Declaration,
     folder: Path,
-    packed: bool,
+    codec: Codec,
     kept: KeptUnits | None = None,
 ) -> Prepared:
     """Read a piece into part files of a folder, in memory bounded by the largest document; they are
@@ -48,191 +78,129 @@ def prepare(
     without an id.
     """
     try:
-        return _prepare_piece(number, piece, declaration, folder, packed, kept)
+        return _Preparation(number, declaration, folder, codec, kept).of(piece)
     except InputDataError:
         counted = tuple(map(with_lines_counted, piece))
         if counted == piece:
             raise
-        # It names a line of the file, which is counted for this alone.
-        _prepare_piece(number, counted, declaration, folder, packed, kept)
+        # The message names a line of the file; the lines before the piece are counted only now.
+        _Preparation(number, declaration, folder, codec, kept).of(counted)
         raise
 
 
-def _prepare_piece(
-    number: int,
-    piece: Piece,
-    declaration: Declaration,
-    folder: Path,
-    packed: bool,
-    kept: KeptUnits | None,
-) -> Prepared:
-    work = _Work(declaration, SnapshotWriter(folder, number, packed=packed), kept)
-    wanted = Wanted(declaration.id_column, work.builder.columns)
-    for section in piece:
-        if section.end is not None:
-            work.done.seen = LinesSeen(set(wanted.columns))
-        for found in read_together(section, wanted, work.done.seen):
-            if isinstance(found, Row):
-                work.add(found)
-            elif kept is not None:
-                for row in found.rows():
-                    work.add(row)
-            else:
-                work.add_common(found)
-    return work.finish()
-
-
-class _Work:
-    """A piece as far as it is prepared."""
+class _Preparation:
+    """The reading of one piece, with the sums over the rows so far."""
 
     def __init__(
-        self, declaration: Declaration, writer: SnapshotWriter, kept: KeptUnits | None
+        self,
+        number: int,
+        declaration: Declaration,
+        folder: Path,
+        codec: Codec,
+        kept: KeptUnits | None,
     ) -> None:
-        self.builder = RequestBuilder(declaration)
-        self.done = Prepared()
-        self._declaration = declaration
-        self._writer = writer
+        self._builder = RequestBuilder(declaration)
+        self._writer = SnapshotWriter(folder, number, codec)
         self._kept = kept
-        self._digests, self._kept_found = bytearray(), bytearray()
+        self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
+        self._done = Prepared()
 
-    def add(self, row: Row) -> None:
-        self._writer.add(row.input, [self._prepared(row)])
-
-    def add_common(self, found: CommonRows) -> None:
-        """Rows as they lie in their block, without a copy or an object of each."""
-        builder, source = self.builder, found.source
-        may_be_empty, most = builder.may_be_empty, self._declaration.max_request_bytes
-        deduplicate = self._declaration.deduplicate
-        data, begin, end, lines = found.lines
-        request_bytes = 0
-        rows: list[Any] = []
-        for number, (row_id, start, stop, places) in enumerate(lines, found.number):
-            row = data[start:stop]
-            fingerprint, size = builder.fingerprint_and_size(row, places)
-            if size > most or (may_be_empty and _may_be_blank(row, places)):
-                rows.append(self._prepared(found.row(number))._replace(at=start - begin))
-                continue
-            request_bytes += size
-            self._digests += _digest(row, places, fingerprint)
-            unit = fingerprint if deduplicate else unit_of(fingerprint, row_id, deduplicate=False)
-            # As `SnapshotRow` has them; to make one takes three times as long.
-            rows.append((
-                row_id, unit, fingerprint, size, None, None,
-                source, number, start - begin, stop - start, None, places,
-            ))  # fmt: skip
-        self.done.request_bytes += request_bytes
-        self._writer.add(data[begin:end], rows)
-
-    def finish(self) -> Prepared:
+    def of(self, piece: Piece) -> Prepared:
+        wanted = Wanted(self._builder.declaration.id_column, self._builder.columns)
+        done = self._done
+        for section in piece:
+            if section.end is not None:
+                done.seen = LinesSeen(set(wanted.columns))
+            for row in read_section(section, wanted, done.seen):
+                self._add(row)
         self._writer.close()
-        self.done.parts, self.done.items = self._writer.parts, self._writer.items
-        self.done.digests, self.done.kept = bytes(self._digests), bytes(self._kept_found)
-        return self.done
+        done.parts, done.items = self._writer.parts, self._writer.items
+        done.content, done.kept = self._content.digest(), self._kept_found.digest()
+        return done
 
-    def _prepared(self, row: Row) -> SnapshotRow:
-        kept, builder = self._kept, self.builder
-        prepared = (kept and _kept(row, kept)) or _prepare(row, self._declaration, builder)
-        self._digests += _digest_of_row(row, prepared, builder)
-        if prepared.problem_status is not None:
-            _count_problem(self.done, row, prepared)
-        else:
-            self.done.request_bytes += prepared.request_bytes or 0
-        if prepared.kept_from is not None:
-            self._kept_found += f"{prepared.unit}{len(row.id)}\n{row.id}".encode()
-        return prepared
+    def _add(self, row: Row) -> None:
+        prepared = prepare_row(row, self._builder)
+        self._content.update(_content_of(row, prepared.fingerprint))
+        if self._kept is not None:
+            prepared = self._as_kept(row, self._kept) or prepared
+        if prepared.status is not None:
+            self._count_set_aside(row, prepared)
+        self._done.request_bytes += prepared.request_bytes or 0
+        self._writer.add(prepared)
 
+    def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
+        """The row as the former declaration made it that its answer was bought under; None where
+        nothing is kept for it or its texts have changed: then it is asked as now declared."""
+        found = kept.of(row.id)
+        if found is None:
+            return None
+        unit, builder = found
+        values, problem = row_values(row.input, builder.columns)
+        former = prepare_row(row._replace(values=values, problem=problem, places=None), builder)
+        if former.unit != unit:
+            return None
+        self._kept_found.update(f"{unit}{len(row.id)}\n{row.id}".encode())
+        return former._replace(kept_from=builder.declaration.hash)
 
-def _digest_of_row(row: Row, prepared: SnapshotRow, builder: RequestBuilder) -> bytes:
-    """Of all that a row has. The texts of its request have been hashed for the fingerprint, which
-    stands for them here, with their places: other texts may come to the same prompt."""
-    if row.places is None:
-        return hashlib.sha256(row.input).digest()[:DIGEST_BYTES]
-    fingerprint = prepared.fingerprint
-    if fingerprint is None or prepared.kept_from is not None:
-        fingerprint, _ = builder.fingerprint_and_size(row.input, row.places)
-    return _digest(row.input, row.places, fingerprint)
-
-
-def _digest(row: bytes | memoryview, places: Sequence[int], fingerprint: str) -> bytes:
-    if len(row) < _WORTH_HASHING_ONCE:
-        return hashlib.sha256(row).digest()[:DIGEST_BYTES]
-    pieces: list[bytes | memoryview] = [fingerprint.encode()]
-    at = 0
-    texts = (places,) if len(places) == 2 else sorted(zip(places[::2], places[1::2], strict=True))
-    for start, end in texts:
-        pieces += (b"%d %d\n" % (start, end), row[at:start])
-        at = end
-    pieces.append(row[at:])
-    digest = _DIGEST.copy()
-    digest.update(b"".join(pieces))
-    return digest.digest()[:DIGEST_BYTES]
+    def _count_set_aside(self, row: Row, prepared: SnapshotRow) -> None:
+        done, reason = self._done, prepared.reason or ""
+        done.set_aside[str(prepared.status), reason] += 1
+        if len(done.problems) < EXAMPLES:
+            message = prepared.detail or reason
+            done.problems.append(Problem(row.id, row.source, row.number, message))
 
 
-def _count_problem(done: Prepared, row: Row, prepared: SnapshotRow) -> None:
-    done.set_aside[str(prepared.problem_status), _reason(prepared)] += 1
-    if len(done.problems) < EXAMPLES:
-        done.problems.append(Problem(row.id, row.source, row.number, prepared.problem or ""))
+def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
+    """A row as the snapshot has it: with its request, or with why it is not sent.
 
-
-def _reason(prepared: SnapshotRow) -> str:
-    """Why a row is set aside, in words that are the same for all such rows."""
-    too_large = prepared.problem_status == Status.TOO_LARGE
-    return "larger than a batch may be" if too_large else prepared.problem or ""
-
-
-def _kept(row: Row, kept: KeptUnits) -> SnapshotRow | None:
-    """The row as the declaration made it that its answer was bought under; None: it is asked as
-    the present one has it, because nothing is kept for it or its texts have changed."""
-    found = kept.of(row.id)
-    if found is None:
-        return None
-    unit, builder = found
-    values, problem = row_values(row.input, builder.columns)
-    row = row._replace(columns=builder.columns, problem=problem, places=None, parsed=values)
-    former = _prepare(row, builder.declaration, builder)
-    return former._replace(kept_from=builder.declaration.hash) if former.unit == unit else None
-
-
-def _prepare(row: Row, declaration: Declaration, builder: RequestBuilder) -> SnapshotRow:
-    fingerprint, size, problem = "", 0, row.problem
-    if problem is None:
-        if row.places is not None and not (
-            builder.may_be_empty and _may_be_blank(row.input, row.places)
-        ):
-            fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
-        else:
-            params, problem = builder.build(row.values)
-            fingerprint, size = builder.fingerprint(params), len(params)
+    Whatever sets a row aside by itself, before money is spent on it, is asked here in turn.
+    """
+    problem = row.problem or builder.problem(row.values)
     if problem is not None:
         return _set_aside(row, Status.INVALID_INPUT, problem)
+    if row.places is not None:
+        fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
+    else:
+        params = builder.build(row.values)
+        fingerprint, size = builder.fingerprint(params), len(params)
+    declaration = builder.declaration
     if size > declaration.max_request_bytes:
-        problem = (
+        detail = (
             f"the request has {size:,} bytes, a batch holds at most "
             f"{declaration.max_request_bytes:,}"
         )
-        return _set_aside(row, Status.TOO_LARGE, problem)
+        return _set_aside(row, Status.TOO_LARGE, "larger than a batch may be", detail)
     unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
     return SnapshotRow(
-        row.id,
-        unit,
-        fingerprint,
-        size,
-        None,
-        None,
-        row.source,
-        row.number,
-        0,
-        len(row.input),
-        places=row.places,
-    )
+        row.id, unit, fingerprint, size, None, None, None,
+        row.source, row.number, row.input, None, row.places,
+    )  # fmt: skip
 
 
-def _may_be_blank(row: bytes | memoryview, places: Sequence[int]) -> bool:
-    """Whether no text of a row begins with what is surely no blank."""
-    return not any(row[at] in _NO_BLANK for at in places[::2])
-
-
-def _set_aside(row: Row, status: Status, problem: str) -> SnapshotRow:
+def _set_aside(row: Row, status: Status, reason: str, detail: str | None = None) -> SnapshotRow:
+    """`reason` is the same for all such rows, so that they can be counted; `detail` is of this row
+    alone."""
     return SnapshotRow(
-        row.id, None, None, None, status, problem, row.source, row.number, 0, len(row.input)
+        row.id, None, None, None, status, reason, detail, row.source, row.number, row.input
     )
+
+
+def _content_of(row: Row, fingerprint: str | None) -> bytes:
+    """All that a row has, for the hash of the input, without a line end in it.
+
+    The texts of the request have been hashed for the fingerprint, which stands for them here
+    together with their places: other texts may make the same prompt.
+    """
+    if fingerprint is None or row.places is None or len(row.input) < _WORTH_HASHING_ONCE:
+        return row.input + b"\n"
+    pieces = [fingerprint.encode()]
+    at = 0
+    for start, end in sorted(_pairs(row.places)):
+        pieces += (b" %d %d " % (start, end), row.input[at:start])
+        at = end
+    pieces += (row.input[at:], b"\n")
+    return b"".join(pieces)
+
+
+def _pairs(places: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(places[::2], places[1::2], strict=True))

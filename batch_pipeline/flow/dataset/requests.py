@@ -12,12 +12,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batch_pipeline.flow.dataset.row_json import row_values
-from batch_pipeline.flow.dataset.template import Template, prompt_problem
+from batch_pipeline.flow.dataset.template import Template
 
 if TYPE_CHECKING:
     from batch_pipeline.jobs.spec import JobSpec
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
 BODY_START = b'{"requests":['
-BODY_END = b"]}"
 # The last chunk of a body: it leaves only once the submission is sealed.
+BODY_END = b"]}"
 CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
@@ -81,81 +81,75 @@ class Declaration:
         return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
 
 
-class BuiltRequest(NamedTuple):
-    """Messages parameters as JSON bytes, or why this row cannot be sent."""
-
-    params: bytes
-    problem: str | None = None
-
-
 class RequestBuilder:
-    """Builds the requests of one declaration; the constant parts are serialized once."""
+    """Makes the requests of one declaration; what they have in common is serialized once.
+
+    A request is made from the texts of a row (`build`), or from the row's JSON and the places of
+    its texts there (`splice`), to the same bytes: JSON escapes character by character, so that the
+    prompt as JSON is its parts as JSON, put together.
+    """
 
     def __init__(self, declaration: Declaration) -> None:
         self._template = Template.parse(declaration.user)
         self.columns = self._template.columns
-        self.may_be_empty = self._template.is_blank
+        self.declaration = declaration
         # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
         # to the model.
         after = {key: declaration.params[key] for key in sorted(declaration.params)}
         if declaration.output_schema is not None:
             output_format = {"type": "json_schema", "schema": declaration.output_schema}
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
-        self.declaration = declaration
+        self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
         # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
         self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
-        self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
-        # JSON escapes character by character: a prompt's text is that of its parts, put together.
-        first, *others = (orjson.dumps(literal)[1:-1] for literal in self._template.literals)
-        self._first, end = b'"' + first, b'"' + self._suffix
-        # As few pieces as can be: which of the places begins a text, and what stands after it.
-        self.after_texts = [
+        first, *others = (orjson.dumps(part)[1:-1] for part in self._template.literals)
+        self._first = b'"' + first
+        # Of each text that is put in: which of the places it begins at, and what follows it.
+        self._slots = [
             (2 * self.columns.index(slot), literal)
             for slot, literal in zip(self._template.slots, others, strict=True)
         ]
-        if self.after_texts:
-            at, literal = self.after_texts[-1]
-            self.after_texts[-1] = (at, literal + end)
-        else:
-            self._first += end
+        self._last = b'"' + self._suffix
+        constant = [self._prefix(None), self._first, *others, self._last]
+        self._constant_bytes = sum(map(len, constant))
+        # Most templates have words of their own: no row makes a blank prompt of them.
+        self._may_be_blank = self._template.renders_blank(dict.fromkeys(self.columns, ""))
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
-        begin = self.beginning(None)
         self._begun = self._digest.copy()
-        self._begun.update(begin)
-        self._constant_bytes = len(begin) + sum(len(part) for _, part in self.after_texts)
+        self._begun.update(self._prefix(None) + self._first)
 
-    def build(self, values: dict[str, str], max_tokens: int | None = None) -> BuiltRequest:
-        """`max_tokens`: another than the declared one."""
-        prompt = self._template.render(values)
-        problem = prompt_problem(prompt)
-        if problem is not None:
-            return BuiltRequest(b"", problem)
-        pieces = (self._prefix(max_tokens), orjson.dumps(prompt), self._suffix)
-        return BuiltRequest(b"".join(pieces))
+    def problem(self, values: dict[str, str]) -> str | None:
+        """Why a row with these texts cannot be sent, as a short text that groups well, or None."""
+        blank = self._may_be_blank and self._template.renders_blank(values)
+        return "empty prompt" if blank else None
+
+    def build(self, values: dict[str, str], max_tokens: int | None = None) -> bytes:
+        """The Messages parameters of a row with these texts.
+
+        `max_tokens` is None for what is declared, or another number.
+        """
+        prompt = orjson.dumps(self._template.render(values))
+        return b"".join((self._prefix(max_tokens), prompt, self._suffix))
 
     def splice(self, row: bytes, places: Sequence[int], max_tokens: int | None = None) -> bytes:
-        """What `build` makes of a row whose texts lie at these places (`row_json.places_of`).
-
-        The prompt must not be empty.
-        """
-        pieces = [self._prefix(max_tokens), self._first]
-        for at, after in self.after_texts:
-            pieces += (row[places[at] : places[at + 1]], after)
+        """What `build` makes of a row whose texts stand at these places (`row_json.places_of`)."""
+        pieces: list[bytes] = [self._prefix(max_tokens), self._first]
+        for at, literal in self._slots:
+            pieces += (row[places[at] : places[at + 1]], literal)
+        pieces.append(self._last)
         return b"".join(pieces)
 
-    def fingerprint_and_size(
-        self, row: bytes | memoryview, places: Sequence[int]
-    ) -> tuple[str, int]:
-        """Of what `splice` makes of a row, without making it."""
+    def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
+        """The fingerprint and the bytes of what `splice` makes of a row, without making it."""
         digest, size = self._begun.copy(), self._constant_bytes
-        view = memoryview(row)
-        for at, after in self.after_texts:
-            start, end = places[at], places[at + 1]
-            digest.update(view[start:end])
-            digest.update(after)
-            size += end - start
+        for at, literal in self._slots:
+            text = row[places[at] : places[at + 1]]
+            digest.update(text)
+            digest.update(literal)
+            size += len(text)
+        digest.update(self._last)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
 
     def rebuild(
@@ -166,17 +160,13 @@ class RequestBuilder:
             return self.splice(row, places, max_tokens)
         values, problem = row_values(row, self.columns)
         assert problem is None, problem
-        return self.build(values, max_tokens).params
+        return self.build(values, max_tokens)
 
     def fingerprint(self, params: bytes) -> str:
         """32 hex characters over the parameters and the betas."""
         digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
-
-    def beginning(self, max_tokens: int | None) -> bytes:
-        """What stands before the first text of a request, or all of it where there is none."""
-        return self._prefix(max_tokens) + self._first
 
     def _prefix(self, max_tokens: int | None) -> bytes:
         if max_tokens not in self._prefixes:

@@ -1,77 +1,47 @@
 """Reading the rows of a night's files, one at a time, each with its id and its prompt texts.
 
 Belongs here: what a row is for the rest of the flow, when a row is set aside, and when the night
-stops instead. Formats are `formats`; a row's JSON text is `row_json`; duplicate ids are found in
-the snapshot, which sees all rows at once.
+stops instead. Formats are in `formats`; a row's JSON text is in `row_json`; duplicate ids are found
+in the snapshot, where all rows are seen at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.columns import LinesSeen, Wanted, place_of
-from batch_pipeline.flow.dataset.files import Kind, SourceFile, Sources, is_remote
-from batch_pipeline.flow.dataset.formats import read_format, row_of_line
-from batch_pipeline.flow.dataset.regular_rows import Lines, read_lines
+from batch_pipeline.flow.dataset.files import SourceFile, Sources, is_remote
+from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted, place_of, read_format
 from batch_pipeline.flow.dataset.row_json import (
     CellProblem,
     JsonRow,
-    as_written,
-    places_of,
-    row_values,
-    values_and_problem,
+    column_text,
+    values_of,
+    with_places,
 )
 from batch_pipeline.flow.dataset.splits import Section
-from batch_pipeline.flow.dataset.streams import open_stream, unbuffered
-
-__all__ = ["Row", "read_rows", "read_section", "row_values"]
+from batch_pipeline.flow.dataset.streams import open_stream
 
 
 class Row(NamedTuple):
     """One input row.
 
     `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
-    or line (csv, jsonl) from 1, and `problem` why the row is set aside as `invalid_input`, or None.
-    `places` is where the texts of the template's columns lie in `input`, if that can be told
-    (`row_json.places_of`); they are parsed if they are wanted.
+    or line (csv, jsonl) from 1. `values` are the prompt's texts by column, without those that have
+    a problem; `problem` is why the row is set aside as `invalid_input`, or None. `places` is where
+    the texts stand in `input` (`row_json.places_of`), if that is known.
     """
 
     id: str
     input: bytes
     source: str
     number: int
-    columns: tuple[str, ...]
+    values: dict[str, str]
     problem: str | None = None
     places: tuple[int, ...] | None = None
-    parsed: dict[str, str] | None = None
-
-    @property
-    def values(self) -> dict[str, str]:
-        """The text of each template column, without those that have a problem."""
-        return row_values(self.input, self.columns)[0] if self.parsed is None else self.parsed
-
-
-class CommonRows(NamedTuple):
-    """Rows of a jsonl file that are common lines, one after the other: `number` is the first one's.
-    They are there until the next ones are read."""
-
-    lines: Lines
-    source: str
-    number: int
-    columns: tuple[str, ...]
-
-    def row(self, number: int) -> Row:
-        """One of them, to be kept."""
-        row_id, _, _, places = self.lines.lines[number - self.number]
-        text = self.lines.text(number - self.number)
-        return Row(row_id, text, self.source, number, self.columns, places=places)
-
-    def rows(self) -> Iterator[Row]:
-        return map(self.row, range(self.number, self.number + len(self.lines.lines)))
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -86,26 +56,17 @@ def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Itera
 
 
 def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None) -> Iterator[Row]:
-    """The rows of a file, or of a part of one; see `read_rows` and `formats.read_format`."""
-    for found in read_together(section, wanted, seen):
-        if isinstance(found, Row):
-            yield found
-        else:
-            yield from found.rows()
+    """The rows of a file, or of a part of one; see `read_rows`.
 
-
-def read_together(
-    section: Section, wanted: Wanted, seen: LinesSeen | None = None
-) -> Iterator[Row | CommonRows]:
-    """`read_section`, with the common lines of a block together."""
+    Of a part of a jsonl file `seen` learns which columns it has: whether the whole file lacks one
+    cannot be told from the part.
+    """
     file, number = section.file, 0
+    lines = LinesSeen(set(wanted.columns)) if seen is None else seen
     try:
         with open_stream(file) as stream:
-            jsonl = file.kind is Kind.JSONL
-            read = _read_lines if jsonl else _read_cells
-            for found in read(stream, section, wanted, seen):
-                number = found.number
-                yield found
+            for number, row in read_format(stream, section, wanted, lines):
+                yield _row(row, file, number, wanted)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
@@ -115,56 +76,24 @@ def read_together(
         if not is_remote(file.path):
             raise
         raise _unreadable(file, number, error) from error
-
-
-def _read_cells(
-    stream: BinaryIO, section: Section, wanted: Wanted, _seen: LinesSeen | None
-) -> Iterator[Row | CommonRows]:
-    for number, row in read_format(stream, section, wanted):
-        yield _row(row, section.file, number, wanted)
-
-
-def _read_lines(
-    stream: BinaryIO, section: Section, wanted: Wanted, seen: LinesSeen | None
-) -> Iterator[Row | CommonRows]:
-    file, number = section.file, section.first
-    so_far = LinesSeen(set(wanted.columns)) if seen is None else seen
-    size = None
-    stream = unbuffered(stream)
-    if section.end is not None:
-        stream.seek(section.start)
-        size = section.end - section.start
-    for found in read_lines(stream, size, wanted):
-        so_far.lines += len(found.lines) if isinstance(found, Lines) else 1
-        if isinstance(found, Lines):
-            if so_far.first is None:
-                # What is told of a missing column are the columns of the first row.
-                row_of_line(found.text(0), file, number, wanted, so_far)
-            so_far.unseen.clear()
-            yield CommonRows(found, file.path, number, wanted.columns)
-            number += len(found.lines)
-            continue
-        row = row_of_line(found, file, number, wanted, so_far)
-        if row is not None:
-            yield _row(as_written(row, wanted.columns), file, number, wanted)
-        number += 1
     if seen is None:
-        so_far.check(file, wanted)
+        lines.check(file, wanted)
 
 
 def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
-    values, problem = values_and_problem(row, wanted.columns)
-    row_id = row.cells.get(wanted.id_column)
+    values, problem = values_of(row, wanted.columns)
+    places = None
+    if problem is None:
+        row, places = with_places(row, wanted.columns)
+    row_id = row.cells[wanted.id_column]
     if type(row_id) is not str or not row_id:
         row_id = _row_id(row, wanted.id_column, place_of(file, number))
-    places = places_of(row, wanted.columns) if problem is None else None
-    parsed = values if places is None else None
-    return Row(row_id, row.text, file.path, number, wanted.columns, problem, places, parsed)
+    return Row(row_id, row.text, file.path, number, values, problem, places)
 
 
 def _row_id(row: JsonRow, column: str, place: str) -> str:
     try:
-        row_id = row.column_text(column)
+        row_id = column_text(row, column)
     except CellProblem as problem:
         raise InputDataError(
             f"{place}: {problem}. Every row needs an id of its own; correct the file."

@@ -1,7 +1,7 @@
 """The prompt template: parsing it, naming its columns, and filling it with a row's texts.
 
-Belongs here: the `{column}` syntax, how a JSON value becomes prompt text, and what makes a rendered
-prompt unusable. Reading rows is `readers`; the Messages parameters around the text are not here.
+Belongs here: the `{column}` syntax, how a JSON value becomes prompt text, and which prompts are
+blank. Reading rows is in `rows`; the Messages parameters around the prompt are in `requests`.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Template:
             pieces.append(literal)
         return "".join(pieces)
 
-    @property
-    def is_blank(self) -> bool:
-        """Whether a rendered prompt is empty unless its values are not."""
-        return not any(literal.strip() for literal in self.literals)
+    def renders_blank(self, values: Mapping[str, str]) -> bool:
+        """Whether the prompt of these texts is empty but for white space."""
+        texts = (*self.literals, *(values[column] for column in self.slots))
+        return all(not text or text.isspace() for text in texts)
 
 
 def _lone_brace_message(text: str, position: int) -> str:
@@ -102,8 +102,3 @@ def cell_text(value: object) -> str:
     except orjson.JSONEncodeError:
         # orjson stops at 64-bit integers; JSON does not.
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def prompt_problem(rendered: str) -> str | None:
-    """Why a rendered prompt cannot be sent, as a short text that groups well; None if it can."""
-    return "empty prompt" if not rendered or rendered.isspace() else None

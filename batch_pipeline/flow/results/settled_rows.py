@@ -56,25 +56,25 @@ _TABLES = f"""
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
     SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint,
-           coalesce(d.status, s.problem_status) AS problem_status,
-           coalesce(d.reason, s.problem) AS problem,
+           coalesce(d.status, s.status) AS status, coalesce(d.reason, s.reason) AS reason, s.detail,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
     FROM snapshot s LEFT JOIN sums c ON c.id = s.id LEFT JOIN decisions d ON d.ordinal = s.ordinal
 """  # noqa: S608
 _NO_ITEMS = f"CREATE TEMP TABLE items AS {_ITEMS} WITH NO DATA"
 _ADD_ITEMS = f"""
-    INSERT INTO items {_ITEMS} WHERE $answered OR coalesce(d.status, s.problem_status) IS NOT NULL
+    INSERT INTO items {_ITEMS} WHERE $answered OR coalesce(d.status, s.status) IS NOT NULL
 """
-_SET_ASIDE = "CREATE OR REPLACE TEMP TABLE here AS FROM items WHERE problem_status IS NOT NULL"
+_SET_ASIDE = "CREATE OR REPLACE TEMP TABLE here AS FROM items WHERE status IS NOT NULL"
 _ANSWERED = """
     CREATE OR REPLACE TEMP TABLE here AS
         FROM items SEMI JOIN (SELECT unit FROM answers WHERE final) USING (unit)
-        WHERE problem_status IS NULL
+        WHERE status IS NULL
 """
 # What is wide (the answers' texts) is only ever probed, what is narrow is built and sorted.
 _ROWS_SET_ASIDE = f"""
-    SELECT s.ordinal, s.id, s.problem_status AS status, s.problem_status AS error_type,
-           s.problem AS error_message, {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
+    SELECT s.ordinal, s.id, s.status, s.status AS error_type,
+           coalesce(s.detail, s.reason) AS error_message,
+           {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
            {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint,
            k.simulated, k.at AS collected_at
     FROM here s CROSS JOIN constants k

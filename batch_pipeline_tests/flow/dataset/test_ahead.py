@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -136,12 +134,3 @@ def test_a_missing_key_is_told_before_anything_is_read(
     ):
         pass
     assert readings == []
-
-
-def test_reading_begins_before_what_is_slow_to_import() -> None:
-    code = "import sys, batch_pipeline.flow.dataset.ahead, batch_pipeline.flow.dataset.prepared; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    slow = {"anthropic", "asyncio", "duckdb", "genai_prices", "numpy", "pyarrow", "sqlalchemy"}
-    assert slow & set(loaded) == set()

@@ -13,8 +13,12 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset.rows import row_values
+from batch_pipeline.flow.dataset.files import find_sources
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.row_json import row_values
+from batch_pipeline.flow.dataset.rows import read_rows
 from batch_pipeline_tests.flow.dataset.input_files import read, write, write_parquet
+from batch_pipeline_tests.support import job
 
 json_values = st.recursive(
     st.none()
@@ -81,3 +85,50 @@ def test_parquet_rows_rebuild_from_their_input(tmp_path: Path, cells: list[Any])
         assert row.values.get("a", "\ufffd").encode() in {data, "\ufffd".encode()}
         if "b" in row.values:
             assert float(row.values["b"]) == number
+
+
+LONG = "a text of some length " * 5
+TEXTS = st.one_of(
+    st.text('\\"/abu\n\x01é\u2028\U0001f600', max_size=12),
+    st.sampled_from(["", " ", LONG, 'text":"', '"title":', 'ends so "text', LONG + '"\n\\']),
+)
+CELLS = st.one_of(
+    TEXTS,
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(),
+    st.lists(TEXTS, max_size=2),
+    st.dictionaries(st.sampled_from(["text", "a"]), TEXTS, max_size=2),
+)
+WRITERS = st.sampled_from(
+    [
+        lambda row: json.dumps(row).encode(),
+        lambda row: json.dumps(row).encode().replace(b"\\u00e9", b"\\u00E9"),
+        lambda row: json.dumps(row, ensure_ascii=False).encode(),
+        lambda row: json.dumps(row, separators=(",", " :\t")).encode(),
+        lambda row: json.dumps(row).encode().replace(b"/", b"\\/"),
+        # The last of two cells of one name counts.
+        lambda row: b'{"text": "former", ' + json.dumps(row).encode()[1:],
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    beside=st.dictionaries(st.sampled_from(["note", "te", 'a"text', "ä", "text "]), CELLS),
+    text=TEXTS,
+    title=TEXTS,
+    names=st.permutations(["id", "text", "title"]),
+    write_row=WRITERS,
+)
+def test_a_line_makes_its_request_without_being_parsed_again(
+    tmp_path: Path, beside: dict[str, Any], text: str, title: str, names: list[str], write_row: Any
+) -> None:
+    cells = {**beside, "id": "x", "text": text, "title": title}
+    row = {name: cells[name] for name in [*beside, *names]}
+    path = write(tmp_path / "x.jsonl", write_row(row))
+    builder = RequestBuilder(Declaration.of(job(path, prompt={"user": "{text}: {title} {text}"})))
+    [found] = read_rows(find_sources(str(path), "all", {}), "id", builder.columns)
+    assert json.loads(found.input) == row
+    assert found.places is not None
+    assert builder.splice(found.input, found.places) == builder.build(found.values)
+    assert found.values == {"text": text, "title": title}

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.flow.dataset.files import find_sources
-from batch_pipeline.flow.dataset.rows import read_rows, row_values
+from batch_pipeline.flow.dataset.row_json import row_values
+from batch_pipeline.flow.dataset.rows import read_rows
 from batch_pipeline_tests.flow.dataset.input_files import read, write, write_parquet
 
 # --- what is read --------------------------------------------------------------------------------

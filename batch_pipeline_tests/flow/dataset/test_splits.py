@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset import input_dataset, splits
-from batch_pipeline.flow.dataset.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.files import Sources, find_sources
+from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.rows import Row, read_rows, read_section
 from batch_pipeline.flow.dataset.splits import pieces_of, with_lines_counted
 from batch_pipeline.flow.pipeline import Pipeline

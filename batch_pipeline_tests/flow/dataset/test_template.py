@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.flow.dataset.template import Template, cell_text, prompt_problem
+from batch_pipeline.flow.dataset.template import Template, cell_text
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,9 @@ def test_cell_text(value: object, text: str) -> None:
     assert cell_text(value) == text
 
 
-@pytest.mark.parametrize(
-    ("rendered", "problem"),
-    [
-        ("", "empty prompt"),
-        (" \n\t\u00a0\u2003", "empty prompt"),
-        (".", None),
-        ("  text  ", None),
-    ],
-)
-def test_prompt_problem(rendered: str, problem: str | None) -> None:
-    assert prompt_problem(rendered) == problem
+@pytest.mark.parametrize("template", ["{text}", " {text}\n{text}", "{text}.", "."])
+@pytest.mark.parametrize("text", ["", " \n\t\u00a0\u2003", "  text  "])
+def test_a_prompt_without_a_visible_character_is_blank(template: str, text: str) -> None:
+    parsed = Template.parse(template)
+    rendered = parsed.render({"text": text})
+    assert parsed.renders_blank({"text": text}) is (rendered.strip() == "")
