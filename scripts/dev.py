@@ -41,6 +41,7 @@ def main() -> None:
         "ANTHROPIC_API_KEY": "simulator",
     }
     _run(environ, "batch-pipeline", "demo", "--input-only")
+    # The state folder of the demo: nights that it began find their batches here.
     simulator = _start(
         environ,
         "batch-pipeline",

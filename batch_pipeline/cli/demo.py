@@ -27,7 +27,7 @@ from batch_pipeline.reporting.report import Report
 from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
-from batch_pipeline.simulator import running_simulator
+from batch_pipeline.simulator import StateInUseError, running_simulator
 
 JOB = "license_review"
 NIGHTS = 3
@@ -48,14 +48,20 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
     if input_only:
         return
     started = time.monotonic()
-    # A demo that was interrupted finds its batches again.
+    # In the home, so that a demo that was interrupted, and `make dev`, find its batches again.
     state = Path(settings.home) / "simulator"
-    with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
-        api = AnthropicApi(base_url=simulator.url, api_key="simulator")
-        quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
-        with closing(api), Pipeline(quick, api) as pipeline:
-            live.announce_account(output, pipeline)
-            reports = [_night(pipeline, spec, key) for key in keys]
+    try:
+        with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
+            api = AnthropicApi(base_url=simulator.url, api_key="simulator")
+            quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
+            with closing(api), Pipeline(quick, api) as pipeline:
+                live.announce_account(output, pipeline)
+                reports = [_night(pipeline, spec, key) for key in keys]
+    except StateInUseError as error:
+        raise UsageError(
+            f"Another simulator keeps its batches in {error}: a demo or `make dev` on the same "
+            "home. Stop it, or set BATCH_PIPELINE_HOME to another folder."
+        ) from error
     seconds = time.monotonic() - started
     documents = ",".join(to_json(report) for report in reports)
     output.answer(

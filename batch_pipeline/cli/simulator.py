@@ -31,14 +31,26 @@ def simulator(
         int | None, typer.Option(min=1, help="Their output tokens a minute.")
     ] = None,
     state_dir: Annotated[
-        str | None, typer.Option(help="Folder that keeps batches over a restart.")
+        str | None,
+        typer.Option(
+            help="Folder that keeps batches and books over a restart. Without it, each port has "
+            "one under ~/.local/state, and port 0 a temporary one."
+        ),
     ] = None,
     faults: Annotated[
         str | None, typer.Option(metavar="FILE", help="YAML or JSON: what goes wrong, and when.")
     ] = None,
 ) -> None:
     """Serve a Message Batches API to develop against; takes any non-empty key."""
-    from batch_pipeline.simulator import Faults, FaultsError, MessageLimits, load_faults, serve
+    from batch_pipeline.simulator import (
+        Faults,
+        FaultsError,
+        MessageLimits,
+        StateInUseError,
+        default_state_dir,
+        load_faults,
+        serve,
+    )
 
     try:
         declared = Faults() if faults is None else load_faults(faults)
@@ -50,12 +62,17 @@ def simulator(
             turnaround=turnaround,
             queue_limit=queue_limit,
             seed=seed,
-            state_dir=state_dir,
+            state_dir=state_dir or (default_state_dir(port) if port else None),
             faults=declared,
             message_limits=MessageLimits(messages_rpm, messages_itpm, messages_otpm),
             latency=latency,
             on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
         )
+    except StateInUseError as error:
+        raise UsageError(
+            f"Another simulator keeps its batches in {error}. Stop it, or choose another folder "
+            "with `--state-dir`."
+        ) from error
     except OSError as error:
         raise UsageError(
             f"The simulator cannot start on port {port}: {error.strerror or error}. Choose another "

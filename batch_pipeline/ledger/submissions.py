@@ -3,7 +3,6 @@
     INTENT → SEALED → ACCEPTED → ENDED → COLLECTED       a batch at the API
        ↓        ↓ ↘
      ABSENT  REFUSED UNKNOWN → ACCEPTED or ABSENT        ABSENT, REFUSED: the shard waits again
-    ACCEPTED or ENDED → ABSENT                           a simulator's alone: it was restarted
     CALLING → ENDED → COLLECTED                          a shard that goes out call by call; one
                                                          that is closed early lacks answers
 
@@ -26,7 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, nights, seen_batches, shards, sums, tables
+from batch_pipeline.ledger import nights, seen_batches, shards, sums, tables
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, Shard, ShardState
@@ -238,24 +237,6 @@ def give_back(connection: Connection, submission: Submission, state: State, erro
     if released and not _has_other(connection, submission):
         shards.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return released
-
-
-def lose(connection: Connection, submission: Submission, error: str) -> bool:
-    """ACCEPTED or ENDED → ABSENT: the simulator forgot the batch; its shard waits again.
-
-    Only what a simulator made up can be lost like this: no batch of a real account ever is.
-    """
-    assert accounts.get_account(connection, submission.account).simulated
-    lost = change(
-        connection,
-        tables.submission.c.id == submission.id,
-        tables.submission.c.state.in_([State.ACCEPTED.value, State.ENDED.value]),
-        state=State.ABSENT.value,
-        error=error,
-    )
-    if lost and not _has_other(connection, submission):
-        shards.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
-    return lost
 
 
 def lose_track(connection: Connection, submission: Submission, error: str) -> bool:

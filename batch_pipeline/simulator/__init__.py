@@ -1,16 +1,22 @@
 """A Message Batches API over real HTTP, to develop and test against without a key or a bill.
 
-This package stands apart: it shares no code with the pipeline, so that what the pipeline believes
-about the API is checked by something else. Here is only what other code may use of it.
+This package shares no code with the pipeline: a mistake of the pipeline about the API cannot hide
+in both. This module names what other code may use of it.
 """
 
 from __future__ import annotations
 
 from batch_pipeline.simulator.books import Books, content_hash
+from batch_pipeline.simulator.database import StateInUseError
 from batch_pipeline.simulator.faults import Faults
 from batch_pipeline.simulator.faults_file import FaultsError, load_faults, parse_faults
 from batch_pipeline.simulator.rate_limits import MessageLimits
-from batch_pipeline.simulator.server import Simulator, running_simulator, serve
+from batch_pipeline.simulator.server import (
+    Simulator,
+    default_state_dir,
+    running_simulator,
+    serve,
+)
 from batch_pipeline.simulator.wire import SIMULATOR_HEADER
 
 __all__ = [
@@ -20,7 +26,9 @@ __all__ = [
     "FaultsError",
     "MessageLimits",
     "Simulator",
+    "StateInUseError",
     "content_hash",
+    "default_state_dir",
     "load_faults",
     "parse_faults",
     "running_simulator",

@@ -29,6 +29,7 @@ from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.spool import Spool
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
+    RESULTS_KEPT_SECONDS,
     RETRY_AFTER_SECONDS,
     ApiError,
     invalid_request,
@@ -59,15 +60,18 @@ class BatchStore:
         self._load()
 
     def _load(self) -> None:
-        """Batches of an earlier simulator with the same state; running ones go on running."""
+        """Read the batches of an earlier simulator; those that ran go on, old ones are removed."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT body FROM batch ORDER BY ordinal").fetchall()
-        for (body,) in rows:
-            batch = Batch.from_json(body)
-            self._batches[batch.id] = batch
-            if batch.counts is None:
+            for (body,) in rows:
+                batch = Batch.from_json(body)
                 age = (now() - batch.created_at).total_seconds()
-                self._running[batch.id] = time.monotonic() - age
+                if age > RESULTS_KEPT_SECONDS:
+                    connection.execute("DELETE FROM batch WHERE id = ?", (batch.id,))
+                    continue
+                self._batches[batch.id] = batch
+                if batch.counts is None:
+                    self._running[batch.id] = time.monotonic() - age
         self._spool.keep_only({batch.id for batch in self._batches.values() if not batch.deleted})
 
     # Creating.

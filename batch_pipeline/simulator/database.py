@@ -1,8 +1,7 @@
-"""The simulator's own durable state: one SQLite file, shared by the batch store and the books.
+"""The simulator's durable state: one SQLite file, shared by the batch store and the books.
 
-A batch and its entries in the books are written in one transaction, so that a simulator that is
-killed never comes back with books that disagree with its batches. Only the schema and the access
-discipline belong here; no decision does.
+A batch and its entries in the books are written in one transaction, so that the books of a killed
+simulator agree with its batches. Only the schema and the rules of access belong here.
 """
 
 from __future__ import annotations
@@ -45,37 +44,48 @@ CREATE TABLE IF NOT EXISTS total (
 ) WITHOUT ROWID;
 """
 
-# A state folder may be older than they are.
-_LATER_COLUMNS = {"attempts", "billed_pico_usd", "billed_realtime", "untaken", "bought_again"}
-
-
+# Notes wait in memory until there are this many, or until the first is this old.
 MOST_NOTES = 500
 LONGEST_NOTE_SECONDS = 0.25
+# Another simulator that is ending keeps the file for a moment.
+_LOCK_SECONDS = 1.0
+
+
+class StateInUseError(Exception):
+    """Another simulator has the state folder open."""
 
 
 class Database:
-    """One connection, used by one thread at a time.
+    """One connection, used by one thread at a time; no other process can open the file meanwhile.
 
-    What is noted (`note`) is written before anything else is read or written. Until then it may
-    wait in memory, since there may be thousands of notes a second; not for long, while more come.
-    Notes for the same writer are written together, in their order.
+    Two simulators on one folder would each miss the batches of the other and remove its files.
+    Notes (`note`) are written together, in their order, before anything else is read or written:
+    thousands of messages a second cannot have a transaction each.
+
+    Errors: `StateInUseError`.
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        # The requests in it are other people's documents; SQLite's own files get the same mode.
+        path.touch(mode=0o600)
+        self._connection = sqlite3.connect(
+            path, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None
+        )
         self._lock = threading.RLock()
         self._notes: dict[Callable[[sqlite3.Connection, list[Any]], None], list[Any]] = {}
         self._noted = 0
         self._noted_at = 0.0
-        # A killed process loses nothing without fsync; only a power cut would.
-        self._connection.execute("PRAGMA synchronous=OFF")
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.executescript(_SCHEMA)
-        known = {row[1] for row in self._connection.execute("PRAGMA table_info(content)")}
-        for column in _LATER_COLUMNS - known:
-            self._connection.execute(
-                f"ALTER TABLE content ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
-            )
+        try:
+            # A killed process loses nothing without fsync; only a power cut would.
+            self._connection.execute("PRAGMA synchronous=OFF")
+            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            self._connection.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise StateInUseError(path.parent) from error
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -94,7 +104,7 @@ class Database:
             self._connection.execute("COMMIT")
 
     def note(self, write: Callable[[sqlite3.Connection, list[Note]], None], note: Note) -> None:
-        """Have something written soon, by a function that takes all such notes at once."""
+        """Have `write` called soon with a list of notes, this one among them."""
         with self._lock:
             now = time.monotonic()
             if not self._notes:

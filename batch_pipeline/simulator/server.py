@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import signal
 import socket
 import tempfile
@@ -130,8 +131,11 @@ def running_simulator(
 ) -> Iterator[Simulator]:
     """A simulator in a thread of this process, answering when the block begins.
 
-    Without `state_dir` everything is forgotten at the end, and in any case the books close with the
-    block: read them inside. Port 0 takes a free one. `hooks` see a call before `faults` do.
+    Without `state_dir` batches and books are kept in a temporary folder until the end of the block.
+    The books cannot be read after the block. Port 0 takes a free one. `hooks` see a call before
+    `faults` do.
+
+    Errors: `StateInUseError` if another simulator uses `state_dir`.
     """
     with _assembled(
         turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, hooks
@@ -167,12 +171,17 @@ def serve(
 ) -> None:
     """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
 
-    Errors: `OSError` if the port cannot be had.
+    Without `state_dir` batches and books are kept in a temporary folder until the end.
+
+    Errors: `OSError` if the port is taken, `StateInUseError` if another simulator uses `state_dir`.
     """
-    with _assembled(
-        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, None
-    ) as parts:
-        listener = _listen(port)
+    # The port first: one that is taken must not leave a state folder behind.
+    with (
+        contextlib.closing(_listen(port)) as listener,
+        _assembled(
+            turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, None
+        ) as parts,
+    ):
         url = _url(listener)
         app = parts.api.asgi()
         server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
@@ -181,6 +190,16 @@ def serve(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+
+
+def default_state_dir(port: int) -> Path:
+    """The state folder of the simulator on a port: `~/.local/state/batch-pipeline/simulator/PORT`.
+
+    Ledgers name batches by the port's URL, so that each port has batches of its own. Neither a
+    cache nor the temporary folder: both may be emptied while a night waits for its batches.
+    """
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "batch-pipeline" / "simulator" / str(port)
 
 
 @contextlib.contextmanager
@@ -200,7 +219,7 @@ def _assembled(
                 tempfile.TemporaryDirectory(prefix="batch_simulator_", ignore_cleanup_errors=True)
             )
         folder = Path(state_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = Database(folder / "simulator.sqlite")
         stack.callback(database.close)
         books = Books(database)

@@ -33,7 +33,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def requests(self, batch_id: str) -> Path:
         return self._folder / f"{batch_id}.requests"

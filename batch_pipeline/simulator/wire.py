@@ -16,6 +16,8 @@ SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 BATCH_LIFETIME_SECONDS = 24 * 3600
+# The API deletes results 29 days after the batch was made.
+RESULTS_KEPT_SECONDS = 29 * 24 * 3600
 RETRY_AFTER_SECONDS = 10
 
 # Since this version of the API the sampling parameters are rejected.

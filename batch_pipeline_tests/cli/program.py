@@ -76,6 +76,8 @@ class Program:
             "BATCH_PIPELINE_HOME": str(self.home),
             "BATCH_PIPELINE_JOBS_DIR": str(self.jobs_dir),
             "BATCH_PIPELINE_POLL_SECONDS": "0.1",
+            # A simulator keeps its batches here.
+            "XDG_STATE_HOME": str(self.folder / "state"),
             "COLUMNS": "200",
         }
         merged: dict[str, str | None] = {**inherited, **own, **self.environ, **changes}

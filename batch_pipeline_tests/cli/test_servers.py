@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def test_the_simulator_says_where_it_listens_and_ends_cleanly(
         process.send_signal(stop)
         ended = finished(process)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_each_port_of_a_simulator_has_a_state_folder(offline: Program) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = offline.folder / "state" / "batch-pipeline" / "simulator" / port
+    with offline.start("simulator", "--port", port) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().rstrip().endswith(f":{port}")
+        assert (folder / "simulator.sqlite").exists()
+        second = offline("simulator", "--port", "0", "--state-dir", str(folder))
+        assert second.code == 2
+        assert str(folder) in second.err
+        assert "--state-dir" in second.err
+        process.send_signal(signal.SIGINT)
+        assert finished(process).code == 0
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_the_demo_can_stop_after_the_input(offline: Program) -> None:

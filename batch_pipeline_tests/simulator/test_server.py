@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,13 @@ from anthropic import Anthropic
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.simulator import SIMULATOR_HEADER, Simulator, content_hash, running_simulator
+from batch_pipeline.simulator import (
+    SIMULATOR_HEADER,
+    Simulator,
+    StateInUseError,
+    content_hash,
+    running_simulator,
+)
 from batch_pipeline.simulator.app import Hooks
 from batch_pipeline.simulator.books import Content
 from batch_pipeline.simulator.models import MODELS
@@ -100,6 +108,36 @@ def test_batches_and_books_survive_a_restart(tmp_path: Path) -> None:
         assert client.messages.batches.retrieve(running).request_counts.succeeded == 3
         assert (sim.books.batches_created, sim.books.billed_requests) == (2, 5)
         assert not (tmp_path / "spool" / "left.incoming").exists()
+
+
+def test_batches_of_29_days_ago_are_removed_at_the_start(tmp_path: Path) -> None:
+    with running_simulator(turnaround=0.0, state_dir=tmp_path) as sim, sdk(sim) as client:
+        old, young = (client.messages.batches.create(requests=requests(2)).id for _ in range(2))
+        assert len(list(client.messages.batches.results(old))) == 2
+    with sqlite3.connect(tmp_path / "simulator.sqlite") as connection:
+        made = (datetime.now(UTC) - timedelta(days=29, minutes=1)).isoformat()
+        change = "UPDATE batch SET body = json_set(body, '$.created_at', ?) WHERE id = ?"
+        connection.execute(change, (made, old))
+    connection.close()
+    for _ in range(2):
+        with running_simulator(turnaround=0.0, state_dir=tmp_path) as sim, sdk(sim) as client:
+            assert [batch.id for batch in client.messages.batches.list()] == [young]
+            assert not list((tmp_path / "spool").glob(f"{old}.*"))
+
+
+def test_a_state_folder_has_one_simulator_and_one_reader(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with running_simulator(state_dir=folder) as sim, sdk(sim) as client:
+        client.messages.batches.create(requests=requests(1))
+        with (
+            pytest.raises(StateInUseError, match="state"),
+            running_simulator(state_dir=folder),
+        ):
+            pass
+        paths = [folder, *(path for path in folder.iterdir())]
+        assert [path.name for path in paths if path.stat().st_mode & 0o077] == []
+    with running_simulator(state_dir=folder) as sim, sdk(sim) as client:
+        assert len(list(client.messages.batches.list())) == 1
 
 
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import cancel
-from batch_pipeline.flow.batches.reconciliation import CLOCK_SKEW_SECONDS, PAGE, read_list
+from batch_pipeline.flow.batches.reconciliation import CLOCK_SKEW_SECONDS, PAGE
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import accounts, ledger, submissions
+from batch_pipeline.ledger import ledger, submissions
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     infos = look_up(pipeline.api, in_flight)
     for submission in in_flight:
         if submission.batch_id not in infos:
-            _give_back(pipeline, submission)
             _end_if_deleted(pipeline, submission)
     cancel.again(pipeline, [s for s in in_flight if _goes_on(s, infos)])
     ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
@@ -46,53 +45,12 @@ def _goes_on(submission: Submission, infos: Mapping[str, BatchInfo]) -> bool:
     return cancelled and info is not None and info.processing_status == "in_progress"
 
 
-def give_back_lost(pipeline: Pipeline, submission: Submission) -> None:
-    """Give back the shard of a simulator's batch whose results are gone, if the batch is too."""
-    if _may_be_lost(pipeline, submission) and not look_up(pipeline.api, [submission]):
-        _give_back(pipeline, submission)
-
-
-def _give_back(pipeline: Pipeline, submission: Submission) -> None:
-    """Let a shard wait again whose batch the API does not know any more: a simulator restarted.
-
-    Never for a real account, where a batch that was accepted is there, whatever a look says. And
-    not for a 404 alone, which a batch answers for a while after its end: the list knows it still.
-    """
-    if not _may_be_lost(pipeline, submission) or _is_listed(pipeline.api, submission):
-        return
-    with pipeline.ledger.write() as connection:
-        error = "the simulator lost it in a restart"
-        lost = submissions.lose(connection, submission, error)
-    if lost:
-        log.warning(
-            "batch %s is not known to the simulator any more, it was lost in a restart: its %s "
-            "requests go out again",
-            submission.batch_id,
-            f"{submission.requests:,}",
-        )
-
-
 def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
     """What the API has deleted by its age has ended, though nobody has seen it: see `gone`."""
     with pipeline.ledger.write() as connection:
         made = submission.accepted_at
         if made is not None and ledger.now(connection) > made + RESULTS_KEPT_SECONDS:
             submissions.end(connection, submission)
-
-
-def _may_be_lost(pipeline: Pipeline, submission: Submission) -> bool:
-    """Whether a 404 of this batch can mean anything: simulated, and not just accepted."""
-    with pipeline.ledger.read() as connection:
-        simulated = accounts.get_account(connection, submission.account).simulated
-        at = ledger.now(connection)
-    accepted = submission.accepted_at
-    late = accepted is not None and at > accepted + pipeline.settings.reconcile_seconds
-    return simulated and late
-
-
-def _is_listed(api: Api, submission: Submission) -> bool:
-    since = (submission.accepted_at or submission.intent_at) - CLOCK_SKEW_SECONDS
-    return any(batch.id == submission.batch_id for batch in read_list(api, since))
 
 
 def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.batches.polling import give_back_lost
 from batch_pipeline.flow.concurrency import Stop, at_once
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
@@ -81,8 +80,6 @@ def _collect(
                 budget.note_if_passed(pipeline, spec, night, submission)
             except (ApiFailure, ResultsIncompleteError) as error:
                 log.warning("batch %s: %s", submission.batch_id, error)
-                if isinstance(error, ApiFailure) and error.status == 404:
-                    give_back_lost(pipeline, submission)
                 continue
             count += 1
             # Arrow keeps what the rows took, and more so with each thread that asks for some.

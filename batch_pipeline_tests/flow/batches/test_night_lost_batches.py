@@ -1,4 +1,4 @@
-"""A simulator that was restarted has forgotten its batches: the night is not stuck for that."""
+"""A batch that the API does not show is not given up: it was accepted, and may be billed."""
 
 from __future__ import annotations
 
@@ -11,59 +11,28 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.support import (
-    PARTITION,
-    RealApi,
-    documents,
-    job,
-    results,
-    statuses,
-    submissions_of,
-    write_rows,
-)
+from batch_pipeline_tests.support import PARTITION, documents, job, submissions_of, write_rows
 
 SHORT = {"reconcile_seconds": 0.01}
 
 
-@pytest.mark.parametrize("had_ended", [False, True])
-def test_what_a_restarted_simulator_forgot_goes_out_again(
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-    had_ended: bool,
+def test_a_night_goes_on_after_a_restart_of_its_simulator(
+    make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    spec = job(
-        write_rows(tmp_path / "in.jsonl", documents(12)), limits={"max_requests_per_batch": 4}
-    )
-    sim.hold()
-    pipeline = make_pipeline()
-    state = run(pipeline, spec, PARTITION, wait=False)
-    assert state.in_flight == 12
-    if had_ended:
-        sim.release()
-        stations.poll_account(pipeline, state.night.account)
-        assert stations.progress(pipeline, state.night).to_collect == 12
-
-    with running_simulator(turnaround=0.0) as restarted:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", restarted.url)
-        # Not while the API may only be late in showing a new batch.
-        patient = make_pipeline(reconcile_seconds=600)
-        assert run(patient, spec, PARTITION, wait=False).batches == 3
-        assert restarted.books.batches_created == 0
-
-        again = make_pipeline(**SHORT)
-        state = run(again, spec, PARTITION)
+    rows = write_rows(tmp_path / "in.jsonl", documents(12))
+    spec = job(rows, limits={"max_requests_per_batch": 4})
+    state_dir = tmp_path / "simulator"
+    with running_simulator(turnaround=100.0, state_dir=state_dir) as first:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", first.url)
+        assert run(make_pipeline(), spec, PARTITION, wait=False).in_flight == 12
+    with running_simulator(turnaround=0.0, state_dir=state_dir) as second:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", second.url)
+        state = run(make_pipeline(**SHORT), spec, PARTITION)
+        assert second.books.batches_created == 3
     assert state.statuses == {"succeeded": 12}
-    assert (state.batches, state.batches_ended) == (3, 3)
-    assert statuses(results(again, spec)) == {"succeeded": 12}
-    assert caplog.text.count("lost in a restart: its 4 requests go out again") == 3
-    states = [submission.state for submission in submissions_of(again)]
-    assert states == [State.ABSENT] * 3 + [State.COLLECTED] * 3
 
 
-def test_a_batch_that_is_listed_is_not_lost(
+def test_a_batch_that_answers_404_after_its_end_is_asked_for_again(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
     spec = job(write_rows(tmp_path / "in.jsonl", documents(4)))
@@ -79,17 +48,14 @@ def test_a_batch_that_is_listed_is_not_lost(
     assert sim.books.batches_created == 1
 
 
-def test_no_batch_of_a_real_account_is_ever_given_back(
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def test_a_batch_that_the_api_does_not_know_is_not_sent_again(
+    sim: Simulator, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spec = job(write_rows(tmp_path / "in.jsonl", documents(4)))
     sim.hold()
-    run(make_pipeline(api=RealApi()), spec, PARTITION, wait=False)
+    run(make_pipeline(), spec, PARTITION, wait=False)
     with running_simulator(turnaround=0.0) as other:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", other.url)
-        state = run(make_pipeline(api=RealApi(), **SHORT), spec, PARTITION, wait=False)
+        state = run(make_pipeline(**SHORT), spec, PARTITION, wait=False)
         assert other.books.batches_created == 0
     assert (state.in_flight, state.waiting) == (4, 0)
