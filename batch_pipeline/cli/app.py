@@ -195,37 +195,22 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a night to its end, or on from where it stood."""
-    from batch_pipeline.flow.dataset.ahead import reading_ahead
+    from batch_pipeline.cli import live, views
+    from batch_pipeline.flow import run as runner
 
     gc.set_threshold(GARBAGE_AFTER_WHILE_LOADING)
     pipeline = opening.open_pipeline(context)
     pipeline.files.sweep()
     spec, key = opening.find_partition(pipeline.settings, job, partition)
-    with reading_ahead(pipeline, spec, key) as ahead:
-        # Slow to import; the input is being read.
-        from batch_pipeline.cli import live, views
-        from batch_pipeline.flow import run as runner
+    if no_wait:
+        # There will be no pause to load it in.
+        from batch_pipeline.flow.costs import cost_report as report
 
-        if no_wait:
-            # There will be no pause to load it in.
-            from batch_pipeline.flow.costs import cost_report as report
-
-            report.get_ready()
-        pipeline.connect()
-        # All is loaded; the ledger waits for the disk.
-        ahead.take_part()
-        live.announce_account(context.obj, pipeline)
-        gc.set_threshold(GARBAGE_AFTER)
-        with live.live_progress() as watch:
-            state = runner.run(
-                pipeline,
-                spec,
-                key,
-                wait=not no_wait,
-                resume=resume,
-                watch=watch,
-                ahead=ahead,
-            )
+        report.get_ready()
+    live.announce_account(context.obj, pipeline)
+    gc.set_threshold(GARBAGE_AFTER)
+    with live.live_progress() as watch:
+        state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
     views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
     return exit_code(context.obj, state)
 

@@ -1,18 +1,20 @@
-"""Threads of this process, for work that mostly waits for others: one loop several times, or one
-beside what else is done.
+"""Threads and signals of this process: several loops at once, work in order, a delayed Ctrl-C.
 
-What keeps a core busy goes to `workers` instead.
+Threads are for work that waits for the network or the disk. What keeps a core busy goes to
+`dataset/process_pool`.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Generic, TypeVar, cast
+from types import FrameType
+from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +23,11 @@ Result = TypeVar("Result")
 
 
 class StoppedError(Exception):
-    """Another thread has failed, or a person has interrupted: this one is to give up."""
+    """Raised in a loop that is to end because another one failed or a person interrupted."""
 
 
 class Stop:
-    """Tells the loops to end; none of them is ended by force."""
+    """Tells loops to end; a loop ends itself, and none is ended by force."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -44,7 +46,7 @@ class Stop:
 
 class _Loop(threading.Thread, Generic[Result]):
     def __init__(self, work: Callable[[], Result], stop: Stop) -> None:
-        # A second Ctrl-C must not wait for an answer that does not come.
+        # A second Ctrl-C must end the process although a thread still waits for an answer.
         super().__init__(daemon=True)
         self._work, self._stop_all = work, stop
         self.result: Result | None = None
@@ -61,16 +63,16 @@ class _Loop(threading.Thread, Generic[Result]):
             self._ended.set()
 
     def wait(self) -> None:
-        """Wait for its end. A `join` that an interrupt breaks off takes the thread for ended, and
-        the next one does not wait."""
+        """Wait for its end. Not `join`: after an interrupted `join` the thread counts as ended, and
+        the next `join` returns at once."""
         self._ended.wait()
 
 
 def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
-    """Run `work`, which heeds `stop`, in so many threads, and wait for all of them.
+    """Run `work`, which checks `stop`, in `count` threads, and wait for all of them.
 
     Where one of them fails the others are told to stop, and its error is raised. An interrupt stops
-    them too, and is raised once they have ended in order.
+    them too, and is raised once they have ended.
     """
     loops = [_Loop(work, stop) for _ in range(count)]
     for loop in loops:
@@ -93,35 +95,57 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
 def each_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Iterator[Result]:
-    """`map`, with so many of the items at work while the next one is taken; in their order."""
+    """`map` in `count` threads: results in the order of the items, at most `count` under way."""
     with ThreadPoolExecutor(count) as pool:
-        pending: deque[Future[Result]] = deque()
-        for item in items:
-            if len(pending) == count:
-                yield pending.popleft().result()
-            pending.append(pool.submit(work, item))
-        for future in pending:
-            yield future.result()
+        yield from results_in_order(lambda item: pool.submit(work, item), items, count)
+
+
+def results_in_order(
+    submit: Callable[[Item], Future[Result]], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """The results of all items in their order, with at most `most` items submitted at a time."""
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        if len(pending) == most:
+            yield pending.popleft().result()
+        pending.append(submit(item))
+    while pending:
+        yield pending.popleft().result()
 
 
 @contextmanager
-def beside(work: Callable[[], Result], stop: Stop) -> Iterator[Callable[[], Result]]:
-    """Run `work`, which heeds `stop`, in a thread while the block lasts.
+def signals_held_back(ask: Callable[[], None]) -> Iterator[None]:
+    """Call `ask` at the first SIGINT or SIGTERM in the block, and deliver the signal after it.
 
-    The block is given a function that waits for its result, or raises its error; whether it calls
-    it or not, at its end the thread is told to stop and waited for.
+    A second signal goes at once to the handler that was there before: the command line's for
+    Ctrl-C, or Dagster's for the termination of a run. Outside the main thread, which alone may
+    handle signals, the block is as it is.
     """
-    loop = _Loop(work, stop)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    former: dict[int, Any] = {}
 
-    def result() -> Result:
-        loop.wait()
-        if loop.error is not None:
-            raise loop.error
-        return cast("Result", loop.result)
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not received:
+            received.append(number)
+            ask()
+            return
+        before = former[number]
+        if callable(before):
+            before(number, frame)
+        else:
+            signal.signal(number, before)
+            signal.raise_signal(number)
 
-    loop.start()
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+        former[number] = signal.getsignal(number)
+        signal.signal(number, handle)
     try:
-        yield result
+        yield
     finally:
-        stop()
-        loop.wait()
+        for number, before in former.items():
+            signal.signal(number, before)
+    if received:
+        signal.raise_signal(received[0])

@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.settings import Settings
@@ -101,15 +100,6 @@ class Pipeline:
 
             # Its first client loads as much again as it needs.
             return self._opened.enter_context(closing(AnthropicApi()))
-
-    def connect(self) -> None:
-        """Load and open `api`; raises as it does."""
-        self.api  # noqa: B018
-
-    def require_key(self) -> None:
-        """Raise UsageError where `api` could not be opened for want of a key; costs nothing."""
-        if self._given_api is None:
-            require_key()
 
     @cached_property
     def account(self) -> Account:

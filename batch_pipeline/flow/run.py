@@ -15,7 +15,6 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
 from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.dataset.ahead import InputAhead
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import collection
@@ -45,19 +44,17 @@ def run(
     wait: bool = True,
     resume: bool = False,
     watch: Watch | None = None,
-    ahead: InputAhead | None = None,
 ) -> Progress:
     """Run a night to its end, or without `wait` as far as it goes now.
 
     `watch` is told of the night after each step, and once a minute whatever happens, from another
-    thread; `ahead` has the input if it was read beforehand. Raises GateClosedError where the
-    pilot's gate is closed, the circuit breaker open or the budget used up, and AccountError or
-    ApiError where only a person can help; what is at the API by then is collected first. A night
-    that is held is collected and left.
+    thread. Raises GateClosedError where the pilot's gate is closed, the circuit breaker open or the
+    budget used up, and AccountError or ApiError where only a person can help; what is at the API by
+    then is collected first. A night that is held is collected and left.
     """
     night = _begin(pipeline, spec, partition, resume=resume)
     with _watched(pipeline, night, watch) as told:
-        return _run(pipeline, spec, night, told, ahead, wait=wait)
+        return _run(pipeline, spec, night, told, wait=wait)
 
 
 @contextmanager
@@ -89,7 +86,6 @@ def _run(
     spec: JobSpec,
     night: Night,
     watch: Watch,
-    ahead: InputAhead | None,
     *,
     wait: bool,
 ) -> Progress:
@@ -105,7 +101,7 @@ def _run(
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
-            stations.take_input(pipeline, spec, night, ahead=ahead)
+            stations.take_input(pipeline, spec, night)
         polled = time.monotonic()
         try:
             state, sent = _step(pipeline, spec, night, watch, look, patience)

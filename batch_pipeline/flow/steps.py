@@ -19,7 +19,6 @@ from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.dataset import input_dataset, kept_units
-from batch_pipeline.flow.dataset.ahead import InputAhead
 from batch_pipeline.flow.dataset.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
@@ -80,14 +79,12 @@ def take_input(
     *,
     again: bool = False,
     start: Start = Start.PERSON,
-    ahead: InputAhead | None = None,
 ) -> InputTaken:
     """Take the night's snapshot, or keep it where neither files nor declaration have changed.
 
     `again` reads the files even if they look unchanged. While batches of the night are in flight
     the snapshot stays: what changed is taken up by the next run after their end. `start` says who
-    began the night: its deadline is fixed with the snapshot. What was read `ahead` is not read
-    again.
+    began the night: its deadline is fixed with the snapshot.
     """
     price_for(spec)
     results_folder.repair(pipeline, night)
@@ -110,7 +107,7 @@ def take_input(
         reason = _why_kept(spec, current, sources, busy=busy, again=again)
         if reason is not None:
             return InputTaken(night, current, reason)
-    new = _read(pipeline, spec, night, sources, current, ahead)
+    new = _read(pipeline, spec, night, sources, current)
     if (
         current is not None
         and night.published
@@ -197,14 +194,10 @@ def _read(
     night: Night,
     sources: Sources,
     current: Snapshot | None,
-    ahead: InputAhead | None,
 ) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     retirement.check(spec)
     declaration = Declaration.of(spec)
-    was_read = None if current is not None or ahead is None else ahead.take(sources)
-    if was_read is not None:
-        return was_read
     if current is None or not kept_units.is_kept_on(night, current, declaration):
         return input_dataset.read_snapshot(pipeline, spec, night.partition, sources)
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:

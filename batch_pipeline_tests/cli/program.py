@@ -105,7 +105,9 @@ class Program:
             return finished(process)
 
     @contextlib.contextmanager
-    def start(self, *arguments: str, **changes: str | None) -> Iterator[subprocess.Popen[str]]:
+    def start(
+        self, *arguments: str, process_group: int | None = None, **changes: str | None
+    ) -> Iterator[subprocess.Popen[str]]:
         """A process that is gone at the end of the block, whatever happens in it."""
         process = subprocess.Popen(
             [PROGRAM, *arguments],
@@ -115,6 +117,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            process_group=process_group,
         )
         with process:
             try:

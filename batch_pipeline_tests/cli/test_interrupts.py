@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -9,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from batch_pipeline.flow.batches.submission import SEVERAL_FROM_BYTES
+from batch_pipeline.flow.dataset.input_dataset import PROCESSES_FROM_BYTES
 from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.submissions import State
@@ -104,3 +107,24 @@ def test_the_first_signal_waits_for_the_answers_of_uploads(sim: Simulator, tmp_p
     again = program("run", "review", "--json")
     assert (again.code, again.document["succeeded"]) == (0, 200)
     assert (sim.books.batches_created, sim.books.billed_more_than_once) == (10, [])
+
+
+def test_ctrl_c_ends_the_reading_of_a_large_input(sim: Simulator, tmp_path: Path) -> None:
+    environ = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": sim.url}
+    program = Program(tmp_path, {**environ, "BATCH_PIPELINE_WORKERS": "2"})
+    size = PROCESSES_FROM_BYTES // 100
+    program.declare("review", [{**row, "text": "word " * (size // 5)} for row in documents(110)])
+    with program.start("run", "review", process_group=0) as process:
+        while not list(program.home.glob(".staging/*/*")):
+            assert process.poll() is None
+            time.sleep(0.02)  # an event of another process
+        readers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        ended = finished(process)
+    assert ended.code == 130
+    assert "Interrupted" in ended.err
+    assert "Traceback" not in ended.err
+    assert len(readers) >= 2
+    assert psutil.wait_procs(readers, timeout=60)[1] == []
+    assert list(program.home.glob(".staging/*")) == []
+    assert sim.books.accepted_requests == 0

@@ -1,8 +1,7 @@
 """Input files → the night's snapshot.
 
-Belongs here: reading a night's rows once, on all cores, and everything about the input as a whole
-that stops the night before anything is sent. What is done for a piece of it is `preparing`; formats
-and the snapshot's own files have modules of their own.
+Belongs here: reading a night's rows once, on all cores, and every check of the input as a whole
+that stops the night before anything is sent. What is done for a piece of it is in `prepare`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,14 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset.duplicates import note_repeats
 from batch_pipeline.flow.dataset.files import (
     SourceFile,
     Sources,
@@ -24,31 +26,27 @@ from batch_pipeline.flow.dataset.files import (
     is_plain,
 )
 from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
-from batch_pipeline.flow.dataset.processes import Workers
+from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot_writer import Codec
 from batch_pipeline.flow.dataset.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.durable import flushing
-
-if TYPE_CHECKING:
-    from batch_pipeline.flow.dataset.kept_units import KeptUnits
-    from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.ledger.snapshots import NewSnapshot
-    from batch_pipeline.storage.files import Files
+from batch_pipeline.storage.files import Files
 
 # By a large estimate, how many times as large as a compressed file its content is.
 _UNPACKED = 5
 # How many times the size of the input has to be free on the disk, for a snapshot to be written
 # without compression: of short documents it is four times as large as its input.
 _ROOM = 6
-# Below this another process has hardly started when this one is through; while this one has other
-# things to do it is worth it sooner.
+# Inputs smaller than this are read by one process: to start others takes longer than they save.
 PROCESSES_FROM_BYTES = 128 << 20
-PROCESSES_BESIDE_FROM_BYTES = 24 << 20
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
@@ -64,35 +62,26 @@ def read_snapshot(
     *,
     keep: bool = True,
     kept: KeptUnits | None = None,
-    workers: Workers | None = None,
-    free: Callable[[], bool] = lambda: True,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
-    their unit, as long as the declaration that made it makes the same of their row. As long as this
-    process is not `free` its `workers` read without it; they are ended. Raises InputDataError for
-    what stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows
-    that have to be set aside.
+    their unit, as long as the declaration that made it makes the same of their row. Raises
+    InputDataError for what stops the night: an unreadable file, a missing column, null or duplicate
+    ids, too many rows that have to be set aside.
     """
     declaration = Declaration.of(spec)
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(declaration, free)
+        whole = _Whole(declaration)
         codec = codec_for(pipeline.files, sources, folder)
-        if workers is None:
-            # What is kept is looked up in a file of this process.
-            workers = Workers(1) if kept is not None else workers_for(pipeline, sources)
-        # A disk writes while the next pieces are read, and while they are looked at as a whole.
-        with workers, flushing() as flush_soon:
+        # Kept units are looked up in a file that this process has open.
+        processes = 1 if kept is not None else _processes_for(pipeline, sources)
+        # The disk writes the first pieces while the next ones are read and duplicates are found.
+        with flushing() as flush_soon:
             added = flush_soon if keep else _leave
-            whole.read(sources, folder, workers, kept, codec=codec, added=added)
-            workers.hang_up()
+            whole.read(sources, folder, processes, kept, codec=codec, added=added)
             _refuse_too_many_invalid(spec, partition, whole)
-            # Slow to import, while others read perhaps.
-            from batch_pipeline.flow.dataset.duplicates import note_repeats  # noqa: PLC0415
-            from batch_pipeline.ledger.snapshots import NewSnapshot  # noqa: PLC0415
-
             duplicates, kept_count = note_repeats(
                 pipeline.files,
                 folder,
@@ -121,22 +110,20 @@ def read_snapshot(
     )
 
 
-def workers_for(pipeline: Pipeline, sources: Sources, *, beside: bool = False) -> Workers:
-    """What an input is read with; `beside`: while this process has other things to do."""
+def _processes_for(pipeline: Pipeline, sources: Sources) -> int:
+    """How many processes read an input."""
     size = sum(file.size for file in sources.files)
-    least = PROCESSES_BESIDE_FROM_BYTES if beside else PROCESSES_FROM_BYTES
-    return Workers(pipeline.settings.workers if size >= least else 1)
+    return pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1
 
 
 def _leave(_: Path) -> None:
-    """What is removed again need not be on the disk."""
+    """Files that are removed again need not be flushed to the disk."""
 
 
 class _Whole:
     """The pieces of an input put together, in their order."""
 
-    def __init__(self, declaration: Declaration, free: Callable[[], bool]) -> None:
-        self._free = free
+    def __init__(self, declaration: Declaration) -> None:
         self._declaration = declaration
         self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
@@ -164,13 +151,14 @@ class _Whole:
         self,
         sources: Sources,
         folder: Path,
-        workers: Workers,
+        processes: int,
         kept: KeptUnits | None,
         *,
         codec: Codec,
         added: Callable[[Path], None],
     ) -> None:
-        """Read all pieces into files; each is `added` once it is there."""
+        """Read all pieces into files; `added` is called with each file once it is there."""
+        # The piece's file as far as it was read.
         seen: tuple[SourceFile, LinesSeen] | None = None
         pieces: list[Piece] = []
 
@@ -179,21 +167,22 @@ class _Whole:
                 pieces.append(piece)
                 yield len(pieces) - 1, piece, self._declaration, folder, codec, kept
 
-        for number, prepared in enumerate(workers.map(prepare, tasks(), self._free)):
-            file = pieces[number][0].file
-            if seen is not None and seen[0] != file:
-                seen[1].check(seen[0], self._columns)
-                seen = None
-            lines_before = 0
-            if prepared.seen is not None:
-                if seen is None:
-                    seen = (file, prepared.seen)
-                else:
-                    lines_before = seen[1].lines
-                    seen[1].add(prepared.seen)
-            self.lines_before.append(lines_before)
-            for path in self._add(prepared, folder):
-                added(path)
+        with closing(map_in_processes(prepare, tasks(), processes)) as results:
+            for number, prepared in enumerate(results):
+                file = pieces[number][0].file
+                if seen is not None and seen[0] != file:
+                    seen[1].check(seen[0], self._columns)
+                    seen = None
+                lines_before = 0
+                if prepared.seen is not None:
+                    if seen is None:
+                        seen = (file, prepared.seen)
+                    else:
+                        lines_before = seen[1].lines
+                        seen[1].add(prepared.seen)
+                self.lines_before.append(lines_before)
+                for path in self._add(prepared, folder):
+                    added(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
 
@@ -225,9 +214,6 @@ def codec_for(files: Files, sources: Sources, folder: Path) -> Codec:
 
 def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
     """What changed from one snapshot of a night to the next, by id; for people."""
-    from batch_pipeline.flow import joins  # noqa: PLC0415  # slow to import
-    from batch_pipeline.flow.dataset import snapshot  # noqa: PLC0415  # slow to import
-
     sources = {
         "former": (snapshot.part_paths(former), snapshot.SCHEMA),
         "new": (snapshot.part_paths(new), snapshot.SCHEMA),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batch_pipeline.errors import AccountError
-from batch_pipeline.flow import interrupts
+from batch_pipeline.flow.concurrency import signals_held_back
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
@@ -210,7 +210,7 @@ def _supervise(
         log.warning("stopping once the calls in flight have ended; again, to stop at once")
         engine.stop(End.LET_GO, "interrupted")
 
-    with interrupts.held_back(ask):
+    with signals_held_back(ask):
         thread.start()
         try:
             while not done.is_set():
