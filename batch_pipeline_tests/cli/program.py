@@ -105,10 +105,8 @@ class Program:
             return finished(process)
 
     @contextlib.contextmanager
-    def start(
-        self, *arguments: str, process_group: int | None = None, **changes: str | None
-    ) -> Iterator[subprocess.Popen[str]]:
-        """A process that is gone at the end of the block, whatever happens in it."""
+    def start(self, *arguments: str, **changes: str | None) -> Iterator[subprocess.Popen[str]]:
+        """A process, in a group of its own, that is gone at the end of the block."""
         process = subprocess.Popen(
             [PROGRAM, *arguments],
             env=self.environment(**changes),
@@ -117,7 +115,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            process_group=process_group,
+            process_group=0,
         )
         with process:
             try:

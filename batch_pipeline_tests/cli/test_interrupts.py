@@ -114,7 +114,7 @@ def test_ctrl_c_ends_the_reading_of_a_large_input(sim: Simulator, tmp_path: Path
     program = Program(tmp_path, {**environ, "BATCH_PIPELINE_WORKERS": "2"})
     size = PROCESSES_FROM_BYTES // 100
     program.declare("review", [{**row, "text": "word " * (size // 5)} for row in documents(110)])
-    with program.start("run", "review", process_group=0) as process:
+    with program.start("run", "review") as process:
         while not list(program.home.glob(".staging/*/*")):
             assert process.poll() is None
             time.sleep(0.02)  # an event of another process

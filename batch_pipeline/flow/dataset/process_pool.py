@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -39,7 +39,7 @@ class WorkerDiedError(BatchPipelineError):
 
 def map_in_processes(
     function: Callable[..., Result], tasks: Iterable[Task], count: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`function` of each task's arguments, in the order of the tasks, done by `count` processes.
 
     Function, tasks and results are pickled. A result is to be small (kilobytes): where a process is
