@@ -21,13 +21,14 @@ from batch_pipeline.flow.dataset.process_pool import (
     map_in_processes,
 )
 from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.flow.dataset.pool_tasks import die, fail_at, square, square_into
 from batch_pipeline_tests.support import documents, write_rows
 
 # A user's script that reads with two processes.
 SCRIPT = """
 import logging, os, sys
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
-from batch_pipeline_tests.flow.dataset.test_process_pool import square
+from batch_pipeline_tests.flow.dataset.pool_tasks import square
 
 def main():
     logging.basicConfig(level=logging.INFO)
@@ -38,30 +39,6 @@ def main():
 
 """
 GUARDED, UNGUARDED = SCRIPT + "if __name__ == '__main__': main()\n", SCRIPT + "main()\n"
-
-
-def square(number: int) -> tuple[int, int]:
-    return number * number, os.getpid()
-
-
-def fail_at(number: int, bad: tuple[int, ...]) -> int:
-    if number in bad:
-        raise InputDataError(f"mistake {number}")
-    return number
-
-
-def die(_number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def wait_for_ever(folder: Path, _number: int) -> None:
-    """Writes down its process, and stays."""
-    (folder / str(os.getpid())).touch()
-    signal.pause()
-
-
-def square_into(path: Path) -> None:
-    path.write_text(str(list(map_in_processes(square, [(3,)], 2))))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -139,7 +116,7 @@ def test_processes_end_with_the_one_that_started_them(
     code = (
         "import pathlib, sys\n"
         "from batch_pipeline.flow.dataset.process_pool import map_in_processes\n"
-        "from batch_pipeline_tests.flow.dataset.test_process_pool import wait_for_ever\n"
+        "from batch_pipeline_tests.flow.dataset.pool_tasks import wait_for_ever\n"
         "tasks = [(pathlib.Path(sys.argv[1]), n) for n in range(4)]\n"
         "list(map_in_processes(wait_for_ever, tasks, 2))\n"
     )
