@@ -6,6 +6,7 @@ memory and parse unknown result types as known ones.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,11 +18,10 @@ import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
-from batch_pipeline.api.credentials import require_key
 from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.errors import AccountError, ApiError
+from batch_pipeline.errors import AccountError, ApiError, UsageError
 
 # The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
@@ -42,7 +42,7 @@ class AnthropicApi:
         api_key: str | None = None,
     ) -> None:
         if api_key is None:
-            require_key()
+            _require_key()
         self._base_url, self._api_key = base_url, api_key
         self._simulated: bool | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
@@ -215,3 +215,13 @@ def _parse_batch(data: Mapping[str, Any]) -> BatchInfo:
 
 def _timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
+
+
+def _require_key() -> None:
+    """Raise UsageError where the environment has no key."""
+    if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")):
+        raise UsageError(
+            "No API key: set ANTHROPIC_API_KEY. To try without one, run `batch-pipeline demo`, "
+            "or start `batch-pipeline simulator --port 8765` and set "
+            "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
+        )

@@ -1,1 +1,1 @@
-"""What a job declares: its specification, how it is read from YAML, its partitions and due times."""
+"""What a job declares: its specification, its reading from YAML, its partitions and due times."""
