@@ -1,6 +1,7 @@
 """Snapshots in the ledger: a night's input as it was read, and which one is current.
 
-Belongs here: the rows. The files that hold the items themselves are `flow.snapshots`.
+Belongs here: what the ledger knows of a snapshot. The files that hold its items are in
+`flow.dataset.snapshot`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finding a night's input files: expanding the declared path and naming what is there.
 
 Belongs here: `${VAR}`, `{partition}` and the glob, local or remote; which endings are read; how a
-file's change is noticed. Opening a file and reading its rows is `readers`.
+file's change is noticed. Opening a file is in `streams`, reading its rows in `rows`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.dataset.snapshot_writer import Codec
+from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status

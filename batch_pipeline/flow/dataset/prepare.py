@@ -19,7 +19,7 @@ from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.dataset.row_json import row_values
 from batch_pipeline.flow.dataset.rows import Row, read_section
-from batch_pipeline.flow.dataset.snapshot_writer import Codec, SnapshotRow, SnapshotWriter
+from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.dataset.splits import Piece, with_lines_counted
 from batch_pipeline.flow.outcomes import Status
 
@@ -151,13 +151,16 @@ class _Preparation:
 
 
 def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
-    """A row as the snapshot has it: with its request, or with why it is not sent.
+    """A row as the snapshot has it: with its request, or with the status and reason why it is not
+    sent.
 
-    Whatever sets a row aside by itself, before money is spent on it, is asked here in turn.
+    What sets a row aside for what is in this row alone is checked here, in order. A filter on the
+    row's texts belongs after its own problems and before its request.
     """
     problem = row.problem or builder.problem(row.values)
     if problem is not None:
         return _set_aside(row, Status.INVALID_INPUT, problem)
+
     if row.places is not None:
         fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
     else:
@@ -178,8 +181,8 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
 
 
 def _set_aside(row: Row, status: Status, reason: str, detail: str | None = None) -> SnapshotRow:
-    """`reason` is the same for all such rows, so that they can be counted; `detail` is of this row
-    alone."""
+    """The row without a request. `reason` has one of few values, by which rows are counted; what
+    differs from row to row is `detail`."""
     return SnapshotRow(
         row.id, None, None, None, status, reason, detail, row.source, row.number, row.input
     )

@@ -1,9 +1,9 @@
 """From a declaration and a row to Messages parameters, their fingerprint and their wire form.
 
-A declaration is all of a job that shapes what is sent. It is stored with every snapshot, so that
-what goes out, and goes out again after a crash, is the same to the byte. A fingerprint names the
-parameters as declared: as long as it stays the same, nothing is bought again. Both are therefore
-promises to old ledgers; `FINGERPRINT_VERSION` changes when they do.
+A declaration is everything in a job that shapes its requests. It is stored with every snapshot, so
+that a request is the same to the byte when it is made again after a crash. A fingerprint is a hash
+of the parameters as declared: as long as it stays the same, nothing is bought again. How requests
+are serialized is therefore a promise to existing ledgers; `FINGERPRINT_VERSION` changes with it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from batch_pipeline.flow.dataset.row_json import row_values
 from batch_pipeline.flow.dataset.template import Template
-
-if TYPE_CHECKING:
-    from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
@@ -32,9 +30,9 @@ CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class Declaration:
-    """What of a job shapes its requests and how their answers are read.
+    """The part of a job that shapes its requests, and how their answers are read.
 
-    `max_request_bytes` is the size above which one request fits no batch.
+    A request of more than `max_request_bytes` fits in no batch.
     """
 
     model_id: str
@@ -51,9 +49,6 @@ class Declaration:
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
-        # Worker processes rebuild requests without ever needing a spec, which is slow to import.
-        from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH  # noqa: PLC0415
-
         envelope = len(BODY_START) + len(BODY_END) + wire_overhead(MAX_REQUESTS_PER_BATCH)
         return cls(
             model_id=spec.model_id,

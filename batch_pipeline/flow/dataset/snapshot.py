@@ -1,14 +1,15 @@
 """The snapshot: a night's input as it was read, immutable, one row an item.
 
-Belongs here: its columns, and how its rows are found again. Writing it is in `snapshot_writer`;
-when a snapshot is taken, and what follows from it, is in `input_dataset`.
+Belongs here: its columns, how rows are cut into row groups and files, and how they are found again.
+When a snapshot is taken, and what follows from it, is in `input_dataset`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,12 +45,31 @@ SCHEMA = pa.schema(
         pa.field("places", pa.list_(pa.int64())),
     ]
 )
-# Parts are looked at together up to so many rows, and so many parts if their sizes differ: a look
-# takes a query 10 ms each time.
+# The bounds of a row group: it is what a reader and a writer hold in memory, and what is read for a
+# single row, as retries do.
+GROUP_ROWS = 10_000
+GROUP_BYTES = 4 << 20
+# The bounds of a part file, for pieces that could not be cut.
+PART_ROWS = 50_000
+PART_BYTES = 256 << 20
+
+_WRITTEN = {
+    # A text that hardly ever comes twice is not looked up in a dictionary.
+    "use_dictionary": ["status", "reason", "source", "kept_from"],
+    # Rows are found by it, see `snapshot.read_inputs`.
+    "write_statistics": ["ordinal"],
+    # After this many rows pyarrow looks whether a page is full: with its default of 1,024 a row
+    # group of large documents would be one page, which is held several times while it is written.
+    "write_batch_size": 64,
+}
+# Parts are queried together up to this many rows, and this many parts if their sizes differ: each
+# query takes 10 ms beside what it does.
 ROWS_TOGETHER = 20_000
 MOST_TOGETHER = 8
-# Rows of a piece count from a multiple of this: pieces are written at the same time.
+# Ordinals of a piece count from a multiple of this, because pieces are written at the same time.
 ORDINALS_A_PIECE = 1 << 32
+
+Codec = Literal["none", "zstd"]
 
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:
@@ -61,14 +81,94 @@ def each_part(
 ) -> Iterator[None]:
     """Make each part the table `snapshot`, one after the other; small ones several together.
 
-    A join with a whole snapshot would hold all of it: DuckDB cannot know how large it is, and
-    builds on it. `items` is how many rows all parts have.
+    A join with a whole snapshot would hold all of it in memory: DuckDB cannot know its size, and
+    takes it for the smaller side. `items` is the number of rows in all parts.
     """
     together = min(MOST_TOGETHER, max(1, ROWS_TOGETHER * len(parts) // max(1, items)))
     for first in range(0, len(parts), together):
         connection.register("snapshot", files.dataset(parts[first : first + together]))
         yield
         connection.unregister("snapshot")
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+class SnapshotRow(NamedTuple):
+    """One row of `SCHEMA` without its ordinal, in the same order."""
+
+    id: str
+    unit: str | None
+    fingerprint: str | None
+    request_bytes: int | None
+    status: str | None
+    reason: str | None
+    detail: str | None
+    source: str
+    row: int
+    input: bytes
+    kept_from: str | None = None
+    places: Sequence[int] | None = None
+
+
+class SnapshotWriter:
+    """Writes part files into a local folder, holding one row group."""
+
+    def __init__(self, folder: Path, piece: int, codec: Codec) -> None:
+        self._folder = folder
+        self._piece = piece
+        self._codec = codec
+        # By column, not by row: the garbage collector would look at each row again and again.
+        self._columns: list[list[Any]] = [[] for _ in SnapshotRow._fields]
+        self._rows = self._row_bytes = 0
+        self._writer: pq.ParquetWriter | None = None
+        self._part_rows = 0
+        self._part_bytes = 0
+        self.parts: list[Path] = []
+        self.items = 0
+
+    def add(self, row: SnapshotRow) -> None:
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)
+        self._rows += 1
+        self._row_bytes += len(row.input)
+        if self._row_bytes >= GROUP_BYTES or self._rows >= GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._close_part()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._writer is None:
+            path = self._folder / f"piece-{self._piece:06d}-{len(self.parts):05d}.parquet"
+            self.parts.append(path)
+            self._writer = pq.ParquetWriter(path, SCHEMA, compression=self._codec, **_WRITTEN)
+        first = self._piece * ORDINALS_A_PIECE + self.items
+        columns = [range(first, first + self._rows), *self._columns]
+        arrays = [
+            pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        self.items += self._rows
+        self._part_rows += self._rows
+        self._part_bytes += self._row_bytes
+        self._rows = self._row_bytes = 0
+        for values in self._columns:
+            values.clear()
+        if self._part_rows >= PART_ROWS or self._part_bytes >= PART_BYTES:
+            self._close_part()
+
+    def _close_part(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        self._part_rows = self._part_bytes = 0
+
+
+# --- reading -------------------------------------------------------------------------------------
 
 
 class Input(NamedTuple):

@@ -1,8 +1,8 @@
-"""Cutting a night's files into pieces that can be read apart from each other, in any order.
+"""Cutting a night's files into pieces that can be read independently, in any order.
 
-Belongs here: where a piece begins and ends. It follows from the files alone and never from who
-reads them, because the snapshot's files follow from it: two processes that read the same input make
-the same snapshot, whatever cores they have. Reading a piece is `readers`.
+Belongs here: where a piece begins and ends. That follows from the files alone and never from the
+number of processes that read them, because the snapshot's files follow from it: two processes that
+read the same input make the same snapshot. Reading a piece is in `prepare`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from dataclasses import dataclass, replace
 from io import SEEK_END, FileIO
 from pathlib import Path
 
-from batch_pipeline.flow.dataset.files import Kind, SourceFile, Sources, is_plain, is_remote
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-# Large enough that a piece's own file in the snapshot costs nothing beside it.
+from batch_pipeline.flow.dataset.files import Kind, SourceFile, Sources, is_plain, is_remote
+from batch_pipeline.flow.dataset.streams import open_stream
+
+# Large enough that to open and close a part file for each piece costs nothing beside reading it.
 PIECE_BYTES = 32 << 20
 # The last pieces are smaller, an eighth of what is left, so that no core is idle for long while
-# another one is at the last of them.
+# another one reads the last piece.
 _SHARE = 8
 _LEAST_BYTES = 4 << 20
-# Opening a file takes as long as reading so much.
+# Opening a file takes as long as reading this many bytes.
 _FILE_BYTES = 16 << 10
-# Whether a smaller parquet file has several row groups is not worth opening it for.
+# Smaller parquet files are not opened to see whether they have several row groups.
 _WORTH_A_LOOK = 4 << 20
 _BLOCK_BYTES = 64 << 10
 _COUNTED_BYTES = 1 << 20
@@ -31,8 +35,8 @@ _COUNTED_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Section:
     """A file, or with an `end` a part of it: the lines of a jsonl file from byte `start` to `end`,
-    or the row groups of a parquet file by their number. `first` is the line or row that it starts
-    at, from 1; where the lines before it were not `counted` it says 1 too.
+    or the row groups of a parquet file from number `start` to `end`. `first` is the number of its
+    first line or row, from 1; where the lines before it were not `counted` it is 1 as well.
     """
 
     file: SourceFile
@@ -48,7 +52,7 @@ Piece = tuple[Section, ...]
 def pieces_of(sources: Sources) -> Iterator[Piece]:
     """The pieces of all files, in their order; each section is part of one.
 
-    Takes next to no time: what is read of a file is where a line ends, or its footer.
+    Of a file only the bytes around a cut are read, or its footer.
     """
     left = sum(map(_weight, sources.files))
     small: list[Section] = []
@@ -90,12 +94,13 @@ def _weight(file: SourceFile) -> int:
 
 
 def _piece_bytes(left: int) -> int:
-    """How large the next piece is to be, where so much is left with it."""
+    """The bytes of the next piece, where `left` bytes are left, the piece included."""
     return min(PIECE_BYTES, max(_LEAST_BYTES, left // _SHARE))
 
 
 def _sections(file: SourceFile, left: int) -> Iterator[Section]:
-    """At least one section; a file that cannot be looked into stays whole: its reader says why."""
+    """At least one section. A file that cannot be opened stays whole: the error comes when it is
+    read, with the place."""
     try:
         if file.kind is Kind.PARQUET and file.size > _WORTH_A_LOOK:
             groups = _group_rows(file)
@@ -104,13 +109,11 @@ def _sections(file: SourceFile, left: int) -> Iterator[Section]:
             return
         else:
             groups = []
-    except OSError:
+    except (OSError, pa.ArrowException):
         groups = []
-    except Exception as error:
-        from pyarrow import ArrowException  # noqa: PLC0415  # slow to import
-
+    except Exception:
         # Remote backends raise what their HTTP clients raise; anything else is a bug.
-        if not isinstance(error, ArrowException) and not is_remote(file.path):
+        if not is_remote(file.path):
             raise
         groups = []
     if len(groups) <= 1:
@@ -134,7 +137,8 @@ def _line_ranges(file: SourceFile, left: int) -> Iterator[Section]:
 
 
 def _line_end(lines: FileIO, start: int, least: int) -> int:
-    """Behind the first line end from byte `least` on, or the file's end; 0: it ends at `start`."""
+    """The byte after the first line end from byte `least` on, or the file's end; 0 where the file
+    ends at `start`."""
     at = least - 1
     lines.seek(at)
     while block := lines.read(_BLOCK_BYTES):
@@ -148,10 +152,6 @@ def _line_end(lines: FileIO, start: int, least: int) -> int:
 
 def _group_rows(file: SourceFile) -> list[tuple[int, int]]:
     """Rows and bytes of each row group."""
-    import pyarrow.parquet as pq  # noqa: PLC0415  # slow to import
-
-    from batch_pipeline.flow.dataset.streams import open_stream  # noqa: PLC0415
-
     with open_stream(file) as stream:
         metadata = pq.ParquetFile(stream, pre_buffer=False).metadata
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))

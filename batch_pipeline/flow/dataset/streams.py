@@ -1,6 +1,6 @@
-"""Opening an input file as a stream of plain bytes, wherever it lies and however it is packed.
+"""Opening an input file, local or remote, compressed or not, as a stream of plain bytes.
 
-What the bytes mean is `formats`.
+What the bytes mean is in `formats`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
     """The decompressed content of a file, in bounded memory.
 
     Raises OSError where the file cannot be opened or read; a compressed file that was cut off
-    raises it on reading, at its end (zstandard's own reader would end there without a word).
+    raises it on reading, at its end (the reader of the zstandard package would end there without an
+    error).
     """
     with ExitStack() as stack:
         stream: io.BufferedReader[Any] = stack.enter_context(_open_raw(file))
@@ -39,17 +40,10 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
         yield stream
 
 
-def unbuffered(stream: BinaryIO) -> BinaryIO:
-    """The file beneath a stream that nothing has been read of yet, for one who reads much at once:
-    a buffer in between would be one more copy. What is no local file stays as it is."""
-    raw = getattr(stream, "raw", None)
-    return cast("BinaryIO", raw) if isinstance(raw, io.FileIO) else stream
-
-
 @contextmanager
 def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
     if not is_remote(file.path):
-        # Python's own buffer is smaller than a document: a line would be put together of many.
+        # Python's default buffer is smaller than a document: a line would be joined from many.
         with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
             yield cast("io.BufferedReader[Any]", local)
         return

@@ -15,8 +15,7 @@ from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.files import find_sources
 from batch_pipeline.flow.dataset.prepare import Prepared, prepare
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
-from batch_pipeline.flow.dataset.snapshot import part_paths, read_inputs
-from batch_pipeline.flow.dataset.snapshot_writer import Codec
+from batch_pipeline.flow.dataset.snapshot import Codec, part_paths, read_inputs
 from batch_pipeline.flow.dataset.splits import pieces_of
 from batch_pipeline.flow.paths import part_name
 from batch_pipeline.flow.pipeline import Pipeline

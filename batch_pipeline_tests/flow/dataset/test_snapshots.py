@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset import snapshot_writer
-from batch_pipeline.flow.dataset.snapshot_writer import Codec, SnapshotRow, SnapshotWriter
+from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.paths import part_name
 from batch_pipeline.storage.files import Files
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT
@@ -53,8 +52,8 @@ def write(folder: Path, codec: Codec) -> int:
 def test_inputs_are_found_by_their_ordinals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: Codec, limit: str, value: int
 ) -> None:
-    monkeypatch.setattr(snapshot_writer, "GROUP_ROWS", 700)
-    monkeypatch.setattr(snapshot_writer, limit, value)
+    monkeypatch.setattr(snapshots, "GROUP_ROWS", 700)
+    monkeypatch.setattr(snapshots, limit, value)
     parts = write(tmp_path, codec)
     assert (parts > 1) is (limit.startswith("PART") and value < 50_000)
     snapshot = replace(SNAPSHOT, folder=".", parts=parts)
