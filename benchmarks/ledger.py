@@ -28,6 +28,7 @@ from batch_pipeline.ledger import (
     submissions,
     sums,
     tables,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
@@ -118,7 +119,7 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
             {
                 "shard_id": shard.id, "night_id": night.id, "snapshot_id": night.snapshot_id,
                 "pilot": False, "account": "default",
-                "engine": "batch", "token": submissions.new_token(), "requests": 10_000,
+                "engine": "batch", "token": transitions.new_token(), "requests": 10_000,
                 "usd_bound": Decimal(1), "state": "collected", "owner": "me", "fence": 1,
                 "lease_until": 0.0, "intent_at": 0.0, "batch_id": f"{partition}-{shard.id}",
                 "accepted_at": 0.0, "ended_at": 1.0, "collected_at": 2.0,
@@ -163,14 +164,14 @@ def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
     start = time.perf_counter()
     for _ in range(timed):
         with ledger.write() as connection:
-            submissions.reap(connection, "default")
+            transitions.reap(connection, "default")
             intent = admission.begin(connection, night, "me", LIMITS, may_send)
         assert isinstance(intent, Intent)
         submission = intent.submission
         with ledger.write() as connection:
-            assert submissions.seal(connection, submission, 60)
+            assert transitions.seal(connection, submission, 60)
         with ledger.write() as connection:
-            submissions.accept(
+            transitions.accept(
                 connection, submission.id, f"{night.partition}/{next(numbers)}",
                 accepted_at=time.time(), expires_at=None,
             )  # fmt: skip
@@ -178,9 +179,9 @@ def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
         if len(sent) > IN_FLIGHT:
             first = sent.pop(0)
             with ledger.write() as connection:
-                submissions.end(connection, first)
+                transitions.end(connection, first)
             with ledger.write() as connection:
-                assert submissions.collect(connection, first, COUNTS, Decimal(1))
+                assert transitions.collect(connection, first, COUNTS, Decimal(1))
             with ledger.read() as connection:
                 progress.of_night(connection, night.id)
     return (time.perf_counter() - start) / timed

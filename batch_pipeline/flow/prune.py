@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import late_batches, nights, submissions
+from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 
@@ -84,7 +84,7 @@ def why_not(connection: Connection, night: Night) -> str | None:
     """Why a night cannot be pruned; None: it is finished."""
     if submissions.of_night(connection, night.id, *submissions.LIVE):
         return "requests are in flight"
-    if any(late.night_id == night.id for late in late_batches.watched(connection, night.account)):
+    if any(late.night_id == night.id for late in listed_batches.watched(connection, night.account)):
         return "a submission of unknown outcome is looked for until 48 hours after"
     if not night.published:
         # Another account's night took its place; nobody waits for this one.

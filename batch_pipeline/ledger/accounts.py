@@ -1,4 +1,4 @@
-"""Accounts in the ledger: whose key it is, and whether sending rests for all of its jobs."""
+"""Accounts in the ledger: organisation and workspace of a key, and whether sending is paused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from batch_pipeline.ledger.ledger import now
 
 @dataclass(frozen=True)
 class Account:
-    """Queue, spend and state of one account never count for another."""
+    """An account, by the name that the user gave it.
+
+    Queue, spending and state of one account never count for another. Times are in seconds since the
+    epoch.
+    """
 
     name: str
     simulated: bool
@@ -24,7 +28,11 @@ class Account:
 
 
 def register_account(connection: Connection, name: str, *, simulated: bool) -> None:
-    """Make the account known; a name once used for a simulator is not used for a real account."""
+    """Add the account, if it is new.
+
+    Raises LedgerError where the name was used for a simulator and is now used for a real account,
+    or the other way round: their answers and their money must not mix.
+    """
     known = connection.execute(
         sa.select(tables.account.c.simulated).where(tables.account.c.name == name)
     ).first()
@@ -45,10 +53,10 @@ def get_account(connection: Connection, name: str) -> Account:
 
 
 def pause_account(connection: Connection, name: str, reason: str | None) -> None:
-    """Let submission rest (or go on, with None) for a whole account."""
+    """Pause sending for a whole account, or go on (`reason` None)."""
     paused_at = None
     if reason is not None:
-        # A pause that goes on is the same one, whatever is said of it now.
+        # A pause with a new reason is still the same pause, and causes no second alert.
         paused_at = get_account(connection, name).paused_at or now(connection)
     connection.execute(
         sa.update(tables.account)
@@ -58,7 +66,7 @@ def pause_account(connection: Connection, name: str, reason: str | None) -> None
 
 
 def wait_for_queue(connection: Connection, name: str, seconds: float) -> None:
-    """No create of this account for some seconds: the API said that its queue is full."""
+    """Create no batch of this account for `seconds`: the API said that its queue is full."""
     connection.execute(
         sa.update(tables.account)
         .where(tables.account.c.name == name)

@@ -16,12 +16,13 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger import (
     accounts,
     budget,
-    calling,
+    leases,
     nights,
     shards,
     submissions,
     tables,
     takeovers,
+    transitions,
 )
 from batch_pipeline.ledger.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.ledger.ledger import now
@@ -154,7 +155,7 @@ def _hold(
     bound: Decimal,
 ) -> Intent:
     """Hold a shard, its bound reserved in the same transaction."""
-    submission = submissions.hold(
+    submission = transitions.hold(
         connection,
         shard,
         night,
@@ -221,7 +222,7 @@ def begin_calls(
     if current.state is State.CALLING and current.lease_until > now(connection):
         return Waiting("another process is sending it", shard.requests)
     if current.state is State.CALLING:
-        calling.take_over(connection, current, owner, limits.lease_seconds)
+        leases.take_over(connection, current, owner, limits.lease_seconds)
     return Intent(submissions.get(connection, current.id), shard)
 
 
@@ -261,7 +262,7 @@ def reserve_takeover(
         reason = None if short is None else str(short)
     if reason is None:
         takeovers.reserve(connection, submission, usd)
-        submissions.request_cancel(connection, submission)
+        transitions.request_cancel(connection, submission)
         since = night.realtime_since or now(connection)
         nights.update_night(connection, night.id, realtime_since=since)
     return reason
@@ -311,8 +312,8 @@ def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> i
     """
     closed_ = 0
     for submission in abandoned_calls(connection, night):
-        calling.take_over(connection, submission, owner, 0.0)
-        closed_ += calling.close(connection, submissions.get(connection, submission.id))
+        leases.take_over(connection, submission, owner, 0.0)
+        closed_ += transitions.close(connection, submissions.get(connection, submission.id))
     return closed_
 
 

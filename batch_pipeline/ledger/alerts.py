@@ -1,7 +1,8 @@
-"""Alerts in the ledger: what a person is told of a night, once a cause, and whether it went out.
+"""Alerts in the ledger: one for each cause of a night, and whether it was sent.
 
-What is worth an alert is decided in `flow.alerts`, how it is sent in `flow.notification`. A cause
-is recorded in one transaction, so that of two processes that see it one sends it.
+Belongs here: the rows, and which process sends them. What causes an alert is decided in
+`flow.status.alerts`, how it is sent in `flow.status.notification`. A cause is recorded in one
+transaction, so that of two processes that see it one sends it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger import tables
 from batch_pipeline.ledger.ledger import now
 
-# A target that is away for an hour gets its alerts; one that is gone for good is given up.
+# With the pauses between them, attempts go on for more than an hour: a target that is down for so
+# long still gets its alerts, one that is gone for good is given up.
 MOST_ATTEMPTS = 5
 FIRST_REST_SECONDS = 60.0
-# Longer than a sending takes: a process that died in one leaves it to another.
+# Longer than sending takes: after it another process sends what a process that died has claimed.
 LEASE_SECONDS = 180.0
 MOST_AT_ONCE = 500
 
@@ -38,7 +40,7 @@ class AlertState(StrEnum):
 
 @dataclass(frozen=True)
 class NewAlert:
-    """A cause that holds for a night; `account_wide` where it is told once for all its nights."""
+    """A cause that holds for a night; `account_wide`: one alert for all nights of the account."""
 
     night_id: int
     cause: str
@@ -64,7 +66,7 @@ class Alert:
     sent_at: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Nothing tells where it went."""
+        """For `status --json`; without targets, whose addresses are secrets."""
         return {
             "code": self.code,
             "message": self.message,
@@ -75,7 +77,7 @@ class Alert:
 
 
 def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, str]]:
-    """Which of these causes are recorded, by night and cause."""
+    """Those of these causes that are recorded already, as (night id, cause)."""
     wanted = list(causes)
     alert, night = tables.alert.c, tables.night.c
     nights = {cause.night_id for cause in wanted}
@@ -98,7 +100,7 @@ def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, 
 
 
 def record(connection: Connection, causes: Iterable[NewAlert], *, send: bool) -> list[NewAlert]:
-    """Record what is not recorded yet, to be sent if there is a target; returns just that."""
+    """Record the causes that are not recorded yet and return them; `send`: there is a target."""
     added = []
     at = now(connection)
     for cause in causes:
@@ -126,7 +128,7 @@ def anything_due(connection: Connection) -> bool:
 
 
 def claim(connection: Connection) -> list[Alert]:
-    """What is to be sent now, oldest first; nobody else gets it before the lease is over."""
+    """Take what is to be sent now, oldest first; other processes leave it alone for a lease."""
     at = now(connection)
     query = sa.select(tables.alert).where(_due(connection)).order_by(tables.alert.c.id)
     claimed = []
@@ -148,7 +150,7 @@ def claim(connection: Connection) -> list[Alert]:
 def settle(
     connection: Connection, claimed: Iterable[Alert], delivered: Sequence[int], *, sent: bool
 ) -> None:
-    """Record how a sending ended, unless somebody else has taken it over meanwhile."""
+    """Record how sending ended, unless another process has taken the alerts over meanwhile."""
     at = now(connection)
     for alert in claimed:
         values: dict[str, Any] = {"delivered": list(delivered)}

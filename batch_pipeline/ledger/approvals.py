@@ -1,7 +1,7 @@
-"""Approvals in the ledger: a person overruled a closed gate, and answers for it.
+"""Approvals in the ledger: which person overruled which closed gate, and why.
 
-A row is never changed. What an approval is good for (which declaration, which input) is recorded
-with it. When a gate is closed is decided in the flow.
+Rows are never changed. The declaration and the input that an approval is meant for are recorded
+with it. When a gate is closed is decided in `flow.gates` and `flow.pilot`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from batch_pipeline.ledger.ledger import now
 
 
 class Gate(StrEnum):
-    """What a person may overrule."""
+    """The gates that a person may overrule."""
 
     PILOT = "pilot"
     BREAKER = "breaker"
@@ -90,7 +90,7 @@ def covers(
 
 
 def lets_go(verdict: Mapping[str, Any], overruled: Iterable[Approval]) -> bool:
-    """Whether a night may go on after its pilot: the verdict is good, or a person said so."""
+    """Whether a night may go on after its pilot: the verdict is good, or a person overruled it."""
     return bool(verdict["open"]) or covers(
         overruled, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"]
     )

@@ -1,9 +1,9 @@
-"""What is spent and what is reserved, against the ceilings in force; part of admission.
+"""Spending against the ceilings of a job and an account: what is billed, and what is reserved.
 
-Spending is what was billed, plus the upper bound of everything that is not collected and not proven
-absent: it may still be billed. Months are calendar months in UTC by the database's clock, and an
-amount belongs to the month in which it was reserved. How a bound comes about stands in
-`money.bounds`.
+Spending is what was billed, plus the upper bound of every submission that is neither collected nor
+proven absent, since it may still be billed. Months are calendar months in UTC by the database's
+clock, and an amount belongs to the month in which it was reserved. How a bound is calculated stands
+in `pricing.bounds`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.ledger.tables import usd_of, usd_sum
 
 PARTITION = "budget.max_usd_per_partition"
 JOB_MONTH = "budget.max_usd_per_month"
@@ -30,7 +31,7 @@ ACCOUNT_MONTH = "BATCH_PIPELINE_MAX_USD_PER_MONTH"
 
 @dataclass(frozen=True)
 class Ceilings:
-    """USD that may be spent in a night, in a month by its job, in a month by its account."""
+    """USD that may be spent on a night, on its job in a month, on its account in a month."""
 
     partition: Decimal | None = None
     job_month: Decimal | None = None
@@ -43,9 +44,10 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Money:
-    """What admission has to know of money: the ceilings, and the most in USD that a shard can cost.
+    """What admission has to know of money: the ceilings, and the most USD that a shard can cost.
 
-    `stated_prices` are the job's own, to be kept with what is sent; None: the published ones.
+    `stated_prices` are those that the job states, to be recorded with what is sent; None: the
+    published prices.
     """
 
     ceilings: Ceilings = Ceilings()
@@ -58,8 +60,11 @@ NO_CEILING = Money()
 
 @dataclass(frozen=True)
 class Spending:
-    """USD under one ceiling: billed, reserved for what may still be billed, and what may have been
-    billed for answers that were lost for good."""
+    """USD under one ceiling.
+
+    `billed`, `reserved` for what may still be billed, and `unproven`, which may have been billed
+    for answers that were lost.
+    """
 
     billed: Decimal
     reserved: Decimal
@@ -100,7 +105,7 @@ class Shortfall:
 def shortfall(
     spent: Iterable[tuple[str, Decimal, Spending]], requests: int, needed: Decimal
 ) -> Shortfall | None:
-    """The ceiling that misses most where so many requests do not fit; None: they may go."""
+    """The ceiling under which the most USD are missing for these requests; None: they fit."""
     found = [
         Shortfall(name, limit, spending, needed, requests)
         for name, limit, spending in spent
@@ -139,7 +144,7 @@ def spendings(
 def without(
     spent: Iterable[tuple[str, Decimal, Spending]], usd: Decimal
 ) -> list[tuple[str, Decimal, Spending]]:
-    """The same with less reserved: for requests whose price was reserved before."""
+    """The same with `usd` less reserved: for requests whose price was reserved before."""
     return [
         (name, limit, replace(found, reserved=max(Decimal(0), found.reserved - usd)))
         for name, limit, found in spent
@@ -152,27 +157,23 @@ def _with(spent: Spending, usd: Decimal) -> Spending:
 
 def _spending(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Spending:
     submission = tables.submission.c
-    live = submission.state.in_([state.value for state in LIVE])
-    row = connection.execute(
-        sa.select(
-            sa.func.sum(submission.cost_usd)
-            .filter(submission.state == State.COLLECTED.value)
-            .label("billed"),
-            sa.func.sum(submission.usd_bound).filter(live).label("reserved"),
-            sa.func.sum(submission.unproven_usd).label("unproven"),
-        ).where(*conditions)
-    ).one()
-    return Spending(*(amount or Decimal(0) for amount in row))
+    query = sa.select(
+        *usd_sum(submission.cost_usd, submission.state == State.COLLECTED.value),
+        *usd_sum(submission.usd_bound, submission.state.in_([state.value for state in LIVE])),
+        *usd_sum(submission.unproven_usd),
+    ).where(*conditions)
+    billed, more_billed, held, more_held, lost, more_lost = connection.execute(query).one()
+    return Spending(usd_of(billed, more_billed), usd_of(held, more_held), usd_of(lost, more_lost))
 
 
 def _for_takeovers(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Decimal:
-    """What is kept for real-time calls in place of batches that are being cancelled."""
+    """USD reserved for real-time calls that are to answer the requests of cancelled batches."""
     query = (
-        sa.select(sa.func.sum(tables.takeover.c.left_usd))
+        sa.select(*usd_sum(tables.takeover.c.left_usd))
         .join(tables.night, tables.night.c.id == tables.takeover.c.night_id)
         .where(*conditions)
     )
-    return connection.scalar(query) or Decimal(0)
+    return usd_of(*connection.execute(query).one())
 
 
 def _month(connection: Connection) -> float:
@@ -182,7 +183,7 @@ def _month(connection: Connection) -> float:
 
 
 def _usd(amount: Decimal) -> str:
-    """Cents, and more digits where cents would hide a small amount."""
+    """An amount in cents, with more digits where cents would hide it."""
     if amount >= 1 or not amount:
         return f"${amount:,.2f}"
     return f"${amount:.4f}" if amount >= Decimal("0.01") else f"${amount:.6f}"

@@ -1,21 +1,38 @@
-"""Signs of life from a thread of their own: work may block longer than a lease lasts."""
+"""Signs of life: a thread that renews a lease while work goes on, and the workers of runs.
+
+Belongs here: the thread, and until when the worker of a scheduler's run counts as alive. A
+scheduler that lost sight of a worker, because the process that started the worker has died too,
+learns here that the run goes no further. What a dead worker held in the ledger is freed by its
+leases.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.ledger import Ledger, now
+
 log = logging.getLogger(__name__)
+
+# How long the row of a run is kept after its worker's last sign of life.
+KEPT_SECONDS = 24 * 3600.0
 
 
 @contextmanager
 def beating(name: str, seconds: float, beat: Callable[[], bool]) -> Iterator[None]:
-    """Call `beat` every so many seconds while the block runs, or until it returns False.
+    """Call `beat` every `seconds` in a thread while the block runs, or until it returns False.
 
-    A beat that fails (a database that is restarted, a disk that is full) is tried again: the work
-    goes on, and must not look dead for a moment's trouble.
+    A thread, since the work may block for longer than a lease lasts. A call that fails (a database
+    that is restarted, a full disk) is followed by the next one: work that goes on must not look
+    dead because of a short disturbance.
     """
     done = threading.Event()
 
@@ -24,7 +41,7 @@ def beating(name: str, seconds: float, beat: Callable[[], bool]) -> Iterator[Non
             try:
                 if not beat():
                     return
-            except Exception as error:  # noqa: BLE001  # whatever it is, the next beat may succeed
+            except Exception as error:  # noqa: BLE001  # the next beat may succeed
                 log.warning("no sign of life could be given (%s); trying again", error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -34,3 +51,47 @@ def beating(name: str, seconds: float, beat: Callable[[], bool]) -> Iterator[Non
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def alive(
+    ledger: Ledger, run: str, lease_seconds: float, *, pause_seconds: float
+) -> Iterator[None]:
+    """Give signs of life for the worker of a run while the block lasts.
+
+    After an error the worker counts as alive for `pause_seconds` more, in which the scheduler may
+    try the run again.
+    """
+
+    def beat(seconds: float = lease_seconds) -> bool:
+        with ledger.write() as connection:
+            give_sign(connection, run, seconds)
+        return True
+
+    beat()
+    try:
+        with beating(f"alive-{run[:8]}", lease_seconds / 4, beat):
+            yield
+    except Exception:
+        with contextlib.suppress(sa.exc.DBAPIError):  # the error itself is what counts
+            beat(lease_seconds + pause_seconds)
+        raise
+    beat()
+
+
+def give_sign(connection: Connection, run: str, seconds: float) -> None:
+    """Let the worker of a run count as alive for `seconds` from now."""
+    until = now(connection) + seconds
+    changed = connection.execute(
+        sa.update(tables.worker).where(tables.worker.c.run == run).values(alive_until=until)
+    )
+    if not changed.rowcount:
+        connection.execute(sa.insert(tables.worker).values(run=run, alive_until=until))
+        old = tables.worker.c.alive_until < until - KEPT_SECONDS
+        connection.execute(sa.delete(tables.worker).where(old))
+
+
+def alive_until(connection: Connection, runs: Collection[str]) -> dict[str, float]:
+    """Until when the worker of each run counts as alive; runs without a sign are left out."""
+    query = sa.select(tables.worker).where(tables.worker.c.run.in_(runs))
+    return {row.run: row.alive_until for row in connection.execute(query)}

@@ -1,7 +1,8 @@
 """Nights in the ledger: one partition of one job under one account each.
 
-What is sent in a night follows from its current snapshot (`inputs`), cut into `shards`; `revision`
-counts the changes, so that a plan made for an older one is thrown away.
+What is sent in a night follows from its current snapshot (`snapshots`), cut into `shards`.
+`revision` counts the changes of what is to be sent, so that a plan made for an older revision is
+discarded.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def find_night(connection: Connection, job: str, partition: str, account: str) -
 
 
 def shown_night(connection: Connection, job: str, partition: str) -> Night | None:
-    """The night whose answers the results folder shows, whatever its account."""
+    """The night whose answers the results folder shows, of any account."""
     return _night(
         connection,
         tables.night.c.job == job,
@@ -71,7 +72,7 @@ def get_night(connection: Connection, night_id: int) -> Night:
 
 
 def open_night(connection: Connection, job: str, partition: str, account: str) -> Night:
-    """The night, made if it is new."""
+    """The night, added if it is new."""
     night = find_night(connection, job, partition, account)
     if night is not None:
         return night
@@ -108,13 +109,16 @@ def update_night(connection: Connection, night_id: int, **values: Any) -> None:
 
 
 def mark_pruned(connection: Connection, pruned: Sequence[Night], at: float) -> None:
-    """Snapshot and raw lines of these nights are about to go; no plan or reading of them counts."""
+    """Note that snapshot and raw lines of these nights are about to be removed.
+
+    Plans that are being made from them are discarded.
+    """
     for night in pruned:
         update_night(connection, night.id, pruned_at=at, revision=night.revision + 1)
 
 
 def show_night(connection: Connection, night: Night) -> None:
-    """From now on the results folder shows this night and no other account's."""
+    """Let the results folder show this night, and that of no other account."""
     connection.execute(
         sa.update(tables.night)
         .where(tables.night.c.job == night.job, tables.night.c.partition == night.partition)

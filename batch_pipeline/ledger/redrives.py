@@ -1,7 +1,7 @@
-"""Redrives in the ledger: which answers no longer settle what they answered.
+"""Redrives in the ledger: which answers no longer settle their items.
 
-Recorded by submission and status, not by time: an answer collected after a redrive stands, whatever
-clocks say, and so does a late one of a submission that had been given up.
+Recorded by submission and status, not by time: an answer that is collected after a redrive stands,
+and so does a late answer of a submission that had been given up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batch_pipeline.ledger.submissions import State
 
 @dataclass(frozen=True)
 class Redriven:
-    """Answers of this status in this submission were put behind."""
+    """The answers of this status in this submission settle no item any more."""
 
     token: str
     status: str
@@ -35,9 +35,10 @@ def of_night(connection: Connection, night_id: int) -> list[Redriven]:
 
 
 def record(connection: Connection, night_id: int, statuses: Iterable[str]) -> None:
-    """Put all answers of these statuses behind that the night has now.
+    """Let the night's present answers of these statuses settle nothing any more.
 
-    A person has looked at them: they are no evidence for the breaker any more.
+    A person has looked at what failed: all present first attempts cease to be evidence for the
+    breaker.
     """
     at = now(connection)
     collected = connection.execute(

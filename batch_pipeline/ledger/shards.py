@@ -1,7 +1,7 @@
-"""Shards in the ledger: the sets of requests of a night that will be one batch each.
+"""Shards in the ledger: sets of requests of a night that will be one batch each.
 
-Belongs here: planning's outcome and how it is looked through. Who sends a shard, and what becomes
-of it, stands in `submissions`; whether it may go, in `admission`.
+Belongs here: the rows that planning adds, and the queries. What happens to a shard that is sent
+stands in `transitions`; whether it may go, in `admission`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Engine = Literal["batch", "realtime"]
 
 
 class ShardState(StrEnum):
-    """WAITING → HELD by a submission → COLLECTED; back to WAITING where it was never made."""
+    """WAITING → HELD by a submission → COLLECTED; back to WAITING where no batch was made."""
 
     WAITING = "waiting"
     HELD = "held"
     COLLECTED = "collected"
-    # Its snapshot was replaced before it was sent, or its requests go in real time.
+    # Its snapshot was replaced before it was sent, or its requests were planned anew.
     DROPPED = "dropped"
 
 
@@ -67,7 +67,7 @@ def add_shards(
 ) -> bool:
     """Add planned shards, unless the night has changed since the plan was begun (then False).
 
-    `open_requests` are left that the plan does not hold.
+    `open_requests` are the requests that are in no shard after this plan.
     """
     if nights.get_night(connection, night.id).revision != night.revision:
         return False
@@ -103,7 +103,7 @@ def list_shards(connection: Connection, night_id: int, *states: ShardState) -> l
 
 
 def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
-    """The first waiting shard, of one engine or of any; found at once, however many wait."""
+    """The first waiting shard, of one engine or of any: one look-up in an index."""
     waiting = tables.shard.c.state == ShardState.WAITING.value
     query = (
         sa.select(tables.shard)
@@ -118,7 +118,7 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
 
 
 def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Shard | None:
-    """The waiting shard with the least bound as it was planned; looked for at a ceiling alone."""
+    """The waiting shard with the least bound as planned; reads all waiting shards of the night."""
     query = (
         sa.select(tables.shard)
         .where(
@@ -139,7 +139,7 @@ def requests_waiting(connection: Connection, night: Night) -> int:
 
 
 def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int]:
-    """Requests in shards that wait, by the way that they are to go."""
+    """Requests in shards that wait, by engine."""
     query = (
         sa.select(tables.shard.c.engine, sa.func.sum(tables.shard.c.requests))
         .where(
@@ -159,10 +159,10 @@ def shards_for_deadline(connection: Connection, night_id: int) -> set[int]:
 
 
 def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shard]) -> bool:
-    """Waiting batch shards are dropped, their requests open again to be planned for real time.
+    """Drop waiting batch shards, and open their requests again to be planned for real time.
 
-    False, and nothing has changed, where the night has changed since it was looked at. With no
-    shards it is noted that what is open goes in real time.
+    Without shards, it is noted that open requests go in real time. Returns False and changes
+    nothing where the night is no longer in the state that `night` describes.
     """
     current = nights.get_night(connection, night.id)
     if current.revision != night.revision:
@@ -183,10 +183,8 @@ def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shar
 
 
 def telling_shards(connection: Connection, night: Night) -> list[Shard]:
-    """The few shards of the night's snapshot that tell how it stands, in the order of planning.
-
-    Those of the pilot, the next batch to go, and the first of the others.
-    """
+    """The shards of the pilot, the next batch to go and the first of the others, in the order of
+    planning: what a look at the night needs, where it may have 100,000 shards."""
     mine = sa.and_(
         tables.shard.c.snapshot_id == night.snapshot_id,
         tables.shard.c.state != ShardState.DROPPED.value,
@@ -216,7 +214,7 @@ def pilot_shards(connection: Connection, snapshot_id: int, *states: ShardState) 
 
 
 def waiting_size(connection: Connection, night_id: int, engine: Engine) -> tuple[int, int]:
-    """How many shards of a night wait, and the bytes of their requests."""
+    """The number of shards of a night that wait, and the bytes of their requests."""
     query = sa.select(
         sa.func.count(), sa.func.coalesce(sa.func.sum(tables.shard.c.bytes), 0)
     ).where(

@@ -1,4 +1,4 @@
-"""The ledger's tables: rows per night, shard, submission, approval, alert, worker; never per item.
+"""The ledger's tables: rows per night, snapshot, shard, submission, alert, worker; none per item.
 
 Times are seconds since the epoch by the database's clock. Amounts are whole picodollars, the scale
 of the results' `cost_usd` (decimal128(18, 12)), so that sums made by the database are exact.
@@ -55,17 +55,20 @@ class Usd(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value) / PICODOLLARS
 
 
-def usd_sum(column: sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
-    """Two columns of an aggregate query that together are the exact sum of amounts in USD: their
-    whole dollars, and the picodollars beside these; `usd_of` puts them together.
+def usd_sum(
+    column: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None
+) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
+    """Two columns of an aggregate query that together are the exact sum of amounts in USD: whole
+    dollars, and the picodollars beside them; `usd_of` puts them together.
 
-    SQLite raises an error where a sum passes 64 bits, and 64 bits of picodollars are 9.2 million
-    USD: less than the bounds of a busy month may add up to.
+    One column does not do: SQLite raises an error where a sum passes 64 bits, which are 9.2 million
+    USD in picodollars, and the bounds of a busy month may add up to more.
     """
-    picodollars = sa.type_coerce(column, BigInteger)
-    parts = picodollars // int(PICODOLLARS), picodollars % int(PICODOLLARS)
-    whole, rest = (sa.func.coalesce(sa.func.sum(part), 0) for part in parts)
-    return whole, rest
+    amounts: sa.ColumnElement[int] = sa.type_coerce(column, BigInteger)
+    if where is not None:
+        amounts = sa.case((where, amounts))
+    whole, rest = amounts // int(PICODOLLARS), amounts % int(PICODOLLARS)
+    return sa.func.coalesce(sa.func.sum(whole), 0), sa.func.coalesce(sa.func.sum(rest), 0)
 
 
 def usd_of(whole: int | Decimal, rest: int | Decimal) -> Decimal:
@@ -82,11 +85,11 @@ account = Table(
     metadata,
     Column("name", String(100), primary_key=True),
     Column("simulated", Boolean, nullable=False),
-    # Credentials, billing, spend limit: submission rests until a person has acted.
+    # Credentials, billing, spend limit: nothing is sent until a person has acted.
     Column("paused_reason", Text),
-    # Since when, so that one pause is told once and the next one anew.
+    # Since when, so that one pause causes one alert and the next one another.
     Column("paused_at", Double),
-    # A full queue that other tenants fill: no create before this time.
+    # The API said that its queue is full: no batch is created before this time.
     Column("wait_until", Double, nullable=False, default=0.0),
 )
 
@@ -101,31 +104,31 @@ night = Table(
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
     Column("open_requests", BigInteger, nullable=False, default=0),
-    # Raised by every change of what is to be sent: a plan made for an older one is thrown away.
+    # Raised by every change of what is to be sent: a plan made for an older revision is discarded.
     Column("revision", Integer, nullable=False, default=0),
     # The results folder shows this night; of the accounts of one job and partition only one is.
     Column("published", Boolean, nullable=False, default=False),
-    # The results folder is being rebuilt; found set, it is rebuilt again.
+    # Set while the results folder is rebuilt: where a process finds it set, it rebuilds it again.
     Column("rebuilding", Boolean, nullable=False, default=False),
     Column("held_at", Double),
-    # The API refused a body of this night for good: nothing goes out until a person runs it again.
+    # Why the API refused a body of this night: nothing is sent until a person runs it again.
     Column("refused", Text),
-    # When a submitter last wanted room at the queue: older nights that still want it go first.
+    # When the night last found no room in the queue: older nights that want room go first.
     Column("wanted_room_at", Double, nullable=False, default=0.0),
     Column("pilot", JSON),
     # What the night was expected to cost when its input was taken, as `estimate --json` has it.
     Column("estimate", JSON),
-    # The ceiling that kept the next shard from going when that was last tried.
+    # The ceiling that the next shard did not fit under when it was last tried.
     Column("short_of_budget", Text),
-    # How spending came to pass a ceiling, if it did: input that measured beyond the buffer.
+    # How spending passed a ceiling, if it did: input had more tokens than its bound allowed for.
     Column("over_budget", Text),
-    # Mode auto: when the results are wanted, fixed when the input was taken; NULL: at any time.
+    # Mode auto: when the results are due, fixed when the input was taken; NULL: no deadline.
     Column("deadline_at", Double),
-    # Snapshot and raw lines were removed by a person: the night is done for good.
+    # When a person removed snapshot and raw lines: the night cannot be run again.
     Column("pruned_at", Double),
-    # Since when what is not sent goes in real time, because batches would miss the deadline.
+    # Since when open requests go in real time, because batches would miss the deadline.
     Column("realtime_since", Double),
-    # What was last forecast of the deadline; see `flow.deadline`.
+    # The last forecast of the deadline; see `flow.deadline`.
     Column("forecast", JSON),
     Column("completed_at", Double),
     UniqueConstraint("job", "partition", "account"),
@@ -198,7 +201,7 @@ submission = Table(
     Column("fence", Integer, nullable=False),
     Column("lease_until", Double, nullable=False),
     Column("intent_at", Double, nullable=False),
-    # From when on an answer that was lost is looked for in the API's list.
+    # When the answer to the create was lost: the API's list is searched from then on.
     Column("window_from", Double),
     Column("error", Text),
     Column("batch_id", String(100), unique=True),
@@ -225,14 +228,14 @@ submission = Table(
     Column("duplicate", Boolean, nullable=False, default=False),
     # What may have been billed besides, and can never be proven: it counts as spent.
     Column("unproven_usd", Usd),
-    # The job's own prices when this was sent; NULL: the published ones.
+    # The prices that the job stated when this was sent; NULL: the published prices.
     Column("stated_prices", JSON),
-    # Who collects it, and until when that holds: a claim of work, no lock.
+    # Which process collects it, and until when its claim holds; see `leases`.
     Column("collector", String(200)),
     Column("collect_until", Double),
     # Whole downloads of its results that lacked lines.
     Column("downloads", Integer, nullable=False, default=0),
-    # Of real-time calls: how far they were at the last checkpoint.
+    # How far real-time calls were at their last checkpoint.
     Column("progress", JSON),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
@@ -303,7 +306,7 @@ error_example = Table(
     Index("error_example_by_night", "night_id"),
 )
 
-# Closed gates that a person overruled, for the declaration and the input of the time.
+# Gates that a person overruled, with the declaration and the input that this was meant for.
 approval = Table(
     "approval",
     metadata,
@@ -318,7 +321,7 @@ approval = Table(
     Index("approval_by_night", "night_id"),
 )
 
-# Answers that a redrive put behind: those of this status in this submission settle nothing now.
+# Answers that a redrive set free: those of this status in this submission settle no item any more.
 redriven = Table(
     "redriven",
     metadata,
@@ -336,9 +339,9 @@ kept = Table(
     Column("units", BigInteger, nullable=False),
 )
 
-# Batches that are cancelled so that real time answers the rest before a night's deadline: `usd` is
-# what that may cost, reserved before the cancel; `left_usd` what no real-time shard has claimed of
-# it yet.
+# Batches that are cancelled so that real-time calls answer their requests before the deadline.
+# `usd` is what the calls may cost, reserved before the cancel; `left_usd` is the part of it that no
+# real-time shard has claimed yet.
 takeover = Table(
     "takeover",
     metadata,
@@ -352,7 +355,7 @@ takeover = Table(
     Index("takeover_by_night", "night_id"),
 )
 
-# Batches of the API's list that were looked at: whose they are never changes.
+# Batches of the API's list that were attributed: to a submission, or NULL: not of this ledger.
 seen = Table(
     "seen",
     metadata,
@@ -361,7 +364,7 @@ seen = Table(
     Column("submission_id", ForeignKey("submission.id")),
 )
 
-# What a person was told of a night, once a cause. No target is named here: addresses are secrets.
+# Alerts of a night, one for each cause. Targets are not named: their addresses are secrets.
 alert = Table(
     "alert",
     metadata,
@@ -373,16 +376,16 @@ alert = Table(
     Column("recorded_at", Double, nullable=False),
     Column("state", String(20), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
-    # Not sent before: a rest after a failure, or the lease of the process that is sending.
+    # Not sent before this time: a pause after a failure, or the lease of the process that sends.
     Column("next_at", Double, nullable=False, default=0.0),
-    # Positions of the targets that have it: a repeated sending spares them.
+    # Positions of the targets that have it: they are left out when it is sent again.
     Column("delivered", JSON, nullable=False),
     Column("sent_at", Double),
     UniqueConstraint("night_id", "cause"),
     Index("alert_by_state", "state", "next_at"),
 )
 
-# Workers that a scheduler started for a run of its own: until when each counts as alive.
+# Workers of a scheduler's runs: until when each counts as alive.
 worker = Table(
     "worker",
     metadata,

@@ -1,8 +1,8 @@
-"""Batches that real time takes over before a deadline: what is reserved for it, and until when.
+"""Take-overs in the ledger: batches whose requests real-time calls are to answer before a deadline.
 
-Belongs here: the rows. Whether a batch is taken over, and whether that fits the budget, is decided
-in the transaction that reserves (`admission`); what is then done at the API stands in
-`flow.takeover`.
+Belongs here: the rows with the money that is reserved for the calls. Whether a batch is taken over,
+and whether that fits the budget, is decided in the transaction that reserves (`admission`); what is
+then done at the API stands in `flow.deadline.takeover`.
 
     reserved → cancelled at the API → the batch ends and is collected → its open requests are
     claimed by real-time shards, which use the reservation up; what is left then is released
@@ -23,7 +23,7 @@ from batch_pipeline.ledger.submissions import LIVE, Submission
 
 @dataclass(frozen=True)
 class Takeover:
-    """One batch; amounts in USD, `left_usd` is what no real-time shard has claimed yet."""
+    """One batch; amounts in USD, `left_usd` is the part that no real-time shard has claimed yet."""
 
     submission_id: int
     night_id: int
@@ -34,7 +34,7 @@ class Takeover:
 
 
 def reserve(connection: Connection, submission: Submission, usd: Decimal) -> None:
-    """Reserve the real-time price of a batch; the caller has made sure that it fits."""
+    """Reserve the real-time price of a batch; the caller has checked that it fits."""
     connection.execute(
         sa.insert(tables.takeover).values(
             submission_id=submission.id,
@@ -58,7 +58,7 @@ def mark_cancelled(connection: Connection, submission_id: int) -> None:
 
 
 def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
-    """A night's take-overs, by submission, oldest first."""
+    """The take-overs of a night by submission id, oldest first."""
     query = (
         sa.select(tables.takeover)
         .where(tables.takeover.c.night_id == night_id)
@@ -69,12 +69,12 @@ def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
 
 
 def left_usd(connection: Connection, night_id: int) -> Decimal:
-    """What is reserved for real-time shards of a night that have not claimed it yet."""
+    """USD reserved for real-time shards of a night and not claimed yet."""
     return sum((t.left_usd for t in of_night(connection, night_id).values()), Decimal(0))
 
 
 def use(connection: Connection, night_id: int, usd: Decimal) -> None:
-    """A real-time shard of the night has claimed its bound: so much less is reserved beside it."""
+    """Take the bound that a real-time shard of the night has claimed out of what is reserved."""
     for takeover in of_night(connection, night_id).values():
         used = min(takeover.left_usd, usd)
         if used:
@@ -83,10 +83,10 @@ def use(connection: Connection, night_id: int, usd: Decimal) -> None:
 
 
 def settle(connection: Connection, night_id: int) -> None:
-    """Release what nothing of the night will claim any more.
+    """Release the reservation of a night once no real-time shard will claim it any more.
 
-    That is once no batch that is taken over is in flight and no request of the night waits, or at
-    once where the night is held.
+    That is when no batch that is taken over is in flight and no request of the night waits, or when
+    the night is held.
     """
     reserved = [t for t in of_night(connection, night_id).values() if t.left_usd]
     if not reserved:
@@ -102,7 +102,7 @@ def settle(connection: Connection, night_id: int) -> None:
 
 
 def release(connection: Connection, night_id: int) -> None:
-    """Give back all that is reserved for a night and not claimed: it begins anew."""
+    """Release all that is reserved for a night and not claimed."""
     connection.execute(
         sa.update(tables.takeover)
         .where(tables.takeover.c.night_id == night_id)

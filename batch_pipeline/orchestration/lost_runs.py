@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from batch_pipeline.ledger import run_workers
+from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.ledger import Ledger, now
 from batch_pipeline.orchestration.decisions import lost_rest
 from batch_pipeline.orchestration.names import (
@@ -109,7 +109,7 @@ def report_dead(
     if not started:
         return
     with ledger.read() as connection:
-        signs = run_workers.alive_until(connection, started)
+        signs = heartbeat.alive_until(connection, started)
         at = now(connection)
     for run in dead(started, signs, lease_seconds, at):
         instance.report_run_failed(

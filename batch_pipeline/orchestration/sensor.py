@@ -25,7 +25,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import late_batches
+from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
     cursor,
     decisions,
@@ -149,7 +149,7 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
     """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
     with pipeline.ledger.read() as connection:
         unfinished = standing.unfinished_nights(connection, spec.name, None, unshown)
-        return bool(unfinished or late_batches.watched(connection))
+        return bool(unfinished or listed_batches.watched(connection))
 
 
 def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:

@@ -14,7 +14,7 @@ from batch_pipeline.flow import steps as flow
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.due import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import run_workers
+from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -54,7 +54,7 @@ def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> It
     """The pipeline of a step; while it works, its run gives signs of life in the ledger."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
-        alive = run_workers.alive(
+        alive = heartbeat.alive(
             pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE
         )
         try:

@@ -13,10 +13,12 @@ from batch_pipeline.ledger import (
     accounts,
     admission,
     budget,
+    leases,
+    listed_batches,
     nights,
     shards,
     snapshots,
-    submissions,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.ledger import Ledger
@@ -28,7 +30,9 @@ from batch_pipeline.ledger.submissions import Submission
 ACCOUNT = "default"
 LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
 # What asks the database for the time.
-TELL_TIME = (accounts, admission, budget, snapshots, nights, shards, submissions)
+TELL_TIME = (
+    accounts, admission, budget, leases, listed_batches, nights, shards, snapshots, transitions
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -99,6 +103,6 @@ def begun(connection: Connection, night: Night, limits: Limits = LIMITS) -> Subm
 
 
 def accept(connection: Connection, submission: Submission, batch_id: str = "batch_1") -> None:
-    submissions.accept(
+    transitions.accept(
         connection, submission.id, batch_id, accepted_at=1_000_000.0, expires_at=1_086_400.0
     )

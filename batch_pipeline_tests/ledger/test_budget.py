@@ -21,6 +21,7 @@ from batch_pipeline.ledger import (
     shards,
     snapshots,
     submissions,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.budget import (
@@ -65,8 +66,8 @@ def under(**ceilings: int | str) -> Limits:
 def billed(connection: Connection, submission: Submission, usd: str) -> None:
     """Accepted, ended and collected at this cost."""
     accept(connection, submission, f"batch_{submission.id}")
-    submissions.end(connection, submission)
-    submissions.collect(connection, submission, COUNTS, Decimal(usd))
+    transitions.end(connection, submission)
+    transitions.collect(connection, submission, COUNTS, Decimal(usd))
 
 
 def claim(connection: Connection, night: Night, engine: Engine, limits: Limits) -> Intent | Waiting:
@@ -98,11 +99,11 @@ def test_what_counts_as_spent(ledger: Ledger) -> None:
         submission = begun(connection, night, limits)
         steps: list[Callable[[], object]] = [
             lambda: None,
-            lambda: submissions.seal(connection, submission, 60),
-            lambda: submissions.lose_track(connection, submission, "lost"),
+            lambda: transitions.seal(connection, submission, 60),
+            lambda: transitions.lose_track(connection, submission, "lost"),
             lambda: accept(connection, submission),
-            lambda: submissions.end(connection, submission),
-            lambda: submissions.collect(connection, submission, COUNTS, Decimal(7)),
+            lambda: transitions.end(connection, submission),
+            lambda: transitions.collect(connection, submission, COUNTS, Decimal(7)),
         ]
         for step, (state, cost, reserved) in zip(steps, expected, strict=True):
             step()
@@ -116,9 +117,9 @@ def test_what_was_never_made_is_given_back_and_may_go_again(ledger: Ledger, stat
     with ledger.write() as connection:
         night = a_night(connection, 10)
         submission = begun(connection, night, limits)
-        submissions.seal(connection, submission, 60)
-        submissions.lose_track(connection, submission, "lost")
-        submissions.give_back(connection, submission, state, "never made")
+        transitions.seal(connection, submission, 60)
+        transitions.lose_track(connection, submission, "lost")
+        transitions.give_back(connection, submission, state, "never made")
         assert spent(connection, night).total == 0
         assert begun(connection, night, limits).usd_bound == 10
 
@@ -128,8 +129,8 @@ def test_a_submission_of_unknown_outcome_keeps_its_reservation(ledger: Ledger) -
     with ledger.write() as connection:
         night = a_night(connection, 10, 10)
         submission = begun(connection, night, limits)
-        submissions.seal(connection, submission, 60)
-        submissions.lose_track(connection, submission, "lost")
+        transitions.seal(connection, submission, 60)
+        transitions.lose_track(connection, submission, "lost")
         waiting = begin(connection, night, limits)
     assert isinstance(waiting, Waiting)
     assert waiting.short is not None
@@ -141,15 +142,15 @@ def test_a_batch_that_was_bought_twice_counts_twice(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 10)
         first = begun(connection, night, limits)
-        submissions.seal(connection, first, 60)
-        submissions.lose_track(connection, first, "lost")
-        submissions.give_back(connection, first, State.ABSENT, "not in the list")
+        transitions.seal(connection, first, 60)
+        transitions.lose_track(connection, first, "lost")
+        transitions.give_back(connection, first, State.ABSENT, "not in the list")
         second = begun(connection, night, limits)
         billed(connection, second, "4")
         accept(connection, first, "late")
         assert spent(connection, night) == Spending(Decimal(4), Decimal(10))
-        submissions.end(connection, first)
-        submissions.collect(connection, first, Counts(duplicate=True), Decimal(4))
+        transitions.end(connection, first)
+        transitions.collect(connection, first, Counts(duplicate=True), Decimal(4))
         assert spent(connection, night) == Spending(Decimal(8), Decimal(0))
 
 
@@ -161,9 +162,9 @@ def test_what_was_lost_for_good_counts_at_its_most(ledger: Ledger, engine: Engin
         night = a_night(connection, 10)
         submission = begun(connection, night, limits)
         accept(connection, submission)
-        submissions.end(connection, submission)
+        transitions.end(connection, submission)
         gone = Counts(gone_requests=7, gone_usd=Decimal(4), lost_usd=Decimal(3))
-        submissions.collect(connection, submission, gone, Decimal(2))
+        transitions.collect(connection, submission, gone, Decimal(2))
         assert spent(connection, night) == Spending(Decimal(2), Decimal(0), Decimal(7))
         night = nights.get_night(connection, night.id)
         assert shards.add_shards(connection, night, [a_shard(10, engine)], open_requests=0)
@@ -341,20 +342,20 @@ def move(connection: Connection, chance: random.Random, submission: Submission) 
     fails = chance.random() < 0.4
     match submission.state:
         case State.INTENT | State.UNKNOWN if fails:
-            submissions.give_back(connection, submission, State.ABSENT, "never made")
+            transitions.give_back(connection, submission, State.ABSENT, "never made")
         case State.INTENT:
-            submissions.seal(connection, submission, 60)
+            transitions.seal(connection, submission, 60)
         case State.SEALED if fails:
-            submissions.give_back(connection, submission, State.REFUSED, "refused")
+            transitions.give_back(connection, submission, State.REFUSED, "refused")
         case State.SEALED if chance.random() < 0.4:
-            submissions.lose_track(connection, submission, "lost")
+            transitions.lose_track(connection, submission, "lost")
         case State.SEALED | State.UNKNOWN:
             accept(connection, submission, f"batch_{submission.id}")
         case State.ACCEPTED:
-            submissions.end(connection, submission)
+            transitions.end(connection, submission)
         case State.ENDED:
             cost = submission.usd_bound * Decimal(chance.randint(0, 100)) / 100
-            submissions.collect(connection, submission, COUNTS, cost)
+            transitions.collect(connection, submission, COUNTS, cost)
             # What it leaves unanswered is planned again.
             night = nights.get_night(connection, submission.night_id)
             shards.add_shards(connection, night, [a_shard(chance.randint(1, 5))], open_requests=0)

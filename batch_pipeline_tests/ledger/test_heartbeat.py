@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from batch_pipeline.ledger import run_workers
+from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.ledger import Ledger, now
 
@@ -46,10 +46,10 @@ def test_no_beat_comes_after_the_one_that_says_no() -> None:
 def test_a_run_counts_as_alive_while_its_block_lasts_and_a_lease_longer(ledger: Ledger) -> None:
     def until() -> float | None:
         with ledger.read() as connection:
-            return run_workers.alive_until(connection, ["run"]).get("run")
+            return heartbeat.alive_until(connection, ["run"]).get("run")
 
     assert until() is None
-    with run_workers.alive(ledger, "run", 60.0, pause_seconds=0.0):
+    with heartbeat.alive(ledger, "run", 60.0, pause_seconds=0.0):
         begun = until()
     ended = until()
     assert begun is not None
@@ -61,9 +61,9 @@ def test_a_run_that_failed_may_rest_before_it_is_tried_again(ledger: Ledger) -> 
     class TriedAgain(Exception):
         pass
 
-    with pytest.raises(TriedAgain), run_workers.alive(ledger, "run", 1.0, pause_seconds=1_000.0):
+    with pytest.raises(TriedAgain), heartbeat.alive(ledger, "run", 1.0, pause_seconds=1_000.0):
         raise TriedAgain
     with ledger.read() as connection:
-        found = run_workers.alive_until(connection, ["run", "another"])
+        found = heartbeat.alive_until(connection, ["run", "another"])
         assert found.keys() == {"run"}
         assert found["run"] > now(connection) + 900

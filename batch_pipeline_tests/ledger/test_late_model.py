@@ -25,11 +25,12 @@ from hypothesis.stateful import (
 from batch_pipeline.ledger import (
     accounts,
     admission,
-    late_batches,
+    listed_batches,
     nights,
     shards,
     submissions,
     tables,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
@@ -55,9 +56,7 @@ class Lagging(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.patches = [
-            mock.patch.object(module, "now", self.clock) for module in (*TELL_TIME, late_batches)
-        ]
+        self.patches = [mock.patch.object(module, "now", self.clock) for module in TELL_TIME]
         for patch in self.patches:
             patch.start()
         self.in_hand: dict[str, list[Submission]] = {"one": [], "two": []}
@@ -108,7 +107,7 @@ class Lagging(RuleBasedStateMachine):
                 tables.submission.c.id != one.id,
                 states=(*LIVE, State.COLLECTED),
             )
-            sealed = submissions.seal(connection, one, LEASE)
+            sealed = transitions.seal(connection, one, LEASE)
         if sealed:
             assert not held, "a cancel came before the last bytes"
             assert lease_until > self.clock.at, "the claim had lapsed"
@@ -127,7 +126,7 @@ class Lagging(RuleBasedStateMachine):
             with self.ledger.write() as connection:
                 _accept(connection, one)
                 if nights.get_night(connection, self.night.id).held_at is not None:
-                    submissions.request_cancel(connection, one)
+                    transitions.request_cancel(connection, one)
 
     @rule(worker=WORKER, pick=PICK)
     def answer_is_lost(self, worker: str, pick: int) -> None:
@@ -135,7 +134,7 @@ class Lagging(RuleBasedStateMachine):
         if one is not None:
             self.told.discard(one.id)
             with self.ledger.write() as connection:
-                submissions.lose_track(connection, one, "lost")
+                transitions.lose_track(connection, one, "lost")
 
     @rule(worker=WORKER)
     def crash(self, worker: str) -> None:
@@ -154,22 +153,22 @@ class Lagging(RuleBasedStateMachine):
             nights.update_night(connection, self.night.id, held_at=at)
             for one in submissions.of_account(connection, ACCOUNT, State.ACCEPTED):
                 if held:
-                    submissions.request_cancel(connection, one)
+                    transitions.request_cancel(connection, one)
 
     @rule(shown=st.booleans(), late_enough=st.booleans())
     def look(self, shown: bool, late_enough: bool) -> None:
         """Read a list that shows all or nothing: adopt what is ours, give up what is not there."""
         with self.ledger.write() as connection:
-            submissions.reap(connection, ACCOUNT)
+            transitions.reap(connection, ACCOUNT)
             unknown = submissions.of_account(connection, ACCOUNT, State.UNKNOWN)
-            watched = late_batches.watched(connection, ACCOUNT)
+            watched = listed_batches.watched(connection, ACCOUNT)
             for one in [*unknown, *watched]:
                 if shown and one.id in self.made:
                     _accept(connection, one)
             for one in unknown:
                 if (
                     late_enough
-                    and submissions.give_back(connection, one, State.ABSENT, "not listed")
+                    and transitions.give_back(connection, one, State.ABSENT, "not listed")
                     and one.id in self.made
                 ):
                     self.given_up_wrongly.add(one.id)
@@ -179,7 +178,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.write() as connection:
             running = submissions.of_account(connection, ACCOUNT, State.ACCEPTED)
             if running:
-                submissions.end(connection, running[pick % len(running)])
+                transitions.end(connection, running[pick % len(running)])
 
     @rule(pick=PICK, again=st.booleans())
     def collect(self, pick: int, again: bool) -> None:
@@ -194,7 +193,7 @@ class Lagging(RuleBasedStateMachine):
             with self.ledger.write() as connection:
                 shard = shards.get_shard(connection, one.shard_id)
                 counts = Counts(duplicate=shard.state is not ShardState.HELD)
-                outcomes.append(submissions.collect(connection, one, counts, PRICE))
+                outcomes.append(transitions.collect(connection, one, counts, PRICE))
         assert outcomes == [True, False][: len(outcomes)]
 
     @invariant()
@@ -203,7 +202,7 @@ class Lagging(RuleBasedStateMachine):
             return
         with self.ledger.read() as connection:
             every = {one.id: one for one in submissions.find(connection)}
-            watched = {one.id for one in late_batches.watched(connection)}
+            watched = {one.id for one in listed_batches.watched(connection)}
         for number in self.made:
             one = every[number]
             looked_for = one.state in (State.SEALED, State.UNKNOWN) or number in watched
@@ -218,7 +217,7 @@ class Lagging(RuleBasedStateMachine):
 
     def _too_old(self, one: Submission) -> bool:
         assert one.window_from is not None
-        return one.window_from <= self.clock.at - late_batches.LATE_WATCH_SECONDS
+        return one.window_from <= self.clock.at - listed_batches.LATE_WATCH_SECONDS
 
     @invariant()
     def shards_say_what_their_submissions_say(self) -> None:
@@ -248,7 +247,7 @@ def _queued(connection: Any) -> int:
 
 
 def _accept(connection: Any, one: Submission) -> None:
-    submissions.accept(connection, one.id, f"batch_{one.id}", accepted_at=0, expires_at=0)
+    transitions.accept(connection, one.id, f"batch_{one.id}", accepted_at=0, expires_at=0)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

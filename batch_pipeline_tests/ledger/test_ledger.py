@@ -12,7 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, tables
+from batch_pipeline.ledger import (
+    accounts,
+    nights,
+    shards,
+    snapshots,
+    submissions,
+    tables,
+    transitions,
+)
 from batch_pipeline.ledger.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.ledger.sums import Counts
@@ -197,7 +205,7 @@ def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(
         ledger.close()
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
-        submissions.end(connection, accepted)
-        assert submissions.collect(connection, accepted, Counts(open=2), Decimal("0.5"))
+        transitions.end(connection, accepted)
+        assert transitions.collect(connection, accepted, Counts(open=2), Decimal("0.5"))
         assert nights.get_night(connection, night.id).open_requests == 2
     ledger.close()

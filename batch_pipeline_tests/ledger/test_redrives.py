@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights, redrives, snapshots, submissions
+from batch_pipeline.ledger import nights, redrives, snapshots, transitions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.redrives import Redriven
@@ -28,8 +28,8 @@ def ledger_url(tmp_path: Path) -> str:
 def collected(connection: Connection, night: Night, batch_id: str) -> str:
     submission = begun(connection, night)
     accept(connection, submission, batch_id)
-    submissions.end(connection, submission)
-    assert submissions.collect(connection, submission, COUNTS, Decimal(0))
+    transitions.end(connection, submission)
+    assert transitions.collect(connection, submission, COUNTS, Decimal(0))
     return submission.token
 
 

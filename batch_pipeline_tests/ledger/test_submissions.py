@@ -11,11 +11,13 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger import (
     accounts,
     admission,
+    leases,
+    listed_batches,
     nights,
-    seen_batches,
     shards,
     snapshots,
     submissions,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.ledger import Ledger
@@ -116,9 +118,9 @@ def test_whatever_may_be_at_the_api_takes_room(ledger: Ledger, clock: Clock, sta
         night = a_night(connection, 60, 40, 1)
         first = begun(connection, night)
         if state is not State.INTENT:
-            assert submissions.seal(connection, first, 60)
+            assert transitions.seal(connection, first, 60)
         if state is State.UNKNOWN:
-            assert submissions.lose_track(connection, first, "lost")
+            assert transitions.lose_track(connection, first, "lost")
         if state is State.ACCEPTED:
             accept(connection, first)
         assert begun(connection, night).requests == 40  # room is used up to the last request
@@ -133,9 +135,9 @@ def test_room_is_free_again(ledger: Ledger, way: str) -> None:
         assert isinstance(begin(connection, night), Waiting)
         if way == "ended":
             accept(connection, first)
-            submissions.end(connection, submissions.get(connection, first.id))
+            transitions.end(connection, submissions.get(connection, first.id))
         else:
-            submissions.give_back(connection, first, State.ABSENT, "never made")
+            transitions.give_back(connection, first, State.ABSENT, "never made")
         assert begun(connection, night).requests == 100
 
 
@@ -171,10 +173,10 @@ def test_an_older_night_goes_first_until_it_no_longer_asks(ledger: Ledger, clock
         assert isinstance(
             begin(connection, night), Waiting
         )  # ten would fit, but it is not its turn
-        submissions.give_back(connection, first, State.ABSENT, "never made")
+        transitions.give_back(connection, first, State.ABSENT, "never made")
         assert isinstance(begin(connection, night), Waiting)
         began = begun(connection, older)
-        submissions.give_back(connection, began, State.ABSENT, "never made")
+        transitions.give_back(connection, began, State.ABSENT, "never made")
         assert begun(connection, night).requests == 80
 
 
@@ -199,24 +201,24 @@ def test_a_held_older_night_is_not_waited_for(ledger: Ledger, clock: Clock) -> N
 def test_seal_needs_intent_fence_lease_and_no_cancel(ledger: Ledger, clock: Clock) -> None:
     def stale(connection: Connection, at: Intent) -> bool:
         clock.at = at.submission.lease_until
-        return submissions.seal(connection, at.submission, 60)
+        return transitions.seal(connection, at.submission, 60)
 
     def fenced(connection: Connection, at: Intent) -> bool:
         import dataclasses  # noqa: PLC0415
 
-        return submissions.seal(connection, dataclasses.replace(at.submission, fence=2), 60)
+        return transitions.seal(connection, dataclasses.replace(at.submission, fence=2), 60)
 
     def cancelled(connection: Connection, at: Intent) -> bool:
         held(connection, nights.get_night(connection, at.submission.night_id))
-        return submissions.seal(connection, at.submission, 60)
+        return transitions.seal(connection, at.submission, 60)
 
     def given_back(connection: Connection, at: Intent) -> bool:
-        submissions.give_back(connection, at.submission, State.ABSENT, "never made")
-        return submissions.seal(connection, at.submission, 60)
+        transitions.give_back(connection, at.submission, State.ABSENT, "never made")
+        return transitions.seal(connection, at.submission, 60)
 
     def in_time(connection: Connection, at: Intent) -> bool:
         clock.at = at.submission.lease_until - 0.1
-        return submissions.seal(connection, at.submission, 60)
+        return transitions.seal(connection, at.submission, 60)
 
     expected = {stale: False, fenced: False, cancelled: False, given_back: False, in_time: True}
     for number, (way, sealed) in enumerate(expected.items()):
@@ -232,8 +234,8 @@ def test_seal_needs_intent_fence_lease_and_no_cancel(ledger: Ledger, clock: Cloc
 def test_a_sealed_submission_is_not_sealed_again(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 1))
-        assert submissions.seal(connection, first, 60)
-        assert not submissions.seal(connection, first, 60)
+        assert transitions.seal(connection, first, 60)
+        assert not transitions.seal(connection, first, 60)
 
 
 def test_what_a_dead_sender_leaves(ledger: Ledger, clock: Clock) -> None:
@@ -241,20 +243,20 @@ def test_what_a_dead_sender_leaves(ledger: Ledger, clock: Clock) -> None:
         night = a_night(connection, 1, 2, 3)
         intent, sealed = begun(connection, night), begun(connection, night)
         alive = begun(connection, night)
-        assert submissions.seal(connection, sealed, 60)
+        assert transitions.seal(connection, sealed, 60)
         clock.at += 30
-        assert submissions.keep_alive(connection, alive, 60)
-        submissions.reap(connection, ACCOUNT)
+        assert leases.keep_alive(connection, alive, 60)
+        transitions.reap(connection, ACCOUNT)
         assert [s.state for s in submissions.find(connection)] == ["intent", "sealed", "intent"]
 
         clock.at += 31
-        submissions.reap(connection, ACCOUNT)
+        transitions.reap(connection, ACCOUNT)
         states = [submissions.get(connection, s.id) for s in (intent, sealed, alive)]
         assert [s.state for s in states] == [State.ABSENT, State.UNKNOWN, State.INTENT]
         assert states[1].window_from == states[1].lease_until == clock.at - 1
         of_shards = [s.state for s in shards.list_shards(connection, night.id)]
         assert of_shards == ["waiting", "held", "held"]
-        assert not submissions.keep_alive(connection, intent, 60)
+        assert not leases.keep_alive(connection, intent, 60)
         assert begun(connection, night).shard_id == intent.shard_id
 
 
@@ -268,16 +270,16 @@ def test_an_id_that_the_api_returned_is_always_recorded(
         night = a_night(connection, 5)
         first = begun(connection, night)
         if state in (State.SEALED, State.UNKNOWN):
-            submissions.seal(connection, first, 60)
+            transitions.seal(connection, first, 60)
         if state is State.UNKNOWN:
-            submissions.lose_track(connection, first, "lost")
+            transitions.lose_track(connection, first, "lost")
         if state in (State.ABSENT, State.REFUSED):
-            submissions.give_back(connection, first, state, "never made")
+            transitions.give_back(connection, first, state, "never made")
         accept(connection, first)
         found = submissions.get(connection, first.id)
         assert (found.state, found.batch_id, found.error) == (State.ACCEPTED, "batch_1", None)
         assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
-        assert seen_batches.known(connection, ACCOUNT) == {"batch_1"}
+        assert listed_batches.known(connection, ACCOUNT) == {"batch_1"}
         assert begin(connection, night) == Waiting(None)  # it does not go out beside it
         accept(connection, first)
         assert len(submissions.find(connection)) == 1
@@ -291,10 +293,10 @@ def test_a_late_answer_does_not_undo_what_came_after_it(
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 5))
         accept(connection, first)
-        submissions.end(connection, submissions.get(connection, first.id))
+        transitions.end(connection, submissions.get(connection, first.id))
         if state is State.COLLECTED:
             ended = submissions.get(connection, first.id)
-            assert submissions.collect(connection, ended, COUNTS, Decimal(1))
+            assert transitions.collect(connection, ended, COUNTS, Decimal(1))
         accept(connection, first)
         assert submissions.get(connection, first.id).state is state
 
@@ -306,12 +308,12 @@ def test_give_back_lets_the_shard_wait_again_once(
     with ledger.write() as connection:
         night = a_night(connection, 5)
         first = begun(connection, night)
-        assert submissions.give_back(connection, first, state, "why")
+        assert transitions.give_back(connection, first, state, "why")
         again = begun(connection, night)
         assert again.shard_id == first.shard_id
         assert again.token != first.token
         # A holder of the first that comes late must not free what the second holds.
-        assert not submissions.give_back(connection, first, State.ABSENT, "late")
+        assert not transitions.give_back(connection, first, State.ABSENT, "late")
         assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
         found = submissions.get(connection, first.id)
         assert (found.state, found.error) == (state, "why")
@@ -321,23 +323,23 @@ def test_an_accepted_submission_is_not_given_back(ledger: Ledger, clock: Clock) 
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 5))
         accept(connection, first)
-        assert not submissions.give_back(connection, first, State.ABSENT, "late")
-        assert not submissions.lose_track(connection, first, "late")
+        assert not transitions.give_back(connection, first, State.ABSENT, "late")
+        assert not transitions.lose_track(connection, first, "late")
         assert submissions.get(connection, first.id).state is State.ACCEPTED
 
 
 def test_lose_track_begins_the_window(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 5))
-        assert not submissions.lose_track(connection, first, "not sealed yet")
-        submissions.seal(connection, first, 60)
+        assert not transitions.lose_track(connection, first, "not sealed yet")
+        transitions.seal(connection, first, 60)
         clock.at += 7
-        assert submissions.lose_track(connection, first, "HTTP 500")
+        assert transitions.lose_track(connection, first, "HTTP 500")
         found = submissions.get(connection, first.id)
         assert (found.state, found.window_from, found.error) == ("unknown", clock.at, "HTTP 500")
-        submissions.reap(connection, ACCOUNT)
+        transitions.reap(connection, ACCOUNT)
         clock.at += 1_000
-        submissions.reap(connection, ACCOUNT)
+        transitions.reap(connection, ACCOUNT)
         assert submissions.get(connection, first.id).window_from == found.window_from
 
 
@@ -345,11 +347,11 @@ def test_a_submission_is_collected_once(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 5)
         first = begun(connection, night)
-        assert not submissions.collect(connection, first, COUNTS, Decimal(1))
+        assert not transitions.collect(connection, first, COUNTS, Decimal(1))
         accept(connection, first)
-        submissions.end(connection, first)
-        assert submissions.collect(connection, first, COUNTS, Decimal("0.000000000001"))
-        assert not submissions.collect(connection, first, COUNTS, Decimal(2))
+        transitions.end(connection, first)
+        assert transitions.collect(connection, first, COUNTS, Decimal("0.000000000001"))
+        assert not transitions.collect(connection, first, COUNTS, Decimal(2))
         found = submissions.get(connection, first.id)
         assert (found.state, found.cost_usd, found.input_tokens) == (
             State.COLLECTED,
@@ -377,15 +379,15 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
         assert isinstance(second, Intent)
         assert second.submission.id == first.submission.id
         assert (second.submission.owner, second.submission.fence) == ("you", 2)
-        assert not submissions.keep_alive(connection, first.submission, 60)
-        assert submissions.keep_alive(connection, second.submission, 60)
+        assert not leases.keep_alive(connection, first.submission, 60)
+        assert leases.keep_alive(connection, second.submission, 60)
         assert begin(connection, night) == Waiting(None)
 
-        submissions.end(connection, second.submission)
+        transitions.end(connection, second.submission)
         third = admission.begin_calls(connection, night, shard, "he", LIMITS)
         assert isinstance(third, Intent)
         assert third.submission.state is State.ENDED
-        submissions.collect(connection, third.submission, COUNTS, Decimal(1))
+        transitions.collect(connection, third.submission, COUNTS, Decimal(1))
         assert admission.begin_calls(connection, night, shard, "he", LIMITS) == Waiting(None)
 
 
@@ -405,10 +407,10 @@ def test_real_time_shards_wait_as_well(
 def test_foreign_batches_stay_foreign(ledger: Ledger) -> None:
     with ledger.write() as connection:
         first = begun(connection, a_night(connection, 5))
-        seen_batches.mark(connection, ACCOUNT, "theirs", None)
-        seen_batches.mark(connection, ACCOUNT, "theirs", first.id)
-        assert seen_batches.known(connection, ACCOUNT) == {"theirs"}
-        assert seen_batches.known(connection, "another") == set()
+        listed_batches.mark(connection, ACCOUNT, "theirs", None)
+        listed_batches.mark(connection, ACCOUNT, "theirs", first.id)
+        assert listed_batches.known(connection, ACCOUNT) == {"theirs"}
+        assert listed_batches.known(connection, "another") == set()
 
 
 def test_a_plan_for_an_older_state_of_the_night_is_thrown_away(ledger: Ledger) -> None:
@@ -439,7 +441,7 @@ def given_up_and_sent_again(connection: Connection) -> tuple[Night, Submission, 
     """A submission that was given up, accepted all the same, and the one that took its shard."""
     night = a_night(connection, 5)
     first = begun(connection, night)
-    submissions.give_back(connection, first, State.ABSENT, "not in the API's list")
+    transitions.give_back(connection, first, State.ABSENT, "not in the API's list")
     second = begun(connection, night)
     assert second.shard_id == first.shard_id
     accept(connection, first)
@@ -451,8 +453,8 @@ def test_a_late_acceptance_stops_the_one_that_was_sent_in_its_place(
 ) -> None:
     with ledger.write() as connection:
         night, first, second = given_up_and_sent_again(connection)
-        assert not submissions.seal(connection, second, 60)
-        assert submissions.give_back(connection, second, State.ABSENT, "not sealed")
+        assert not transitions.seal(connection, second, 60)
+        assert transitions.give_back(connection, second, State.ABSENT, "not sealed")
         assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
         assert begin(connection, night) == Waiting(None)
 
@@ -461,13 +463,13 @@ def test_giving_back_does_not_open_a_shard_that_is_answered(ledger: Ledger, cloc
     with ledger.write() as connection:
         night = a_night(connection, 5)
         first = begun(connection, night)
-        submissions.give_back(connection, first, State.ABSENT, "not in the API's list")
+        transitions.give_back(connection, first, State.ABSENT, "not in the API's list")
         second = begun(connection, night)
-        assert submissions.seal(connection, second, 60)
+        assert transitions.seal(connection, second, 60)
         accept(connection, first)
-        submissions.end(connection, first)
+        transitions.end(connection, first)
         ended = submissions.get(connection, first.id)
-        assert submissions.collect(connection, ended, COUNTS, Decimal(1))
-        submissions.give_back(connection, second, State.ABSENT, "not in the API's list")
+        assert transitions.collect(connection, ended, COUNTS, Decimal(1))
+        transitions.give_back(connection, second, State.ABSENT, "not in the API's list")
         assert shards.get_shard(connection, first.shard_id).state is ShardState.COLLECTED
         assert begin(connection, night) == Waiting(None)

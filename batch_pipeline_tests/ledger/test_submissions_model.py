@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.ledger import accounts, admission, shards, submissions
+from batch_pipeline.ledger import accounts, admission, shards, submissions, transitions
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
@@ -76,7 +76,7 @@ class Submitters(RuleBasedStateMachine):
     def begin(self, night: int) -> None:
         of: Night = self.nights[night]
         with self.ledger.write() as connection:
-            submissions.reap(connection, ACCOUNT)
+            transitions.reap(connection, ACCOUNT)
             intent = admission.begin(connection, of, "me", LIMITS, lambda *_: None)
         if isinstance(intent, Intent):
             self.held.append(intent.submission)
@@ -86,7 +86,7 @@ class Submitters(RuleBasedStateMachine):
         """The last bytes leave only after the seal; the API may take the batch in or not."""
 
         def do(connection: Any, one: Submission) -> None:
-            if submissions.seal(connection, one, 60) and made:
+            if transitions.seal(connection, one, 60) and made:
                 assert one.shard_id not in self.at_the_api.values(), "sent a second time"
                 self.at_the_api[one.id] = one.shard_id
 
@@ -101,7 +101,7 @@ class Submitters(RuleBasedStateMachine):
     def answer_comes(self, pick: int) -> None:
         def do(connection: Any, one: Submission) -> None:
             if one.id in self.at_the_api:
-                submissions.accept(
+                transitions.accept(
                     connection, one.id, f"batch_{one.id}", accepted_at=0, expires_at=0
                 )
 
@@ -109,7 +109,7 @@ class Submitters(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def answer_is_lost(self, pick: int) -> None:
-        self._with_one(pick, lambda connection, one: submissions.lose_track(connection, one, "x"))
+        self._with_one(pick, lambda connection, one: transitions.lose_track(connection, one, "x"))
 
     @rule(pick=PICK)
     def refused(self, pick: int) -> None:
@@ -117,19 +117,19 @@ class Submitters(RuleBasedStateMachine):
             state = submissions.get(connection, one.id).state
             # A definite answer, or an incomplete body, or a list that shows nothing.
             if one.id not in self.at_the_api or state is State.INTENT:
-                submissions.give_back(connection, one, State.ABSENT, "x")
+                transitions.give_back(connection, one, State.ABSENT, "x")
 
         self._with_one(pick, do)
 
     @rule(pick=PICK)
     def batch_ends(self, pick: int) -> None:
-        self._with_one(pick, submissions.end)
+        self._with_one(pick, transitions.end)
 
     @rule(pick=PICK)
     def collect(self, pick: int) -> None:
         self._with_one(
             pick,
-            lambda connection, one: submissions.collect(connection, one, COUNTS, Decimal(1)),
+            lambda connection, one: transitions.collect(connection, one, COUNTS, Decimal(1)),
         )
 
     @rule(seconds=st.sampled_from([59, 61, 700]))
@@ -186,14 +186,14 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
                 if isinstance(intent, Intent):
                     taken.append(intent.shard.id)
                     with own.write() as connection:
-                        assert submissions.seal(connection, intent.submission, 60)
+                        assert transitions.seal(connection, intent.submission, 60)
                     with own.write() as connection:
-                        submissions.accept(
+                        transitions.accept(
                             connection, intent.submission.id, intent.submission.token,
                             accepted_at=0, expires_at=0,
                         )  # fmt: skip
                     with own.write() as connection:
-                        submissions.end(connection, intent.submission)
+                        transitions.end(connection, intent.submission)
                 elif intent.reason is None:
                     return
         finally:

@@ -23,6 +23,7 @@ from batch_pipeline.ledger import (
     shards,
     submissions,
     takeovers,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.budget import Ceilings, Money, Spending
@@ -48,7 +49,7 @@ def under(usd: int) -> Limits:
 
 def accepted(connection: Connection, night: Night, limits: Limits) -> Submission:
     submission = begun(connection, night, limits)
-    submissions.accept(
+    transitions.accept(
         connection, submission.id, f"batch_{next(NUMBERS)}", accepted_at=0, expires_at=0
     )
     return submissions.get(connection, submission.id)
@@ -61,9 +62,9 @@ def reserve(connection: Connection, night: Night, batch: Submission, limits: Lim
 
 def collected(connection: Connection, batch: Submission, answered: int) -> None:
     """Ended and collected, so many requests answered at half their bound, the others open."""
-    submissions.end(connection, batch)
+    transitions.end(connection, batch)
     counts = Counts(open=batch.requests - answered)
-    submissions.collect(connection, batch, counts, Decimal(answered) / 2)
+    transitions.collect(connection, batch, counts, Decimal(answered) / 2)
     takeovers.settle(connection, batch.night_id)
 
 
@@ -143,13 +144,13 @@ def test_only_a_batch_that_is_ours_and_may_be_followed_is_reserved(
     with ledger.write() as connection:
         night = a_night(connection, 10)
         batch = begun(connection, night, limits)
-        assert submissions.seal(connection, batch, 60)
+        assert transitions.seal(connection, batch, 60)
         if state == "unknown":
-            submissions.lose_track(connection, batch, "x")
+            transitions.lose_track(connection, batch, "x")
         if state in ("ended", "held", "paused", "twice"):
-            submissions.accept(connection, batch.id, "batch", accepted_at=0, expires_at=0)
+            transitions.accept(connection, batch.id, "batch", accepted_at=0, expires_at=0)
         if state == "ended":
-            submissions.end(connection, batch)
+            transitions.end(connection, batch)
         if state == "held":
             nights.update_night(connection, night.id, held_at=1.0)
         if state == "paused":

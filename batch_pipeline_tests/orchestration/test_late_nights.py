@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batch_pipeline.ledger import accounts, nights, submissions
+from batch_pipeline.ledger import accounts, nights, submissions, transitions
 from batch_pipeline.ledger.ledger import Ledger
 from batch_pipeline.orchestration.standing import unfinished_nights
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, a_night, accept, begun
@@ -14,7 +14,7 @@ def test_a_late_batch_makes_a_complete_night_unfinished(ledger_url: str) -> None
         accounts.register_account(connection, ACCOUNT, simulated=False)
         night = a_night(connection, 5)
         submission = begun(connection, night)
-        submissions.give_back(connection, submission, submissions.State.ABSENT, "not listed")
+        transitions.give_back(connection, submission, submissions.State.ABSENT, "not listed")
         nights.update_night(connection, night.id, completed_at=1.0)
         assert unfinished_nights(connection, "job", ACCOUNT, set()) == []
         accept(connection, submission)

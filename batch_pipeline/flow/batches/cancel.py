@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import ledger, nights, submissions, takeovers
+from batch_pipeline.ledger import ledger, nights, submissions, takeovers, transitions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 
@@ -42,7 +42,7 @@ def _cancel(pipeline: Pipeline, submission: Submission) -> bool:
     assert submission.batch_id is not None
     with pipeline.ledger.write() as connection:
         # Before the call: a canceled request must not count as an attempt.
-        submissions.request_cancel(connection, submission)
+        transitions.request_cancel(connection, submission)
     try:
         pipeline.api.cancel_batch(submission.batch_id)
     except ApiFailure as failure:

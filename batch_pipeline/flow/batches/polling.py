@@ -10,7 +10,7 @@ from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.batches.reconciliation import CLOCK_SKEW_SECONDS, PAGE
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import ledger, submissions
+from batch_pipeline.ledger import ledger, submissions, transitions
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     if ended:
         with pipeline.ledger.write() as connection:
             for submission in ended:
-                submissions.end(connection, submission)
+                transitions.end(connection, submission)
     return ended
 
 
@@ -50,7 +50,7 @@ def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
     with pipeline.ledger.write() as connection:
         made = submission.accepted_at
         if made is not None and ledger.now(connection) > made + RESULTS_KEPT_SECONDS:
-            submissions.end(connection, submission)
+            transitions.end(connection, submission)
 
 
 def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:

@@ -20,8 +20,8 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import late_batches, ledger, seen_batches, submissions
-from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger import ledger, listed_batches, submissions, transitions
+from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Look:
 def reconcile(pipeline: Pipeline, account: str) -> None:
     """Settle what can be settled among the account's unknown submissions; look for late ones."""
     with pipeline.ledger.write() as connection:
-        submissions.reap(connection, account)
+        transitions.reap(connection, account)
         unknown = submissions.of_account(connection, account, State.UNKNOWN)
-        given_up = late_batches.watched(connection, account)
+        given_up = listed_batches.watched(connection, account)
         begun = ledger.now(connection)
     if unknown:
         look = _look(pipeline, account, begun, [*unknown, *given_up])
@@ -79,11 +79,11 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         )
         return
     with pipeline.ledger.write() as connection:
-        seen = seen_batches.known(connection, account, (b.id for b in look.batches))
+        seen = listed_batches.known(connection, account, (b.id for b in look.batches))
         left = [batch for batch in look.batches if batch.id not in seen]
         for submission in unknown:
             # False for what was adopted a moment ago: its batch is no candidate any more.
-            if is_absent(submission, left, look.begun, window, skew) and submissions.give_back(
+            if is_absent(submission, left, look.begun, window, skew) and transitions.give_back(
                 connection, submission, State.ABSENT, "not in the API's list"
             ):
                 log.warning("submission %s was never made; it goes out again", submission.token)
@@ -99,7 +99,7 @@ def _look(pipeline: Pipeline, account: str, begun: float, wanted: Sequence[Submi
     listed = list(read_list(pipeline.api, since))
     ids = [batch.id for batch in listed]
     with pipeline.ledger.read() as connection:
-        seen = seen_batches.known(connection, account, ids)
+        seen = listed_batches.known(connection, account, ids)
     # A batch that is made may take a while to appear; one that is processed cannot be deleted.
     settled = begun - pipeline.settings.reconcile_seconds
     shown = [s.batch_id for s in in_flight if since <= (s.accepted_at or 0.0) < settled - skew]
@@ -190,9 +190,9 @@ def _identify(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
     with pipeline.ledger.write() as connection:
         owner = None if token is None else submissions.by_token(connection, account, token)
         if owner is None:
-            seen_batches.mark(connection, account, batch.id, None)
+            listed_batches.mark(connection, account, batch.id, None)
             return
-        submissions.accept(
+        transitions.accept(
             connection,
             owner.id,
             batch.id,

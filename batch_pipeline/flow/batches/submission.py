@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, bo
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.ledger import accounts, admission, nights, shards, submissions
+from batch_pipeline.ledger import accounts, admission, leases, nights, shards, transitions
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent, Limits, MaySend, Waiting
 from batch_pipeline.ledger.heartbeat import beating
@@ -100,7 +100,7 @@ def _submit(
     accepted = 0
     while not stop.is_set():
         with pipeline.ledger.write() as connection:
-            submissions.reap(connection, night.account)
+            transitions.reap(connection, night.account)
             intent = admission.begin(connection, night, pipeline.owner, limits, may_send)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
@@ -144,9 +144,9 @@ def _send(
         # Not an answer of the API's: an interrupt, a full disk, a bug. What is known is recorded.
         with pipeline.ledger.write() as connection:
             if body.sealed:
-                submissions.lose_track(connection, submission, "interrupted")
+                transitions.lose_track(connection, submission, "interrupted")
             else:
-                submissions.give_back(connection, submission, State.ABSENT, "interrupted")
+                transitions.give_back(connection, submission, State.ABSENT, "interrupted")
         raise
     _record_acceptance(pipeline, submission, batch)
     return None, None
@@ -182,7 +182,7 @@ class _SealedBody:
             held = chunk
         before = _clock()
         with self._pipeline.ledger.write() as connection:
-            if not submissions.seal(connection, self._submission, self._limits.lease_seconds):
+            if not transitions.seal(connection, self._submission, self._limits.lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
         # A process that was frozen here must not finish what others have given up.
         if _clock() - before > self._limits.lease_seconds / 2:
@@ -210,7 +210,7 @@ class Lease:
         """Extend it in the ledger; False: it was taken over or settled."""
         at = _clock()
         with self._pipeline.ledger.write() as connection:
-            self._lost = not submissions.keep_alive(connection, self._submission, self._seconds)
+            self._lost = not leases.keep_alive(connection, self._submission, self._seconds)
         self._renewed = at
         return not self._lost
 
@@ -234,7 +234,7 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
     @insisting
     def record() -> bool:
         with pipeline.ledger.write() as connection:
-            return submissions.accept(
+            return transitions.accept(
                 connection,
                 submission.id,
                 batch.id,
@@ -260,20 +260,20 @@ def _record_failure(
     with pipeline.ledger.write() as connection:
         match verdict:
             case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT if sealed:
-                submissions.lose_track(connection, submission, error)
+                transitions.lose_track(connection, submission, error)
             case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT:
                 # The body is incomplete, and nobody can complete it any more.
-                submissions.give_back(connection, submission, State.ABSENT, error)
+                transitions.give_back(connection, submission, State.ABSENT, error)
             case CreateVerdict.QUEUE_FULL:
-                submissions.give_back(connection, submission, State.REFUSED, error)
+                transitions.give_back(connection, submission, State.REFUSED, error)
                 seconds = failure.retry_after or QUEUE_FULL_SECONDS
                 accounts.wait_for_queue(connection, submission.account, seconds)
             case CreateVerdict.PAUSE:
-                submissions.give_back(connection, submission, State.REFUSED, error)
+                transitions.give_back(connection, submission, State.REFUSED, error)
                 accounts.pause_account(connection, submission.account, error)
             case CreateVerdict.REFUSED:
                 # The same body would be refused again: the night rests until somebody has looked.
-                submissions.give_back(connection, submission, State.REFUSED, error)
+                transitions.give_back(connection, submission, State.REFUSED, error)
                 nights.update_night(connection, submission.night_id, refused=error)
     log.warning("create of %s requests: %s (%s)", f"{submission.requests:,}", verdict, error)
     return verdict

@@ -1,17 +1,17 @@
-"""The circuit breaker: a systematic failure that needs a fix stops a night before it has cost all.
+"""The circuit breaker: stops a night when too many of its first attempts need a fix.
 
-Belongs here: what counts, and the decision, which is made of the ledger's rows alone. Does not
-belong here: what a single result means (`outcomes`), and the pilot's own gate (`pilot`).
+Without it a wrong prompt or schema would be paid for in every request of the night. First attempts
+that were sent with the night's present declaration and that the API worked on count. What is sent
+again anyway (expired, overloaded, cancelled) is no evidence.
 
-What counts are first attempts under the night's present declaration that the API worked on. What
-will be sent again by itself (expired, overloaded, cancelled) is no evidence and never counts.
+Belongs here: what counts, and the decision, from the ledger's rows alone. Does not belong here:
+what a single result means (`outcomes`), and the pilot's own gate (`pilot`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tripped:
-    """Why nothing more of a night goes out, with up to three `id: message` of the main error."""
+    """Why nothing more of a night is sent, with up to three `id: message` of the main error."""
 
     reason: str
     examples: tuple[str, ...]
@@ -52,7 +52,8 @@ def judge(
     first: FirstAttempts,
     overruled: Sequence[Approval],
 ) -> Tripped | None:
-    """Whether so many first attempts failed that the rest would too, and nobody approved of it."""
+    """Why the breaker is open: more first attempts need a fix than `alerts` allows, and no person
+    approved of it; None: it is closed."""
     if snapshot is None or not first.done or first.done < alerts.after_items:
         return None
     if _approved(Gate.BREAKER, snapshot, overruled):
@@ -106,7 +107,7 @@ def look(
     night: Night,
     running: Iterable[FirstAttempts] = (),
 ) -> Tripped | None:
-    """The breaker of a night by what the ledger says now, and by what `running` calls count."""
+    """The breaker of a night by what is collected, and by what `running` calls have counted."""
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return None
@@ -119,7 +120,7 @@ def look(
 
 
 def gate(alerts: AlertLimits) -> MaySend:
-    """What the breaker says to each shard of a job, in the transaction that claims it."""
+    """The breaker's part in admission: asked in the transaction that claims a shard."""
 
     def may_send(connection: Connection, night: Night, _shard: Shard) -> str | None:
         tripped = look(connection, alerts, night)
@@ -129,7 +130,7 @@ def gate(alerts: AlertLimits) -> MaySend:
 
 
 def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedError:
-    """What a person reads whose night was stopped."""
+    """The error of a night that the breaker has stopped; `waiting` requests are held back."""
     examples = "".join(f"\n  {example}" for example in tripped.examples)
     return GateClosedError(
         f"{night.job} {night.partition}: {tripped}. "
@@ -139,19 +140,24 @@ def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedErro
     )
 
 
-@contextmanager
-def watched(pipeline: Pipeline, alerts: AlertLimits, night: Night) -> Iterator[None]:
-    """Log a breaker that opens within the block: once a night, or once for each of the blocks that
-    are under way at that moment."""
-    with pipeline.ledger.read() as connection:
-        before = look(connection, alerts, night)
-    yield
-    with pipeline.ledger.read() as connection:
-        after = look(connection, alerts, night)
-    if after is not None and before is None:
-        log.warning(
-            "%s %s: the circuit breaker opened: %s", night.job, night.partition, after.reason
-        )
+class Watch:
+    """Logs it when the breaker of a night opens: once, or once in each process that collects."""
+
+    def __init__(self, pipeline: Pipeline, alerts: AlertLimits, night: Night) -> None:
+        self._pipeline, self._alerts, self._night = pipeline, alerts, night
+        self._before = self._look()
+
+    def collected(self) -> None:
+        """To be called after each submission that was collected."""
+        after = self._look()
+        if after is not None and self._before is None:
+            name = f"{self._night.job} {self._night.partition}"
+            log.warning("%s: the circuit breaker opened: %s", name, after.reason)
+        self._before = after
+
+    def _look(self) -> Tripped | None:
+        with self._pipeline.ledger.read() as connection:
+            return look(connection, self._alerts, self._night)
 
 
 def _approved(gate: Gate, snapshot: Snapshot, overruled: Sequence[Approval]) -> bool:

@@ -1,7 +1,7 @@
-"""A job's ceilings in USD: what admission has to know of them, and what a person reads.
+"""The ceilings in USD of a night: bounds of its shards, and messages where a ceiling is reached.
 
-The transaction that checks and reserves stands in `state.admission`, spending in `state.budget`.
-Here the numbers come together: the job's limits, the prices, the tokens that were measured.
+Belongs here: the numbers for admission, from the job's limits, the prices and the measured tokens.
+The transaction that checks and reserves stands in `ledger.admission`, spending in `ledger.budget`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from batch_pipeline.pricing.prices import Mode
 from batch_pipeline.reporting.wording import usd
 from batch_pipeline.settings import Settings
 
-# A ceiling takes so many shards at a time at least, so that what is billed for some makes room for
-# the next: a night whose every request is reserved at its most could otherwise not begin.
+# Shards are so small that this number of them fits under the tightest ceiling at once. Less is
+# billed than was reserved, so that collected shards make room for the next; a night in one shard,
+# reserved at its most, might not fit under a ceiling that its real cost stays far below.
 SHARDS_UNDER_A_CEILING = 8
 
 
 def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
-    """What admission is to respect for a night: the job's share of the queue, and ceilings."""
+    """The limits that admission checks for a night: the job's share of the queue, and ceilings."""
     with pipeline.ledger.read() as connection:
         money = money_of(connection, pipeline.settings, spec, night)
     return pipeline.limits(spec.limits.max_queued_requests, money)
 
 
 def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: Night) -> Money:
-    """The ceilings of a night, and the bounds of its shards by what it has measured so far."""
+    """The ceilings of a night, and the bounds of its shards by the tokens measured so far."""
     declared = ceilings(settings, spec)
     if not declared.any:
         return Money(stated_prices=stated_prices(spec))
@@ -61,7 +62,7 @@ def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: N
 def shortfall(
     connection: Connection, settings: Settings, spec: JobSpec, night: Night
 ) -> Shortfall | None:
-    """The ceiling that keeps a night's next shard from going now; None: none does."""
+    """The ceiling that a night's next shard does not fit under now; None: it fits."""
     money = money_of(connection, settings, spec, night)
     shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
     if shard is None:
@@ -71,10 +72,8 @@ def shortfall(
 
 
 def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> None:
-    """Record it where a submission was billed more than was reserved, over a ceiling.
-
-    Only input that measures beyond the buffer can lead there.
-    """
+    """Note on the night that a ceiling was passed, where the submission was billed more than its
+    bound: its input had more tokens a byte than measured before, by more than the buffer."""
     declared = ceilings(pipeline.settings, spec)
     if not declared.any:
         return
@@ -103,7 +102,7 @@ def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
 
 
 def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
-    """What requests of a snapshot can cost at most, by the tokens that its declaration measured."""
+    """The most that requests of a snapshot can cost, by the tokens that it has measured."""
     declaration = Declaration.from_json(snapshot.declaration)
     snapshots = inputs.snapshots_of(connection, night.id)
     found = measured(
@@ -131,9 +130,9 @@ def measured(collected: Iterable[Sums]) -> Measured:
 
 
 def asks_for_caching(declaration: Declaration) -> bool:
-    """Whether requests may be billed for cache writes: nothing is cached that does not ask for it.
+    """Whether requests may be billed for cache writes: only what asks for caching is cached.
 
-    A document that holds these characters is text within a prompt and asks for nothing.
+    The declaration alone is looked at: `cache_control` in a document is text of the prompt.
     """
     return b'"cache_control"' in orjson.dumps(declaration.params)
 
@@ -156,9 +155,10 @@ def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
 def requests_at_once(
     found: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
 ) -> int | None:
-    """How many requests a shard may have so that several fit under the tightest ceiling; None: any.
+    """How many requests a shard may have so that several shards fit under the tightest ceiling;
+    None: there is no ceiling.
 
-    By the mean request: what a shard really has is bounded when it is admitted.
+    By the size of the mean request: the bound of the shard itself is checked at admission.
     """
     limits = (declared.partition, declared.job_month, declared.account_month)
     given = [limit for limit in limits if limit is not None]
@@ -177,7 +177,7 @@ def requests_at_once(
 
 
 def held_back(night: Night, short: Shortfall, waiting: int) -> GateClosedError:
-    """What a person reads whose night the budget holds back."""
+    """The error of a night that the budget holds back; `waiting` requests wait."""
     elsewhere = ""
     if short.spent.reserved:
         elsewhere = (

@@ -1,7 +1,4 @@
-"""First attempts that the API worked on, counted: what the circuit breaker judges by.
-
-What will be sent again by itself (expired, overloaded, cancelled) is no evidence and never counts.
-"""
+"""Counts of first attempts that the API worked on: what the circuit breaker judges by."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ MESSAGE_CHARACTERS = 300
 
 @dataclass
 class FirstAttempts:
-    """First attempts that were worked on: `done` of them, of which `needs_fix` were set aside.
+    """First attempts that the API worked on: `done`, of which `needs_fix` were set aside.
 
-    `errors` counts the latter by error type; `examples` are up to three `id: message` of each.
+    `errors` counts the latter by type of error; `examples` are up to three `id: message` of each.
     """
 
     done: int = 0
@@ -31,7 +28,7 @@ class FirstAttempts:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def count(self, item_id: str, attempt: int, outcome: Outcome) -> None:
-        """Take one result into account, if it is evidence."""
+        """Count one result, unless it is sent again anyway or was not the first attempt."""
         needs_fix = outcome.action is Action.SET_ASIDE
         if attempt != 1 or not (needs_fix or outcome.action is Action.KEEP):
             return

@@ -1,6 +1,6 @@
-"""Which prices a job's requests have: the published ones, or those that the job states.
+"""Prices of a job's requests: the published prices, or those that the job states.
 
-Belongs here: from a declaration to its prices. The prices themselves stand in `money.prices`.
+Belongs here: which prices a declaration has. The prices themselves stand in `pricing.prices`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def price_for(spec: JobSpec) -> ModelPrice:
 def price_at(
     declaration: Declaration, at: datetime, stated: Mapping[str, Any] | None = None
 ) -> ModelPrice:
-    """The prices of a declaration's model at a time: the job's own where it states any."""
+    """The prices of a declaration's model at a time: those that the job states, if any."""
     if stated is not None:
         return stated_price(declaration.model_id, stated)
     geo = declaration.params.get("inference_geo")
@@ -34,5 +34,5 @@ def price_at(
 
 
 def stated_prices(spec: JobSpec) -> dict[str, Any] | None:
-    """The job's own prices as they are kept with what is sent; None: it states none."""
+    """The prices that the job states, as they are recorded with what is sent; None: it has none."""
     return None if spec.prices is None else spec.prices.model_dump(mode="json")

@@ -143,8 +143,9 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
         ]
     if not ended:
         return Waiting("the pilot's batch is being processed", pilot.requests)
-    with breaker.watched(pipeline, spec.alerts, night):
-        lost_results.collect(pipeline, night, ended[0], spec.retry)
+    watch = breaker.Watch(pipeline, spec.alerts, night)
+    lost_results.collect(pipeline, night, ended[0], spec.retry)
+    watch.collected()
     budget.note_if_passed(pipeline, spec, night, ended[0])
     return None
 

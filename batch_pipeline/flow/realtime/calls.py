@@ -21,7 +21,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, admission, calling, submissions
+from batch_pipeline.ledger import accounts, admission, leases, submissions, transitions
 from batch_pipeline.ledger.admission import Intent, MaySend, Waiting
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
@@ -143,7 +143,7 @@ def _work(
         with pipeline.ledger.write() as connection:
             for shard in shards:
                 progress = shard.progress(engine.per_second, limiter.refused)
-                calling.checkpoint(connection, shard.submission, progress, lease)
+                leases.checkpoint(connection, shard.submission, progress, lease)
             why = admission.closed(connection, night)
             if why is None and closes:
                 first = [shard.first for shard in shards]
@@ -156,7 +156,7 @@ def _work(
         with pipeline.ledger.write() as connection:
             if engine.refusal is not None:
                 accounts.pause_account(connection, night.account, str(engine.refusal))
-            held = calling.checkpoint(
+            held = leases.checkpoint(
                 connection,
                 shard.submission,
                 shard.progress(engine.per_second, limiter.refused),
@@ -165,11 +165,11 @@ def _work(
             if not held:
                 return
             if end is None:
-                submissions.end(connection, shard.submission)
+                transitions.end(connection, shard.submission)
             elif end is End.CLOSE and closes:
-                calling.close(connection, shard.submission)
+                transitions.close(connection, shard.submission)
             else:
-                calling.let_go(connection, shard.submission)
+                leases.let_go(connection, shard.submission)
 
     engine = Engine(
         concurrency=spec.realtime.concurrency,

@@ -23,7 +23,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import claims, submissions
+from batch_pipeline.ledger import leases, submissions
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
@@ -69,14 +69,14 @@ def _collect(
     pipeline: Pipeline, spec: JobSpec, night: Night, collected: Callable[[], None], stop: Stop
 ) -> int:
     """Collect one ended submission after the other, until there is none that nobody collects."""
-    count = 0
+    count, watch = 0, breaker.Watch(pipeline, spec.alerts, night)
     # Closed at once whatever happens: a claim that is kept alive holds up the others.
     with contextlib.closing(claimed(pipeline, night)) as ended:
         for submission in ended:
             stop.check()
             try:
-                with breaker.watched(pipeline, spec.alerts, night):
-                    lost_results.collect(pipeline, night, submission, spec.retry)
+                lost_results.collect(pipeline, night, submission, spec.retry)
+                watch.collected()
                 budget.note_if_passed(pipeline, spec, night, submission)
             except (ApiFailure, ResultsIncompleteError) as error:
                 log.warning("batch %s: %s", submission.batch_id, error)
@@ -93,7 +93,7 @@ def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:
     after = 0
     while True:
         with pipeline.ledger.write() as connection:
-            submission = claims.claim_ended(
+            submission = leases.claim_ended(
                 connection,
                 night.id,
                 pipeline.owner,
@@ -130,7 +130,7 @@ def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
 
     def beat() -> bool:
         with pipeline.ledger.write() as connection:
-            claims.keep(connection, submission, pipeline.owner, seconds)
+            leases.keep_claim(connection, submission, pipeline.owner, seconds)
         return True
 
     try:
@@ -139,4 +139,4 @@ def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
     finally:
         # A ledger that cannot be written now ends in a lease that runs out: harmless.
         with contextlib.suppress(sa.exc.DBAPIError), pipeline.ledger.write() as connection:
-            claims.release(connection, submission, pipeline.owner)
+            leases.release_claim(connection, submission, pipeline.owner)

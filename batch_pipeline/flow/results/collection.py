@@ -27,7 +27,15 @@ from batch_pipeline.flow.results import dead_letters, lines
 from batch_pipeline.flow.results.judge import Chunk, LineJudge
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, takeovers
+from batch_pipeline.ledger import (
+    accounts,
+    nights,
+    shards,
+    snapshots,
+    submissions,
+    takeovers,
+    transitions,
+)
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
@@ -102,7 +110,7 @@ def collect(
             if submission.progress is not None:
                 lost = Decimal(submission.progress["lost_usd_bound"])
                 counts = replace(counts, lost_usd=lost)
-            submissions.collect(connection, submission, counts, judge.cost)
+            transitions.collect(connection, submission, counts, judge.cost)
             takeovers.settle(connection, night.id)
             if judge.stopped_by is not None:
                 accounts.pause_account(connection, night.account, judge.stopped_by)

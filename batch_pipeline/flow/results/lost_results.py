@@ -15,7 +15,7 @@ from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import ledger, submissions
+from batch_pipeline.ledger import ledger, transitions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 
@@ -83,5 +83,5 @@ def _why_gone(
     with pipeline.ledger.write() as connection:
         at = ledger.now(connection)
         if isinstance(error, ResultsIncompleteError):
-            submissions.count_download(connection, submission)
+            transitions.count_download(connection, submission)
     return why_gone(submission, error, batch, at)

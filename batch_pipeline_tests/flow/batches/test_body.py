@@ -14,7 +14,7 @@ from batch_pipeline.flow.batches.body import body_chunks
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
 from batch_pipeline.flow.dataset.row_json import places_of, row_of_json
 from batch_pipeline.flow.dataset.snapshot import Input
-from batch_pipeline.ledger.submissions import new_token
+from batch_pipeline.ledger.transitions import new_token
 from batch_pipeline_tests.support import job
 
 TEXTS = st.text(st.characters(codec="utf-8")).filter(lambda text: text.strip())

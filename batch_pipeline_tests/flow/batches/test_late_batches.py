@@ -15,8 +15,8 @@ from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.batches.reconciliation import is_late
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger import late_batches, ledger
-from batch_pipeline.ledger.late_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger import ledger, listed_batches
+from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
@@ -149,7 +149,7 @@ def test_the_list_is_read_for_what_is_watched_and_for_nothing_else(
     stations.poll_account(pipeline, night.account)
     sim.set_faults(SimulatorFaults())
 
-    monkeypatch.setattr(late_batches, "now", lambda c: ledger.now(c) + LATE_WATCH_SECONDS)
+    monkeypatch.setattr(listed_batches, "now", lambda c: ledger.now(c) + LATE_WATCH_SECONDS)
     before = looks()
     stations.poll_account(pipeline, night.account)
     assert looks() == before

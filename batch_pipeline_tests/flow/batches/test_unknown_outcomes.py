@@ -17,7 +17,7 @@ from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -152,14 +152,14 @@ def test_a_look_with_the_key_of_another_workspace_proves_nothing(
 def test_an_id_is_recorded_though_the_ledger_is_out_for_a_moment(
     sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, failures = submissions.accept, iter(range(3))
+    honest, failures = transitions.accept, iter(range(3))
 
     def accept(*arguments: Any, **named: Any) -> bool:
         for _ in failures:
             raise sa.exc.OperationalError("UPDATE", {}, Exception("the server is restarted"))
         return honest(*arguments, **named)
 
-    monkeypatch.setattr(submissions, "accept", accept)
+    monkeypatch.setattr(transitions, "accept", accept)
     pipeline = make_pipeline()
     assert run(pipeline, spec, PARTITION).complete
     assert {s.state for s in submissions_of(pipeline)} == {State.COLLECTED}

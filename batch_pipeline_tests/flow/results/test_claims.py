@@ -19,7 +19,7 @@ from batch_pipeline.flow.results import claims as collecting
 from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import claims
+from batch_pipeline.ledger import leases
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.simulator import Simulator
@@ -151,7 +151,7 @@ def test_a_claim_of_a_process_that_died_is_taken_over(
     dead = f"{socket.gethostname()}:{process.pid}:0"
     with pipeline.ledger.write() as connection:
         for owner in (dead, "another-machine:1:0"):
-            assert claims.claim_ended(
+            assert leases.claim_ended(
                 connection, night.id, owner, 60.0, after=0, is_gone=lambda _: False
             )
     assert collecting.is_gone(dead)

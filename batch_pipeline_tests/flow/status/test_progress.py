@@ -23,6 +23,7 @@ from batch_pipeline.ledger import (
     shards,
     snapshots,
     submissions,
+    transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
@@ -70,13 +71,13 @@ def send(connection: Connection, night: Night) -> Submission:
     intent = admission.begin(connection, night, "me", LIMITS, breaker.gate(AlertsSpec()))
     assert isinstance(intent, Intent)
     sent = intent.submission
-    submissions.accept(connection, sent.id, sent.token, accepted_at=10.0 + sent.id, expires_at=None)
+    transitions.accept(connection, sent.id, sent.token, accepted_at=10.0 + sent.id, expires_at=None)
     return submissions.get(connection, sent.id)
 
 
 def collect(connection: Connection, sent: Submission, counts: Counts = COUNTS) -> None:
-    submissions.end(connection, sent)
-    assert submissions.collect(connection, sent, counts, Decimal("0.25"))
+    transitions.end(connection, sent)
+    assert transitions.collect(connection, sent, counts, Decimal("0.25"))
 
 
 def test_progress_is_the_sum_of_what_was_collected(ledger: Ledger) -> None:
@@ -129,7 +130,7 @@ def test_no_step_of_a_shard_reads_what_grows_with_the_night(tmp_path: Any) -> No
         accounts.register_account(connection, "default", simulated=False)
         night = a_night(connection, 3)
     with ledger.write() as connection, statements(connection) as seen:
-        submissions.reap(connection, "default")
+        transitions.reap(connection, "default")
         collect(connection, send(connection, night))
         send(connection, night)
         progress.of_night(connection, night.id)
