@@ -17,10 +17,6 @@ N ?= 100000
 TOKENS ?= 3000
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# As pip does for all that is not installed from here; else each process compiles it where Python may
-# write no bytecode.
-COMPILE := $(BIN)/python -m compileall -q batch_pipeline && env -u PYTHONDONTWRITEBYTECODE \
-	$(BIN)/python -m batch_pipeline.reporting.compiled_templates
 
 .PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
@@ -62,12 +58,10 @@ $(VENV)/bin/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable .
-	$(COMPILE)
 	touch $@
 
 $(TEST_INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
-	$(COMPILE)
 	touch $@ $(INSTALLED)
 
 clean:

@@ -15,6 +15,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
 from batch_pipeline.errors import UsageError
 
 DEFAULT_HOME = "~/batch_pipeline_home"
@@ -179,9 +182,6 @@ def _ledger_url(read: _Reader, home: str, *, relative_allowed: bool) -> str:
 
 def _normalized(text: str, *, relative_allowed: bool) -> str:
     """A given ledger URL with its driver spelled out and a SQLite file made absolute."""
-    from sqlalchemy.engine import make_url  # noqa: PLC0415  # loads slowly; most never need it
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-
     name = "BATCH_PIPELINE_LEDGER_URL"
     try:
         url = make_url(text)

@@ -143,11 +143,8 @@ def ours(_target: Path) -> float:
     from batch_pipeline.flow import steps as stations  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
     from batch_pipeline.jobs.loading import find_job  # noqa: PLC0415
-    from batch_pipeline.libraries import lighten_libraries  # noqa: PLC0415
     from batch_pipeline.settings import Settings  # noqa: PLC0415
 
-    # As `batch-pipeline` does.
-    lighten_libraries()
     pipeline = Pipeline(Settings.from_environment())
     spec = find_job(pipeline.settings.jobs_dir, "bench")
     night = stations.open_night(pipeline, spec, "all")

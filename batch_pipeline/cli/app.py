@@ -7,10 +7,7 @@ Belongs here: what a user types. What a command does stands in the flow, how it 
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
-import os
 import signal
 import sys
 import threading
@@ -27,12 +24,6 @@ from batch_pipeline.cli.output import PROGRAM, Output, report_error
 from batch_pipeline.cli.reconcile_costs import reconcile_costs
 from batch_pipeline.cli.simulator import simulator
 from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.libraries import lighten_libraries
-
-# Objects; by default 700. What `run` loads at its start stays: to look for garbage among it again
-# and again would take 0.07 seconds.
-GARBAGE_AFTER = 20_000
-GARBAGE_AFTER_WHILE_LOADING = 400_000
 
 app = typer.Typer(
     help="One LLM answer for each of a million documents, overnight, at half price.",
@@ -44,36 +35,13 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; errors are printed in the form that was asked for."""
-    if arguments is not None:
-        sys.exit(_run(arguments))
-    # The program itself, not somebody's process that calls it.
-    lighten_libraries()
-    ended: list[int] = []
-    # Registered first, called last.
-    atexit.register(_leave, ended)
-    ended.append(_run(sys.argv[1:]))
-    sys.exit(ended[0])
-
-
-def _leave(ended: Sequence[int]) -> None:
-    """End the process as it is, once there is an exit code and all others have been told.
-
-    To take its objects apart one by one takes half a second once the SDK is loaded.
-    """
-    if ended:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ended[0])
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
-    # Imports make many objects that stay; to look for garbage among them again and again takes a
-    # tenth of their time.
-    gc.set_threshold(GARBAGE_AFTER)
     if threading.current_thread() is threading.main_thread():
         # A service manager's stop is a Ctrl-C that nobody has typed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -198,17 +166,10 @@ def run(
     from batch_pipeline.cli import live, views
     from batch_pipeline.flow import run as runner
 
-    gc.set_threshold(GARBAGE_AFTER_WHILE_LOADING)
     pipeline = opening.open_pipeline(context)
     pipeline.files.sweep()
     spec, key = opening.find_partition(pipeline.settings, job, partition)
-    if no_wait:
-        # There will be no pause to load it in.
-        from batch_pipeline.flow.costs import cost_report as report
-
-        report.get_ready()
     live.announce_account(context.obj, pipeline)
-    gc.set_threshold(GARBAGE_AFTER)
     with live.live_progress() as watch:
         state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
     views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
@@ -225,7 +186,6 @@ def status(
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli.status import show_status
     from batch_pipeline.flow.status import progress
-    from batch_pipeline.jobs import alert_limits
     from batch_pipeline.ledger import alerts, nights
 
     settings = opening.load_settings(context.obj)
@@ -246,7 +206,7 @@ def status(
             for state in [progress.of_night(connection, night.id)]
         ]
         recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
-    limits = alert_limits.of_jobs(settings.jobs_dir) if found else {}
+    limits = opening.alert_limits(settings) if found else {}
     show_status(context.obj, settings, found, limits, recorded, details=job is not None)
 
 

@@ -13,7 +13,7 @@ from batch_pipeline.errors import UsageError
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.flow.status.progress import Progress
-    from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
     from batch_pipeline.ledger.nights import Night
     from batch_pipeline.reporting.report import Report
     from batch_pipeline.settings import Settings
@@ -40,6 +40,20 @@ def find_spec(settings: Settings, job: str) -> JobSpec:
     from batch_pipeline.jobs.loading import find_job
 
     return find_job(settings.jobs_dir, job)
+
+
+def alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
+    """The alert limits of the declared jobs, by name.
+
+    A job whose declaration is wrong is left out: `status` of its nights works all the same.
+    """
+    from batch_pipeline.jobs.loading import scan_jobs
+
+    try:
+        specs = scan_jobs(settings.jobs_dir).specs
+    except UsageError:  # there is no such folder
+        return {}
+    return {name: spec.alerts for name, spec in specs.items()}
 
 
 def find_partition(settings: Settings, job: str, partition: str | None) -> tuple[JobSpec, str]:

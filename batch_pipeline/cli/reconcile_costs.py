@@ -34,7 +34,7 @@ def reconcile_costs(
     from batch_pipeline.api.admin import AdminApi
     from batch_pipeline.api.protocol import ApiFailure
     from batch_pipeline.flow.costs import billing_check
-    from batch_pipeline.flow.pipeline import SIMULATOR_ACCOUNT
+    from batch_pipeline.settings import SIMULATOR_ACCOUNT
 
     settings = opening.load_settings(context.obj)
     wanted = _day(day)

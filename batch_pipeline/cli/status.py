@@ -14,7 +14,7 @@ from batch_pipeline.cli.views import SIMULATED, plain_table
 from batch_pipeline.flow.gates.breaker import Tripped
 from batch_pipeline.flow.status import due, eta, progress, warnings
 from batch_pipeline.flow.status.warnings import NightWarning
-from batch_pipeline.jobs.alert_limits import AlertLimits, DeclaredAlerts
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.submissions import Submission
@@ -26,7 +26,7 @@ def show_status(
     output: Output,
     settings: Settings,
     states: Sequence[progress.Progress],
-    alerts: Mapping[str, AlertLimits],
+    alerts: Mapping[str, AlertsSpec],
     recorded: Mapping[int, Sequence[Alert]],
     *,
     details: bool,
@@ -36,7 +36,7 @@ def show_status(
     `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id.
     """
-    limits = {state.night.id: alerts.get(state.night.job, DeclaredAlerts()) for state in states}
+    limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
     tripped = {state.night.id: state.breaker(limits[state.night.id]) for state in states}
     warned = {state.night.id: warnings.of(state, limits[state.night.id]) for state in states}
     document = {

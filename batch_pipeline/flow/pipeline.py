@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
-import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
-from batch_pipeline.settings import Settings
+from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger.budget import Money
+from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.settings import SIMULATOR_ACCOUNT, Settings
 from batch_pipeline.storage.files import Files
-
-if TYPE_CHECKING:
-    from batch_pipeline.ledger.accounts import Account
-    from batch_pipeline.ledger.admission import Limits
-    from batch_pipeline.ledger.budget import Money
-    from batch_pipeline.ledger.ledger import Ledger
-    from batch_pipeline.ledger.nights import Night
-
-SIMULATOR_ACCOUNT = "simulator"
-
-
-@contextmanager
-def loading_once(module: str) -> Iterator[None]:
-    """Without garbage collection where the block is the first to load a module.
-
-    Hundreds of thousands of objects are made then, which all stay. To look through them again and
-    again for what does not is a tenth of the time; from then on they count as old.
-    """
-    if module in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        # Through the permanent generation to the oldest one, without a look at any.
-        gc.freeze()
-        gc.unfreeze()
-        gc.enable()
 
 
 class Pipeline:
@@ -52,7 +27,7 @@ class Pipeline:
 
     A context manager, which closes what it has opened: only then is a SQLite ledger whole in its
     one file. Ledger and API are opened on first use. An API that was given, or that `open_api`
-    returns, stays open: it may be shared by several pipelines.
+    returns, stays open: several pipelines may share it.
     """
 
     def __init__(
@@ -84,28 +59,23 @@ class Pipeline:
 
     @cached_property
     def ledger(self) -> Ledger:
-        from batch_pipeline.ledger.ledger import Ledger  # noqa: PLC0415
-
         return self._opened.enter_context(Ledger(self.settings.ledger_url))
 
     @cached_property
     def api(self) -> Api:
-        """Connects on first use; raises where there is no key or the API refuses it."""
+        """The API, connected; UsageError without a key, AccountError where the key is refused."""
         if self._given_api is not None:
             return self._given_api
         if self._open_api is not None:
             return self._open_api()
-        with loading_once("anthropic"):
-            from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415  # heavy
+        # `validate`, `estimate` and `report` do without the SDK, which takes a second to import.
+        from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
 
-            # Its first client loads as much again as it needs.
-            return self._opened.enter_context(closing(AnthropicApi()))
+        return self._opened.enter_context(closing(AnthropicApi()))
 
     @cached_property
     def account(self) -> Account:
         """Whose queue, spend and answers these are; a simulator is an account of its own."""
-        from batch_pipeline.ledger import accounts  # noqa: PLC0415
-
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
         with self.ledger.write() as connection:
@@ -113,12 +83,11 @@ class Pipeline:
             return accounts.get_account(connection, name)
 
     def limiter(self, model_id: str) -> Limiter:
-        """The one that all real-time calls of this process to a model share: limits are its own."""
+        """The rate limiter that all real-time calls of this pipeline to a model share."""
         return self._limiters.setdefault(model_id, Limiter())
 
     def limits(self, job_queue: int | None, money: Money) -> Limits:
-        from batch_pipeline.ledger.admission import Limits  # noqa: PLC0415
-
+        """What admission keeps to: the account's and the job's share of the queue, and money."""
         return Limits(
             account_queue=self.settings.max_queued_requests,
             job_queue=job_queue,
@@ -128,7 +97,5 @@ class Pipeline:
 
     def refreshed(self, night: Night) -> Night:
         """The night as the ledger has it now."""
-        from batch_pipeline.ledger import nights  # noqa: PLC0415
-
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)

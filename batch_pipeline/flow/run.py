@@ -17,7 +17,6 @@ from batch_pipeline.flow import steps as stations
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.status import alerts, retirement, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
@@ -127,16 +126,11 @@ def _run(
 
 
 def _pause(polled: float, sent: Submitted, seconds: float) -> None:
-    """Wait for the next poll; what collecting and the night's end need is loaded meanwhile.
+    """Wait for the next poll, `seconds` after the last one or after the last upload.
 
-    Its interval counts from the last one, since batches end while others are collected, which may
-    take as long; what has gone out a moment ago gets a whole one.
+    Not `seconds` from now: collecting may have taken as long, and batches ended meanwhile.
     """
     until = (time.monotonic() if sent.batches else polled) + seconds
-    from batch_pipeline.flow.costs import cost_report  # noqa: PLC0415  # not before there is time
-
-    collection.get_ready()
-    cost_report.get_ready()
     time.sleep(max(0.0, until - time.monotonic()))
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from batch_pipeline.pricing.prices import TokenUsage
 from batch_pipeline.reporting import charts
@@ -25,9 +26,6 @@ from batch_pipeline.reporting.wording import (
     status_label,
     usd,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
@@ -78,7 +76,7 @@ class Bar:
 
 def render(report: Report) -> str:
     """The page as text."""
-    return template().render(
+    return _template().render(
         report=report,
         costs=report.costs,
         token_rows=_token_rows(report),
@@ -91,20 +89,14 @@ def render(report: Report) -> str:
 
 
 @cache
-def template() -> Template:
-    """The page's template with its parts; to compile them takes longer than to fill them in."""
-    # Slow to load.
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
-
-    from batch_pipeline.reporting.compiled_templates import CompiledTemplates  # noqa: PLC0415
-
+def _template() -> Template:
+    """The page's template, compiled once a process: that takes longer than to render a page."""
     environment = Environment(
         loader=PackageLoader("batch_pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        bytecode_cache=CompiledTemplates(),
     )
     environment.filters |= {
         "usd": usd,
@@ -119,8 +111,6 @@ def template() -> Template:
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
         "name": lambda text: clipped(text, ID_CHARACTERS),
     }
-    for part in environment.list_templates():
-        environment.get_template(part)
     return environment.get_template(TEMPLATE)
 
 

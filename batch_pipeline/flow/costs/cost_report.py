@@ -135,11 +135,6 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     )
 
 
-def get_ready() -> None:
-    """Load what a report is made with, at a moment when nothing else is to be done."""
-    report_html.template()
-
-
 def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     """Build the report and write its three files, the JSON last: it is the signal of completion.
 

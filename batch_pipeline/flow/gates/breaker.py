@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import approvals, nights, sums
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import MaySend
@@ -47,7 +47,7 @@ class Tripped:
 
 
 def judge(
-    alerts: AlertLimits,
+    alerts: AlertsSpec,
     snapshot: Snapshot | None,
     first: FirstAttempts,
     overruled: Sequence[Approval],
@@ -103,7 +103,7 @@ def first_attempts(
 
 def look(
     connection: Connection,
-    alerts: AlertLimits,
+    alerts: AlertsSpec,
     night: Night,
     running: Iterable[FirstAttempts] = (),
 ) -> Tripped | None:
@@ -119,7 +119,7 @@ def look(
     return judge(alerts, snapshot, first, overruled)
 
 
-def gate(alerts: AlertLimits) -> MaySend:
+def gate(alerts: AlertsSpec) -> MaySend:
     """The breaker's part in admission: asked in the transaction that claims a shard."""
 
     def may_send(connection: Connection, night: Night, _shard: Shard) -> str | None:
@@ -143,7 +143,7 @@ def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedErro
 class Watch:
     """Logs it when the breaker of a night opens: once, or once in each process that collects."""
 
-    def __init__(self, pipeline: Pipeline, alerts: AlertLimits, night: Night) -> None:
+    def __init__(self, pipeline: Pipeline, alerts: AlertsSpec, night: Night) -> None:
         self._pipeline, self._alerts, self._night = pipeline, alerts, night
         self._before = self._look()
 

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib import import_module
 from pathlib import Path
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -44,12 +43,6 @@ log = logging.getLogger(__name__)
 
 # What the API may say of results that it does not have; all else passes, or is about the account.
 ABSENT = (400, 404, 410)
-
-
-def get_ready() -> None:
-    """Load what the first block of lines loads, at a moment when nothing else is to be done."""
-    # Arrow asks of each array whether it is one of these.
-    import_module("numpy.ma")
 
 
 def collect(

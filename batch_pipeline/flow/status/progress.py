@@ -14,7 +14,7 @@ from batch_pipeline.flow.gates.breaker import Tripped
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.status import due
-from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions, sums
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.approvals import Approval
@@ -142,7 +142,7 @@ class Progress:
             and not self.to_collect
         )
 
-    def breaker(self, alerts: AlertLimits) -> Tripped | None:
+    def breaker(self, alerts: AlertsSpec) -> Tripped | None:
         """Why the breaker holds back what waits; None while it does not."""
         return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs.alert_limits import AlertLimits
+from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.reporting.wording import usd
 
@@ -53,7 +53,7 @@ class NightWarning:
         return {"code": self.code, "message": self.message, "batch": self.batch}
 
 
-def of(state: Progress, alerts: AlertLimits) -> list[NightWarning]:
+def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
         return list(_limits(state, alerts))
@@ -79,7 +79,7 @@ def of(state: Progress, alerts: AlertLimits) -> list[NightWarning]:
     return found
 
 
-def _limits(state: Progress, alerts: AlertLimits) -> Iterator[NightWarning]:
+def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
     """Limits of the job that its answers have passed."""
     if state.answered >= alerts.after_items and state.error_rate > alerts.error_rate:
         yield NightWarning(
