@@ -134,7 +134,7 @@ class AnthropicApi:
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
                 cast_to=httpx2.Response,
-                # The body is somebody's document, and goes to no other address.
+                # The body is a document of the user's and must not go to another address.
                 options={
                     "headers": JSON_BODY | betas_header(betas),
                     "follow_redirects": False,

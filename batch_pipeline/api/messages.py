@@ -134,7 +134,7 @@ class AnthropicMessages:
                 data=params,
                 headers=head.headers,
                 timeout=head.timeout,
-                # The body is somebody's document, and goes to no other address.
+                # The body is a document of the user's and must not go to another address.
                 allow_redirects=False,
             ) as response:
                 content = await response.read()

@@ -1,7 +1,7 @@
-"""One answer to one request: content blocks, stop reason and the tokens they cost.
+"""Writes the answer to one request: content blocks, stop reason, output tokens.
 
-The same params under the same seed give the same answer, in whatever batch they come. What is in
-the answer's JSON is `schemas`' business, how the prompt is counted is `tokens`'.
+The same params and seed give the same answer in every batch. `schemas` writes JSON for a schema,
+`tokens` counts the prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batch_pipeline.simulator.schemas import SchemaWriter
 from batch_pipeline.simulator.source_text import Dice, SourceText
 from batch_pipeline.simulator.tokens import BYTES_PER_TOKEN, count_text
 
-# Lengths follow a Pareto tail: most answers are short and about one in 300 runs into `max_tokens`.
+# Lengths follow a Pareto tail: most answers are short, about one in 300 is cut at `max_tokens`.
 TYPICAL_TOKENS = 40
 TAIL_ALPHA = 2.3
 TYPICAL_SHARE_OF_MAX = 12
@@ -28,7 +28,7 @@ _OPENINGS = ("In short: ", "The document says: ", "The main point: ", "Summary: 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said; `output_tokens` includes the thinking."""
+    """An answer without its envelope; `output_tokens` includes `thinking_tokens`."""
 
     content: list[dict[str, Any]]
     stop_reason: str
@@ -71,14 +71,14 @@ def _text(params: dict[str, Any], dice: Dice, source: SourceText) -> str:
     tokens = min(dice.long_tail(typical, TAIL_ALPHA), MAX_ANSWER_TOKENS)
     opening = dice.pick(_OPENINGS) if tokens > 12 else ""
     text = opening + source.excerpt(dice, max(1, int(tokens * WORDS_PER_TOKEN)))
-    # The source may be shorter than the answer wants to be, or made of very long words.
+    # The excerpt is too short where the source is short or has very long words.
     while count_text(text) < tokens - 8:
         text += " " + source.excerpt(dice, 20)
     return _cut(text, tokens)
 
 
 def _finished(params: dict[str, Any], text: str, room: int) -> tuple[str, str, str | None]:
-    """The text as it stands when generation stops: (text, stop reason, stop sequence)."""
+    """The text up to where generation stops: (text, stop reason, stop sequence)."""
     found = [
         (position, sequence)
         for sequence in params.get("stop_sequences") or ()

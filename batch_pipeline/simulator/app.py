@@ -1,6 +1,6 @@
-"""The HTTP face: routes, headers, credentials, error bodies; assembled around the batch store.
+"""The HTTP interface: routes, headers, credentials and error bodies around the batch store.
 
-No rule about batches or messages belongs here: those are in `checks` and `batches`.
+Rules about batches and messages do not belong here: they are in `checks` and `batches`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from batch_pipeline.simulator.wire import (
     timestamp,
 )
 
-# How long a poll waits for results to be written before it says "still running".
+# A poll waits this long for results to be written before it answers that the batch still runs.
 SETTLE_PATIENCE_SECONDS = 5.0
 
 USAGE_REPORT = "/v1/organizations/usage_report/messages"
@@ -58,14 +58,14 @@ Report = Callable[[Mapping[str, str], list[str]], dict[str, Any]]
 
 
 class Hooks:
-    """Where misbehaviour can be put around the handlers; these do nothing."""
+    """Callbacks around the handlers, for tests to override; these do nothing."""
 
     async def before(self, _request: Request, /) -> Response | None:
-        """Runs once headers and credentials are accepted; a response replaces the handler's."""
+        """Runs after the check of the headers; a response returned here replaces the handler's."""
         return None
 
     async def after(self, _request: Request, response: Response, /) -> Response:
-        """Sees every answer of a handler, errors included, before it is sent."""
+        """Gets every answer, errors included, and returns the one that is sent."""
         return response
 
     def results(self, _batch_id: str, chunks: Iterator[bytes], /) -> Iterator[bytes]:
@@ -74,7 +74,7 @@ class Hooks:
 
 
 class NameEveryResponse:
-    """Puts the simulator's header and a request id on every response, whoever wrote it."""
+    """Middleware that puts the simulator's header and a request id on every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -96,10 +96,10 @@ class NameEveryResponse:
 
 
 class AheadOf:
-    """Serves one call itself, and leaves all others to an application.
+    """Serves one route itself, and passes all others to an application.
 
-    The layers and the routes of Starlette would cost a third of what a message takes, of which
-    there are thousands a second.
+    Starlette's layers and routes would take a third of the time of a message, and there are
+    thousands of messages a second.
     """
 
     def __init__(self, app: ASGIApp, method: str, path: str, handler: Handler) -> None:
@@ -159,7 +159,7 @@ class Api:
         handlers = {HTTPException: _http_error, Exception: _internal_error}
         app = Starlette(routes=routes, exception_handlers=handlers)
         messages = self._guarded("messages", self.create_message)
-        # Around Starlette as a whole: its answer to an unforeseen exception is to be named as well.
+        # Around Starlette as a whole: its answer to an unforeseen exception needs the header too.
         return NameEveryResponse(AheadOf(app, "POST", "/v1/messages", messages))
 
     def _route(self, endpoint: Endpoint, method: str, path: str, handler: Handler) -> Route:
@@ -178,7 +178,7 @@ class Api:
             except ApiError as error:
                 response = error_response(request, error)
             except ClientDisconnect:
-                # Nobody is left to read this; the point is that nothing was done.
+                # The client is gone and reads no answer; what matters is that nothing was done.
                 response = Response(status_code=400)
             return await self._hooks.after(request, response)
 
@@ -228,7 +228,7 @@ class Api:
         batch = await self._current(request)
         self._visibility.check_results(batch)
         path = self._store.results(batch.id)
-        # Opened before the answer begins, so that a deletion meanwhile does not cut it off.
+        # Opened before the answer begins: a deletion meanwhile must not cut the answer off.
         chunks = self._hooks.results(batch.id, chunks_of(path.open("rb")))
         disposition = f'attachment; filename="{batch.id}_results.jsonl"'
         return StreamingResponse(
@@ -247,7 +247,7 @@ class Api:
     # Messages and models.
 
     async def create_message(self, request: Request) -> Response:
-        # In the loop itself: a thread for each would cost more than the answer.
+        # In the event loop: handing each message to a thread would take longer than the answer.
         params = await _json(request)
         if (problem := check_message(params, _version(request))) is not None:
             raise problem
@@ -319,8 +319,10 @@ class Api:
             return error_response(request, error)
 
     async def show_books(self, request: Request) -> Response:
-        """The books as JSON, with the calls since the start by endpoint; `?contents=false` leaves
-        out the long part."""
+        """The books as JSON, and the number of calls by endpoint since the start.
+
+        `?contents=false` leaves out the counts for each content.
+        """
         contents = request.query_params.get("contents") != "false"
         books = await run_sync(lambda: self._books.as_json(contents=contents))
         return Json({**books, "calls": dict(self._calls)})
@@ -335,7 +337,7 @@ class Api:
 
 
 def _shown(batch: Batch, request: Request) -> dict[str, Any]:
-    """The batch on the wire: while it runs, all of its requests are `processing`."""
+    """The batch as the API shows it: while it runs, all of its requests are `processing`."""
     running = {"processing": batch.total, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
     ended = batch.counts is not None
     return {

@@ -1,7 +1,4 @@
-"""A batch as the store keeps it, and the pace at which batches end.
-
-What changes them is in `batches`.
-"""
+"""A batch as the store keeps it, and the pace at which batches end; `batches` changes them."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS
 class Batch:
     """One batch as stored; replaced as a whole when something changes.
 
-    `pace` is its own share of the simulator's turnaround. `done` is how many requests get an answer
-    (None: all), `rest` what becomes of the others. `counts` is None until it is settled. A
-    `foreign` one is another tenant's.
+    The batch takes `pace` times the simulator's turnaround. `done` is the number of requests that
+    get an answer (None: all), `rest` the result of the others. `counts` is None until the batch is
+    settled. `foreign`: the batch belongs to another tenant.
     """
 
     id: str
@@ -58,10 +55,10 @@ class Batch:
 
 
 class Pace:
-    """How fast batches end: changed while the simulator runs, by tests above all.
+    """How fast batches end; tests change it while the simulator runs.
 
-    `done_at_cancel` is a fixed share of what a canceled batch has done, instead of the share of
-    its turnaround that has gone by.
+    `done_at_cancel`: the share of a canceled batch that is answered. None: the share of its
+    turnaround that has passed.
     """
 
     def __init__(self, turnaround: float) -> None:

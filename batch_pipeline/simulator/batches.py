@@ -1,7 +1,7 @@
 """The batch store: every batch from its creation to its deletion.
 
-Time is looked at when somebody asks, there are no timers: a batch whose time has come is settled
-(its results written, its bill booked) by the first request that sees it. HTTP is `app`'s business.
+There are no timers: a batch whose turnaround is over is settled (results written, bill booked) by
+the first request that looks at it. HTTP belongs to `app`.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ class BatchStore:
         self._schedule = schedule
         self.pace = pace
         self.queue_limit = queue_limit
-        self._lock = threading.RLock()  # the dictionaries below
-        self._settling = threading.Lock()  # one settlement at a time keeps polls answered
+        # Guards the two dictionaries.
+        self._lock = threading.RLock()
+        # One settlement at a time: several at once would leave no processor for the polls.
+        self._settling = threading.Lock()
         self._batches: dict[str, Batch] = {}
-        self._running: dict[str, float] = {}  # not settled: id → start on the monotonic clock
+        # Batches that are not settled: id → start on the monotonic clock.
+        self._running: dict[str, float] = {}
         self._load()
 
     def _load(self) -> None:
@@ -77,7 +80,7 @@ class BatchStore:
     # Creating.
 
     def create(self, incoming: Path, version: str) -> Batch:
-        """A batch from a received body; nothing is left of one that is refused.
+        """Create a batch from a received body; the files of a refused one are removed.
 
         Errors: `ApiError` 400 for an unacceptable batch, 429 for a queue without room.
         """
@@ -97,11 +100,11 @@ class BatchStore:
                 self.create_foreign_like(len(digests))
 
     def create_foreign_like(self, ours: int) -> None:
-        """Another tenant's batch beside one of `ours` requests, of the size that is declared."""
+        """Create another tenant's batch, of the declared size or else of `ours` requests."""
         self.create_foreign(self._schedule.faults.foreign_batches.requests or ours)
 
     def create_foreign(self, total: int) -> Batch:
-        """Another tenant's batch: listed, taking room in the queue, and not billed to us."""
+        """Create another tenant's batch: listed, counted in the queue, not billed to us."""
         batch_id = new_id("msgbatch")
         self._spool.write_requests(batch_id, foreign_entries(batch_id, total))
         with self._lock:
@@ -146,7 +149,7 @@ class BatchStore:
         return batch
 
     def queued(self, *, foreign: bool = True) -> int:
-        """Requests of batches that have not reached their end, other tenants' too or not."""
+        """Requests of batches that have not ended; `foreign`: those of other tenants as well."""
         with self._lock:
             return sum(
                 batch.total
@@ -168,7 +171,7 @@ class BatchStore:
             return list(self._batches.values())
 
     def touch(self, batch_id: str, action: str) -> None:
-        """Somebody is about to do something with a batch: the books care if it is another's."""
+        """Record a call for one batch in the books, if the batch is another tenant's."""
         with self._lock:
             batch = self._batches.get(batch_id)
         if batch is not None and batch.foreign:
@@ -181,7 +184,7 @@ class BatchStore:
         before_id: str | None,
         missing: AbstractSet[str] = frozenset(),
     ) -> tuple[list[Batch], bool]:
-        """(batches newest first, whether there are more in the direction of travel).
+        """A page of batches, newest first, and whether there are more beyond it.
 
         `missing`: ids of batches that the list does not show.
         """
@@ -217,9 +220,9 @@ class BatchStore:
             return any(batch.counts is None and self._is_due(batch) for batch in current)
 
     def settle_due(self, batches: Iterable[Batch], patience: float) -> None:
-        """Settle those whose time has come, as many as can be begun within `patience` seconds.
+        """Settle batches whose turnaround is over, as many as can be begun in `patience` seconds.
 
-        What is left over is still shown as running and settled by a later request.
+        The others are shown as running, and a later request settles them.
         """
         deadline = time.monotonic() + patience
         for batch in batches:
@@ -257,7 +260,7 @@ class BatchStore:
         self._spool.requests(batch.id).unlink()
 
     def _with_end(self, batch: Batch) -> Batch:
-        """The batch with the moment of its end, and what was done by then, made final."""
+        """The batch with the time of its end and the number of its answers fixed."""
         if batch.ended_at is not None:
             return batch
         seconds = self._time_to_end(batch)
@@ -280,7 +283,7 @@ class BatchStore:
         return self.pace.turnaround * batch.pace
 
     def _time_to_end(self, batch: Batch) -> float:
-        """Seconds from creation to end, as far as is known now; infinite while it is held."""
+        """Seconds from creation to end as known now; infinite while batches are held."""
         duration = self._duration(batch)
         if batch.cancel_initiated_at is not None:
             before_cancel = (batch.cancel_initiated_at - batch.created_at).total_seconds()
@@ -292,7 +295,7 @@ class BatchStore:
     # Canceling and deleting.
 
     def cancel(self, batch_id: str) -> Batch:
-        """Begin to cancel: what is not done by now never will be. Errors: 400 once ended."""
+        """Begin to cancel: requests without an answer now get none. Errors: 400 once ended."""
         with self._lock:
             batch = self.get(batch_id)
             if batch.counts is not None or self._is_due(batch):

@@ -1,6 +1,6 @@
-"""What answers cost: the bill of a batch, and those of messages in real time, many a second.
+"""Bills: the cost of a batch's answers, and of real-time messages.
 
-Belongs here: how a bill is gathered and written. What can be read of the books stands in `books`.
+Belongs here: how bills are summed and written. `books` reads them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOKEN_CLASSES = (
 
 @dataclass
 class Bill:
-    """What one batch (or some real-time messages) cost, gathered answer by answer."""
+    """The cost of one batch, or of some real-time messages; answers are added one by one."""
 
     batch: bool
     answers: list[tuple[int, bytes]] = field(default_factory=list)  # (cost, content digest)
@@ -34,7 +34,7 @@ class Bill:
     models: defaultdict[str, ModelBill] = field(default_factory=lambda: defaultdict(ModelBill))
 
     def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> int:
-        """Put an answer on the bill; returns its cost in picodollars."""
+        """Add an answer; returns its cost in picodollars."""
         cost = MODELS[model].cost_pico_usd(usage, batch=self.batch)
         self.models[MODELS[model].id].add(usage, cost)
         self.answers.append((cost, digest))
@@ -44,7 +44,7 @@ class Bill:
         return cost
 
     def write(self, connection: sqlite3.Connection) -> None:
-        """Add it to the totals and to the day's usage; contents are the caller's."""
+        """Add the bill to the totals and the day's usage; the caller books the contents."""
         way = "batch" if self.batch else "realtime"
         usage_report.record(connection, self.models, batch=self.batch)
         add_to_total(connection, f"billed_{way}_requests", len(self.answers))
@@ -55,7 +55,7 @@ class Bill:
 
 @dataclass(frozen=True)
 class Ended:
-    """A message came to its end; without `usage` nothing was billed."""
+    """A real-time message has ended; `usage` is None where it was not billed."""
 
     digest: bytes
     model: str = ""
@@ -64,13 +64,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class Untaken:
-    """The answer to a billed message did not reach its client, or may not have."""
+    """The answer to a billed message may not have reached its client."""
 
     digest: bytes
 
 
 def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untaken]) -> None:
-    """Book messages in the order in which things happened to them."""
+    """Book the ends of messages and their lost answers, in the order in which they happened."""
     bill = Bill(batch=False)
     for note in notes:
         if isinstance(note, Untaken):
@@ -84,7 +84,7 @@ def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untak
             "INSERT INTO content"
             " (hash, accepted, attempts, billed, billed_pico_usd, billed_realtime)"
             " VALUES (?1, 1, 1, ?2, ?3, ?2) ON CONFLICT (hash) DO UPDATE SET"
-            # Some answer before this one was taken, and still it is billed once more.
+            # Bought again: an earlier answer to this content was taken, and it is billed once more.
             " bought_again = bought_again + (?2 AND billed > untaken),"
             " accepted = accepted + 1, attempts = attempts + 1, billed = billed + ?2,"
             " billed_pico_usd = billed_pico_usd + ?3, billed_realtime = billed_realtime + ?2",
@@ -94,7 +94,7 @@ def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untak
 
 
 def add_to_total(connection: sqlite3.Connection, name: str, amount: int) -> None:
-    """Count something up by its name."""
+    """Add to a named total."""
     connection.execute(
         "INSERT INTO total VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = value + ?2",
         (name, amount),

@@ -1,7 +1,7 @@
-"""The simulator's own books: what was accepted and what was billed, whatever a client believes.
+"""The simulator's books: which contents were accepted and billed, how often, for how much.
 
-Tests compare a pipeline's ledger and report with these. Costs come from the simulator's own small
-price table (`models`), not from the library that the pipeline uses.
+Tests compare a pipeline's ledger and report with these. Costs come from the simulator's own price
+table (`models`), not from the library that the pipeline uses.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def content_hash(params: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """How often requests of one content were accepted, how often billed, and for how much.
+    """Requests of one content: how many were accepted and billed, and the cost in USD.
 
-    `billed_realtime` of the answers were billed in real time.
+    `billed_realtime` counts those of the billed ones that were real-time messages.
     """
 
     accepted: int
@@ -55,14 +55,14 @@ class Content:
 
 
 class Books:
-    """Counts per content and in total; every property reads the state of this moment."""
+    """Counts for each content and in total; every property reads the present state."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.transaction() as connection:
             connection.execute(usage_report.SCHEMA)
 
-    # Writing: by the simulator only.
+    # Writing, for the simulator alone.
 
     def accept(self, digests: Iterable[bytes]) -> None:
         with self._database.transaction() as connection:
@@ -82,21 +82,21 @@ class Books:
             bill.write(connection)
 
     def end_message(self, digest: bytes, message: dict[str, Any] | None) -> None:
-        """A request in real time came, and came to its end; None: nothing was billed."""
+        """Book a real-time message that has ended; None: it was not billed."""
         if message is None:
             self._note_message(Ended(digest))
         else:
             self._note_message(Ended(digest, message["model"], message["usage"]))
 
     def miss_message(self, digest: bytes) -> None:
-        """The answer to a request in real time, which was billed, may not have been taken."""
+        """Book that the answer to a billed real-time message may not have reached its client."""
         self._note_message(Untaken(digest))
 
     def _note_message(self, note: Ended | Untaken) -> None:
         self._database.note(write_messages, note)
 
     def count_attempts(self, digests: Iterable[bytes]) -> None:
-        """Requests of these contents came to their end, whatever it was."""
+        """Count one ended request for each of these contents, with any result."""
         with self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE content SET attempts = attempts + 1 WHERE hash = ?",
@@ -104,7 +104,7 @@ class Books:
             )
 
     def attempts(self, digest: bytes) -> int:
-        """How often requests of a content have come to their end so far."""
+        """The number of ended requests of a content."""
         with self._database.transaction() as connection:
             row = connection.execute("SELECT attempts FROM content WHERE hash = ?", (digest,))
             found = row.fetchone()
@@ -114,14 +114,14 @@ class Books:
         self._add(f"{_FAULT}{name}", times)
 
     def count_rate_limited(self) -> None:
-        """A message was refused, because a rate limit was reached."""
+        """Count a message that a rate limit refused."""
         self._database.note(_count_all, "rate_limited_messages")
 
     def count_foreign_batch(self) -> None:
         self._add("foreign_batches_created", 1)
 
     def touch_foreign(self, batch_id: str, action: str) -> None:
-        """Somebody called cancel, delete or results for another tenant's batch."""
+        """Count a cancel, delete or results call for another tenant's batch."""
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO touch VALUES (?, ?, 1)"
@@ -130,7 +130,7 @@ class Books:
             )
 
     def count_batch(self, queued: int) -> None:
-        """One more batch of ours accepted, after which `queued` of our requests wait or run."""
+        """Count an accepted batch; `queued` of our requests are unfinished with it."""
         with self._database.transaction() as connection:
             self._add("batches_created", 1)
             connection.execute(
@@ -147,7 +147,7 @@ class Books:
 
     @property
     def contents(self) -> dict[str, Content]:
-        """Content hash (hexadecimal) → how often accepted and billed."""
+        """Content hash (hexadecimal) → its counts."""
         with self._database.transaction() as connection:
             rows = connection.execute(
                 "SELECT hash, accepted, billed, billed_pico_usd, billed_realtime FROM content"
@@ -167,19 +167,19 @@ class Books:
 
     @property
     def billed_more_than_once(self) -> list[str]:
-        """Content hashes that cost money twice: empty where nothing was bought again."""
+        """Hashes of contents that were billed more than once."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT hash FROM content WHERE billed > 1")
             return [digest.hex() for (digest,) in rows]
 
     @property
     def bought_again(self) -> list[str]:
-        """Content hashes that were billed in real time although an earlier answer was taken.
+        """Hashes of contents billed in real time although the client had taken an earlier answer.
 
-        An answer counts as taken unless its connection ended before it was sent, or before the
-        second request after it (the client may not have put it down by then), or a fault kept it
-        back. So this is empty where whatever was billed twice was in flight when its client died,
-        or lost on its way. A client that is frozen, and given up, looks like one that lives.
+        An answer counts as taken, unless a fault kept it back, or its connection ended before the
+        answer was sent or before the second request after it: until then the client may not have
+        stored the answer. So contents that were billed twice because their client died during the
+        call, or because the answer was lost, are not listed here.
         """
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT hash FROM content WHERE bought_again > 0")
@@ -191,12 +191,12 @@ class Books:
 
     @property
     def rate_limited_messages(self) -> int:
-        """Messages that were refused because a rate limit was reached."""
+        """Messages that a rate limit refused."""
         return self._total("rate_limited_messages")
 
     @property
     def highest_queue(self) -> int:
-        """The most requests of ours that were unfinished in batches at any one time."""
+        """The largest number of our requests in unfinished batches at one time."""
         return self._total("highest_queue")
 
     @property
@@ -205,17 +205,17 @@ class Books:
 
     @property
     def foreign_touched(self) -> dict[str, int]:
-        """Another tenant's batch → how often somebody tried to cancel or delete it."""
+        """Id of another tenant's batch → calls to cancel or delete it."""
         return self._touches("action IN ('cancel', 'delete')")
 
     @property
     def foreign_read(self) -> dict[str, int]:
-        """Another tenant's batch → how often its results were asked for, which harms nobody."""
+        """Id of another tenant's batch → calls for its results, which do no harm."""
         return self._touches("action = 'results'")
 
     @property
     def faults(self) -> dict[str, int]:
-        """Faults that really happened: `<endpoint or section>.<kind>` → how often."""
+        """Number of faults that happened, by `<endpoint or section>.<kind>`."""
         with self._database.transaction() as connection:
             rows = connection.execute(
                 "SELECT name, value FROM total WHERE name LIKE ? ORDER BY name", (f"{_FAULT}%",)
@@ -224,7 +224,7 @@ class Books:
 
     @property
     def billed_tokens(self) -> dict[str, int]:
-        """Token class, as named in `usage` → tokens billed, both ways together."""
+        """Billed tokens of batches and messages, by class as named in `usage`."""
         return {name: self._total(f"billed_{name}") for name in TOKEN_CLASSES}
 
     @property
@@ -242,7 +242,7 @@ class Books:
         return usage_report.cost_page(self._database, query, group_by)
 
     def as_json(self, *, contents: bool) -> dict[str, Any]:
-        """Everything for `GET /simulator/books`; amounts in USD as text, exact."""
+        """The answer to `GET /simulator/books`; amounts are USD as exact text."""
         summary: dict[str, Any] = {
             "batches_created": self.batches_created,
             "highest_queue": self.highest_queue,

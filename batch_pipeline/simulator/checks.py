@@ -1,6 +1,6 @@
-"""What the API checks, and when: a batch as a whole at once, each request's params late.
+"""The API's checks: of a batch as a whole when it is created, of its params when it is answered.
 
-Pure functions over parsed JSON. What a refusal looks like on the wire is in `wire`.
+Pure functions over parsed JSON. The form of a refusal is in `wire`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ KNOWN_PARAMS = frozenset({
 
 
 def check_batch(body: Any) -> list[dict[str, Any]]:
-    """The batch's requests, if the batch as a whole is acceptable.
-
-    Errors: `ApiError` 400 for the whole batch, naming the first offending request.
-    """
+    """The requests of a create's body. Errors: `ApiError` 400, naming the first bad request."""
     if not isinstance(body, dict):
         raise invalid_request("Input should be a valid dictionary")
     if unknown := sorted(body.keys() - {"requests"}):
@@ -63,7 +60,7 @@ def check_batch(body: Any) -> list[dict[str, Any]]:
 
 
 def check_entry(position: int, request: Any, seen: set[str]) -> None:
-    """Check one request of a batch as far as that is done at once; `seen` are the ids before it.
+    """The check of one request at the creation of a batch; `seen` are the ids before it.
 
     Errors: `ApiError` 400 for the whole batch.
     """
@@ -237,14 +234,14 @@ def _check_schema(schema: Any, where: str) -> str | None:
     return None if problem is None else f"{where}: {problem}"
 
 
-@lru_cache(maxsize=256)  # a job asks a million times with the same schema
+@lru_cache(maxsize=256)  # all requests of a job have the same schema
 def _schema_problem(raw: bytes) -> str | None:
     schema = orjson.loads(raw)
     if any(not reference.startswith("#") for reference in _references(schema)):
         return "$ref may only point into the schema itself"
     try:
         validator_for(schema)
-        # A trial shows what validation of the schema cannot, such as endless recursion.
+        # Writing a value finds what validation of the schema does not, such as endless recursion.
         SchemaWriter(schema, Dice(0), SourceText("trial")).write()
     except (ValidationError, ValueError, UnsatisfiableError) as error:
         return str(error)

@@ -1,6 +1,7 @@
 """A server connection that can be cut, and that tells whether its client took the last answers.
 
-What no HTTP framework offers, and a network does.
+No HTTP framework offers either, but faults of a network need both. This is httptools' protocol of
+uvicorn: h11's takes three times as long for a call (222 against 78 µs).
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _CONNECTION = "simulator.connection"
 _UNLESS_TAKEN = "simulator.unless_taken"
-# Linger for 0 seconds: closing throws away what is unsent and sends a reset.
+# Linger for 0 seconds: closing discards unsent bytes and sends a reset.
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class CuttableProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which hands its requests a way to end their connection."""
+    """uvicorn's protocol, with a reference to the connection in the scope of each request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as there
         super().connection_made(transport)
         self.lost = asyncio.Event()
-        # The extensions of the last two requests: a client puts an answer down soon after it has
-        # come, but may send the next request before that; not the one after that.
+        # The extensions of the last two requests. A client may send one more request before it has
+        # stored an answer, but not two.
         self._latest: list[dict[str, Any]] = []
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -48,19 +49,21 @@ class CuttableProtocol(HttpToolsProtocol):
             transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self.transport.abort()
         else:
-            self.transport.close()  # sends what was written, then ends
+            self.transport.close()  # after what was written
         await self.lost.wait()
 
 
 async def drop_connection(scope: Scope, *, reset: bool = False) -> None:
-    """End the connection of a request; what is sent after that goes nowhere."""
+    """End the connection of a request; later writes to it are discarded."""
     connection: CuttableProtocol = scope["extensions"][_CONNECTION]
     await connection.drop(reset)
 
 
 def unless_taken(scope: Scope, call: Callable[[], None]) -> None:
-    """Have something called once, if the answer to a request may not have been taken: its
-    connection ends too soon, or something else is sent in its place (`not_taken`)."""
+    """Have `call` called once if the client may not have taken the answer to this request.
+
+    That is where the connection ends too soon, or a fault replaces the answer (`not_taken`).
+    """
     extensions = scope["extensions"]
     extensions[_UNLESS_TAKEN] = call
     connection: CuttableProtocol = extensions[_CONNECTION]
@@ -69,7 +72,7 @@ def unless_taken(scope: Scope, call: Callable[[], None]) -> None:
 
 
 def not_taken(scope: Scope) -> None:
-    """The true answer to a request will not be seen by its client."""
+    """Report that the client will not see the true answer to a request."""
     _not_taken(scope["extensions"])
 
 

@@ -1,7 +1,7 @@
-"""Faults around the handlers: each call meets what the schedule has for it.
+"""Injects faults around the handlers: each call suffers the fault that the schedule has for it.
 
-Here calls, batches and requests are brought together with `fault_schedule` (whose turn it is) and
-`fault_wire` (how it looks), and what really happened is written to the books.
+`fault_schedule` decides which call suffers which fault, `fault_wire` makes the faulty answers; this
+module applies them and counts the faults that happened in the books.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class FaultInjection:
                 await self._swallow(endpoint, request)
                 answer = refusal(request, fault.answer())
             case _:
-                # A refusal by the handler is the true answer and goes out as it is.
+                # If the handler raises a refusal, that is the answer, without the fault.
                 answer = self._spoil(fault, await handler(request), request)
         if not isinstance(fault, Normal):
             self._books.count_fault(f"{endpoint}.{fault.label}")
         return answer
 
     def _spoil(self, fault: AnyFault, truth: Response, request: Request) -> Response:
-        """What is sent in place of a handler's answer, whose work is done."""
+        """The answer that is sent in place of the handler's; the handler's work is done."""
         sent = truth
         match fault:
             case Drop():
@@ -135,7 +135,7 @@ class FaultInjection:
         return self._store.get(request.path_params["batch_id"]).total
 
     async def _swallow(self, endpoint: Endpoint, request: Request) -> None:
-        """Read a body that comes to nothing; other tenants do not care that it did."""
+        """Read a body that is not processed; other tenants create their batches all the same."""
         body = await request.body()
         if endpoint == "create":
             for due in self._schedule.foreign_batches_of_next_create():

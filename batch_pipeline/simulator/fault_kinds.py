@@ -1,6 +1,6 @@
-"""What can happen to one HTTP call: the values that scripts, chances and outages are made of.
+"""The faults of one HTTP call: the values that scripts, chances and outages are made of.
 
-When each happens is declared in `faults`; how it is done on the wire is in `fault_wire`.
+`faults` declares when each happens, `fault_wire` makes the answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class ErrorAnswer(Declared):
-    """An error as it is put on the wire, whichever fault asked for it."""
+    """An error answer, made by any of the faults below."""
 
     status: int
     type: str
@@ -37,12 +37,12 @@ class ErrorAnswer(Declared):
 
 
 class _Fault(Declared):
-    """What every kind has: waits in seconds, and for how many calls of a script it stands.
+    """The fields of every kind: waits in seconds, and the number of calls in a script.
 
-    `delay_before` comes between the end of the request's body and the handler's work, which is done
-    even if the client has left meanwhile; `delay_after` comes before the answer is sent;
-    `read_pause` before each piece (at most some 64 KB) of the request's body, and who leaves during
-    that has sent an incomplete one.
+    `delay_before`: between the end of the request's body and the handler's work, which is done even
+    if the client has left meanwhile. `delay_after`: before the answer is sent. `read_pause`: before
+    each piece (at most about 64 KB) of the request's body; a client that leaves during this has
+    sent an incomplete body. `times`: the number of calls that this step of a script stands for.
     """
 
     kind: str
@@ -53,21 +53,21 @@ class _Fault(Declared):
 
     @property
     def label(self) -> str:
-        """What the books count it as, after the name of the endpoint."""
+        """The fault's name in the books, after the name of the endpoint."""
         return self.kind
 
 
 class Normal(_Fault):
-    """The true answer; with waits it is a slow one."""
+    """No fault but the waits."""
 
     kind: Literal["normal"]
 
 
 class Error(_Fault):
-    """An HTTP error. With `accepted` the handler does its work and only the answer is lost.
+    """An HTTP error. With `accepted` the handler does its work, and only its answer is lost.
 
-    `html` sends a gateway's page instead of an API error body. Without `retry_after` there is no
-    such header. `type` defaults to what belongs to the status.
+    `html` sends a gateway's page instead of the API's error body. Without `retry_after` there is no
+    such header. `type` defaults to the API's type for the status.
     """
 
     kind: Literal["error"]
@@ -95,7 +95,7 @@ class Error(_Fault):
 
 
 class QueueFull(_Fault):
-    """The 429 of a full queue, however much room there is."""
+    """The 429 of a full queue, even if the queue has room."""
 
     kind: Literal["queue_full"]
     retry_after: Seconds | None = float(RETRY_AFTER_SECONDS)
@@ -154,8 +154,8 @@ class Billing(_Fault):
 class Drop(_Fault):
     """The connection is closed without any answer; with `reset` by a TCP reset.
 
-    `at_once`: the request's body is not read. `before`: it is read, nothing is done. `after`: the
-    handler has done its work.
+    `at_once`: before the body is read. `before`: after the body is read, before the handler's work.
+    `after`: after the handler's work.
     """
 
     kind: Literal["drop"]
@@ -168,13 +168,13 @@ class Drop(_Fault):
 
 
 class Unreadable(_Fault):
-    """The work is done and the status is right, but the body is not JSON."""
+    """The handler's work is done and the status is its own, but the body is not JSON."""
 
     kind: Literal["unreadable"]
 
 
 class Cut(_Fault):
-    """Half of the true body, then a closed connection or a proper end that comes too early."""
+    """Half of the true body; then the connection is closed, or the body ends as if complete."""
 
     kind: Literal["cut"]
     end: Literal["dropped", "clean"] = "dropped"
@@ -188,7 +188,7 @@ class CutResults(_Fault):
     """A stream of results that ends after `lines` whole lines (None: after half of them).
 
     `mid_line` sends half of the next line as well. `dropped` closes the connection without the
-    final chunk, `clean` ends as if that were all.
+    final chunk, `clean` ends the body as if it were complete.
     """
 
     kind: Literal["cut"]
@@ -210,7 +210,7 @@ class Slow(_Fault):
 
 
 class Lines(_Fault):
-    """So many result lines broken (no JSON any more), sent twice, and left out."""
+    """Numbers of result lines that are broken (no JSON), sent twice, and left out."""
 
     kind: Literal["lines"]
     broken: Count = 0

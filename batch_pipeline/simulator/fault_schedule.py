@@ -1,7 +1,7 @@
-"""Whose turn it is: which fault the next call, batch or request meets.
+"""Decides which fault the next call, batch or request suffers.
 
-All chance comes from the simulator's seed and a count of what came before; nothing here touches
-HTTP. Safe for many threads, and the declaration may be replaced at any time.
+All chance comes from the simulator's seed and the number of earlier calls. Nothing here touches
+HTTP. Safe for many threads; the declaration may be replaced at any time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from batch_pipeline.simulator.faults import BATCH_ENDPOINTS, Endpoint, Faults
 
 
 def throw(seed: int, *parts: object) -> float:
-    """A number from 0 up to, not including, 1 that depends on the arguments alone."""
+    """A number in [0, 1) that depends on the arguments alone."""
     text = "|".join(map(str, (seed, *parts))).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / (1 << 64)
 
 
 class FaultSchedule:
-    """The declared faults, and how far their scripts have come."""
+    """The declared faults, and the number of calls that each script has seen."""
 
     def __init__(self, faults: Faults, seed: int) -> None:
         self.seed = seed
@@ -35,7 +35,7 @@ class FaultSchedule:
         return self._faults
 
     def replace(self, faults: Faults) -> None:
-        """From now on these faults; every count begins again."""
+        """Declare these faults from now on; all counts begin again."""
         with self._lock:
             self._faults = faults
             self._quiet = frozenset() if faults.outages else _quiet(faults)
@@ -46,11 +46,11 @@ class FaultSchedule:
             self._creates = 0
 
     def is_quiet(self, endpoint: Endpoint) -> bool:
-        """Whether nothing can happen to calls of an endpoint: nobody needs to count them."""
+        """Whether no fault is declared for an endpoint, so that its calls are not counted."""
         return endpoint in self._quiet
 
     def next_fault(self, endpoint: Endpoint, *, key: str, batch_id: str) -> AnyFault | None:
-        """What happens to this call: an outage, else the script's step, else a chance that hits."""
+        """This call's fault: an outage, else the script's step, else a chance that hits."""
         with self._lock:
             return (
                 self._outage(endpoint, key)
@@ -75,7 +75,7 @@ class FaultSchedule:
         return next((step for past, step in _ends(declared.script) if call < past), None)
 
     def give_back(self, endpoint: Endpoint, batch_id: str) -> None:
-        """A call met nothing that its step could have happened to: the step is for the next one."""
+        """Keep the step of a call that could not suffer it for the next call."""
         with self._lock:
             counted = self._counted(endpoint, batch_id)
             self._script_calls[counted] = max(0, self._script_calls[counted] - 1)
@@ -94,7 +94,7 @@ class FaultSchedule:
         return None
 
     def share_done_of_next_batch(self) -> float | None:
-        """The share of a new batch that will be answered before it expires, or None: it won't."""
+        """The share of a new batch that is answered before it expires; None: it does not."""
         expired = self._faults.expired_batches
         with self._lock:
             self._batches += 1
@@ -123,7 +123,7 @@ def _quiet(faults: Faults) -> frozenset[Endpoint]:
 
 
 def _ends(script: Sequence[AnyFault]) -> Iterator[tuple[int, AnyFault]]:
-    """(number of calls after which a step is over, step)."""
+    """Pairs of the number of calls after which a step is over, and the step."""
     past = 0
     for step in script:
         past += step.times

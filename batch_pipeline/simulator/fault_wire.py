@@ -1,6 +1,6 @@
-"""Answers that go wrong on their way: error bodies, bodies cut, slowed or spoilt.
+"""Makes faulty answers: error bodies, and bodies that are cut, slow or damaged.
 
-Which call suffers what is decided elsewhere; here is how it looks to a client.
+Which call gets which is decided in `fault_schedule`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GATEWAY_PAGE = (
 
 
 def refusal(request: Request, error: ErrorAnswer) -> Response:
-    """The API's error body, or a gateway's page instead of it."""
+    """An answer with the API's error body, or with a gateway's page."""
     headers = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:g}"}
     if error.html:
         return HTMLResponse(_GATEWAY_PAGE.format(status=error.status), error.status, headers)
@@ -37,7 +37,7 @@ def refusal(request: Request, error: ErrorAnswer) -> Response:
 
 
 class Nothing(Response):
-    """No answer at all: the connection ends."""
+    """Ends the connection without an answer."""
 
     def __init__(self, *, reset: bool) -> None:
         super().__init__()
@@ -48,16 +48,16 @@ class Nothing(Response):
 
 
 class Reshaped(Response):
-    """An answer with its own status and headers, whose body goes out otherwise.
+    """An answer with its own status and headers, and a body changed by `reshape`.
 
-    With `dropped` the connection ends where the body does, without what frames its true end.
+    With `dropped` the connection is closed after the body, without the final chunk.
     """
 
     def __init__(self, answer: Response, reshape: Reshape, *, dropped: bool = False) -> None:
         super().__init__(status_code=answer.status_code)
         self._body = reshape(_body_of(answer))
         self._dropped = dropped
-        # The announced length is a promise to be broken only where the connection is.
+        # Only a dropped connection may break the announced length.
         self.raw_headers = [
             (name, value)
             for name, value in answer.raw_headers
@@ -90,7 +90,7 @@ async def halved(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def garbled(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for _ in body:  # the work is done, and a file read to its end
+    async for _ in body:  # read to the end, so that its file is closed
         pass
     yield b"\x1f\x8b upstream said something, and this is not it"
 
@@ -106,7 +106,7 @@ def slowly(chunk_bytes: int, pause: float) -> Reshape:
 
 
 def cut_off(cut: CutResults, total: int) -> Reshape:
-    """Result lines up to the cut; `total` is how many there would be."""
+    """Result lines up to the cut; `total` is the number of all lines."""
     whole = total // 2 if cut.lines is None else cut.lines
 
     async def reshape(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -123,7 +123,7 @@ def cut_off(cut: CutResults, total: int) -> Reshape:
 
 
 def spoilt(fault: Lines, total: int, seed: int) -> Reshape:
-    """Result lines of which some are broken, some missing, and some come once more at the end."""
+    """Result lines of which some are broken, some missing, and some repeated at the end."""
     order = list(range(total))
     dice = Dice(seed)
     for last in range(total - 1, 0, -1):
@@ -162,7 +162,7 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def read_slowly(request: Request, pause: float) -> Request:
-    """The request with a wait before each piece of its body, so that the sender has to wait too."""
+    """The request with a wait before each piece of its body, which makes its sender wait."""
     receive = request.receive
 
     async def slow() -> Message:

@@ -1,7 +1,7 @@
-"""What goes wrong, and when: the declaration that `--faults` reads and `set_faults` takes.
+"""The declaration of faults that `--faults` reads and `set_faults` takes.
 
-Values only. What a single call can suffer is in `fault_kinds`, the reading of files in
-`faults_file`; who counts the calls is `fault_schedule`.
+Values only. The faults of a single call are in `fault_kinds`. `faults_file` reads files,
+`fault_schedule` counts the calls.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Endpoint = Literal[
 ]  # fmt: skip
 BATCH_ENDPOINTS = ("retrieve", "cancel", "delete", "results")
 
-# YAML has lists where a frozen value has tuples: the containers alone are lax.
+# YAML has lists where a frozen model has tuples: only the containers are not strict.
 _Script = Annotated[tuple[CallFault, ...], Field(strict=False)]
 _ResultsScript = Annotated[tuple[ResultsFault, ...], Field(strict=False)]
 
@@ -49,7 +49,7 @@ class ResultsChance(Declared):
 
 
 class While(Declared):
-    """A first time, counted in calls or in seconds; where both are given, until both are over."""
+    """A time at the beginning, in calls or in seconds; if both are given, until both are over."""
 
     calls: Count = 0
     seconds: Seconds = 0.0
@@ -60,20 +60,20 @@ class WhileUnavailable(While):
 
 
 class EndpointFaults(Declared):
-    """`script`: what happens to the 1st, 2nd, … call. After it, `chances`: the first that hits."""
+    """`script`: the faults of the first calls, in order. Afterwards the first chance that hits."""
 
     script: _Script = ()
     chances: Annotated[tuple[Chance, ...], Field(strict=False)] = ()
 
 
 class BatchEndpointFaults(EndpointFaults):
-    """With `per_batch` each batch goes through the script on its own."""
+    """With `per_batch` the script begins anew for each batch."""
 
     per_batch: bool = False
 
 
 class ListFaults(EndpointFaults):
-    """`lag`: how long a batch is missing. A look is a list call without a cursor."""
+    """`lag`: how long a new batch is missing; its calls are those without a cursor."""
 
     lag: While = While()
 
@@ -84,7 +84,7 @@ class RetrieveFaults(BatchEndpointFaults):
 
 
 class ResultsFaults(Declared):
-    """As of the other endpoints of one batch, with kinds of their own."""
+    """Like `BatchEndpointFaults`, with the kinds of faults that results can suffer."""
 
     script: _ResultsScript = ()
     chances: Annotated[tuple[ResultsChance, ...], Field(strict=False)] = ()
@@ -93,10 +93,10 @@ class ResultsFaults(Declared):
 
 
 class Outage(Declared):
-    """One fault for calls number `from_call` to `to_call` (None: until it is lifted).
+    """One fault for calls number `from_call` to `to_call` (None: until faults are replaced).
 
-    Calls are counted over all `endpoints` together (none named: all endpoints), and only those
-    with one of `keys`, where keys are named.
+    Counts the calls to all of `endpoints` together (empty: all endpoints), and if `keys` are named,
+    only calls with one of these API keys.
     """
 
     fault: Annotated[CallFault, AfterValidator(_without_times)]
@@ -125,9 +125,9 @@ Outcome = ErrorType | NotAnswered | OddAnswer
 
 
 class _Outcome(Declared):
-    """What becomes of a request. `ways`: in batches, in real time, or both.
+    """The result of a request. `ways`: for requests in batches, in real time, or both.
 
-    `attempts`: only while the content was tried fewer times than that (None: always).
+    `attempts`: only for this number of first attempts at a content (None: for all).
     """
 
     outcome: Outcome
@@ -143,7 +143,7 @@ class _Outcome(Declared):
 
 
 class RequestChance(_Outcome):
-    """Decided by the request's content and the number of its attempt, in whatever batch."""
+    """Hits by the request's content and the number of its attempt, the same in every batch."""
 
     probability: Probability
 
@@ -155,16 +155,16 @@ class RequestMatch(_Outcome):
 
 
 class RequestFaults(Declared):
-    """The first of `matching` that fits, else the first of `chances` that hits."""
+    """The first of `matching` that applies, else the first of `chances` that hits."""
 
     matching: Annotated[tuple[RequestMatch, ...], Field(strict=False)] = ()
     chances: Annotated[tuple[RequestChance, ...], Field(strict=False)] = ()
 
 
 class ExpiredBatches(Declared):
-    """Batches of which only the share `done` is answered; the rest expires.
+    """Batches of which only the share `done` is answered and the rest expires.
 
-    These are the `first` ones created, and others with `probability`.
+    The `first` batches created are such batches, and others with `probability`.
     """
 
     first: Count = 0
@@ -173,9 +173,9 @@ class ExpiredBatches(Declared):
 
 
 class ForeignBatches(Declared):
-    """Batches of other tenants, made at the same moment as a create call of ours.
+    """Batches of other tenants, created at the same moment as a batch of ours.
 
-    Whether ours is accepted or not; `requests` None: as many as ours has.
+    They are created even if ours is refused. `requests` None: as many requests as ours has.
     """
 
     probability: Probability = 0.0
@@ -184,14 +184,14 @@ class ForeignBatches(Declared):
 
 
 class QueueFaults(Declared):
-    """Whether the queue limit is enforced, and how much of it others always take."""
+    """Whether the queue limit is enforced, and the requests of others that always count."""
 
     enforced: bool = True
     foreign_requests: Count = 0
 
 
 class Faults(Declared):
-    """All that goes wrong; an empty one is an API without faults."""
+    """All declared faults; without any, the simulated API has none."""
 
     create: EndpointFaults = EndpointFaults()
     list: ListFaults = ListFaults()

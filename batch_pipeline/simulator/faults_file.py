@@ -1,4 +1,4 @@
-"""Reading a faults declaration: YAML or JSON text to `Faults`, with errors that name the key."""
+"""Reads a faults declaration from YAML or JSON, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _told(problem: Any, data: Any) -> str:
 
 
 def _key(location: tuple[int | str, ...], data: Any) -> str:
-    """`create.script.0.status`: the path without the union tags that pydantic puts in between."""
+    """The path of a key, as in `create.script.0.status`, without pydantic's union tags."""
     found: list[str] = []
     for part in location:
         if isinstance(data, dict) and part not in data and part == data.get("kind"):

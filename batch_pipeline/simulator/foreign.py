@@ -1,6 +1,6 @@
-"""Other tenants of the workspace: what is in their batches, and how large ours would be.
+"""The requests in batches of other tenants of the workspace.
 
-When they create one is declared in `faults`; how it lives is the store's business.
+`faults` declares when such a batch is created.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MODEL = "claude-haiku-4-5-20251001"
 
 
 def requests_in(body: bytes) -> int:
-    """How many requests the body of a create call holds; 0 for one that is no batch."""
+    """The number of requests in the body of a create call; 0 if it is no batch."""
     try:
         requests = orjson.loads(body)["requests"]
     except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -1,7 +1,7 @@
 """The models that the simulated organisation may use, with their limits and prices.
 
-The prices (USD per million tokens, real time) are copied by hand from genai-prices 0.2.3 and not
-imported: the pipeline uses that library, and books that shared it could not contradict it.
+The prices (USD per million tokens, real time) are copied by hand from genai-prices 0.2.3. The
+pipeline uses that library: books that used it too could not show its mistakes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Model:
         return int(price)
 
 
-@lru_cache(maxsize=256)  # a few prices, for each answer
+@lru_cache(maxsize=256)  # the same few prices for all answers
 def _pico(usd_per_million: float) -> int:
     return round(usd_per_million * PICO_USD_PER_TOKEN)
 

@@ -1,8 +1,8 @@
 """The rate limits of real-time messages: requests, input and output tokens a minute.
 
-Token buckets, as the API's documentation describes them: each holds a minute's worth at most and is
-refilled all the time. A request and its input tokens count when it comes, its output tokens when it
-is answered, so that the last may run below nothing.
+Token buckets, as the API's documentation describes them: each holds at most the limit of one minute
+and is refilled all the time. A request and its input tokens count when it comes, its output tokens
+when it is answered, so that the bucket of output tokens may become negative.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 
 from batch_pipeline.simulator.wire import ApiError
 
-# The API rounds what is left of tokens like this.
+# The API rounds remaining tokens to thousands.
 _ROUND_TOKENS = 1_000
 
 
 @dataclass(frozen=True)
 class MessageLimits:
-    """A minute's limits of messages in real time; None: no limit, and no header for it."""
+    """Limits of real-time messages a minute; None: no limit, and no header."""
 
     requests: int | None = None
     input_tokens: int | None = None
@@ -69,7 +69,7 @@ class RateLimiter:
         self.replace(limits)
 
     def replace(self, limits: MessageLimits) -> None:
-        """From now on these limits, the buckets full."""
+        """Set these limits, with full buckets."""
         with self._lock:
             declared = {
                 "requests": limits.requests,
@@ -88,9 +88,9 @@ class RateLimiter:
         return bool(self._buckets)
 
     def admit(self, input_tokens: int) -> None:
-        """Take a request in. Errors: `ApiError` 429 with `retry-after` where a bucket lacks it."""
+        """Count a request. Errors: `ApiError` 429 with `retry-after` if a bucket is too empty."""
         with self._lock:
-            # Of output nobody knows how much it will be: something has to be left.
+            # The length of the output is not known yet; one token has to be left.
             wanted = {"requests": 1.0, "input-tokens": float(input_tokens), "output-tokens": 1.0}
             for name, bucket in self._buckets.items():
                 wait = bucket.seconds_until(wanted[name])
@@ -101,7 +101,7 @@ class RateLimiter:
                     bucket.take(wanted[name])
 
     def spend(self, output_tokens: int) -> None:
-        """Count the output of an answer."""
+        """Count the output tokens of an answer."""
         with self._lock:
             if "output-tokens" in self._buckets:
                 self._buckets["output-tokens"].take(output_tokens)

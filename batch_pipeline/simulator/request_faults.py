@@ -1,7 +1,7 @@
-"""What becomes of single requests: errors, odd answers, no answer.
+"""Faults of single requests: errors, unusual answers, no answer.
 
-Decided by a request's content and the number of its attempt, so that it does not matter in which
-batch it comes, and a retry may fare better.
+A fault depends on the request's content and the number of its attempt: it is the same in every
+batch, and a retry may succeed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Rule = RequestMatch | RequestChance
 
 @dataclass
 class RequestFate:
-    """Decides for the requests of one batch, or for one message; counts what it did.
+    """Decides on faults for the requests of one batch, or for one message, and counts them.
 
-    `attempts_before` gives how often requests of a content digest came to their end so far.
+    `attempts_before` returns the number of ended requests of a content digest.
     """
 
     declared: RequestFaults
@@ -49,9 +49,9 @@ class RequestFate:
     def result(
         self, digest: bytes, raw: bytes, truth: dict[str, Any], unique: str
     ) -> dict[str, Any]:
-        """The result that goes out in place of the true one, mostly the true one itself.
+        """The result of a request: `truth`, or a fault in its place.
 
-        `raw` is the request's params as JSON, `unique` the tail of ids made up here.
+        `raw` is the request's params as JSON, `unique` the end of ids that are made here.
         """
         rule = self._rule(digest, raw)
         if rule is None or (rule.outcome in _ODD_ANSWERS and truth["type"] != "succeeded"):
@@ -69,7 +69,7 @@ class RequestFate:
     def message(
         self, digest: bytes, params: dict[str, Any], truth: dict[str, Any]
     ) -> dict[str, Any]:
-        """The same for a message in real time. Errors: `ApiError` with the status of its type."""
+        """`result` for a real-time message. Errors: `ApiError` with the status of its type."""
         if not self._anything_declared:
             return truth
         result = self.result(
@@ -106,7 +106,7 @@ class RequestFate:
 
 
 def _as_json(text: str) -> bytes:
-    """A text as it stands inside a JSON string."""
+    """A text as encoded inside a JSON string."""
     return orjson.dumps(text)[1:-1]
 
 

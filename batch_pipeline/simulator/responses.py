@@ -1,4 +1,4 @@
-"""JSON answers and API error bodies, as every part of the HTTP face sends them."""
+"""JSON answers and API error bodies."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Covered: object, array, string, number, integer, boolean, null, enum, const, `$ref` into the same
 document, allOf, anyOf, oneOf, bounds of numbers, lengths and items, uniqueItems, multipleOf and the
-formats date, date-time, time, email, uri and uuid. `pattern`, `not`, `if` and the like are not
-looked at; the answer may then break the schema.
+formats date, date-time, time, email, uri and uuid. `pattern`, `not`, `if` and other keys are
+ignored; the answer may break a schema that has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jsonschema_rs import is_valid
 
 from batch_pipeline.simulator.source_text import Dice, SourceText
 
-_MAX_DEPTH = 6  # deeper, a recursive schema gets only what it requires
+_MAX_DEPTH = 6  # below it, objects have required properties only, so that recursion ends
 _MAX_REFERENCES = 100
 _ENOUGH_ITEMS = 3
 _SPAN = 100
@@ -41,7 +41,7 @@ class UnsatisfiableError(Exception):
 
 
 class SchemaWriter:
-    """Writes one value; made anew for every answer."""
+    """Writes one value for a schema."""
 
     def __init__(self, root: Schema, dice: Dice, source: SourceText) -> None:
         self._root = root
@@ -49,12 +49,12 @@ class SchemaWriter:
         self._source = source
 
     def write(self) -> Any:
-        """A value that fits. Errors: `UnsatisfiableError` where the schema leaves no way out."""
+        """A value that fits the schema. Errors: `UnsatisfiableError` if none can be written."""
         try:
             return self._value(self._root, "", 0)
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-            # An enum that nothing fits, a reference to nowhere or round in a circle: what is
-            # wrong in a stranger's schema comes up as whatever exception it leads to.
+            # Mistakes in a client's schema (an empty enum, a broken or circular reference) show
+            # up as any of these.
             raise UnsatisfiableError(f"no value can be written for it ({error})") from error
 
     def _value(self, raw: Any, name: str, depth: int) -> Any:
@@ -128,7 +128,7 @@ class SchemaWriter:
         value = None
         for turn in range(len(options)):
             value = self._value(options[(start + turn) % len(options)], name, depth + 1)
-            # One of them, and no other: a value that happens to fit two is not an answer.
+            # oneOf allows no value that fits two of its schemas.
             if key == "anyOf" or is_valid({**self._definitions(), "oneOf": schema[key]}, value):
                 return value
         return value
@@ -259,7 +259,7 @@ class SchemaWriter:
 
 
 def merge(left: Schema, right: Schema) -> Schema:
-    """One schema that allows only what both allow, for the keys that this module covers."""
+    """One schema that allows only values that both allow, for the keys that this module covers."""
     merged = dict(left)
     for key, value in right.items():
         if key not in merged:

@@ -1,6 +1,6 @@
-"""Running the simulator: in a thread for tests and demonstrations, or in the foreground.
+"""Runs the simulator, in a thread for tests and demonstrations or in the foreground.
 
-Everything is assembled here; the parts are in the other modules.
+The parts of the other modules are put together here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ HOST = "127.0.0.1"
 NO_LIMITS = MessageLimits()
 _START_SECONDS = 30
 _SHUTDOWN_SECONDS = 2
-# How often uvicorn wants to look after itself.
+# uvicorn's interval between ticks, in which it updates its date header.
 _TICK_SECONDS = 0.1
-# Of the loop, until a connection without a call under way is closed and forgotten.
+# Turns of the event loop until an idle connection is closed.
 _ROUNDS_TO_CLOSE = 3
 _LOGGING: dict[str, Any] = {
     "version": 1,
@@ -48,7 +48,7 @@ _LOGGING: dict[str, Any] = {
 
 
 class Simulator:
-    """A running simulator, as tests hold it in hand."""
+    """A running simulator, as tests control it."""
 
     def __init__(
         self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule,
@@ -63,11 +63,11 @@ class Simulator:
         self._api = api
 
     def set_faults(self, faults: Faults) -> None:
-        """From now on these go wrong; scripts and counts of calls begin again."""
+        """Declare these faults from now on; scripts and counts of calls begin again."""
         self._schedule.replace(faults)
 
     def create_foreign_batch(self, requests: int) -> str:
-        """A batch of another tenant, as it would be without a call of ours; returns its id."""
+        """Create a batch of another tenant; returns its id."""
         return self._store.create_foreign(requests).id
 
     @property
@@ -76,15 +76,15 @@ class Simulator:
         return self._store.pace.turnaround
 
     def set_turnaround(self, seconds: float) -> None:
-        """Applies to the batches that run now as well."""
+        """Change the turnaround, of running batches as well."""
         self._store.pace.turnaround = seconds
 
     def set_message_limits(self, limits: MessageLimits) -> None:
-        """Rate limits of messages in real time from now on, the buckets full."""
+        """Set the rate limits of real-time messages, with full buckets."""
         self._rates.replace(limits)
 
     def set_latency(self, seconds: float) -> None:
-        """What a message in real time takes from now on."""
+        """Set the seconds that a real-time message takes."""
         self._api.latency = seconds
 
     def set_queue_limit(self, requests: int) -> None:
@@ -96,15 +96,15 @@ class Simulator:
         return self._store.queued()
 
     def hold(self) -> None:
-        """From now on no batch ends by itself (one that is canceled does)."""
+        """Let no batch end from now on, except canceled ones."""
         self._store.pace.hold()
 
     def release(self) -> None:
-        """Undo `hold`: every batch whose time is over ends at the next request."""
+        """Undo `hold`: each batch whose turnaround is over ends at the next request."""
         self._store.pace.release()
 
     def set_done_at_cancel(self, share: float | None) -> None:
-        """Which share of a canceled batch is done; None: the elapsed share of its turnaround."""
+        """Set the share of a canceled batch that is answered; None: by its elapsed turnaround."""
         self._store.pace.done_at_cancel = share
 
 
@@ -185,7 +185,7 @@ def serve(
         url = _url(listener)
         app = parts.api.asgi()
         server = _Server(_config(app), on_ready=(lambda: on_ready(url)) if on_ready else None)
-        # uvicorn raises a signal again once it has shut down; SIGTERM would then kill the process
+        # uvicorn raises a signal again after its shutdown. SIGTERM would then kill the process
         # before the temporary folder is removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
@@ -236,9 +236,9 @@ def _assembled(
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready to answer, and ends at once where nothing is under way.
+    """A uvicorn server that tells when it is ready, and ends at once if no call is under way.
 
-    uvicorn itself takes 0.15 seconds to end, and hundreds of tests have a simulator of their own.
+    uvicorn takes 0.15 seconds to end, and hundreds of tests start a simulator each.
     """
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None] | None = None) -> None:
@@ -249,7 +249,7 @@ class _Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """End; from another thread."""
+        """End the server; called from another thread."""
         self.should_exit = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended already
@@ -291,7 +291,7 @@ def _config(app: Any) -> uvicorn.Config:
         app,
         http=CuttableProtocol,
         ws="none",
-        proxy_headers=False,  # nobody stands between
+        proxy_headers=False,  # there is no proxy
         lifespan="off",
         access_log=False,
         log_config=_LOGGING,

@@ -1,6 +1,7 @@
-"""From the requests of a batch to its result lines: what succeeded, what did not, what is billed.
+"""Settles a batch: writes its result lines and its bill.
 
-Done once for each batch, when its end is first seen, so that every download gives the same lines.
+Done once for each batch, by the first request that sees its end, so that all downloads give the
+same lines.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from batch_pipeline.simulator.spool import request_lines
 from batch_pipeline.simulator.tokens import PromptCache, usage
 from batch_pipeline.simulator.wire import ApiError, error_body, invalid_request
 
-# Results are shuffled within blocks of this many bytes: out of order, yet never all in memory.
+# Results are shuffled within blocks of this size: out of order, without all lines in memory.
 _BLOCK_BYTES = 4 << 20
 
 
 class Responder:
-    """Writes messages for one simulated organisation: its seed and its prompt cache."""
+    """Writes messages of one simulated organisation, which has a seed and a prompt cache."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -37,9 +38,9 @@ class Responder:
     def message(
         self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str
     ) -> dict[str, Any]:
-        """The Messages API's answer to params that were checked.
+        """The Messages API's answer to checked params.
 
-        Errors: `ApiError` 400 for a schema that only now turns out to have no fitting value.
+        Errors: `ApiError` 400 for a schema that no value fits.
         """
         try:
             said = answer(params, digest, self.seed)
@@ -49,7 +50,7 @@ class Responder:
             "id": message_id,
             "type": "message",
             "role": "assistant",
-            "model": MODELS[params["model"]].id,  # an alias is answered by its full name
+            "model": MODELS[params["model"]].id,  # the full name, for an alias too
             "content": said.content,
             "stop_reason": said.stop_reason,
             "stop_sequence": said.stop_sequence,
@@ -65,9 +66,9 @@ class Responder:
 
 @dataclass(frozen=True)
 class Settlement:
-    """`counts` as in `request_counts` of an ended batch, and what it costs.
+    """`counts` as in `request_counts` of an ended batch, and its bill.
 
-    `attempted`: content digests of the requests that came to an end of their own.
+    `attempted`: content digests of the requests that were neither canceled nor expired.
     """
 
     counts: dict[str, int]
@@ -99,7 +100,7 @@ def settle(
                 attempted.append(digest)
             else:
                 result = {"type": rest}
-            # A result of a type that the counts have no name for still counts.
+            # A result of an unknown type counts as errored.
             counts[result["type"] if result["type"] in counts else "errored"] += 1
             if result["type"] == "succeeded":
                 bill.add(digest, result["message"]["model"], result["message"]["usage"])
@@ -123,14 +124,14 @@ def _result(
             raise problem
         message = responder.message(params, digest, f"msg_01{unique}", "batch")
     except ApiError as problem:
-        # What real time answers with 404 (an unknown model) is an invalid request inside a batch.
+        # In a batch an unknown model is an invalid request, not the 404 of a real-time message.
         error = error_body("invalid_request_error", problem.message, f"req_01{unique}")
         return {"type": "errored", "error": error}
     return {"type": "succeeded", "message": message}
 
 
 def _shuffled(lines: list[bytes], dice: Dice) -> bytes:
-    """The lines in another order than they came; two or more never stay as they were."""
+    """The lines in another order; two or more lines never keep theirs."""
     order = list(lines)
     dice.shuffle(order)
     return b"".join(order if order != lines else reversed(lines))

@@ -1,8 +1,4 @@
-"""Chance that repeats, and the text that answers are taken from.
-
-`Dice` gives the same throws for the same seed; `SourceText` is what the prompt says. Neither
-knows schemas or messages.
-"""
+"""Repeatable chance (`Dice`), and the text of the prompt that answers are taken from."""
 
 from __future__ import annotations
 
@@ -12,20 +8,20 @@ from datetime import date
 from functools import cached_property, lru_cache
 from typing import Any
 
-# Of a long text only the head and the tail are read: an answer costs the simulator as little as it
-# can, and the name of a thing is mostly said at the beginning or the end.
+# Only the head and the tail of a long text are read, which saves time: a text mostly names its
+# subject at the beginning or the end.
 HEAD_CHARACTERS = 5_000
 TAIL_CHARACTERS = 3_000
 
 _MASK = (1 << 64) - 1
 _WORD = re.compile(r"[A-Za-z0-9]+")
-# A literal start makes these four times as fast as one that begins with a look at the neighbours.
+# They begin with a literal: four times as fast as with a lookbehind at the start.
 _ISO_DATE = re.compile(r"[12]\d{3}-\d{2}-\d{2}(?!\d)")
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}(?![0-9A-Za-z])(?<![0-9A-Za-z]....)")
 _SPACED = bytes(
     byte if byte >= 0x80 or chr(byte).isalnum() else 0x20 for byte in range(256)
-)  # what is not part of a word becomes a space
-# Words too common to show that a value was meant.
+)  # characters outside words become spaces
+# Words that are too common to be evidence for a value.
 _NO_EVIDENCE = frozenset({
     b"a", b"an", b"and", b"any", b"for", b"in", b"is", b"no", b"none", b"not", b"of", b"or",
     b"other", b"the", b"to", b"unknown", b"yes",
@@ -33,7 +29,7 @@ _NO_EVIDENCE = frozenset({
 
 
 class Dice:
-    """A small, fast generator (Knuth's MMIX constants); throws depend on the seed alone."""
+    """A small, fast random generator (Knuth's MMIX constants) that depends on its seed alone."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
@@ -44,7 +40,7 @@ class Dice:
         return (self._state >> 24) % n
 
     def unit(self) -> float:
-        """A number from 0 up to, not including, 1."""
+        """A number in [0, 1)."""
         return self.below(1 << 32) / (1 << 32)
 
     def pick(self, options: Sequence[Any]) -> Any:
@@ -89,7 +85,7 @@ class SourceText:
         return self.text.lower()
 
     def excerpt(self, dice: Dice, words: int) -> str:
-        """About `words` consecutive words from somewhere in the text, white space made plain."""
+        """About `words` consecutive words of the text, with single spaces between them."""
         span = words * 12 + 24
         start = dice.below(max(1, len(self.text) - span // 2))
         found = self.text[start : start + span].split()
@@ -97,7 +93,7 @@ class SourceText:
         return " ".join(found) or "Nothing to quote."
 
     def after(self, name: str, words: int) -> str | None:
-        """The words that follow a property's name in the text, or None if it does not occur."""
+        """The words after a property's name in the text, or None if the name does not occur."""
         spoken = name.replace("_", " ").lower()
         if len(spoken) < 3 or (position := self._lower.find(spoken)) < 0:
             return None
@@ -105,15 +101,15 @@ class SourceText:
         return " ".join(tail.lstrip(" :=\t\"'").split()[:words]) or None
 
     def evidence(self, value: str) -> int:
-        """How much speaks for `value`: 0 where one of its words is missing or all are common."""
+        """A score for `value`: 0 if the text lacks one of its words, or all are common words."""
         phrase, telling = _words_of(value)
         if not telling or not all(word in self._spaced for word in telling):
             return 0
-        # The words side by side are worth more than the same words far apart.
+        # Words side by side score more than the same words far apart.
         return 1 + len(telling) * self._spaced.count(phrase)
 
     def best_of(self, values: Sequence[Any]) -> Any | None:
-        """The text value for which the text speaks most, or None where it speaks for none."""
+        """The text among `values` with the highest score, or None if no score is above 0."""
         scored = [(self.evidence(value), value) for value in values if isinstance(value, str)]
         best = max(scored, key=lambda pair: pair[0], default=(0, None))
         return best[1] if best[0] > 0 else None
@@ -128,13 +124,13 @@ class SourceText:
         return None
 
     def years(self) -> Iterator[int]:
-        """Years of the last and this century, as they come."""
+        """Years from 1900 to 2099, in the order of the text."""
         return (int(found[0]) for found in _YEAR.finditer(self.text))
 
 
 @lru_cache(maxsize=4096)
 def _words_of(value: str) -> tuple[bytes, tuple[bytes, ...]]:
-    """(all words of a value, those of them that tell something), as they stand in spaced text."""
+    """All words of a value as one phrase, and its uncommon words, as in spaced text."""
     words = [word.lower().encode() for word in _WORD.findall(value)]
     telling = (word for word in words if word not in _NO_EVIDENCE and len(word) > 1)
     return b" %b " % b" ".join(words), tuple(b" %b " % word for word in telling)

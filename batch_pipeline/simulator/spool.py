@@ -1,7 +1,7 @@
-"""Requests and results on disk: one line each, so that no batch is ever held in memory as objects.
+"""Files of requests and results: one line each, so that no batch is held in memory as objects.
 
-A request line is `custom_id TAB content digest (hex) TAB params as JSON`; a result line is what the
-API sends. What the lines mean is `settlement`'s business.
+A request line is `custom_id TAB content digest (hex) TAB params as JSON`; a result line is that of
+the API.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batch_pipeline.simulator.wire import (
 )
 
 _BUFFER_BYTES = 1 << 20
-# How most clients write a body: without white space, the custom id of each request first.
+# The usual form of a body: without white space, with the custom id first in each request.
 _BODY_START, _ENTRY_START, _BODY_END = b'{"requests":[', b'{"custom_id":"', b"]}"
 
 
@@ -46,16 +46,16 @@ class Spool:
         self.results(batch_id).unlink(missing_ok=True)
 
     def keep_only(self, batch_ids: set[str]) -> None:
-        """Remove what an interrupted simulator left: bodies that never became a batch."""
+        """Remove other files: those of deleted batches, bodies that never became a batch."""
         for path in self._folder.iterdir():
             if path.suffix not in (".requests", ".results") or path.stem not in batch_ids:
                 path.unlink()
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> Path:
-        """Write a body as it comes in; the file of an incomplete or too large one is removed.
+        """Write a body to a file; the file of an incomplete or too large body is removed.
 
-        Writing goes to the page cache, so it is not worth a thread. A body that is too large is
-        read to its end all the same: most clients look for an answer only when they have sent all.
+        Writes go to the page cache, so that they need no thread. A body that is too large is read
+        to its end: most clients read the answer only after they have sent everything.
         """
         path = self._folder / f"{uuid.uuid4().hex}.incoming"
         size = 0
@@ -83,7 +83,7 @@ class Spool:
             try:
                 return self.write_requests(batch_id, map(_packed, _one_by_one(incoming)))
             except (_NotPlainError, ApiError):
-                # What is wrong with it, if anything, shows when it is read as a whole.
+                # Parsed as a whole, it shows which request is wrong, or that it is valid.
                 entries = check_batch(_parse(incoming))
                 return self.write_requests(batch_id, map(_packed, entries))
         except BaseException:
@@ -105,14 +105,14 @@ class Spool:
 
 
 class _NotPlainError(Exception):
-    """A body that cannot be taken apart without reading it as a whole."""
+    """A body that has not the usual form, and must be parsed as a whole."""
 
 
 def _one_by_one(path: Path) -> Iterator[dict[str, Any]]:
-    """The checked requests of a body as compact JSON, in memory one at a time.
+    """The checked requests of a body in the usual form, one at a time.
 
-    A quote inside a JSON string is escaped, so that what separates two requests cannot stand in a
-    text; where it stands elsewhere, a piece is no JSON object, and the body not plain.
+    The separator has an unescaped quote, so that it cannot be part of a text. If it occurs
+    elsewhere, a piece is not valid JSON. Errors: `_NotPlainError`.
     """
     seen: set[str] = set()
     for position, piece in enumerate(_pieces(path)):

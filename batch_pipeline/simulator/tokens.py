@@ -1,7 +1,7 @@
-"""Counting tokens and keeping the prompt cache: what ends up in `usage`.
+"""Counts tokens and keeps the prompt cache: the numbers in `usage`.
 
-Plausible, not exact: one token for every four bytes of UTF-8, so that text in other scripts costs
-more for each character, plus a few for the frame of every message.
+Plausible, not exact: one token for every four bytes of UTF-8, so that characters of other scripts
+cost more, plus a few for each message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_REQUEST = 3
 MAX_TOKENS_PER_MEDIA_BLOCK = 1_600
-MIN_CACHED_TOKENS = 1_024  # a shorter prefix is not cached, and nobody is told
+MIN_CACHED_TOKENS = 1_024  # a shorter prefix is not cached, without any error
 
 
 def count_text(text: str) -> int:
@@ -46,7 +46,7 @@ def _as_blocks(content: Any) -> list[Any]:
 
 
 def _segments(params: dict[str, Any]) -> Iterator[tuple[int, Any, str | None]]:
-    """(tokens, block, cache lifetime asked for at its end) in the order of the prompt."""
+    """(tokens, block, cache lifetime requested at its end) in the order of the prompt."""
     for tool in params.get("tools") or ():
         yield len(orjson.dumps(tool)) // BYTES_PER_TOKEN, tool, _lifetime(tool)
     for block in _as_blocks(params.get("system")):
@@ -64,9 +64,9 @@ def _lifetime(block: Any) -> str | None:
 
 
 class PromptCache:
-    """Which prompt prefixes were seen: the first time is a write, every later one a read.
+    """The prompt prefixes that were seen: the first time is a write, each later one a read.
 
-    One instance for one simulator. Entries do not age, as a simulated night is short.
+    Entries do not age, since a simulated night is short.
     """
 
     def __init__(self) -> None:

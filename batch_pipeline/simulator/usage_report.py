@@ -1,7 +1,7 @@
-"""The organisation's reports of usage and cost, from the simulator's books: by UTC day.
+"""The organisation's reports of usage and cost by UTC day, from the simulator's books.
 
-Belongs here: what of a bill is kept by day, and the reports' shapes. Queries that no report of one
-day needs (filters, other groupings, buckets of hours) are refused.
+Belongs here: the sums for each day, and the form of the reports. Queries that a report of one day
+does not need (filters, other groupings, buckets of hours) are refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_DAYS = 31
 
 @dataclass
 class ModelBill:
-    """What one model's answers of a bill add up to: tokens by class, and picodollars."""
+    """The sums of one model's answers in a bill: tokens by class, and picodollars."""
 
     tokens: list[int] = field(default_factory=lambda: [0] * 5)
     pico_usd: int = 0
@@ -50,7 +50,7 @@ class ModelBill:
 
 
 def record(connection: sqlite3.Connection, models: Mapping[str, ModelBill], *, batch: bool) -> None:
-    """Add a bill to the present day's, in the transaction that books it."""
+    """Add a bill to the sums of the present day, in the transaction that books it."""
     tier = "batch" if batch else "standard"
     day = datetime.now(UTC).date().isoformat()
     connection.executemany(

@@ -1,6 +1,6 @@
-"""Batches that exist and cannot be seen yet: a list that lags, a 404 for a while.
+"""Hides batches that exist: missing from the list, or answered with 404 for a while.
 
-What a call may see depends on the batch's age and on how often it was looked for before; the
+Whether a call sees a batch depends on the batch's age and on the number of earlier calls. The
 declaration may change at any time.
 """
 
@@ -19,11 +19,11 @@ from batch_pipeline.simulator.wire import STATUS_TYPES, ApiError, now
 
 
 class HiddenError(ApiError):
-    """The answer to a call for something that exists and is not to be seen yet."""
+    """The answer to a call for a batch, or results, that exist and are hidden."""
 
 
 class Visibility:
-    """What calls may see of the batches; safe for many threads."""
+    """Decides which batches a call sees; safe for many threads."""
 
     def __init__(self, schedule: FaultSchedule, books: Books) -> None:
         self._schedule, self._books = schedule, books
@@ -34,12 +34,12 @@ class Visibility:
         self._listed: set[str] = set()
 
     def begin_look(self) -> None:
-        """A list call without a cursor begins."""
+        """Count a list call without a cursor."""
         with self._lock:
             self._looks += 1
 
     def missing_from_list(self, batches: Iterable[Batch]) -> set[str]:
-        """Ids of those that the current look at the list does not show yet."""
+        """Ids of batches that the list does not show yet."""
         lag = self._schedule.faults.list.lag
         missing = set()
         with self._lock:
@@ -50,13 +50,13 @@ class Visibility:
                 if looks_before < lag.calls or _is_younger(batch.created_at, lag.seconds):
                     missing.add(batch.id)
                 else:
-                    self._listed.add(batch.id)  # what was there once stays there
+                    self._listed.add(batch.id)  # it never disappears again
         if missing:
             self._books.count_fault("list.lag", len(missing))
         return missing
 
     def check_retrieve(self, batch: Batch) -> None:
-        """Errors: `HiddenError` 404 for a batch that cannot be seen yet, or again."""
+        """Raise `HiddenError` 404 for a batch that is hidden after its creation or its end."""
         declared = self._schedule.faults.retrieve
         phases: list[tuple[str, While, datetime | None]] = [
             ("after_create", declared.not_found_after_create, batch.created_at)
@@ -68,7 +68,7 @@ class Visibility:
                 raise HiddenError(404, "not_found_error", f"Message Batch {batch.id} not found.")
 
     def check_results(self, batch: Batch) -> None:
-        """Errors: `HiddenError` for results that exist and are not given out yet."""
+        """Raise `HiddenError` for results that exist and are hidden after the batch's end."""
         declared = self._schedule.faults.results.unavailable_after_end
         if batch.counts is None:
             return

@@ -1,7 +1,4 @@
-"""Shapes on the wire: ids, times, errors and limits, as the Message Batches API writes them.
-
-No state and no decision about a request belongs here.
-"""
+"""Forms of the Message Batches API: ids, times, errors, limits. No state, no decisions."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
-"""Response header, value `1`, by which a client knows that nobody is billed."""
+"""Response header with the value `1`: a simulator answers, and no money is charged."""
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
@@ -90,7 +87,7 @@ def api_key_of(headers: Mapping[str, str]) -> str:
 
 def new_id(prefix: str) -> str:
     """An id such as `msgbatch_01…`, random so that it stays unique over restarts."""
-    # One call for all characters: every response has an id, and there may be thousands a second.
+    # One call for all characters: each response has an id, thousands a second.
     return f"{prefix}_01{secrets.token_bytes(22).translate(_TO_ALPHABET).decode()}"
 
 
