@@ -32,8 +32,9 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import Gates
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.shards import NewShard
+from batch_pipeline.ledger.shards import NewShard, Shard
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.sums import Counts
 from benchmarks.measure import parser, verdict
@@ -158,14 +159,17 @@ def _fill(ledger: Ledger, partition: str, count: int) -> tuple[Night, float]:
 
 def _per_shard(ledger: Ledger, night: Night, timed: int) -> float:
     """Seconds of one shard's life, with some others in flight."""
-    may_send = breaker.gate(AlertsSpec())
+
+    def read_gates(connection: sa.Connection, night: Night, _shard: Shard) -> Gates:
+        return Gates(breaker=breaker.look(connection, AlertsSpec(), night))
+
     numbers = itertools.count()
     sent = []
     start = time.perf_counter()
     for _ in range(timed):
         with ledger.write() as connection:
             transitions.reap(connection, "default")
-            intent = admission.begin(connection, night, "me", LIMITS, may_send)
+            intent = admission.begin(connection, night, "me", LIMITS, read_gates)
         assert isinstance(intent, Intent)
         submission = intent.submission
         with ledger.write() as connection:

@@ -11,15 +11,32 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
-from batch_pipeline.flow.gates.breaker import Tripped
-from batch_pipeline.flow.status import due, eta, progress, warnings
+from batch_pipeline.flow.status import due, eta, night_state, progress, warnings
 from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.alerts import Alert
+from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
+
+# The state of a night in a word or two, for the table and for `state` in JSON.
+WORDS = {
+    Kind.COMPLETE: "complete",
+    Kind.HELD: "held",
+    Kind.PAUSED: "paused",
+    Kind.REFUSED: "refused",
+    Kind.DECLARATION_CHANGED: "declaration changed",
+    Kind.PILOT_CLOSED: "gate closed",
+    Kind.BREAKER_OPEN: "breaker open",
+    Kind.API_UNAVAILABLE: "no answer",
+    Kind.RUNNING: "running",
+    Kind.SHORT_OF_BUDGET: "budget reached",
+    Kind.SHARD_TOO_LARGE: "batch too large",
+    Kind.OLDER_NIGHT_FIRST: "older first",
+    Kind.QUEUE_FULL: "queue full",
+    Kind.OPEN: "open",
+}
 
 
 def show_status(
@@ -37,12 +54,14 @@ def show_status(
     `recorded` are the alerts of each night, by its id.
     """
     limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
-    tripped = {state.night.id: state.breaker(limits[state.night.id]) for state in states}
+    found = {
+        state.night.id: night_state.of_progress(state, limits[state.night.id]) for state in states
+    }
     warned = {state.night.id: warnings.of(state, limits[state.night.id]) for state in states}
     document = {
         "nights": [
             {
-                **_document(state, tripped[state.night.id], details=details),
+                **_document(state, found[state.night.id], limits[state.night.id], details=details),
                 "warnings": [warning.as_json() for warning in warned[state.night.id]],
                 "alerts": [alert.as_json() for alert in recorded[state.night.id]],
             }
@@ -56,13 +75,13 @@ def show_status(
             text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
             console.print(text, soft_wrap=True, highlight=False, markup=False)
             return
-        console.print(_nights_table(states, tripped))
+        console.print(_nights_table(states, found))
         for state in states:
             if details:
                 console.print(_batches_table(state))
             notes = [
                 *_warnings(state, warned[state.night.id]),
-                *(_notes(state, tripped[state.night.id]) if details else ()),
+                *(_notes(state, found[state.night.id]) if details else ()),
                 *(map(_alert, recorded[state.night.id]) if details else ()),
             ]
             for note in notes:
@@ -73,29 +92,7 @@ def show_status(
     output.answer(document, show)
 
 
-def state_word(state: progress.Progress, tripped: Tripped | None) -> str:
-    """Where a night stands, in a word or two: the first that applies."""
-    words = {
-        "complete": state.complete,
-        "held": state.night.held_at is not None,
-        "paused": state.account.paused_reason is not None,
-        "gate closed": _pilot_closed(state),
-        "breaker open": tripped is not None and state.waiting > 0,
-        "refused": state.night.refused is not None,
-        "running": state.at_work,
-        "budget reached": state.night.short_of_budget is not None and state.waiting > 0,
-    }
-    return next((word for word, applies in words.items() if applies), "open")
-
-
-def _pilot_closed(state: progress.Progress) -> bool:
-    verdict = state.night.pilot
-    return verdict is not None and not approvals.lets_go(verdict, state.approvals)
-
-
-def _nights_table(
-    states: Sequence[progress.Progress], tripped: Mapping[int, Tripped | None]
-) -> Table:
+def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, NightState]) -> Table:
     table = plain_table()
     for name in ("night", "account", "state"):
         table.add_column(name, overflow="fold")
@@ -105,7 +102,7 @@ def _nights_table(
         table.add_row(
             f"{state.night.job} {state.night.partition}",
             state.night.account,
-            state_word(state, tripped[state.night.id]),
+            WORDS[found[state.night.id].kind],
             f"{state.items:,}",
             f"{state.settled / state.items:.0%}" if state.items else "n/a",
             f"{state.dead_letter:,}",
@@ -144,7 +141,7 @@ def _alert(alert: Alert) -> str:
     return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
 
 
-def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
+def _notes(state: progress.Progress, found: NightState) -> list[str]:
     """What a person should know beyond table and warnings."""
     notes = []
     if state.waiting:
@@ -152,10 +149,8 @@ def _notes(state: progress.Progress, tripped: Tripped | None) -> list[str]:
     wanted = due.details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
-    if state.night.pilot is not None and _pilot_closed(state):
-        notes.append(f"the pilot's gate is closed: {'; '.join(state.night.pilot['reasons'])}")
-    if tripped is not None:
-        notes += [str(tripped), *(f"  {example}" for example in tripped.examples)]
+    if found.remedy:
+        notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
         f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
         for given in state.approvals
@@ -171,11 +166,13 @@ def _name(submission: Submission) -> str:
 
 
 def _document(
-    state: progress.Progress, tripped: Tripped | None, *, details: bool
+    state: progress.Progress, found: NightState, alerts: AlertsSpec, *, details: bool
 ) -> dict[str, Any]:
+    breaker = state.breaker(alerts)
     document = {
         **progress.as_json(state),
-        "state": state_word(state, tripped),
+        "state": WORDS[found.kind],
+        "night_state": found.as_json(),
         "statuses": state.statuses,
         "waiting": state.waiting,
         "in_flight": state.in_flight,
@@ -189,8 +186,8 @@ def _document(
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
         "breaker": None
-        if tripped is None
-        else {"reason": tripped.reason, "examples": tripped.examples},
+        if breaker is None
+        else {"reason": breaker.reason, "examples": breaker.examples},
         "approvals": [given.as_json() for given in state.approvals],
         "paused_reason": state.account.paused_reason,
     }

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.errors import AccountError, BatchPipelineError
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, retirement, warnings
+from batch_pipeline.flow.status import alerts, night_state, retirement, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger import admission
 from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.night_state import NightState
 from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _watched(pipeline: Pipeline, night: Night, watch: Watch | None) -> Iterator[
     def go_on() -> None:
         while not done.wait(WATCH_SECONDS):
             try:
-                told(stations.progress(pipeline, night))
+                told(steps.progress(pipeline, night))
             except Exception as error:  # noqa: BLE001  # what is shown must not stop what is done
                 log.debug("%s %s: no progress to show: %s", night.job, night.partition, error)
 
@@ -89,7 +89,8 @@ def _run(
     wait: bool,
 ) -> Progress:
     partition = night.partition
-    state, reason = stations.progress(pipeline, night), None
+    state = steps.progress(pipeline, night)
+    said: NightState | None = None
     warned: set[str] = set()
     patience = _Patience()
 
@@ -100,12 +101,12 @@ def _run(
     while True:
         if state.night.held_at is None and _nothing_pending(state):
             # What changed while batches were in flight is taken up here.
-            stations.take_input(pipeline, spec, night)
+            steps.take_input(pipeline, spec, night)
         polled = time.monotonic()
         try:
             state, sent = _step(pipeline, spec, night, watch, look, patience)
         except BatchPipelineError:
-            alerts.look(pipeline, spec.alerts, stations.progress(pipeline, night))
+            alerts.look(pipeline, spec.alerts, steps.progress(pipeline, night))
             raise
         watch(state)
         look(state)
@@ -114,13 +115,11 @@ def _run(
         if sent.answers and state.night.held_at is None:
             # Calls in real time are done with as they are made: what they left open goes again.
             continue
-        _raise_if_held_back(spec, state, sent)
+        _raise_if_stuck(state, sent, wait=wait)
         if not wait or (state.night.held_at is not None and _nothing_pending(state)):
             return state
-        if _nothing_pending(state):
-            _raise_if_stuck(state)
-        if sent.waiting.reason != reason:
-            reason = sent.waiting.reason
+        if sent.waiting.state != said:
+            said = sent.waiting.state
             log.info("%s %s: %s", spec.name, partition, sent.waiting)
         _pause(polled, sent, pipeline.settings.poll_seconds)
 
@@ -146,12 +145,12 @@ def _warn(spec: JobSpec, state: Progress, warned: set[str]) -> None:
 def _begin(pipeline: Pipeline, spec: JobSpec, partition: str, *, resume: bool) -> Night:
     if (retires := retirement.notice(spec)) is not None:
         log.warning("%s: %s", spec.name, retires)
-    night = stations.open_night(pipeline, spec, partition)
-    return stations.release(pipeline, night, resume=resume)
+    night = steps.open_night(pipeline, spec, partition)
+    return steps.release(pipeline, night, resume=resume)
 
 
 def _input_changed(pipeline: Pipeline, spec: JobSpec, state: Progress) -> bool:
-    taken = stations.take_input(pipeline, spec, state.night)
+    taken = steps.take_input(pipeline, spec, state.night)
     return taken.snapshot.id != state.night.snapshot_id
 
 
@@ -194,28 +193,28 @@ def _step(
     polled = time.monotonic()
 
     def changed() -> None:
-        watch(stations.progress(pipeline, night))
+        watch(steps.progress(pipeline, night))
 
     def meanwhile() -> None:
         nonlocal polled
-        if not stations.collect_ended(pipeline, spec, night, changed):
+        if not steps.collect_ended(pipeline, spec, night, changed):
             changed()
         if time.monotonic() - polled < pipeline.settings.poll_seconds:
             return
         polled = time.monotonic()
-        look(stations.progress(pipeline, night))
+        look(steps.progress(pipeline, night))
         with _passing(patience):
-            stations.poll_account(pipeline, night.account)
+            steps.poll_account(pipeline, night.account)
 
     with _passing(patience) as fault:
-        stations.poll_account(pipeline, night.account)
-        stations.collect_ended(pipeline, spec, night, changed)
+        steps.poll_account(pipeline, night.account)
+        steps.collect_ended(pipeline, spec, night, changed)
         if pipeline.refreshed(night).held_at is None:
-            stations.meet_deadline(pipeline, spec, night)
+            steps.meet_deadline(pipeline, spec, night)
             sent = _send(pipeline, spec, night, meanwhile)
     if fault:
-        sent = Submitted(0, Waiting(f"the API did not answer ({fault[0]})"))
-    return stations.finish(pipeline, night), sent
+        sent = Submitted(0, admission.unanswered(night, fault[0]))
+    return steps.finish(pipeline, night), sent
 
 
 @contextmanager
@@ -234,46 +233,23 @@ def _passing(patience: _Patience) -> Iterator[list[ApiFailure]]:
 def _send(
     pipeline: Pipeline, spec: JobSpec, night: Night, meanwhile: Callable[[], None]
 ) -> Submitted:
-    verdict = stations.run_pilot(pipeline, spec, night)
+    verdict = steps.run_pilot(pipeline, spec, night)
     if isinstance(verdict, Waiting):
         return Submitted(0, verdict)
-    if not approvals.lets_go(verdict, stations.progress(pipeline, night).approvals):
-        examples = "".join(f"\n  {example}" for example in verdict["examples"])
-        raise GateClosedError(
-            f"{spec.name} {night.partition}: the pilot's gate is closed: "
-            f"{'; '.join(verdict['reasons'])}. {verdict['sample']} of the documents were tried, "
-            f"nothing else was sent.{examples}\nCorrect the prompt, the data or the limits under "
-            "`pilot`, and run again: good answers are kept. Or let the night go as it is with "
-            f"`batch-pipeline approve {spec.name} --partition {night.partition} --gate pilot "
-            "--reason …`."
-        )
-    return stations.submit(pipeline, spec, night, meanwhile)
+    return steps.submit(pipeline, spec, night, meanwhile)
 
 
 def _nothing_pending(state: Progress) -> bool:
     return not state.in_flight and not state.to_collect
 
 
-def _raise_if_held_back(spec: JobSpec, state: Progress, sent: Submitted) -> None:
-    """A gate that only a person opens: the breaker, a ceiling in USD."""
-    held_back = state.breaker(spec.alerts) if state.waiting else None
-    if held_back is not None and state.night.held_at is None and _nothing_pending(state):
-        raise breaker.closed_error(state.night, held_back, state.waiting)
-    if sent.waiting.short is not None and _nothing_pending(state):
-        raise budget.held_back(state.night, sent.waiting.short, state.waiting)
+def _raise_if_stuck(state: Progress, sent: Submitted, *, wait: bool) -> None:
+    """Raise where nothing is under way and only a person can let the rest of a night go.
 
-
-def _raise_if_stuck(state: Progress) -> None:
-    """What waits for a person does not get better by polling."""
-    place = f"{state.night.job} {state.night.partition}"
-    if state.account.paused_reason is not None:
-        raise AccountError(
-            f"{place}: submission is paused for account {state.account.name}: "
-            f"{state.account.paused_reason}. Settle it with the API's console, then run again; "
-            f"{state.waiting:,} requests wait."
-        )
-    if state.night.refused is not None:
-        raise ApiError(
-            f"{place}: the API refused a batch as a whole: {state.night.refused}. Correct the "
-            f"declaration, then run again; {state.waiting:,} requests wait."
-        )
+    Polling on would not help. Without `wait` a paused account and a refused batch are no errors:
+    the night is left as it stands.
+    """
+    found = sent.waiting.state
+    kinds = night_state.ERRORS if wait else night_state.GATES
+    if found is not None and found.kind in kinds and _nothing_pending(state):
+        raise night_state.error_of(state.night, found, state.waiting)

@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
-from batch_pipeline.flow.gates import budget
+from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot import sample
 from batch_pipeline.flow.pipeline import Pipeline
@@ -35,10 +35,10 @@ from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.due import Start
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, approvals, nights, snapshots, submissions
+from batch_pipeline.ledger import accounts, nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.night_state import Facts, state_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
@@ -236,22 +236,19 @@ def submit(
     """
     reconciliation.reconcile(pipeline, night.account)
     night, snapshot = plan.current(pipeline, night)
-    if snapshot.declaration_hash != Declaration.of(spec).hash:
-        reason = (
-            "the declaration changed; take the input again (`run`, or materialize it) to use it"
-        )
-        return Submitted(0, Waiting(reason, _waiting(pipeline, night)))
-    verdict = night.pilot
-    if verdict is None or not sample.holds(verdict, snapshot):
-        return Submitted(0, Waiting("the pilot has not been judged yet", _waiting(pipeline, night)))
-    if approvals.lets_go(verdict, _approvals(pipeline, night)):
-        _plan(pipeline, spec, night, snapshot)
+    with pipeline.ledger.read() as connection:
+        gates = night_gates.gates_of(connection, spec, Declaration.of(spec).hash, night)
+    if gates.declaration_changed or not gates.judged or gates.pilot is not None:
+        facts = Facts(night.job, night.partition, night.account, gates=gates)
+        return Submitted(0, Waiting(state_of(facts), _waiting(pipeline, night)))
+    night = plan.take_back_too_large(pipeline, spec, night)
+    _plan(pipeline, spec, night, snapshot)
     admitted = budget.limits(pipeline, spec, night)
-    may_send = sample.may_send(spec)
-    submitted = submission.submit_waiting(pipeline, night, admitted, may_send)
+    read_gates = night_gates.read_gates(spec)
+    submitted = submission.submit_waiting(pipeline, night, admitted, read_gates)
     watched = _watching_deadline(pipeline, spec, night, meanwhile)
-    called = calls.send_all(pipeline, spec, night, may_send, watched)
-    waiting = called.waiting if called.waiting.reason is not None else submitted.waiting
+    called = calls.send_all(pipeline, spec, night, read_gates, watched)
+    waiting = called.waiting if called.waiting.state is not None else submitted.waiting
     return replace(submitted, waiting=waiting, answers=called.answers)
 
 
@@ -298,11 +295,6 @@ def _watching_deadline(
 def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """Take over what is at the API and would miss the night's deadline, if it has one."""
     takeover.meet(pipeline, spec, night)
-
-
-def _approvals(pipeline: Pipeline, night: Night) -> tuple[Approval, ...]:
-    with pipeline.ledger.read() as connection:
-        return approvals.of_night(connection, night.id)
 
 
 def _waiting(pipeline: Pipeline, night: Night) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
@@ -26,16 +25,24 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.night_state import (
+    CALLED_ELSEWHERE,
+    OPEN_GATES,
+    Facts,
+    Gates,
+    Kind,
+    NightState,
+    may_go,
+    running,
+    state_of,
+)
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.queue import Queue, read_queue
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.ledger.submissions import LIVE, State, Submission
 
-# An older night that wanted room this long ago and did not come back no longer goes first.
-ROOM_WANTED_SECONDS = 600.0
-
-
-# Has a say, in the transaction that claims a shard: why it may not go, or None.
-MaySend = Callable[[Connection, Night, Shard], str | None]
+# Reads, in the transaction that claims a shard, what the flow says of the night's gates.
+ReadGates = Callable[[Connection, Night, Shard], Gates]
 
 
 @dataclass(frozen=True)
@@ -51,19 +58,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing may go out now; `requests` wait. `reason` is None where nothing waits.
+    """Nothing may go out now; `requests` wait. `state` is None where nothing waits.
 
     `short` is set where nothing but a ceiling in USD is in the way.
     """
 
-    reason: str | None
+    state: NightState | None
     requests: int = 0
     short: Shortfall | None = None
 
     def __str__(self) -> str:
-        if self.reason is None:
+        if self.state is None:
             return "nothing waits"
-        return f"{self.requests:,} requests wait: {self.reason}"
+        return f"{self.requests:,} requests wait: {self.state}"
 
 
 @dataclass(frozen=True)
@@ -74,47 +81,103 @@ class Intent:
     shard: Shard
 
 
+@dataclass(frozen=True)
+class _Decision:
+    """Whether a shard may go, or what keeps it; the shard that may go, and its bound in USD.
+
+    That shard may be a cheaper one than the first that waits.
+    """
+
+    may_go: bool
+    state: NightState
+    shard: Shard
+    bound: Decimal
+    short: Shortfall | None
+    wants_room: bool
+
+
 def begin(
     connection: Connection,
     night: Night,
     owner: str,
     limits: Limits,
-    may_send: MaySend,
+    read_gates: ReadGates,
 ) -> Intent | Waiting:
-    """Claim the night's next waiting batch shard, if everything that has a say allows it.
+    """Claim the night's next waiting batch shard, if limits, ceilings and gates allow it.
 
-    `may_send` is what the flow says (the pilot's gate, the breaker). The transaction that decides
-    is the one that claims: two submitters cannot both take the last room.
+    A night that finds the account's queue full notes it, and goes before younger ones.
     """
     night = nights.get_night(connection, night.id)
     shard = shards.next_to_go(connection, night.id, "batch")
     nights.update_night(connection, night.id, wanted_room_at=0.0, short_of_budget=None)
     if shard is None:
         return Waiting(None)
-    reason = _closed(connection, night) or may_send(connection, night, shard)
-    if reason is not None:
-        return Waiting(reason, shards.requests_waiting(connection, night))
+    found = _decide(connection, night, shard, limits, read_gates)
+    if not found.may_go:
+        if found.wants_room:
+            nights.update_night(connection, night.id, wanted_room_at=now(connection))
+        return _waiting(connection, night, found, shards.requests_waiting(connection, night))
+    return _claim(connection, found, night, State.INTENT, owner, limits)
+
+
+def _decide(
+    connection: Connection, night: Night, shard: Shard, limits: Limits, read_gates: ReadGates
+) -> _Decision:
+    """Whether a night's next shard may go now; a real-time one needs no room at the queue."""
+    facts = replace(facts_of(connection, night), gates=read_gates(connection, night, shard))
     found = affordable(connection, night, shard, limits.money)
-    if isinstance(found, Shortfall):
-        waiting = shards.requests_waiting(connection, night)
-        return _short(connection, night, found, waiting)
-    shard, bound = found
-    reason = _no_room(connection, night, shard.requests, limits)
-    if reason is not None:
-        return Waiting(reason, shards.requests_waiting(connection, night))
-    return _hold(connection, shard, night, State.INTENT, owner, limits, bound)
+    short = found if isinstance(found, Shortfall) else None
+    shard, bound = (shard, Decimal(0)) if isinstance(found, Shortfall) else found
+    facts = replace(facts, short_of_budget=None if short is None else str(short))
+    queue = None
+    if shard.engine == "batch":
+        queue = read_queue(connection, night, limits.account_queue, limits.job_queue)
+        facts = with_queue(facts, queue, shard.requests)
+    state = state_of(facts)
+    wants_room = (
+        queue is not None
+        and state.kind in (Kind.OLDER_NIGHT_FIRST, Kind.QUEUE_FULL)
+        # A job that uses its own share up must not keep other jobs from the rest.
+        and not queue.share_in_use(shard.requests)
+    )
+    return _Decision(may_go(facts), state, shard, bound, short, wants_room)
 
 
-def _closed(connection: Connection, night: Night) -> str | None:
-    """Why nothing of a night may go out, whatever the queue says."""
+def facts_of(connection: Connection, night: Night) -> Facts:
+    """What the ledger says of a night by itself: held, its account paused, or refused."""
     account = accounts.get_account(connection, night.account)
-    if night.held_at is not None:
-        return "held after a cancel; `run --resume` lifts it"
-    if account.paused_reason is not None:
-        return f"account {account.name} is paused: {account.paused_reason}"
-    if night.refused is not None:
-        return f"the API refused it ({night.refused}); correct it and run again"
-    return None
+    return Facts(
+        job=night.job,
+        partition=night.partition,
+        account=night.account,
+        held=night.held_at is not None,
+        paused=account.paused_reason,
+        refused=night.refused,
+    )
+
+
+def unanswered(night: Night, failure: object, requests: int = 0) -> Waiting:
+    """What a night waits for after the API gave no answer to a call."""
+    facts = Facts(night.job, night.partition, night.account, unanswered=str(failure))
+    return Waiting(state_of(facts), requests)
+
+
+def with_queue(facts: Facts, queue: Queue, requests: int) -> Facts:
+    """The facts of a night whose next batch has so many requests."""
+    return replace(
+        facts,
+        too_large=queue.too_large(requests),
+        # What waits for its job's own share does not wait for that night.
+        older_night=None if queue.share_in_use(requests) else queue.older_night,
+        queue_full=queue.full(requests),
+    )
+
+
+def closed(connection: Connection, night: Night, gates: Gates = OPEN_GATES) -> NightState | None:
+    """Why nothing more of a night may go out, whatever queue and budget say; None: it may."""
+    night = nights.get_night(connection, night.id)
+    state = state_of(replace(facts_of(connection, night), gates=gates))
+    return None if state.kind is Kind.OPEN else state
 
 
 def affordable(
@@ -140,55 +203,34 @@ def affordable(
     return short if budget.shortfall(spent, cheapest.requests, bound) else (cheapest, bound)
 
 
-def _short(connection: Connection, night: Night, found: Shortfall, requests: int) -> Waiting:
-    nights.update_night(connection, night.id, short_of_budget=str(found))
-    return Waiting(str(found), requests, found)
+def _waiting(connection: Connection, night: Night, found: _Decision, requests: int) -> Waiting:
+    """Why a shard waits; a ceiling in the way is kept for those who look at the night."""
+    if found.state.kind is not Kind.SHORT_OF_BUDGET:
+        return Waiting(found.state, requests)
+    nights.update_night(connection, night.id, short_of_budget=found.state.reason)
+    return Waiting(found.state, requests, found.short)
 
 
-def _hold(
+def _claim(
     connection: Connection,
-    shard: Shard,
+    found: _Decision,
     night: Night,
     state: State,
     owner: str,
     limits: Limits,
-    bound: Decimal,
 ) -> Intent:
-    """Hold a shard, its bound reserved in the same transaction."""
+    """Claim a shard, its bound reserved in the same transaction."""
     submission = transitions.hold(
         connection,
-        shard,
+        found.shard,
         night,
         state,
         owner,
         limits.lease_seconds,
-        usd_bound=bound,
+        usd_bound=found.bound,
         stated_prices=limits.money.stated_prices,
     )
-    return Intent(submission, shard)
-
-
-def _no_room(connection: Connection, night: Night, requests: int, limits: Limits) -> str | None:
-    """Why the queue has no room for so many requests of a night now.
-
-    A night that finds the account's queue full says so, and goes before younger ones.
-    """
-    job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
-    if job_room is not None and job_room < requests:
-        return f"the job's share of the queue ({limits.job_queue:,}) is in use"
-    room = _room(connection, limits.account_queue, night)
-    at = now(connection)
-    older = _older_night_wants_room(connection, night, at)
-    reason: str | None = None
-    if accounts.get_account(connection, night.account).wait_until > at:
-        reason = "the API's queue is full"
-    elif older is not None:
-        reason = f"an older night ({older}) goes first"
-    elif room is not None and room < requests:
-        reason = f"the account's queue limit ({limits.account_queue:,} requests) is in use"
-    if reason is not None:
-        nights.update_night(connection, night.id, wanted_room_at=at)
-    return reason
+    return Intent(submission, found.shard)
 
 
 def begin_calls(
@@ -197,41 +239,31 @@ def begin_calls(
     shard: Shard,
     owner: str,
     limits: Limits,
-    may_send: MaySend = lambda _connection, _night, _shard: None,
+    read_gates: ReadGates = lambda _connection, _night, _shard: OPEN_GATES,
 ) -> Intent | Waiting:
     """Claim a real-time shard, or take it over from a holder that gave no sign of life."""
     night = nights.get_night(connection, night.id)
     shard = shards.get_shard(connection, shard.id)
-    reason = _closed(connection, night)
-    if reason is None and shard.state is ShardState.WAITING:
-        reason = may_send(connection, night, shard)
-    if reason is not None:
-        return Waiting(reason, shard.requests)
     if shard.state is ShardState.WAITING:
         nights.update_night(connection, night.id, short_of_budget=None)
-        found = affordable(connection, night, shard, limits.money)
-        if isinstance(found, Shortfall):
-            return _short(connection, night, found, shard.requests)
-        intent = _hold(connection, shard, night, State.CALLING, owner, limits, found[1])
-        takeovers.use(connection, night.id, found[1])
+        found = _decide(connection, night, shard, limits, read_gates)
+        if not found.may_go:
+            return _waiting(connection, night, found, shard.requests)
+        intent = _claim(connection, found, night, State.CALLING, owner, limits)
+        takeovers.use(connection, night.id, found.bound)
         takeovers.settle(connection, night.id)
         return intent
+    stopped = closed(connection, night)
+    if stopped is not None:
+        return Waiting(stopped, shard.requests)
     if shard.state is not ShardState.HELD:
         return Waiting(None)
     [current] = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
     if current.state is State.CALLING and current.lease_until > now(connection):
-        return Waiting("another process is sending it", shard.requests)
+        return Waiting(running(CALLED_ELSEWHERE), shard.requests)
     if current.state is State.CALLING:
         leases.take_over(connection, current, owner, limits.lease_seconds)
     return Intent(submissions.get(connection, current.id), shard)
-
-
-def room(connection: Connection, night: Night, limits: Limits) -> int:
-    """Requests of a night that may join the queue now, by the limits alone."""
-    job_room = _room(connection, limits.job_queue, night, tables.night.c.job == night.job)
-    account_room = _room(connection, limits.account_queue, night)
-    assert account_room is not None
-    return account_room if job_room is None else min(job_room, account_room)
 
 
 def reserve_takeover(
@@ -240,8 +272,8 @@ def reserve_takeover(
     submission: Submission,
     usd: Decimal,
     limits: Limits,
-    may_send: MaySend,
-) -> str | None:
+    read_gates: ReadGates,
+) -> NightState | None:
     """Reserve the real-time price of a batch that is to be cancelled for it; why not, or None.
 
     In the same transaction the cancel is noted, so that what comes back cancelled is no attempt.
@@ -255,17 +287,20 @@ def reserve_takeover(
     if submission.id in takeovers.of_night(connection, night.id):
         return None
     shard = shards.get_shard(connection, submission.shard_id)
-    reason = _closed(connection, night) or may_send(connection, night, shard)
-    if reason is None:
-        spent = budget.spendings(connection, night, limits.money.ceilings)
-        short = budget.shortfall(spent, submission.requests, usd)
-        reason = None if short is None else str(short)
-    if reason is None:
-        takeovers.reserve(connection, submission, usd)
-        transitions.request_cancel(connection, submission)
-        since = night.realtime_since or now(connection)
-        nights.update_night(connection, night.id, realtime_since=since)
-    return reason
+    spent = budget.spendings(connection, night, limits.money.ceilings)
+    short = budget.shortfall(spent, submission.requests, usd)
+    facts = replace(
+        facts_of(connection, night),
+        gates=read_gates(connection, night, shard),
+        short_of_budget=None if short is None else str(short),
+    )
+    if not may_go(facts):
+        return state_of(facts)
+    takeovers.reserve(connection, submission, usd)
+    transitions.request_cancel(connection, submission)
+    since = night.realtime_since or now(connection)
+    nights.update_night(connection, night.id, realtime_since=since)
+    return None
 
 
 def begin_next_calls(
@@ -273,7 +308,7 @@ def begin_next_calls(
     night: Night,
     owner: str,
     limits: Limits,
-    may_send: MaySend,
+    read_gates: ReadGates,
 ) -> Intent | Waiting:
     """Claim the night's next real-time shard, the pilot's apart: one that its holder has left comes
     before one that nobody has begun."""
@@ -289,12 +324,12 @@ def begin_next_calls(
         key=lambda shard: (shard.state is ShardState.WAITING, shard.id),
     )
     if free:
-        found = begin_calls(connection, night, free[0], owner, limits, may_send)
+        found = begin_calls(connection, night, free[0], owner, limits, read_gates)
         if isinstance(found, Waiting):
             return replace(found, requests=sum(shard.requests for shard in free))
         return found
     if any(shard.id in calling for shard in in_real_time):
-        return Waiting("calls are being made already")
+        return Waiting(running(CALLED_ELSEWHERE))
     return Waiting(None)
 
 
@@ -315,41 +350,3 @@ def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> i
         leases.take_over(connection, submission, owner, 0.0)
         closed_ += transitions.close(connection, submissions.get(connection, submission.id))
     return closed_
-
-
-def closed(connection: Connection, night: Night) -> str | None:
-    """Why nothing more of a night may go out: held, its account paused, or refused."""
-    return _closed(connection, nights.get_night(connection, night.id))
-
-
-def _room(
-    connection: Connection, limit: int | None, night: Night, *narrowed: sa.ColumnElement[bool]
-) -> int | None:
-    """What a limit leaves free of the account's queue, or of a part of it; None: no limit."""
-    if limit is None:
-        return None
-    query = (
-        sa.select(sa.func.coalesce(sa.func.sum(tables.submission.c.requests), 0))
-        .join(tables.night, tables.night.c.id == tables.submission.c.night_id)
-        .where(
-            tables.submission.c.account == night.account,
-            tables.submission.c.state.in_([state.value for state in IN_QUEUE]),
-            *narrowed,
-        )
-    )
-    return limit - int(connection.scalar(query) or 0)
-
-
-def _older_night_wants_room(connection: Connection, night: Night, at: float) -> str | None:
-    row = connection.execute(
-        sa.select(tables.night.c.job, tables.night.c.partition)
-        .where(
-            tables.night.c.account == night.account,
-            tables.night.c.wanted_room_at > at - ROOM_WANTED_SECONDS,
-            tables.night.c.held_at.is_(None),
-            sa.tuple_(tables.night.c.partition, tables.night.c.id)
-            < sa.tuple_(sa.literal(night.partition), sa.literal(night.id)),
-        )
-        .order_by(tables.night.c.partition, tables.night.c.id)
-    ).first()
-    return None if row is None else f"{row.job} {row.partition}"

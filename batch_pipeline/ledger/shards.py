@@ -158,6 +158,22 @@ def shards_for_deadline(connection: Connection, night_id: int) -> set[int]:
     return set(connection.scalars(query))
 
 
+def take_back_too_large(connection: Connection, night: Night, limit: int) -> int:
+    """Drop waiting batch shards with more requests than the queue limit; returns how many.
+
+    A limit may be lowered after they were planned: they would never have room. Their requests are
+    open again, to be cut anew. A shard that waits has no live submission.
+    """
+    too_large = [
+        shard
+        for shard in list_shards(connection, night.id, ShardState.WAITING)
+        if shard.engine == "batch" and shard.requests > limit
+    ]
+    if too_large:
+        _reopen(connection, nights.get_night(connection, night.id), too_large)
+    return len(too_large)
+
+
 def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shard]) -> bool:
     """Drop waiting batch shards, and open their requests again to be planned for real time.
 
@@ -170,16 +186,22 @@ def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shar
     states = {get_shard(connection, shard.id).state for shard in shards}
     if states - {ShardState.WAITING}:
         return False
+    _reopen(connection, current, shards)
+    since = current.realtime_since or now(connection)
+    nights.update_night(connection, night.id, realtime_since=since)
+    return True
+
+
+def _reopen(connection: Connection, night: Night, shards: Sequence[Shard]) -> None:
+    """Drop shards that wait: their requests are open again, and a plan under way is void."""
     for shard in shards:
         set_shard_state(connection, shard.id, ShardState.DROPPED)
     nights.update_night(
         connection,
         night.id,
-        open_requests=current.open_requests + sum(shard.requests for shard in shards),
-        realtime_since=current.realtime_since or now(connection),
-        revision=current.revision + 1,
+        open_requests=night.open_requests + sum(shard.requests for shard in shards),
+        revision=night.revision + 1,
     )
-    return True
 
 
 def telling_shards(connection: Connection, night: Night) -> list[Shard]:

@@ -6,11 +6,9 @@ import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
-from batch_pipeline.orchestration.jobs import build_jobs
+from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition
 from batch_pipeline.orchestration.names import Kind
-from batch_pipeline.orchestration.partitioning import partitions_definition
 from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY, PipelineResource
-from batch_pipeline.orchestration.schedule import build_schedule
 from batch_pipeline.orchestration.sensor import build_sensor
 from batch_pipeline.orchestration.submit_assets import build_submit_assets
 

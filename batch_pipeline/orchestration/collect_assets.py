@@ -8,15 +8,17 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters
+from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import metadata, stations
+from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
@@ -25,8 +27,32 @@ from batch_pipeline.orchestration.names import (
     Kind,
     asset_key,
 )
-from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
+
+COLUMN_SCHEMA = "dagster/column_schema"
+_MEANING = {
+    "id": "the user's own id",
+    "status": "succeeded, or why not",
+    "content": "the answer's text",
+    "parsed": "the answer as JSON text, where a schema is declared",
+    "stop_reason": "why the model stopped",
+    "error_type": "kind of error, where there is no good answer",
+    "error_message": "what went wrong, in words",
+    "model": "the model that answered",
+    "input_tokens": "billed for this item in this night, cached ones apart",
+    "output_tokens": "billed for this item in this night",
+    "cache_write_5m_tokens": "billed for this item in this night",
+    "cache_write_1h_tokens": "billed for this item in this night",
+    "cache_read_tokens": "billed for this item in this night",
+    "cost_usd": "billed for this item in this night",
+    "attempt": "which attempt this answer is",
+    "mode": "batch or realtime",
+    "batch_id": "the API's batch",
+    "custom_id": "the id on the wire",
+    "fingerprint": "identifies the request by its content",
+    "simulated": "whether a simulator answered",
+    "collected_at": "when the answer was fetched",
+}
 
 
 def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
@@ -42,8 +68,8 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        with stations.at_work(context, batch_pipeline) as pipeline:
-            night = stations.open_night(context, pipeline, spec, COLLECTED_RESULTS)
+        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+            night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
             state = _collect(context, pipeline, spec, night)
             if not state.complete:
                 context.log.info(
@@ -79,7 +105,7 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
             description="Exactly one row for each document, whatever became of it.",
             kinds={"python", "parquet"},
-            metadata=metadata.results_columns(),
+            metadata=_results_columns(),
             **common,
         ),
         dg.AssetSpec(
@@ -99,20 +125,29 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
     ]
 
 
+def _results_columns() -> metadata.Metadata:
+    """On the definition, not on every event: the columns are the same for each night."""
+    columns = [
+        dg.TableColumn(field.name, type=str(field.type), description=_MEANING[field.name])
+        for field in RESULTS_SCHEMA
+    ]
+    return {COLUMN_SCHEMA: dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))}
+
+
 def _collect(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Progress:
     """Collect what has ended and observe it on the asset that a person watches."""
     if night.snapshot_id is None:
         context.log.info("%s: nothing was submitted", context.partition_key)
-        return flow.progress(pipeline, night)
+        return steps.progress(pipeline, night)
     try:
-        flow.poll_account(pipeline, night.account)
+        steps.poll_account(pipeline, night.account)
     except ApiFailure as failure:
         # What is known to have ended can be fetched nevertheless.
         context.log.warning("the API did not answer a poll (%s)", failure)
-    collected = flow.collect_ended(pipeline, spec, night)
-    state = flow.finish(pipeline, night)
+    collected = steps.collect_ended(pipeline, spec, night)
+    state = steps.finish(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
     if collected:
         context.log_event(

@@ -1,4 +1,4 @@
-"""The two Dagster jobs of a job: one up to submission, one from the results on."""
+"""A job's partitions in Dagster, its two Dagster jobs, and its nightly schedule."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from batch_pipeline.errors import UsageError
+from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -15,6 +17,7 @@ from batch_pipeline.orchestration.names import (
     Kind,
     asset_key,
     dagster_job,
+    schedule_name,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
     AssetJob = UnresolvedAssetJobDefinition
 
+Partitions = dg.DailyPartitionsDefinition | dg.StaticPartitionsDefinition
+
 _ABOUT = {
     Kind.SUBMIT: "Input, pilot and submission of a night: what schedules and backfills target.",
     Kind.COLLECT: "Results of ended batches; publishes the night once it is complete.",
@@ -33,7 +38,23 @@ _ABOUT = {
 _PRIORITY = {Kind.SUBMIT: "0", Kind.COLLECT: "10"}
 
 
+def partitions_definition(spec: JobSpec) -> Partitions:
+    """One partition a day, or the single one of a job that declares none.
+
+    The keys are those of `batch_pipeline.jobs.partitions`.
+    """
+    declared = spec.partitions
+    if declared is None:
+        return dg.StaticPartitionsDefinition([partitions.SINGLE_KEY])
+    return dg.DailyPartitionsDefinition(
+        start_date=declared.start.isoformat(),
+        timezone=declared.timezone,
+        end_offset=declared.end_offset,
+    )
+
+
 def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
+    """Two jobs: one up to submission, one from the results on."""
     return {
         kind: dg.define_asset_job(
             name=dagster_job(spec.name, kind),
@@ -51,3 +72,30 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
         )
         for kind in Kind
     }
+
+
+def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:
+    """Ticks in the time zone of the partitions; None where the job declares no cron.
+
+    Stopped until a person starts it: it spends money.
+    """
+    if spec.schedule is None:
+        return None
+
+    @dg.schedule(
+        name=schedule_name(spec.name),
+        cron_schedule=spec.schedule,
+        execution_timezone=spec.partitions.timezone if spec.partitions else "UTC",
+        job_name=dagster_job(spec.name, Kind.SUBMIT),
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Runs the last ended day." if spec.partitions else "Runs the one partition.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        tick = context.scheduled_execution_time
+        try:
+            key = partitions.default_key(spec.partitions, tick)
+        except UsageError as nothing_yet:
+            return dg.SkipReason(str(nothing_yet))
+        return dg.RunRequest(run_key=f"{key}@{tick.isoformat()}", partition_key=key)
+
+    return nightly

@@ -18,7 +18,6 @@ import dagster as dg
 
 from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.ledger import Ledger, now
-from batch_pipeline.orchestration.decisions import lost_rest
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -32,6 +31,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
+from batch_pipeline.orchestration.run_requests import lost_rest
 
 FAILURE_REASON_TAG = "dagster/failure_reason"
 # A step that failed has said why, and a run that cannot even be built would fail again.

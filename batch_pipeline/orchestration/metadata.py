@@ -5,6 +5,7 @@ Numbers that Dagster plots are rounded, since it prints them as they come.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -20,9 +21,7 @@ from batch_pipeline.flow.steps import InputTaken
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.orchestration import charts
-from batch_pipeline.orchestration.decisions import TERMINATED
-from batch_pipeline.orchestration.results_schema import RESULTS_TABLE
+from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report
 
@@ -30,9 +29,9 @@ Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 
 ROW_COUNT = "dagster/partition_row_count"
 URI = "dagster/uri"
-COLUMN_SCHEMA = "dagster/column_schema"
 GREEN, RED, GREY = "#1f9d55", "#d64545", "#c4c4cc"
 MOST_GROUPS = 8
+CHART_WIDTH, CHART_HEIGHT, CHART_GAP, MOST_BARS = 240, 40, 2, 30
 
 
 def describe_job(spec: JobSpec) -> str:
@@ -110,7 +109,7 @@ def _both(found: Mapping[str, Any], name: str) -> tuple[float, float]:
 
 def of_waiting_pilot(waiting: Waiting) -> Metadata:
     return {
-        "summary": f"no verdict yet: {waits(waiting)}",
+        "summary": f"no verdict yet: {waiting}",
         "requests_waiting": waiting.requests,
     }
 
@@ -177,24 +176,18 @@ def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str
     return f"; overruled by {given[-1].approved_by}: {given[-1].reason}"
 
 
-def waits(waiting: Waiting) -> str:
-    if waiting.reason is None:
-        return "nothing waits"
-    return f"{waiting.requests:,} requests wait: {waiting.reason}"
-
-
-def of_submission(state: Progress, why: str | None, alerts: AlertsSpec) -> Metadata:
+def of_submission(state: Progress, why: NightState | None, alerts: AlertsSpec) -> Metadata:
     """Where a night stands; `why` says why requests wait.
 
-    Of the submission as of the observations that follow it: Dagster shows the newest value of each
-    key, so that one only in the former would be out of date on the page.
+    The same keys for the submission and for the observations that follow it: Dagster shows the
+    newest value of each key, so that a key of the former alone would be out of date on the page.
     """
     waiting = "nothing waits"
     if state.waiting:
         waiting = f"{state.waiting:,} requests wait{f': {why}' if why else ''}"
-    elif why == TERMINATED:
-        # What its run had claimed counts as in flight, though nobody makes the calls.
-        waiting = why
+    elif why is not None and why.kind is Kind.HELD:
+        # What a terminated run had claimed counts as in flight, though its calls are not made.
+        waiting = str(why)
     simulated = "simulated; " if state.account.simulated else ""
     return {
         "summary": "; ".join([simulated + headline(state), *eta.describe(state)]),
@@ -235,7 +228,7 @@ def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float 
 
 def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
     where = pipeline.files.uri(paths.results(state.night.job, state.night.partition))
-    bar = charts.proportions(
+    bar = proportions(
         [(state.succeeded, GREEN), (state.dead_letter, RED), (state.filtered, GREY)],
         title="succeeded, dead letters, filtered",
     )
@@ -252,11 +245,6 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
         URI: where,
         "simulated": state.account.simulated,
     }
-
-
-def results_columns() -> Metadata:
-    """On the definition, not on every event: it is the same for each night."""
-    return {COLUMN_SCHEMA: dg.MetadataValue.table_schema(RESULTS_TABLE)}
 
 
 def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[Group]) -> Metadata:
@@ -295,7 +283,7 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     if report.estimated_usd is not None:
         found["estimated_cost_usd"] = _usd(report.estimated_usd)
     if len(cost_by_night) > 1:
-        image = charts.bars(cost_by_night, title="cost by night")
+        image = bars(cost_by_night, title="cost by night")
         found[f"cost_of_the_last_{len(cost_by_night)}_nights"] = dg.MetadataValue.md(image)
     return found
 
@@ -327,3 +315,39 @@ def _dead_letter_percent(state: Progress) -> float:
 
 def _percent(share: float) -> float:
     return round(100 * share, 2)
+
+
+# Charts: SVG as a data URI in Markdown. Dagster shows Markdown of under 1,000 characters at once,
+# longer texts behind a link: hence one path and no text inside.
+
+
+def bars(values: Sequence[float], *, colour: str = "#4f43dd", title: str = "chart") -> str:
+    """A Markdown image with a bar for each of the last values, scaled to the largest."""
+    shown = list(values)[-MOST_BARS:]
+    largest = max(shown, default=0.0)
+    step = CHART_WIDTH // max(len(shown), 8)
+    path = []
+    for index, value in enumerate(shown):
+        height = max(1, round(CHART_HEIGHT * value / largest)) if largest > 0 else 1
+        path.append(f"M{index * step} {CHART_HEIGHT}v-{height}h{step - CHART_GAP}v{height}z")
+    return _image(f'<path fill="{colour}" d="{"".join(path)}"/>', CHART_WIDTH, CHART_HEIGHT, title)
+
+
+def proportions(parts: Sequence[tuple[int, str]], *, title: str = "chart") -> str:
+    """A Markdown image of one bar, cut into coloured parts by their size."""
+    total = sum(size for size, _ in parts) or 1
+    drawn = []
+    left = 0.0
+    for size, colour in parts:
+        if size:
+            width = CHART_WIDTH * size / total
+            drawn.append(f'<path fill="{colour}" d="M{left:.1f} 0h{width:.1f}v12h-{width:.1f}z"/>')
+            left += width
+    return _image("".join(drawn), CHART_WIDTH, 12, title)
+
+
+def _image(content: str, width: int, height: int, title: str) -> str:
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{content}</svg>'
+    )
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"

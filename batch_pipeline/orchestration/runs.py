@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from batch_pipeline.orchestration.decisions import Former, last_was_canceled
 from batch_pipeline.orchestration.lost_runs import is_lost
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -19,6 +18,7 @@ from batch_pipeline.orchestration.names import (
     Kind,
     asset_key,
 )
+from batch_pipeline.orchestration.run_requests import EarlierRun, last_was_canceled
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -78,13 +78,13 @@ def unshown(instance: dg.DagsterInstance, job: str) -> set[str]:
     return submitted - instance.get_materialized_partitions(asset_key(job, COLLECTED_RESULTS))
 
 
-def former(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[Former]:
+def earlier(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[EarlierRun]:
     """Follow-ups of a night that have ended, newest first."""
     filters = dg.RunsFilter(
         tags={JOB_TAG: job, KIND_TAG: kind.value, PARTITION_TAG: partition},
     )
     return [
-        Former(
+        EarlierRun(
             marker=record.dagster_run.tags[FOLLOW_UP_TAG],
             failed=record.dagster_run.status in FAILED,
             ended_at=record.end_time or record.update_timestamp.timestamp(),

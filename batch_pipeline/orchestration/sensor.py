@@ -1,16 +1,18 @@
 """The sensor: polls the API, observes what changed, asks for runs that bring nights forward.
 
-Thin on purpose: what to ask for stands in `decisions`, what the ledger says in `standing`. No run
-and no worker is held while a batch is processed; this is what notices its end.
+Thin on purpose: what to ask for is decided in `run_requests`, from what `unfinished_nights` reads.
+No run and no worker is occupied while a batch is processed; the sensor notices its end.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError
-from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
@@ -27,14 +29,12 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
-    cursor,
-    decisions,
     lost_runs,
     metadata,
+    run_requests,
     runs,
-    standing,
+    unfinished_nights,
 )
-from batch_pipeline.orchestration.decisions import Plan, Standing, Wish
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
@@ -44,6 +44,7 @@ from batch_pipeline.orchestration.names import (
     sensor_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
 from batch_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,16 +55,18 @@ log = logging.getLogger(__name__)
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
 POLL_SECONDS = 25.0
 TICK_SECONDS = 40.0
-# Dagster starts that many in one tick; the others keep.
+# Run requests of one tick; the others are made in the next ones.
 MOST_REQUESTS = 50
 MOST_LINES = 10
+# Nights in the cursor, which Dagster stores with every tick.
+MOST_NIGHTS = 500
 
 OpenPipeline = Callable[[], Pipeline]
 
 
 @dataclass
 class Polled:
-    """What a poll found out: whose nights these are (None: not known yet), and what went wrong."""
+    """The outcome of a poll: whose nights these are (None: not known yet), and what went wrong."""
 
     account: str | None = None
     trouble: str | None = None
@@ -72,11 +75,10 @@ class Polled:
 
 @dataclass(frozen=True)
 class Seen:
-    """The nights that a tick got to read, oldest first, and the plan for them."""
+    """The nights that a tick had the time to read, oldest first, and their progress."""
 
-    standings: tuple[Standing, ...]
+    nights: tuple[UnfinishedNight, ...]
     states: dict[str, Progress]
-    room: decisions.Room
 
 
 def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
@@ -130,17 +132,17 @@ def _tick(
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
     unfinished = runs.unfinished(instance, spec.name)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
-    plan = decisions.plan(seen.standings, seen.room, unfinished)
+    plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     requests, rests = _requests(instance, spec, plan, MOST_REQUESTS - len(again))
     requests = [*again, *requests]
-    events, observed = _observations(spec, seen, plan, cursor.read(context.cursor))
+    events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
-    lines += _lines(seen.standings, plan, rests)
+    lines += _lines(seen.nights, plan, rests)
     return dg.SensorResult(
         run_requests=requests,
         asset_events=events,
-        cursor=cursor.write(observed),
+        cursor=write_cursor(observed),
         skip_reason=None if requests else "\n".join(lines) or "no night is under way",
     )
 
@@ -148,7 +150,7 @@ def _tick(
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
     """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
     with pipeline.ledger.read() as connection:
-        unfinished = standing.unfinished_nights(connection, spec.name, None, unshown)
+        unfinished = unfinished_nights.unfinished_nights(connection, spec.name, None, unshown)
         return bool(unfinished or listed_batches.watched(connection))
 
 
@@ -164,7 +166,7 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
         try:
             with open_pipeline() as pipeline:
                 polled.account = pipeline.account.name
-                flow.poll_account(pipeline, polled.account)
+                steps.poll_account(pipeline, polled.account)
         except (ApiFailure, ApiError, AccountError) as error:
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
@@ -193,53 +195,51 @@ def _look(
 ) -> Seen:
     """Read the nights, oldest first, as far as the time allows."""
     asked = functools.partial(runs.submission_asked, instance, spec.name)
-    found: list[Standing] = []
-    states: dict[str, Progress] = {}
+    found: list[UnfinishedNight] = []
     courses: list[Course] = []
+    settings = pipeline.settings
     with pipeline.ledger.read() as connection:
-        view = standing.view_account(connection, pipeline.settings, spec, account)
-        for night in standing.unfinished_nights(connection, spec.name, account, unshown):
+        for night in unfinished_nights.unfinished_nights(connection, spec.name, account, unshown):
             if time.monotonic() > deadline:
                 break
-            stands, course = standing.read_standing(connection, view, night, asked)
-            if decisions.might_submit(stands) and runs.was_terminated(
-                instance, spec.name, night.partition
-            ):
-                stands = replace(stands, blocked=decisions.TERMINATED)
-            found.append(stands)
+            seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
+            if run_requests.might_submit(seen):
+                terminated = runs.was_terminated(instance, spec.name, night.partition)
+                seen = replace(seen, facts=replace(seen.facts, terminated=terminated))
+            found.append(seen)
             courses.append(course)
-            states[night.partition] = course.state
     for course in courses:
         takeover.note(pipeline, course)
-    return Seen(tuple(found), states, view.room)
+    states = {course.state.night.partition: course.state for course in courses}
+    return Seen(tuple(found), states)
 
 
 def _requests(
     instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
 ) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """At most so many run requests for the wishes, and by partition why some have to rest."""
+    """At most `most` requests for the runs that are wanted, and by partition why some rest."""
     found: list[dg.RunRequest] = []
     rests: dict[str, str] = {}
-    for wish in plan.wishes:
+    for run in plan.wanted:
         if len(found) >= most:
             break
-        former = runs.former(instance, spec.name, wish.partition, wish.kind)
-        attempt = decisions.attempt(former, wish.marker, time.time())
+        earlier = runs.earlier(instance, spec.name, run.partition, run.kind)
+        attempt = run_requests.attempt(earlier, run.marker, time.time())
         if isinstance(attempt, str):
-            rests[wish.partition] = f"{wish.kind}: {attempt}"
+            rests[run.partition] = f"{run.kind}: {attempt}"
         else:
-            found.append(_request(spec, wish, attempt))
+            found.append(_request(spec, run, attempt))
     return found, rests
 
 
-def _request(spec: JobSpec, wish: Wish, attempt: int) -> dg.RunRequest:
+def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:
     # A run key is used once for ever, even if its run fails: hence the attempt.
     return dg.RunRequest(
-        run_key=f"{wish.kind}/{wish.partition}/{wish.marker}/{attempt}",
-        job_name=dagster_job(spec.name, wish.kind),
-        partition_key=wish.partition,
-        asset_selection=[asset_key(spec.name, name) for name in wish.assets],
-        tags={FOLLOW_UP_TAG: wish.marker},
+        run_key=f"{run.kind}/{run.partition}/{run.marker}/{attempt}",
+        job_name=dagster_job(spec.name, run.kind),
+        partition_key=run.partition,
+        asset_selection=[asset_key(spec.name, name) for name in run.assets],
+        tags={FOLLOW_UP_TAG: run.marker},
     )
 
 
@@ -253,21 +253,19 @@ def _observations(
     """
     events = []
     observed: dict[str, str] = {}
-    for night in seen.standings:
+    for night in seen.nights:
         state = seen.states[night.partition]
-        reason = plan.reasons.get(night.partition)
-        now = cursor.digest(
+        waits = plan.waits.get(night.partition)
+        now = digest(
             state.waiting,
             state.in_flight,
             state.batches,
             state.batches_ended,
-            night.blocked,
+            night.blocked and night.blocked.kind,
             state.night.realtime_since,
             (state.night.forecast or {}).get("meets"),
         )
-        found = {
-            cursor.digest(warning.cause): warning for warning in warnings.of(state, spec.alerts)
-        }
+        found = {digest(warning.cause): warning for warning in warnings.of(state, spec.alerts)}
         observed[night.partition] = now = " ".join([now, *found])
         known = before.get(night.partition, "")
         if known == now:
@@ -276,24 +274,48 @@ def _observations(
             # Those that are alerts have been logged as such.
             if cause not in known.split() and not warning.alerts:
                 log.warning("%s %s: warning: %s", spec.name, night.partition, warning.message)
-        waiting = f"; waits: {reason}" if reason else ""
+        waiting = f"; waits: {waits}" if waits else ""
         events.append(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=f"{metadata.headline(state)}{waiting}",
-                metadata=metadata.of_submission(state, reason, spec.alerts),
+                metadata=metadata.of_submission(state, waits, spec.alerts),
             )
         )
     return events, observed
 
 
-def _lines(standings: Sequence[Standing], plan: Plan, rests: dict[str, str]) -> list[str]:
+def _lines(nights: Sequence[UnfinishedNight], plan: Plan, rests: dict[str, str]) -> list[str]:
     """Where things stand, a line a night."""
     lines = []
-    for night in standings[:MOST_LINES]:
-        reason = rests.get(night.partition) or plan.reasons.get(night.partition)
-        lines.append(f"{night.partition}: {night.summary}" + (f" ({reason})" if reason else ""))
-    if len(standings) > MOST_LINES:
-        lines.append(f"and {len(standings) - MOST_LINES} more nights")
+    for night in nights[:MOST_LINES]:
+        waits = rests.get(night.partition) or plan.waits.get(night.partition)
+        lines.append(f"{night.partition}: {night.summary}" + (f" ({waits})" if waits else ""))
+    if len(nights) > MOST_LINES:
+        lines.append(f"and {len(nights) - MOST_LINES} more nights")
     return lines
+
+
+def read_cursor(text: str | None) -> dict[str, str]:
+    """What was last observed of each unfinished night, by partition.
+
+    A cursor that cannot be read counts as empty: what is to be done follows from the ledger, so
+    that a lost cursor costs some repeated observations and nothing else.
+    """
+    try:
+        data = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    return {str(key): str(value) for key, value in data.items()}
+
+
+def write_cursor(observed: Mapping[str, str]) -> str:
+    """The newest nights, if there are too many for a cursor."""
+    return json.dumps(dict(sorted(observed.items())[-MOST_NIGHTS:]))
+
+
+def digest(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

@@ -1,32 +1,42 @@
-"""The assets up to submission: input, pilot, batches at the API. No run is held by any of them."""
+"""The assets up to submission: input, pilot, batches at the API.
+
+A night of batches leaves its run at once and is followed by the sensor. A night in real time is
+worked through in the run, which is therefore what a person watches, and what they terminate.
+"""
 
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import steps as flow
-from batch_pipeline.flow.gates import breaker
-from batch_pipeline.flow.status import alerts, retirement, warnings
+from batch_pipeline.flow import steps
+from batch_pipeline.flow.batches.submission import Submitted
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import alerts, night_state, retirement, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger import admission, approvals
 from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.orchestration import calling, metadata, standing, stations
+from batch_pipeline.ledger.night_state import Kind, states_of
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
-    APPROVE_TAG,
     INPUT_DATASET,
     PILOT_GATE,
     PILOT_SAMPLE,
     SUBMITTED_BATCHES,
     asset_key,
 )
-from batch_pipeline.orchestration.partitioning import Partitions
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.reporting.wording import usd
+
+# Observations are kept for ever: one a minute, and only where something has changed.
+OBSERVE_SECONDS = 60.0
 
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -45,16 +55,16 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         group_name=spec.name,
         kinds={"python", "parquet"},
         description=metadata.describe_job(spec),
-        retry_policy=stations.PATIENCE,
+        retry_policy=asset_steps.PATIENCE,
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with stations.at_work(context, batch_pipeline) as pipeline:
-            night = stations.open_night(context, pipeline, spec, INPUT_DATASET)
+        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+            night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET)
             retires = retirement.notice(spec)
-            start = stations.start_of(context.run)
-            taken = flow.take_input(pipeline, spec, night, again=True, start=start)
+            start = asset_steps.start_of(context.run)
+            taken = steps.take_input(pipeline, spec, night, again=True, start=start)
         context.log.info("%s: %s", context.partition_key, taken.note)
         if retires is not None:
             context.log.warning("%s: %s", spec.name, retires)
@@ -98,19 +108,19 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     def pilot_sample(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-        with stations.at_work(context, batch_pipeline) as pipeline:
-            night = stations.open_night(context, pipeline, spec, PILOT_SAMPLE)
-            stations.with_snapshot(night)
+        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+            night = asset_steps.open_night(context, pipeline, spec, PILOT_SAMPLE)
+            asset_steps.with_snapshot(night)
             try:
-                verdict = flow.run_pilot(pipeline, spec, night)
+                verdict = steps.run_pilot(pipeline, spec, night)
             except ApiFailure as failure:
-                verdict = Waiting(f"the API did not answer ({failure})", night.open_requests)
+                verdict = admission.unanswered(night, failure, night.open_requests)
             simulated = pipeline.account.simulated
-            state = flow.progress(pipeline, night)
+            state = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, state)
             given = state.approvals
         if isinstance(verdict, Waiting):
-            context.log.info("%s: the pilot waits: %s", context.partition_key, verdict.reason)
+            context.log.info("%s: the pilot waits: %s", context.partition_key, verdict)
             if key in context.selected_asset_keys:
                 yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
             return
@@ -123,7 +133,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             )
         if not approvals.lets_go(verdict, given):
             # After the check's result, which is stored all the same: the asset must not look done.
-            raise dg.Failure(closed_gate(context.partition_key, verdict), allow_retries=False)
+            _fail_if_gated(spec, state)
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(
                 metadata=metadata.of_pilot(verdict, given, simulated=simulated)
@@ -152,51 +162,76 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
     def submitted_batches(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with stations.at_work(context, batch_pipeline) as pipeline:
-            night = stations.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
-            stations.with_snapshot(night)
-            before = flow.progress(pipeline, night)
+        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+            night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
+            asset_steps.with_snapshot(night)
+            before = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, before)
-            _refuse_if_closed(spec, before)
+            _fail_if_gated(spec, before)
             try:
-                flow.meet_deadline(pipeline, spec, night)
-                waiting = calling.submit_and_call(context, pipeline, spec, night).waiting
+                steps.meet_deadline(pipeline, spec, night)
+                waiting = _submit(context, pipeline, spec, night).waiting
             except ApiFailure as failure:
-                waiting = Waiting(f"the API did not answer ({failure})", night.open_requests)
-            state = flow.progress(pipeline, night)
+                waiting = admission.unanswered(night, failure, night.open_requests)
+            state = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, state)
         context.log.info("%s: %s", context.partition_key, state.describe())
-        if waiting.reason is not None:
-            context.log.info("%s: %s", context.partition_key, metadata.waits(waiting))
+        if waiting.state is not None:
+            context.log.info("%s: %s", context.partition_key, waiting)
         for warning in warnings.of(state, spec.alerts):
             context.log.warning("%s: %s", context.partition_key, warning.message)
-        found = metadata.of_submission(state, waiting.reason, spec.alerts)
+        found = metadata.of_submission(state, waiting.state, spec.alerts)
         return dg.MaterializeResult(metadata=found)
 
     return submitted_batches
 
 
-def _refuse_if_closed(spec: JobSpec, state: Progress) -> None:
-    """The gates hold for a run of the submission alone too, where no check has a say."""
-    verdict = standing.verdict_of(state)
-    if verdict is not None and not approvals.lets_go(verdict, state.approvals):
-        raise dg.Failure(closed_gate(state.night.partition, verdict), allow_retries=False)
-    tripped = state.breaker(spec.alerts)
-    if tripped is not None and state.waiting:
-        error = breaker.closed_error(state.night, tripped, state.waiting)
-        raise dg.Failure(
-            f"{error}\nUnder Dagster: launch it with the run tag `{APPROVE_TAG}` = `breaker: why`.",
-            allow_retries=False,
+def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
+    """Fail where the pilot's gate or the breaker is closed: a run of the submission alone has no
+    check that would stop it."""
+    for found in states_of(night_state.facts_of(state, spec.alerts)):
+        if found.kind in (Kind.PILOT_CLOSED, Kind.BREAKER_OPEN):
+            error = night_state.error_of(state.night, found, state.waiting)
+            raise dg.Failure(str(error), allow_retries=False)
+
+
+def _submit(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+) -> Submitted:
+    """Submit what may go; calls in real time go on until none is left, retry rounds included."""
+    meanwhile = _observing(context, pipeline, spec, night)
+    while True:
+        submitted = steps.submit(pipeline, spec, night, meanwhile)
+        if not submitted.answers:
+            return submitted
+        steps.collect_ended(pipeline, spec, night)
+
+
+def _observing(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+) -> Callable[[], None]:
+    """What the run does while real-time calls are made: it collects, and observes its progress."""
+    observed_at, observed = time.monotonic(), ""
+
+    def meanwhile() -> None:
+        nonlocal observed_at, observed
+        steps.collect_ended(pipeline, spec, night)
+        if time.monotonic() - observed_at < OBSERVE_SECONDS:
+            return
+        observed_at = time.monotonic()
+        state = steps.progress(pipeline, night)
+        alerts.look(pipeline, spec.alerts, state)
+        headline = metadata.headline(state)
+        if headline == observed:
+            return
+        observed = headline
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
+                partition=context.partition_key,
+                description=headline,
+                metadata=metadata.of_submission(state, None, spec.alerts),
+            )
         )
 
-
-def closed_gate(partition: str, verdict: dict[str, Any]) -> str:
-    """What a person reads who finds the gate closed."""
-    examples = "".join(f"\n- {example}" for example in verdict["examples"])
-    return (
-        f"{partition}: the pilot's gate is closed: {'; '.join(verdict['reasons'])}. "
-        f"{verdict['sample']:,} requests were tried, nothing else was sent.{examples}\n"
-        "Correct the prompt, the data or the limits under `pilot`, then launch the night again: "
-        "good answers are kept. Or let it go as it is: launch it with the run tag "
-        f"`{APPROVE_TAG}` = `pilot: why`."
-    )
+    return meanwhile

@@ -16,12 +16,14 @@ from batch_pipeline.ledger import (
     leases,
     listed_batches,
     nights,
+    queue,
     shards,
     snapshots,
     transitions,
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import OPEN_GATES
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -31,7 +33,8 @@ ACCOUNT = "default"
 LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
 # What asks the database for the time.
 TELL_TIME = (
-    accounts, admission, budget, leases, listed_batches, nights, shards, snapshots, transitions
+    accounts, admission, budget, leases, listed_batches, nights, queue, shards,
+    snapshots, transitions
 )  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def a_night(
 
 
 def begin(connection: Connection, night: Night, limits: Limits = LIMITS) -> Intent | Waiting:
-    return admission.begin(connection, night, "me", limits, lambda *_: None)
+    return admission.begin(connection, night, "me", limits, lambda *_: OPEN_GATES)
 
 
 def begun(connection: Connection, night: Night, limits: Limits = LIMITS) -> Submission:

@@ -33,6 +33,7 @@ from batch_pipeline.ledger.budget import (
     Spending,
 )
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import OPEN_GATES
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.submissions import State, Submission
@@ -178,9 +179,9 @@ def test_the_message_says_what_is_missing_and_of_which_ceiling(ledger: Ledger) -
         night = a_night(connection, 10, 12)
         billed(connection, begun(connection, night, limits), "9.25")
         waiting = begin(connection, night, limits)
-    assert str(waiting) == (
+    assert str(waiting).startswith(
         "12 requests wait: budget.max_usd_per_partition ($20.50) has no room: $9.25 billed; the "
-        "next 12 requests need up to $12.00, $0.7500 more than is left"
+        "next 12 requests need up to $12.00, $0.7500 more than is left; raise budget.max_usd_"
     )
 
 
@@ -298,7 +299,7 @@ def test_two_submitters_cannot_both_take_the_last_dollar(ledger_url: str) -> Non
         while True:
             with own.write() as connection:
                 found = admission.begin(
-                    connection, mine[number % 2], f"me{number}", limits, lambda *_: None
+                    connection, mine[number % 2], f"me{number}", limits, lambda *_: OPEN_GATES
                 )
             if isinstance(found, Waiting):
                 assert found.short is not None

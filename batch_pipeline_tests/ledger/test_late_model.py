@@ -34,6 +34,7 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import OPEN_GATES
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
@@ -87,7 +88,7 @@ class Lagging(RuleBasedStateMachine):
         with self.ledger.write() as connection:
             held = nights.get_night(connection, self.night.id).held_at is not None
             free = LIMIT - _queued(connection)
-            intent = admission.begin(connection, self.night, worker, LIMITS, lambda *_: None)
+            intent = admission.begin(connection, self.night, worker, LIMITS, lambda *_: OPEN_GATES)
         if isinstance(intent, Intent):
             assert not held
             assert intent.submission.requests <= free

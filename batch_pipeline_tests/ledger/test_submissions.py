@@ -14,6 +14,7 @@ from batch_pipeline.ledger import (
     leases,
     listed_batches,
     nights,
+    queue,
     shards,
     snapshots,
     submissions,
@@ -21,6 +22,7 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import CALLED_ELSEWHERE, ClosedGate, Gates, Kind, running
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
@@ -60,17 +62,24 @@ def account_is_full(connection: Connection, night: Night) -> None:
     begun(connection, a_night(connection, 71, partition="2026-01-03", job="other"))
 
 
-def older_night_waits(connection: Connection, night: Night) -> None:
-    older = a_night(connection, 200, partition=OLDER, job="other")
+def an_older_night_that_waits(connection: Connection, job: str = "job") -> Night:
+    """It wants 50 of the queue's 100 places, of which 60 are taken."""
+    begun(connection, a_night(connection, 60, partition="2026-01-09", job="third"))
+    older = a_night(connection, 50, partition=OLDER, job=job)
     assert isinstance(begin(connection, older), Waiting)
+    return older
+
+
+def older_night_waits(connection: Connection, night: Night) -> None:
+    an_older_night_that_waits(connection, "other")
 
 
 @pytest.mark.parametrize(
     ("arrange", "reason"),
     [
         (held, "held after a cancel"),
-        (paused, "account default is paused: pay first"),
-        (refused, "the API refused it (no such model)"),
+        (paused, "submission is paused for account default: pay first"),
+        (refused, "the API refused a batch as a whole: no such model"),
         (queue_is_full, "the API's queue is full"),
         (account_is_full, "queue limit (100 requests) is in use"),
         (older_night_waits, "an older night (other 2026-01-01) goes first"),
@@ -85,7 +94,7 @@ def test_what_keeps_a_shard_waiting(
         before = len(submissions.find(connection))
         waiting = begin(connection, night)
         assert isinstance(waiting, Waiting)
-        assert reason in str(waiting.reason)
+        assert reason in str(waiting.state)
         assert waiting.requests == 50
         assert len(submissions.find(connection)) == before
 
@@ -103,12 +112,13 @@ def test_the_gate_has_a_say_for_each_shard(ledger: Ledger) -> None:
         night = a_night(connection, 3)
         asked: list[tuple[int, int]] = []
 
-        def gate(_: Connection, of: Night, shard: shards.Shard) -> str:
+        def read_gates(_: Connection, of: Night, shard: shards.Shard) -> Gates:
             asked.append((of.id, shard.requests))
-            return "the gate is closed"
+            return Gates(pilot=ClosedGate("bad"))
 
-        waiting = admission.begin(connection, night, "me", LIMITS, gate)
-        assert waiting == Waiting("the gate is closed", 3)
+        waiting = admission.begin(connection, night, "me", LIMITS, read_gates)
+        assert isinstance(waiting, Waiting)
+        assert str(waiting).startswith("3 requests wait: the pilot's gate is closed: bad; ")
         assert asked == [(night.id, 3)]
 
 
@@ -151,8 +161,20 @@ def test_a_jobs_share_of_the_queue(ledger: Ledger) -> None:
         for full in (night, other_night):
             waiting = begin(connection, full, share)
             assert isinstance(waiting, Waiting)
-            assert "the job's share of the queue (30) is in use" in str(waiting.reason)
+            assert "the job's share of the queue (30 requests) is in use" in str(waiting.state)
         begun(connection, other_job, share)
+
+
+def test_a_shard_larger_than_the_queue_does_not_wait_for_room(ledger: Ledger) -> None:
+    lowered = Limits(account_queue=20, job_queue=None, lease_seconds=60)
+    with ledger.write() as connection:
+        night = a_night(connection, 30, partition=OLDER)
+        waiting = begin(connection, night, lowered)
+        assert isinstance(waiting, Waiting)
+        assert waiting.state is not None
+        assert waiting.state.kind is Kind.SHARD_TOO_LARGE
+        # It keeps no younger night waiting.
+        begun(connection, a_night(connection, 10), lowered)
 
 
 def test_a_night_that_waits_for_its_own_share_keeps_nobody_waiting(ledger: Ledger) -> None:
@@ -182,19 +204,16 @@ def test_an_older_night_goes_first_until_it_no_longer_asks(ledger: Ledger, clock
 
 def test_an_older_night_that_went_away_is_not_waited_for(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
-        older = a_night(connection, 200, partition=OLDER)
+        an_older_night_that_waits(connection)
         night = a_night(connection, 10)
-        assert isinstance(begin(connection, older), Waiting)
         assert isinstance(begin(connection, night), Waiting)
-        clock.at += admission.ROOM_WANTED_SECONDS + 1
+        clock.at += queue.ROOM_WANTED_SECONDS + 1
         begun(connection, night)
 
 
 def test_a_held_older_night_is_not_waited_for(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
-        older = a_night(connection, 200, partition=OLDER)
-        assert isinstance(begin(connection, older), Waiting)
-        held(connection, older)
+        held(connection, an_older_night_that_waits(connection))
         begun(connection, a_night(connection, 10))
 
 
@@ -372,7 +391,7 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
         assert isinstance(first, Intent)
         assert first.submission.state is State.CALLING
         waiting = admission.begin_calls(connection, night, shard, "you", LIMITS)
-        assert waiting == Waiting("another process is sending it", 5)
+        assert waiting == Waiting(running(CALLED_ELSEWHERE), 5)
 
         clock.at += LIMITS.lease_seconds
         second = admission.begin_calls(connection, night, shard, "you", LIMITS)

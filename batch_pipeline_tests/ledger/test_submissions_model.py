@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from batch_pipeline.ledger import accounts, admission, shards, submissions, transitions
 from batch_pipeline.ledger.admission import Intent, Limits
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import OPEN_GATES
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
@@ -77,7 +78,7 @@ class Submitters(RuleBasedStateMachine):
         of: Night = self.nights[night]
         with self.ledger.write() as connection:
             transitions.reap(connection, ACCOUNT)
-            intent = admission.begin(connection, of, "me", LIMITS, lambda *_: None)
+            intent = admission.begin(connection, of, "me", LIMITS, lambda *_: OPEN_GATES)
         if isinstance(intent, Intent):
             self.held.append(intent.submission)
 
@@ -180,7 +181,7 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
         try:
             for _ in range(200):
                 with own.write() as connection:
-                    intent = admission.begin(connection, night, "me", LIMITS, lambda *_: None)
+                    intent = admission.begin(connection, night, "me", LIMITS, lambda *_: OPEN_GATES)
                     queued = submissions.of_account(connection, ACCOUNT, *IN_QUEUE)
                 highest.append(sum(one.requests for one in queued))
                 if isinstance(intent, Intent):
@@ -194,7 +195,7 @@ def test_submitters_side_by_side_never_take_the_same_shard(ledger: Ledger, ledge
                         )  # fmt: skip
                     with own.write() as connection:
                         transitions.end(connection, intent.submission)
-                elif intent.reason is None:
+                elif intent.state is None:
                     return
         finally:
             own.close()

@@ -28,6 +28,7 @@ from batch_pipeline.ledger import (
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.budget import Ceilings, Money, Spending
 from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.night_state import OPEN_GATES, NightState
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
@@ -55,9 +56,11 @@ def accepted(connection: Connection, night: Night, limits: Limits) -> Submission
     return submissions.get(connection, submission.id)
 
 
-def reserve(connection: Connection, night: Night, batch: Submission, limits: Limits) -> str | None:
+def reserve(
+    connection: Connection, night: Night, batch: Submission, limits: Limits
+) -> NightState | None:
     usd = Decimal(2 * batch.requests)
-    return admission.reserve_takeover(connection, night, batch, usd, limits, lambda *_: None)
+    return admission.reserve_takeover(connection, night, batch, usd, limits, lambda *_: OPEN_GATES)
 
 
 def collected(connection: Connection, batch: Submission, answered: int) -> None:
@@ -105,13 +108,15 @@ def test_nobody_else_gets_what_is_reserved(ledger: Ledger) -> None:
         night = a_night(connection, 10, 11)
         batch = accepted(connection, night, limits)
         assert reserve(connection, night, batch, limits) is None
-        refused = admission.begin(connection, night, "me", limits, lambda *_: None)
+        refused = admission.begin(connection, night, "me", limits, lambda *_: OPEN_GATES)
         assert isinstance(refused, Waiting)
         assert refused.short is not None
         collected(connection, batch, answered=0)
         [shard] = shards.list_shards(connection, night.id, ShardState.WAITING)
         assert shard.engine == "batch"
-        assert isinstance(admission.begin(connection, night, "me", limits, lambda *_: None), Intent)
+        assert isinstance(
+            admission.begin(connection, night, "me", limits, lambda *_: OPEN_GATES), Intent
+        )
         # The next plan's real-time shard has its own reservation, though the ceiling is reached.
         assert spent(connection, night, limits).total == 31
         planned = [a_shard(10, "realtime")]
@@ -130,7 +135,7 @@ def test_what_does_not_fit_is_not_cancelled(ledger: Ledger) -> None:
         batch = accepted(connection, night, limits)
         refused = reserve(connection, night, batch, limits)
         assert refused is not None
-        assert "has no room" in refused
+        assert "has no room" in refused.reason
         assert submissions.get(connection, batch.id).cancel_requested_at is None
         assert takeovers.of_night(connection, night.id) == {}
         assert nights.get_night(connection, night.id).realtime_since is None
@@ -194,7 +199,7 @@ def test_side_by_side_the_last_dollars_are_reserved_once(ledger: Ledger, ledger_
             with own.write() as connection:
                 refused = reserve(connection, night, batch, limits)
             if refused is not None:
-                refusals.append(refused)
+                refusals.append(refused.reason)
         own.close()
 
     together(*[take_over] * 3)

@@ -14,10 +14,10 @@ import yaml
 from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration.asset_steps import first_asset
 from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import ASSETS, FOLLOW_UP_TAG, Kind, asset_key
-from batch_pipeline.orchestration.partitioning import partitions_definition
-from batch_pipeline.orchestration.stations import first_asset
 
 MakeSpec = Callable[..., JobSpec]
 ROOT = Path(__file__).parents[2]

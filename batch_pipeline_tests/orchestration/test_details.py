@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.orchestration import charts, cursor
+from batch_pipeline.orchestration import metadata, sensor
 from batch_pipeline_tests.flow.dataset.prepared_rows import SUBMISSION
 
 INLINE_CHARACTERS = 1_000
@@ -19,13 +19,13 @@ INLINE_CHARACTERS = 1_000
 
 @pytest.mark.parametrize("text", [None, "", "not json", "[1]", "{}"])
 def test_an_unreadable_cursor_counts_as_empty(text: str | None) -> None:
-    assert cursor.read(text) == {}
+    assert sensor.read_cursor(text) == {}
 
 
 def test_a_cursor_keeps_the_newest_nights() -> None:
-    observed = {f"2026-{number:05d}": "x" for number in range(cursor.MOST_NIGHTS + 10)}
-    kept = cursor.read(cursor.write(observed))
-    assert len(kept) == cursor.MOST_NIGHTS
+    observed = {f"2026-{number:05d}": "x" for number in range(sensor.MOST_NIGHTS + 10)}
+    kept = sensor.read_cursor(sensor.write_cursor(observed))
+    assert len(kept) == sensor.MOST_NIGHTS
     assert max(kept) == max(observed)
 
 
@@ -36,11 +36,11 @@ def submission(state: State, **changes: Any) -> Submission:
 @pytest.mark.parametrize(
     ("image", "shapes"),
     [
-        (charts.bars([float(number) for number in range(100)]), 1),
-        (charts.bars([0.0]), 1),
-        (charts.bars([]), 1),
-        (charts.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")]), 2),
-        (charts.proportions([(0, "#111111")]), 0),
+        (metadata.bars([float(number) for number in range(100)]), 1),
+        (metadata.bars([0.0]), 1),
+        (metadata.bars([]), 1),
+        (metadata.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")]), 2),
+        (metadata.proportions([(0, "#111111")]), 0),
     ],
 )
 def test_charts_are_small_images_that_markdown_shows_inline(image: str, shapes: int) -> None:

@@ -10,11 +10,6 @@ import pytest
 from dagster import DagsterEvent, DagsterEventType
 
 from batch_pipeline.orchestration import lost_runs
-from batch_pipeline.orchestration.decisions import (
-    FIRST_LOST_REST_SECONDS,
-    LONGEST_REST_SECONDS,
-    lost_rest,
-)
 from batch_pipeline.orchestration.lost_runs import MOST_REPEATS, Launched, dead, repeats
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
@@ -23,6 +18,11 @@ from batch_pipeline.orchestration.names import (
     USER_TAG,
     Kind,
     dagster_job,
+)
+from batch_pipeline.orchestration.run_requests import (
+    FIRST_LOST_REST_SECONDS,
+    LONGEST_REST_SECONDS,
+    lost_rest,
 )
 from batch_pipeline_tests.orchestration.nightly import Nightly
 

@@ -155,7 +155,8 @@ def test_a_closed_gate_stops_the_night_and_shows_as_a_failed_check(
     result = job.launch(nights[0])
     assert not result.success
     assert "the pilot's gate is closed" in failure_of(result)
-    assert "raise max_tokens. 4 requests were tried, nothing else was sent" in failure_of(result)
+    tried = "raise max_tokens (4 requests were tried, nothing else was sent)"
+    assert f"{tried}. 36 requests are held back" in failure_of(result)
     assert job.materialized("input_dataset", nights[0])
     assert not job.materialized("pilot_sample", nights[0])
     assert not job.materialized("submitted_batches", nights[0])
@@ -220,7 +221,7 @@ def test_what_waits_for_room_goes_when_there_is_room(
     )
     tick = job.tick()
     assert tick.run_requests == []
-    assert "waits for room in the API's queue" in tick.skip_message
+    assert "the job's share of the queue (20 requests) is in use" in tick.skip_message
     sim.release()
     tick = job.tick()
     while not tick.run_requests:
@@ -244,7 +245,7 @@ def test_an_input_and_a_pilot_alone_send_nothing_more(
     assert job.launch(nights[0], assets=[asset_key("review", name) for name in assets]).success
     tick = job.tick()
     assert tick.run_requests == []
-    assert "nobody has asked for its submission" in tick.skip_message
+    assert "its submission has not been asked for" in tick.skip_message
 
 
 def test_a_submission_asked_for_without_a_pilot_gets_one(
@@ -289,8 +290,11 @@ def test_a_run_that_the_sensor_asked_for_does_not_lift_a_refusal(
     submitted = [asset_key("review", "submitted_batches")]
     tags = {"batch_pipeline/follow_up": "true"}
     assert job.launch(nights[0], assets=submitted, tags=tags).success
-    assert "the API refused it" in job.metadata("submitted_batches", nights[0])["waiting"]
-    assert "the API refused it" in job.tick().skip_message
+    assert (
+        "the API refused a batch as a whole: HTTP 400: no"
+        in job.metadata("submitted_batches", nights[0])["waiting"]
+    )
+    assert "the API refused a batch as a whole: HTTP 400: no" in job.tick().skip_message
     assert job.launch(nights[0], assets=submitted).success
     assert "refused" not in job.metadata("submitted_batches", nights[0])["waiting"]
     ledger.close()

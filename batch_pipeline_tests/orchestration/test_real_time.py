@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration import calling, decisions
+from batch_pipeline.orchestration import submit_assets
 from batch_pipeline.orchestration.names import asset_key
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -32,7 +32,7 @@ def test_its_run_works_through_it_and_observes_itself(
     environment: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calling, "OBSERVE_SECONDS", 0.0)
+    monkeypatch.setattr(submit_assets, "OBSERVE_SECONDS", 0.0)
     sim.set_latency(0.1)
     job = nightly(mode="realtime", realtime={"concurrency": 2})
     assert job.launch(nights[0]).success
@@ -108,8 +108,8 @@ def test_after_a_termination_nothing_is_sent_until_somebody_launches_it_again(
     job.follow(tick.run_requests)
     tick = job.tick()
     assert not tick.run_requests
-    assert decisions.TERMINATED in tick.skip_message
-    assert decisions.TERMINATED in str(job.observations[-1].metadata)
+    assert "its run was terminated; launch it again" in tick.skip_message
+    assert "its run was terminated; launch it again" in str(job.observations[-1].metadata)
     assert sim.books.billed_requests == answered < 40
 
     assert job.launch(nights[0]).success

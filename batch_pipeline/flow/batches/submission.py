@@ -24,7 +24,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.ledger import accounts, admission, leases, nights, shards, transitions
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.admission import Intent, Limits, MaySend, Waiting
+from batch_pipeline.ledger.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.ledger import insisting
 from batch_pipeline.ledger.nights import Night
@@ -62,7 +62,7 @@ def submit_waiting(
     pipeline: Pipeline,
     night: Night,
     limits: Limits,
-    may_send: MaySend,
+    read_gates: ReadGates,
 ) -> Submitted:
     """Send the night's waiting batch shards, while there is room and money.
 
@@ -77,7 +77,7 @@ def submit_waiting(
     stop = Stop()
 
     def submit() -> Submitted:
-        return _submit(pipeline, night, limits, may_send, stop)
+        return _submit(pipeline, night, limits, read_gates, stop)
 
     rounds = at_once(count, submit, stop) if count > 1 else []
     if not stop.is_set():
@@ -94,22 +94,21 @@ def uploads_at_once(waiting: int, size: int, workers: int) -> int:
 
 
 def _submit(
-    pipeline: Pipeline, night: Night, limits: Limits, may_send: MaySend, stop: Stop
+    pipeline: Pipeline, night: Night, limits: Limits, read_gates: ReadGates, stop: Stop
 ) -> Submitted:
     """Send one shard after the other, until something keeps the next from going."""
     accepted = 0
     while not stop.is_set():
         with pipeline.ledger.write() as connection:
             transitions.reap(connection, night.account)
-            intent = admission.begin(connection, night, pipeline.owner, limits, may_send)
+            intent = admission.begin(connection, night, pipeline.owner, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
         failure, verdict = _send(pipeline, intent, limits, stop)
         if verdict in (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT):
             # An API in trouble must not make every shard of a night unknown.
             stop()
-            reason = f"the last submission did not get an answer ({failure})"
-            waiting = Waiting(reason, intent.shard.requests)
+            waiting = admission.unanswered(night, failure, intent.shard.requests)
             return Submitted(accepted, waiting, in_trouble=True)
         # Arrow keeps what the rows took for the next ones, which another process may send.
         pa.default_memory_pool().release_unused()

@@ -21,9 +21,9 @@ from batch_pipeline.flow.deadline.forecast import (
 )
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import admission, ledger, shards, submissions, tables, takeovers
-from batch_pipeline.ledger.admission import Limits
+from batch_pipeline.ledger import ledger, shards, submissions, tables, takeovers
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.queue import read_queue
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.settings import Settings
 
@@ -50,7 +50,7 @@ def of_night(
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
     job_queue = spec.limits.max_queued_requests
-    limits = Limits(settings.max_queued_requests, job_queue, settings.lease_seconds)
+    queue = read_queue(connection, night, settings.max_queued_requests, job_queue)
     return Outlook(
         now=state.at,
         deadline=night.deadline_at,
@@ -63,8 +63,8 @@ def of_night(
             for s in state.live
             if s.state in IN_QUEUE and s.id not in taken
         ],
-        room=max(0, admission.room(connection, night, limits)),
-        queue=min(settings.max_queued_requests, job_queue or settings.max_queued_requests),
+        room=max(0, queue.room),
+        queue=queue.limit,
         turnaround=_turnaround(connection, night),
         speed=measured_speed(connection, night.job, night.account, spec.realtime.concurrency),
         unplanned=night.open_requests,

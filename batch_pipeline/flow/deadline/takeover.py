@@ -22,8 +22,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.deadline import forecast, outlook
 from batch_pipeline.flow.deadline.forecast import Forecast, Outlook
-from batch_pipeline.flow.gates import budget
-from batch_pipeline.flow.pilot import sample
+from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
@@ -80,8 +79,7 @@ class Course:
     @property
     def judged(self) -> bool:
         """Whether the pilot has its verdict, so that the rest may go."""
-        snapshot = self.state.snapshot
-        return snapshot is not None and sample.holds(self.state.night.pilot, snapshot)
+        return night_gates.holds(self.state.night.pilot, self.state.snapshot)
 
     @property
     def due(self) -> bool:
@@ -229,7 +227,7 @@ def _reserve(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submis
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
         refused = admission.reserve_takeover(
-            connection, night, submission, usd, limits, sample.may_send(spec)
+            connection, night, submission, usd, limits, night_gates.read_gates(spec)
         )
     if refused is None:
         log.warning(
@@ -238,7 +236,7 @@ def _reserve(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submis
             night.partition,
             submission.batch_id,
         )
-    return refused
+    return None if refused is None else refused.reason
 
 
 def _cancel(pipeline: Pipeline, submission: Submission) -> None:

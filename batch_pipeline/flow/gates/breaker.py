@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import approvals, nights, sums
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.admission import MaySend
 from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.sums import Part
 
@@ -35,23 +32,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tripped:
-    """Why nothing more of a night is sent, with up to three `id: message` of the main error."""
-
-    reason: str
-    examples: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"the circuit breaker is open: {self.reason}"
-
-
 def judge(
     alerts: AlertsSpec,
     snapshot: Snapshot | None,
     first: FirstAttempts,
     overruled: Sequence[Approval],
-) -> Tripped | None:
+) -> ClosedGate | None:
     """Why the breaker is open: more first attempts need a fix than `alerts` allows, and no person
     approved of it; None: it is closed."""
     if snapshot is None or not first.done or first.done < alerts.after_items:
@@ -62,7 +48,7 @@ def judge(
     if share <= alerts.error_rate:
         return None
     [(kind, count)] = first.errors.most_common(1)
-    return Tripped(
+    return ClosedGate(
         f"{first.needs_fix:,} of {first.done:,} first attempts need a fix "
         f"({share:.1%}, over {alerts.error_rate:.1%}), most often {kind} ({count:,})",
         tuple(first.examples.get(kind, ())),
@@ -105,39 +91,19 @@ def look(
     connection: Connection,
     alerts: AlertsSpec,
     night: Night,
-    running: Iterable[FirstAttempts] = (),
-) -> Tripped | None:
-    """The breaker of a night by what is collected, and by what `running` calls have counted."""
+    calls: Iterable[FirstAttempts] = (),
+) -> ClosedGate | None:
+    """Why a night's breaker is open now, None where it is closed; `calls` are the first attempts
+    of real-time calls that are not collected yet."""
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     if snapshot_id is None:
         return None
     snapshot = inputs.get_snapshot(connection, snapshot_id)
     overruled = approvals.of_night(connection, night.id)
     first = first_attempts(connection, night.id, snapshot, overruled)
-    for attempts in running:
+    for attempts in calls:
         first.add(attempts)
     return judge(alerts, snapshot, first, overruled)
-
-
-def gate(alerts: AlertsSpec) -> MaySend:
-    """The breaker's part in admission: asked in the transaction that claims a shard."""
-
-    def may_send(connection: Connection, night: Night, _shard: Shard) -> str | None:
-        tripped = look(connection, alerts, night)
-        return None if tripped is None else str(tripped)
-
-    return may_send
-
-
-def closed_error(night: Night, tripped: Tripped, waiting: int) -> GateClosedError:
-    """The error of a night that the breaker has stopped; `waiting` requests are held back."""
-    examples = "".join(f"\n  {example}" for example in tripped.examples)
-    return GateClosedError(
-        f"{night.job} {night.partition}: {tripped}. "
-        f"{waiting:,} requests are held back.{examples}\nCorrect the prompt, the schema or "
-        "max_tokens and run again, or let the night go as it is with `batch-pipeline approve "
-        f"{night.job} --partition {night.partition} --gate breaker --reason …`."
-    )
 
 
 class Watch:
@@ -155,7 +121,7 @@ class Watch:
             log.warning("%s: the circuit breaker opened: %s", name, after.reason)
         self._before = after
 
-    def _look(self) -> Tripped | None:
+    def _look(self) -> ClosedGate | None:
         with self._pipeline.ledger.read() as connection:
             return look(connection, self._alerts, self._night)
 

@@ -14,7 +14,6 @@ from decimal import Decimal
 import orjson
 from sqlalchemy import Connection
 
-from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
@@ -174,17 +173,3 @@ def requests_at_once(
         output_tokens=declaration.max_tokens,
     )
     return max(1, int(min(given) / SHARDS_UNDER_A_CEILING / one))
-
-
-def held_back(night: Night, short: Shortfall, waiting: int) -> GateClosedError:
-    """The error of a night that the budget holds back; `waiting` requests wait."""
-    elsewhere = ""
-    if short.spent.reserved:
-        elsewhere = (
-            " Part of it is reserved by other nights, and comes free as they are collected: then "
-            "run again."
-        )
-    return GateClosedError(
-        f"{night.job} {night.partition}: {waiting:,} requests are held back by the budget: {short}."
-        f"{elsewhere} What was answered is kept. Raise {short.ceiling} and run again to go on."
-    )

@@ -10,11 +10,10 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
 from batch_pipeline.flow.gates import breaker, budget
+from batch_pipeline.flow.gates.night_gates import holds, read_gates
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict
@@ -25,48 +24,17 @@ from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.schemas import TOKENS
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import approvals, nights, shards, submissions
-from batch_pipeline.ledger.admission import MaySend, Waiting
-from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.night_state import PILOT_AT_API, running
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice, TokenUsage
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10
-
-
-def gate(night: Night, shard: Shard, overruled: Sequence[Approval] = ()) -> str | None:
-    """Why a shard may not go: it waits for a verdict, or that is no and not overruled."""
-    if shard.pilot:
-        return None
-    if night.pilot is None:
-        return "the pilot has not been judged yet"
-    if not approvals.lets_go(night.pilot, overruled):
-        return f"the pilot's gate is closed: {'; '.join(night.pilot['reasons'])}"
-    return None
-
-
-def may_send(spec: JobSpec) -> MaySend:
-    """Everything of the flow that has a say for a shard: the pilot's verdict, then the breaker."""
-    breaks = breaker.gate(spec.alerts)
-
-    def decide(connection: Connection, night: Night, shard: Shard) -> str | None:
-        closed = gate(night, shard, approvals.of_night(connection, night.id))
-        return closed or breaks(connection, night, shard)
-
-    return decide
-
-
-def holds(verdict: dict[str, Any] | None, snapshot: Snapshot) -> bool:
-    """Whether a verdict is about this night still: a good one for its declaration, a bad one for
-    this very input, so that corrected data get a pilot of their own."""
-    if verdict is None or verdict["declaration_hash"] != snapshot.declaration_hash:
-        return False
-    return bool(verdict["open"]) or verdict["content_hash"] == snapshot.content_hash
 
 
 def sample_size(wanted: int, units: int, open_units: int) -> int:
@@ -86,6 +54,7 @@ def run_pilot(
         verdict = night.pilot
         if verdict is not None and holds(verdict, snapshot):
             return verdict if verdict["open"] else _judged_again(pipeline, spec, night, verdict)
+        night = plan.take_back_too_large(pipeline, spec, night)
         seen = plan.view(pipeline, night)
         pilot = _latest(pipeline, seen)
         if pilot is None:
@@ -112,7 +81,7 @@ def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     units = seen.snapshot.units
-    wanted = sample_size(spec.pilot.size, units, units)
+    wanted = sample_size(_fitting(pipeline, spec, spec.pilot.size), units, units)
     if wanted:
         wanted = sample_size(wanted, units, plan.count_open(pipeline, seen))
     if wanted:
@@ -126,7 +95,7 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Wait
     if pilot.engine == "batch":
         if pilot.state is ShardState.WAITING:
             limits = budget.limits(pipeline, spec, night)
-            submitted = submit_waiting(pipeline, night, limits, may_send(spec))
+            submitted = submit_waiting(pipeline, night, limits, read_gates(spec))
             if not submitted.batches:
                 return submitted.waiting
         return _collect(pipeline, spec, night, pilot)
@@ -142,7 +111,7 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
             if submission.shard_id == pilot.id
         ]
     if not ended:
-        return Waiting("the pilot's batch is being processed", pilot.requests)
+        return Waiting(running(PILOT_AT_API), pilot.requests)
     watch = breaker.Watch(pipeline, spec.alerts, night)
     lost_results.collect(pipeline, night, ended[0], spec.retry)
     watch.collected()
@@ -165,7 +134,8 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     # What a larger `max_tokens` heals must not close the gate, and whether it heals is to be known
     # before the night is bought.
     bounds = _bounds(pipeline, spec, seen)
-    if asked_again and plan.plan_more_room(pipeline, seen, spec, cut_off, bounds):
+    size = _fitting(pipeline, spec, cut_off)
+    if asked_again and plan.plan_more_room(pipeline, seen, spec, size, bounds):
         return
     billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
     verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
@@ -174,6 +144,13 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
     else:
         _store(pipeline, seen.night, verdict)
+
+
+def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
+    """As many of these requests as one pilot may have: by batch no more than the queue takes."""
+    if spec.pilot.via != "batch":
+        return requests
+    return min(requests, plan.queue_limit_of(pipeline, spec))
 
 
 def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:

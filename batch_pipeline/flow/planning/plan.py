@@ -7,6 +7,7 @@ documents, a changed prompt: all follow from it. How these units are found is `o
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -28,9 +29,12 @@ from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.queue import queue_limit
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.bounds import Bounds
+
+log = logging.getLogger(__name__)
 
 # Of a real-time shard.
 MOST_CALLS = 2_000
@@ -55,9 +59,9 @@ class ShardLimits:
 
     @classmethod
     def of(cls, spec: JobSpec, account_queue: int) -> ShardLimits:
-        queues = [account_queue, spec.limits.max_queued_requests or account_queue]
+        queue = queue_limit(account_queue, spec.limits.max_queued_requests)
         return cls(
-            requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, *queues),
+            requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, queue),
             bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
         )
 
@@ -96,6 +100,29 @@ def view(pipeline: Pipeline, night: Night) -> View:
             answers=standing_answers.of_night(connection, night),
             held=[shard.manifest for shard in planned],
         )
+
+
+def queue_limit_of(pipeline: Pipeline, spec: JobSpec) -> int:
+    """The most requests that may be in the API's queue at once for a job."""
+    return queue_limit(pipeline.settings.max_queued_requests, spec.limits.max_queued_requests)
+
+
+def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
+    """Open the requests of waiting batches that are larger than the queue limit, as it is now.
+
+    Returns the night as it is then; the next plan cuts them anew.
+    """
+    limit = queue_limit_of(pipeline, spec)
+    with pipeline.ledger.read() as connection:
+        waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
+    if any(shard.engine == "batch" and shard.requests > limit for shard in waiting):
+        with pipeline.ledger.write() as connection:
+            taken = shards.take_back_too_large(connection, night, limit)
+        log.info(
+            "%s %s: %d batches are larger than the queue limit (%s requests); they are cut anew",
+            night.job, night.partition, taken, f"{limit:,}",
+        )  # fmt: skip
+    return pipeline.refreshed(night)
 
 
 def count_open(pipeline: Pipeline, seen: View) -> int:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from batch_pipeline.errors import AccountError
 from batch_pipeline.flow.concurrency import signals_held_back
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates import breaker, budget
+from batch_pipeline.flow.gates import breaker, budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, admission, leases, submissions, transitions
-from batch_pipeline.ledger.admission import Intent, MaySend, Waiting
+from batch_pipeline.ledger.admission import Intent, ReadGates, Waiting
+from batch_pipeline.ledger.night_state import OPEN_GATES, Gates, NightState
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import State
@@ -50,7 +51,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
         intent = admission.begin_calls(
-            connection, night, shard, pipeline.owner, limits, breaker.gate(spec.alerts)
+            connection, night, shard, pipeline.owner, limits, night_gates.read_gates(spec)
         )
     if isinstance(intent, Waiting):
         return intent
@@ -62,7 +63,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         found = next(claims, None)
         return Waiting(None) if found is None else _opened(pipeline, spec, night, found)
 
-    engine = _work(pipeline, spec, night, claim, closes=False)
+    engine, stopped = _work(pipeline, spec, night, claim, closes=False)
     if engine.refusal is not None:
         raise AccountError(
             f"The API refuses to go on: {engine.refusal}. Check the key, the account's billing and "
@@ -71,14 +72,14 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     with pipeline.ledger.read() as connection:
         if submissions.get(connection, intent.submission.id).state is not State.CALLING:
             return None
-    return Waiting(engine.reason or engine.waiting.reason, shard.requests)
+    return Waiting(stopped or engine.waiting.state, shard.requests)
 
 
 def send_all(
     pipeline: Pipeline,
     spec: JobSpec,
     night: Night,
-    may_send: MaySend,
+    read_gates: ReadGates,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Called:
     """Send the night's real-time shards until no shard is left that may go.
@@ -91,14 +92,16 @@ def send_all(
         # Computed for each shard: answers that were measured meanwhile make the bounds smaller.
         limits = budget.limits(pipeline, spec, night)
         with pipeline.ledger.write() as connection:
-            intent = admission.begin_next_calls(connection, night, pipeline.owner, limits, may_send)
+            intent = admission.begin_next_calls(
+                connection, night, pipeline.owner, limits, read_gates
+            )
         return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
 
     first = claim()
     if isinstance(first, Waiting):
         return Called(0, first)
     claimed = [first]
-    engine = _work(
+    engine, stopped = _work(
         pipeline,
         spec,
         night,
@@ -106,10 +109,13 @@ def send_all(
         closes=True,
         meanwhile=meanwhile,
     )
-    if engine.reason is None:
+    if engine.refusal is not None:
+        with pipeline.ledger.read() as connection:
+            stopped = admission.closed(connection, night)
+    if stopped is None:
         return Called(engine.answered, engine.waiting)
     requests = pipeline.refreshed(night).open_requests
-    return Called(engine.answered, Waiting(engine.reason, requests))
+    return Called(engine.answered, Waiting(stopped, requests))
 
 
 def close_abandoned(pipeline: Pipeline, night: Night) -> int:
@@ -130,26 +136,30 @@ def _work(
     *,
     closes: bool,
     meanwhile: Callable[[], None] = lambda: None,
-) -> Engine:
+) -> tuple[Engine, NightState | None]:
     """Run an engine over the shards that `claim` returns; raises the engine's error.
+
+    Returns with it why the ledger stopped the calls, if it did.
 
     `closes`: a shard that is left early for a reason is closed, so that its answers are collected.
     A signal is passed on once the calls under way have ended.
     """
     limiter = pipeline.limiter(Declaration.of(spec).model_id)
+    stopped: NightState | None = None
 
     def report(shards: list[OpenShard]) -> str | None:
+        nonlocal stopped
         lease = pipeline.settings.lease_seconds
         with pipeline.ledger.write() as connection:
             for shard in shards:
                 progress = shard.progress(engine.per_second, limiter.refused)
                 leases.checkpoint(connection, shard.submission, progress, lease)
-            why = admission.closed(connection, night)
-            if why is None and closes:
+            gates = OPEN_GATES
+            if closes:
                 first = [shard.first for shard in shards]
-                tripped = breaker.look(connection, spec.alerts, night, first)
-                why = None if tripped is None else str(tripped)
-        return why
+                gates = Gates(breaker=breaker.look(connection, spec.alerts, night, first))
+            stopped = admission.closed(connection, night, gates)
+        return None if stopped is None else stopped.reason
 
     def settle(shard: OpenShard, end: End | None) -> None:
         shard.__exit__()
@@ -180,7 +190,7 @@ def _work(
         settle=settle,
     )
     _supervise(pipeline, engine, spec.realtime.concurrency, meanwhile)
-    return engine
+    return engine, stopped
 
 
 def _supervise(

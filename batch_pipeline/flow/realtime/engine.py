@@ -28,6 +28,7 @@ from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.night_state import CALLED_ELSEWHERE, running
 
 log = logging.getLogger(__name__)
 
@@ -348,7 +349,7 @@ class Engine:
         if self._source is shard:
             self._source = None
         log.warning("calls of shard %s were taken over by another process", shard.shard.id)
-        self.waiting = Waiting("another process has taken it over", shard.shard.requests)
+        self.waiting = Waiting(running(CALLED_ELSEWHERE), shard.shard.requests)
 
     async def _keep_checkpoints(self) -> None:
         while not self._done:

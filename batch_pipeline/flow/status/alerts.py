@@ -11,7 +11,7 @@ alert that is lost is worse than one that comes twice. It never holds up the flo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import notification, warnings
@@ -19,7 +19,6 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import alerts as recorded
-from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.alerts import NewAlert
 from batch_pipeline.reporting.wording import usd
 
@@ -33,7 +32,7 @@ MOST_LOGGED = 5
 def causes(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     """What is worth an alert now: the warnings that last, closed gates, a night's completion."""
     found = [warning for warning in warnings.of(state, alerts) if warning.alerts]
-    found.extend(_gates(state, alerts))
+    found.extend(warnings.of_state(state, alerts, warnings.GATES))
     if state.complete and alerts.on_complete:
         simulated = " (simulated)" if state.account.simulated else ""
         message = (
@@ -71,28 +70,6 @@ def look(pipeline: Pipeline, alerts: AlertsSpec, *states: Progress) -> set[str]:
         _log(state, [alert for alert in added if alert.night_id == state.night.id])
     notification.send_due(pipeline)
     return {alert.cause for alert in added}
-
-
-def _gates(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
-    verdict = state.night.pilot
-    if (
-        verdict is not None
-        and not state.complete
-        and not approvals.lets_go(verdict, state.approvals)
-    ):
-        yield NightWarning(
-            "gate_closed",
-            f"the pilot's gate is closed: {'; '.join(verdict['reasons'])}; nothing else was sent",
-            key=f"{verdict['declaration_hash']} {verdict['content_hash']}",
-        )
-    tripped = state.breaker(alerts)
-    if tripped is not None and state.waiting:
-        assert state.snapshot is not None
-        yield NightWarning(
-            "breaker_open",
-            f"{tripped}; {state.waiting:,} requests are held back",
-            key=state.snapshot.declaration_hash,
-        )
 
 
 def _log(state: Progress, added: Iterable[NewAlert]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.gates import breaker
-from batch_pipeline.flow.gates.breaker import Tripped
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.status import due
@@ -19,6 +18,7 @@ from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
@@ -142,7 +142,7 @@ class Progress:
             and not self.to_collect
         )
 
-    def breaker(self, alerts: AlertsSpec) -> Tripped | None:
+    def breaker(self, alerts: AlertsSpec) -> ClosedGate | None:
         """Why the breaker holds back what waits; None while it does not."""
         return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
 

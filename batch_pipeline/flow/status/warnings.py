@@ -1,21 +1,31 @@
-"""What a person should hear of a night before it is too late: what time does to it, passed limits.
+"""Warnings of a night: batches near their expiry, uncollected results, limits that were passed.
 
-A pure function of a night's progress: each face of the pipeline shows the same, and logs each
-`cause` once. The gates are no part of it: they say themselves why a night waits. What is sent to
-people who are not looking stands in `alerts`, and is made of this.
+A pure function of a night's progress. Command line and Dagster show the same warnings and log each
+`cause` once; `alerts` sends them to people who are not looking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.flow.outcomes import RESULTS_GONE
+from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.reporting.wording import usd
+
+# Codes by kind: what only a person can lift, and gates, which are alerts and no warnings because
+# every place that shows warnings shows the night's state beside them.
+STOPPED = {
+    Kind.PAUSED: "account_paused",
+    Kind.REFUSED: "night_refused",
+    Kind.SHORT_OF_BUDGET: "budget_reached",
+}
+GATES = {Kind.PILOT_CLOSED: "gate_closed", Kind.BREAKER_OPEN: "breaker_open"}
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -57,26 +67,34 @@ def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
         return list(_limits(state, alerts))
-    found = []
-    if state.account.paused_reason is not None:
-        message = f"submission is paused for account {state.account.name}"
-        found.append(
-            NightWarning(
-                "account_paused",
-                f"{message}: {state.account.paused_reason}",
-                key=f"{state.account.paused_at or 0:.0f}",
-            )
-        )
-    if state.night.refused is not None:
-        message = f"the API refused a batch as a whole: {state.night.refused}"
-        found.append(NightWarning("night_refused", message, key=_declared(state)))
-    if state.night.short_of_budget is not None and state.waiting and not state.at_work:
-        message = f"{state.waiting:,} requests are held back: {state.night.short_of_budget}"
-        found.append(NightWarning("budget_reached", message, key=_declared(state)))
+    found = list(of_state(state, alerts, STOPPED))
     found.extend(_limits(state, alerts))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
     return found
+
+
+def of_state(
+    state: Progress, alerts: AlertsSpec, codes: Mapping[Kind, str]
+) -> Iterator[NightWarning]:
+    """A warning for each kind in `codes` that applies to a night, and that does not pass by itself
+    while something of the night is under way."""
+    for found in states_of(night_state.facts_of(state, alerts)):
+        if found.kind is Kind.RUNNING:
+            return
+        if found.kind in codes:
+            held = f"{state.waiting:,} requests are held back; " if state.waiting else ""
+            message = f"{found.reason}; {held}{found.remedy}"
+            yield NightWarning(codes[found.kind], message, key=_key(found.kind, state))
+
+
+def _key(kind: Kind, state: Progress) -> str:
+    """What makes a night's state another trouble than the same state before."""
+    if kind is Kind.PAUSED:
+        return f"{state.account.paused_at or 0:.0f}"
+    if kind is Kind.PILOT_CLOSED and state.snapshot is not None:
+        return f"{state.snapshot.declaration_hash} {state.snapshot.content_hash}"
+    return _declared(state)
 
 
 def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.pilot.sample import gate, holds, sample_size
+from batch_pipeline.flow.gates.night_gates import holds, pilot_gate
+from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict, interval, judge, why_closed
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.prices import TokenUsage
-from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, approval
+from batch_pipeline_tests.flow.dataset.prepared_rows import approval
 
 SNAPSHOT = Snapshot(
     folder="f", signature="s", content_hash="content", declaration_hash="declaration",
@@ -184,28 +186,27 @@ def test_no_verdict_holds_for_nothing() -> None:
 NO = {
     "open": False,
     "reasons": ["bad", "worse"],
+    "sample": 4,
+    "examples": ["7: no"],
     "declaration_hash": "declared",
     "content_hash": "content",
 }
-CLOSED = "the pilot's gate is closed: bad; worse"
+CLOSED = ClosedGate("bad; worse (4 requests were tried, nothing else was sent)", ("7: no",))
 
 
 @pytest.mark.parametrize(
-    ("pilot", "verdict", "overruled", "reason"),
+    ("verdict", "overruled", "closed"),
     [
-        (True, None, (), None),
-        (True, NO, (), None),
-        (False, None, (), "the pilot has not been judged yet"),
-        (False, NO, (), CLOSED),
-        (False, NO, (approval(Gate.PILOT),), None),
-        (False, NO, (approval(Gate.BREAKER),), CLOSED),
-        (False, NO, (approval(Gate.PILOT, declaration="former"),), CLOSED),
-        (False, NO, (approval(Gate.PILOT, content="former"),), CLOSED),
-        (False, {"open": True, "reasons": []}, (), None),
+        (None, (), None),
+        (NO, (), CLOSED),
+        (NO, (approval(Gate.PILOT),), None),
+        (NO, (approval(Gate.BREAKER),), CLOSED),
+        (NO, (approval(Gate.PILOT, declaration="former"),), CLOSED),
+        (NO, (approval(Gate.PILOT, content="former"),), CLOSED),
+        ({"open": True, "reasons": []}, (), None),
     ],
 )
 def test_the_gate(
-    pilot: bool, verdict: dict[str, Any] | None, overruled: tuple[Approval, ...], reason: str | None
+    verdict: dict[str, Any] | None, overruled: tuple[Approval, ...], closed: ClosedGate | None
 ) -> None:
-    night = replace(NIGHT, pilot=verdict)
-    assert gate(night, replace(SHARD, pilot=pilot), overruled) == reason
+    assert pilot_gate(verdict, overruled) == closed

@@ -1,4 +1,4 @@
-"""What every asset does around its station of the flow: find its night, tell errors to people."""
+"""What every asset does around its step of the flow: it opens its night and tells errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
-from batch_pipeline.flow import approval
-from batch_pipeline.flow import steps as flow
+from batch_pipeline.flow import approval, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.due import Start
 from batch_pipeline.jobs.spec import JobSpec
@@ -87,11 +86,11 @@ def open_night(
             "check too.",
             allow_retries=False,
         )
-    night = flow.open_night(pipeline, spec, context.partition_key)
+    night = steps.open_night(pipeline, spec, context.partition_key)
     if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
-        night = flow.release(pipeline, night, resume=False)
+        night = steps.release(pipeline, night, resume=False)
     return night
 
 

@@ -1,0 +1,80 @@
+"""A night's gates, read for admission: the declaration, the pilot's verdict, the circuit breaker.
+
+Belongs here: what of a verdict counts for a night, and which gates are closed for a shard. How a
+pilot is judged stands in `pilot`, when the breaker opens in `breaker`, and how a closed gate is
+worded in `ledger.night_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates import breaker
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import approvals, nights
+from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission import ReadGates
+from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.night_state import ClosedGate, Gates
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.ledger.snapshots import Snapshot
+
+
+def read_gates(spec: JobSpec) -> ReadGates:
+    """Reads the gates of one job's nights, in the transaction that claims a shard."""
+    declaration_hash = Declaration.of(spec).hash
+
+    def read(connection: Connection, night: Night, shard: Shard) -> Gates:
+        return gates_of(connection, spec, declaration_hash, night, pilot_shard=shard.pilot)
+
+    return read
+
+
+def gates_of(
+    connection: Connection,
+    spec: JobSpec,
+    declaration_hash: str,
+    night: Night,
+    *,
+    pilot_shard: bool = False,
+) -> Gates:
+    """Which gates are closed for a shard of a night; the pilot's own goes without its verdict."""
+    night = nights.get_night(connection, night.id)
+    snapshot = None
+    if night.snapshot_id is not None:
+        snapshot = inputs.get_snapshot(connection, night.snapshot_id)
+    verdict = night.pilot if holds(night.pilot, snapshot) else None
+    overruled = approvals.of_night(connection, night.id)
+    return Gates(
+        declaration_changed=snapshot is not None and snapshot.declaration_hash != declaration_hash,
+        pilot=None if pilot_shard else pilot_gate(verdict, overruled),
+        judged=pilot_shard or verdict is not None,
+        breaker=breaker.look(connection, spec.alerts, night),
+    )
+
+
+def pilot_gate(
+    verdict: Mapping[str, Any] | None, overruled: Sequence[Approval] = ()
+) -> ClosedGate | None:
+    """Why a verdict keeps the rest of its night back; None: it does not, or there is none yet."""
+    if verdict is None or approvals.lets_go(verdict, overruled):
+        return None
+    tried = f"{verdict.get('sample', 0):,} requests were tried, nothing else was sent"
+    return ClosedGate(
+        f"{'; '.join(verdict['reasons'])} ({tried})", tuple(verdict.get("examples", ()))
+    )
+
+
+def holds(verdict: Mapping[str, Any] | None, snapshot: Snapshot | None) -> bool:
+    """Whether a verdict is about this night still: a good one for its declaration, a bad one for
+    this very input, so that corrected data get a pilot of their own."""
+    if verdict is None or snapshot is None:
+        return False
+    if verdict["declaration_hash"] != snapshot.declaration_hash:
+        return False
+    return bool(verdict["open"]) or verdict["content_hash"] == snapshot.content_hash

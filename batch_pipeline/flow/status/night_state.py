@@ -1,0 +1,86 @@
+"""What a night is in, read off its progress; and the error that says so to a person.
+
+The decision and its words stand in `ledger.night_state`, which admission uses too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
+from batch_pipeline.flow.gates import night_gates
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger.night_state import (
+    PROCESSED,
+    Facts,
+    Gates,
+    Kind,
+    NightState,
+    state_of,
+)
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.queue import REFUSED_BY_API, ROOM_WANTED_SECONDS
+
+ERRORS: dict[Kind, type[BatchPipelineError]] = {
+    Kind.PAUSED: AccountError,
+    Kind.REFUSED: ApiError,
+    Kind.PILOT_CLOSED: GateClosedError,
+    Kind.BREAKER_OPEN: GateClosedError,
+    Kind.SHORT_OF_BUDGET: GateClosedError,
+}
+GATES = frozenset(kind for kind, error in ERRORS.items() if error is GateClosedError)
+
+
+def of_progress(state: Progress, alerts: AlertsSpec) -> NightState:
+    """What a night is in, as far as the ledger tells: for those who look at it."""
+    return state_of(facts_of(state, alerts))
+
+
+def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None = None) -> Facts:
+    """What a night's progress says; `declaration_hash` is the job's present one, where known."""
+    night, snapshot = state.night, state.snapshot
+    verdict = night.pilot if night_gates.holds(night.pilot, snapshot) else None
+    changed = (
+        snapshot is not None
+        and declaration_hash is not None
+        and snapshot.declaration_hash != declaration_hash
+    )
+    gates = Gates(
+        declaration_changed=changed and state.waiting > 0,
+        pilot=night_gates.pilot_gate(verdict, state.approvals),
+        judged=verdict is not None,
+        breaker=state.breaker(alerts) if state.waiting else None,
+    )
+    facts = Facts(
+        job=night.job,
+        partition=night.partition,
+        account=night.account,
+        complete=state.complete,
+        held=night.held_at is not None,
+        paused=state.account.paused_reason,
+        refused=night.refused,
+        gates=gates,
+        at_work=PROCESSED if state.at_work else None,
+    )
+    return _with_room(facts, state) if state.waiting else facts
+
+
+def _with_room(facts: Facts, state: Progress) -> Facts:
+    """What the last attempt at submission found in its way, as the ledger has kept it."""
+    full = None
+    if state.account.wait_until > state.at:
+        full = REFUSED_BY_API
+    elif state.night.wanted_room_at > state.at - ROOM_WANTED_SECONDS:
+        full = "it found no room in the account's queue"
+    return replace(facts, short_of_budget=state.night.short_of_budget, queue_full=full)
+
+
+def error_of(night: Night, state: NightState, waiting: int) -> BatchPipelineError:
+    """The error that tells a person what holds a night back; of the kinds in `ERRORS` alone."""
+    examples = "".join(f"\n  {example}" for example in state.examples)
+    remedy = f"{state.remedy[:1].upper()}{state.remedy[1:]}."
+    return ERRORS[state.kind](
+        f"{night.job} {night.partition}: {state.reason}. {waiting:,} requests are held back."
+        f"{examples}\n{remedy} What was answered is kept."
+    )

@@ -1,0 +1,238 @@
+"""Why a night does not move, and what is to be done: one answer for every place that says it.
+
+Admission, `run`, `status`, the sensor, alerts and Dagster's metadata all decide and word it here.
+Pure functions of plain values. It lies beside the ledger, because admission decides within its
+transaction; what is read of a night's progress for it stands in `flow.status.night_state`, what is
+read of its gates in `flow.gates.night_gates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+PILOT_AT_API = "the pilot's batch is being processed"
+PROCESSED = "its batches are being processed, or their results are to be collected"
+CALLED_ELSEWHERE = "another process makes its real-time calls"
+RUN_SUBMITS = "a run is submitting"
+
+
+class Kind(StrEnum):
+    """What a night is in, in the order in which they are looked for: the first that applies."""
+
+    COMPLETE = "complete"
+    HELD = "held"
+    PAUSED = "paused"
+    REFUSED = "refused"
+    DECLARATION_CHANGED = "declaration_changed"
+    PILOT_CLOSED = "pilot_closed"
+    BREAKER_OPEN = "breaker_open"
+    API_UNAVAILABLE = "api_unavailable"
+    RUNNING = "running"
+    SHORT_OF_BUDGET = "short_of_budget"
+    SHARD_TOO_LARGE = "shard_too_large"
+    OLDER_NIGHT_FIRST = "older_night_first"
+    QUEUE_FULL = "queue_full"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class NightState:
+    """What a night is in; `reason` and `remedy` are clauses without a full stop.
+
+    An empty `remedy`: there is nothing to do. `examples` are up to three `id: message` of answers
+    that closed a gate.
+    """
+
+    kind: Kind
+    reason: str
+    remedy: str = ""
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+    def as_json(self) -> dict[str, str]:
+        return {"kind": self.kind, "reason": self.reason, "remedy": self.remedy}
+
+
+@dataclass(frozen=True)
+class ClosedGate:
+    """Why a gate is closed, with up to three `id: message` of what closed it."""
+
+    reason: str
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the flow says of a night's gates. `judged`: the pilot has a verdict, or needs none."""
+
+    declaration_changed: bool = False
+    pilot: ClosedGate | None = None
+    judged: bool = True
+    breaker: ClosedGate | None = None
+
+
+OPEN_GATES = Gates()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a night; a default says that something is in order, or not known.
+
+    `terminated`: a person terminated the run that submitted it last. `unanswered` is how the API
+    failed just now, `at_work` what is under way, `short_of_budget` the ceiling that has no room.
+    `too_large` are the requests of the next shard and the queue limit that they exceed,
+    `older_night` names one that goes first, `queue_full` says which limit has no room.
+    `asked` tells whether a person or a schedule wants this input to be submitted.
+    """
+
+    job: str
+    partition: str
+    account: str
+    complete: bool = False
+    held: bool = False
+    terminated: bool = False
+    paused: str | None = None
+    refused: str | None = None
+    gates: Gates = OPEN_GATES
+    unanswered: str | None = None
+    at_work: str | None = None
+    short_of_budget: str | None = None
+    too_large: tuple[int, int] | None = None
+    older_night: str | None = None
+    queue_full: str | None = None
+    asked: bool = True
+
+    @property
+    def run(self) -> str:
+        return f"`batch-pipeline run {self.job} --partition {self.partition}`"
+
+
+def state_of(facts: Facts) -> NightState:
+    """What a night is in: the first kind that applies, in the order of `Kind`."""
+    return next(states_of(facts))
+
+
+def may_go(facts: Facts) -> bool:
+    """Whether the night's next shard may go out now."""
+    return facts.gates.judged and facts.asked and state_of(facts).kind is Kind.OPEN
+
+
+def states_of(facts: Facts) -> Iterator[NightState]:
+    """All that applies to a night, in the order of `Kind`: at last OPEN, or COMPLETE alone."""
+    if facts.complete:
+        yield NightState(Kind.COMPLETE, "it is complete")
+        return
+    yield from _until_a_person_acts(facts)
+    yield from _gates(facts, facts.gates)
+    if facts.unanswered is not None:
+        yield NightState(
+            Kind.API_UNAVAILABLE,
+            f"the API did not answer ({facts.unanswered})",
+            f"nothing is lost: it is tried again with the next poll, or by {facts.run}",
+        )
+    if facts.at_work is not None:
+        yield running(facts.at_work)
+    yield from _room(facts)
+    yield _open(facts)
+
+
+def running(what: str) -> NightState:
+    """A night of which something is under way: `what` is it."""
+    return NightState(Kind.RUNNING, what)
+
+
+def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
+    if facts.held:
+        yield NightState(
+            Kind.HELD,
+            "held after a cancel",
+            f"`batch-pipeline run {facts.job} --partition {facts.partition} --resume` lifts it",
+        )
+    if facts.terminated:
+        yield NightState(Kind.HELD, "its run was terminated", "launch it again")
+    if facts.paused is not None:
+        yield NightState(
+            Kind.PAUSED,
+            f"submission is paused for account {facts.account}: {facts.paused}",
+            "settle it in the API's console, then run the night again",
+        )
+    if facts.refused is not None:
+        yield NightState(
+            Kind.REFUSED,
+            f"the API refused a batch as a whole: {facts.refused}",
+            "correct the declaration, then run the night again",
+        )
+
+
+def _gates(facts: Facts, gates: Gates) -> Iterator[NightState]:
+    if gates.declaration_changed:
+        yield NightState(
+            Kind.DECLARATION_CHANGED,
+            "the declaration changed after the input was taken",
+            f"take the input again to use it: {facts.run}, or materialize input_dataset",
+        )
+    if gates.pilot is not None:
+        yield NightState(
+            Kind.PILOT_CLOSED,
+            f"the pilot's gate is closed: {gates.pilot.reason}",
+            "correct the prompt, the data or the limits under `pilot` and run the night again: "
+            f"good answers are kept; or {_approve(facts, 'pilot')}",
+            gates.pilot.examples,
+        )
+    if gates.breaker is not None:
+        yield NightState(
+            Kind.BREAKER_OPEN,
+            f"the circuit breaker is open: {gates.breaker.reason}",
+            "correct the prompt, the schema or max_tokens and run the night again; or "
+            f"{_approve(facts, 'breaker')}",
+            gates.breaker.examples,
+        )
+
+
+def _approve(facts: Facts, gate: str) -> str:
+    return (
+        f"let it go as it is: `batch-pipeline approve {facts.job} --partition {facts.partition} "
+        f"--gate {gate} --reason …` and run it again, or under Dagster launch it with the run tag "
+        f"`batch_pipeline/approve` = `{gate}: why`"
+    )
+
+
+def _room(facts: Facts) -> Iterator[NightState]:
+    """What passes as batches end, or as limits are raised."""
+    if facts.short_of_budget is not None:
+        # The text of a shortfall, which is kept with the night, begins with the ceiling's name.
+        ceiling, _, _ = facts.short_of_budget.partition(" ")
+        yield NightState(
+            Kind.SHORT_OF_BUDGET,
+            facts.short_of_budget,
+            f"raise {ceiling} and run the night again, or wait where a part of it is reserved: "
+            "that comes free as batches are collected, those of other nights too",
+        )
+    if facts.too_large is not None:
+        requests, limit = facts.too_large
+        yield NightState(
+            Kind.SHARD_TOO_LARGE,
+            f"its next batch of {requests:,} requests is larger than the queue limit ({limit:,})",
+            f"{facts.run} cuts it anew, and so does the sensor",
+        )
+    if facts.older_night is not None:
+        yield NightState(
+            Kind.OLDER_NIGHT_FIRST,
+            f"an older night ({facts.older_night}) goes first",
+            "it follows once that one has room",
+        )
+    if facts.queue_full is not None:
+        yield NightState(Kind.QUEUE_FULL, facts.queue_full, "it goes on as batches end")
+
+
+def _open(facts: Facts) -> NightState:
+    go_on = f"go on with {facts.run}, or materialize submitted_batches"
+    if not facts.asked:
+        return NightState(Kind.OPEN, "its submission has not been asked for", go_on)
+    if not facts.gates.judged:
+        return NightState(Kind.OPEN, "the pilot has not been judged yet", go_on)
+    return NightState(Kind.OPEN, "nothing stands in its way", go_on)

@@ -1,0 +1,175 @@
+"""The nights that a tick of the sensor looks at, read from the ledger; asks nothing of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.deadline import takeover
+from batch_pipeline.flow.deadline.takeover import Course
+from batch_pipeline.flow.gates import budget
+from batch_pipeline.flow.gates.night_gates import holds
+from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.status import night_state, progress
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger.night_state import Facts
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.queue import Queue, read_queue
+from batch_pipeline.ledger.shards import Shard, ShardState
+from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.orchestration.run_requests import PilotStage, UnfinishedNight
+from batch_pipeline.settings import Settings
+
+# Whether submission of a partition was asked for since a time (seconds since the epoch).
+Asked = Callable[[str, float], bool]
+
+
+def unfinished_nights(
+    connection: Connection, job: str, account: str | None, unshown: set[str]
+) -> list[Night]:
+    """Nights with an input that are not complete, oldest first; of all accounts without one.
+
+    A night that was completed elsewhere (by the command line) is unfinished too, while Dagster has
+    its submission and not its results: those partitions are `unshown`. So is a complete one of
+    which a batch has come to light that had been given up: it is to be collected.
+    """
+    late = submissions.nights_with(connection, *LIVE)
+    return [
+        night
+        for night in nights.list_nights(connection, job=job, account=account)
+        if night.snapshot_id is not None
+        and (night.completed_at is None or night.partition in unshown or night.id in late)
+    ]
+
+
+def read_night(
+    connection: Connection, settings: Settings, spec: JobSpec, night: Night, asked: Asked
+) -> tuple[UnfinishedNight, Course]:
+    """A night as it is now; `asked` is consulted where the ledger does not tell."""
+    state = progress.of_night(connection, night.id)
+    planned = shards.telling_shards(connection, night)
+    facts = _facts(connection, settings, spec, state, planned, asked)
+    queue = read_queue(
+        connection, night, settings.max_queued_requests, spec.limits.max_queued_requests
+    )
+    limits = ShardLimits.of(spec, settings.max_queued_requests)
+    found = as_unfinished(state, planned, facts, queue, limits, realtime=spec.mode == "realtime")
+    course = takeover.course_of(connection, settings, spec, state)
+    left = found.pilot is PilotStage.JUDGED and _calls_left(connection, state)
+    calls_due = found.calls_due or course.due or left
+    forecast = "" if course.forecast is None else f": {course.forecast.reason}"
+    return replace(found, calls_due=calls_due, summary=f"{found.summary}{forecast}"), course
+
+
+def _facts(
+    connection: Connection,
+    settings: Settings,
+    spec: JobSpec,
+    state: Progress,
+    planned: Sequence[Shard],
+    asked: Asked,
+) -> Facts:
+    """What may stand in the way of a night's submission, room at the queue left aside."""
+    assert state.snapshot is not None
+    short = budget.shortfall(connection, settings, spec, state.night) if state.waiting else None
+    facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec).hash)
+    return replace(
+        facts,
+        # A late batch of a complete night is to be collected, and what it leaves to be sent.
+        complete=False,
+        # The run that is asked for judges the pilot first.
+        gates=replace(facts.gates, judged=True),
+        at_work=None,
+        queue_full=None,
+        short_of_budget=None if short is None else str(short),
+        asked=not state.waiting
+        or any(not shard.pilot for shard in planned)
+        or asked(state.night.partition, state.snapshot.taken_at),
+    )
+
+
+def _calls_left(connection: Connection, state: Progress) -> bool:
+    """Whether real-time shards wait, or their caller has died."""
+    abandoned = any(s.state is State.CALLING and s.lease_until <= state.at for s in state.live)
+    return abandoned or shards.next_to_go(connection, state.night.id, "realtime") is not None
+
+
+def as_unfinished(
+    state: Progress,
+    planned: Sequence[Shard],
+    facts: Facts,
+    queue: Queue,
+    limits: ShardLimits,
+    *,
+    realtime: bool,
+) -> UnfinishedNight:
+    """What a tick decides on; `planned` are the shards that tell how a night stands.
+
+    `realtime`: what is open goes in real time, which needs no room at the queue.
+    """
+    night = state.night
+    stage = pilot_stage(state, planned)
+    to_plan = _to_plan(state, limits)
+    next_requests = _waiting_requests(planned, stage, queue)
+    if next_requests is None:
+        next_requests = to_plan if stage is PilotStage.JUDGED and not realtime else 0
+    return UnfinishedNight(
+        partition=night.partition,
+        # Planning and collecting raise the revision; sending and ending show in the counts.
+        marker=f"{night.revision}.{state.batches}.{state.batches_ended}",
+        facts=facts,
+        queue=queue,
+        pilot=stage,
+        next_requests=next_requests,
+        waiting=state.waiting,
+        to_collect=state.to_collect,
+        settled_up=state.sent_everything and night.published and night.held_at is None,
+        summary=state.describe(),
+        calls_due=stage is PilotStage.JUDGED and realtime and to_plan > 0,
+    )
+
+
+def pilot_stage(state: Progress, planned: Sequence[Shard]) -> PilotStage:
+    """Where a night's pilot is; a verdict on an earlier input or declaration does not count."""
+    if holds(state.night.pilot, state.snapshot):
+        return PilotStage.JUDGED
+    samples = [shard for shard in planned if shard.pilot]
+    if not samples or samples[-1].state is not ShardState.HELD:
+        # Not planned yet, waiting to go out, or collected and not judged.
+        return PilotStage.MOVABLE
+    holders = [s for s in state.live if s.shard_id == samples[-1].id]
+    at_work = any(_is_answered_now(s, state.at) for s in holders)
+    return PilotStage.BUSY if at_work else PilotStage.MOVABLE
+
+
+def _is_answered_now(submission: Submission, now: float) -> bool:
+    """Whether the pilot's answers are on their way: at the API, or in another process's hands."""
+    if submission.state is State.CALLING:
+        return submission.lease_until > now
+    return submission.state is not State.ENDED
+
+
+def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue) -> int | None:
+    """The size of the waiting batch that would go next; 0: a pilot's is on its way, None: none
+    waits. A batch that is larger than the queue limit is cut anew by the next run."""
+    if stage is PilotStage.BUSY:
+        return 0
+    waiting = [
+        shard
+        for shard in planned
+        if shard.state is ShardState.WAITING
+        and shard.engine == "batch"
+        and (shard.pilot or stage is PilotStage.JUDGED)
+    ]
+    return min(waiting[0].requests, queue.limit) if waiting else None
+
+
+def _to_plan(state: Progress, limits: ShardLimits) -> int:
+    """The size of the next shard that would be made of open requests; 0: none is due."""
+    due = progress.wants_plan(state, limits.requests)
+    return min(state.night.open_requests, limits.requests) if due else 0
