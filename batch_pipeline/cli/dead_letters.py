@@ -58,9 +58,9 @@ def redrive_dead_letters(
     pipeline.files.sweep()
     spec, key = opening.find_partition(pipeline.settings, job, partition)
     live.announce_account(context.obj, pipeline)
-    sent = redrive(pipeline, spec, key, reason or ())
-    views.say_redriven(context.obj, sent)
-    if sent:
+    redriven = redrive(pipeline, spec, key, reason or ())
+    views.say_redriven(context.obj, redriven)
+    if redriven.sent:
         with live.live_progress() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
     else:

@@ -6,7 +6,7 @@ own; what moves while a night runs is `live`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.files import Sources
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.flow.prune import Pruned
+    from batch_pipeline.flow.redrive import Redriven
     from batch_pipeline.flow.results.dead_letters import Group
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
@@ -36,6 +37,7 @@ SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up
 # What fits beside the other columns on 80; `--json` has messages and ids whole.
 MESSAGE_CHARACTERS = 160
 ID_CHARACTERS = 40
+NAMED_IDS = 20
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -227,8 +229,12 @@ def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_ru
     output.answer(document, show)
 
 
-def say_redriven(output: Output, sent: Mapping[str, int]) -> None:
-    """Which dead letters go again, before the night runs on."""
+def say_redriven(output: Output, redriven: Redriven) -> None:
+    """Which dead letters go again, before the night runs on, and which cannot."""
+    sent, missing = redriven.sent, redriven.missing
+    if missing:
+        ids = ", ".join(missing[:NAMED_IDS]) + (", …" if len(missing) > NAMED_IDS else "")
+        output.say(f"No longer in the input, {len(missing):,} dead letters stay: {ids}.")
     if not sent:
         output.say("No dead letter is to be sent again.")
         return

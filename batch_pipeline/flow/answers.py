@@ -19,6 +19,7 @@ from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger import redrives, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.redrives import Redriven
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.storage.files import Files
 
@@ -27,32 +28,48 @@ if TYPE_CHECKING:
 
 # A custom id begins with its submission's token. The right side of the join is a few rows.
 _STANDING = """
+    CREATE TEMP TABLE asked_again AS
+        SELECT DISTINCT unit FROM overlaid_rows WHERE unit IS NOT NULL;
     CREATE TEMP VIEW answers AS
-    SELECT a.* REPLACE (a.final AND r.token IS NULL AS final), r.token IS NOT NULL AS redriven
+    SELECT a.* REPLACE (a.final AND (r.token IS NULL OR {keeps}) AS final),
+           r.token IS NOT NULL AS redriven
     FROM collected_answers a
     LEFT JOIN redriven_answers r
         ON r.token = split_part(a.custom_id, '_', 1) AND r.status = a.status
+    LEFT JOIN asked_again g ON g.unit = a.unit
 """
+# Of an item that was no longer in the input when others were redriven there is no new row.
+_KEEPS = "g.unit IS NULL"
 _ALL_STAND = "CREATE TEMP VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
+_OVERLAID_SCHEMA = pa.schema([("unit", pa.string())])
 _REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
 
 
 @dataclass(frozen=True)
 class StandingAnswers:
-    """Answer files, and the statuses that no longer settle a unit, by submission."""
+    """Answer files, and the statuses that were redriven, by submission.
+
+    An answer that was redriven does not settle its unit. But where a redrive has `overlaid` rows of
+    the snapshot (part files), only the units of the new rows are asked again: items that were not
+    found in the input keep their dead letters.
+    """
 
     files: Sequence[str]
     redriven: Sequence[Redriven]
+    overlaid: Sequence[str] = ()
 
 
 def of_night(
-    connection: Connection, night: Night, set_free: Collection[str] = ()
+    connection: Connection, night: Night, snapshot: NewSnapshot, set_free: Collection[str] = ()
 ) -> StandingAnswers:
-    """The answers of a night, as if those of the statuses in `set_free` were put behind as well."""
+    """The answers of a night for a snapshot, as if those of the statuses in `set_free` were
+    redriven too."""
     collected = submissions.of_night(connection, night.id, State.COLLECTED)
     redriven = set(redrives.of_night(connection, night.id))
     redriven |= {Redriven(each.token, status) for each in collected for status in set_free}
-    return StandingAnswers(answer_paths(night, collected), tuple(redriven))
+    later = snapshot.layers[1:]
+    overlaid = [part for each in later for part in paths.parts_in(each.folder, each.parts)]
+    return StandingAnswers(answer_paths(night, collected), tuple(redriven), overlaid)
 
 
 def answer_paths(
@@ -79,12 +96,16 @@ def tables(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """`joins.tables` with the table `answers` besides: those of `ANSWERS_SCHEMA`, `final` where
     they stand, and whether each was `redriven`."""
-    collected = {"collected_answers": (standing.files, ANSWERS_SCHEMA)}
+    collected = {
+        "collected_answers": (standing.files, ANSWERS_SCHEMA),
+        "overlaid_rows": (standing.overlaid, _OVERLAID_SCHEMA),
+    }
     with joins.tables(files, {**sources, **collected}) as connection:
         if standing.redriven:
             pairs = [{"token": r.token, "status": r.status} for r in standing.redriven]
             connection.register(
                 "redriven_answers", pa.Table.from_pylist(pairs, schema=_REDRIVEN_SCHEMA)
             )
-        connection.execute(_STANDING if standing.redriven else _ALL_STAND)
+        keeps = _KEEPS if standing.overlaid else "false"
+        connection.execute(_STANDING.format(keeps=keeps) if standing.redriven else _ALL_STAND)
         yield connection

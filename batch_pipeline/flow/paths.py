@@ -39,3 +39,8 @@ def answers(job: str, partition: str, account: str) -> str:
 def part_name(number: int) -> str:
     """A part of a snapshot, in its folder."""
     return f"part-{number:05d}.parquet"
+
+
+def parts_in(folder: str, count: int) -> list[str]:
+    """The parts of a snapshot that lie in a folder, in their order."""
+    return [f"{folder}/{part_name(number)}" for number in range(count)]

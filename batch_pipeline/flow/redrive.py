@@ -1,19 +1,25 @@
-"""Dead letters sent again after a fix: what was set aside is open once more, and the night runs on.
+"""Redriving: dead letters are sent again after a fix, and the night runs on.
 
-Everything is decided in one transaction, which puts the answers behind, reads the input anew and
-takes the redriven items out of results and dead letters. Before it nothing has happened; after it
-the night is like any other that has requests to send, and `run` takes it to its end.
+The redriven items alone are read again, from the input as it is now; their rows lie on those of the
+night's snapshot and take their place. One transaction makes that the night's snapshot, records
+which answers were redriven, and takes the items out of results and dead letters. Before it nothing
+has happened; after it the night is like any other that has requests to send, and `run` goes on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.flow import paths
 from batch_pipeline.flow import steps as stations
-from batch_pipeline.flow.dataset import input_dataset, kept_units
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.pipeline import Pipeline
@@ -30,14 +36,24 @@ log = logging.getLogger(__name__)
 REASONS = tuple(str(status) for status in Status if status not in NOT_DEAD)
 
 
+@dataclass(frozen=True)
+class Redriven:
+    """How many dead letters are open again, by status; and the ids that are no longer in the input,
+    whose dead letters stay as they are."""
+
+    sent: Mapping[str, int]
+    missing: Sequence[str]
+
+
 def redrive(
     pipeline: Pipeline, spec: JobSpec, partition: str, reasons: Collection[str] = ()
-) -> dict[str, int]:
-    """Set a finished night's dead letters free, all or of some statuses; returns how many of each.
+) -> Redriven:
+    """Make a finished night's dead letters open again, all or those of some statuses.
 
     Nothing is sent: `run` does that. The redriven items are asked with the data and the declaration
-    as they are now, all others keep their answers. Raises UsageError where the night is not at
-    rest, and what reading the input raises; nothing has changed then.
+    as they are now; all others keep their answers, whatever has become of them in the input. Raises
+    UsageError where the night is not at rest, and what reading the input raises: nothing has
+    changed then.
     """
     check_reasons(reasons)
     night = _night(pipeline, spec, partition)
@@ -48,24 +64,40 @@ def redrive(
         raise UsageError(f"{spec.name} {partition}: {refusal}")
     selected = set_aside(state.statuses, reasons)
     if not selected:
-        return {}
+        return Redriven({}, ())
     price_for(spec)
     assert state.snapshot is not None
     sources = input_dataset.find_input(pipeline, spec, partition)
-    with kept_units.settled_otherwise(
-        pipeline, state.night, state.snapshot, Declaration.of(spec), set_free=selected
-    ) as kept:
-        new = input_dataset.read_snapshot(pipeline, spec, partition, sources, kept=kept)
+    statuses = _ids(pipeline, state.night, selected)
+    overlay = Overlay(state.snapshot, statuses)
+    new = input_dataset.read_snapshot(pipeline, spec, partition, sources, overlay=overlay)
+    found = {
+        row_id
+        for part in paths.parts_in(new.folder, new.parts)
+        for row_id in pipeline.files.read_columns(part, ["id"]).column("id").to_pylist()
+    }
+    sent = Counter(status for row_id, status in statuses.items() if row_id in found)
+    missing = sorted(statuses.keys() - found)
+    if not sent:
+        return Redriven({}, missing)
     results_folder.switch_snapshot(
         pipeline,
         state.night,
         new,
-        redriven=selected,
+        redriven=sent,
         deadline=lambda taken_at: due.of_night(spec, partition, taken_at, Start.PERSON),
     )
-    total = sum(selected.values())
-    log.info("%s %s: %d dead letters go again", spec.name, partition, total)
-    return selected
+    log.info("%s %s: %d dead letters go again", spec.name, partition, sent.total())
+    return Redriven(sent, missing)
+
+
+def _ids(pipeline: Pipeline, night: Night, wanted: Collection[str]) -> dict[str, str]:
+    """The status of each item that has one of the wanted ones, by id; in memory."""
+    results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
+    table = pipeline.files.dataset(results).to_table(
+        ["id", "status"], pc.field("status").isin(list(wanted))
+    )
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def check_reasons(reasons: Collection[str]) -> None:

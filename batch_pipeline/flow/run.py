@@ -91,6 +91,8 @@ def _run(
     partition = night.partition
     state = steps.progress(pipeline, night)
     said: NightState | None = None
+    # A redrive touches no other items: what has changed of these is for the run after this one.
+    finishes_redrive = steps.is_redriven(state.night, state.snapshot)
     warned: set[str] = set()
     patience = _Patience()
 
@@ -110,7 +112,7 @@ def _run(
             raise
         watch(state)
         look(state)
-        if state.complete and not _input_changed(pipeline, spec, state):
+        if state.complete and (finishes_redrive or not _input_changed(pipeline, spec, state)):
             return state
         if sent.answers and state.night.held_at is None:
             # Calls in real time are done with as they are made: what they left open goes again.

@@ -104,7 +104,7 @@ def take_input(
         results_folder.show(pipeline, night)
         night = pipeline.refreshed(night)
     if current is not None and night.published:
-        reason = _why_kept(spec, current, sources, busy=busy, again=again)
+        reason = _why_kept(spec, night, current, sources, busy=busy, again=again)
         if reason is not None:
             return InputTaken(night, current, reason)
     new = _read(pipeline, spec, night, sources, current)
@@ -177,12 +177,25 @@ def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Sn
             nights.update_night(connection, night.id, estimate=expected)
 
 
+def is_redriven(night: Night, current: Snapshot | None) -> bool:
+    """Whether a redrive of the night is recorded whose items are not all settled yet."""
+    return current is not None and bool(current.below) and night.completed_at is None
+
+
 def _why_kept(
-    spec: JobSpec, current: Snapshot, sources: Sources, *, busy: bool, again: bool
+    spec: JobSpec,
+    night: Night,
+    current: Snapshot,
+    sources: Sources,
+    *,
+    busy: bool,
+    again: bool,
 ) -> str | None:
     """Why a snapshot stays the night's own without the files being read, or None."""
     declared = current.declaration_hash == Declaration.of(spec).hash
     unchanged = declared and current.signature == sources.signature
+    if is_redriven(night, current) and declared and not again:
+        return "a redrive is under way; changed input is taken up by the next run after it"
     if busy and not unchanged:
         return "input or declaration changed; that is taken up once what is in flight has ended"
     return "input unchanged" if unchanged and (busy or not again) else None

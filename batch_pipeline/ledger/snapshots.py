@@ -7,7 +7,7 @@ Belongs here: what the ledger knows of a snapshot. The files that hold its items
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,12 +20,24 @@ from batch_pipeline.ledger.shards import ShardState
 
 
 @dataclass(frozen=True)
+class Layer:
+    """Part files of a snapshot, and the declaration that made the requests of their rows."""
+
+    folder: str
+    parts: int
+    declaration_hash: str
+
+
+@dataclass(frozen=True)
 class NewSnapshot:
     """A night's input as it was read, and the declaration that turned it into requests.
 
     `items` rows, of which those in `set_aside` are not sent, by status and reason, and `duplicates`
     are answered by the request of an earlier row; `request_bytes` is the size of all requests.
     `kept` requests are those of a former declaration, which are answered.
+
+    A redrive reads its items alone: they are a layer of their own on the layers `below`, and take
+    the place of the rows with the same ids there. Counts are of all layers together.
     """
 
     folder: str
@@ -39,6 +51,12 @@ class NewSnapshot:
     duplicates: int
     request_bytes: int
     kept: int = field(default=0, kw_only=True)
+    below: tuple[Layer, ...] = field(default=(), kw_only=True)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers, the lowest first."""
+        return (*self.below, Layer(self.folder, self.parts, self.declaration_hash))
 
     @property
     def units(self) -> int:
@@ -68,13 +86,13 @@ class Snapshot(NewSnapshot):
 
 
 def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
-    kept = sa.func.coalesce(tables.kept.c.units, 0).label("kept")
-    query = (
-        sa.select(tables.snapshot, kept)
-        .outerjoin(tables.kept, tables.kept.c.snapshot_id == tables.snapshot.c.id)
-        .where(tables.snapshot.c.id == snapshot_id)
-    )
-    return Snapshot(**connection.execute(query).mappings().one())
+    query = sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id)
+    return _snapshot(connection.execute(query).mappings().one())
+
+
+def _snapshot(row: sa.RowMapping) -> Snapshot:
+    below = tuple(Layer(**layer) for layer in row["below"])
+    return Snapshot(**{**row, "below": below})
 
 
 def declarations(connection: Connection, night_id: int) -> dict[str, dict[str, Any]]:
@@ -87,7 +105,7 @@ def declarations(connection: Connection, night_id: int) -> dict[str, dict[str, A
 def snapshots_of(connection: Connection, night_id: int) -> dict[int, Snapshot]:
     """All snapshots that a night has had, by id."""
     query = sa.select(tables.snapshot).where(tables.snapshot.c.night_id == night_id)
-    return {row["id"]: Snapshot(**row) for row in connection.execute(query).mappings()}
+    return {row["id"]: _snapshot(row) for row in connection.execute(query).mappings()}
 
 
 def replace_snapshot(
@@ -99,15 +117,13 @@ def replace_snapshot(
     it that nothing of the night is in flight.
     """
     taken_at = now(connection)
-    columns = {name: value for name, value in vars(new).items() if name != "kept"}
+    columns = {**vars(new), "below": [asdict(layer) for layer in new.below]}
     result = connection.execute(
         sa.insert(tables.snapshot).values(
             night_id=night.id, taken_at=taken_at, settled=settled, **columns
         )
     )
     snapshot_id = int(result.inserted_primary_key[0])  # type: ignore[index]
-    if new.kept:
-        connection.execute(sa.insert(tables.kept).values(snapshot_id=snapshot_id, units=new.kept))
     connection.execute(
         sa.update(tables.shard)
         .where(

@@ -151,6 +151,10 @@ snapshot = Table(
     # Items that a request of an earlier item answers.
     Column("duplicates", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),
+    # Requests that a former declaration made, and that are answered as they were.
+    Column("kept", BigInteger, nullable=False, default=0, server_default="0"),
+    # Layers of rows that those of this snapshot lie on: folder, parts, hash of the declaration.
+    Column("below", JSON, nullable=False, server_default="[]"),
     # Items by status that were settled when the snapshot was taken: set aside, or bought before.
     Column("settled", JSON, nullable=False),
     Column("taken_at", Double, nullable=False),
@@ -328,15 +332,6 @@ redriven = Table(
     Column("submission_id", ForeignKey("submission.id"), primary_key=True),
     Column("status", String(20), primary_key=True),
     Column("redriven_at", Double, nullable=False),
-)
-
-# Requests of a snapshot that a former declaration made, and that are answered as they were; a
-# snapshot without any has no row.
-kept = Table(
-    "kept",
-    metadata,
-    Column("snapshot_id", ForeignKey("snapshot.id"), primary_key=True),
-    Column("units", BigInteger, nullable=False),
 )
 
 # Batches that are cancelled so that real-time calls answer their requests before the deadline.

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.errors import GateClosedError, UsageError
+from batch_pipeline.errors import GateClosedError, InputDataError, UsageError
+from batch_pipeline.flow import paths
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
@@ -124,7 +125,7 @@ def test_by_reason(sim: Simulator, pipeline: Pipeline, tmp_path: Path) -> None:
     # What a redrive put behind stays behind, what it did not is still there for the next.
     assert again(pipeline, spec, "invalid_output").statuses == {"succeeded": 10}
     assert sim.books.accepted_requests == 13
-    assert redrive(pipeline, spec, PARTITION) == {}
+    assert redrive(pipeline, spec, PARTITION).sent == {}
 
 
 def test_attempts_have_their_bound_anew_and_count_on(
@@ -202,6 +203,94 @@ def test_corrected_data_make_rows_sendable(
     assert dead_letters(pipeline, spec) == []
     assert sim.books.accepted_requests == 8
     assert not accepted_twice(sim)
+
+
+@pytest.mark.parametrize("changes", [{}, TRANSLATE])
+def test_only_redriven_rows_are_read_and_all_others_stay(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    sim.set_faults(failing(refusal=(1, 2)))
+    rows = documents(20)
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    run(pipeline, job(source), PARTITION)
+    before = by_id(results(pipeline, job(source)))
+    # Gone: a dead letter and a good one; one has changed, and one is new.
+    rows = [row for row in rows if row["id"] not in name(2, 5)] + documents(1, 90)
+    rows[6] = {**rows[6], "text": "another text"}
+    write_rows(source, rows)
+    sim.set_faults(Faults())
+    spec = job(source, **changes)
+
+    found = redrive(pipeline, spec, PARTITION)
+    assert (found.sent, set(found.missing)) == ({"refused": 1}, name(2))
+    state = run(pipeline, spec, PARTITION)
+    assert state.snapshot is not None
+    [part] = paths.parts_in(state.snapshot.folder, state.snapshot.parts)
+    assert pipeline.files.read_columns(part, ["id"]).column("id").to_pylist() == ["Akte 1/ä"]
+    assert (state.complete, state.statuses) == (True, {"succeeded": 19, "refused": 1})
+    assert sim.books.accepted_requests == 21
+    shown = by_id(results(pipeline, spec))
+    assert {i for i in shown if shown[i] != before.get(i)} == name(1)
+    assert [letter["id"] for letter in dead_letters(pipeline, spec)] == ["Akte 2/ä"]
+    check_money(pipeline, spec, state, sim)
+
+    # What has changed besides is for the next run; what is settled is not bought again.
+    state = run(pipeline, spec, PARTITION)
+    assert (state.complete, state.statuses) == (True, {"succeeded": 19})
+    assert set(by_id(results(pipeline, spec))) == {row["id"] for row in rows}
+    assert sim.books.accepted_requests == 23
+
+
+def test_dead_letters_whose_rows_are_gone_can_be_redriven_when_they_are_back(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    sim.set_faults(failing(refusal=(1, 2)))
+    rows = documents(10)
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    spec = job(source)
+    state = run(pipeline, spec, PARTITION)
+    write_rows(source, rows[3:])
+    found = redrive(pipeline, spec, PARTITION)
+    assert (found.sent, set(found.missing)) == ({}, name(1, 2))
+    assert pipeline.refreshed(state.night) == state.night, "nothing has changed"
+    write_rows(source, [rows[1], rows[1], *rows[3:]])
+    with pytest.raises(InputDataError, match="occur more than once"):
+        redrive(pipeline, spec, PARTITION)
+    assert pipeline.refreshed(state.night) == state.night
+    sim.set_faults(Faults())
+    for back in (rows[1:2], rows[2:3]):
+        write_rows(source, back)
+        assert redrive(pipeline, spec, PARTITION).sent == {"refused": 1}
+        state = run(pipeline, spec, PARTITION)
+    assert (state.complete, state.statuses) == (True, {"succeeded": 10})
+    assert sim.books.accepted_requests == 12
+    check_money(pipeline, spec, state, sim)
+
+
+@pytest.mark.parametrize(("changes", "refused"), [({}, 0), (TRANSLATE, 1)])
+def test_an_item_that_is_gone_shares_the_answer_of_one_that_asks_the_same(
+    sim: Simulator,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    refused: int,
+) -> None:
+    rows = documents(4)
+    twin = {"id": "twin", "text": rows[0]["text"]}
+    source = write_rows(tmp_path / "in.jsonl", [*rows, twin])
+    sim.set_faults(failing(refusal=(0,)))
+    assert run(pipeline, job(source), PARTITION).statuses == {"succeeded": 3, "refused": 2}
+    sim.set_faults(Faults())
+    write_rows(source, [*rows[1:], twin])
+    spec = job(source, **changes)
+    assert redrive(pipeline, spec, PARTITION).missing == ["Akte 0/ä"]
+    state = run(pipeline, spec, PARTITION)
+    # With another prompt its request is one that no other item asks any more.
+    expected = {"succeeded": 5 - refused, "refused": refused}
+    assert state.statuses == {status: count for status, count in expected.items() if count}
+    assert statuses(results(pipeline, spec)) == state.statuses
+    assert sim.books.accepted_requests == 5
+    check_money(pipeline, spec, state, sim)
 
 
 @pytest.mark.parametrize("changes", [{}, TRANSLATE])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.duplicates import note_repeats
 from batch_pipeline.flow.dataset.files import (
     SourceFile,
@@ -27,6 +27,7 @@ from batch_pipeline.flow.dataset.files import (
 )
 from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
+from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.requests import Declaration
@@ -62,30 +63,43 @@ def read_snapshot(
     *,
     keep: bool = True,
     kept: KeptUnits | None = None,
+    overlay: Overlay | None = None,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
-    their unit, as long as the declaration that made it makes the same of their row. Raises
-    InputDataError for what stops the night: an unreadable file, a missing column, null or duplicate
-    ids, too many rows that have to be set aside.
+    their unit, as long as the declaration that made it makes the same of their row. For an
+    `overlay` its items alone are read, as a layer on its snapshot. Raises InputDataError for what
+    stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows that
+    have to be set aside.
     """
     declaration = Declaration.of(spec)
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(declaration)
+        whole = _Whole(declaration, kept, overlay)
         codec = codec_for(pipeline.files, sources, folder)
-        # Kept units are looked up in a file that this process has open.
-        processes = 1 if kept is not None else _processes_for(pipeline, sources)
+        # Kept units are looked up in a file that this process has open, an overlay's items in a
+        # set in its memory.
+        alone = kept is not None or overlay is not None
+        processes = 1 if alone else _processes_for(pipeline, sources)
         # The disk writes the first pieces while the next ones are read and duplicates are found.
         with flushing() as flush_soon:
             added = flush_soon if keep else _leave
-            whole.read(sources, folder, processes, kept, codec=codec, added=added)
+            whole.read(sources, folder, processes, codec=codec, added=added)
+            read = [paths.part_name(number) for number in range(whole.parts)]
+            layers: Layers = [(Files(str(folder)), read)]
+            declarations = [declaration.hash]
+            if overlay is not None:
+                layers = [*layers_of(pipeline.files, overlay.below), *layers]
+                made_by = [layer.declaration_hash for layer in overlay.below.layers]
+                declarations = [*made_by, *declarations]
+                whole.count_again(pipeline.files, layers)
             _refuse_too_many_invalid(spec, partition, whole)
-            duplicates, kept_count = note_repeats(
+            repeats = note_repeats(
                 pipeline.files,
                 folder,
-                whole.parts,
+                layers,
+                declarations,
                 whole.items,
                 whole.lines_before,
                 spec,
@@ -97,17 +111,27 @@ def read_snapshot(
             pipeline.files.publish(folder, target)
     return NewSnapshot(
         folder=target,
-        signature=sources.signature,
+        # What has changed of items that no overlay reads is noticed by the next run.
+        signature=sources.signature if overlay is None else overlay.below.signature,
         content_hash=whole.content.hexdigest(),
         declaration_hash=declaration.hash,
         declaration=declaration.to_json(),
         parts=whole.parts,
         items=whole.items,
         set_aside=whole.set_aside_by_reason(),
-        duplicates=duplicates,
+        duplicates=repeats.duplicates,
         request_bytes=whole.request_bytes,
-        kept=kept_count,
+        kept=repeats.kept,
+        below=() if overlay is None else overlay.below.layers,
     )
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Items of a snapshot that are read again, by id; their new rows lie on the old ones."""
+
+    below: NewSnapshot
+    ids: Collection[str]
 
 
 def _processes_for(pipeline: Pipeline, sources: Sources) -> int:
@@ -123,8 +147,12 @@ def _leave(_: Path) -> None:
 class _Whole:
     """The pieces of an input put together, in their order."""
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(
+        self, declaration: Declaration, kept: KeptUnits | None, overlay: Overlay | None
+    ) -> None:
         self._declaration = declaration
+        self._kept_units = kept
+        self._overlay = overlay
         self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
         self.parts = self.items = self.request_bytes = 0
@@ -138,6 +166,8 @@ class _Whole:
         """Follows from the rows, from what is made of them, and from how they lie in files."""
         made_from = [self._declaration.hash, self.content.hexdigest(), self._layout.hexdigest()]
         made_from.append(self._kept.hexdigest())
+        if self._overlay is not None:
+            made_from.append(self._overlay.below.folder)
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
 
     def set_aside_by_reason(self) -> dict[str, dict[str, int]]:
@@ -152,7 +182,6 @@ class _Whole:
         sources: Sources,
         folder: Path,
         processes: int,
-        kept: KeptUnits | None,
         *,
         codec: Codec,
         added: Callable[[Path], None],
@@ -161,11 +190,16 @@ class _Whole:
         # The piece's file as far as it was read.
         seen: tuple[SourceFile, LinesSeen] | None = None
         pieces: list[Piece] = []
+        first, only = 0, None
+        if self._overlay is not None:
+            first = PIECES_A_LAYER * len(self._overlay.below.layers)
+            only = self._overlay.ids
 
         def tasks() -> Iterator[tuple[Any, ...]]:
             for piece in pieces_of(sources):
+                number = first + len(pieces)
                 pieces.append(piece)
-                yield len(pieces) - 1, piece, self._declaration, folder, codec, kept
+                yield number, piece, self._declaration, folder, codec, self._kept_units, only
 
         with closing(map_in_processes(prepare, tasks(), processes)) as results:
             for number, prepared in enumerate(results):
@@ -185,6 +219,17 @@ class _Whole:
                     added(path)
         if seen is not None:
             seen[1].check(seen[0], self._columns)
+
+    def count_again(self, files: Files, layers: Layers) -> None:
+        """Replace the sums over the rows that were read by sums over the rows of all layers."""
+        with joins.tables(files, {}) as connection:
+            add_table(connection, layers)
+            groups = connection.execute(_COUNTS).fetchall()
+        self.items = sum(count for _, _, count, _ in groups)
+        self.request_bytes = sum(int(size) for *_, size in groups)
+        self.set_aside = Counter(
+            {(status, reason): count for status, reason, count, _ in groups if status is not None}
+        )
 
     def _add(self, piece: Prepared, folder: Path) -> list[Path]:
         """Give its part files their names in the snapshot; returns where they are now."""
@@ -214,11 +259,9 @@ def codec_for(files: Files, sources: Sources, folder: Path) -> Codec:
 
 def compare(files: Files, former: NewSnapshot, new: NewSnapshot) -> str:
     """What changed from one snapshot of a night to the next, by id; for people."""
-    sources = {
-        "former": (snapshot.part_paths(former), snapshot.SCHEMA),
-        "new": (snapshot.part_paths(new), snapshot.SCHEMA),
-    }
-    with joins.tables(files, sources) as connection:
+    with joins.tables(files, {}) as connection:
+        add_table(connection, layers_of(files, former), "former")
+        add_table(connection, layers_of(files, new), "new")
         [(added, gone, changed)] = connection.execute(_CHANGES).fetchall()
     return f"{added:,} new items, {gone:,} gone, {changed:,} with another request"
 
@@ -235,6 +278,10 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
         )
 
 
+_COUNTS = """
+    SELECT status, reason, count(*), coalesce(sum(request_bytes), 0)
+    FROM snapshot GROUP BY status, reason
+"""
 _CHANGES = """
     SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
            count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint

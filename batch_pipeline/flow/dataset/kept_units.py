@@ -8,12 +8,12 @@ also when the input is read again later.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from batch_pipeline.flow import answers, joins
-from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset.layers import add_table, layers_of, made_by
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import snapshots as inputs
@@ -24,10 +24,9 @@ from batch_pipeline.ledger.snapshots import Snapshot
 _SETTLED_OTHERWISE = """
     SELECT s.id, s.unit, {made_by} AS declaration
     FROM snapshot s JOIN (
-        SELECT unit, max_by(status, collected_at) AS status
-        FROM answers WHERE final GROUP BY unit
+        SELECT DISTINCT unit FROM answers WHERE final
     ) a ON a.unit = s.unit
-    WHERE {made_by} <> '{present}' AND a.status NOT IN ({set_free})
+    WHERE {made_by} <> '{present}'
 """
 
 
@@ -64,28 +63,19 @@ def settled_otherwise(
     night: Night,
     current: Snapshot,
     present: Declaration,
-    set_free: Collection[str] = (),
 ) -> Iterator[KeptUnits]:
-    """The settled items of a snapshot whose requests `present` did not make.
-
-    Without those of a status in `set_free`. They lie in a file, not in memory.
-    """
-    made_by = f"'{current.declaration_hash}'"
-    if current.kept:
-        # Only snapshots with kept units are sure to have the column.
-        made_by = f"coalesce(s.kept_from, {made_by})"
+    """The settled items of a snapshot whose requests `present` did not make; in a file, not in
+    memory."""
     query = _SETTLED_OTHERWISE.format(
-        made_by=made_by,
+        made_by=made_by([layer.declaration_hash for layer in current.layers]),
         present=present.hash,
-        set_free=", ".join(f"'{status}'" for status in sorted(set_free)) or "''",
     )
     with pipeline.ledger.read() as connection:
-        standing = answers.of_night(connection, night)
+        standing = answers.of_night(connection, night, current)
         builders = {
             key: RequestBuilder(Declaration.from_json(declared))
             for key, declared in inputs.declarations(connection, night.id).items()
         }
-    sources = {"snapshot": (snapshot.part_paths(current), snapshot.SCHEMA)}
     with (
         pipeline.files.staged(".sqlite") as path,
         closing(sqlite3.connect(path)) as database,
@@ -93,7 +83,8 @@ def settled_otherwise(
         # Found by id, one at a time, in whatever order the files now have.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("CREATE TABLE kept (id TEXT PRIMARY KEY, unit, declaration) WITHOUT ROWID")
-        with answers.tables(pipeline.files, standing, sources) as answered:
+        with answers.tables(pipeline.files, standing, {}) as answered:
+            add_table(answered, layers_of(pipeline.files, current))
             for batch in joins.batches(answered, query):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 database.executemany("INSERT INTO kept VALUES (?, ?, ?)", rows)

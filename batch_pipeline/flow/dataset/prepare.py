@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -70,21 +70,22 @@ def prepare(
     folder: Path,
     codec: Codec,
     kept: KeptUnits | None = None,
+    only: Collection[str] | None = None,
 ) -> Prepared:
     """Read a piece into part files of a folder, in memory bounded by the largest document; they are
-    not flushed to the disk.
+    not flushed to the disk. With `only`, rows with other ids are passed over.
 
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
     """
     try:
-        return _Preparation(number, declaration, folder, codec, kept).of(piece)
+        return _Preparation(number, declaration, folder, codec, kept, only).of(piece)
     except InputDataError:
         counted = tuple(map(with_lines_counted, piece))
         if counted == piece:
             raise
         # The message names a line of the file; the lines before the piece are counted only now.
-        _Preparation(number, declaration, folder, codec, kept).of(counted)
+        _Preparation(number, declaration, folder, codec, kept, only).of(counted)
         raise
 
 
@@ -98,10 +99,11 @@ class _Preparation:
         folder: Path,
         codec: Codec,
         kept: KeptUnits | None,
+        only: Collection[str] | None,
     ) -> None:
         self._builder = RequestBuilder(declaration)
         self._writer = SnapshotWriter(folder, number, codec)
-        self._kept = kept
+        self._kept, self._only = kept, only
         self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
         self._done = Prepared()
 
@@ -112,7 +114,8 @@ class _Preparation:
             if section.end is not None:
                 done.seen = LinesSeen(set(wanted.columns))
             for row in read_section(section, wanted, done.seen):
-                self._add(row)
+                if self._only is None or row.id in self._only:
+                    self._add(row)
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.content, done.kept = self._content.digest(), self._kept_found.digest()

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.paths import part_name
+from batch_pipeline.flow.paths import parts_in
 
 if TYPE_CHECKING:
-    import duckdb
-
     from batch_pipeline.ledger.snapshots import NewSnapshot
     from batch_pipeline.storage.files import Files
 
@@ -62,10 +60,6 @@ _WRITTEN = {
     # group of large documents would be one page, which is held several times while it is written.
     "write_batch_size": 64,
 }
-# Parts are queried together up to this many rows, and this many parts if their sizes differ: each
-# query takes 10 ms beside what it does.
-ROWS_TOGETHER = 20_000
-MOST_TOGETHER = 8
 # Ordinals of a piece count from a multiple of this, because pieces are written at the same time.
 ORDINALS_A_PIECE = 1 << 32
 
@@ -73,22 +67,8 @@ Codec = Literal["none", "zstd"]
 
 
 def part_paths(snapshot: NewSnapshot) -> list[str]:
-    return [f"{snapshot.folder}/{part_name(number)}" for number in range(snapshot.parts)]
-
-
-def each_part(
-    connection: duckdb.DuckDBPyConnection, files: Files, parts: Sequence[str], items: int
-) -> Iterator[None]:
-    """Make each part the table `snapshot`, one after the other; small ones several together.
-
-    A join with a whole snapshot would hold all of it in memory: DuckDB cannot know its size, and
-    takes it for the smaller side. `items` is the number of rows in all parts.
-    """
-    together = min(MOST_TOGETHER, max(1, ROWS_TOGETHER * len(parts) // max(1, items)))
-    for first in range(0, len(parts), together):
-        connection.register("snapshot", files.dataset(parts[first : first + together]))
-        yield
-        connection.unregister("snapshot")
+    """The part files of all layers, in the order of their ordinals."""
+    return [path for layer in snapshot.layers for path in parts_in(layer.folder, layer.parts)]
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, sampling
@@ -109,8 +109,7 @@ class OpenUnits:
         answered: bool,
     ) -> None:
         self._connection = connection
-        self._files = files
-        self._parts = snapshots.part_paths(snapshot)
+        self._layers = layers_of(files, snapshot)
         self._items = snapshot.items
         self._answered = answered
         self._know_before = False
@@ -160,7 +159,7 @@ class OpenUnits:
                 yield pa.Table.from_batches([batch])
 
     def _each_part(self) -> Iterator[None]:
-        return snapshots.each_part(self._connection, self._files, self._parts, self._items)
+        return each_part(self._connection, self._layers, self._items)
 
 
 @contextmanager
@@ -207,7 +206,7 @@ def unbought(
     answers, held = StandingAnswers((), ()), []
     if night is not None:
         with pipeline.ledger.read() as connection:
-            answers = standing_answers.of_night(connection, night)
+            answers = standing_answers.of_night(connection, night, snapshot)
             at_work = shards.list_shards(connection, night.id, ShardState.HELD)
         held = [shard.manifest for shard in at_work]
     with open_units(pipeline.files, snapshot, answers, held, files) as units:

@@ -94,10 +94,11 @@ def view(pipeline: Pipeline, night: Night) -> View:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
         planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        snapshot = snapshots.get_snapshot(connection, night.snapshot_id)
         return View(
             night=night,
-            snapshot=snapshots.get_snapshot(connection, night.snapshot_id),
-            answers=standing_answers.of_night(connection, night),
+            snapshot=snapshot,
+            answers=standing_answers.of_night(connection, night, snapshot),
             held=[shard.manifest for shard in planned],
         )
 

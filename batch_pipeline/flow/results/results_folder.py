@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from batch_pipeline.errors import LedgerError, UsageError
 from batch_pipeline.flow import answers, joins, paths
 from batch_pipeline.flow.answers import StandingAnswers
-from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
@@ -107,11 +107,8 @@ def show(pipeline: Pipeline, night: Night) -> None:
 def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
     """Input = succeeded + set aside, id by id, or the night does not count as complete."""
     results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
-    sources = {
-        "snapshot": (snapshots.part_paths(snapshot), snapshots.SCHEMA),
-        "results": (results, RESULTS_SCHEMA),
-    }
-    with joins.tables(pipeline.files, sources) as connection:
+    with joins.tables(pipeline.files, {"results": (results, RESULTS_SCHEMA)}) as connection:
+        add_table(connection, layers_of(pipeline.files, snapshot))
         query = """
             SELECT (SELECT count(*) FROM results),
                    (SELECT count(*) FROM (SELECT id FROM snapshot) s ANTI JOIN results USING (id))
@@ -147,7 +144,7 @@ def _rebuilt(
             raise _changed(night)
         simulated = accounts.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
-        answered = answers.of_night(connection, night, redriven)
+        answered = answers.of_night(connection, night, snapshot, redriven)
     with pipeline.files.staged() as results, pipeline.files.staged() as letters:
         results.mkdir()
         letters.mkdir()

@@ -25,6 +25,7 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import StandingAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import NOT_DEAD
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA, SUMMED, parquet_writer
@@ -153,7 +154,7 @@ def of_snapshot(
     files: Files, snapshot: NewSnapshot, answers: StandingAnswers, *, simulated: bool
 ) -> Iterator[SettledRows]:
     """The settled rows of a snapshot, given the night's answers."""
-    parts = snapshots.part_paths(snapshot)
+    layers = layers_of(files, snapshot)
     sources = {"snapshot": ((), snapshots.SCHEMA)}
     with standing_answers.tables(files, answers, sources) as connection:
         types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
@@ -163,7 +164,7 @@ def of_snapshot(
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TABLES)
         connection.execute(_NO_ITEMS)
-        for _ in snapshots.each_part(connection, files, parts, snapshot.items):
+        for _ in each_part(connection, layers, snapshot.items):
             connection.execute(_ADD_ITEMS, {"answered": bool(answers.files)})
         connection.execute("DROP TABLE sums")
         yield SettledRows(connection, files, answers.files)

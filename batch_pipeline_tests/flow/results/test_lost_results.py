@@ -136,7 +136,7 @@ def test_a_batch_that_was_deleted_by_its_age_ends_in_dead_letters(
     assert f"**Results gone:** {old.requests} requests, cost unknown" in text.decode()
 
     faults.on_request, faults.on_response = lambda _: None, lambda _, response: response
-    assert redrive.redrive(pipeline, spec, PARTITION) == {"errored": old.requests}
+    assert redrive.redrive(pipeline, spec, PARTITION).sent == {"errored": old.requests}
     assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 8}
     assert sim.books.accepted_requests == 8 + old.requests
 
