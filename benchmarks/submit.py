@@ -17,7 +17,7 @@ from benchmarks.measure import (
     verdict,
 )
 
-FASTER, OF_MEMORY = 4.0, 0.25
+FASTER, OF_MEMORY = 3.0, 0.25
 NOT_COMPLETE = 4
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # How many rows that are set aside an error message names.
 EXAMPLES = 5
 # Bytes from which on a row's texts are not hashed a second time.
-_WORTH_HASHING_ONCE = 1_000
+_WORTH_HASHING_ONCE = 4_000
 
 
 class Problem(NamedTuple):

@@ -24,7 +24,7 @@ from batch_pipeline_tests import support
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT
 from batch_pipeline_tests.support import documents, job, write_rows
 
-LONG = "a text of some length, so that it is not hashed twice " * 20
+LONG = "a text of some length, so that it is not hashed twice " * 90
 
 
 def prepared(
