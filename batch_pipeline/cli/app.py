@@ -120,9 +120,9 @@ def validate(
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.cli import views
     from batch_pipeline.flow.dataset import input_dataset
+    from batch_pipeline.flow.gates import retirement
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.plan import ShardLimits
-    from batch_pipeline.flow.status import retirement
 
     settings = opening.load_settings(context.obj)
     spec, key = opening.find_partition(settings, job, partition)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from batch_pipeline.cli.output import Output, as_typed
+from batch_pipeline.cli.output import Output
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.status.progress import Progress
@@ -16,13 +16,12 @@ COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
 
 def exit_code(output: Output, state: Progress, *, again: str = "run the same command again") -> int:
     """The exit code of a night as it stands, and how to go on where it is not complete."""
-    night = f"{state.night.job} --partition {state.night.partition}"
+    from batch_pipeline.ledger.night_state import held
+
     if state.complete:
         return COMPLETE
     if state.night.held_at is not None:
-        output.say(
-            f"The night is held after a cancel; `{as_typed()} run {night} --resume` lifts it."
-        )
+        output.say(f"The night is {held(state.night.job, state.night.partition)}.")
         return HELD
     output.say(f"Not complete yet; {again} to go on.")
     return NOT_COMPLETE

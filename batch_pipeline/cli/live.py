@@ -15,7 +15,7 @@ from rich.text import Text
 
 from batch_pipeline.cli.output import Output
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import due, eta, progress
+from batch_pipeline.flow.status import eta, progress
 from batch_pipeline.reporting.wording import usd
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _facts(state: progress.Progress) -> str:
         parts.append(f"{state.waiting:,} waiting")
     if state.dead_letter:
         parts.append(f"{state.dead_letter:,} set aside")
-    wanted = due.standing(state.night, state.at)
+    wanted = progress.deadline(state.night, state.at)
     if wanted is not None:
         parts.append(wanted)
     parts.append(usd(state.total_cost_usd) + (" (simulated)" if state.account.simulated else ""))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.views import SIMULATED, plain_table
-from batch_pipeline.flow.status import due, eta, night_state, progress, warnings
+from batch_pipeline.flow.status import eta, night_state, progress, warnings
 from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.alerts import Alert
@@ -146,7 +146,7 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     notes = []
     if state.waiting:
         notes.append(f"{state.waiting:,} requests wait to be sent")
-    wanted = due.details(state.night, state.at)
+    wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
     if found.remedy:
@@ -182,7 +182,7 @@ def _document(
         "error_rate": round(state.error_rate, 6),
         **eta.as_json(state),
         "deadline_at": _iso(state.night.deadline_at),
-        "deadline": due.details(state.night, state.at),
+        "deadline": progress.deadline_details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
         "pilot": state.night.pilot,
         "breaker": None

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import listed_batches, nights, submissions
+from batch_pipeline.ledger import listed_batches, night_state, nights, submissions
 from batch_pipeline.ledger.ledger import now
 from batch_pipeline.ledger.nights import Night
 
@@ -90,7 +90,7 @@ def why_not(connection: Connection, night: Night) -> str | None:
         # Another account's night took its place; nobody waits for this one.
         return None
     if night.held_at is not None:
-        return "held after a cancel"
+        return night_state.held(night.job, night.partition).reason
     if night.completed_at is None:
         return "not complete"
     return "its results are being rebuilt" if night.rebuilding else None

@@ -24,11 +24,11 @@ from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
-from batch_pipeline.flow.status import due
-from batch_pipeline.flow.status.due import Start
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import due_times
+from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import night_state, nights
 from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def redrive(
         state.night,
         new,
         redriven=sent,
-        deadline=lambda taken_at: due.of_night(spec, partition, taken_at, Start.PERSON),
+        deadline=lambda taken_at: due_times.of_night(spec, partition, taken_at, Start.PERSON),
     )
     log.info("%s %s: %d dead letters go again", spec.name, partition, sent.total())
     return Redriven(sent, missing)
@@ -122,7 +122,7 @@ def why_not(state: Progress) -> str | None:
     if state.night.pruned_at is not None:
         return "the night was pruned, and is done for good."
     if state.night.held_at is not None:
-        return f"held after a cancel; `batch-pipeline run {night} --resume` lifts it first."
+        return f"{night_state.held(state.night.job, state.night.partition)} first."
     if state.in_flight or state.to_collect:
         busy = state.in_flight + state.to_collect
         return f"{busy:,} requests are in flight; `batch-pipeline run {night}` finishes them first."

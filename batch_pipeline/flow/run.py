@@ -15,8 +15,9 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, BatchPipelineError
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches.submission import Submitted
+from batch_pipeline.flow.gates import retirement
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, retirement, warnings
+from batch_pipeline.flow.status import alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import admission

@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
-from batch_pipeline.flow.gates import budget, night_gates
+from batch_pipeline.flow.gates import budget, night_gates, retirement
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot import sample
 from batch_pipeline.flow.pipeline import Pipeline
@@ -30,10 +30,10 @@ from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.realtime import calls
 from batch_pipeline.flow.results import claims, results_folder
-from batch_pipeline.flow.status import due, retirement
 from batch_pipeline.flow.status import progress as progress_of
-from batch_pipeline.flow.status.due import Start
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import due_times
+from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
@@ -119,7 +119,7 @@ def take_input(
             pipeline,
             night,
             new,
-            deadline=lambda taken_at: due.of_night(spec, night.partition, taken_at, start),
+            deadline=lambda taken_at: due_times.of_night(spec, night.partition, taken_at, start),
         )
     except results_folder.NightChangedError:
         log.info("%s %s was changed by another process meanwhile", night.job, night.partition)

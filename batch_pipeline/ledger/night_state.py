@@ -145,13 +145,15 @@ def running(what: str) -> NightState:
     return NightState(Kind.RUNNING, what)
 
 
+def held(job: str, partition: str) -> NightState:
+    """A night that a person has cancelled."""
+    lift = f"`batch-pipeline run {job} --partition {partition} --resume` lifts it"
+    return NightState(Kind.HELD, "held after a cancel", lift)
+
+
 def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
     if facts.held:
-        yield NightState(
-            Kind.HELD,
-            "held after a cancel",
-            f"`batch-pipeline run {facts.job} --partition {facts.partition} --resume` lifts it",
-        )
+        yield held(facts.job, facts.partition)
     if facts.terminated:
         yield NightState(Kind.HELD, "its run was terminated", "launch it again")
     if facts.paused is not None:

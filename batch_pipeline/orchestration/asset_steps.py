@@ -11,7 +11,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, steps
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status.due import Start
+from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.nights import Night

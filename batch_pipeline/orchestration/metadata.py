@@ -15,7 +15,7 @@ import dagster as dg
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.dead_letters import Group
-from batch_pipeline.flow.status import due, eta, warnings
+from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.steps import InputTaken
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
@@ -199,7 +199,7 @@ def of_submission(state: Progress, why: NightState | None, alerts: AlertsSpec) -
 
 
 def _deadline(state: Progress) -> dict[str, str]:
-    said = due.details(state.night, state.at)
+    said = progress.deadline_details(state.night, state.at)
     return {} if said is None else {"deadline": said}
 
 

@@ -2,7 +2,7 @@
 
 Drawn by `templates/chart.svg.jinja`, in the page's own colours and type, so that a chart is text
 that scales, prints, follows light and dark, and needs nothing from elsewhere. Small charts for
-Dagster's metadata are made in `orchestration.charts`.
+Dagster's metadata are made in `orchestration.metadata`.
 """
 
 from __future__ import annotations

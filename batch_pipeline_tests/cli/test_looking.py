@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow.status import retirement
+from batch_pipeline.flow.gates import retirement
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.cli.program import Program, documents
 

@@ -24,12 +24,12 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
+from batch_pipeline.flow.gates import retirement
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.open_units import Unbought, unbought
-from batch_pipeline.flow.status import due as deadlines
-from batch_pipeline.flow.status import retirement
+from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs

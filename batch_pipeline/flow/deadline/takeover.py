@@ -27,8 +27,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.status import progress as progress_of
-from batch_pipeline.flow.status.due import KEPT_AS_BATCHES, NOT_TAKEN_OVER
-from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.flow.status.progress import KEPT_AS_BATCHES, NOT_TAKEN_OVER, Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import admission, nights, shards, snapshots, takeovers
 from batch_pipeline.ledger.budget import Shortfall, shortfall, spendings

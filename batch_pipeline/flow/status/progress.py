@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.flow.status import due
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions, sums
 from batch_pipeline.ledger.accounts import Account
@@ -24,9 +23,14 @@ from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.ledger.tables import TOKENS
+from batch_pipeline.reporting.wording import moment
 
 # Of what is collected, so many are shown one by one; the rest is in the sums.
 LATEST = 50
+
+# Keys of a night's forecast that say why something stays with batches although it is late.
+NOT_TAKEN_OVER = "not_taken_over"
+KEPT_AS_BATCHES = "kept_as_batches"
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Progress:
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
         parts.append(f"${self.total_cost_usd:.4f}")
-        wanted = due.standing(self.night, self.at)
+        wanted = deadline(self.night, self.at)
         if wanted is not None:
             parts.append(wanted)
         return ", ".join(parts)
@@ -254,3 +258,31 @@ def as_json(progress: Progress) -> dict[str, Any]:
         "simulated": progress.account.simulated,
         "complete": progress.complete,
     }
+
+
+def deadline(night: Night, at: float) -> str | None:
+    """Whether a night meets its deadline, in a few words; None where it has none."""
+    if night.deadline_at is None:
+        return None
+    if night.completed_at is not None:
+        how = "met" if night.completed_at <= night.deadline_at else "missed"
+    elif at > night.deadline_at:
+        how = "missed"
+    elif night.forecast is None or "meets" not in night.forecast:
+        how = "not forecast yet"
+    else:
+        how = "expected to be met" if night.forecast["meets"] else "expected to be missed"
+    return f"deadline {moment(night.deadline_at)} {how}"
+
+
+def deadline_details(night: Night, at: float) -> str | None:
+    """The same with the forecast, and with what could not be moved to real time."""
+    brief = deadline(night, at)
+    if brief is None or night.forecast is None or night.completed_at is not None:
+        return brief
+    late = [
+        f"{what.replace('_', ' ')}: {night.forecast[what]}"
+        for what in (NOT_TAKEN_OVER, KEPT_AS_BATCHES)
+        if night.forecast.get(what) is not None
+    ]
+    return "; ".join(filter(None, [brief, night.forecast.get("reason"), *late]))

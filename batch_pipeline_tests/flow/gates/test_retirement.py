@@ -9,8 +9,8 @@ import pytest
 
 from batch_pipeline.api.models import retirement_date
 from batch_pipeline.errors import UsageError
+from batch_pipeline.flow.gates import retirement
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.status import retirement
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
