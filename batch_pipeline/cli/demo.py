@@ -25,9 +25,9 @@ from batch_pipeline.jobs.partitions import all_keys
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.reporting.report import Report
 from batch_pipeline.reporting.report_json import to_json
-from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import StateInUseError, running_simulator
+from batch_pipeline.wording import duration, usd
 
 JOB = "license_review"
 NIGHTS = 3

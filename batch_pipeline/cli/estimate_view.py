@@ -11,7 +11,7 @@ from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.views import plain_table
 from batch_pipeline.flow.costs.estimate import Estimate, as_json
 from batch_pipeline.pricing.estimate import Spread
-from batch_pipeline.reporting.wording import duration, usd
+from batch_pipeline.wording import duration, usd
 
 WIDTH = 80
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from batch_pipeline.cli.output import Output
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress
-from batch_pipeline.reporting.wording import usd
+from batch_pipeline.wording import usd
 
 log = logging.getLogger(__name__)
 

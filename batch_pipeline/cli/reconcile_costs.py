@@ -76,8 +76,8 @@ def _show(
         from rich.console import Console
 
         from batch_pipeline.cli.views import SIMULATED, plain_table
-        from batch_pipeline.flow.schemas import TOKENS
-        from batch_pipeline.reporting.wording import usd
+        from batch_pipeline.pricing.prices import TOKENS
+        from batch_pipeline.wording import usd
 
         console = Console()
         print(f"{day}, account {account}: the ledger beside the organisation")

@@ -17,8 +17,8 @@ from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.reporting.wording import duration, usd
 from batch_pipeline.settings import Settings
+from batch_pipeline.wording import duration, usd
 
 # The state of a night in a word or two, for the table and for `state` in JSON.
 WORDS = {

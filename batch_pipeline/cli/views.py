@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.reporting.wording import clipped, percent, usd
+from batch_pipeline.wording import clipped, percent, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.files import Sources

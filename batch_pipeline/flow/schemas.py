@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_pipeline.pricing.prices import TOKENS
+
 # Up to 999,999 USD to a picodollar: a price of six decimals for a million tokens times one token.
 USD = pa.decimal128(18, 12)
 
@@ -24,11 +26,7 @@ RESULTS_SCHEMA = pa.schema(
         ("error_type", pa.string()),
         ("error_message", pa.string()),
         ("model", pa.string()),
-        ("input_tokens", pa.int64()),
-        ("output_tokens", pa.int64()),
-        ("cache_write_5m_tokens", pa.int64()),
-        ("cache_write_1h_tokens", pa.int64()),
-        ("cache_read_tokens", pa.int64()),
+        *((name, pa.int64()) for name in TOKENS),
         ("cost_usd", USD),
         ("attempt", pa.int64()),
         ("mode", pa.string()),
@@ -60,13 +58,6 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("counted", pa.bool_()),
         *RESULTS_SCHEMA,
     ]
-)
-TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "cache_read_tokens",
 )
 # Columns of a result that are sums over all answers of its item.
 SUMMED = (*TOKENS, "cost_usd")

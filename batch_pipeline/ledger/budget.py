@@ -23,6 +23,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.ledger.tables import usd_of, usd_sum
+from batch_pipeline.wording import usd
 
 PARTITION = "budget.max_usd_per_partition"
 JOB_MONTH = "budget.max_usd_per_month"
@@ -90,14 +91,14 @@ class Shortfall:
         return self.spent.total + self.needed - self.limit
 
     def __str__(self) -> str:
-        spent = [f"{_usd(self.spent.billed)} billed"]
+        spent = [f"{usd(self.spent.billed)} billed"]
         if self.spent.reserved:
-            spent.append(f"{_usd(self.spent.reserved)} reserved for what is not collected yet")
+            spent.append(f"{usd(self.spent.reserved)} reserved for what is not collected yet")
         if self.spent.unproven:
-            spent.append(f"up to {_usd(self.spent.unproven)} for answers that were lost for good")
+            spent.append(f"up to {usd(self.spent.unproven)} for answers that were lost for good")
         return (
-            f"{self.ceiling} ({_usd(self.limit)}) has no room: {', '.join(spent)}; the next "
-            f"{self.requests:,} requests need up to {_usd(self.needed)}, {_usd(self.missing)} more "
+            f"{self.ceiling} ({usd(self.limit)}) has no room: {', '.join(spent)}; the next "
+            f"{self.requests:,} requests need up to {usd(self.needed)}, {usd(self.missing)} more "
             "than is left"
         )
 
@@ -180,10 +181,3 @@ def _month(connection: Connection) -> float:
     """When the present calendar month began in UTC, in seconds since the epoch."""
     at = datetime.fromtimestamp(now(connection), UTC)
     return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
-
-
-def _usd(amount: Decimal) -> str:
-    """An amount in cents, with more digits where cents would hide it."""
-    if amount >= 1 or not amount:
-        return f"${amount:,.2f}"
-    return f"${amount:.4f}" if amount >= Decimal("0.01") else f"${amount:.6f}"

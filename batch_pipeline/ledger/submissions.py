@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import tables
 from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.pricing.prices import TOKENS
 
 
 class State(StrEnum):
@@ -91,7 +92,7 @@ class Submission:
     @property
     def tokens(self) -> dict[str, int]:
         """Billed tokens by class."""
-        return {name: getattr(self, name) for name in tables.TOKENS}
+        return {name: getattr(self, name) for name in TOKENS}
 
 
 def get(connection: Connection, submission_id: int) -> Submission:

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import tables
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.ledger.tables import TOKENS, usd_of, usd_sum
+from batch_pipeline.ledger.tables import usd_of, usd_sum
+from batch_pipeline.pricing.prices import TOKENS
 
 # Examples that are kept of one type of error; the answers have all messages.
 EXAMPLES = 3

@@ -28,18 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from batch_pipeline.pricing.prices import TOKENS
+
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
 SCHEMA_VERSION = 3
 PICODOLLARS = Decimal(10) ** 12
-# The classes of billed tokens: columns of `submission`.
-TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "cache_read_tokens",
-)
 
 
 class Usd(TypeDecorator[Decimal]):

@@ -34,7 +34,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.reporting.wording import usd
+from batch_pipeline.wording import usd
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -58,6 +58,10 @@ class TokenUsage:
         )
 
 
+# The classes of billed tokens, in the order of `UnitPrices`: columns of results and of the ledger.
+TOKENS = tuple(field.name for field in fields(TokenUsage))
+
+
 class UnitPrices(NamedTuple):
     """USD for one token of each class."""
 
@@ -66,6 +70,16 @@ class UnitPrices(NamedTuple):
     cache_write_5m: Decimal
     cache_write_1h: Decimal
     cache_read: Decimal
+
+    def cost(self, usage: TokenUsage) -> Decimal:
+        """USD for tokens at these prices: those of one request, or of several of the same tier."""
+        return (
+            self.input * usage.input_tokens
+            + self.output * usage.output_tokens
+            + self.cache_write_5m * usage.cache_write_5m_tokens
+            + self.cache_write_1h * usage.cache_write_1h_tokens
+            + self.cache_read * usage.cache_read_tokens
+        )
 
 
 # The library's names of the same five, in the same order; its prices are USD per million tokens.
@@ -135,15 +149,7 @@ class ModelPrice:
         priced one by one and not summed before.
         """
         tiers = self.batch if mode == "batch" else self.realtime
-        prices = tiers.at(usage.prompt_tokens) if tiers.starts else tiers.prices[0]
-        total = prices.input * usage.input_tokens + prices.output * usage.output_tokens
-        if usage.cache_write_5m_tokens:
-            total += prices.cache_write_5m * usage.cache_write_5m_tokens
-        if usage.cache_write_1h_tokens:
-            total += prices.cache_write_1h * usage.cache_write_1h_tokens
-        if usage.cache_read_tokens:
-            total += prices.cache_read * usage.cache_read_tokens
-        return total
+        return tiers.at(usage.prompt_tokens).cost(usage)
 
     def upper_bound(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.reporting.distribution import Bins, Distribution, round_step
+from batch_pipeline.wording import short_count
 
 WIDTH, HEIGHT = 420, 232
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 30, 44
@@ -99,9 +100,9 @@ def columns(
     *,
     x_title: str,
     y_title: str,
-    y_text: Callable[[float, float], str],
+    y_text: Callable[[float], str],
 ) -> Chart:
-    """A column for each of a few categories; `y_text` writes a tick's value given their step."""
+    """A column for each of a few categories; `y_text` writes the value of a tick."""
     step, top = _scale(max((column.value for column in shown), default=0.0))
     room = ROOM / max(len(shown), 1)
     # A single night is a column, not a wall.
@@ -166,35 +167,8 @@ def histogram(
         lines.append(Marker(x, TOP - 16 + 14 * row, words, anchor, style))
     return Chart(
         title, description, x_title, y_title, tuple(bars), tuple(ticks),
-        _y_ticks(step, top, lambda value, _: compact(value)), tuple(lines),
+        _y_ticks(step, top, short_count), tuple(lines),
     )  # fmt: skip
-
-
-def compact(value: float) -> str:
-    """`950`, `1.2k`, `25k`, `1.5M`: what fits under a tick."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def dollars(value: float, step: float) -> str:
-    """A tick in USD, with the decimals that its step needs."""
-    if value >= 10_000:
-        return f"${compact(value)}"
-    decimals = 0
-    while step and decimals < 9 and abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
-        decimals += 1
-    return f"${value:,.{max(decimals, 2) if decimals else 0}f}"
-
-
-def short_duration(seconds: float) -> str:
-    """`45 s`, `10 min`, `1.5 h`: under a tick."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:.3g} h"
 
 
 def _multiples(step: Callable[[float], float], bins: Bins) -> list[float]:
@@ -218,10 +192,10 @@ def _scale(largest: float, *, least: float = 0.0) -> tuple[float, float]:
     return step, step * max(1, math.ceil(largest / step - 1e-9))
 
 
-def _y_ticks(step: float, top: float, text: Callable[[float, float], str]) -> tuple[Tick, ...]:
+def _y_ticks(step: float, top: float, text: Callable[[float], str]) -> tuple[Tick, ...]:
     count = round(top / step)
     return tuple(
-        Tick(FLOOR - (FLOOR - TOP) * index / count, text(index * step, step))
+        Tick(FLOOR - (FLOOR - TOP) * index / count, text(index * step))
         for index in range(count + 1)
     )
 

@@ -64,7 +64,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values of which `counts` fall into the `bins`; P95: nearest rank."""
+    """Values of which `counts` fall into the `bins`; median and P95 are by nearest rank."""
 
     values: int
     minimum: float
@@ -86,13 +86,10 @@ class Distribution:
         counts = [0] * bins.count
         for value in ordered:
             counts[max(0, bisect_right(borders, value) - 1)] += 1
-        middle = len(ordered) // 2
-        median = ordered[middle] if len(ordered) % 2 else mean(ordered[middle - 1 : middle + 1])
-        rank = max(0, math.ceil(0.95 * len(ordered)) - 1)
+        median, p95 = (ordered[nearest_rank(len(ordered), share)] for share in (0.5, 0.95))
         return cls(
-            len(ordered), ordered[0], mean(ordered), median, ordered[rank], ordered[-1], bins,
-            tuple(counts),
-        )  # fmt: skip
+            len(ordered), ordered[0], mean(ordered), median, p95, ordered[-1], bins, tuple(counts)
+        )
 
     def as_json(self, digits: int = 3) -> dict[str, Any]:
         return {
@@ -107,6 +104,16 @@ class Distribution:
                 for index, count in enumerate(self.counts)
             ],
         }
+
+
+def nearest_rank(count: int, share: float) -> int:
+    """Where a quantile stands among `count` ascending values: the smallest that at least this share
+    of them do not exceed.
+
+    DuckDB's `quantile_disc` has the same rule, so that a P95 is the same figure everywhere.
+    """
+    # Rounded, because 0.07 * 100 is 7.000000000000001.
+    return max(1, math.ceil(round(share * count, 9))) - 1
 
 
 def round_step(least: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
-from batch_pipeline.pricing.prices import ModelPrice, Tiers, TokenUsage, UnitPrices
+from batch_pipeline.pricing.prices import TokenUsage
 from batch_pipeline.reporting.deadline_cost import DeadlineCost
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
@@ -254,30 +254,6 @@ class Report:
         if not self.estimated_usd:
             return None
         return float(self.costs.billed_usd / self.estimated_usd - 1)
-
-
-def at_realtime_price(price: ModelPrice, by_tier: Mapping[int, TokenUsage]) -> Decimal:
-    """USD at the real-time price for usage that is summed by price tier.
-
-    Keys are positions in `price.realtime.prices`: each request's own prompt length decides which,
-    and within one the cost is linear in the tokens, so that sums cost what their parts do.
-    """
-    return at_price(price.realtime, by_tier)
-
-
-def at_price(tiers: Tiers, by_tier: Mapping[int, TokenUsage]) -> Decimal:
-    """The same at the prices of either way; keys are positions in `tiers.prices`."""
-    return sum((_linear(tiers.prices[tier], usage) for tier, usage in by_tier.items()), ZERO)
-
-
-def _linear(prices: UnitPrices, usage: TokenUsage) -> Decimal:
-    return (
-        prices.input * usage.input_tokens
-        + prices.output * usage.output_tokens
-        + prices.cache_write_5m * usage.cache_write_5m_tokens
-        + prices.cache_write_1h * usage.cache_write_1h_tokens
-        + prices.cache_read * usage.cache_read_tokens
-    )
 
 
 def _each(amount: Decimal, count: int) -> Decimal | None:

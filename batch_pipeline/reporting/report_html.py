@@ -18,10 +18,12 @@ from batch_pipeline.reporting import charts
 from batch_pipeline.reporting.charts import Chart
 from batch_pipeline.reporting.distribution import Distribution, clock_step, round_step
 from batch_pipeline.reporting.report import Report
-from batch_pipeline.reporting.wording import (
+from batch_pipeline.wording import (
     clipped,
     duration,
     percent,
+    short_count,
+    short_usd,
     signed_usd,
     status_label,
     usd,
@@ -197,7 +199,7 @@ def _nights_chart(report: Report) -> Chart:
         shown,
         x_title="night",
         y_title="USD",
-        y_text=charts.dollars,
+        y_text=short_usd,
     )
 
 
@@ -209,7 +211,7 @@ def _tokens_chart(title: str, shown: Distribution, kind: str) -> Chart:
         shown,
         x_title="tokens",
         y_title="answers",
-        x_text=charts.compact,
+        x_text=short_count,
         x_step=round_step,
         kind=kind,
         markers=((shown.mean, f"mean {mean:,}", "mean"), (shown.p95, f"P95 {p95:,}", "p95")),
@@ -224,7 +226,7 @@ def _turnaround_chart(shown: Distribution) -> Chart:
         shown,
         x_title="from acceptance to end",
         y_title="batches",
-        x_text=charts.short_duration,
+        x_text=duration,
         x_step=clock_step,
         kind="batch",
         markers=((shown.median, f"median {median}", "mean"), (shown.p95, f"P95 {p95}", "p95")),

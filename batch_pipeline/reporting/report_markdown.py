@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batch_pipeline.reporting.deadline_cost import DeadlineCost
 from batch_pipeline.reporting.report import Report
-from batch_pipeline.reporting.wording import (
+from batch_pipeline.wording import (
     clipped,
     duration,
     moment,

@@ -181,7 +181,7 @@ def test_the_message_says_what_is_missing_and_of_which_ceiling(ledger: Ledger) -
         waiting = begin(connection, night, limits)
     assert str(waiting).startswith(
         "12 requests wait: budget.max_usd_per_partition ($20.50) has no room: $9.25 billed; the "
-        "next 12 requests need up to $12.00, $0.7500 more than is left; raise budget.max_usd_"
+        "next 12 requests need up to $12.00, $0.75 more than is left; raise budget.max_usd_"
     )
 
 

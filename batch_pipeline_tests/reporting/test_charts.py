@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,8 +14,10 @@ from batch_pipeline.reporting.distribution import (
     Bins,
     Distribution,
     clock_step,
+    nearest_rank,
     round_step,
 )
+from batch_pipeline.wording import duration, short_usd
 
 times = st.lists(st.floats(0, 90_000, allow_nan=False), min_size=1, max_size=200)
 
@@ -54,7 +57,7 @@ def test_the_distribution_of_nothing_is_none() -> None:
     one = Distribution.of_seconds([42.0])
     assert one is not None
     assert (one.minimum, one.median, one.p95, one.maximum) == (42.0, 42.0, 42.0, 42.0)
-    assert Distribution.of_seconds([30.0, 10.0, 20.0, 40.0]).median == 25.0  # type: ignore[union-attr]
+    assert Distribution.of_seconds([30.0, 10.0, 20.0, 40.0]).median == 20.0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -65,21 +68,16 @@ def test_round_steps(least: float, step: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "step", "text"),
+    ("count", "share", "at"),
     [
-        (0.4, 0.2, "$0.40"), (3, 1, "$3"), (2.5, 2.5, "$2.50"), (0.00025, 0.00025, "$0.00025"),
-        (2_500, 500, "$2,500"), (25_000, 5_000, "$25k"), (0, 0.2, "$0.00"),
+        (1, 0.95, 0), (2, 0.5, 0), (3, 0.5, 1), (4, 0.5, 1),
+        (19, 0.95, 18), (20, 0.95, 18), (21, 0.95, 19), (100, 0.07, 6),
     ],
 )  # fmt: skip
-def test_dollars_under_a_tick(value: float, step: float, text: str) -> None:
-    assert charts.dollars(value, step) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (950, "950"), (1_200, "1.2k"), (2.5e6, "2.5M"), (3e9, "3B")]
-)
-def test_counts_under_a_tick(value: float, text: str) -> None:
-    assert charts.compact(value) == text
+def test_the_rule_of_a_quantile_is_that_of_duckdb(count: int, share: float, at: int) -> None:
+    assert nearest_rank(count, share) == at
+    query = f"SELECT quantile_disc(range, {share}) FROM range({count})"
+    assert duckdb.connect().execute(query).fetchall() == [(at,)]
 
 
 def drawn(values: list[tuple[float, float]]) -> Chart:
@@ -88,7 +86,7 @@ def drawn(values: list[tuple[float, float]]) -> Chart:
         for index, (one, two) in enumerate(values)
     ]
     return charts.columns(
-        "t", "d", shown, x_title="x", y_title="y", y_text=charts.dollars
+        "t", "d", shown, x_title="x", y_title="y", y_text=short_usd
     )  # fmt: skip
 
 
@@ -115,7 +113,7 @@ def test_histograms_stay_within_the_picture(values: list[float]) -> None:
     found = Distribution.of_seconds(values)
     assert found is not None
     chart = charts.histogram(
-        "t", "d", found, x_title="x", y_title="y", x_text=charts.short_duration,
+        "t", "d", found, x_title="x", y_title="y", x_text=duration,
         x_step=clock_step, kind="batch",
         markers=((found.p95, "P95 59 min 59 s", "p95"),),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from batch_pipeline.reporting.wording import duration, usd
+from batch_pipeline.wording import duration, usd
 
 # What an hour is worth where nobody has said that somebody waits: so little that it decides only
 # about trials and small jobs, whose saving is cents.

@@ -16,13 +16,13 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, TOKENS
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import TOKENS, ModelPrice, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
-from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted, at_realtime_price
+from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted
 
 if TYPE_CHECKING:
     import duckdb
@@ -127,7 +127,7 @@ def _by_model(
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
             rows = connection.execute(by_tier(price.realtime.starts)).fetchall()
         for mode, tier, answers, usd, *sums in rows:
-            tokens = TokenUsage(**dict(zip(TOKENS, map(int, sums), strict=True)))
+            tokens = TokenUsage(*map(int, sums))
             usage = ModelUsage(
                 model_id=model_id,
                 price_model=price.matched_model,
@@ -135,7 +135,7 @@ def _by_model(
                 answers=int(answers),
                 tokens=tokens,
                 usd=Decimal(usd),
-                counterfactual_usd=at_realtime_price(price, {int(tier): tokens}),
+                counterfactual_usd=price.realtime.prices[int(tier)].cost(tokens),
             )
             way = (model_id, price.matched_model, usage.mode)
             found[way] = found[way] + usage if way in found else usage

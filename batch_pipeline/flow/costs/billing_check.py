@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.schemas import TOKENS
 from batch_pipeline.ledger import shards, snapshots, submissions, tables
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.pricing.prices import TOKENS
 
 # What the organisation's reports call the two ways; priority tiers are none of ours.
 WAYS = {"batch": "batch", "standard": "realtime"}

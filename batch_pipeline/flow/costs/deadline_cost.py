@@ -12,12 +12,11 @@ from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, TOKENS
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
 from batch_pipeline.reporting.deadline_cost import DeadlineCost
-from batch_pipeline.reporting.report import at_price
 
 
 def of_night(
@@ -38,10 +37,9 @@ def of_night(
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
             rows = connection.execute(answer_sums.by_tier(price.batch.starts)).fetchall()
         for _, tier, answers, usd, *sums in rows:
-            tokens = TokenUsage(**dict(zip(TOKENS, map(int, sums), strict=True)))
             requests += int(answers)
             realtime += Decimal(usd)
-            batch += at_price(price.batch, {int(tier): tokens})
+            batch += price.batch.prices[int(tier)].cost(TokenUsage(*map(int, sums)))
     return DeadlineCost(
         datetime.fromtimestamp(night.deadline_at, UTC), _met(state), requests, realtime, batch
     )

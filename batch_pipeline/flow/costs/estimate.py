@@ -46,8 +46,8 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import ModelPrice
-from batch_pipeline.reporting.wording import duration
 from batch_pipeline.storage.files import Files
+from batch_pipeline.wording import duration
 
 # The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,
 # and code, has more tokens for its bytes or fewer.

@@ -31,7 +31,7 @@ LATEST_SUBMISSIONS = 50
 MOST_NIGHTS = 100
 
 _OUTPUT = """
-    SELECT avg(output_tokens), quantile_cont(output_tokens, [0.5, 0.95]) FROM answers
+    SELECT avg(output_tokens), quantile_disc(output_tokens, [0.5, 0.95]) FROM answers
     WHERE input_tokens + cache_write_5m_tokens + cache_write_1h_tokens + cache_read_tokens > 0
 """
 

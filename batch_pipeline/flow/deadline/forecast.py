@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.reporting.wording import duration, moment
+from batch_pipeline.wording import duration, moment
 
 # Where nothing was measured: the API's documentation says that most batches end within an hour, and
 # all within 24; that a call takes some seconds is common experience.

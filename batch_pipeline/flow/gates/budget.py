@@ -29,8 +29,8 @@ from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import Bounds, Measured
 from batch_pipeline.pricing.prices import Mode
-from batch_pipeline.reporting.wording import usd
 from batch_pipeline.settings import Settings
+from batch_pipeline.wording import usd
 
 # Shards are so small that this number of them fits under the tightest ceiling at once. Less is
 # billed than was reserved, so that collected shards make room for the next; a night in one shard,

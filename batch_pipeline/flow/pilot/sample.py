@@ -22,7 +22,6 @@ from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
-from batch_pipeline.flow.schemas import TOKENS
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import Waiting
@@ -31,7 +30,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
-from batch_pipeline.pricing.prices import Mode, ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import TOKENS, Mode, ModelPrice, TokenUsage
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10

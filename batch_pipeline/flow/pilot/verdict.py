@@ -16,7 +16,8 @@ from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.prices import TokenUsage
 from batch_pipeline.pricing.projection import project
-from batch_pipeline.reporting.wording import usd
+from batch_pipeline.reporting.distribution import nearest_rank
+from batch_pipeline.wording import usd
 
 EXAMPLES = 3
 # Of a pilot that the API has hardly worked on, nothing can be said.
@@ -120,8 +121,8 @@ def judge(
         invalid_output_rate=_rate(judged, Status.INVALID_OUTPUT),
         mean_input_tokens=usage.prompt_tokens / len(judged),
         mean_output_tokens=usage.output_tokens / len(judged),
-        p95_input_tokens=_p95([answer.usage.prompt_tokens for answer in judged]),
-        p95_output_tokens=_p95([answer.usage.output_tokens for answer in judged]),
+        p95_input_tokens=_p95(answer.usage.prompt_tokens for answer in judged),
+        p95_output_tokens=_p95(answer.usage.output_tokens for answer in judged),
         cache_read_share=usage.cache_read_tokens / max(1, usage.prompt_tokens),
         cost_usd=float(billed_usd),
         projected_usd=_rounded(projected.expected),
@@ -211,9 +212,9 @@ def _rate(judged: Sequence[Answered], status: Status) -> float:
     return sum(answer.status == status for answer in judged) / len(judged)
 
 
-def _p95(values: Sequence[int]) -> float:
+def _p95(values: Iterable[int]) -> float:
     ordered = sorted(values)
-    return float(ordered[round(0.95 * (len(ordered) - 1))])
+    return float(ordered[nearest_rank(len(ordered), 0.95)])
 
 
 def _rounded(amount: Decimal) -> float:

@@ -32,6 +32,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.reporting.distribution import nearest_rank
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def unbought(
     if not len(sizes):
         return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
     ordered = np.sort(sizes)
-    median, p95 = (sampling.quantile(ordered, share) for share in (0.5, 0.95))
+    median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
     return Unbought(
         requests=len(sizes),

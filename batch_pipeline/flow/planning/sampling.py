@@ -6,7 +6,6 @@ Belongs here: arithmetic over the sizes of requests, which come in the order of 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,13 +21,6 @@ def by_length(sizes: Numbers, count: int) -> list[Numbers]:
     groups have one more than the last, and none is empty."""
     order = np.argsort(sizes, kind="stable")
     return np.array_split(order, min(count, len(order))) if len(order) else []
-
-
-def quantile(ordered: Numbers, share: float) -> float:
-    """Of numbers that ascend, between two in proportion. numpy's own takes 10 ms at first."""
-    at = share * (len(ordered) - 1)
-    below, above = ordered[math.floor(at)], ordered[math.ceil(at)]
-    return float(below + (above - below) * (at - math.floor(at)))
 
 
 def lots(units: Iterable[str], seed: str = "") -> Lots:

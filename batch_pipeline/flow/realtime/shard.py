@@ -39,6 +39,7 @@ from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.reporting.distribution import nearest_rank
 
 
 @dataclass(slots=True, eq=False)
@@ -227,10 +228,9 @@ def _latency(milliseconds: list[int]) -> dict[str, float] | None:
     if not milliseconds:
         return None
     ordered = sorted(milliseconds)
-    last = len(ordered) - 1
     return {
         "calls": len(ordered),
         "mean": round(sum(ordered) / len(ordered), 1),
-        "p50": ordered[round(0.5 * last)],
-        "p95": ordered[round(0.95 * last)],
+        "p50": ordered[nearest_rank(len(ordered), 0.5)],
+        "p95": ordered[nearest_rank(len(ordered), 0.95)],
     }

@@ -20,7 +20,7 @@ from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import alerts as recorded
 from batch_pipeline.ledger.alerts import NewAlert
-from batch_pipeline.reporting.wording import usd
+from batch_pipeline.wording import usd
 
 log = logging.getLogger(__name__)
 

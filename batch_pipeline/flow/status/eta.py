@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.reporting.wording import duration, usd
+from batch_pipeline.wording import duration, usd
 
 # The API ends a batch 24 hours after its creation, done or not.
 LONGEST_SECONDS = 24 * 3600.0

@@ -22,8 +22,8 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Sums
-from batch_pipeline.ledger.tables import TOKENS
-from batch_pipeline.reporting.wording import moment
+from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.wording import moment, usd
 
 # Of what is collected, so many are shown one by one; the rest is in the sums.
 LATEST = 50
@@ -168,7 +168,7 @@ class Progress:
             parts.append(f"{self.unknown:,} of unknown outcome")
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
-        parts.append(f"${self.total_cost_usd:.4f}")
+        parts.append(usd(self.total_cost_usd))
         wanted = deadline(self.night, self.at)
         if wanted is not None:
             parts.append(wanted)

@@ -16,7 +16,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.reporting.wording import usd
+from batch_pipeline.wording import duration, usd
 
 # Codes by kind: what only a person can lift, and gates, which are alerts and no warnings because
 # every place that shows warnings shows the night's state beside them.
@@ -153,7 +153,8 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
         yield NightWarning(
             "unknown_outcome",
             f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
-            f"for {_long(lasted)}; the API's list is consulted until it is found, or proven absent",
+            f"for {duration(lasted)}; the API's list is consulted until it is found, or proven "
+            "absent",
             name,
             alerts=lasted > UNKNOWN_LASTS_SECONDS,
         )
@@ -166,7 +167,9 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
 def _near_expiry(name: str, left: float) -> Iterator[NightWarning]:
     if left > NEAR_EXPIRY_SECONDS:
         return
-    when = f"expires in {_long(left)}" if left > 0 else f"should have expired {_long(-left)} ago"
+    when = (
+        f"expires in {duration(left)}" if left > 0 else f"should have expired {duration(-left)} ago"
+    )
     yield NightWarning(
         "near_expiry",
         f"batch {name} {when} and has not been seen to end; what it leaves unanswered is sent "
@@ -182,15 +185,16 @@ def _uncollected(submission: Submission, name: str, at: float) -> Iterator[Night
             yield NightWarning(
                 "results_gone",
                 f"the results of batch {name} were not collected within 29 days; the API has "
-                f"deleted them {_long(-left)} ago. Its documents are set aside with the next run",
+                f"deleted them {duration(-left)} ago. Its documents are set aside with the next "
+                "run",
                 name,
             )
             return
         if left <= NEAR_DELETION_SECONDS:
             yield NightWarning(
                 "results_near_deletion",
-                f"the results of batch {name} are deleted by the API in {_long(left)} and are not "
-                "collected; run the night, or switch its sensor on",
+                f"the results of batch {name} are deleted by the API in {duration(left)} and are "
+                "not collected; run the night, or switch its sensor on",
                 name,
             )
             return
@@ -198,19 +202,7 @@ def _uncollected(submission: Submission, name: str, at: float) -> Iterator[Night
     if submission.state is State.ENDED and waited > UNCOLLECTED_SECONDS:
         yield NightWarning(
             "uncollected",
-            f"batch {name} ended {_long(waited)} ago and is not collected; is the sensor switched "
-            "on? `batch-pipeline run` collects too",
+            f"batch {name} ended {duration(waited)} ago and is not collected; is the sensor "
+            "switched on? `batch-pipeline run` collects too",
             name,
         )
-
-
-def _long(seconds: float) -> str:
-    """`42 s`, `7 min`, `5 h 07 min`, `3 days`: no finer than a person needs."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // 60} min"
-    if whole < 2 * DAY:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} days"

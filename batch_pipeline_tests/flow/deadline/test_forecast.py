@@ -143,7 +143,7 @@ def test_what_is_not_proven_ours_is_never_taken_over() -> None:
         (
             outlook(1, unsent=100),
             True,
-            "batches take 30 min 00 s (measured on 20); all is expected",
+            "batches take 30 min (measured on 20); all is expected",
         ),
         (
             outlook(0.4, unsent=100, turnaround=Turnaround()),

@@ -26,21 +26,6 @@ def test_groups_have_equal_counts_from_short_to_long(
     assert [group.tolist() for group in found] == groups
 
 
-@pytest.mark.parametrize(
-    ("numbers", "share", "found"),
-    [
-        ([7], 0.95, 7.0),
-        ([1, 3], 0.5, 2.0),
-        ([1, 2, 9], 0.5, 2.0),
-        ([0, 10, 20], 0.95, 19.0),
-    ],
-)
-def test_a_quantile_lies_between_two_numbers(
-    numbers: list[int], share: float, found: float
-) -> None:
-    assert sampling.quantile(np.array(numbers, dtype=np.int64), share) == pytest.approx(found)
-
-
 def test_a_sample_has_one_of_each_length_and_follows_from_the_seed() -> None:
     sizes = np.repeat(np.array([300, 100, 200], dtype=np.int64), 50)
     units = [f"{number:032x}" for number in range(len(sizes))]

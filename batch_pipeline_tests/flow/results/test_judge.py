@@ -22,9 +22,9 @@ from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results.judge import LineJudge, ResultsIncompleteError
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, TOKENS
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.pricing.prices import ModelPrice, find_price
+from batch_pipeline.pricing.prices import TOKENS, ModelPrice, find_price
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT, SUBMISSION
 from batch_pipeline_tests.support import job
 

@@ -1,4 +1,4 @@
-"""How amounts, counts and durations read in the reports for people."""
+"""How money, counts and times are written for people: the one place for all faces and messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from decimal import Decimal
 DIME = Decimal("0.1")
 SIGNIFICANT_DIGITS = 3
 NOTHING = "n/a"
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 def usd(amount: Decimal | None) -> str:
@@ -26,6 +27,19 @@ def signed_usd(amount: Decimal) -> str:
     return usd(amount) if amount < 0 else f"+{usd(amount)}"
 
 
+def short_usd(amount: float) -> str:
+    """`$0.25`, `$25k`: an amount under a tick of a chart."""
+    return f"${short_count(amount)}" if amount >= 1_000 else usd(Decimal(str(amount)))
+
+
+def short_count(count: float) -> str:
+    """`950`, `1.2k`, `25k`, `1.5M`: a count under a tick of a chart."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.3g}"
+
+
 def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.1%}"
 
@@ -36,17 +50,22 @@ def part(count: int, whole: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
+    """`42 s`, `10 min`, `3 min 20 s`, `5 h 07 min`, `2 days 12 h`: never more than two units."""
+    whole = max(0, round(seconds))
+    if whole < MINUTE:
         return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < HOUR:
+        minutes, rest = divmod(whole, MINUTE)
+        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
+    if whole < 2 * DAY:
+        hours, rest = divmod(whole // MINUTE, HOUR // MINUTE)
+        return f"{hours} h {rest:02d} min" if rest else f"{hours} h"
+    days, rest = divmod(whole // HOUR, DAY // HOUR)
+    return f"{days} days {rest} h" if rest else f"{days} days"
 
 
 def moment(at: float) -> str:
-    """`2026-01-02 06:00 UTC`, from seconds since the epoch: the same whoever reads it, and when."""
+    """`2026-01-02 06:00 UTC`, from seconds since the epoch: the same for every reader."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
