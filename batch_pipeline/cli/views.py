@@ -234,7 +234,7 @@ def say_redriven(output: Output, redriven: Redriven) -> None:
     sent, missing = redriven.sent, redriven.missing
     if missing:
         ids = ", ".join(missing[:NAMED_IDS]) + (", …" if len(missing) > NAMED_IDS else "")
-        output.say(f"No longer in the input, {len(missing):,} dead letters stay: {ids}.")
+        output.say(f"Not in the input any more, their dead letters stay ({len(missing):,}): {ids}")
     if not sent:
         output.say("No dead letter is to be sent again.")
         return

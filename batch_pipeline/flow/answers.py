@@ -1,7 +1,8 @@
-"""Which of a night's answers stand: the table `answers` that planning and publication join with.
+"""Which of a night's answers settle their units: the table `answers`.
 
-An answer settles its unit for good, until a redrive puts it behind: from then on it is an attempt
-and a cost like others. Answer files never change; what was put behind is known to the ledger.
+Planning and results join with it. A final answer settles its unit for good, unless it was
+redriven: from then on it counts as an attempt and as a cost alone. Answer files never change; which
+answers were redriven is known to the ledger.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ def of_night(
 def answer_paths(
     night: Night, collected: Sequence[submissions.Submission], *, duplicates: bool = False
 ) -> list[str]:
-    """The answer files of collected submissions; others, left by a crash, do not count.
+    """The answer files of collected submissions; files that a crash has left do not count.
 
-    Of shards that were bought twice only the first answers count; with `duplicates` these are
-    left out and the others given, which were billed as well.
+    Of a shard that was bought twice only the first answers count; with `duplicates` the answer
+    files of the second are returned instead, which were billed as well.
     """
     folder = paths.answers(night.job, night.partition, night.account)
     return [
@@ -94,8 +95,8 @@ def tables(
     standing: StandingAnswers,
     sources: Mapping[str, tuple[Sequence[str], pa.Schema]],
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """`joins.tables` with the table `answers` besides: those of `ANSWERS_SCHEMA`, `final` where
-    they stand, and whether each was `redriven`."""
+    """`joins.tables` with the table `answers` besides: the columns of `ANSWERS_SCHEMA`, of which
+    `final` says whether the answer settles its unit, and `redriven`."""
     collected = {
         "collected_answers": (standing.files, ANSWERS_SCHEMA),
         "overlaid_rows": (standing.overlaid, _OVERLAID_SCHEMA),

@@ -66,6 +66,21 @@ def test_nothing_to_redrive_is_not_a_run(program: Program, simulator: Simulator)
     assert simulator.books.accepted_requests == accepted
 
 
+def test_ids_that_are_no_longer_in_the_input_are_named(
+    program: Program, failing: Simulator
+) -> None:
+    good, bad = documents(3), [{"id": f"bad {n}", "text": f"{BAD} {n}"} for n in range(2)]
+    job = program.declare("review", [*good, *bad])
+    assert program("run", job).code == 0
+    failing.set_faults(Faults())
+    program.declare("review", [*good, bad[0]])
+    ended = program("dead-letter", "redrive", job)
+    assert ended.code == 0, ended.err
+    assert "their dead letters stay (1): bad 1" in ended.err
+    assert "Sent again: 1 refused" in ended.err
+    assert letters(program, job) == {"refused": 1}
+
+
 def test_without_waiting_run_goes_on_with_it(program: Program, failing: Simulator) -> None:
     job = program.declare("review", [*documents(3), {"id": "bad", "text": BAD}])
     assert program("run", job).code == 0

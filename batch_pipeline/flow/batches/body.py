@@ -14,20 +14,19 @@ from batch_pipeline.flow.dataset.snapshot import Input
 
 def body_chunks(
     token: str,
-    builder: RequestBuilder,
+    builders: Sequence[RequestBuilder],
     rows: Iterable[Input],
-    max_tokens: Sequence[int | None],
     chunk_bytes: int,
 ) -> Iterator[bytes]:
     """The body in chunks of about `chunk_bytes`; the last chunk is `BODY_END` alone.
 
-    `max_tokens` are those of each row's request (None: as declared), in the order of the rows.
-    Raises ValueError, before the end, where there are fewer rows.
+    `builders` make the request of each row, in the order of the rows. Raises ValueError, before the
+    end, where there are fewer rows.
     """
     pieces: list[bytes] = [BODY_START]
     size = count = 0
     for number, row in enumerate(rows):
-        params = builder.rebuild(row.text, max_tokens[number], row.places)
+        params = builders[number].rebuild(row.text, row.places)
         head = b',{"custom_id":"%s","params":' % custom_id(token, number).encode()
         pieces += (head if number else head[1:], params, b"}")
         size += len(head) + len(params) + 1
@@ -35,7 +34,7 @@ def body_chunks(
         if size >= chunk_bytes:
             yield b"".join(pieces)
             pieces, size = [], 0
-    if count < len(max_tokens):
+    if count < len(builders):
         raise ValueError("the snapshot has fewer rows than the manifest")
     if pieces:
         yield b"".join(pieces)

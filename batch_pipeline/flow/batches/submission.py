@@ -18,7 +18,7 @@ from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches.body import body_chunks
 from batch_pipeline.flow.concurrency import Stop, at_once
 from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
+from batch_pipeline.flow.dataset.requests import Declaration, body_length
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
@@ -127,11 +127,10 @@ def _send(
     declaration = Declaration.from_json(snapshot.declaration)
     manifest = manifests.read(pipeline.files, intent.shard.manifest, _SENT)
     ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
-    asked = variants.declarations_of(manifest, declaration)
-    rooms = [None if name is None else asked[name].max_tokens for name in names]
+    asked = variants.builders_of(manifest, declaration)
+    builders = [asked[name] for name in names]
     rows = snapshots.read_inputs(pipeline.files, snapshot, ordinals)
-    builder = RequestBuilder(declaration)
-    chunks = body_chunks(submission.token, builder, rows, rooms, UPLOAD_CHUNK_BYTES)
+    chunks = body_chunks(submission.token, builders, rows, UPLOAD_CHUNK_BYTES)
     length = body_length(sizes)
     body = _SealedBody(pipeline, submission, limits, chunks, stop)
     try:

@@ -230,7 +230,7 @@ def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unboug
     tokens = size = 0
     try:
         for row in snapshots.read_inputs(files, snapshot, left.sample):
-            params = builder.rebuild(row.text, places=row.places)
+            params = builder.rebuild(row.text, row.places)
             tokens += pipeline.api.count_tokens(params, declaration.betas)
             size += len(params)
     except ApiFailure:

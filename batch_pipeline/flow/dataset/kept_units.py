@@ -1,8 +1,8 @@
 """Items that keep the request which a former declaration made of them, because it is answered.
 
-Belongs here: which items these are, and finding them again by id while the input is read. A redrive
-under a changed declaration asks the redriven items alone with it; what is settled stays settled,
-also when the input is read again later.
+A redrive under a changed declaration asks the redriven items alone with it. When the input is read
+anew after that, all other items would become other requests, and be bought again. Belongs here:
+which items keep their request, and finding them by id while the input is read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SETTLED_OTHERWISE = """
 
 @dataclass
 class KeptUnits:
-    """Finds what an item is to keep; counts nothing and changes nothing."""
+    """Finds the unit that an item keeps, by the item's id."""
 
     builders: Mapping[str, RequestBuilder] = field(default_factory=dict)
     _database: sqlite3.Connection | None = None
@@ -47,11 +47,12 @@ class KeptUnits:
 
 
 def is_kept_on(night: Night, current: Snapshot, present: Declaration) -> bool:
-    """Whether reading the input again keeps what is settled under former declarations.
+    """Whether items that are settled under former declarations keep their requests when the input
+    is read again.
 
-    It does as long as the declaration is the one that a redrive brought, and where it is corrected
-    once more before the redriven items are settled. A change after that is an ordinary one: it asks
-    for every item.
+    They do under the declaration of the last redrive, and under another one as long as the redriven
+    items are not all settled. A later change of the declaration is an ordinary one: it asks for
+    every item.
     """
     same = current.declaration_hash == present.hash
     return current.kept > 0 and (same or night.completed_at is None)

@@ -95,8 +95,13 @@ class RequestBuilder:
             output_format = {"type": "json_schema", "schema": declaration.output_schema}
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
         self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
-        # None: with the `max_tokens` that is declared; others as they are asked for, one or two.
-        self._prefixes: dict[int | None, bytes] = {None: self._prefix_with(declaration.max_tokens)}
+        before: dict[str, Any] = {
+            "model": declaration.model_id,
+            "max_tokens": declaration.max_tokens,
+        }
+        if declaration.system is not None:
+            before["system"] = declaration.system
+        self._prefix = orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
         first, *others = (orjson.dumps(part)[1:-1] for part in self._template.literals)
         self._first = b'"' + first
         # Of each text that is put in: which of the places it begins at, and what follows it.
@@ -105,7 +110,7 @@ class RequestBuilder:
             for slot, literal in zip(self._template.slots, others, strict=True)
         ]
         self._last = b'"' + self._suffix
-        constant = [self._prefix(None), self._first, *others, self._last]
+        constant = [self._prefix, self._first, *others, self._last]
         self._constant_bytes = sum(map(len, constant))
         # Most templates have words of their own: no row makes a blank prompt of them.
         self._may_be_blank = self._template.renders_blank(dict.fromkeys(self.columns, ""))
@@ -113,24 +118,21 @@ class RequestBuilder:
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
         self._begun = self._digest.copy()
-        self._begun.update(self._prefix(None) + self._first)
+        self._begun.update(self._prefix + self._first)
 
     def problem(self, values: dict[str, str]) -> str | None:
         """Why a row with these texts cannot be sent, as a short text that groups well, or None."""
         blank = self._may_be_blank and self._template.renders_blank(values)
         return "empty prompt" if blank else None
 
-    def build(self, values: dict[str, str], max_tokens: int | None = None) -> bytes:
-        """The Messages parameters of a row with these texts.
-
-        `max_tokens` is None for what is declared, or another number.
-        """
+    def build(self, values: dict[str, str]) -> bytes:
+        """The Messages parameters of a row with these texts."""
         prompt = orjson.dumps(self._template.render(values))
-        return b"".join((self._prefix(max_tokens), prompt, self._suffix))
+        return b"".join((self._prefix, prompt, self._suffix))
 
-    def splice(self, row: bytes, places: Sequence[int], max_tokens: int | None = None) -> bytes:
+    def splice(self, row: bytes, places: Sequence[int]) -> bytes:
         """What `build` makes of a row whose texts stand at these places (`row_json.places_of`)."""
-        pieces: list[bytes] = [self._prefix(max_tokens), self._first]
+        pieces: list[bytes] = [self._prefix, self._first]
         for at, literal in self._slots:
             pieces += (row[places[at] : places[at + 1]], literal)
         pieces.append(self._last)
@@ -147,36 +149,19 @@ class RequestBuilder:
         digest.update(self._last)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
 
-    def rebuild(
-        self, row: bytes, max_tokens: int | None = None, places: Sequence[int] | None = None
-    ) -> bytes:
+    def rebuild(self, row: bytes, places: Sequence[int] | None = None) -> bytes:
         """The parameters of a row that the snapshot holds as sendable."""
         if places is not None:
-            return self.splice(row, places, max_tokens)
+            return self.splice(row, places)
         values, problem = row_values(row, self.columns)
         assert problem is None, problem
-        return self.build(values, max_tokens)
+        return self.build(values)
 
     def fingerprint(self, params: bytes) -> str:
         """32 hex characters over the parameters and the betas."""
         digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
-
-    def _prefix(self, max_tokens: int | None) -> bytes:
-        if max_tokens not in self._prefixes:
-            assert max_tokens is not None
-            self._prefixes[max_tokens] = self._prefix_with(max_tokens)
-        return self._prefixes[max_tokens]
-
-    def _prefix_with(self, max_tokens: int) -> bytes:
-        before: dict[str, Any] = {
-            "model": self.declaration.model_id,
-            "max_tokens": max_tokens,
-        }
-        if self.declaration.system is not None:
-            before["system"] = self.declaration.system
-        return orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:

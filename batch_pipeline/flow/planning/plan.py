@@ -1,8 +1,8 @@
-"""The one rule of what is sent, and the cutting of shards.
+"""Planning: the open units of a night become shards that wait to be sent.
 
-Within one account, job and partition, every unit without an accepted answer that is not in flight
-and not set aside goes out. Resume, retry rounds, kept pilot answers, a night run again with new
-documents, a changed prompt: all follow from it. How these units are found is `open_units`.
+Resume, retry rounds, kept pilot answers, a night run again with new documents, a changed prompt:
+all follow from the one rule of which units are open, which is in `open_units`. A plan is made for
+the state of the night that it was read at, and is thrown away where the night has changed by then.
 """
 
 from __future__ import annotations
@@ -36,22 +36,26 @@ from batch_pipeline.pricing.bounds import Bounds
 
 log = logging.getLogger(__name__)
 
-# Of a real-time shard.
+# The most requests of a real-time shard.
 MOST_CALLS = 2_000
+# Manifests that are written while the next shard is cut.
 WRITTEN_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class ShardLimits:
-    """The smallest limits in force, so that no shard waits for ever."""
+    """How many requests and bytes a shard may have: the smallest limits in force, because a shard
+    above one of them would wait for ever."""
 
     requests: int
     bytes: int
 
     @classmethod
     def of_calls(cls, spec: JobSpec) -> ShardLimits:
-        """Of a shard that goes out call by call: it needs no room in the queue. A small one tells
-        early how the night goes, and little of it changes hands where a process dies."""
+        """The limits of a real-time shard, which needs no room in the queue.
+
+        A small shard shows its errors early, and little is left to another process if its own dies.
+        """
         return cls(
             requests=min(MOST_CALLS, spec.limits.max_requests_per_batch),
             bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
@@ -66,13 +70,13 @@ class ShardLimits:
         )
 
     def at_most(self, requests: int | None) -> ShardLimits:
-        """With no more than so many requests in a shard; None: as they are."""
+        """These limits with at most `requests` requests in a shard; None: unchanged."""
         return self if requests is None else replace(self, requests=min(self.requests, requests))
 
 
 @dataclass(frozen=True)
 class View:
-    """What the one rule looks at: a night, its snapshot, the answers there are, what is held."""
+    """What a plan follows from: a night, its snapshot and answers, manifests of held shards."""
 
     night: Night
     snapshot: Snapshot
@@ -81,7 +85,7 @@ class View:
 
 
 def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
-    """A night that has a snapshot as it is now, and that snapshot."""
+    """The night, which has a snapshot, as the ledger has it now, and the snapshot."""
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
@@ -89,7 +93,7 @@ def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
 
 
 def view(pipeline: Pipeline, night: Night) -> View:
-    """A consistent view of a night that has a snapshot."""
+    """The view of a night that has a snapshot, read in one transaction."""
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
@@ -154,9 +158,8 @@ def plan_all(
 
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(table, room) for table in units.all())
-        # One is written while the next is looked for.
         planned = list(each_ahead(write, cut(tables, limits), WRITTEN_AT_ONCE))
-    # Arrow keeps what the units took for others, and what comes next takes other sizes.
+    # Arrow keeps freed memory for allocations of the same sizes, and what comes next has others.
     pa.default_memory_pool().release_unused()
     return _add(pipeline, seen, planned, open_requests=0)
 
@@ -171,7 +174,8 @@ def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds:
 def plan_more_room(
     pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds
 ) -> bool:
-    """Make what was cut off in the pilot a shard that asks with more room; False: there is none."""
+    """Make a shard of the pilot's requests whose answers were cut off, to ask with more room;
+    returns False where there are none."""
     with _open(pipeline, seen) as units:
         table = units.cut_off(size)
     if not table.num_rows:
@@ -185,7 +189,7 @@ def _add_pilot(
 ) -> int:
     room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
     table = _as_manifest(units, room)
-    # Where batches would miss the deadline, the pilot that all others wait for would too.
+    # If batches would miss the deadline, so would a pilot in a batch, which the others wait for.
     hurried = spec.mode == "auto" and seen.night.realtime_since is not None
     engine = "realtime" if hurried else spec.pilot.via
     planned = replace(
@@ -276,7 +280,7 @@ def _add(pipeline: Pipeline, seen: View, new: Sequence[NewShard], *, open_reques
         added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
     if added:
         return len(new)
-    # Another process changed the night meanwhile: what it knows now decides, not this plan.
+    # Another process has changed the night since the view was read: the next plan starts from that.
     for planned in new:
         pipeline.files.remove(planned.manifest)
     return 0

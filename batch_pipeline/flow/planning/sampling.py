@@ -1,6 +1,6 @@
-"""Groups of equal count by length, from short to long, and samples that have one of each.
+"""Samples over all lengths of requests: one request from each group of similar length.
 
-Belongs here: arithmetic over the sizes of requests, which come in the order of their snapshot.
+Belongs here: arithmetic over the sizes of requests, in the order of their snapshot.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ Lots = npt.NDArray[np.uint64]
 
 
 def by_length(sizes: Numbers, count: int) -> list[Numbers]:
-    """Where the requests of each group stand; of equal ones the earlier is the shorter. The first
-    groups have one more than the last, and none is empty."""
+    """The positions of the requests of each of `count` groups, from short to long.
+
+    Of requests of equal size the earlier counts as shorter. Groups differ by at most one request,
+    the first ones being larger; where there are fewer requests there are fewer groups.
+    """
     order = np.argsort(sizes, kind="stable")
     return np.array_split(order, min(count, len(order))) if len(order) else []
 
 
 def lots(units: Iterable[str], seed: str = "") -> Lots:
-    """A number for each unit that follows from it and the seed alone."""
+    """A pseudo-random number for each unit, which follows from the unit and the seed alone."""
     digests = b"".join(hashlib.md5((unit + seed).encode()).digest()[:8] for unit in units)  # noqa: S324
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def drawn(sizes: Numbers, drawn_by: Lots, count: int) -> Numbers:
-    """Where a sample stands, in ascending order: of each of so many groups the smallest lot."""
+    """The positions of a sample, ascending: the smallest lot of each of `count` groups."""
     found = [group[np.argmin(drawn_by[group])] for group in by_length(sizes, count)]
     return np.sort(np.array(found, dtype=np.int64))
 
 
 def joined(columns: Iterable[pa.ChunkedArray]) -> Numbers:
-    """Columns of int64, which come one after the other, as one array."""
+    """Columns of int64 as one array, one after the other."""
     parts = [column.to_numpy() for column in columns]
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.jobs.spec import RetrySpec
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
@@ -50,6 +50,12 @@ def declarations_of(manifest: pa.Table, declaration: Declaration) -> dict[str | 
     return {None: declaration} | {each.name: each.declared_as(declaration) for each in variants}
 
 
+def builders_of(manifest: pa.Table, declaration: Declaration) -> dict[str | None, RequestBuilder]:
+    """What makes the requests of a manifest, by the name in its column `variant`."""
+    declared = declarations_of(manifest, declaration)
+    return {name: RequestBuilder(variant) for name, variant in declared.items()}
+
+
 @dataclass(frozen=True)
 class MoreRoom:
     """The variant with a larger `max_tokens`, for answers that were cut off there.
@@ -71,7 +77,7 @@ class MoreRoom:
         return cls(Variant("more_room", larger), growth, declaration.max_request_bytes)
 
     def fits(self, request_bytes: int) -> bool:
-        """Whether a request of this size can be sent with more room: no batch holds a larger one
+        """Whether a request of this size, in bytes, can be sent with more room: none may have more
         than `max_request_bytes`."""
         return self.variant is not None and request_bytes + self.growth <= self.max_request_bytes
 

@@ -190,7 +190,7 @@ class OpenShard:
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
-            params = builders[names[number]].rebuild(row.text, places=row.places)
+            params = builders[names[number]].rebuild(row.text, row.places)
             yield Call(self, number, params)
 
     def _count(

@@ -14,6 +14,7 @@ from batch_pipeline.flow.batches.body import body_chunks
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
 from batch_pipeline.flow.dataset.row_json import places_of, row_of_json
 from batch_pipeline.flow.dataset.snapshot import Input
+from batch_pipeline.flow.planning.variants import Variant
 from batch_pipeline.ledger.transitions import new_token
 from batch_pipeline_tests.support import job
 
@@ -39,14 +40,16 @@ def inputs_of(rows: Sequence[bytes], columns: Sequence[str], *, known: bool) -> 
 def test_a_body_is_its_requests_put_together(
     texts: list[str], template: str, known: bool, chunk: int
 ) -> None:
-    builder = RequestBuilder(Declaration.of(job("in.jsonl", prompt={"user": template})))
+    declaration = Declaration.of(job("in.jsonl", prompt={"user": template}))
+    builder = RequestBuilder(declaration)
+    larger = RequestBuilder(Variant("more_room", 123_456).declared_as(declaration))
     rows = rows_of(texts)
     # Every third request asks with more room than is declared.
-    rooms = [None if number % 3 else 123_456 for number in range(len(rows))]
-    params = [builder.rebuild(row, room) for row, room in zip(rows, rooms, strict=True)]
+    builders = [builder if number % 3 else larger for number in range(len(rows))]
+    params = [builders[number].rebuild(row) for number, row in enumerate(rows)]
     token, sizes = new_token(), [len(data) for data in params]
     inputs = inputs_of(rows, builder.columns, known=known)
-    chunks = list(body_chunks(token, builder, inputs, rooms, chunk))
+    chunks = list(body_chunks(token, builders, inputs, chunk))
 
     assert chunks[-1] == b"]}"  # what is held back until the submission is sealed
     assert all(chunks)
@@ -67,7 +70,7 @@ def test_a_body_is_its_requests_put_together(
 def test_a_body_does_not_end_before_all_rows_are_in_it() -> None:
     builder = RequestBuilder(Declaration.of(job("in.jsonl", prompt={"user": "{text}"})))
     inputs = inputs_of(rows_of(["one", "two"]), builder.columns, known=True)
-    chunks = body_chunks(new_token(), builder, inputs, [None] * 3, 1)
+    chunks = body_chunks(new_token(), [builder] * 3, inputs, 1)
     with pytest.raises(ValueError, match="fewer rows"):
         assert b"]}" not in list(chunks)
 

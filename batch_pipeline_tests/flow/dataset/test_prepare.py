@@ -100,7 +100,7 @@ def test_each_row_is_found_again_and_makes_the_request_of_its_fingerprint(
     assert table.column("id").to_pylist() == [str(row["id"]) for row in MIXED]
     builder = RequestBuilder(declaration)
     made = [
-        None if fingerprint is None else builder.rebuild(row.text, None, row.places)
+        None if fingerprint is None else builder.rebuild(row.text, row.places)
         for row, fingerprint in zip(found, table.column("fingerprint").to_pylist(), strict=True)
     ]
     assert [number for number, params in enumerate(made) if params is None] == [1, 7]

@@ -140,7 +140,7 @@ def test_a_request_put_together_from_places_is_the_one_that_is_built(
     row = row_of_json(write({**cells, "text": text, "title": title}))
     places = places_of(row, one.columns)
     built = one.build({"text": text, "title": title})
-    assert one.rebuild(row.text, places=places) == built
+    assert one.rebuild(row.text, places) == built
     if places is not None:
         found = one.fingerprint_and_size(row.text, places)
         assert found == (one.fingerprint(built), len(built))
