@@ -133,7 +133,7 @@ def latest_collected(connection: Connection, night_id: int, most: int) -> list[S
 
 
 def nights_with(connection: Connection, *states: State) -> set[int]:
-    """The nights, of whatever account, that have a submission in one of these states."""
+    """The nights of all accounts that have a submission in one of these states."""
     column = tables.submission.c.night_id
     wanted = tables.submission.c.state.in_([state.value for state in states])
     return set(connection.scalars(sa.select(column).where(wanted).distinct()))

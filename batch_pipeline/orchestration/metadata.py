@@ -127,12 +127,11 @@ def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Appr
 
 
 def _rates(verdict: Mapping[str, Any]) -> dict[str, float]:
-    """Verdicts of former releases lack the last two."""
     return {
         "error_rate_percent": _percent(verdict["error_rate"]),
         "truncated_rate_percent": _percent(verdict["truncated_rate"]),
-        "refused_rate_percent": _percent(verdict.get("refused_rate", 0.0)),
-        "invalid_output_rate_percent": _percent(verdict.get("invalid_output_rate", 0.0)),
+        "refused_rate_percent": _percent(verdict["refused_rate"]),
+        "invalid_output_rate_percent": _percent(verdict["invalid_output_rate"]),
     }
 
 
@@ -140,8 +139,8 @@ def _projection(verdict: Mapping[str, Any]) -> dict[str, float]:
     """What the night is projected to cost, and the interval where there is one."""
     found = {
         "projected_cost_usd": verdict["projected_usd"],
-        "projected_low_usd": verdict.get("projected_low_usd"),
-        "projected_high_usd": verdict.get("projected_high_usd"),
+        "projected_low_usd": verdict["projected_low_usd"],
+        "projected_high_usd": verdict["projected_high_usd"],
     }
     return {name: round(usd, 6) for name, usd in found.items() if usd is not None}
 
@@ -158,7 +157,7 @@ def of_pilot(
         **_projection(verdict),
         "mean_input_tokens": round(verdict["mean_input_tokens"], 1),
         "mean_output_tokens": round(verdict["mean_output_tokens"], 1),
-        "cache_read_percent": _percent(verdict.get("cache_read_share", 0.0)),
+        "cache_read_percent": _percent(verdict["cache_read_share"]),
         **_took(verdict),
         "simulated": simulated,
     }

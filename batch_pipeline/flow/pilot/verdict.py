@@ -49,7 +49,6 @@ class Verdict:
     examples: tuple[str, ...]
     declaration_hash: str
     content_hash: str
-    # Verdicts of former releases lack what follows.
     refused_rate: float = 0.0
     invalid_output_rate: float = 0.0
     p95_input_tokens: float = 0.0
@@ -178,7 +177,7 @@ def why_closed(spec: PilotSpec, verdict: Mapping[str, Any]) -> list[str]:
 
 def interval(verdict: Mapping[str, Any]) -> str:
     """` ($1.20 to $1.50)`: what a projection is believed to be within; nothing if it is unknown."""
-    low, high = verdict.get("projected_low_usd"), verdict.get("projected_high_usd")
+    low, high = verdict["projected_low_usd"], verdict["projected_high_usd"]
     if low is None or high is None:
         return ""
     return f" ({usd(Decimal(str(low)))} to {usd(Decimal(str(high)))})"

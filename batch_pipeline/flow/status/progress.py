@@ -1,4 +1,4 @@
-"""Where a night stands, from the ledger alone: no file is read, nothing is asked of the API."""
+"""The progress of a night, from the ledger alone: no file is read, the API is not asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.prices import TOKENS
 from batch_pipeline.wording import moment, usd
 
-# Of what is collected, so many are shown one by one; the rest is in the sums.
+# The latest collected submissions are shown one by one, at most this number of them.
 LATEST = 50
 
 # Keys of a night's forecast that say why something stays with batches although it is late.
@@ -37,12 +37,12 @@ KEPT_AS_BATCHES = "kept_as_batches"
 class Progress:
     """A night in numbers.
 
-    `items` are input rows, `requests` what is bought for them; `statuses` counts settled items.
-    Requests wait in shards or outside (`waiting`), are at the API or may be (`in_flight`, of which
-    `unknown`), or ended and are not collected yet (`to_collect`). `first` is what the breaker
-    counts, `approvals` are gates that a person overruled. Cost in USD, times in seconds.
-    `collected` is what has been collected, summed up; `submissions` are those that are not, and the
-    latest that are (`with_all` has every one).
+    `items` are input rows; `statuses` counts those that are settled. Of the requests, `waiting` are
+    not sent yet, `in_flight` are at the API or may be (`unknown` of them have an unknown outcome),
+    and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
+    collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
+    every one). `first` is what the breaker counts, `approvals` are gates that a person overruled.
+    Cost in USD, `at` in seconds since the epoch.
     """
 
     night: Night
@@ -63,13 +63,10 @@ class Progress:
     approvals: tuple[Approval, ...]
     at: float
     collected: tuple[Sums, ...] = ()
-    # Requests whose results can never be had, and what they may have cost at most.
-    gone_requests: int = 0
-    gone_usd_bound: Decimal = Decimal(0)
 
     @property
     def live(self) -> tuple[Submission, ...]:
-        """What is not collected yet, and not given up."""
+        """Submissions that are neither collected nor given up."""
         return tuple(s for s in self.submissions if s.state in LIVE)
 
     @property
@@ -79,19 +76,29 @@ class Progress:
 
     @property
     def called_usd(self) -> Decimal:
-        """What those calls have cost."""
+        """USD that the calls of `called` have cost."""
         found = (s.progress["cost_usd"] for s in self.live if s.progress is not None)
         return sum(map(Decimal, found), Decimal(0))
 
     @property
     def calls_per_second(self) -> float:
-        """Answers a second lately, over all processes that make calls now."""
+        """Answers a second by the latest checkpoints, over all processes that make calls."""
         by_owner = {
             s.owner: float(s.progress["per_second"])
             for s in self.live
             if s.state is State.CALLING and s.progress is not None
         }
         return sum(by_owner.values())
+
+    @property
+    def gone_requests(self) -> int:
+        """Requests whose results can never be had."""
+        return sum(part.gone_requests for part in self.collected)
+
+    @property
+    def gone_usd_bound(self) -> Decimal:
+        """USD that the requests of `gone_requests` may have cost at most."""
+        return sum((part.gone_usd for part in self.collected), Decimal(0))
 
     @property
     def settled(self) -> int:
@@ -116,7 +123,7 @@ class Progress:
 
     @property
     def error_rate(self) -> float:
-        """Of the items that were sent and answered, the part that was set aside."""
+        """The share of the answered items that was set aside."""
         return (self.dead_letter - self._unsent) / self.answered if self.answered else 0.0
 
     @property
@@ -129,7 +136,7 @@ class Progress:
 
     @property
     def at_work(self) -> bool:
-        """Something is at the API, or may be, or is to be collected."""
+        """Requests are at the API, or may be, or are to be collected."""
         return self.in_flight > 0 or self.to_collect > 0
 
     @property
@@ -138,7 +145,7 @@ class Progress:
 
     @property
     def sent_everything(self) -> bool:
-        """Nothing waits, nothing is at the API, nothing is to be collected."""
+        """No request waits, is at the API or is to be collected."""
         return (
             self.snapshot is not None
             and not self.waiting
@@ -151,7 +158,7 @@ class Progress:
         return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
 
     def describe(self) -> str:
-        """One line for a log, a skip reason, an observation."""
+        """One line for logs, skip reasons and observations."""
         if self.snapshot is None:
             return "its input has not been taken yet"
         share = self.settled / self.items if self.items else 1.0
@@ -219,20 +226,19 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         approvals=overruled,
         at=now(connection),
         collected=tuple(collected),
-        gone_requests=sum(part.gone_requests for part in collected),
-        gone_usd_bound=sum((part.gone_usd for part in collected), Decimal(0)),
     )
 
 
 def with_all(connection: Connection, state: Progress) -> Progress:
-    """A night's progress with every submission that it ever had, those given up included."""
+    """The same with every submission that the night has had, those given up included."""
     return replace(state, submissions=tuple(submissions.of_night(connection, state.night.id)))
 
 
 def wants_plan(state: Progress, full_shard: int) -> bool:
-    """Whether open requests are to be cut into shards: a first plan, or a retry round.
+    """Whether open requests are to be cut into shards, at the first plan or for a retry round.
 
-    That is once nothing else is left of the night, or once they fill a shard of `full_shard`.
+    They are once the night has nothing else left to do, or once they fill a shard of `full_shard`
+    requests.
     """
     unplanned = state.night.open_requests
     idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
@@ -244,7 +250,7 @@ def _requests(found: list[Submission], *states: State) -> int:
 
 
 def as_json(progress: Progress) -> dict[str, Any]:
-    """The part of a night's JSON that `status`, `run` and `report` have in common."""
+    """The keys that the JSON of `status`, `run` and `report` have in common."""
     night = progress.night
     return {
         "job": night.job,

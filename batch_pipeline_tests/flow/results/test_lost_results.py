@@ -73,14 +73,14 @@ def test_what_the_api_has_deleted_is_gone(
 @pytest.mark.parametrize(
     ("downloads", "waited", "is_gone"),
     [
-        (None, LEAST_SECONDS, False),
+        (0, LEAST_SECONDS, False),
         (MOST_DOWNLOADS - 2, LEAST_SECONDS, False),
         (MOST_DOWNLOADS - 1, LEAST_SECONDS - 1, False),
         (MOST_DOWNLOADS - 1, LEAST_SECONDS, True),
     ],
 )
 def test_lines_that_many_downloads_lacked_for_a_day_are_gone(
-    downloads: int | None, waited: float, is_gone: bool
+    downloads: int, waited: float, is_gone: bool
 ) -> None:
     ended = submission(ended_at=NOW, downloads=downloads)
     assert (why_gone(ended, INCOMPLETE, None, NOW + waited) is not None) is is_gone
