@@ -10,7 +10,7 @@ import pytest
 
 from batch_pipeline.flow.gates.night_gates import holds, pilot_gate
 from batch_pipeline.flow.pilot.sample import sample_size
-from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict, interval, judge, why_closed
+from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict, judge
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.night_state import ClosedGate
@@ -120,19 +120,6 @@ def test_a_projected_cost_over_its_limit_closes_the_gate(limit: str | None, clos
     if closed:
         [reason] = verdict.reasons
         assert reason.startswith("the night is projected to cost $0.11 ($0.11 to $0.11), over ")
-
-
-def test_verdicts_of_former_releases_are_judged_again() -> None:
-    """They lack the interval and what else has come since."""
-    former = {
-        "error_rate": 0.0, "truncated_rate": 0.5, "projected_usd": 3.0, "reasons": ["x"],
-    }  # fmt: skip
-    assert len(why_closed(SPEC, former)) == 1
-    limited = SPEC.model_copy(update={"max_projected_usd": Decimal(2), "max_truncated_rate": 1.0})
-    assert why_closed(limited, former) == [
-        "the night is projected to cost $3.00, over pilot.max_projected_usd ($2.00)"
-    ]
-    assert interval(former) == ""
 
 
 def test_how_long_the_sample_took() -> None:
