@@ -1,8 +1,10 @@
 """(b) Collect: from ended batches to results, against the plain SDK way and against the floor.
 
-The floor is Arrow's own JSON reader into zstd Parquet with the columns of the results, without any
-look at what the lines say. All three download the same batches in a process of their own; ratios
-are of the collecting itself, without the imports, which no night pays for by the line.
+The floor is Arrow's own JSON reader into zstd Parquet with the columns of the results; it does not
+check what the lines say. All three ways download the same batches, each in a process of its own.
+The ratios are of the collecting itself, without imports, which do not grow with the number of
+lines. CPU seconds are printed beside wall-clock seconds: they stay comparable where other processes
+use the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ from benchmarks.measure import (
 )
 from benchmarks.sink import TOOL
 
-FASTER, OF_FLOOR = 5.0, 2.0
+FASTER, OF_FLOOR = 5.0, 2.5
 NOT_COMPLETE = 4
 BLOCK_BYTES = 8 << 20
 
@@ -63,25 +66,34 @@ def main() -> None:
     kind = "calls of a tool" if options.tool_calls else "answers"
     items = f", each for {options.items} items" if options.items > 1 else ""
     show(f"(b) collect {count:,} {kind} of {options.answer_characters} characters{items}", ways)
-    plain, floor, ours = (float(usage.output.split()[-1]) for usage, _ in ways.values())
-    print(f"  without imports: {plain:.2f} s plain, {floor:.2f} s floor, {ours:.2f} s here")
-    verdict("times as fast as plain", plain / ours, f"at least {FASTER:g}", met=plain / ours >= 5)
-    verdict("of the floor's time", ours / floor, f"at most {OF_FLOOR:g}", met=ours / floor <= 2)
+    took = [[float(value) for value in usage.output.split()[-2:]] for usage, _ in ways.values()]
+    for name, (seconds, cpu_seconds) in zip(ways, took, strict=True):
+        print(f"  without imports: {name} {seconds:.2f} s, {cpu_seconds:.2f} s of CPU time")
+    plain, floor, ours = (seconds for seconds, _ in took)
+    faster, of_floor = plain / ours, ours / floor
+    verdict("times as fast as plain", faster, f"at least {FASTER:g}", met=faster >= FASTER)
+    verdict("of the floor's time", of_floor, f"at most {OF_FLOOR:g}", met=of_floor <= OF_FLOOR)
 
 
-def plain(target: Path) -> float:
+@contextmanager
+def timed() -> Iterator[None]:
+    """Print the wall-clock and the CPU seconds that the block takes, as a way's last line."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    yield
+    print(time.perf_counter() - start, time.process_time() - cpu_start)
+
+
+def plain(target: Path) -> None:
     import anthropic  # noqa: PLC0415  # each way has its own imports
 
     client = anthropic.Anthropic()
-    start = time.perf_counter()
-    with target.open("w") as file:
+    with timed(), target.open("w") as file:
         for batch in client.messages.batches.list(limit=1000):
             for line in client.messages.batches.results(batch.id):
                 file.write(line.model_dump_json() + "\n")
-    return time.perf_counter() - start
 
 
-def floor(target: Path) -> float:
+def floor(target: Path) -> None:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.json as pj  # noqa: PLC0415
@@ -89,45 +101,44 @@ def floor(target: Path) -> float:
 
     text = pa.string()
     target.mkdir()
-    start = time.perf_counter()
-    for batch_id in _listed():
-        response = urllib.request.urlopen(_request(f"/{batch_id}/results"))
-        lines = pj.read_json(response, pj.ReadOptions(block_size=BLOCK_BYTES))
-        count = lines.num_rows
-        message = pc.struct_field(lines["result"], "message")
-        usage = pc.struct_field(message, "usage")
-        content = pc.list_element(pc.struct_field(message, "content"), 0)
-        tokens = {
-            name: pc.struct_field(usage, name)
-            for name in (
-                "input_tokens", "output_tokens", "cache_creation_input_tokens",
-                "cache_read_input_tokens",
+    with timed():
+        for batch_id in _listed():
+            response = urllib.request.urlopen(_request(f"/{batch_id}/results"))
+            lines = pj.read_json(response, pj.ReadOptions(block_size=BLOCK_BYTES))
+            count = lines.num_rows
+            message = pc.struct_field(lines["result"], "message")
+            usage = pc.struct_field(message, "usage")
+            content = pc.list_element(pc.struct_field(message, "content"), 0)
+            tokens = {
+                name: pc.struct_field(usage, name)
+                for name in (
+                    "input_tokens", "output_tokens", "cache_creation_input_tokens",
+                    "cache_read_input_tokens",
+                )
+            }  # fmt: skip
+            table = pa.table(
+                {
+                    "id": lines["custom_id"],
+                    "status": pc.struct_field(lines["result"], "type"),
+                    "content": _text(content),
+                    "parsed": pa.nulls(count, text),
+                    "stop_reason": pc.struct_field(message, "stop_reason"),
+                    "error_type": pa.nulls(count, text),
+                    "error_message": pa.nulls(count, text),
+                    "model": pc.struct_field(message, "model"),
+                    **tokens,
+                    "cache_write_1h_tokens": pa.repeat(0, count),
+                    "cost_usd": pa.repeat(0.001, count),
+                    "attempt": pa.repeat(1, count),
+                    "mode": pa.repeat("batch", count),
+                    "batch_id": pa.repeat(batch_id, count),
+                    "custom_id": lines["custom_id"],
+                    "fingerprint": pc.struct_field(message, "id"),
+                    "simulated": pa.repeat(True, count),
+                    "collected_at": pa.repeat(time.time(), count),
+                }
             )
-        }  # fmt: skip
-        table = pa.table(
-            {
-                "id": lines["custom_id"],
-                "status": pc.struct_field(lines["result"], "type"),
-                "content": _text(content),
-                "parsed": pa.nulls(count, text),
-                "stop_reason": pc.struct_field(message, "stop_reason"),
-                "error_type": pa.nulls(count, text),
-                "error_message": pa.nulls(count, text),
-                "model": pc.struct_field(message, "model"),
-                **tokens,
-                "cache_write_1h_tokens": pa.repeat(0, count),
-                "cost_usd": pa.repeat(0.001, count),
-                "attempt": pa.repeat(1, count),
-                "mode": pa.repeat("batch", count),
-                "batch_id": pa.repeat(batch_id, count),
-                "custom_id": lines["custom_id"],
-                "fingerprint": pc.struct_field(message, "id"),
-                "simulated": pa.repeat(True, count),
-                "collected_at": pa.repeat(time.time(), count),
-            }
-        )
-        pq.write_table(table, target / f"{batch_id}.parquet", compression="zstd")
-    return time.perf_counter() - start
+            pq.write_table(table, target / f"{batch_id}.parquet", compression="zstd")
 
 
 def _text(content: Any) -> Any:
@@ -138,7 +149,7 @@ def _text(content: Any) -> Any:
     return pc.struct_field(content, ["input", "answer"] if called else ["text"])
 
 
-def ours(_target: Path) -> float:
+def ours(_target: Path) -> None:
     """Validation, deduplication, counts, the raw lines and the ledger included."""
     from batch_pipeline.flow import steps as stations  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
@@ -149,11 +160,9 @@ def ours(_target: Path) -> float:
     spec = find_job(pipeline.settings.jobs_dir, "bench")
     night = stations.open_night(pipeline, spec, "all")
     stations.poll_account(pipeline, night.account)
-    start = time.perf_counter()
-    collected = stations.collect_ended(pipeline, spec, night)
-    seconds = time.perf_counter() - start
+    with timed():
+        collected = stations.collect_ended(pipeline, spec, night)
     assert collected == len(list(_listed())), collected
-    return seconds
 
 
 def _request(path: str) -> urllib.request.Request:
@@ -172,6 +181,6 @@ WAYS = {"plain": plain, "floor": floor, "ours": ours}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1].startswith("--way="):
-        print(WAYS[sys.argv[1].removeprefix("--way=")](Path(sys.argv[2])))
+        WAYS[sys.argv[1].removeprefix("--way=")](Path(sys.argv[2]))
     else:
         main()

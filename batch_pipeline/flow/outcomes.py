@@ -1,7 +1,7 @@
-"""What an answer means and what is done about it: tables, and nothing else.
+"""What each answer and error of the API means, and what is done about it: tables and their look-up.
 
-Error types follow the API's documentation; they are compared as text, because the SDK parses types
-it does not know as ones it does.
+Error types follow the API's documentation. They are compared as text, because the SDK parses error
+types that it does not know as types that it knows.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Action(StrEnum):
     KEEP = "keep"
     SET_ASIDE = "set aside"
     RETRY = "retry"
-    # Sent once more, then set aside: what an unknown error means is not known.
+    # Sent once more, then set aside: for errors that are not in the tables below.
     RETRY_ONCE = "retry once"
     # Sent once more with a larger `max_tokens`, whatever the number of attempts.
     MORE_ROOM = "more room"
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
-    # Credentials, billing, a spend limit: no item's fault. The account's submission rests, and the
-    # request goes again once a person has acted.
+    # Credentials, billing or a spend limit, not a fault of the request. The account sends nothing
+    # until a person has acted; then the request is sent again.
     STOP = "stop"
-    # Settled without an answer, by no fault of the request: a person may redrive it.
+    # Settled without an answer, not a fault of the request: a person may redrive it.
     GIVE_UP = "give up"
 
 
@@ -122,12 +122,15 @@ def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
 
 
 def gone(why: str) -> dict[str, Any]:
-    """The result of a request whose own can never be had, in the shape of a result line's."""
+    """The result, in the shape of a result line's, of a request whose own result is lost."""
     return {"type": "errored", "error": {"type": RESULTS_GONE, "message": why}}
 
 
 def of_error(error: object) -> Outcome:
-    """What `{"type": "error", "error": {"type": …, "message": …}}`, or its core, means."""
+    """What the API's error body `{"type": "error", "error": {"type": …, "message": …}}` means.
+
+    The inner object alone is read too.
+    """
     detail = error if isinstance(error, Mapping) else {}
     if isinstance(detail.get("error"), Mapping):
         detail = detail["error"]
@@ -148,15 +151,15 @@ def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
 class CreateVerdict(StrEnum):
     """What a create that did not return an id means for its submission and its account."""
 
-    # Nobody knows whether a batch was made: look for it.
+    # A batch may have been made: look for it.
     UNKNOWN = "unknown"
-    # Not made, and the queue is full: wait.
+    # No batch was made, the queue is full: wait.
     QUEUE_FULL = "queue full"
-    # Not made, and nothing else will be until a person has acted.
+    # No batch was made, and none will be until a person has acted.
     PAUSE = "pause"
-    # Not made; the same body would be refused again.
+    # No batch was made, and the same body would be refused again.
     REFUSED = "refused"
-    # Not made: the connection was never established.
+    # No batch was made: the connection was never established.
     NOT_SENT = "not sent"
 
 
@@ -164,7 +167,11 @@ DEFINITE_STATUSES = (400, 401, 402, 403, 404, 413, 429)
 
 
 def of_create_failure(failure: ApiFailure) -> CreateVerdict:
-    """Sort a failed create; only an API error body with a status of the list is definite."""
+    """What a failed create means.
+
+    Only an API error body with one of `DEFINITE_STATUSES` proves that no batch was made; after any
+    other failure one may exist.
+    """
     if not failure.connected:
         return CreateVerdict.NOT_SENT
     if failure.status not in DEFINITE_STATUSES or failure.error_type is None:
@@ -179,7 +186,7 @@ def of_create_failure(failure: ApiFailure) -> CreateVerdict:
 
 
 def of_call_failure(failure: ApiFailure) -> Outcome:
-    """What a failed Messages call means; a lost answer is asked again like a passing fault."""
+    """What a failed Messages call means; a call whose answer was lost is tried again."""
     if failure.error_type is None:
         message = str(failure)
         return Outcome(Status.ERRORED, Action.RETRY, f"http_{failure.status or 'lost'}", message)
@@ -201,18 +208,19 @@ def is_spend_limit(failure: ApiFailure) -> bool:
 
 
 def with_more_room(outcome: Outcome) -> Outcome:
-    """What an answer means that can be asked with a larger `max_tokens`: cut off there, it is.
+    """The outcome of a request that can be sent again with a larger `max_tokens`.
 
-    The context window is no larger for that, so that an answer cut off by it stays as it is.
+    It is sent so where the answer was cut off at `max_tokens`. An answer that was cut off by the
+    context window stays as it is: a larger `max_tokens` does not help it.
     """
     cut_off = outcome.status is Status.TRUNCATED and outcome.error_type == MAX_TOKENS
     return replace(outcome, action=Action.MORE_ROOM) if cut_off else outcome
 
 
 def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
-    """Whether an item is done with after its `attempt`-th answer; False: it goes out again.
+    """Whether the answer to a request's `attempt`-th attempt is final; False: it is sent again.
 
-    After a redrive attempts are counted from there.
+    Attempts are counted from 1, and after a redrive from 1 again.
     """
     match outcome.action:
         case Action.REOPEN | Action.MORE_ROOM | Action.STOP:

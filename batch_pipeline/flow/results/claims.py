@@ -1,7 +1,9 @@
-"""Which ended submissions this process collects: each claimed, whoever else does so.
+"""Collects the ended submissions of a night that no other process collects.
 
-Belongs here: claims and their signs of life, and how many are collected at a time. What collecting
-is stands in `collection`.
+A claim in the ledger keeps two processes from downloading the same batch. It is extended while its
+submission is collected; the claim of a process that died is taken over, at once on the same
+machine, on another when its lease has run out. How a submission is collected stands in
+`collection`.
 """
 
 from __future__ import annotations
@@ -30,18 +32,19 @@ from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-# Fewer answers are collected before a second thread would have helped.
+# Fewer requests are collected by one thread: a second one takes longer to start than it saves.
 SEVERAL_FROM_REQUESTS = 10_000
-# Each holds some blocks of its batch in memory.
+# Each thread holds a block of its batch and the block's rows in memory.
 MOST_COLLECTORS = 2
 
 
 def collect_all(
     pipeline: Pipeline, spec: JobSpec, night: Night, collected: Callable[[], None]
 ) -> int:
-    """Collect what of a night has ended and nobody else collects; returns how many submissions.
+    """Collect the ended submissions of a night; returns how many were collected here.
 
-    What cannot be had now is left. `collected` is called after each, one call at a time.
+    Submissions that another process has claimed, or whose results the API does not give now, are
+    left for the next round. `collected` is called after each submission, by one thread at a time.
     """
     with pipeline.ledger.read() as connection:
         ended = submissions.of_night(connection, night.id, State.ENDED)
@@ -68,9 +71,9 @@ def collectors_at_once(ended: Sequence[Submission], workers: int) -> int:
 def _collect(
     pipeline: Pipeline, spec: JobSpec, night: Night, collected: Callable[[], None], stop: Stop
 ) -> int:
-    """Collect one ended submission after the other, until there is none that nobody collects."""
+    """Collect one ended submission after the other, until all are collected or claimed."""
     count, watch = 0, breaker.Watch(pipeline, spec.alerts, night)
-    # Closed at once whatever happens: a claim that is kept alive holds up the others.
+    # Closed at once also after an error: a claim that is kept alive keeps other processes off.
     with contextlib.closing(claimed(pipeline, night)) as ended:
         for submission in ended:
             stop.check()
@@ -82,14 +85,17 @@ def _collect(
                 log.warning("batch %s: %s", submission.batch_id, error)
                 continue
             count += 1
-            # Arrow keeps what the rows took, and more so with each thread that asks for some.
+            # Arrow would keep the memory that the rows took, separately for each thread.
             pa.default_memory_pool().release_unused()
             collected()
     return count
 
 
 def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:
-    """The night's ended submissions that nobody else collects, each once, held while it is used."""
+    """Claim the night's ended submissions one after the other; each is held while it is used.
+
+    Submissions that another process has claimed are left out.
+    """
     after = 0
     while True:
         with pipeline.ledger.write() as connection:
@@ -109,7 +115,7 @@ def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:
 
 
 def is_gone(owner: str) -> bool:
-    """Whether a process of this machine that held a claim has ended; of another: not known."""
+    """Whether the process that holds a claim has ended; False for processes of other machines."""
     host, _, rest = owner.partition(":")
     pid = rest.partition(":")[0]
     if host != socket.gethostname() or not pid.isdecimal():
@@ -137,6 +143,6 @@ def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
         with beating(f"claim-{submission.token}", seconds / 4, beat):
             yield
     finally:
-        # A ledger that cannot be written now ends in a lease that runs out: harmless.
+        # Where the ledger cannot be written now, the claim ends when its lease runs out.
         with contextlib.suppress(sa.exc.DBAPIError), pipeline.ledger.write() as connection:
             leases.release_claim(connection, submission, pipeline.owner)

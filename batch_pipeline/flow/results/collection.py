@@ -1,20 +1,21 @@
-"""Result lines → answers, results and dead letters of one submission, counts reconciled.
+"""Collects one submission: from its result lines to files of answers, results and dead letters.
 
-The same for both engines: a batch's lines are downloaded, those of real-time calls come from their
-journal. Files are written aside and get their names in the transaction that marks the submission
-collected, so that a crash, or a second collector, changes nothing twice.
+Both engines are collected alike: a batch's lines are downloaded, those of real-time calls come from
+their journal. Files are written aside and published in the transaction that marks the submission as
+collected; so neither a crash nor a second collector can publish or count an answer twice.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
@@ -22,7 +23,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.results import dead_letters, lines
+from batch_pipeline.flow.results import dead_letters, lines, results_folder
 from batch_pipeline.flow.results.judge import Chunk, LineJudge
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
@@ -41,8 +42,18 @@ from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-# What the API may say of results that it does not have; all else passes, or is about the account.
+# Statuses by which the API says that it has no results. Others pass, or are about the account.
 ABSENT = (400, 404, 410)
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """Local files of a submission that are not published yet."""
+
+    raw: Path
+    answers: Path
+    results: Path
+    letters: Path
 
 
 def collect(
@@ -53,113 +64,94 @@ def collect(
     *,
     gone: str | None = None,
 ) -> None:
-    """Collect an ended submission: its files, its counts, what it cost.
+    """Publish the files of an ended submission, and record its counts and costs.
 
-    Raises ResultsIncompleteError or ApiFailure where the lines cannot be had whole: nothing has
-    changed then. `gone` says why what cannot be had now never will be: it is set aside.
+    Raises ResultsIncompleteError or ApiFailure, and changes nothing, where lines are missing. With
+    `gone` missing lines are taken as lost for ever, for this reason: their requests are set aside.
     """
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     manifest = manifests.read(pipeline.files, shard.manifest)
+    price = price_at(
+        Declaration.from_json(snapshot.declaration),
+        datetime.fromtimestamp(submission.intent_at, UTC),
+        submission.stated_prices,
+    )
+    judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
     with ExitStack() as stack:
-        staged = {
-            name: stack.enter_context(pipeline.files.staged())
-            for name in ("raw", "answers", "results", "letters")
-        }
-        price = price_at(
-            Declaration.from_json(snapshot.declaration),
-            datetime.fromtimestamp(submission.intent_at, UTC),
-            submission.stated_prices,
-        )
-        judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
-        with lines.of_submission(pipeline, night, submission, staged["raw"]) as blocks:
-            there = blocks if gone is None else _what_there_is(blocks)
-            _write(judge.chunks(there), staged["answers"], staged["results"])
+        staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
+        with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
+            there = blocks if gone is None else _none_if_absent(blocks)
+            _write(judge.chunks(there), staged)
         judge.check_complete()
-        simulated = pipeline.account.simulated
-        letters = dead_letters.write(
-            pipeline.files, snapshot, judge.letters, staged["letters"], simulated=simulated
-        )
-        for path in staged.values():
+        dead_letters.write(
+            pipeline.files, snapshot, judge.letters, staged.letters,
+            simulated=pipeline.account.simulated,
+        )  # fmt: skip
+        for path in (staged.raw, staged.answers, staged.results, staged.letters):
             if path.exists():
                 pipeline.files.make_durable(path)
         with pipeline.ledger.write() as connection:
-            if submissions.get(connection, submission.id).state is not State.ENDED:
-                # Somebody else has collected it meanwhile.
-                return
-            shard = shards.get_shard(connection, submission.shard_id)
-            # A shard that another submission has answered was bought twice: booked, not shown.
-            duplicate = shard.state is not ShardState.HELD
-            if staged["raw"].exists():
-                name = f"{submission.batch_id}.jsonl.zst"
-                raw = f"{paths.raw(night.job, night.partition)}/{name}"
-                pipeline.files.publish(staged["raw"], raw)
-            shown = not duplicate and nights.get_night(connection, night.id).published
-            _publish(pipeline, night, submission, staged, shown=shown, letters=letters)
-            if duplicate:
-                log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
-            counts = judge.counts(duplicate=duplicate)
-            if submission.progress is not None:
-                lost = Decimal(submission.progress["lost_usd_bound"])
-                counts = replace(counts, lost_usd=lost)
-            transitions.collect(connection, submission, counts, judge.cost)
-            takeovers.settle(connection, night.id)
-            if judge.stopped_by is not None:
-                accounts.pause_account(connection, night.account, judge.stopped_by)
+            _record(connection, pipeline, night, submission, judge, staged)
 
 
-def _write(chunks: Iterator[Chunk], answers: Path, results: Path) -> None:
-    """Write both files, each by a thread of its own, while the next chunk is judged."""
+def _write(chunks: Iterator[Chunk], staged: _Staged) -> None:
     with (
-        parquet_writer(answers, ANSWERS_SCHEMA) as to_answers,
-        parquet_writer(results, RESULTS_SCHEMA) as to_results,
-        ThreadPoolExecutor(2) as pool,
+        parquet_writer(staged.answers, ANSWERS_SCHEMA) as answers,
+        parquet_writer(staged.results, RESULTS_SCHEMA) as results,
     ):
-        pending: list[Future[None]] = []
         for chunk in chunks:
-            _finish(pending)
-            pending = [
-                pool.submit(to_answers.write_table, chunk.answers),
-                pool.submit(to_results.write_table, chunk.results),
-            ]
-        _finish(pending)
+            answers.write_table(chunk.answers)
+            results.write_table(chunk.results)
 
 
-def _finish(pending: Iterable[Future[None]]) -> None:
-    for future in pending:
-        future.result()
-
-
-def _publish(
-    pipeline: Pipeline,
-    night: Night,
-    submission: Submission,
-    staged: dict[str, Path],
-    *,
-    shown: bool,
-    letters: int,
-) -> None:
-    """Name the files; only the internal one if it is not `shown`.
-
-    The folder may show another account's night; a duplicate's answers count for the bill alone.
-    """
-    job, partition = night.job, night.partition
-    name = submission.batch_id or submission.token
-    answers = f"{paths.answers(job, partition, night.account)}/{submission.token}.parquet"
-    pipeline.files.publish(staged["answers"], answers)
-    if not shown:
-        return
-    pipeline.files.publish(staged["results"], f"{paths.results(job, partition)}/{name}.parquet")
-    if letters:
-        target = f"{paths.dead_letter(job, partition)}/{name}.parquet"
-        pipeline.files.publish(staged["letters"], target)
-
-
-def _what_there_is(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks of lines, none where the API has none any more."""
+def _none_if_absent(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks of lines; none where the API does not have the results any more."""
     try:
         yield from blocks
     except ApiFailure as failure:
         if failure.status not in ABSENT:
             raise
+
+
+def _record(
+    connection: Connection,
+    pipeline: Pipeline,
+    night: Night,
+    submission: Submission,
+    judge: LineJudge,
+    staged: _Staged,
+) -> None:
+    """Publish the files and mark the submission as collected, unless another collector has."""
+    if submissions.get(connection, submission.id).state is not State.ENDED:
+        return
+    shard = shards.get_shard(connection, submission.shard_id)
+    # Another submission has answered the shard: this one was bought twice. Its answers count for
+    # the bill alone.
+    duplicate = shard.state is not ShardState.HELD
+    if duplicate:
+        log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
+    # The folder may show the night of another account.
+    shown = not duplicate and nights.get_night(connection, night.id).published
+    _publish(pipeline, night, submission, staged, shown=shown)
+    counts = judge.counts(duplicate=duplicate)
+    if submission.progress is not None:
+        counts = replace(counts, lost_usd=Decimal(submission.progress["lost_usd_bound"]))
+    transitions.collect(connection, submission, counts, judge.cost)
+    takeovers.settle(connection, night.id)
+    if judge.stopped_by is not None:
+        accounts.pause_account(connection, night.account, judge.stopped_by)
+
+
+def _publish(
+    pipeline: Pipeline, night: Night, submission: Submission, staged: _Staged, *, shown: bool
+) -> None:
+    job, partition, files = night.job, night.partition, pipeline.files
+    if staged.raw.exists():
+        files.publish(staged.raw, f"{paths.raw(job, partition)}/{submission.batch_id}.jsonl.zst")
+    folder = paths.answers(job, partition, night.account)
+    files.publish(staged.answers, f"{folder}/{submission.token}.parquet")
+    if shown:
+        name = submission.batch_id or submission.token
+        results_folder.append(pipeline, night, name, staged.results, staged.letters)

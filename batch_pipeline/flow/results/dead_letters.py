@@ -1,9 +1,9 @@
-"""The dead-letter store: items set aside, with the reason and the whole input row."""
+"""The dead-letter store: the items that are set aside, with the reason and the whole input row."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 
 ROW_GROUP_ROWS = 1_000
-# The same error on this share of the items set aside, and on this many, is not chance.
+# An error is systematic, and not chance, from this share of a night's dead letters and this number.
 SYSTEMATIC_SHARE = 0.2
 SYSTEMATIC_ITEMS = 5
 
@@ -37,7 +37,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Group:
-    """Dead letters of one reason and error, with up to three ids."""
+    """Dead letters of a night with the same reason and error type; up to three of their ids."""
 
     reason: str
     error_type: str | None
@@ -50,13 +50,17 @@ class Group:
 def write(
     files: Files,
     snapshot: NewSnapshot,
-    letters: Iterable[DeadLetter],
+    letters: Collection[DeadLetter],
     staged: Path,
     *,
     simulated: bool,
-) -> int:
-    """Write dead letters with their input rows, a row group in memory; returns how many."""
-    count = 0
+) -> None:
+    """Write dead letters with their input rows; no file where there are none.
+
+    One row group is held in memory.
+    """
+    if not letters:
+        return
     ordered = sorted(letters, key=lambda letter: letter.ordinal)
     inputs = snapshots.read_inputs(files, snapshot, [letter.ordinal for letter in ordered])
     with pq.ParquetWriter(staged, DEAD_LETTER_SCHEMA, compression="zstd") as writer:
@@ -75,8 +79,6 @@ def write(
                 for letter in group
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=DEAD_LETTER_SCHEMA))
-            count += len(rows)
-    return count
 
 
 def summarize(pipeline: Pipeline, job: str, partition: str) -> list[Group]:

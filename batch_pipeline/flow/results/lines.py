@@ -1,15 +1,13 @@
-"""Result lines of a submission as they come, in blocks of whole lines; a batch's are kept raw.
+"""Result lines of a submission in blocks of whole lines: a batch's download, or a journal's lines.
 
-Belongs here: the download, and reading on while the lines that came before are looked at. What a
-line means stands in `line_judge`.
+A batch's lines are kept as they came, in the raw file, while they are read. What a line means
+stands in `judge`.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -22,50 +20,30 @@ from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 
+# A block of this size is held in memory, with its rows, by each thread that collects.
 BLOCK_BYTES = 2 << 20
-# Blocks that are read ahead: a bound of memory, and enough to keep both sides busy.
-AHEAD = 2
-# The fastest level that still keeps a line in a quarter of its size.
+# The fastest level: it brings a line to a quarter of its size.
 RAW_LEVEL = 1
-# How long a download that nobody waits for any more may hold up the end of its block.
-STOP_SECONDS = 1.0
 
 
 @contextmanager
 def of_submission(
     pipeline: Pipeline, night: Night, submission: Submission, raw: Path
 ) -> Iterator[Iterator[bytes]]:
-    """Blocks of whole lines, split on `\\n` bytes alone; those of a batch come while it downloads.
+    """Blocks of whole lines of a submission; those of a batch come while it is downloaded.
 
-    Its bytes are in `raw`, compressed, once the last block has come.
+    The downloaded bytes are in the file `raw`, compressed, after the last block. Lines end with
+    `\\n` bytes alone: texts may hold other line separators.
     """
     if submission.batch_id is None:
         yield whole_lines(line + b"\n" for line in _of_calls(pipeline, night, submission))
         return
-    with ahead(whole_lines(_downloaded(pipeline, submission.batch_id, raw))) as blocks:
-        yield blocks
+    # Closed with the block, also after an error: the connection does not wait for the collector.
+    with closing(_downloaded(pipeline, submission.batch_id, raw)) as chunks:
+        yield whole_lines(chunks)
 
 
-def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Iterator[bytes]:
-    """The lines of real-time calls; a submission that was closed early gets one for each request
-    that nobody has asked, as a batch that is cancelled does."""
-    folder = paths.raw_realtime(night.job, night.partition)
-    lines = read_lines(pipeline.files, folder, submission.token)
-    if submission.cancel_requested_at is None:
-        yield from lines
-        return
-    answered = bytearray(submission.requests)
-    for line in lines:
-        known = parse_custom_id(orjson.loads(line)["custom_id"])
-        assert known is not None
-        answered[known[1]] = 1
-        yield line
-    for number in (number for number, there in enumerate(answered) if not there):
-        name = custom_id(submission.token, number)
-        yield orjson.dumps({"custom_id": name, "result": {"type": "canceled"}})
-
-
-def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Generator[bytes]:
+def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
     """Chunks put together to blocks of at least `size` bytes that end with a line's end."""
     parts: list[bytes] = []
     held = 0
@@ -82,57 +60,6 @@ def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Generator[b
         yield last
 
 
-@contextmanager
-def ahead(blocks: Generator[bytes]) -> Iterator[Iterator[bytes]]:
-    """The same blocks, made by a thread of its own up to `AHEAD` before they are wanted."""
-    reader = _Ahead(blocks)
-    reader.start()
-    try:
-        yield reader.taken()
-    finally:
-        reader.stop()
-
-
-class _Ahead(threading.Thread):
-    """The thread that makes them; a daemon, for a read from the network may take long to end."""
-
-    def __init__(self, blocks: Generator[bytes]) -> None:
-        super().__init__(name="download", daemon=True)
-        self._blocks = blocks
-        self._made: queue.Queue[bytes | BaseException | None] = queue.Queue(AHEAD)
-        self._stopped = threading.Event()
-
-    def taken(self) -> Iterator[bytes]:
-        while (item := self._made.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join(STOP_SECONDS)
-
-    def run(self) -> None:
-        try:
-            for block in self._blocks:
-                self._put(block)
-                if self._stopped.is_set():
-                    break
-            self._blocks.close()
-        except BaseException as error:  # noqa: BLE001  # raised again where the blocks are wanted
-            self._put(error)
-        self._put(None)
-
-    def _put(self, item: bytes | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._made.put(item, timeout=STOP_SECONDS / 4)
-            except queue.Full:
-                continue
-            else:
-                return
-
-
 def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes]:
     with (
         pipeline.api.stream_results(batch_id) as chunks,
@@ -142,3 +69,25 @@ def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes
         for chunk in chunks:
             compressed.write(chunk)
             yield chunk
+
+
+def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Iterator[bytes]:
+    """The journal's lines of real-time calls.
+
+    A submission that was closed early has a line `canceled` for each request that was not asked,
+    as a batch that was cancelled has.
+    """
+    folder = paths.raw_realtime(night.job, night.partition)
+    lines = read_lines(pipeline.files, folder, submission.token)
+    if submission.cancel_requested_at is None:
+        yield from lines
+        return
+    answered = bytearray(submission.requests)
+    for line in lines:
+        known = parse_custom_id(orjson.loads(line)["custom_id"])
+        assert known is not None
+        answered[known[1]] = 1
+        yield line
+    for number in (number for number, there in enumerate(answered) if not there):
+        name = custom_id(submission.token, number)
+        yield orjson.dumps({"custom_id": name, "result": {"type": "canceled"}})

@@ -1,8 +1,9 @@
-"""Results that can never be had: deleted by the API after 29 days, or without some lines for ever.
+"""Collects submissions, and sets aside requests whose results are lost for ever.
 
-What they held may have been billed, and nobody can tell any more. So nothing is bought again
-silently: such requests are set aside with the error type `results_gone`, what they cost at most is
-kept beside the bill, and a person may redrive them.
+Results are lost when the API has deleted them, which it does after 29 days, or when download after
+download lacks the same lines. Such requests may have been billed, and the API cannot say so any
+more. They are not sent again by themselves: they are set aside with the error type `results_gone`,
+the most that they can have cost is kept beside the bill, and a person may redrive them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from batch_pipeline.ledger.submissions import Submission
 
 log = logging.getLogger(__name__)
 
-# Whole downloads that lack the same lines, over at least this time after the batch was seen to end.
+# Lines are lost after this number of whole downloads without them, and at least this time after
+# the batch was seen to have ended.
 MOST_DOWNLOADS = 20
 LEAST_SECONDS = 24 * 3600.0
 
 
 def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: RetrySpec) -> None:
-    """Collect an ended submission, or set aside what of it can never be had.
+    """Collect an ended submission, and set aside those of its requests whose results are lost.
 
-    Raises ResultsIncompleteError or ApiFailure where that is not certain: nothing has changed then.
+    Raises ResultsIncompleteError or ApiFailure, and changes nothing, where results are missing
+    that may still come.
     """
     try:
         collection.collect(pipeline, night, submission, retry)
@@ -47,9 +50,10 @@ def why_gone(
     batch: BatchInfo | None,
     at: float,
 ) -> str | None:
-    """Why the results will never be whole, or None as long as they may be.
+    """Why missing results are lost for ever; None while they may still come.
 
-    `batch` is what the API says of it, None where it does not know it.
+    `error` is why collecting failed, `batch` is the batch as the API shows it, None where the API
+    does not know it.
     """
     if isinstance(error, ApiFailure):
         kept = submission.accepted_at is not None and (

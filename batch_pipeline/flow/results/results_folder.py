@@ -1,8 +1,13 @@
-"""The results folder of a night as a whole: built anew when the snapshot changes.
+"""The results folder of a night, and beside it the dead letters: how rows come into them.
 
-While batches end, `collection` adds a file each; here all rows are made again from the snapshot and
-the answers there are, because items came, went, or are now answered by what was bought before. At
-a night's end it is counted.
+There are two ways, and both leave one row for each item that is settled:
+
+- `append`: a collected submission adds a file with the rows of the items that it settled.
+- `switch_snapshot`, `show` and `repair` build all files anew from the snapshot and the answers that
+  stand, because items came or went, are answered by what was bought before, or because another
+  account's night was shown. `settled_rows` makes those rows.
+
+At a night's end `reconcile_counts` compares the folder with the snapshot, id by id.
 """
 
 from __future__ import annotations
@@ -62,12 +67,12 @@ def switch_snapshot(
     redriven: Collection[str] = (),
     deadline: Callable[[float], float | None] = lambda _taken_at: None,
 ) -> Snapshot:
-    """Make a snapshot the night's own and show what is answered of it, in one step.
+    """Make a snapshot the night's own, and build the folder from it, in one transaction.
 
-    In the same step answers of the statuses `redriven` are put behind, and `deadline` says from the
-    time of the snapshot when the night's results are wanted. Nothing of the night is in
-    flight, and for a redrive it is as `night` says, or NightChangedError is raised and nothing has
-    changed.
+    In the same transaction answers of the statuses `redriven` are put behind, and `deadline` says
+    from the time of the snapshot when the night's results are wanted. Raises NightChangedError, and
+    changes nothing, where a submission of the night is in flight, or where a redrive finds the
+    night in another revision than `night` has.
     """
     rebuilt = _rebuilt(pipeline, night, new, idle=True, redriven=redriven)
     with rebuilt as (connection, current, settled):
@@ -87,14 +92,14 @@ def repair(pipeline: Pipeline, night: Night) -> None:
         try:
             show(pipeline, night)
         except NightChangedError:
-            # What the other process did counts: the folder is built from that.
+            # The folder is built again from what the other process has left.
             log.info("%s %s changed while it was repaired", night.job, night.partition)
 
 
 def show(pipeline: Pipeline, night: Night) -> None:
-    """Make the results folder show what is answered of the night's own snapshot.
+    """Build the folder anew from the night's present snapshot.
 
-    Batches may be in flight: their answers come into the folder that they find.
+    Batches may be in flight: what they answer is appended later.
     """
     night = pipeline.refreshed(night)
     assert night.snapshot_id is not None
@@ -102,6 +107,17 @@ def show(pipeline: Pipeline, night: Night) -> None:
         snapshot = inputs.get_snapshot(connection, night.snapshot_id)
     with _rebuilt(pipeline, night, snapshot, idle=False):
         pass
+
+
+def append(pipeline: Pipeline, night: Night, name: str, results: Path, letters: Path) -> None:
+    """Publish a submission's local files of results and dead letters under its `name`.
+
+    To be called in the transaction that marks the submission as collected.
+    """
+    files, file_name = pipeline.files, f"{name}.parquet"
+    files.publish(results, f"{paths.results(night.job, night.partition)}/{file_name}")
+    if letters.exists():
+        files.publish(letters, f"{paths.dead_letter(night.job, night.partition)}/{file_name}")
 
 
 def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
@@ -133,10 +149,10 @@ def _rebuilt(
     idle: bool,
     redriven: Collection[str] = (),
 ) -> Iterator[tuple[Connection, Night, dict[str, int]]]:
-    """Replace all files of the folder; the block runs in the transaction that does so.
+    """Build all files anew, and run the block in the transaction that replaces the former ones.
 
-    It is given the night and the number of settled items by status. With `idle` nothing of the
-    night may be in flight.
+    Yields the connection, the night as the ledger has it now, and the number of settled items by
+    status. `idle` demands that no submission of the night is in flight. Raises NightChangedError.
     """
     with pipeline.ledger.write() as connection:
         seen, night = night, nights.get_night(connection, night.id)
@@ -154,8 +170,8 @@ def _rebuilt(
         with pipeline.ledger.write() as connection:
             current = nights.get_night(connection, night.id)
             busy = idle and submissions.of_night(connection, night.id, *submissions.LIVE)
-            # Without the mark (another process has repaired the folder) a death while files are
-            # replaced would go unnoticed.
+            # `rebuilding` makes the next run repair the folder if this process dies while it
+            # replaces files. Another process that has built the folder meanwhile has cleared it.
             if current.revision != night.revision or not current.rebuilding or busy:
                 raise _changed(night)
             _replace(pipeline, paths.results(night.job, night.partition), results)
@@ -175,9 +191,10 @@ def _write_rows(
     *,
     simulated: bool,
 ) -> dict[str, int]:
-    """Write what is settled of a snapshot into two local folders; the number by status."""
+    """Write the settled items of a snapshot into two local folders; returns their number by
+    status."""
     if not answered.files and not snapshot.set_aside:
-        # A new night: no items have to be looked through to find none.
+        # A new night: nothing is settled, and there is no need to read the snapshot to know it.
         settled_rows.write_none(results)
         return {}
     with settled_rows.of_snapshot(pipeline.files, snapshot, answered, simulated=simulated) as rows:
@@ -196,9 +213,11 @@ def _changed(night: Night) -> NightChangedError:
 
 
 def _replace(pipeline: Pipeline, target: str, folder: Path) -> None:
-    """Former files go before new ones come: a moment without a row, never one with it twice.
+    """Replace the files of a folder.
 
-    New ones have new names: readers open a file several times, and must not get parts of two.
+    Former files are removed before new ones are published: for a moment a row may be missing, but
+    it is never there twice. New files have new names: a reader opens a file several times, and must
+    not read parts of two files.
     """
     for path in pipeline.files.list(target, ".parquet"):
         pipeline.files.remove(path)

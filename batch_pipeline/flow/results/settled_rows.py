@@ -1,11 +1,9 @@
-"""The rows of a results folder: what is settled of a snapshot, by the answers that stand.
+"""Makes the rows of a whole results folder: joins a snapshot's items with the answers that stand.
 
-Belongs here: joining items with their answers, in memory that does not depend on the night's size.
-What becomes of the files stands in `publication`.
-
-What is narrow (which unit and which costs an item has) is a table of the join's own, which spills.
-What is wide, the answers' texts, streams by in groups of answer files, each joined with its items
-alone: a join of everything would hold it, or write it to the disk a second time.
+`results_folder` publishes the files. Memory does not depend on the size of the night: the narrow
+columns (an item's unit, status and costs) are a table in DuckDB, which spills to disk; the answers'
+texts stream through in groups of answer files, each joined with its own items alone. One join of
+everything would hold all texts in memory, or write them to disk a second time.
 """
 
 from __future__ import annotations
@@ -36,13 +34,13 @@ if TYPE_CHECKING:
     import duckdb
 
 FILE_ROWS = 100_000
-# Answers that are joined with their items at a time: all items are looked through for each group.
+# Answers that are joined with their items at a time. Each group scans the table of all items.
 GROUP_ANSWERS = 100_000
-# Items without an answer of their own have these from the snapshot alone.
+# Columns that come from an answer: they are NULL in the rows of items that were never sent.
 _OF_THE_ANSWER = (
     "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id",
 )  # fmt: skip
-# A unit has one final answer, or after a redrive several: the last one counts.
+# A unit has one final answer, after a redrive several: `latest` has the last one of several.
 _TABLES = f"""
     CREATE TEMP TABLE sums AS
         SELECT id, {", ".join(f"sum({name}) AS {name}" for name in SUMMED)}
@@ -71,7 +69,7 @@ _ANSWERED = """
         FROM items SEMI JOIN (SELECT unit FROM answers WHERE final) USING (unit)
         WHERE status IS NULL
 """
-# What is wide (the answers' texts) is only ever probed, what is narrow is built and sorted.
+# The side with the answers' texts is the probe side of each join: DuckDB holds the other side.
 _ROWS_SET_ASIDE = f"""
     SELECT s.ordinal, s.id, s.status, s.status AS error_type,
            coalesce(s.detail, s.reason) AS error_message,
@@ -100,7 +98,7 @@ _DEAD_LETTERS = "FROM dead ORDER BY ordinal"
 
 
 class SettledRows:
-    """The settled items of a snapshot, each with its row of results."""
+    """The rows of results of a snapshot's settled items, in an open join."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, files: Files, answers: Sequence[str]
@@ -110,7 +108,7 @@ class SettledRows:
         self._answers = answers
 
     def write(self, folder: Path) -> dict[str, int]:
-        """Write them as results files into a local folder; returns how many there are by status."""
+        """Write the rows as results files into a local folder; returns their number by status."""
         settled: Counter[str] = Counter()
         writer: pq.ParquetWriter | None = None
         files = rows = 0
@@ -131,7 +129,7 @@ class SettledRows:
         return dict(settled)
 
     def dead_letters(self) -> Iterator[list[DeadLetter]]:
-        """Those of the rows written that are set aside, in the snapshot's order, in portions."""
+        """The written rows that are dead letters, in the snapshot's order, in batches."""
         for batch in joins.batches(self._connection, _DEAD_LETTERS):
             yield [DeadLetter(**row) for row in batch.to_pylist()]
 
@@ -139,7 +137,7 @@ class SettledRows:
         self._connection.execute(_SET_ASIDE)
         yield from self._selected(_ROWS_SET_ASIDE)
         for group in _groups(self._files, self._answers):
-            # The table `answers` is a view of it.
+            # The view `answers` reads the files that have this name.
             self._connection.register("collected_answers", self._files.dataset(group))
             self._connection.execute(_ANSWERED)
             yield from self._selected(_ROWS_ANSWERED)
@@ -171,8 +169,7 @@ def of_snapshot(
 
 
 def write_none(folder: Path) -> None:
-    """A file without rows: a folder without a file is no dataset, and readers learn the columns of
-    an empty night here."""
+    """Write a results file without rows: an empty folder is no dataset, and has no columns."""
     pq.write_table(RESULTS_SCHEMA.empty_table(), folder / file_name(0), compression="zstd")
 
 
@@ -181,7 +178,7 @@ def file_name(number: int) -> str:
 
 
 def _groups(files: Files, answers: Sequence[str]) -> Iterator[list[str]]:
-    """Answer files, as many at a time as have about `GROUP_ANSWERS` answers."""
+    """Answer files in groups of at least `GROUP_ANSWERS` answers; the last may have fewer."""
     group: list[str] = []
     rows = 0
     for path in answers:
