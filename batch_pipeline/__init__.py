@@ -1,7 +1,7 @@
 """One LLM answer for each of a million documents, overnight, at half price.
 
-What a Python user needs is exported here; names are looked up on first use, because the command
-line must answer `--help` without loading Dagster.
+What a Python user needs is exported here. The names are imported on first use: importing a part of
+the package, as the command line does, must not load Dagster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchJobComponent", "JobSpec", "build_batch_job"]
 
-_HOMES = {
+_MODULES = {
     "BatchJobComponent": "batch_pipeline.component",
     "JobSpec": "batch_pipeline.jobs.spec",
     "build_batch_job": "batch_pipeline.orchestration.build",
@@ -24,8 +24,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

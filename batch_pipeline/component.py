@@ -1,4 +1,4 @@
-"""The YAML face of a job: a Dagster component, declared as the command line reads it."""
+"""`BatchJobComponent`: a job's `defs.yaml` as a Dagster component."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batch_pipeline.orchestration.build import build_batch_job
 class JobAttributes(BaseModel):
     """The keys of a declaration as a JSON Schema, for editors and for `dg check yaml`.
 
-    Lets everything through when a component loads: `declarations` then names every problem at once
-    with file, line and key, in the same words as the command line.
+    It accepts anything when a component loads: `jobs.loading` reads the file then and names all
+    problems at once with file, line and key, as the command line does.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -31,7 +31,7 @@ class JobAttributes(BaseModel):
 
 
 def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
-    """Add the `<key>_file` keys, which a model takes before it knows its fields."""
+    """Add the `<key>_file` keys to a model's schema: they are no fields of the model."""
     for key in model.FILE_KEYS:
         schema["properties"][f"{key}_file"] = {"type": "string"}
         if key in schema.get("required", ()):
@@ -39,7 +39,7 @@ def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
 
 
 class BatchJobComponent(dg.Component):
-    """One job in a `defs.yaml`; in Python, `BatchJobComponent(spec)`."""
+    """One job: declared in a `defs.yaml`, or in Python by `BatchJobComponent(spec)`."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
@@ -51,10 +51,10 @@ class BatchJobComponent(dg.Component):
     @classmethod
     def load(
         cls,
-        attributes: BaseModel | None,  # noqa: ARG003  # templated by the time it gets here
+        attributes: BaseModel | None,  # noqa: ARG003  # Dagster has filled in templates
         context: dg.ComponentLoadContext,
     ) -> BatchJobComponent:
-        """Read the declaration itself: Dagster would fill in `{{ }}`, which is literal here."""
+        """Read the file itself instead of `attributes`: in a declaration `{{ }}` is literal."""
         return cls(loading.load_job(context.path / loading.FILE_NAME))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""What Dagster loads: every job of the jobs folder; assembly only."""
+"""The definitions that Dagster loads: all jobs of the jobs folder. Assembly only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from batch_pipeline.settings import Settings
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Read when a code location loads, not when this module is imported.
+    """All jobs, read when the code location loads and not when this module is imported.
 
-    One wrong declaration or setting fails the whole location, with file, line and key: a job that
-    is quietly missing would be noticed in the morning.
+    One wrong declaration or setting fails the whole location, with file, line and key. Leaving out
+    that one job would be noticed only when its night has not run.
     """
     settings = Settings.from_environment(relative_home=False)
     jobs = load_jobs(settings.jobs_dir)

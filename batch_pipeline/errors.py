@@ -1,29 +1,47 @@
-"""The family of errors that reach a person.
+"""The errors whose message is meant for the user.
 
-Each message says what happened, to which job, partition and item, and what to do about it. Each
-class carries the exit code and the `error.code` of the command line, so that no face of the
-pipeline has to translate. Bugs are not part of the family: they surface as what they are.
+    BatchPipelineError                exit code 1, "failed"
+    ├─ DeclarationError               exit code 2, "invalid_declaration"
+    ├─ UsageError                     exit code 2, "usage"
+    ├─ InputDataError                 exit code 1, "invalid_input_data"
+    ├─ GateClosedError                exit code 3, "gate_closed"
+    ├─ LedgerError                    exit code 1, "ledger"
+    │  └─ NightChangedError           flow/results/results_folder.py
+    ├─ StorageError                   exit code 1, "storage"
+    ├─ AccountError                   exit code 1, "account"
+    ├─ ApiError                       exit code 1, "api"
+    │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; flow/results/judge.py
+    └─ WorkerDiedError                flow/dataset/process_pool.py
+
+A message says what happened, to which job, partition and item, and what to do. Each class has the
+exit code and the `error.code` of the command line's JSON; a subclass without its own has those of
+its base.
+
+Exceptions that never reach the user as they are: `api.protocol.ApiFailure` (a call without a
+usable answer; the flow decides what it means), `jobs.yaml_lines.YamlProblem`,
+`flow.dataset.row_json.CellProblem`, `flow.concurrency.StoppedError`. A bug is none of these: it
+surfaces as Python's own exception, with a trace.
 """
 
 from __future__ import annotations
 
 
 class BatchPipelineError(Exception):
-    """Base of every error that is meant for the user; exit code 1 unless a class says otherwise."""
+    """Base of every error whose message is meant for the user."""
 
     exit_code = 1
     code = "failed"
 
 
 class DeclarationError(BatchPipelineError):
-    """A job declaration is invalid: unknown key, wrong type, missing file."""
+    """A job declaration is invalid: an unknown key, a wrong type, a missing file."""
 
     exit_code = 2
     code = "invalid_declaration"
 
 
 class UsageError(BatchPipelineError):
-    """The command or the environment is wrong: unknown job or partition, no key, bad setting."""
+    """Command or environment are wrong: an unknown job or partition, no key, a bad setting."""
 
     exit_code = 2
     code = "usage"
@@ -36,20 +54,20 @@ class InputDataError(BatchPipelineError):
 
 
 class GateClosedError(BatchPipelineError):
-    """The pilot (or another gate) stopped the night before more money was spent."""
+    """Pilot, circuit breaker or budget stopped the night before more money was spent."""
 
     exit_code = 3
     code = "gate_closed"
 
 
 class LedgerError(BatchPipelineError):
-    """The ledger cannot be used: a newer schema, or another process broke an assumption."""
+    """The ledger cannot be used: it has another schema version, or does not hold what it should."""
 
     code = "ledger"
 
 
 class StorageError(BatchPipelineError):
-    """Home or ledger cannot be written now: no room, read-only, a database that is gone."""
+    """Home or ledger cannot be written now: disk full, read-only, database not reachable."""
 
     code = "storage"
 
@@ -61,6 +79,6 @@ class AccountError(BatchPipelineError):
 
 
 class ApiError(BatchPipelineError):
-    """The API gave no usable answer where no money is at stake: a poll, a look, a download."""
+    """The API gave no usable answer to a request that costs nothing: a poll or a download."""
 
     code = "api"

@@ -1,7 +1,7 @@
-"""Settings: what the environment says, read once by whoever starts and handed on as a value.
+"""Settings from the environment: read once by each command, run and sensor evaluation.
 
-The API key is not among them: the official SDK reads it itself, and a value that is never held
-cannot be printed. What a job declares belongs in `spec`.
+The API key is not among them: the official SDK reads it itself, and a value that is not held
+cannot be printed. What a job declares is in `jobs.spec`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from batch_pipeline.errors import UsageError
 
 DEFAULT_HOME = "~/batch_pipeline_home"
 SIMULATOR_ACCOUNT = "simulator"
-"""The simulator's own account: no answer of it may ever count for a real one."""
+"""The simulator's own account, since none of its answers may count as one of the real API."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things are kept, for which account, and how often to look.
+    """Home, ledger and jobs folder, the account and its limits, and intervals in seconds.
 
     `home` is an absolute local path, or the URL of a remote folder as it was given. `ledger_url`
     and `alert_urls` may hold secrets: they are left out of `repr` and must not be printed.
@@ -55,11 +55,11 @@ class Settings:
     def from_environment(
         cls, environ: Mapping[str, str] | None = None, *, relative_home: bool = True
     ) -> Settings:
-        """Settings as `environ` (the process's, unless given) has them now.
+        """The settings that `environ` (unless given, the process's own) holds now.
 
-        `relative_home` False refuses relative places instead of resolving them against the
-        current folder: Dagster's processes do not share one. A variable that is set to nothing
-        counts as not set. Raises UsageError, naming the variable and what to do.
+        With `relative_home` False a relative home or ledger is refused instead of being resolved
+        against the current folder: Dagster's processes do not share one. An empty variable counts
+        as not set. Raises UsageError, which names the variable and what to do.
         """
         read = _Reader(os.environ if environ is None else environ)
         home = _home(read, relative_allowed=relative_home)

@@ -1,4 +1,4 @@
-"""The one resource: access to the home, the ledger and the API, as the environment says."""
+"""The one Dagster resource: a `Pipeline` over the home, ledger and API of the environment."""
 
 from __future__ import annotations
 
