@@ -1,15 +1,31 @@
-"""`dead-letter`: what was set aside, and sending it again."""
+"""`dead-letter list` and `dead-letter redrive`: items set aside, and sending them again."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from batch_pipeline.cli import opening
-from batch_pipeline.cli.exits import exit_code
 from batch_pipeline.cli.options import Job, Json, NoWait, Partition
-from batch_pipeline.cli.output import as_typed
+from batch_pipeline.cli.output import Output, as_typed, exit_code
+from batch_pipeline.cli.report import show_report
+from batch_pipeline.cli.tables import plain_table, print_path
+from batch_pipeline.wording import clipped
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.redrive import Redriven
+    from batch_pipeline.flow.results.dead_letters import Group
+    from batch_pipeline.ledger.nights import Night
+
+# What fits beside the other columns of a terminal of 80; `--json` has messages and ids whole.
+MESSAGE_CHARACTERS = 160
+ID_CHARACTERS = 40
+NAMED_IDS = 20
 
 dead_letters = typer.Typer(help="Items that were set aside.", no_args_is_help=True)
 
@@ -22,17 +38,14 @@ def list_dead_letters(
     as_json: Json = False,
 ) -> None:
     """Group what was set aside by reason, and name what is systematic."""
-    from batch_pipeline.cli import views
     from batch_pipeline.flow import paths
     from batch_pipeline.flow.results import dead_letters
 
-    settings = opening.load_settings(context.obj)
-    spec, key = opening.find_partition(settings, job, partition)
-    pipeline = opening.open_pipeline(context, settings)
+    pipeline, spec, key = opening.open_night(context, job, partition)
     night = opening.shown_night(pipeline, spec, key)
     groups = dead_letters.summarize(pipeline, spec.name, key)
     folder = pipeline.files.uri(paths.dead_letter(spec.name, key))
-    views.show_dead_letters(context.obj, night, groups, folder)
+    show_dead_letters(context.obj, night, groups, folder)
 
 
 @dead_letters.command("redrive")
@@ -48,23 +61,72 @@ def redrive_dead_letters(
     as_json: Json = False,
 ) -> int:
     """Send dead letters again after a fix of prompt or data, and run the night to its end."""
-    from batch_pipeline.cli import live, views
+    from batch_pipeline.cli import progress_bar
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow import steps as stations
+    from batch_pipeline.flow import steps
+    from batch_pipeline.flow.costs.cost_report import write_report
     from batch_pipeline.flow.redrive import check_reasons, redrive
 
     check_reasons(reason or ())
-    pipeline = opening.open_pipeline(context)
+    pipeline, spec, key = opening.open_night(context, job, partition)
     pipeline.files.sweep()
-    spec, key = opening.find_partition(pipeline.settings, job, partition)
-    live.announce_account(context.obj, pipeline)
+    progress_bar.announce_account(context.obj, pipeline)
     redriven = redrive(pipeline, spec, key, reason or ())
-    views.say_redriven(context.obj, redriven)
+    say_redriven(context.obj, redriven)
     if redriven.sent:
-        with live.live_progress() as watch:
+        with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
     else:
         # Not a run: that would take up whatever else has changed.
-        state = stations.progress(pipeline, stations.open_night(pipeline, spec, key))
-    views.show_report(context.obj, opening.write_night_report(pipeline, spec, state))
+        state = steps.progress(pipeline, steps.open_night(pipeline, spec, key))
+    show_report(context.obj, write_report(pipeline, spec, state.night))
     return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
+
+
+def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], folder: str) -> None:
+    """What was set aside, by reason and error."""
+    document = {
+        "job": night.job,
+        "partition": night.partition,
+        "dead_letter": sum(group.items for group in groups),
+        "groups": [asdict(group) for group in groups],
+        "path": folder,
+    }
+
+    def show() -> None:
+        console = Console()
+        if not groups:
+            console.print(f"{night.job} {night.partition}: nothing is set aside.", highlight=False)
+            return
+        table = plain_table()
+        table.add_column("items", justify="right", no_wrap=True)
+        table.add_column("reason", no_wrap=True)
+        table.add_column("error", ratio=3)
+        table.add_column("for example", overflow="fold", ratio=2)
+        for group in groups:
+            error = ": ".join(filter(None, (group.error_type, group.example_message)))
+            if group.systematic:
+                error = f"systematic: {error}"
+            table.add_row(
+                f"{group.items:,}",
+                group.reason,
+                Text(clipped(error, MESSAGE_CHARACTERS)),
+                Text(", ".join(clipped(text, ID_CHARACTERS) for text in group.example_ids)),
+            )
+        console.print(table)
+        print_path(console, "With their input", folder)
+
+    output.answer(document, show)
+
+
+def say_redriven(output: Output, redriven: Redriven) -> None:
+    """Which dead letters go again, before the night runs on, and which cannot."""
+    sent, missing = redriven.sent, redriven.missing
+    if missing:
+        ids = ", ".join(missing[:NAMED_IDS]) + (", …" if len(missing) > NAMED_IDS else "")
+        output.say(f"Not in the input any more, their dead letters stay ({len(missing):,}): {ids}")
+    if not sent:
+        output.say("No dead letter is to be sent again.")
+        return
+    by_reason = ", ".join(f"{count:,} {status}" for status, count in sorted(sent.items()))
+    output.say(f"Sent again: {by_reason}. From here on `run` goes on with it.")

@@ -1,4 +1,4 @@
-"""The demo: the whole flow on real documents of this machine, against the simulator."""
+"""`demo`: the whole flow on real documents of this machine, against the simulator."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from batch_pipeline.api.client import AnthropicApi
-from batch_pipeline.cli import live, views
-from batch_pipeline.cli.demo_corpus import collect_documents
+from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Json
 from batch_pipeline.cli.output import Output, as_typed
+from batch_pipeline.cli.tables import SIMULATED
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import run as runner
-from batch_pipeline.flow.costs.cost_report import write_report
-from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.loading import load_job
-from batch_pipeline.jobs.partitions import all_keys
-from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.reporting.report import Report
-from batch_pipeline.reporting.report_json import to_json
-from batch_pipeline.settings import Settings
-from batch_pipeline.simulator import StateInUseError, running_simulator
 from batch_pipeline.wording import duration, usd
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.reporting.report import Report
+    from batch_pipeline.settings import Settings
 
 JOB = "license_review"
 NIGHTS = 3
@@ -35,8 +33,26 @@ NIGHTS = 3
 POLL_SECONDS = 0.3
 
 
-def run(output: Output, settings: Settings, *, turnaround: float, input_only: bool) -> None:
-    """Collect the documents, run the last three nights, show what came of it."""
+def demo(
+    context: typer.Context,
+    input_only: Annotated[
+        bool, typer.Option("--input-only", help="Collect the documents, send nothing.")
+    ] = False,
+    turnaround: Annotated[float, typer.Option(help="Seconds a simulated batch takes.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole flow on documents found on this machine, against the simulator."""
+    from batch_pipeline.api.client import AnthropicApi
+    from batch_pipeline.cli import progress_bar
+    from batch_pipeline.cli.demo_corpus import collect_documents
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.jobs.loading import load_job
+    from batch_pipeline.jobs.partitions import all_keys
+    from batch_pipeline.reporting.report_json import to_json
+    from batch_pipeline.simulator import StateInUseError, running_simulator
+
+    output: Output = context.obj
+    settings = opening.load_settings(output)
     if settings.home_is_remote:
         raise UsageError("The demo wants a local home: unset BATCH_PIPELINE_HOME.")
     # The package's own job, wherever the user keeps theirs.
@@ -55,7 +71,7 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
             api = AnthropicApi(base_url=simulator.url, api_key="simulator")
             quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
             with closing(api), Pipeline(quick, api) as pipeline:
-                live.announce_account(output, pipeline)
+                progress_bar.announce_account(output, pipeline)
                 reports = [_night(pipeline, spec, key) for key in keys]
     except StateInUseError as error:
         raise UsageError(
@@ -70,7 +86,11 @@ def run(output: Output, settings: Settings, *, turnaround: float, input_only: bo
 
 
 def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
-    with live.live_progress() as watch:
+    from batch_pipeline.cli import progress_bar
+    from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow.costs.cost_report import write_report
+
+    with progress_bar.shown() as watch:
         state = runner.run(pipeline, spec, partition, watch=watch)
     return write_report(pipeline, spec, state.night)
 
@@ -93,7 +113,7 @@ def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds
             usd(report.costs.savings_usd),
         )
     console.print(table)
-    console.print(views.SIMULATED)
+    console.print(SIMULATED)
     home = settings.home
     lines = [
         f"{len(reports)} nights in {duration(seconds)}.",

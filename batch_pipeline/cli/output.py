@@ -1,4 +1,4 @@
-"""Where output goes: one JSON document or a table on stdout, everything else on stderr."""
+"""How a command answers: one JSON document or a table on stdout, the rest on stderr, a code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.status.progress import Progress
 
 PROGRAM = "batch-pipeline"
+# The exit codes of the command line; errors bring their own (`errors.py`).
+COMPLETE, USAGE, HELD, NOT_COMPLETE, INTERRUPTED = 0, 2, 3, 4, 130
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,16 @@ def as_typed() -> str:
         return PROGRAM
     relative = os.path.relpath(called)
     return shlex.quote(str(called.absolute()) if relative.startswith(os.pardir) else relative)
+
+
+def exit_code(output: Output, state: Progress, *, again: str = "run the same command again") -> int:
+    """The exit code of a night as it stands, and how to go on where it is not complete."""
+    from batch_pipeline.ledger.night_state import held
+
+    if state.complete:
+        return COMPLETE
+    if state.night.held_at is not None:
+        output.say(f"The night is {held(state.night.job, state.night.partition)}.")
+        return HELD
+    output.say(f"Not complete yet; {again} to go on.")
+    return NOT_COMPLETE

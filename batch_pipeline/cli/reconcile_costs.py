@@ -36,7 +36,7 @@ def reconcile_costs(
     from batch_pipeline.flow.costs import billing_check
     from batch_pipeline.settings import SIMULATOR_ACCOUNT
 
-    settings = opening.load_settings(context.obj)
+    pipeline = opening.open_pipeline(context)
     wanted = _day(day)
     admin = AdminApi()
     try:
@@ -45,8 +45,8 @@ def reconcile_costs(
         raise ApiError(
             f"The organisation's report cannot be read ({failure}). Check ANTHROPIC_ADMIN_KEY."
         ) from failure
-    account = SIMULATOR_ACCOUNT if admin.simulated else settings.account
-    with opening.open_pipeline(context, settings).ledger.read() as connection:
+    account = SIMULATOR_ACCOUNT if admin.simulated else pipeline.settings.account
+    with pipeline.ledger.read() as connection:
         ledger = billing_check.of_ledger(connection, account, wanted)
     compared = billing_check.compare(ledger, billing_check.of_organisation(usage, costs))
     _show(context.obj, wanted, account, compared, simulated=admin.simulated)
@@ -75,7 +75,7 @@ def _show(
     def show() -> None:
         from rich.console import Console
 
-        from batch_pipeline.cli.views import SIMULATED, plain_table
+        from batch_pipeline.cli.tables import SIMULATED, plain_table
         from batch_pipeline.pricing.prices import TOKENS
         from batch_pipeline.wording import usd
 

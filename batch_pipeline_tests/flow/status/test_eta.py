@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.cli import live
+from batch_pipeline.cli import progress_bar
 from batch_pipeline.flow import run as runner
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import eta
@@ -155,9 +155,9 @@ def test_a_log_has_a_line_whenever_something_changes_and_now_and_then(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = 1_000.0
-    monkeypatch.setattr("batch_pipeline.cli.live.time.monotonic", lambda: clock)
+    monkeypatch.setattr("batch_pipeline.cli.progress_bar.time.monotonic", lambda: clock)
     settled = replace(STATE, statuses={"succeeded": 1})
-    with caplog.at_level(logging.INFO), live.live_progress() as watch:
+    with caplog.at_level(logging.INFO), progress_bar.shown() as watch:
         for state, at in ((STATE, 0), (STATE, 100), (settled, 110), (settled, 300), (settled, 351)):
             clock = 1_000.0 + at
             watch(state)

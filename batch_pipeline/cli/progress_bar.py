@@ -1,4 +1,4 @@
-"""What is shown while a night runs: whose money is spent, a bar on a terminal, lines in a log."""
+"""What is shown while a night runs: the account, a progress bar on a terminal or lines in a log."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from batch_pipeline.wording import usd
 
 log = logging.getLogger(__name__)
 
-# Without a terminal to draw on, a line in the log at least every five minutes: it is looked at once
-# a minute.
+# Without a terminal, a line in the log at least every five minutes: `watch` is called once a minute
+# at the latest.
 LOG_SECONDS = 240.0
 
 
 def announce_account(output: Output, pipeline: Pipeline) -> None:
-    """Say whose money is spent, before it is."""
+    """Say which account pays, before anything is bought."""
     account = pipeline.account
     kind = "answers are made up, nothing is billed" if account.simulated else "real API, billed"
     output.say(f"Account: {account.name} ({kind})")
 
 
 @contextmanager
-def live_progress() -> Iterator[Callable[[progress.Progress], None]]:
+def shown() -> Iterator[Callable[[progress.Progress], None]]:
     """A function to call with each new state: draws a bar on a terminal, logs elsewhere."""
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
@@ -85,7 +85,7 @@ def _logged_progress() -> Callable[[progress.Progress], None]:
         text = f"{state.night.job} {state.night.partition}: {state.describe()}"
         at = time.monotonic()
         if text != last_text or at - last_at >= LOG_SECONDS:
-            # What changes with the clock alone is no reason for a line.
+            # An estimate of the time left changes with the clock: it alone is no reason for a line.
             log.info(", ".join([text, *eta.describe(state)]))
             last_text, last_at = text, at
 

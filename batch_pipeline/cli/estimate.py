@@ -1,23 +1,41 @@
-"""How `estimate` is shown: within 80 columns, or as a document."""
+"""`estimate`: what a night will cost and take. No message is sent."""
 
 from __future__ import annotations
 
 import textwrap
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 
+from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.views import plain_table
-from batch_pipeline.flow.costs.estimate import Estimate, as_json
-from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.cli.tables import plain_table
 from batch_pipeline.wording import duration, usd
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.costs.estimate import Estimate
+    from batch_pipeline.pricing.estimate import Spread
 
 WIDTH = 80
 
 
+def estimate(
+    context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
+) -> None:
+    """Say what a night will cost and take, both ways, without sending any message."""
+    from batch_pipeline.flow.costs import estimate as estimates
+
+    pipeline, spec, key = opening.open_night(context, job, partition)
+    show_estimate(context.obj, estimates.estimate(pipeline, spec, key))
+
+
 def show_estimate(output: Output, found: Estimate) -> None:
     """What is still to be bought, its tokens, both ways beside each other, and the advice."""
+    from batch_pipeline.flow.costs.estimate import as_json
+
     output.answer(as_json(found), lambda: _show(found))
 
 

@@ -1,0 +1,140 @@
+"""`jobs` and `validate`: what is declared, and whether it is right. Nothing is sent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Job, Json, Partition
+from batch_pipeline.cli.output import COMPLETE, USAGE, Output
+from batch_pipeline.cli.tables import facts_table, plain_table
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.dataset.files import Sources
+    from batch_pipeline.flow.planning.plan import ShardLimits
+    from batch_pipeline.jobs.loading import JobScan
+    from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.settings import Settings
+
+
+def jobs(context: typer.Context, as_json: Json = False) -> int:
+    """List the declared jobs."""
+    from batch_pipeline.jobs.loading import scan_jobs
+
+    settings = opening.load_settings(context.obj)
+    scan = scan_jobs(settings.jobs_dir)
+    show_jobs(context.obj, settings, scan)
+    return USAGE if scan.errors else COMPLETE
+
+
+def validate(
+    context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
+) -> None:
+    """Check declaration, input and template of a night without sending anything."""
+    from batch_pipeline.flow.dataset import input_dataset
+    from batch_pipeline.flow.gates import retirement
+    from batch_pipeline.flow.gates.prices import price_for
+    from batch_pipeline.flow.planning.plan import ShardLimits
+
+    pipeline, spec, key = opening.open_night(context, job, partition)
+    price_for(spec)
+    sources = input_dataset.find_input(pipeline, spec, key)
+    snapshot = input_dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
+    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    if spec.mode == "auto" and spec.deadline is None:
+        context.obj.say("mode: auto without a deadline is the same as mode: batch.")
+    show_validation(context.obj, spec, key, sources, snapshot, limits, retirement.check(spec))
+
+
+def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
+    """The good jobs in a table, what is wrong with the others on stderr."""
+    from batch_pipeline.jobs.partitions import newest_key
+
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": spec.name,
+            "description": spec.description,
+            "model_id": spec.model_id,
+            "partitions": "daily" if spec.partitions else "one",
+            "newest_partition": newest_key(spec.partitions, now),
+            "schedule": spec.schedule,
+            "input_path": spec.input.path,
+        }
+        for spec in scan.specs.values()
+    ]
+    document: dict[str, Any] = {"jobs_dir": str(settings.jobs_dir), "jobs": rows}
+    problems = "\n".join(str(error) for error in scan.errors.values())
+    if problems:
+        document["error"] = {"code": "invalid_declaration", "message": problems}
+
+    def show() -> None:
+        table = plain_table()
+        table.add_column("job", overflow="fold")
+        for name in ("model", "newest night", "schedule"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("description")
+        for row in rows:
+            cells = (
+                row["name"],
+                row["model_id"],
+                row["newest_partition"] or "none yet",
+                row["schedule"] or "-",
+                row["description"],
+            )
+            table.add_row(*map(Text, cells))
+        Console().print(table)
+
+    if rows or output.as_json:
+        output.answer(document, show)
+    elif not problems:
+        output.say(f"No job is declared: there is no <job>/defs.yaml under {settings.jobs_dir}.")
+    if problems:
+        output.say(f"Error: {problems}")
+
+
+def show_validation(
+    output: Output,
+    spec: JobSpec,
+    partition: str,
+    sources: Sources,
+    snapshot: NewSnapshot,
+    limits: ShardLimits,
+    retires: str | None,
+) -> None:
+    """What a night would send; `retires` says when its model does, if that is soon."""
+    by_count = -(-snapshot.units // limits.requests)
+    by_bytes = -(-snapshot.request_bytes // limits.bytes)
+    document = {
+        "job": spec.name,
+        "partition": partition,
+        "valid": True,
+        "files": len(sources.files),
+        "items": snapshot.items,
+        "invalid_input": snapshot.count_set_aside("invalid_input"),
+        "too_large": snapshot.count_set_aside("too_large"),
+        "duplicates": snapshot.duplicates,
+        "requests": snapshot.units,
+        "request_bytes": snapshot.request_bytes,
+        "batches_at_least": max(by_count, by_bytes),
+        "warnings": [] if retires is None else [retires],
+    }
+
+    def show() -> None:
+        console = Console()
+        console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
+        table = facts_table()
+        for name, value in document.items():
+            if name not in ("job", "partition", "valid", "warnings"):
+                table.add_row(name.replace("_", " "), f"{value:,}")
+        console.print(table)
+        if retires is not None:
+            console.print(f"Note: {retires}.", highlight=False, markup=False)
+
+    output.answer(document, show)

@@ -1,0 +1,50 @@
+"""`prune`: remove what old, finished nights no longer need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Job, Json
+from batch_pipeline.cli.output import Output
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.prune import Pruned
+
+
+def prune(
+    context: typer.Context,
+    job: Job,
+    before: Annotated[
+        str, typer.Option("--before", metavar="P", help="Nights before this one, as YYYY-MM-DD.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
+    from batch_pipeline.flow import prune as pruning
+    from batch_pipeline.jobs.loading import find_job
+    from batch_pipeline.jobs.partitions import check_day
+
+    pipeline = opening.open_pipeline(context)
+    spec = find_job(pipeline.settings.jobs_dir, job)
+    check_day(spec.partitions, before)
+    pruned = pruning.prune(pipeline, spec.name, before, dry_run=dry_run)
+    show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
+
+
+def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_run: bool) -> None:
+    """What went of which nights, and which stay."""
+    from batch_pipeline.flow import prune
+
+    document = {"job": job, "before": before, "dry_run": dry_run, **pruned.as_json()}
+
+    def show() -> None:
+        for line in prune.describe(pruned, dry_run=dry_run):
+            print(f"{job} {line}" if pruned.freed or pruned.kept else line)
+
+    output.answer(document, show)

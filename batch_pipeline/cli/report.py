@@ -1,0 +1,66 @@
+"""`report`: what a night came to and what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from batch_pipeline.cli import opening
+from batch_pipeline.cli.options import Job, Json, Partition
+from batch_pipeline.cli.output import Output
+from batch_pipeline.cli.tables import SIMULATED, facts_table, print_path
+from batch_pipeline.wording import percent, usd
+
+if TYPE_CHECKING:
+    from batch_pipeline.reporting.report import Report
+
+
+def report(
+    context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
+) -> None:
+    """Show the cost report of a night."""
+    from batch_pipeline.flow.costs.cost_report import build_report
+
+    pipeline, spec, key = opening.open_night(context, job, partition)
+    night = opening.shown_night(pipeline, spec, key)
+    show_report(context.obj, build_report(pipeline, spec, night))
+
+
+def show_report(output: Output, report: Report) -> None:
+    """A night's outcome and cost."""
+    from batch_pipeline.reporting.report_json import to_json
+
+    def show() -> None:
+        console = Console()
+        state = "complete" if report.complete else "not complete"
+        console.print(f"{report.job} {report.partition}: {state}", highlight=False)
+        table = facts_table()
+        rows = [
+            ("items", f"{report.items:,}"),
+            ("succeeded", f"{report.succeeded:,}"),
+            ("set aside (dead letters)", f"{report.dead_letter:,}"),
+            ("batches", f"{report.batches:,}"),
+            ("input tokens", f"{report.tokens.input_tokens:,}"),
+            ("output tokens", f"{report.tokens.output_tokens:,}"),
+            ("billed as batches", usd(report.costs.batch_usd)),
+            ("billed in real time", usd(report.costs.realtime_usd)),
+            ("all in real time", usd(report.costs.counterfactual_usd)),
+            ("saved", usd(report.costs.savings_usd)),
+            ("per document", usd(report.cost_per_document_usd)),
+            ("per good answer", usd(report.cost_per_succeeded_usd)),
+            ("billed without use", usd(report.wasted_usd)),
+        ]
+        if report.estimated_usd is not None:
+            rows.append(("estimated", usd(report.estimated_usd)))
+        if report.cache_hit_rate:
+            rows.append(("cache hit rate", percent(report.cache_hit_rate)))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        if report.simulated:
+            console.print(SIMULATED)
+        print_path(console, "Results", report.results_path)
+
+    output.answer(to_json(report), show)

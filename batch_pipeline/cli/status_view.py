@@ -1,0 +1,216 @@
+"""How `status` shows nights and their batches: within 80 columns, or as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from batch_pipeline.cli.output import Output, as_typed
+from batch_pipeline.cli.tables import SIMULATED, plain_table
+from batch_pipeline.flow.status import eta, night_state, progress, warnings
+from batch_pipeline.flow.status.warnings import NightWarning
+from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger.alerts import Alert
+from batch_pipeline.ledger.night_state import Kind, NightState
+from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.settings import Settings
+from batch_pipeline.wording import duration, usd
+
+# The state of a night in a word or two, for the table and for `state` in JSON.
+WORDS = {
+    Kind.COMPLETE: "complete",
+    Kind.HELD: "held",
+    Kind.PAUSED: "paused",
+    Kind.REFUSED: "refused",
+    Kind.DECLARATION_CHANGED: "declaration changed",
+    Kind.PILOT_CLOSED: "gate closed",
+    Kind.BREAKER_OPEN: "breaker open",
+    Kind.API_UNAVAILABLE: "no answer",
+    Kind.RUNNING: "running",
+    Kind.SHORT_OF_BUDGET: "budget reached",
+    Kind.SHARD_TOO_LARGE: "batch too large",
+    Kind.OLDER_NIGHT_FIRST: "older first",
+    Kind.QUEUE_FULL: "queue full",
+    Kind.OPEN: "open",
+}
+
+
+def show_status(
+    output: Output,
+    settings: Settings,
+    states: Sequence[progress.Progress],
+    alerts: Mapping[str, AlertsSpec],
+    recorded: Mapping[int, Sequence[Alert]],
+    *,
+    details: bool,
+) -> None:
+    """One line a night, and its warnings; with `details` its batches and alerts too.
+
+    `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
+    `recorded` are the alerts of each night, by its id.
+    """
+    limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
+    found = {
+        state.night.id: night_state.of_progress(state, limits[state.night.id]) for state in states
+    }
+    warned = {state.night.id: warnings.of(state, limits[state.night.id]) for state in states}
+    document = {
+        "nights": [
+            {
+                **_document(state, found[state.night.id], limits[state.night.id], details=details),
+                "warnings": [warning.as_json() for warning in warned[state.night.id]],
+                "alerts": [alert.as_json() for alert in recorded[state.night.id]],
+            }
+            for state in states
+        ]
+    }
+
+    def show() -> None:
+        console = Console()
+        if not states:
+            text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            return
+        console.print(_nights_table(states, found))
+        for state in states:
+            if details:
+                console.print(_batches_table(state))
+            notes = [
+                *_warnings(state, warned[state.night.id]),
+                *(_notes(state, found[state.night.id]) if details else ()),
+                *(map(_alert, recorded[state.night.id]) if details else ()),
+            ]
+            for note in notes:
+                console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+        if any(state.account.simulated for state in states):
+            console.print(SIMULATED)
+
+    output.answer(document, show)
+
+
+def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, NightState]) -> Table:
+    table = plain_table()
+    for name in ("night", "account", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("items", "done", "aside", "batches", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for state in states:
+        table.add_row(
+            f"{state.night.job} {state.night.partition}",
+            state.night.account,
+            WORDS[found[state.night.id].kind],
+            f"{state.items:,}",
+            f"{state.settled / state.items:.0%}" if state.items else "n/a",
+            f"{state.dead_letter:,}",
+            f"{state.batches_ended}/{state.batches}",
+            usd(state.total_cost_usd),
+        )
+    return table
+
+
+def _batches_table(state: progress.Progress) -> Table:
+    table = plain_table()
+    table.add_column(f"batches of {state.night.partition}", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("requests", justify="right")
+    table.add_column("sent (UTC)", no_wrap=True)
+    table.add_column("took", justify="right", no_wrap=True)
+    for submission in state.submissions:
+        sent, ended = submission.accepted_at or submission.intent_at, submission.ended_at
+        table.add_row(
+            _name(submission),
+            str(submission.state),
+            f"{submission.requests:,}",
+            datetime.fromtimestamp(sent, UTC).strftime("%m-%d %H:%M"),
+            "-" if ended is None else duration(max(0.0, ended - sent)),
+        )
+    return table
+
+
+def _warnings(state: progress.Progress, found: Sequence[NightWarning]) -> list[str]:
+    place = f"{state.night.job} {state.night.partition}"
+    return [f"warning: {place}: {warning.message}" for warning in found]
+
+
+def _alert(alert: Alert) -> str:
+    at = datetime.fromtimestamp(alert.sent_at or alert.recorded_at, UTC)
+    return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
+
+
+def _notes(state: progress.Progress, found: NightState) -> list[str]:
+    """What a person should know beyond table and warnings."""
+    notes = []
+    if state.waiting:
+        notes.append(f"{state.waiting:,} requests wait to be sent")
+    wanted = progress.deadline_details(state.night, state.at)
+    if wanted is not None:
+        notes.append(wanted)
+    if found.remedy:
+        notes += [str(found), *(f"  {example}" for example in found.examples)]
+    notes += [
+        f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
+        for given in state.approvals
+    ]
+    notes += [f"{_name(s)}: {s.error}" for s in state.submissions if s.error]
+    return notes
+
+
+def _name(submission: Submission) -> str:
+    if submission.engine == "batch":
+        return submission.batch_id or f"(no id yet, token {submission.token})"
+    return "(real-time calls)"
+
+
+def _document(
+    state: progress.Progress, found: NightState, alerts: AlertsSpec, *, details: bool
+) -> dict[str, Any]:
+    breaker = state.breaker(alerts)
+    document = {
+        **progress.as_json(state),
+        "state": WORDS[found.kind],
+        "night_state": found.as_json(),
+        "statuses": state.statuses,
+        "waiting": state.waiting,
+        "in_flight": state.in_flight,
+        "unknown": state.unknown,
+        "to_collect": state.to_collect,
+        "batches_ended": state.batches_ended,
+        "error_rate": round(state.error_rate, 6),
+        **eta.as_json(state),
+        "deadline_at": _iso(state.night.deadline_at),
+        "deadline": progress.deadline_details(state.night, state.at),
+        "cost_usd": float(state.total_cost_usd),
+        "pilot": state.night.pilot,
+        "breaker": None
+        if breaker is None
+        else {"reason": breaker.reason, "examples": breaker.examples},
+        "approvals": [given.as_json() for given in state.approvals],
+        "paused_reason": state.account.paused_reason,
+    }
+    if details:
+        document["submissions"] = [_submission_document(s) for s in state.submissions]
+    return document
+
+
+def _submission_document(submission: Submission) -> dict[str, Any]:
+    return {
+        "batch_id": submission.batch_id,
+        "mode": submission.engine,
+        "state": submission.state,
+        "requests": submission.requests,
+        "cost_usd": None if submission.cost_usd is None else float(submission.cost_usd),
+        "accepted_at": _iso(submission.accepted_at),
+        "expires_at": _iso(submission.expires_at),
+        "ended_at": _iso(submission.ended_at),
+        "error": submission.error,
+    }
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,30 @@
+"""How commands print tables: close together, for a terminal of 80 characters.
+
+User data is never read as markup: an id may hold brackets.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
+
+
+def plain_table() -> Table:
+    """A table with a head and columns close together."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def facts_table() -> Table:
+    """A table of names and numbers."""
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    return table
+
+
+def print_path(console: Console, what: str, path: str) -> None:
+    """Print a path on one line, however long, so that it can be copied."""
+    console.print(f"{what}: {path}", soft_wrap=True, highlight=False, markup=False)
