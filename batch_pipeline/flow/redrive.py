@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import paths
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.gates.prices import price_for
@@ -58,7 +57,7 @@ def redrive(
     check_reasons(reasons)
     night = _night(pipeline, spec, partition)
     results_folder.repair(pipeline, night)
-    state = stations.progress(pipeline, night)
+    state = steps.progress(pipeline, night)
     refusal = why_not(state)
     if refusal is not None:
         raise UsageError(f"{spec.name} {partition}: {refusal}")

@@ -1,4 +1,4 @@
-"""The stations of a night, each of which may be run at any time, twice, or after a crash.
+"""The steps of a night, each of which may be run at any time, twice, or after a crash.
 
 The command line's `run`, the Dagster assets and the sensor's follow-ups call these same functions;
 each looks at the ledger and does what is left to do.
@@ -89,7 +89,7 @@ def take_input(
     price_for(spec)
     results_folder.repair(pipeline, night)
     former = results_folder.former_account(pipeline, night)
-    night, current, busy = _standing(pipeline, night)
+    night, current, busy = _as_it_is(pipeline, night)
     if current is not None and night.pruned_at is not None:
         return InputTaken(night, current, "the night was pruned; its input is not read again")
     try:
@@ -151,7 +151,7 @@ def _note(
     return "input read"
 
 
-def _standing(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
+def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
     """The night as it is now, its snapshot, and whether anything of it is in flight.
 
     Of a night that was pruned and that the results folder does not show the snapshot is none: its

@@ -220,7 +220,7 @@ def _claim(
     limits: Limits,
 ) -> Intent:
     """Claim a shard, its bound reserved in the same transaction."""
-    submission = transitions.hold(
+    submission = transitions.claim(
         connection,
         found.shard,
         night,

@@ -60,7 +60,7 @@ def new_token() -> str:
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
-def hold(
+def claim(
     connection: Connection,
     shard: Shard,
     night: Night,

@@ -1,11 +1,11 @@
 """Whether a night will meet its deadline, and what is moved to real time so that it does.
 
-A pure function of plain values: what is left, how long batches take, how fast real time is. Where
-those come from stands in `outlook`, what is then done in `takeover`.
+A pure function of plain values: what is left, how long batches take, how fast real time is.
+`outlook` reads them from the ledger, `takeover` does what is decided.
 
-Batches first, since they cost half. Real time is for what would miss the deadline as a batch, and
-for no more than it can finish by then: what misses it either way is bought at half price. Nothing
-that has been moved comes back.
+Requests go as batches where they can, since a batch costs half. Those that would miss the deadline
+as a batch go in real time, but no more of them than real time can finish by then: a request that
+misses the deadline either way is bought at half price. What was moved to real time stays there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLACK = 1.25
 
 @dataclass(frozen=True)
 class Turnaround:
-    """Seconds that a batch is expected to take, from so many measured ones (0: assumed)."""
+    """Seconds that a batch is expected to take; `batches` were measured for it (0: assumed)."""
 
     seconds: float = ASSUMED_TURNAROUND_SECONDS
     batches: int = 0
@@ -43,7 +43,7 @@ class Speed:
 
     @classmethod
     def of(cls, concurrency: int, call_seconds: float | None) -> Speed:
-        """Of so many calls at once, each of which takes so long (None: never measured)."""
+        """Of this many calls at once, each of which takes `call_seconds` (None: never measured)."""
         if call_seconds is None:
             return cls(concurrency / ASSUMED_CALL_SECONDS, measured=False)
         return cls(concurrency / max(call_seconds, 1e-3), measured=True)
@@ -51,9 +51,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Flying:
-    """Requests that are in flight as one batch; `takable` are those that may be cancelled.
+    """The requests of one batch in flight; `takable`: it may be cancelled for real time.
 
-    What is being sent, or of unknown outcome, is not: only a batch that is proven ours ever is.
+    A batch that is being sent, or whose outcome is unknown, may not: only a batch that is proven to
+    be this account's is ever cancelled.
     """
 
     id: int
@@ -114,14 +115,14 @@ def decide(outlook: Outlook) -> Forecast:
     slow = _expected_turnaround(outlook)
     stays = outlook.unplanned if outlook.moved else 0
     if left <= 0:
-        # For the rest there is no hurry any more, and batches cost half.
+        # The deadline has passed: real time would not help, and batches cost half.
         return _forecast(outlook, slow, stays, ())
     late_unsent = max(stays, _too_late_unsent(outlook, slow))
     to_realtime = max(stays, _within(outlook, late_unsent, outlook.calling))
     missing = [b for b in outlook.flying if b.takable and _misses(outlook, b, slow)]
     late: list[Flying] = []
     before = outlook.calling + to_realtime
-    # The youngest first: they have the longest way to go.
+    # The youngest first: they are expected to end last.
     for batch in sorted(missing, key=lambda b: (-b.since, b.id)):
         if _within(outlook, batch.requests, before) == batch.requests:
             late.append(batch)
@@ -135,7 +136,7 @@ def decide(outlook: Outlook) -> Forecast:
 
 
 def _expected_turnaround(outlook: Outlook) -> float:
-    """A night whose batches are at the API for longer than usual has slow ones."""
+    """Seconds per batch: the usual time, or longer where a batch of this night has taken longer."""
     return max(outlook.turnaround.seconds, outlook.slowest)
 
 
@@ -152,16 +153,16 @@ def _too_late_unsent(outlook: Outlook, slow: float) -> int:
 
 
 def _misses(outlook: Outlook, batch: Flying, slow: float) -> bool:
-    """A batch that has had its usual time is not counted on: when it ends, nobody knows."""
+    """Whether a batch is expected to miss the deadline; one that is over its usual time is."""
     overdue = outlook.now - batch.since >= outlook.turnaround.seconds
     return overdue or batch.since + slow > outlook.deadline
 
 
 def _within(outlook: Outlook, requests: int, before: int) -> int:
-    """So many of the requests can real time finish by the deadline, after those `before` them.
+    """How many of the requests real time can finish by the deadline, after those `before` them.
 
-    A speed that was never measured keeps nothing from being tried, and a little more than fits is
-    no reason to leave a rest behind.
+    All of them where the speed was never measured, or where they exceed what fits by less than the
+    slack: a small rest is not worth a batch of its own.
     """
     if not outlook.speed.measured:
         return requests
@@ -186,7 +187,7 @@ def _forecast(
         if batch in late:
             ends.append(outlook.deadline)
         elif batch.id not in take_over:
-            # An overdue one may take as long again, for all that is known.
+            # An overdue batch is assumed to take its usual time once more.
             ends.append(batch.since + slow if batch.since + slow > now else now + slow)
     if by_batch:
         rounds = 1 + math.ceil(max(0, by_batch - outlook.room) / max(outlook.queue, 1))

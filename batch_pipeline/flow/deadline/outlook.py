@@ -1,7 +1,7 @@
-"""From the ledger to what a forecast is made of; asks nothing of the API.
+"""Reads from the ledger what the forecast of a night's deadline is made from; asks no API.
 
 Belongs here: what was measured (how long batches took, how fast calls were), and what is left of a
-night. What follows from it stands in `forecast`.
+night. `forecast` decides what follows from it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ RECENT_SECONDS = 14 * 86_400.0
 RECENT = 200
 # Four of five batches took no longer; a single straggler says nothing about the others.
 USUAL_SHARE = 0.8
-# Where a cancel seems to take longer, nobody was there to notice the end.
+# A cancel that seems to take longer was noticed late, since no process polled.
 LONGEST_CANCEL_SECONDS = 1_200.0
-# So many of a night's own batches tell more about it than those of other nights.
+# From this number on, a night's own batches tell more about it than those of other nights.
 OWN_BATCHES = 3
 
 
 def of_night(
     connection: Connection, settings: Settings, spec: JobSpec, state: Progress
 ) -> Outlook | None:
-    """How a night stands towards its deadline; None where it has none to meet."""
+    """What a forecast of the night's deadline is made from; None where it has no deadline."""
     night = state.night
     if spec.mode != "auto" or night.deadline_at is None:
         return None
@@ -97,7 +97,7 @@ def _unanswered(calls: Submission) -> int:
 def _measured_cancel(connection: Connection, account: str) -> float:
     """Seconds from a cancel until the end was noticed, of the account's latest take-overs.
 
-    Of take-overs alone: after any other cancel it may be days before somebody looks.
+    Of take-overs alone: after any other cancel it may be days before a process polls.
     """
     taken = tables.submission.c.id.in_(sa.select(tables.takeover.c.submission_id))
     took = [
@@ -129,7 +129,7 @@ def measured_speed(connection: Connection, job: str, account: str, concurrency: 
     A few calls are not made faster by more that could be made beside them.
     """
     of_job = sa.select(tables.night.c.id).where(tables.night.c.job == job)
-    # Calls that were closed early took as long as somebody let them.
+    # Calls that were closed early tell nothing about how long they would have taken.
     whole = tables.submission.c.cancel_requested_at.is_(None)
     mine = tables.submission.c.night_id.in_(of_job)
     calls = _latest(connection, account, "realtime", mine, whole)

@@ -1,11 +1,11 @@
-"""Alerts: what reaches a person who is not looking, each cause of a night once.
+"""Alerts: messages to a person who is not looking, one for each cause of a night.
 
 Belongs here: which causes there are, and that they are recorded before they are sent. The warnings
 that `status` shows stand in `warnings`, the sending in `notification`.
 
-A cause is recorded once, whoever sees it. Sending is at least once: it is repeated where a target
-did not take the message, and where a process died between sending it and saying so, because an
-alert that is lost is worse than one that comes twice. It never holds up the flow.
+A cause is recorded once, by the first process that sees it. An alert is sent at least once: again
+where a target did not take it, or where a process died between sending and recording that, because
+an alert that is lost is worse than one that comes twice. Sending never holds up the flow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How fast a night goes, when it ends, what it will have cost: one rule for all that show it.
+"""How fast a night goes, when it ends, and what it will have cost, from its progress alone.
 
-Made of a night's progress alone. A batch shows nothing before its end, so that all of this moves by
-whole batches, and the end is an interval: from the fastest to the slowest turnaround so far. Calls
-in real time show each answer, and go at the pace of the last half minute.
+A batch shows nothing before its end. The numbers therefore move by whole batches, and the end is an
+interval: from the fastest to the slowest turnaround so far. Real-time calls show each answer, and
+go at the pace of the last half minute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batch_pipeline.wording import duration, usd
 
 # The API ends a batch 24 hours after its creation, done or not.
 LONGEST_SECONDS = 24 * 3600.0
-# A batch is slow beyond so many times the slowest turnaround so far, and by more than a poll
+# A batch is slow that exceeds the slowest turnaround so far by this factor, and by more than a poll
 # interval: ends are noticed by polls, and of equal batches half are slower than the ones before.
 SLOW_FACTOR = 1.5
 SLOW_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""Sending of recorded alerts through apprise, to whatever `BATCH_PIPELINE_ALERT_URLS` names.
+"""Sends recorded alerts through apprise to the addresses in `BATCH_PIPELINE_ALERT_URLS`.
 
 The addresses hold tokens and passwords: they are read when something is to be sent, and no message,
 log line or ledger row has them. apprise's own log is silenced for the same reason.
@@ -61,8 +61,8 @@ class Message:
 def send_due(pipeline: Pipeline) -> None:
     """Send what is recorded and due, of all nights of the ledger; without a target nothing.
 
-    In a thread of its own, which is waited for as long as is harmless: what is under way by then
-    ends there, and what a dying process leaves is sent by whoever looks next.
+    In a thread of its own, which is waited for `PATIENCE_SECONDS`: a target that hangs must not
+    hold up the flow. What a dying process leaves unsent is sent by the next process that looks.
     """
     urls = pipeline.settings.alert_urls
     if urls is None:
