@@ -1,4 +1,4 @@
-"""Cron expressions: what is wrong with one. When a schedule ticks is Dagster's affair."""
+"""Checks a cron expression. When a schedule ticks is decided by Dagster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _CRON_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
 def cron_problem(expression: str) -> str | None:
     """What is wrong with a cron expression of five fields; None if nothing is.
 
-    Ranges, steps, lists and English names are understood, as everywhere; `@daily` and a field of
-    seconds are not, since Dagster's schedules and those of other tools differ on them.
+    Ranges, steps, lists and English names are understood. `@daily` and a field of seconds are
+    refused, because Dagster and other tools differ on them.
     """
     fields = expression.split()
     if len(fields) != len(_CRON_FIELDS):

@@ -1,4 +1,4 @@
-"""What every part of a declaration has in common: strictness, and texts from files.
+"""The base of every part of a declaration: strict validation, and texts that come from files.
 
 Which keys a job has, and the rules between them, belong in `spec` and `partitions`.
 """
@@ -56,14 +56,14 @@ class DeclaredModel(BaseModel):
 
 @dataclass(frozen=True)
 class _FromFile:
-    """Stands for a value whose text is still in a file, until its field is validated."""
+    """A placeholder for a text in a file, until its field is validated and the file read."""
 
     name: object
     also_given: bool
 
 
 def read_text(value: object, info: ValidationInfo) -> object:
-    """The text of a file that stands for a value; any other value as it is."""
+    """The text of the file for a placeholder; any other value unchanged."""
     if not isinstance(value, _FromFile):
         return value
     if value.also_given:
@@ -80,7 +80,7 @@ def read_text(value: object, info: ValidationInfo) -> object:
 
 
 def read_json(value: object, info: ValidationInfo) -> object:
-    """As `read_text`, for a value that its file holds as JSON."""
+    """As `read_text`, for a file that holds JSON."""
     text = read_text(value, info)
     if not isinstance(value, _FromFile):
         return value
@@ -111,16 +111,16 @@ Usd = Annotated[
     Field(gt=0, allow_inf_nan=False),
     PlainSerializer(float, when_used="json"),
 ]
-# Per million tokens; results hold amounts to a millionth of a millionth of a dollar.
+# Per million tokens, so that the price of one token is a whole number of picodollars.
 UsdPerMillion = Annotated[Usd, Field(decimal_places=6)]
 Text = Annotated[str, BeforeValidator(read_text)]
 JsonObject = dict[str, JsonValue]
-# Lax for the container alone: YAML has lists where a frozen value has tuples.
+# Not strict for the container: YAML has lists where a frozen value has tuples.
 NonEmptyTexts = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 
 
 def problem_with(key: str, message: str) -> InitErrorDetails:
-    """A problem with one key of the value at hand, so that a report can point at its line."""
-    # The message goes in as a value, since a message template would swallow its braces.
+    """A problem with one key, in pydantic's form, so that its line in the file can be named."""
+    # The message is passed as a value, because pydantic would take its braces for placeholders.
     error = PydanticCustomError("declared", "{message}", {"message": message})
     return InitErrorDetails(type=error, loc=(key,), input=None)

@@ -1,7 +1,7 @@
-"""When a night's results are wanted: the instant that a job's `deadline` means.
+"""The instant that a job's `deadline` means for a night: when its results are wanted.
 
 Pure functions of the declaration and of the time at which the input was taken. What is done to meet
-a deadline stands in `flow.deadline`.
+a deadline is in `flow.deadline`.
 """
 
 from __future__ import annotations

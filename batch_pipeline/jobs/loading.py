@@ -1,8 +1,8 @@
 """Declarations: from `<job>/defs.yaml` to JobSpecs, with every problem named by file, line and key.
 
-The command line and Dagster read jobs through here and nowhere else, so that a value means the
-same to both: nothing is templated, `{{ }}` stays as it is written. What may be declared belongs in
-`spec`; how YAML becomes values with line numbers, in `yaml_lines`.
+The command line and Dagster both read jobs with these functions, so that a value means the same to
+both: no templates are filled in, `{{ }}` stays as it is written. What may be declared is in `spec`;
+`yaml_lines` turns YAML into values with line numbers.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _WANTED = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-"""What was wanted, by pydantic's type of error, in words of YAML rather than of Python."""
+"""What was expected, by pydantic's type of error, in words of YAML rather than of Python."""
 
 
 @dataclass(frozen=True)
 class JobScan:
-    """What a jobs folder holds: by job name, the declarations that are right and those not."""
+    """What a jobs folder holds, by job name: valid declarations, and errors of the others."""
 
     specs: dict[str, JobSpec]
     errors: dict[str, DeclarationError]
 
 
 def scan_jobs(jobs_dir: Path) -> JobScan:
-    """Read every `<job>/defs.yaml`, in the order of names; a broken one hides no other.
+    """Read every `<job>/defs.yaml`, in the order of names; valid jobs are found beside broken ones.
 
-    Folders that are hidden or hold no declaration are passed over. Raises UsageError where there is
-    no such folder.
+    Hidden folders and folders without a declaration are skipped. Raises UsageError where
+    `jobs_dir` does not exist.
     """
     specs: dict[str, JobSpec] = {}
     errors: dict[str, DeclarationError] = {}
@@ -73,7 +73,7 @@ def load_jobs(jobs_dir: Path) -> dict[str, JobSpec]:
 
 
 def find_job(jobs_dir: Path, name: str) -> JobSpec:
-    """The job of that name, whatever state the others are in; UsageError lists the known ones."""
+    """The job of that name, even where other jobs are broken; UsageError lists the known names."""
     files = _declaration_files(jobs_dir)
     if name in files:
         return load_job(files[name])
@@ -126,7 +126,7 @@ def spec_from_attributes(
     DeclarationError with a line for each problem.
     """
     named = {key: value for key, value in attributes.items() if isinstance(key, str)}
-    # Not a key of the contract, though the constructor has an argument of that name.
+    # `base_dir` is an argument of the constructor and no key of a declaration.
     strangers = {key for key in attributes if key not in named or key == "base_dir"}
     problems: list[tuple[KeyPath, str]] = [
         ((key,), _unknown_key(key, JobSpec)) for key in attributes if key in strangers
@@ -159,7 +159,7 @@ def _declaration_files(jobs_dir: Path) -> dict[str, Path]:
 
 
 def _envelope(value: object) -> list[tuple[KeyPath, str]]:
-    """Problems around the attributes: the component's type, and keys beside the two."""
+    """Problems of the document around the attributes: a wrong type, unknown keys."""
     if not isinstance(value, dict):
         return [((), f"must be a mapping with type: {COMPONENT_TYPE} and attributes")]
     problems: list[tuple[KeyPath, str]] = [
@@ -175,7 +175,7 @@ def _envelope(value: object) -> list[tuple[KeyPath, str]]:
 
 
 def _explain(details: ErrorDetails, attributes: Mapping[Any, Any]) -> tuple[KeyPath, str]:
-    """Where a problem is, as the user wrote it, and what it is."""
+    """The path of a problem, as the user wrote the key, and its message."""
     path: KeyPath = details["loc"]
     shown = _shown(details["input"])
     match details["type"]:
@@ -200,7 +200,7 @@ def _explain(details: ErrorDetails, attributes: Mapping[Any, Any]) -> tuple[KeyP
 
 
 def _as_written(path: KeyPath, attributes: Mapping[Any, Any]) -> KeyPath:
-    """`prompt.user` is `prompt.user_file` to someone who wrote the latter."""
+    """The path with `user_file` for `user` where the declaration has the former."""
     parent: Any = attributes
     for key in path[:-1]:
         parent = parent.get(key) if isinstance(parent, Mapping) else None
@@ -234,7 +234,7 @@ def _model_at(path: KeyPath) -> type[DeclaredModel] | None:
 
 
 def _shown(value: object) -> str:
-    """A value as its writer knows it; YAML's surprises (22:00 is 1320) show up here."""
+    """A value in words of YAML; this shows values that YAML reads otherwise (22:00 is 1320)."""
     match value:
         case None:
             return "nothing"

@@ -1,8 +1,7 @@
-"""Which nights a job has: partition keys as pure functions of a declaration and the time.
+"""Partition keys of a job: which nights exist, from the declaration and the time.
 
-Keys are the same as those of Dagster's `DailyPartitionsDefinition`, so that the command line and
-Dagster mean the same night; a test compares the two. What a night contains, and when a schedule
-starts one, does not belong here.
+The keys are those of Dagster's `DailyPartitionsDefinition`, so that the command line and Dagster
+mean the same night; a test compares the two.
 """
 
 from __future__ import annotations
@@ -96,8 +95,7 @@ def check_key(spec: PartitionsSpec | None, key: str, now: datetime) -> None:
 
 
 def check_day(spec: PartitionsSpec | None, key: str) -> None:
-    """Raise UsageError unless the job has one night a day and `key` is a day, whether or not it is
-    one of them."""
+    """Raise UsageError unless the job has one night a day and `key` is a day, existing or not."""
     if spec is None:
         raise UsageError(f"the job has one night, {SINGLE_KEY!r}, and none before another")
     if _parse_key(key) is None:
@@ -121,9 +119,10 @@ def all_keys(spec: PartitionsSpec | None, now: datetime) -> list[str]:
 
 
 def _last_day(spec: PartitionsSpec, now: datetime) -> date:
-    """A day has ended once the calendar of its time zone shows a later one.
+    """The last day that is a partition at `now`.
 
-    Asking the calendar, rather than adding 24 hours, is what makes days of 23 and 25 hours right.
+    A day has ended when the calendar of its time zone shows a later one: where the clocks change,
+    it has 23 or 25 hours.
     """
     if now.tzinfo is None:
         raise ValueError("now must carry a time zone")
@@ -133,8 +132,8 @@ def _last_day(spec: PartitionsSpec, now: datetime) -> date:
 def _last_valid_day(spec: PartitionsSpec, now: datetime) -> date:
     """The last day that Dagster accepts: with an offset it has the first day one day early.
 
-    That is a quirk of Dagster (1.13), followed since a key that its UI offers must be one here too.
-    No schedule would run it yet, so `newest_key` knows nothing of it.
+    Dagster 1.13 does so, and a key that its UI offers must exist here too. No schedule runs it yet,
+    so that `newest_key` does not return it.
     """
     last = _last_day(spec, now)
     if spec.end_offset > 0 and last == spec.start - timedelta(days=1):
@@ -147,7 +146,7 @@ def _days(first: date, last: date) -> list[str]:
 
 
 def _parse_key(key: str) -> date | None:
-    """The day of a key in its one spelling: `2026-1-5` and `20260105` are not keys."""
+    """The day of a key; None for other spellings of a date (`2026-1-5`, `20260105`)."""
     try:
         day = date.fromisoformat(key)
     except ValueError:

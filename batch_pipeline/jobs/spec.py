@@ -1,9 +1,7 @@
 """JobSpec: all that a job declares, checked.
 
-Shapes, defaults and the rules between keys belong here, as frozen values that any part of the
-pipeline may read. Reading YAML belongs in `declarations`; what a declaration leads to (requests,
-prices, assets) belongs to those who do it. A file that a declaration names is read here, once, so
-that a spec holds texts and nobody has to know where they came from.
+Belongs here: keys, defaults and the rules between keys, as frozen values. Reading YAML is in
+`loading`. A file that a declaration names (`user_file`) is read here, so that a spec holds texts.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from batch_pipeline.jobs.partitions import PartitionsSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
-"""The API's own limits of one batch; it does not say MB or MiB, so the smaller reading holds."""
+"""The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
 
 _PARAMS_NOT_ALLOWED = {
     "model": "set model_id instead",
@@ -103,7 +101,7 @@ class PromptSpec(DeclaredModel):
 
 
 class PilotSpec(DeclaredModel):
-    """The sample that goes first and gates the rest; size 0 means no pilot."""
+    """The sample that is sent first and decides whether the rest is sent; size 0 means no pilot."""
 
     size: int = Field(default=100, ge=0)
     seed: int = 0
@@ -133,7 +131,7 @@ class ClassPricesSpec(DeclaredModel):
 
 
 class PricesSpec(DeclaredModel):
-    """A negotiated contract's prices, both ways, in place of the published ones."""
+    """Prices of a negotiated contract, both ways, which replace the published prices."""
 
     batch: ClassPricesSpec
     realtime: ClassPricesSpec
@@ -148,7 +146,7 @@ class LimitsSpec(DeclaredModel):
 
 
 class RetrySpec(DeclaredModel):
-    """How often an item is asked, the first time included, and with what room once cut off."""
+    """How often an item is asked (the first time included), and the `max_tokens` once truncated."""
 
     max_attempts: int = Field(default=3, ge=1)
     truncated_max_tokens: int | None = Field(default=None, ge=1)
@@ -162,7 +160,7 @@ class RealtimeSpec(DeclaredModel):
 
 
 class AlertsSpec(DeclaredModel):
-    """When a person hears of a night."""
+    """The limits at which a person is alerted of a night."""
 
     error_rate: Rate = 0.10
     after_items: int = Field(default=50, ge=0)
@@ -175,9 +173,9 @@ class JobSpec(DeclaredModel):
     """One job, as declared in YAML or in Python.
 
     In Python, parts may be given as mappings, and `base_dir` is the folder that relative paths and
-    files refer to (the current one unless given). Raises pydantic's ValidationError, which lists
-    every problem with its key. Any `*_file` has been read: `prompt.system`, `prompt.user` and
-    `output_schema` hold what it held.
+    files refer to (the current folder unless given). Raises pydantic's ValidationError, which lists
+    every problem with its key. Files are read on construction: `prompt.system`, `prompt.user` and
+    `output_schema` have the content of their `*_file`.
     """
 
     FILE_KEYS = ("output_schema",)

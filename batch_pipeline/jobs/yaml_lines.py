@@ -1,7 +1,4 @@
-"""YAML read safely into plain values, with the line of every key.
-
-What the values mean belongs to those who ask for them.
-"""
+"""Reads YAML into plain values, with the line of every key."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ KeyPath = tuple[int | str, ...]
 """Where a value is in a document: ("attributes", "upstream", 0)."""
 
 
-class YamlProblem(Exception):  # a problem of the document, told to a person by others
+class YamlProblem(Exception):
     """The text is not a YAML document that can be read; `line` counts from 1."""
 
     def __init__(self, message: str, line: int) -> None:
@@ -24,9 +21,9 @@ class YamlProblem(Exception):  # a problem of the document, told to a person by 
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """One document: its value, where its keys stand, and which are there twice.
+    """One document: its value, the lines of its keys, and the keys that are there twice.
 
-    `repeated` holds the path of a key, the line where it stands again, and the line of the first.
+    `repeated` has (path of a key, line of the repetition, line of the first).
     """
 
     value: Any
@@ -43,8 +40,8 @@ class YamlDocument:
 def parse_yaml(content: bytes) -> YamlDocument:
     """Read one YAML document; raises YamlProblem where that cannot be done.
 
-    Dates arrive as dates, except those that no calendar has: they stay text, so that whoever checks
-    the value can say which key is wrong.
+    A date becomes a date; an impossible one (`2026-02-30`) stays text, so that the validation of
+    the value can name its key.
     """
     try:
         loader = _Loader(content)
@@ -52,7 +49,7 @@ def parse_yaml(content: bytes) -> YamlDocument:
         document = YamlDocument(None, {}, [])
         if node is None:
             return document
-        # Before values are built, since building them rewrites merged (`<<`) mappings.
+        # Before the values are built: that rewrites merged (`<<`) mappings.
         _walk(node, (), document, set())
         return replace(document, value=loader.construct_document(node))
     except yaml.MarkedYAMLError as error:
@@ -64,7 +61,7 @@ def parse_yaml(content: bytes) -> YamlDocument:
 
 
 def _hint(message: str) -> str:
-    """What most often leads to a parser's complaint."""
+    """The most frequent cause of a parser's message."""
     if "'\\t'" in message:
         return "; indent with spaces, not with tabs"
     if "while parsing a flow" in message:
@@ -75,7 +72,7 @@ def _hint(message: str) -> str:
 
 
 def _walk(node: yaml.Node, path: KeyPath, document: YamlDocument, seen: set[int]) -> None:
-    """Note the lines of all keys below a node; an alias is followed once, it may be a circle."""
+    """Note the lines of all keys below a node; an alias is followed once, as it may be a loop."""
     if id(node) in seen:
         return
     seen.add(id(node))

@@ -1,7 +1,8 @@
-"""The most that requests can cost, before they go out: what ceilings are checked against.
+"""Upper bounds of what requests can cost, before they are sent: ceilings are checked against them.
 
-A bound takes constant time, whatever the number of requests: it follows from their bytes, from the
-largest, and from what they may answer. What was spent, and the ceilings, stand in `state.budget`.
+A bound takes constant time for any number of requests: it follows from their bytes together, from
+the bytes of the largest, and from the tokens that they may answer. What was spent, and the
+ceilings, are in `ledger.budget`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from decimal import ROUND_CEILING, Decimal
 
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 
-# Fewer answers than these say too little about the next document's tokens.
+# With fewer answers than these the tokens of the next documents are too uncertain.
 LEAST_ANSWERS = 10
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Prompt tokens that were billed, and the request bytes that they were billed for."""
+    """Prompt tokens that were billed, and the bytes of the requests that they were billed for."""
 
     answers: int = 0
     bytes: int = 0
     tokens: int = 0
 
     def tokens_per_byte(self, buffer: float) -> Decimal:
-        """What to reckon with for the next requests: as measured, and `buffer` more (0.2: 20 %).
+        """Tokens for each byte of the next requests: as measured, and `buffer` more (0.2: 20 %).
 
-        Before enough is measured it is 1: a token has at least a byte.
+        1 until enough answers are measured, because a token has at least one byte.
         """
         if self.answers < LEAST_ANSWERS or not self.bytes or not self.tokens:
             return Decimal(1)
@@ -35,7 +36,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of requests of one declaration; `caching`: it asks for prompt caching."""
+    """Bounds for requests of one declaration; `caching` says that it asks for prompt caching."""
 
     price: ModelPrice
     tokens_per_byte: Decimal = Decimal(1)
@@ -44,8 +45,8 @@ class Bounds:
     def usd(
         self, mode: Mode, *, input_bytes: int, largest_bytes: int, output_tokens: int
     ) -> Decimal:
-        """The most in USD for requests of `input_bytes` together, the largest of which has
-        `largest_bytes`, with at most `output_tokens` of output together."""
+        """The most in USD for requests with `input_bytes` and at most `output_tokens` together; the
+        largest request has `largest_bytes`."""
         return self.price.upper_bound(
             self._tokens(input_bytes),
             output_tokens,

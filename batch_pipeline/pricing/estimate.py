@@ -1,7 +1,6 @@
-"""What a night will cost, before anything is sent: the arithmetic of an estimate.
+"""The arithmetic of an estimate: from tokens and prices to dollars and hours.
 
-Belongs here: from tokens and prices to dollars and hours. Where the tokens come from, measured or
-by a rule, stands in `flow.estimate`.
+Where the tokens are known from is in `flow.costs.estimate`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Spread:
-    """Tokens of a request: mean, median, and what 95 of 100 stay under."""
+    """Tokens (or bytes) of a request: mean, median, and 95th percentile."""
 
     mean: float
     p50: float
@@ -30,7 +29,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the prompt's tokens, the parts that are written to the cache and read from it."""
+    """The parts of a prompt's tokens that are written to the cache, and read from it."""
 
     cache_write_5m: float = 0.0
     cache_write_1h: float = 0.0
@@ -48,7 +47,7 @@ class Shares:
         )
 
     def price(self, prices: UnitPrices) -> Decimal:
-        """USD for one token of the prompt, whatever its class turns out to be."""
+        """USD for one token of the prompt, as a mean over its classes."""
         written, longer, read = (
             Decimal(str(share))
             for share in (self.cache_write_5m, self.cache_write_1h, self.cache_read)
@@ -67,9 +66,10 @@ UNCACHED = Shares()
 
 @dataclass(frozen=True)
 class Amounts:
-    """USD for all requests one way: expected, with the buffer, and if all were as long as the P95.
+    """USD for all requests one way.
 
-    The buffer is for errors, retries and variance.
+    `buffered` is `expected` with a buffer for errors, retries and variance; `p95` is for prompts
+    and answers that are all as long as the 95th percentile.
     """
 
     expected: Decimal
@@ -79,10 +79,10 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Work:
-    """What is still to be bought: requests, their prompts' tokens, and those of the answers.
+    """What is still to be bought: requests, tokens of their prompts, and tokens of their answers.
 
-    `lengths` are groups of requests, from short to long, as their number and the mean tokens of
-    their prompts: tiers of a price go by the length of each prompt.
+    `lengths` has groups of requests from short to long, each as (number of requests, mean tokens of
+    a prompt), because price tiers go by the length of each prompt.
     """
 
     requests: int
@@ -93,7 +93,7 @@ class Work:
 
 
 def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts:
-    """USD one way, exact for the tokens that are assumed."""
+    """USD for the work one way, at the tokens that are assumed."""
     tiers = price.batch if mode == "batch" else price.realtime
     expected = sum(
         (
@@ -111,17 +111,18 @@ def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts
 
 
 def _usd(tiers: Tiers, shares: Shares, prompt: float, output: float) -> Decimal:
-    """USD for a request with so many tokens, which need not be whole ones."""
+    """USD for a request with these mean tokens, which need not be whole numbers."""
     prices = tiers.at(math.ceil(prompt))
     return Decimal(str(prompt)) * shares.price(prices) + Decimal(str(output)) * prices.output
 
 
 def batch_hours(requests: int, queue: int, turnaround_seconds: float) -> float:
-    """The queue takes as many requests at once as its limit; the rest follows with each return."""
+    """Hours until the last batch has ended, where the queue takes `queue` requests at a time."""
     if not requests:
         return 0.0
     return math.ceil(requests / max(queue, 1)) * turnaround_seconds / HOUR
 
 
 def realtime_hours(requests: int, requests_per_second: float) -> float:
+    """Hours until the last call is answered."""
     return requests / requests_per_second / HOUR if requests else 0.0

@@ -1,8 +1,7 @@
-"""What tokens cost: the published prices of `genai-prices`, made safe and fast for this use.
+"""Prices of a model on a date, from the library `genai-prices`, and what a usage costs at them.
 
-Belongs here: finding a model's prices on a date, refusing where there are none, and pricing one
-usage. No price is kept in this project. Estimates, budgets and reports are made elsewhere from
-these numbers.
+Belongs here: finding prices, refusing a model that has none, and pricing tokens. This project keeps
+no prices of its own. Estimates, bounds and reports are made elsewhere from these numbers.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ Mode = Literal["batch", "realtime"]
 
 _PROVIDER = "anthropic"
 _BATCH = {"processing": "batch"}
-# Data residency is priced by the API as a factor on all token classes, which the library does not
-# know. Anything but these is refused, since an unknown factor would be a wrong bill.
+# For data residency the API multiplies the prices of all token classes, which the library does not
+# know. Other values are refused, because with an unknown factor every amount would be wrong.
 _RESIDENCY_FACTORS = {None: Decimal(1), "global": Decimal(1), "us": Decimal("1.1")}
 
 
@@ -60,6 +59,7 @@ class TokenUsage:
 
 # The classes of billed tokens, in the order of `UnitPrices`: columns of results and of the ledger.
 TOKENS = tuple(field.name for field in fields(TokenUsage))
+PROMPT_TOKENS = tuple(name for name in TOKENS if name != "output_tokens")
 
 
 class UnitPrices(NamedTuple):
@@ -82,7 +82,7 @@ class UnitPrices(NamedTuple):
         )
 
 
-# The library's names of the same five, in the same order; its prices are USD per million tokens.
+# The library's names of the same classes, in the same order; its prices are USD per million tokens.
 _LIBRARY_KEYS = (
     "input_mtok",
     "output_mtok",
@@ -103,18 +103,18 @@ class Tiers:
     prices: tuple[UnitPrices, ...]
 
     def at(self, prompt_tokens: int) -> UnitPrices:
-        """The unit prices of a request with so many prompt tokens."""
+        """The unit prices of a request with `prompt_tokens`."""
         return self.prices[bisect_left(self.starts, prompt_tokens)]
 
     def up_to(self, prompt_tokens: int) -> tuple[UnitPrices, ...]:
-        """The unit prices that a request of at most so many prompt tokens may meet."""
+        """The unit prices that may apply to a request of at most `prompt_tokens`."""
         return self.prices[: bisect_left(self.starts, prompt_tokens) + 1]
 
     def picodollars(self) -> tuple[tuple[int, ...], ...]:
-        """The same prices in whole picodollars (1e-12 USD), for exact sums over many answers.
+        """The prices in whole picodollars (1e-12 USD), for exact sums of integers.
 
-        Published and stated prices have at most six decimals for a million tokens, so that all of
-        them are whole; ValueError if one is not.
+        Published and stated prices have at most six decimals for a million tokens, so that all are
+        whole numbers; ValueError where one is not.
         """
         scaled = [[price.scaleb(12) for price in prices] for prices in self.prices]
         if any(price != int(price) for prices in scaled for price in prices):
@@ -126,8 +126,8 @@ class Tiers:
 class ModelPrice:
     """The prices of one model on one date, both ways.
 
-    `matched_model` is the library's id for the model: names match by prefix, so it belongs in the
-    log beside the name that was asked for. `library_version` is None where the job states its own.
+    `matched_model` is the library's id for the model: names match by prefix, so that a report names
+    it too. `library_version` is None where the job states its own prices.
     """
 
     matched_model: str
@@ -145,8 +145,8 @@ class ModelPrice:
     def cost(self, usage: TokenUsage, *, mode: Mode) -> Decimal:
         """USD for the usage of one request, exact.
 
-        Price tiers go by the request's own prompt length, so usages of several requests must be
-        priced one by one and not summed before.
+        The price tier follows from the length of the request's own prompt, so that usages of
+        several requests must not be added up before they are priced.
         """
         tiers = self.batch if mode == "batch" else self.realtime
         return tiers.at(usage.prompt_tokens).cost(usage)
@@ -160,12 +160,11 @@ class ModelPrice:
         caching: bool = True,
         longest: int | None = None,
     ) -> Decimal:
-        """The most that requests can cost, in USD, with at most so many tokens in and out.
+        """The most in USD that requests with at most these tokens can cost.
 
-        Every prompt token counts at the dearest class that it may fall into; without `caching`
-        (the requests ask for none) that is plain input. The tokens are those of one request, or of
-        several whose longest prompt has `longest` tokens: all count at the dearest tier that it
-        may reach.
+        Every prompt token counts at the dearest class that it may fall into; where the requests ask
+        for no `caching` that is plain input. The tokens are those of one request, or of several
+        whose longest prompt has `longest` tokens: all count at the dearest tier that it may reach.
         """
         tiers = self.batch if mode == "batch" else self.realtime
         reachable = tiers.up_to(input_tokens if longest is None else longest)
@@ -186,7 +185,7 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
     would answer with the standard price, silently), or without one of the five token classes, and
     for a data residency whose factor is not known.
     """
-    # 1.6 MB of prices as Python code: only the commands that price anything load it.
+    # 1.6 MB of prices as Python code: not loaded by commands that price nothing.
     import genai_prices  # noqa: PLC0415
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
 
@@ -233,7 +232,7 @@ def stated_price(model_id: str, stated: Mapping[str, Mapping[str, object]]) -> M
 
 
 def _batch_prices(model: ModelInfo, at: datetime) -> Mapping[str, Decimal | TieredPrices | None]:
-    """The batch variant's own prices; `get_prices` would fill its gaps with standard ones."""
+    """The batch variant's own prices; `get_prices` would fill its gaps with standard prices."""
     found: dict[str, Decimal | TieredPrices | None] = {}
     for variant in model.price_variants or ():
         if variant.when == _BATCH and (variant.constraint is None or variant.constraint.active(at)):

@@ -1,4 +1,4 @@
-"""From the cost of a sample to the cost of a night: a point, and an interval around it."""
+"""The projection of a night's cost from a sample: an expected amount and a confidence interval."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 from statistics import NormalDist, stdev
 
-# Of 100 nights with a sample like this, 95 cost something within the interval.
+# Of 100 nights that are projected, about 95 cost an amount within their interval.
 CONFIDENCE = 0.95
-# Student's t at that confidence for the fewest answers, where the approximation is not good yet.
+# Student's t at that confidence for 1 to 4 degrees of freedom, where the expansion below is poor.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 @dataclass(frozen=True)
 class Projection:
-    """USD for the whole night: expected, and between which amounts with 95 % confidence.
+    """USD for the whole night: expected, and the bounds of the 95 % confidence interval.
 
-    `low` and `high` are None where a single answer tells nothing of how they differ.
+    `low` and `high` are None where there is a single answer, which has no variance.
     """
 
     expected: Decimal
@@ -26,10 +26,11 @@ class Projection:
 
 
 def project(costs: Sequence[Decimal], billed: Decimal, rest: int) -> Projection:
-    """A night of which a sample of these costs was billed, and `rest` requests are to follow.
+    """The cost of a night of which a sample was `billed`, with these costs for each answer, and of
+    which `rest` requests are still to be sent.
 
-    The interval is Student's t of the sample's mean. The pilot's sample is drawn evenly over all
-    lengths, which makes its mean better than the interval says: it errs on the wide side.
+    The interval is Student's t of the sample's mean. It is wider than it has to be: the pilot's
+    sample is drawn evenly over all lengths, so that its mean varies less.
     """
     mean = sum(costs, Decimal(0)) / len(costs)
     expected = billed + mean * rest
@@ -41,8 +42,8 @@ def project(costs: Sequence[Decimal], billed: Decimal, rest: int) -> Projection:
 
 
 def _t(degrees: int) -> float:
-    """Student's t at 95 %, two-sided: exact for the first, else the expansion about the normal
-    (Abramowitz and Stegun 26.7.5), good to three digits from there."""
+    """Student's t at 95 %, two-sided: from the table, else by the expansion about the normal
+    distribution (Abramowitz and Stegun 26.7.5), which has three good digits from 5 degrees on."""
     if degrees in _T:
         return _T[degrees]
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)

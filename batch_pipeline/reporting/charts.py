@@ -1,8 +1,8 @@
 """The geometry of the report's charts: from figures to rectangles, ticks and words.
 
-Drawn by `templates/chart.svg.jinja`, in the page's own colours and type, so that a chart is text
-that scales, prints, follows light and dark, and needs nothing from elsewhere. Small charts for
-Dagster's metadata are made in `orchestration.metadata`.
+`templates/chart.svg.jinja` draws them as SVG in the page's own colours and fonts, so that a chart
+scales, prints, follows light and dark, and needs no other file. Small charts for Dagster's
+metadata are made in `orchestration.metadata`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FLOOR = HEIGHT - BOTTOM
 Y_TICKS = 4
 X_TICKS = 5
 GAP = 2.0
-# The width of a character at most, for deciding on which side of its line a word fits.
+# The greatest width of a character, to decide on which side of its line a word fits.
 CHARACTER = 8.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A rectangle, its style in the page, and what a pointer or a screen reader is told of it."""
+    """A rectangle, its style in the page, and the hint for a pointer or a screen reader."""
 
     x: float
     y: float
@@ -44,7 +44,7 @@ class Tick:
 
     @property
     def anchor(self) -> str:
-        """In the middle below its tick, or at the end of the picture where that would cut it."""
+        """`middle` below its tick, or `end` where the picture's border would cut the text."""
         return "end" if self.at + CHARACTER * len(self.text) / 2 > WIDTH else "middle"
 
     @property
@@ -105,7 +105,7 @@ def columns(
     """A column for each of a few categories; `y_text` writes the value of a tick."""
     step, top = _scale(max((column.value for column in shown), default=0.0))
     room = ROOM / max(len(shown), 1)
-    # A single night is a column, not a wall.
+    # Otherwise the column of a single night would fill the picture.
     width = min(room - GAP, 48.0)
     bars, ticks = [], []
     every = math.ceil(len(shown) / X_TICKS)
@@ -137,7 +137,7 @@ def histogram(
 ) -> Chart:
     """A distribution, with a line for each marker: (value, words, style).
 
-    `x_step` gives the step of the ticks that is at least so large and that people count in.
+    `x_step` returns the smallest round step of the ticks that is not less than its argument.
     """
     step, top = _scale(float(max(shown.counts)), least=1.0)
     bins = shown.bins
@@ -205,6 +205,6 @@ def _bar(
 ) -> Bar:
     height = (FLOOR - TOP) * value / top
     y = FLOOR - (FLOOR - TOP) * (below + value) / top
-    # What is there is seen, however little it is.
+    # A value that is small but not zero stays visible.
     height, y = (height, y) if height >= 1 else (1.0, min(y, FLOOR - 1))
     return Bar(round(x, 2), round(y, 2), round(width, 2), round(height, 2), kind, hint)

@@ -1,9 +1,9 @@
-"""Why a night cost more or less than was expected: the difference, cut into reasons that add up.
+"""Why a night cost more or less than expected: the difference in USD, as reasons that add up to it.
 
-Each reason is what changes if that one thing becomes as it was in fact, the former ones being so
-already: first how many requests there were, then their tokens, at the list price of plain input and
-output. What retries and duplicates cost is known exactly. All else (the class and tier that tokens
-fell into, caching, the engine, another model or price) is the part of the price.
+The reasons replace one expected figure after the other by the actual one: the number of requests,
+then their tokens, at the list price of plain input and output. What retries and duplicates cost is
+known exactly. What is left is the reason `price`: token classes, tiers, caching, real time, another
+model or price.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True)
 class Expected:
-    """What was foreseen for a whole night, and by what (`source`: a few words for people).
+    """What was expected of a whole night; `source` says in a few words where that is from.
 
-    Tokens are means of one request, prompt tokens of all classes together.
+    Tokens are means of one request; prompt tokens are of all classes together.
     """
 
     source: str
@@ -34,10 +34,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the night's requests came to when they were asked for the first time.
+    """What the first attempts of the night's requests came to.
 
-    `requests` were answered in any way, `billed` of them cost something; tokens are sums. `again`
-    and `duplicates` are what further attempts and batches bought twice cost.
+    `requests` were answered in any way, `billed` of them cost something; tokens are sums over them.
+    `again_usd` is what further attempts cost, `duplicates_usd` what batches bought twice cost.
     """
 
     requests: int = 0
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Difference:
-    """Expected and billed USD, and the reasons by name, in the order of their telling."""
+    """Expected and billed USD, and the reasons by name, in the order in which they are shown."""
 
     source: str
     expected_usd: Decimal
@@ -76,7 +76,7 @@ def explain(
 ) -> Difference:
     """The difference in USD by reason; the reasons add up to it exactly.
 
-    `prices` are those of a batch request of usual length, USD a token.
+    `prices` are USD a token, of a batch request of usual length.
     """
     each = expected.input_tokens * prices.input + expected.output_tokens * prices.output
     reasons = {

@@ -1,7 +1,7 @@
-"""Distributions for people: a few figures, and bins with round borders to draw.
+"""Distributions: mean, quantiles, and bins with round borders for a histogram.
 
-Belongs here: how borders are chosen and counted. Where values come from, and how bins are drawn,
-stands elsewhere. A database may fill the bins, so that values need not be in memory.
+Belongs here: how borders are chosen and values counted. `charts` draws them. The counts may come
+from a database, so that the values need not be in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any
 
 MOST_BINS = 24
-# Steps that a reader can count in, by unit.
+# Round steps between borders: of numbers (by power of ten), and of times in seconds.
 ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
 SECONDS = (
     1,
@@ -48,12 +48,12 @@ class Bins:
 
     @classmethod
     def round(cls, low: float, high: float) -> Bins:
-        """Bins with round borders from `low` to `high`, for counts of whatever size."""
+        """Bins from `low` to `high` with round borders, for counts."""
         return cls._over(low, high, max(1.0, round_step((high - low) / MOST_BINS)))
 
     @classmethod
     def of_seconds(cls, low: float, high: float) -> Bins:
-        """The same for times, with borders at whole seconds, minutes, hours."""
+        """Bins from `low` to `high` for times, with borders at whole seconds, minutes or hours."""
         return cls._over(low, high, clock_step((high - low) / MOST_BINS))
 
     @classmethod
@@ -77,7 +77,7 @@ class Distribution:
 
     @classmethod
     def of_seconds(cls, values: Sequence[float]) -> Distribution | None:
-        """The distribution of times that are at hand; None without any."""
+        """The distribution of times; None where there are none."""
         if not values:
             return None
         ordered = sorted(values)
@@ -117,7 +117,7 @@ def nearest_rank(count: int, share: float) -> int:
 
 
 def round_step(least: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not less."""
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not less than `least`."""
     if least <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(least))
@@ -125,5 +125,5 @@ def round_step(least: float) -> float:
 
 
 def clock_step(least: float) -> float:
-    """The smallest step of a clock, in seconds, that is not less; half a day at most."""
+    """The smallest of `SECONDS` that is not less than `least`; half a day at most."""
     return next((step for step in SECONDS if step >= least), SECONDS[-1])

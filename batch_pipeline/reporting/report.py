@@ -1,7 +1,7 @@
 """The cost report of one night as a value, and its arithmetic.
 
-Amounts are exact Decimals in USD. Where the numbers come from stands in `flow.report`; how programs
-and people see them in `report_json`, `report_markdown` and `report_html`.
+Amounts are exact Decimals in USD. `flow.costs.cost_report` fills it; `report_json`,
+`report_markdown` and `report_html` show it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from batch_pipeline.pricing.prices import TokenUsage
-from batch_pipeline.reporting.deadline_cost import DeadlineCost
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
 
 ZERO = Decimal(0)
-# Picodollars: the scale of the results' `cost_usd`, below which no published price reaches.
+# Picodollars: the scale of `cost_usd` in the results. No price of a token has more decimals.
 USD_SCALE = Decimal("1e-12")
 
 
@@ -51,10 +51,10 @@ class Costs:
 
     @property
     def unattributed_usd(self) -> Decimal:
-        """Billed for what no row of the results bears.
+        """What was billed and is in no row of the results.
 
-        Items that are no longer in the input, and batches that were bought twice; until a night is
-        complete also answers of items that are asked again.
+        It was for items that are no longer in the input and for batches that were bought twice;
+        until the night is complete also for answers of items that are asked again.
         """
         return self.billed_usd - self.attributed_usd
 
@@ -92,7 +92,7 @@ class Approval:
 
 @dataclass(frozen=True)
 class ModelUsage:
-    """What one declared model was billed for in one way (`batch` or `realtime`), all attempts."""
+    """What all attempts with a declared model in a `mode` (`batch` or `realtime`) were billed."""
 
     model_id: str
     price_model: str
@@ -103,7 +103,7 @@ class ModelUsage:
     counterfactual_usd: Decimal
 
     def __add__(self, other: ModelUsage) -> ModelUsage:
-        """More of the same model and way."""
+        """The sums of two usages of the same model and mode."""
         return replace(
             self,
             answers=self.answers + other.answers,
@@ -115,7 +115,7 @@ class ModelUsage:
 
 @dataclass(frozen=True)
 class Wasted:
-    """Billed answers that are of no use: by status, or `duplicate` for batches bought twice."""
+    """Billed answers that are of no use; the reason is their status, or `duplicate`."""
 
     reason: str
     answers: int
@@ -124,7 +124,7 @@ class Wasted:
 
 @dataclass(frozen=True)
 class NightCost:
-    """One of the job's latest nights, as it stands now: billed each way, for so many documents."""
+    """What one of the job's latest nights has cost so far, and for how many documents."""
 
     partition: str
     batch_usd: Decimal
@@ -144,7 +144,7 @@ class NightCost:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Batches whose requests had been answered by another batch: billed, and of no use."""
+    """Batches that were bought twice: another batch had answered their requests."""
 
     batches: int = 0
     usd: Decimal = ZERO
@@ -152,7 +152,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Gone:
-    """Requests whose results can never be had: what they cost is not known, at most the bound."""
+    """Requests whose results the API no longer has: their cost is unknown, at most `usd_bound`."""
 
     requests: int = 0
     usd_bound: Decimal = ZERO
@@ -171,6 +171,39 @@ class SetAside:
     items: int
     example_ids: tuple[str, ...]
     systematic: bool
+
+
+@dataclass(frozen=True)
+class DeadlineCost:
+    """A night's deadline and what it cost in USD.
+
+    `requests` were answered in real time because batches would have been too late: they were billed
+    `realtime_usd`, and would have cost `batch_usd` as batches. `met` is None while that is open.
+    """
+
+    wanted_at: datetime
+    met: bool | None
+    requests: int = 0
+    realtime_usd: Decimal = ZERO
+    batch_usd: Decimal = ZERO
+
+    @property
+    def extra_usd(self) -> Decimal:
+        return self.realtime_usd - self.batch_usd
+
+    @property
+    def outcome(self) -> str:
+        return {True: "met", False: "missed", None: "not over yet"}[self.met]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "wanted_at": self.wanted_at.isoformat(timespec="seconds"),
+            "met": self.met,
+            "realtime_requests": self.requests,
+            "realtime_cost_usd": self.realtime_usd,
+            "as_batches_usd": self.batch_usd,
+            "extra_cost_usd": self.extra_usd,
+        }
 
 
 @dataclass(frozen=True)
@@ -223,7 +256,7 @@ class Report:
 
     @property
     def cache_hit_rate(self) -> float | None:
-        """Of the prompt's tokens, the part that was read from the cache; None without any."""
+        """The part of the prompt tokens that was read from the cache; None without any tokens."""
         prompt = self.tokens.prompt_tokens
         return self.tokens.cache_read_tokens / prompt if prompt else None
 
@@ -238,19 +271,19 @@ class Report:
 
     @property
     def cost_per_succeeded_usd(self) -> Decimal | None:
-        """USD for one good answer, what was set aside included; None without any."""
+        """All that was billed for each good answer, in USD; None without good answers."""
         return _each(self.costs.billed_usd, self.succeeded)
 
     @property
     def estimated_usd(self) -> Decimal | None:
-        """What was foreseen for the whole night last: by the pilot, or before sending."""
+        """The latest expectation for the whole night: the pilot's, else that before sending."""
         if self.pilot is not None and self.pilot.projected_usd is not None:
             return self.pilot.projected_usd
         return self.differences[-1].expected_usd if self.differences else None
 
     @property
     def over_estimate_share(self) -> float | None:
-        """By what part of the estimate the billed amount is above it (below: negative)."""
+        """How far the billed amount is above the estimate, as a part of it; negative if below."""
         if not self.estimated_usd:
             return None
         return float(self.costs.billed_usd / self.estimated_usd - 1)

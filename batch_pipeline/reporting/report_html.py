@@ -1,7 +1,7 @@
-"""The cost report as one HTML page that needs nothing else: no script, no font, no file.
+"""The cost report as one HTML page that needs no script, no font and no other file.
 
-What comes from data (ids, messages, names) is escaped by the template engine, and the page forbids
-itself to load or run anything.
+The template engine escapes what comes from data (ids, messages, names), and the page's content
+security policy forbids it to load or run anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300
 ID_CHARACTERS = 120
 LABEL_CHARACTERS = 6
-# A reason for less than this part of the bill is rounding, and no line of its own.
+# A reason for less than this part of the bill gets no line of its own.
 NEGLIGIBLE = Decimal("0.0001")
 GOOD_STATUSES = {"succeeded": "good", "filtered": "neutral"}
 
@@ -48,7 +48,7 @@ REASONS = {
     "duplicates": "batches bought twice",
     "price": "price: cache, tiers, real time, another model",
 }
-# What a status that was billed is called where money is the matter.
+# What billed answers that are of no use are called, by their status.
 WASTED = {
     "truncated": "cut off",
     "invalid_output": "empty, not JSON or against the schema",
@@ -133,7 +133,7 @@ def _counterfactual_width(report: Report) -> float:
 
 
 def _outcome_bars(report: Report) -> list[Bar]:
-    """Statuses, the most frequent first, and what is not settled yet."""
+    """Bars of the statuses, the most frequent first, and of what is not settled yet."""
     most_first = sorted(report.statuses.items(), key=lambda entry: (-entry[1], entry[0]))
     counts = [(status, count, GOOD_STATUSES.get(status, "bad")) for status, count in most_first]
     counts.append(("not settled yet", report.items - report.settled, "open"))
@@ -156,7 +156,7 @@ def _token_rows(report: Report) -> list[TokenRow]:
 
 
 def _reasons(report: Report) -> list[tuple[str, list[Decimal]]]:
-    """Why the night cost more or less than foreseen: what is worth a line, for each estimate."""
+    """The reasons of the differences that are worth a line, with an amount for each estimate."""
     least = NEGLIGIBLE * report.costs.billed_usd
     rows = [
         (words, [difference.reasons[name] for difference in report.differences])
@@ -166,7 +166,7 @@ def _reasons(report: Report) -> list[tuple[str, list[Decimal]]]:
 
 
 def _charts(report: Report) -> dict[str, Chart | None]:
-    """The charts by name; None for one that there are no figures for."""
+    """The charts by name; None where a chart has no figures."""
     names = ("nights", "prompt", "output", "turnaround")
     found: dict[str, Chart | None] = dict.fromkeys(names)
     if len(report.trend) > 1:
@@ -234,7 +234,7 @@ def _turnaround_chart(shown: Distribution) -> Chart:
 
 
 def _short(partition: str) -> str:
-    """`11-21` for a night of a year: the year would not fit under its column."""
+    """`11-21` for `2026-11-21`: with the year it would not fit under its column."""
     dated = len(partition) == len("2026-11-21") and partition[:4].isdecimal()
     return partition[5:] if dated else clipped(partition, LABEL_CHARACTERS)
 

@@ -1,4 +1,4 @@
-"""The cost report as JSON: for programs, and the sign that a night is done."""
+"""The cost report as JSON, for programs: its `complete` is the sign that a night is done."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def to_json(report: Report) -> str:
-    """The document as text; amounts are JSON numbers in plain notation, no digit is lost."""
+    """The document as text; amounts are JSON numbers with all digits, without an exponent."""
     text = orjson.dumps(as_json(report), default=_plain, option=orjson.OPT_INDENT_2)
     return text.decode() + "\n"
 

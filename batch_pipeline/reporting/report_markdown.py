@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from batch_pipeline.reporting.deadline_cost import DeadlineCost
-from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report import DeadlineCost, Report
 from batch_pipeline.wording import (
     clipped,
     duration,
@@ -20,7 +19,7 @@ NAME_CHARACTERS = 40
 
 
 def render(report: Report) -> str:
-    """The report in fewer than `INLINE_CHARACTERS`; no text of documents or of the API is in it."""
+    """The report in fewer than `INLINE_CHARACTERS`, without any text of documents or of the API."""
     costs = report.costs
     lines = [
         f"### {_name(report.job)} {_name(report.partition)}: {usd(costs.billed_usd)}",
@@ -101,5 +100,5 @@ def _batches(report: Report) -> str:
 
 
 def _name(text: str) -> str:
-    """A name of the declaration, clipped, its underscores not taken for emphasis."""
+    """A name of the declaration, clipped, with its underscores escaped."""
     return clipped(text, NAME_CHARACTERS).replace("_", "\\_")

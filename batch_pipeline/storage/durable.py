@@ -1,7 +1,4 @@
-"""How names and contents get to the disk: what a power cut must not take back.
-
-Belongs here: flushing, and nothing that is slow to import.
-"""
+"""Flushing files and folders of a local disk, so that a power cut does not take them back."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pathlib import Path
 
 
 def make_folder(folder: Path) -> None:
-    """Make a local folder and those above it, so that they are there after a power cut as well."""
+    """Make a local folder and its missing parents, and flush their names to the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -32,10 +29,10 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def flushing() -> Iterator[Callable[[Path], None]]:
-    """Flush files one after the other, beside what the block does, and wait for it at its end.
+    """A function that has a thread flush files while the block goes on; waits for it at the end.
 
-    Raises OSError there for the first that could not be flushed. If the block itself fails, what is
-    not begun is left.
+    Raises OSError at the end for the first file that could not be flushed. Where the block itself
+    fails, files that are still waiting are not flushed.
     """
     paths: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
     errors: list[OSError] = []

@@ -1,8 +1,7 @@
 """Files under the home: written whole or not at all, on a local disk or in an object store.
 
-Belongs here: how a file becomes durable, how it is found and read. Does not belong here: what is
-in it. Paths are relative to the home, with `/`; they are what the ledger stores, so that a home can
-be moved.
+Belongs here: how a file becomes durable, how it is found and opened; not what is in it. Paths are
+relative to the home, with `/`: the ledger stores them, so that a home can be moved.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 STAGING = ".staging"
-# Longer than any upload or download may last: what is older was left by a process that died.
+# Longer than any upload or download lasts: older files were left by a process that died.
 STAGING_MAX_AGE_SECONDS = 48 * 3600
 
 
@@ -45,14 +44,14 @@ class Files:
             self._root = self.home
 
     def uri(self, path: str) -> str:
-        """The absolute path or URL, for people and for other programs."""
+        """The absolute path or URL of a path, for people and other programs."""
         return f"{self.home}/{path}" if self.is_remote else str(Path(self._root, path))
 
     # Writing
 
     @contextmanager
     def staged(self, suffix: str = "") -> Iterator[Path]:
-        """A local path to write to; what is not published by the end of the block is removed."""
+        """A local path to write to; removed at the end of the block unless it was published."""
         folder = Path(tempfile.gettempdir()) if self.is_remote else Path(self._root, STAGING)
         try:
             make_folder(folder)
@@ -73,7 +72,7 @@ class Files:
     def make_durable(self, staged: Path) -> None:
         """Flush a staged file, or each file of a staged folder, to the disk.
 
-        Apart from `publish`, because it takes long and `publish` runs while the ledger is locked.
+        Not part of `publish`, because it takes long and `publish` runs while the ledger is locked.
         """
         for path in [staged, *staged.rglob("*")] if staged.is_dir() else [staged]:
             flush(path)
@@ -81,7 +80,7 @@ class Files:
     def publish(self, staged: Path, path: str) -> None:
         """Give a staged file, or a staged folder of files, its name; replaces a file of that name.
 
-        A folder that is there already stays: names of folders are made from their content.
+        A folder of that name stays as it is: the name of a folder follows from its content.
         """
         if self.is_remote:
             target = f"{self._root}/{path}"
@@ -121,7 +120,7 @@ class Files:
             local.unlink(missing_ok=True)
         else:
             return
-        # A power cut must not bring it back beside what takes its place.
+        # After a power cut it must not be there again beside the file that took its place.
         flush(local.parent)
 
     def sweep(self) -> None:
@@ -143,8 +142,8 @@ class Files:
 
     @contextmanager
     def open_native(self, path: str) -> Iterator[str | BinaryIO]:
-        """What a library opens by itself where the file is local, without a call of Python's for
-        each piece; else the open file."""
+        """The local path of a file, which a library reads faster by itself than through a Python
+        file object; the open file where it is remote."""
         if not self.is_remote:
             yield str(Path(self._root, path))
             return
@@ -177,7 +176,7 @@ class Files:
         return sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
 
     def read_columns(self, path: str, columns: Sequence[str]) -> pa.Table:
-        """Columns of a Parquet file, in this order: small ones, which one thread reads soonest."""
+        """Columns of a Parquet file, in this order, read by one thread: for small columns."""
         import pyarrow.parquet as pq  # noqa: PLC0415  # heavy, as below
 
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:

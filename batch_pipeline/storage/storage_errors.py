@@ -1,7 +1,8 @@
-"""What the disk or the database says when it is full, read-only or gone, told to a person.
+"""Recognises errors of a full, read-only or missing disk or database, and says what to do.
 
-Belongs here: recognising such errors, whichever library raises them. That nothing is lost by them
-is everybody else's work: files get their names whole, and the ledger changes by transactions.
+The libraries that raise them are many (the operating system, SQLite, PostgreSQL, DuckDB, Arrow).
+Nothing is lost by such an error: files get their names when they are whole, and the ledger changes
+by transactions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _BY_NUMBER = {
     errno.EACCES: READ_ONLY,
     errno.EPERM: READ_ONLY,
 }
-# Of libraries that keep the number to themselves: SQLite, PostgreSQL, DuckDB, Arrow.
+# For libraries whose errors have no number: SQLite, PostgreSQL, DuckDB, Arrow.
 _BY_TEXT = {
     "disk is full": FULL,
     "no space left": FULL,
@@ -33,7 +34,7 @@ _BY_TEXT = {
 
 
 def explain(error: BaseException, home: str) -> BatchPipelineError | None:
-    """The error for a person, or None for what is not the storage's fault."""
+    """The error to show to a person; None where the storage is not to blame."""
     for cause in _causes(error):
         trouble = _trouble(cause)
         if trouble is not None:
@@ -57,7 +58,7 @@ def _trouble(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, the last first."""
+    """The error, then the errors that caused it, the latest first."""
     known: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in known:
@@ -67,6 +68,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _short(error: BaseException) -> str:
-    """The first line, without the statement that SQLAlchemy adds."""
+    """The first line of the message, without the SQL statement that SQLAlchemy adds."""
     said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     return str(said).strip().partition("\n")[0]

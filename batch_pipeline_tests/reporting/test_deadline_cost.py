@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from batch_pipeline.reporting import report_html, report_markdown
-from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.report import DeadlineCost
 from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline_tests.reporting.reports import REPORT
 

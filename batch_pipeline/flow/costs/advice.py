@@ -1,7 +1,7 @@
-"""Batches or real time: the recommendation of an estimate, and its reason.
+"""The recommendation of an estimate (batches or real time) and its reason.
 
-A pure function of what each way costs and takes, and of when the results are wanted. What is done
-about a deadline while a night runs stands in `forecast`.
+A pure function of what each way costs, how long it takes, and when the results are wanted. What is
+done about a deadline while a night runs is in `deadline.forecast`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 from batch_pipeline.wording import duration, usd
 
-# What an hour is worth where nobody has said that somebody waits: so little that it decides only
-# about trials and small jobs, whose saving is cents.
+# The value of an hour without a declared deadline. It is small, so that it decides only for trials
+# and small jobs, where batches save cents.
 VALUE_OF_AN_HOUR_USD = Decimal(1)
-# A job that takes longer in real time is not one that anybody sits through.
+# A person does not wait at the screen for a job that takes longer in real time.
 LONGEST_QUICK_HOURS = 0.5
 
 
@@ -36,12 +36,14 @@ class Advice:
 
 
 def advise(batch: Way, realtime: Way, hours_left: float | None) -> Advice:
-    """Batches, which cost half, unless they would miss the deadline, in so many hours (None: there
-    is none), or save less than the time that they take is worth."""
+    """Recommends batches unless they would miss the deadline, or save less than the time is worth.
+
+    `hours_left` is the time until the deadline; None: there is none.
+    """
     if not batch.usd:
         return Advice("batch", "there is nothing left to buy")
     if hours_left is None:
-        return _at_leisure(batch, realtime)
+        return _without_deadline(batch, realtime)
     left = f"the deadline is in {_hours(hours_left)}"
     if batch.hours <= hours_left:
         saved = usd(realtime.usd - batch.usd)
@@ -60,8 +62,8 @@ def advise(batch: Way, realtime: Way, hours_left: float | None) -> Advice:
     )
 
 
-def _at_leisure(batch: Way, realtime: Way) -> Advice:
-    """Where nobody waits: real time only if the saving is smaller than the value of the time."""
+def _without_deadline(batch: Way, realtime: Way) -> Advice:
+    """Real time only where batches save less than the value of the time that they take longer."""
     saved = realtime.usd - batch.usd
     sooner = max(0.0, batch.hours - realtime.hours)
     worth = VALUE_OF_AN_HOUR_USD * Decimal(str(round(sooner, 6)))

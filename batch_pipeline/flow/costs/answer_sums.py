@@ -1,7 +1,7 @@
-"""What a night's answers add up to, for its report: streamed aggregates, bounded in memory.
+"""Sums over a night's answer files for its report: streamed by DuckDB, in bounded memory.
 
-Belongs here: the queries over the answer files, which know each billed answer with its attempt,
-status and tokens. What the sums mean stands in `money`; what the ledger knows is not read again.
+The answer files have each billed answer with its attempt, status and tokens. Sums that the ledger
+has are taken from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import TOKENS, ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import PROMPT_TOKENS, TOKENS, ModelPrice, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
 from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted
@@ -27,9 +27,9 @@ from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted
 if TYPE_CHECKING:
     import duckdb
 
-_PROMPT = " + ".join(name for name in TOKENS if name != "output_tokens")
+_PROMPT = " + ".join(PROMPT_TOKENS)
 _BILLED = f"{_PROMPT} + output_tokens > 0"
-# One row a way and price tier: billed answers, their tokens by class, what they cost.
+# One row for each mode and price tier: billed answers, what they cost, their tokens by class.
 _BY_TIER = """
     SELECT mode, {tier} AS tier, count(*) FILTER ({billed}), sum(cost_usd), {sums}
     FROM answers GROUP BY ALL ORDER BY ALL
@@ -47,7 +47,7 @@ _WASTED = f"""
     SELECT status, count(*), sum(cost_usd) FROM answers
     WHERE status <> '{Status.SUCCEEDED}' AND {_BILLED} GROUP BY status ORDER BY 3 DESC, 1
 """  # noqa: S608  # as above
-# The last of the quantiles ends the bins: one document of a million must not squeeze all others.
+# The bins end at the last quantile: one very long document must not press all others into one bin.
 _QUANTILES = """
     SELECT count(*), min({x}), avg({x}), max({x}), quantile_disc({x}, [0.5, 0.95, 0.995])
     FROM answers WHERE {billed}
@@ -69,9 +69,10 @@ class Priced:
 
 @dataclass(frozen=True)
 class AnswerSums:
-    """What `of_night` finds; `retries` are answers to requests that had been asked before.
+    """Sums over the answers of a night; `retries` are answers to requests that were sent again.
 
-    Distributions are of the tokens of a billed answer, the prompt's of all classes together.
+    The distributions are of the tokens of a billed answer; prompt tokens are of all classes
+    together.
     """
 
     models: tuple[ModelUsage, ...]
@@ -83,7 +84,7 @@ class AnswerSums:
 
 
 def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> AnswerSums:
-    """Sums over all answers of the collected submissions; amounts are exact."""
+    """The sums over all answers of the collected submissions; amounts are exact."""
     models = _by_model(pipeline, night, collected)
     submissions = [priced.submission for priced in collected]
     duplicates = [s for s in submissions if s.duplicate]
@@ -143,9 +144,10 @@ def _by_model(
 
 
 def by_tier(starts: Sequence[int]) -> str:
-    """The query whose `tier` is a request's position in the prices that begin above `starts`.
+    """The query for sums by mode and price tier; `starts` are those of `Tiers`.
 
-    A row a way and tier: both, the billed answers, what they cost, and their tokens by class.
+    Columns of a row: mode, tier (a position in `Tiers.prices`), billed answers, USD, and tokens by
+    class.
     """
     tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
     sums = ", ".join(f"sum({name})" for name in TOKENS)

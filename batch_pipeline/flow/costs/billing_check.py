@@ -1,8 +1,7 @@
-"""The ledger's day beside the organisation's own: tokens by class and USD, by model and way.
+"""Compares a day of the ledger with the organisation's usage report: tokens and USD, by model.
 
-The organisation's figures hold all that its people and programs do: they may be larger, and tell
-nothing then. A ledger that has more than its organisation is the one thing that must not be, once
-the reports have caught up.
+The organisation's figures include everything else that it does with the API, and may be larger. The
+ledger must never have more than the organisation, once the reports are complete.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from batch_pipeline.ledger import shards, snapshots, submissions, tables
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.pricing.prices import TOKENS
 
-# What the organisation's reports call the two ways; priority tiers are none of ours.
+# Our modes by the service tiers of the organisation's reports; other tiers are not used here.
 WAYS = {"batch": "batch", "standard": "realtime"}
 Key = tuple[str, str]
 
@@ -52,7 +51,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Compared:
-    """One model and way (`batch` or `realtime`): the ledger's sums, and the organisation's."""
+    """The sums of the ledger and of the organisation for one model and mode."""
 
     model: str
     mode: str
@@ -61,7 +60,7 @@ class Compared:
 
     @property
     def beyond(self) -> list[str]:
-        """Classes of which the ledger has more than the organisation."""
+        """Token classes of which the ledger has more than the organisation."""
         return [
             name for name in TOKENS if self.ledger.tokens[name] > self.organisation.tokens[name]
         ]
@@ -84,7 +83,7 @@ class Compared:
 
 
 def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums]:
-    """What an account was billed on a day (UTC), by declared model and way.
+    """What an account was billed on a day (UTC), by declared model and mode.
 
     A batch belongs to the day in which its end was seen: within one poll of midnight that may be
     another day than the organisation's.
@@ -114,7 +113,7 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
 
 
 def of_organisation(usage: Iterable[Usage], costs: Iterable[Cost]) -> dict[Key, Sums]:
-    """The organisation's rows, by model and way; a tier without a way of ours keeps its name."""
+    """The organisation's rows, by model and mode; a tier without a mode of ours keeps its name."""
     found: defaultdict[Key, Sums] = defaultdict(Sums)
     for row in usage:
         sums = found[row.model, WAYS.get(row.service_tier, row.service_tier)]
@@ -126,7 +125,7 @@ def of_organisation(usage: Iterable[Usage], costs: Iterable[Cost]) -> dict[Key, 
 
 
 def compare(ledger: Mapping[Key, Sums], organisation: Mapping[Key, Sums]) -> list[Compared]:
-    """Both sides by model and way; a declared alias is compared under the API's full name."""
+    """Both sides by model and mode; a declared alias is compared under the API's full name."""
     names = {model for model, _ in organisation}
     ours: defaultdict[Key, Sums] = defaultdict(Sums)
     for (model, mode), sums in ledger.items():

@@ -1,6 +1,6 @@
-"""The cost report of a night, assembled from the ledger and the files; written for the world.
+"""Assembles the cost report of a night from the ledger and the files, and writes it.
 
-Belongs here: where each number comes from. Its arithmetic and its looks stand in `money`.
+Belongs here: where each number comes from. Its arithmetic and its pages are in `reporting`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from batch_pipeline.reporting.report_json import to_json
 
 log = logging.getLogger(__name__)
 
-# More groups of dead letters than a report can show; `dead-letter list` has them all.
+# How many groups of dead letters a report shows; `dead-letter list` has all of them.
 MOST_GROUPS = 20
-# Nights that the trend goes back, this one included.
+# How many nights the trend shows, this one included.
 MOST_NIGHTS = 30
-# What an estimate knew the tokens from, for people.
+# The sources of an estimate's tokens (`Tokens.source`), in words for people.
 FORESEEN = {
     "measured": "by former answers",
     "count_tokens": "tokens counted, answers at max_tokens",
@@ -61,9 +61,9 @@ FORESEEN = {
 
 
 def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
-    """The report as the night stands; asks nothing of the API.
+    """The report of the night as it stands; does not call the API.
 
-    Raises UsageError where the model has no price any more that the answers were billed at.
+    Raises UsageError where there is no price any more for a model that was billed.
     """
     with pipeline.ledger.read() as connection:
         state = progress_of.of_night(connection, night.id)
@@ -160,7 +160,7 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
 
 
 def _declarations(connection: Connection, state: Progress) -> dict[int, Declaration]:
-    """What each collected submission of the night was declared as, by its id."""
+    """The declaration of each collected submission, by the submission's id."""
     by_id = {shard.id: shard for shard in shards.list_shards(connection, state.night.id)}
     by_snapshot: dict[int, Declaration] = {}
     found = {}
@@ -183,13 +183,13 @@ def _duplicates(state: Progress) -> Duplicates:
 
 
 def _first_intent(state: Progress) -> datetime:
-    """The moment whose prices the report names; each answer is priced at its own."""
+    """The time whose prices the report names; each submission is priced at its own time."""
     return _time(min((s.intent_at for s in state.submissions), default=state.night.created_at))
 
 
 def _priced(state: Progress, declared: Mapping[int, Declaration]) -> list[Priced]:
-    """Collected submissions at the prices of their collection, so that a saving is never a change
-    of prices."""
+    """Collected submissions with the prices of the time at which they were sent, so that savings do
+    not come from a change of prices."""
     return [
         Priced(
             submission,
@@ -225,7 +225,7 @@ def _trend(connection: Connection, night: Night) -> tuple[NightCost, ...]:
 def _differences(
     state: Progress, expected: Sequence[Expected], sums: AnswerSums, price: ModelPrice
 ) -> tuple[Difference, ...]:
-    """Against what was expected of the whole night, once it is whole."""
+    """The differences from what was expected of the whole night; none until it is complete."""
     if not state.complete:
         return ()
     prices = price.batch.prices[0]
@@ -233,10 +233,10 @@ def _differences(
 
 
 def _expected(connection: Connection, night: Night) -> list[Expected]:
-    """What was foreseen: when the input was taken, and by the pilot.
+    """What was expected when the input was taken, and by the pilot.
 
-    An estimate of a night that is taken up again is of what was left to be bought, and not to be
-    compared with the whole.
+    Where something had been bought before the input was taken, the estimate is of the rest alone
+    and is left out.
     """
     found = []
     estimate, verdict = night.estimate, night.pilot
@@ -273,7 +273,7 @@ def _expected(connection: Connection, night: Night) -> list[Expected]:
 
 
 def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
-    """The sum of `cost_usd` over the rows that belong to what the ledger says is collected."""
+    """The sum of `cost_usd` over the rows of the results whose submissions are collected."""
     if not state.night.published:
         return ZERO
     folder = paths.results(state.night.job, state.night.partition)
@@ -282,7 +282,7 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
         for s in state.submissions
         if s.state is not State.COLLECTED
     }
-    # A file gets its name a moment before its submission counts as collected.
+    # A file of the results gets its name shortly before its submission counts as collected.
     files = [path for path in pipeline.files.list(folder, ".parquet") if path not in pending]
     columns = (pipeline.files.read_columns(path, ["cost_usd"]) for path in files)
     sums = (pc.sum(table.column("cost_usd")).as_py() for table in columns)
@@ -291,7 +291,7 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
 
 def _turnarounds(state: Progress) -> list[float]:
     return [
-        # Two clocks, the API's and the ledger's: never less than nothing.
+        # The times are of two clocks, the API's and the ledger's: the difference may be negative.
         max(0.0, s.ended_at - s.accepted_at)
         for s in state.submissions
         if s.batch_id is not None and s.accepted_at is not None and s.ended_at is not None

@@ -16,14 +16,16 @@ from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
-from batch_pipeline.reporting.deadline_cost import DeadlineCost
+from batch_pipeline.reporting.report import DeadlineCost
 
 
 def of_night(
     pipeline: Pipeline, state: Progress, collected: Iterable[Priced], hurried: Collection[int]
 ) -> DeadlineCost | None:
-    """What it cost so far, and whether it was met; `hurried` are shards that went in real time for
-    it. None where the night has no deadline."""
+    """What the deadline cost so far, and whether it was met; None where the night has none.
+
+    `hurried` are the shards that went in real time for the deadline.
+    """
     night = state.night
     if night.deadline_at is None:
         return None

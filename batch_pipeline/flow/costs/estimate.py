@@ -1,8 +1,8 @@
-"""What a night will cost and take, from its input, without sending any message.
+"""What a night will cost and how long it will take, from its input, without sending a message.
 
-Belongs here: what is still to be bought, and where its tokens are known from: measured answers if
-there are any, the API's own count of a sample, or a rule. The arithmetic stands in
-`money.estimate`, the recommendation in `advice`.
+Belongs here: what is still to be bought, and where its tokens are known from: measured answers, the
+API's count of a sample, or a rule. The arithmetic is in `pricing.estimate`, the recommendation in
+`advice`.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 
-# The documentation of the API: a token is about 3.5 characters of English. Text in other scripts,
-# and code, has more tokens for its bytes or fewer.
+# From the API's documentation: a token is about 3.5 characters of English. Code and other scripts
+# have other ratios.
 RULE_BYTES_PER_TOKEN = 3.5
-# Requests whose tokens are counted by the API, spread over all lengths.
+# How many requests the API counts the tokens of; they are spread over all lengths.
 COUNTED_REQUESTS = 24
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where tokens are known from: `source` in a word, `prompt` and `answer` in a sentence each.
+    """Tokens for each byte of a prompt and of each answer, and where they are known from.
 
-    `output` is None where nothing was measured: each answer then counts at `max_tokens`.
+    `source` names that in a word; `prompt` and `answer` describe it. `output` is None where nothing
+    was measured: then each answer counts at `max_tokens`.
     """
 
     source: str
@@ -73,7 +74,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate, with all that it rests on; amounts in USD, of what is still to be bought."""
+    """An estimate of what is still to be bought, in USD, with what it is based on."""
 
     job: str
     partition: str
@@ -96,7 +97,7 @@ class Estimate:
 
     @property
     def expected_usd(self) -> Decimal:
-        """As the job is declared: in real time, or as batches with the pilot as it goes."""
+        """USD as the job is declared: in real time, or as batches with the declared pilot."""
         if self.mode == "realtime":
             return self.realtime.expected
         return self.batch.expected + self.pilot_extra_usd
@@ -107,11 +108,12 @@ class Estimate:
 
 
 def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
-    """The estimate of a night as it stands: nothing is written, no message is sent.
+    """The estimate of a night as it stands; writes nothing and sends no message.
 
-    Raises what stops the night itself: input that cannot be used, a model without a price.
+    Raises the errors that would stop the night: input that cannot be used, a model without a price.
     """
-    price, declaration = price_for(spec), Declaration.of(spec)
+    price_for(spec)
+    declaration = Declaration.of(spec)
     retires = retirement.check(spec)
     account, trouble = _account(pipeline, spec, partition)
     with pipeline.ledger.read() as connection:
@@ -121,24 +123,21 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         found = experience.find(pipeline, spec.name, partition, account, declaration)
         tokens = _tokens(pipeline, spec, files, snapshot, left, found, counts=trouble is None)
     notes = [note for note in (retires, trouble) if note is not None]
-    sample = _sample(spec, night, snapshot, left)
-    place = (partition, account)
-    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, notes)
+    return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, notes)
 
 
 def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
-    """As `estimate`, for an input that was taken just now; asks nothing of the API."""
+    """As `estimate`, for a snapshot that was just taken; does not call the API."""
     declaration = Declaration.of(spec)
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     found = experience.find(pipeline, spec.name, night.partition, night.account, declaration)
     tokens = _tokens(pipeline, spec, pipeline.files, snapshot, left, found, counts=False)
-    sample, price = _sample(spec, night, snapshot, left), price_for(spec)
-    place = (night.partition, night.account)
-    return _assembled(pipeline, spec, place, price, snapshot, left, tokens, sample, [])
+    partition, account = night.partition, night.account
+    return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, [])
 
 
 def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
-    """How many requests a pilot in real time still takes of what goes as batches otherwise."""
+    """How many requests a pilot still takes that go in real time, though the job sends batches."""
     verdict = None if night is None else night.pilot
     if verdict is not None and verdict["declaration_hash"] == snapshot.declaration_hash:
         return 0
@@ -148,7 +147,7 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
 
 
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
-    """Whose experience counts, and why the API cannot be asked, if it cannot."""
+    """The account whose nights count as experience, and why the API cannot be asked, else None."""
     try:
         return pipeline.account.name, None
     except (UsageError, ApiError, AccountError) as error:
@@ -163,9 +162,9 @@ def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, st
 def _snapshot(
     pipeline: Pipeline, spec: JobSpec, partition: str, night: Night | None
 ) -> Iterator[tuple[Files, NewSnapshot]]:
-    """The night's snapshot where input and declaration are as they were; else one for the moment.
+    """The night's snapshot where input and declaration are unchanged, else a temporary one.
 
-    The latter lies in the staging folder and is gone afterwards.
+    A temporary one is in the staging folder and is removed at the end of the block.
     """
     current = None
     if night is not None and night.snapshot_id is not None and night.pruned_at is None:
@@ -200,7 +199,7 @@ def _tokens(
     *,
     counts: bool,
 ) -> Tokens:
-    """Where the tokens are known from, the best source first."""
+    """The tokens from the best source there is."""
     at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
     if found is not None and found.output is not None:
         per_byte = found.measured.tokens / found.measured.bytes
@@ -222,7 +221,7 @@ def _tokens(
 
 
 def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought) -> float | None:
-    """Tokens a byte of the sample by the API's own count; None where it does not answer."""
+    """Tokens for each byte of the sample, counted by the API; None where it does not answer."""
     if not left.sample:
         return None
     declaration = Declaration.from_json(snapshot.declaration)
@@ -241,17 +240,15 @@ def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unboug
 def _assembled(
     pipeline: Pipeline,
     spec: JobSpec,
-    place: tuple[str, str],
-    price: ModelPrice,
+    partition: str,
+    account: str,
+    night: Night | None,
     snapshot: NewSnapshot,
     left: Unbought,
     tokens: Tokens,
-    sample: int,
     notes: list[str],
 ) -> Estimate:
-    """The estimate of a night, which is named by partition and account in `place`; `sample` of its
-    requests go first in real time."""
-    partition, account = place
+    price = price_for(spec)
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
     work = Work(
         requests=left.requests,
@@ -262,7 +259,8 @@ def _assembled(
     )
     buffer = spec.budget.buffer
     batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
-    extra = (realtime.expected - batch.expected) / max(1, left.requests) * sample
+    extra = (realtime.expected - batch.expected) / max(1, left.requests)
+    extra *= _sample(spec, night, snapshot, left)
     with pipeline.ledger.read() as connection:
         turnaround = outlook.measured_turnaround(connection, account)
         concurrency = spec.realtime.concurrency

@@ -1,7 +1,6 @@
-"""What the ledger and the answers say of a job's tokens: the experience that an estimate rests on.
+"""Tokens of former answers, from the ledger and the answer files: what an estimate is based on.
 
-Belongs here: which nights tell something about the next one, and how it is read. What an estimate
-makes of it stands in `estimate`.
+Belongs here: which former nights say something about the next one.
 """
 
 from __future__ import annotations
@@ -22,25 +21,26 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.pricing.estimate import Spread
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.prices import PROMPT_TOKENS, TokenUsage
 
-# Of a job's former nights the last ones count, of each its latest submissions.
+# How many of a job's former nights count, and how many submissions of each, the latest first.
 LAST_NIGHTS = 3
 LATEST_SUBMISSIONS = 50
-# How many nights are looked through for them.
+# How many nights are searched for them.
 MOST_NIGHTS = 100
 
-_OUTPUT = """
+_OUTPUT = f"""
     SELECT avg(output_tokens), quantile_disc(output_tokens, [0.5, 0.95]) FROM answers
-    WHERE input_tokens + cache_write_5m_tokens + cache_write_1h_tokens + cache_read_tokens > 0
-"""
+    WHERE {" + ".join(PROMPT_TOKENS)} > 0
+"""  # noqa: S608  # column names of ours
 
 
 @dataclass(frozen=True)
 class Experience:
-    """Tokens of answers that were billed; `source` says whose, `pilot` that a sample's alone.
+    """Tokens of billed answers; `source` says in words which answers they are.
 
-    `output` is None where only the prompts tell something: those of another job with this model.
+    `output` is None where the answers are of another job with this model: its prompts show how many
+    tokens a byte has, but its answers say nothing about this job's.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Experience:
 def find(
     pipeline: Pipeline, job: str, partition: str, account: str, declaration: Declaration
 ) -> Experience | None:
-    """The best experience there is: this night's, the job's last nights', the model's elsewhere."""
+    """The experience from this night, else from the job's last nights, else from the model's."""
     with pipeline.ledger.read() as connection:
         every = nights.list_nights(connection, account=account)[::-1]
         mine = [night for night in every if night.job == job]
@@ -77,16 +77,16 @@ def _of_nights(
             for snapshot in snapshots.snapshots_of(connection, night.id).values()
             if snapshot.declaration_hash == declared.hash
         }
-        telling = [
+        informative = [
             each
             for each in sums.of_night(connection, night.id)
             if each.snapshot_id in wanted and each.measured_answers
         ]
-        if not telling:
+        if not informative:
             continue
-        found += telling
+        found += informative
         files += _answers(connection, night, wanted)
-        only_pilot = all(each.pilot for each in telling)
+        only_pilot = all(each.pilot for each in informative)
         names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
         if len(names) == LAST_NIGHTS:
             break
@@ -104,7 +104,7 @@ def _of_nights(
 def _of_model(
     connection: Connection, candidates: Iterable[Night], model_id: str
 ) -> Experience | None:
-    """Tokens a byte of whatever was asked of the model: how it cuts text into tokens."""
+    """Tokens for each byte of any prompts to the model."""
     found = [
         each
         for night in candidates
