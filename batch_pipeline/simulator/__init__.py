@@ -6,10 +6,10 @@ in both. This module names what other code may use of it.
 
 from __future__ import annotations
 
-from batch_pipeline.simulator.books import Books, content_hash
+from batch_pipeline.simulator.books.books import Books, content_hash
 from batch_pipeline.simulator.database import StateInUseError
-from batch_pipeline.simulator.faults import Faults
-from batch_pipeline.simulator.faults_file import FaultsError, load_faults, parse_faults
+from batch_pipeline.simulator.faults.declaration import Faults
+from batch_pipeline.simulator.faults.file import FaultsError, load_faults, parse_faults
 from batch_pipeline.simulator.rate_limits import MessageLimits
 from batch_pipeline.simulator.server import (
     Simulator,

@@ -19,23 +19,23 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batch_pipeline.simulator.answers.tokens import count_input
 from batch_pipeline.simulator.batch import Batch
 from batch_pipeline.simulator.batches import BatchStore
-from batch_pipeline.simulator.books import Books, content_digest
+from batch_pipeline.simulator.books.books import Books, content_digest
 from batch_pipeline.simulator.checks import check_message
 from batch_pipeline.simulator.connection import unless_taken
-from batch_pipeline.simulator.fault_injection import FaultInjection
-from batch_pipeline.simulator.fault_schedule import FaultSchedule
-from batch_pipeline.simulator.faults import Endpoint
-from batch_pipeline.simulator.faults_file import FaultsError, parse_faults
+from batch_pipeline.simulator.faults.declaration import Endpoint
+from batch_pipeline.simulator.faults.file import FaultsError, parse_faults
+from batch_pipeline.simulator.faults.injection import FaultInjection
+from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.schedule import FaultSchedule
+from batch_pipeline.simulator.faults.visibility import Visibility
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
 from batch_pipeline.simulator.rate_limits import RateLimiter
-from batch_pipeline.simulator.request_faults import RequestFate
 from batch_pipeline.simulator.responses import Json, error_response
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool, chunks_of
-from batch_pipeline.simulator.tokens import count_input
-from batch_pipeline.simulator.visibility import Visibility
 from batch_pipeline.simulator.wire import (
     RETRY_AFTER_SECONDS,
     SIMULATOR_HEADER,

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import orjson
 
+from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.batch import Batch, Pace
-from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.database import Database
-from batch_pipeline.simulator.fault_schedule import FaultSchedule
-from batch_pipeline.simulator.faults import RequestFaults
-from batch_pipeline.simulator.foreign import foreign_entries
-from batch_pipeline.simulator.request_faults import RequestFate
+from batch_pipeline.simulator.faults.declaration import RequestFaults
+from batch_pipeline.simulator.faults.foreign import foreign_entries
+from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.settlement import Responder, settle
-from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.spool import Spool
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,

@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 from jsonschema_rs import ValidationError, validator_for
 
+from batch_pipeline.simulator.answers.schemas import SchemaWriter, UnsatisfiableError
+from batch_pipeline.simulator.answers.source_text import Dice, SourceText
+from batch_pipeline.simulator.answers.tokens import count_input
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.schemas import SchemaWriter, UnsatisfiableError
-from batch_pipeline.simulator.source_text import Dice, SourceText
-from batch_pipeline.simulator.tokens import count_input
 from batch_pipeline.simulator.wire import (
     MAX_REQUESTS_PER_BATCH,
     VERSION_WITHOUT_SAMPLING,

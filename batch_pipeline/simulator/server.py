@@ -22,11 +22,11 @@ import uvicorn
 from batch_pipeline.simulator.app import Api, Hooks
 from batch_pipeline.simulator.batch import Pace
 from batch_pipeline.simulator.batches import BatchStore
-from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.connection import CuttableProtocol
 from batch_pipeline.simulator.database import Database
-from batch_pipeline.simulator.fault_schedule import FaultSchedule
-from batch_pipeline.simulator.faults import Faults
+from batch_pipeline.simulator.faults.declaration import Faults
+from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiter
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool

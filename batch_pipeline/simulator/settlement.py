@@ -13,15 +13,15 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator.answers import answer
-from batch_pipeline.simulator.bills import Bill
+from batch_pipeline.simulator.answers.content import answer
+from batch_pipeline.simulator.answers.schemas import UnsatisfiableError
+from batch_pipeline.simulator.answers.source_text import Dice
+from batch_pipeline.simulator.answers.tokens import PromptCache, usage
+from batch_pipeline.simulator.books.bills import Bill
 from batch_pipeline.simulator.checks import check_message
+from batch_pipeline.simulator.faults.requests import RequestFate
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.request_faults import RequestFate
-from batch_pipeline.simulator.schemas import UnsatisfiableError
-from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.spool import request_lines
-from batch_pipeline.simulator.tokens import PromptCache, usage
 from batch_pipeline.simulator.wire import ApiError, error_body, invalid_request
 
 # Results are shuffled within blocks of this size: out of order, without all lines in memory.

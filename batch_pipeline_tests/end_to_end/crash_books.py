@@ -16,7 +16,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.simulator.books import content_hash
+from batch_pipeline.simulator.books.books import content_hash
 from batch_pipeline_tests.end_to_end.crash_processes import Work
 from batch_pipeline_tests.support import (
     MODEL,

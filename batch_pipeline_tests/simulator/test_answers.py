@@ -9,9 +9,9 @@ from anthropic import Anthropic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.simulator.answers import Answer, answer
-from batch_pipeline.simulator.books import content_digest
-from batch_pipeline.simulator.tokens import PromptCache, count_input, count_text, usage
+from batch_pipeline.simulator.answers.content import Answer, answer
+from batch_pipeline.simulator.answers.tokens import PromptCache, count_input, count_text, usage
+from batch_pipeline.simulator.books.books import content_digest
 from batch_pipeline_tests.simulator.conftest import params
 
 TOOL = {

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator import Simulator, content_hash, running_simulator, wire
-from batch_pipeline.simulator.books import content_digest
+from batch_pipeline.simulator.books.books import content_digest
 from batch_pipeline.simulator.checks import KNOWN_PARAMS, check_batch, check_message
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline_tests.simulator.conftest import params

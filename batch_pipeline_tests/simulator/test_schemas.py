@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema_rs import validator_for
 
-from batch_pipeline.simulator.schemas import SchemaWriter
-from batch_pipeline.simulator.source_text import Dice, SourceText
+from batch_pipeline.simulator.answers.schemas import SchemaWriter
+from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 
 LICENCE = SourceText(
     "Which licence is it? MIT License, Copyright (c) 2011 Some Authors. Effective date 2024-02-29."

@@ -28,7 +28,7 @@ from batch_pipeline.simulator import (
     running_simulator,
 )
 from batch_pipeline.simulator.app import Hooks
-from batch_pipeline.simulator.books import Content
+from batch_pipeline.simulator.books.books import Content
 from batch_pipeline.simulator.models import MODELS
 from batch_pipeline_tests.simulator.conftest import params, requests, sdk
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from batch_pipeline.simulator import Faults, Simulator
-from batch_pipeline.simulator.books import content_hash
+from batch_pipeline.simulator.books.books import content_hash
 from batch_pipeline_tests.simulator.conftest import params
 
 ONE, OTHER = params("One text."), params("Another text.")

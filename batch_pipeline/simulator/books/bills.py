@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batch_pipeline.simulator import usage_report
+from batch_pipeline.simulator.books import usage_report
+from batch_pipeline.simulator.books.usage_report import ModelBill
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.usage_report import ModelBill
 
 TOKEN_CLASSES = (
     "input_tokens",

@@ -1,7 +1,7 @@
 """The declaration of faults that `--faults` reads and `set_faults` takes.
 
-Values only. The faults of a single call are in `fault_kinds`. `faults_file` reads files,
-`fault_schedule` counts the calls.
+Values only. The faults of a single call are in `kinds`. `file` reads files,
+`schedule` counts the calls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from batch_pipeline.simulator.fault_kinds import (
+from batch_pipeline.simulator.faults.kinds import (
     AnyFault,
     CallFault,
     Count,

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator.schemas import SchemaWriter
-from batch_pipeline.simulator.source_text import Dice, SourceText
-from batch_pipeline.simulator.tokens import BYTES_PER_TOKEN, count_text
+from batch_pipeline.simulator.answers.schemas import SchemaWriter
+from batch_pipeline.simulator.answers.source_text import Dice, SourceText
+from batch_pipeline.simulator.answers.tokens import BYTES_PER_TOKEN, count_text
 
 # Lengths follow a Pareto tail: most answers are short, about one in 300 is cut at `max_tokens`.
 TYPICAL_TOKENS = 40

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator import usage_report
-from batch_pipeline.simulator.bills import (
+from batch_pipeline.simulator.books import usage_report
+from batch_pipeline.simulator.books.bills import (
     TOKEN_CLASSES,
     Bill,
     Ended,

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from batch_pipeline.simulator.fault_kinds import AnyFault
-from batch_pipeline.simulator.faults import BATCH_ENDPOINTS, Endpoint, Faults
+from batch_pipeline.simulator.faults.declaration import BATCH_ENDPOINTS, Endpoint, Faults
+from batch_pipeline.simulator.faults.kinds import AnyFault
 
 
 def throw(seed: int, *parts: object) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from batch_pipeline.simulator.faults import Faults
+from batch_pipeline.simulator.faults.declaration import Faults
 
 
 class FaultsError(ValueError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from jsonschema_rs import is_valid
 
-from batch_pipeline.simulator.source_text import Dice, SourceText
+from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 
 _MAX_DEPTH = 6  # below it, objects have required properties only, so that recursion ends
 _MAX_REFERENCES = 100

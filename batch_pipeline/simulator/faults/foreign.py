@@ -1,6 +1,6 @@
 """The requests in batches of other tenants of the workspace.
 
-`faults` declares when such a batch is created.
+`declaration` says when such a batch is created.
 """
 
 from __future__ import annotations

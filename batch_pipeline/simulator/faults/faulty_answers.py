@@ -1,6 +1,6 @@
 """Makes faulty answers: error bodies, and bodies that are cut, slow or damaged.
 
-Which call gets which is decided in `fault_schedule`.
+Which call gets which is decided in `schedule`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.connection import drop_connection
-from batch_pipeline.simulator.fault_kinds import CutResults, ErrorAnswer, Lines
+from batch_pipeline.simulator.faults.kinds import CutResults, ErrorAnswer, Lines
 from batch_pipeline.simulator.responses import error_response
-from batch_pipeline.simulator.source_text import Dice
 from batch_pipeline.simulator.wire import ApiError
 
 Reshape = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]

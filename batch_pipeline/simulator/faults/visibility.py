@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from batch_pipeline.simulator.batch import Batch
-from batch_pipeline.simulator.books import Books
-from batch_pipeline.simulator.fault_schedule import FaultSchedule
-from batch_pipeline.simulator.faults import While
+from batch_pipeline.simulator.books.books import Books
+from batch_pipeline.simulator.faults.declaration import While
+from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.wire import STATUS_TYPES, ApiError, now
 
 

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from batch_pipeline.simulator.fault_schedule import throw
-from batch_pipeline.simulator.faults import (
+from batch_pipeline.simulator.faults.declaration import (
     ErrorType,
     OddAnswer,
     RequestChance,
     RequestFaults,
     RequestMatch,
 )
+from batch_pipeline.simulator.faults.schedule import throw
 from batch_pipeline.simulator.wire import TYPE_STATUSES, ApiError, error_body
 
 UNKNOWN_ERROR_TYPE = "novel_error"

@@ -1,6 +1,6 @@
 """The faults of one HTTP call: the values that scripts, chances and outages are made of.
 
-`faults` declares when each happens, `fault_wire` makes the answers.
+`declaration` says when each happens, `faulty_answers` makes the answers.
 """
 
 from __future__ import annotations

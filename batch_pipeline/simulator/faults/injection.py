@@ -1,6 +1,6 @@
 """Injects faults around the handlers: each call suffers the fault that the schedule has for it.
 
-`fault_schedule` decides which call suffers which fault, `fault_wire` makes the faulty answers; this
+`schedule` decides which call suffers which fault, `faulty_answers` makes the faulty answers; this
 module applies them and counts the faults that happened in the books.
 """
 
@@ -14,9 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.simulator.batches import BatchStore
-from batch_pipeline.simulator.books import Books
+from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.connection import not_taken
-from batch_pipeline.simulator.fault_kinds import (
+from batch_pipeline.simulator.faults.declaration import Endpoint
+from batch_pipeline.simulator.faults.faulty_answers import (
+    Nothing,
+    Reshaped,
+    cut_off,
+    garbled,
+    halved,
+    read_slowly,
+    refusal,
+    slowly,
+    spoilt,
+)
+from batch_pipeline.simulator.faults.foreign import requests_in
+from batch_pipeline.simulator.faults.kinds import (
     AnyFault,
     Billing,
     Cut,
@@ -31,21 +44,8 @@ from batch_pipeline.simulator.fault_kinds import (
     SpendLimit,
     Unreadable,
 )
-from batch_pipeline.simulator.fault_schedule import FaultSchedule
-from batch_pipeline.simulator.fault_wire import (
-    Nothing,
-    Reshaped,
-    cut_off,
-    garbled,
-    halved,
-    read_slowly,
-    refusal,
-    slowly,
-    spoilt,
-)
-from batch_pipeline.simulator.faults import Endpoint
-from batch_pipeline.simulator.foreign import requests_in
-from batch_pipeline.simulator.visibility import HiddenError
+from batch_pipeline.simulator.faults.schedule import FaultSchedule
+from batch_pipeline.simulator.faults.visibility import HiddenError
 from batch_pipeline.simulator.wire import api_key_of
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,1 @@
+"""The answer to a request: its content, made of the words of the prompt, and its tokens."""
