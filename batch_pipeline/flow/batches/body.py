@@ -1,15 +1,59 @@
-"""The body of a create, in chunks: from rows of the snapshot to the bytes that go up.
+"""The body of a create: from a shard's manifest and rows to the bytes that are sent.
 
-Belongs here: how requests are put together to a body. What one request says is in
-`dataset.requests`.
+Belongs here: how requests are put together to a body. What a single request says is decided in
+`dataset.requests`, when the body leaves in `submission`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, RequestBuilder, custom_id
+from batch_pipeline.flow.dataset import snapshot as snapshot_files
+from batch_pipeline.flow.dataset.requests import (
+    BODY_END,
+    BODY_START,
+    Declaration,
+    RequestBuilder,
+    body_length,
+    custom_id,
+)
 from batch_pipeline.flow.dataset.snapshot import Input
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.ledger import snapshots
+from batch_pipeline.ledger.shards import Shard
+
+# Large enough that the cost of each chunk does not show, small enough for a processor's cache.
+UPLOAD_CHUNK_BYTES = 512 << 10
+# The columns of a manifest that a body is made from.
+_COLUMNS = ("ordinal", "variant", "request_bytes")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of one create: its chunks, their total length in bytes, and the betas it needs."""
+
+    chunks: Iterator[bytes]
+    length: int
+    betas: Sequence[str]
+
+
+def body_of(pipeline: Pipeline, shard: Shard, token: str) -> Body:
+    """The body for a shard, read from its snapshot while it is sent; the last chunk is `BODY_END`.
+
+    `token` is the submission's: each custom id begins with it.
+    """
+    with pipeline.ledger.read() as connection:
+        snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
+    declaration = Declaration.from_json(snapshot.declaration)
+    manifest = manifests.read(pipeline.files, shard.manifest, _COLUMNS)
+    ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
+    of_variant = variants.builders_of(manifest, declaration)
+    builders = [of_variant[name] for name in names]
+    rows = snapshot_files.read_inputs(pipeline.files, snapshot, ordinals)
+    chunks = body_chunks(token, builders, rows, UPLOAD_CHUNK_BYTES)
+    return Body(chunks, body_length(sizes), declaration.betas)
 
 
 def body_chunks(
@@ -21,7 +65,7 @@ def body_chunks(
     """The body in chunks of about `chunk_bytes`; the last chunk is `BODY_END` alone.
 
     `builders` make the request of each row, in the order of the rows. Raises ValueError, before the
-    end, where there are fewer rows.
+    last chunk, if there are fewer rows than builders.
     """
     pieces: list[bytes] = [BODY_START]
     size = count = 0

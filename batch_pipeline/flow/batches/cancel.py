@@ -1,4 +1,9 @@
-"""Cancelling a night: the hold is recorded first, then what is in flight is cancelled."""
+"""Cancels a night: the hold is recorded first, then its batches at the API are cancelled.
+
+In that order, because a create may be under way in another process. It reads the hold before it
+seals the submission, or cancels the batch itself when the API's answer comes; a cancel that ran
+before the hold was recorded would miss that batch.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def hold(pipeline: Pipeline, night: Night) -> int:
-    """Hold the night until a person resumes it, cancel its batches; returns how many.
+    """Hold the night until a person resumes it, and cancel its batches; returns their number.
 
-    What was done by then is billed and collected. A create under way sees the hold and is not
-    finished, or is cancelled when its answer comes; one of unknown outcome is never cancelled
-    before it is proven ours.
+    Requests that were processed by then are billed, and are collected. A submission of unknown
+    outcome is not cancelled before the API's list has proven whose batch it is.
     """
     with pipeline.ledger.write() as connection:
         nights.update_night(connection, night.id, held_at=ledger.now(connection), completed_at=None)
@@ -28,8 +32,12 @@ def hold(pipeline: Pipeline, night: Night) -> int:
     return sum(_cancel(pipeline, submission) for submission in in_flight)
 
 
-def again(pipeline: Pipeline, in_flight: Sequence[Submission]) -> None:
-    """Cancel what a process that died, or an API in trouble, left uncancelled of nights on hold."""
+def repeat(pipeline: Pipeline, in_flight: Sequence[Submission]) -> None:
+    """Cancel again the batches of held nights whose cancel did not reach the API.
+
+    The process that held the night may have died, or the API may have failed, after the cancel was
+    recorded and before it was sent.
+    """
     for submission in in_flight:
         with pipeline.ledger.read() as connection:
             held_at = nights.get_night(connection, submission.night_id).held_at
@@ -38,15 +46,15 @@ def again(pipeline: Pipeline, in_flight: Sequence[Submission]) -> None:
 
 
 def _cancel(pipeline: Pipeline, submission: Submission) -> bool:
-    """Whether the API has taken the cancel in."""
+    """Cancel one batch; False if the API did not take the cancel in."""
     assert submission.batch_id is not None
     with pipeline.ledger.write() as connection:
-        # Before the call: a canceled request must not count as an attempt.
+        # Recorded before the call: what comes back cancelled must not count as an attempt.
         transitions.request_cancel(connection, submission)
     try:
         pipeline.api.cancel_batch(submission.batch_id)
     except ApiFailure as failure:
-        # It may just have ended.
+        # The batch may just have ended.
         log.warning("batch %s could not be cancelled: %s", submission.batch_id, failure)
         return False
     return True

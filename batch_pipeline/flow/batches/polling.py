@@ -1,4 +1,8 @@
-"""Which batches have ended: asked for all of an account at once, in as few calls as possible."""
+"""Polls the API for batches that have ended: those of a whole account in as few calls as possible.
+
+Belongs here: which calls ask, and what their answers mean for submissions in flight. Submissions
+whose batch id is not known are looked for in `reconciliation`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-# Below this many batches single retrieves cannot cost more calls than pages of the list.
+# Up to this number of batches one retrieve for each costs no more calls than pages of the list.
 FEW = 2
 
 
 def poll(pipeline: Pipeline, account: str) -> list[Submission]:
-    """Mark what has ended of all the account's batches in flight, of whatever night; returns it."""
+    """Mark the account's batches that have ended, in all its nights; returns their submissions."""
     with pipeline.ledger.read() as connection:
         in_flight = submissions.of_account(connection, account, State.ACCEPTED)
     if not in_flight:
@@ -29,7 +33,7 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     for submission in in_flight:
         if submission.batch_id not in infos:
             _end_if_deleted(pipeline, submission)
-    cancel.again(pipeline, [s for s in in_flight if _goes_on(s, infos)])
+    cancel.repeat(pipeline, [s for s in in_flight if _ignores_cancel(s, infos)])
     ended = [s for s in in_flight if s.batch_id in infos and infos[s.batch_id].ended]
     if ended:
         with pipeline.ledger.write() as connection:
@@ -38,15 +42,18 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     return ended
 
 
-def _goes_on(submission: Submission, infos: Mapping[str, BatchInfo]) -> bool:
-    """Whether a batch is processed as if nobody had cancelled it."""
+def _ignores_cancel(submission: Submission, infos: Mapping[str, BatchInfo]) -> bool:
+    """Whether a cancel was recorded and the API processes the batch as if it had none."""
     info = infos.get(submission.batch_id or "")
     cancelled = submission.cancel_requested_at is not None
     return cancelled and info is not None and info.processing_status == "in_progress"
 
 
 def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
-    """What the API has deleted by its age has ended, though nobody has seen it: see `gone`."""
+    """Mark a batch that the API does not list as ended once it is older than results are kept.
+
+    Its night would otherwise wait for ever; `results.lost_results` settles its requests.
+    """
     with pipeline.ledger.write() as connection:
         made = submission.accepted_at
         if made is not None and ledger.now(connection) > made + RESULTS_KEPT_SECONDS:
@@ -54,10 +61,10 @@ def _end_if_deleted(pipeline: Pipeline, submission: Submission) -> None:
 
 
 def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:
-    """Batches by id; one that the API does not know (yet, or any more) is left out.
+    """Batches by id; a batch that the API does not know, yet or any more, is left out.
 
-    Reads the list from the newest on, and stops where the pages would cost more calls than asking
-    for each batch that is still missing.
+    Reads the list from the newest batch on, until asking for each missing batch by its id costs
+    fewer calls than going on.
     """
     missing = {s.batch_id for s in in_flight if s.batch_id is not None}
     oldest = min(s.accepted_at or s.intent_at for s in in_flight) - CLOCK_SKEW_SECONDS
@@ -73,7 +80,7 @@ def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:
         if not more or not page or page[-1].created_at < oldest:
             break
         if before == len(missing):
-            # A page of other tenants' batches alone: how many more there are is unknown.
+            # A page of other tenants' batches alone: any number of such pages may follow.
             break
         after = page[-1].id
     for batch_id in sorted(missing):
@@ -82,6 +89,7 @@ def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:
         except ApiFailure as failure:
             if failure.status != 404:
                 raise
-            # Seen for minutes after a create and after an end: not proof of anything.
+            # For minutes after a create and after an end the API answers 404 for batches that
+            # exist: it proves nothing.
             log.info("batch %s is not there now; asked again with the next poll", batch_id)
     return found

@@ -1,60 +1,65 @@
-"""Waiting shards → batches at the API: intent, seal, last bytes, and what the answer means.
+"""Sends waiting shards as batches: intent, body, seal, last bytes, and what the API's answer means.
 
-Belongs here: sending. Finding out what became of a submission whose answer was lost stands in
-`reconciliation`; the state machine itself in `state.submissions`.
+The order of these writes is what keeps a batch from being bought twice (`ledger.transitions` has
+the state machine and its invariants):
+
+- INTENT is in the ledger before the first byte of the body leaves. Otherwise a crash during the
+  upload would leave a batch that no row of the ledger knows of, and its shard would go again.
+- All of the body but its last bytes is sent under an announced length. Without its end the API
+  cannot take the batch in, so a sender that dies here has bought nothing.
+- SEALED is in the ledger before the last bytes leave, and only the holder of the lease seals. A
+  sender that was frozen would otherwise complete a body whose shard another process has sent.
+- After the seal a failure proves nothing unless it is a definite refusal: the submission is UNKNOWN
+  and is looked for in the API's list (`reconciliation`), instead of being sent again.
+- An id that the API returned is recorded even if the lease was lost meanwhile, and the write is
+  repeated while the database fails. An unrecorded batch would run, be billed, and be bought again.
+
+Belongs here: sending. What became of a submission whose answer was lost is found out in
+`reconciliation`.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
+from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.flow.batches.body import body_chunks
+from batch_pipeline.flow.batches.body import body_of
+from batch_pipeline.flow.batches.lease import clock, renewed_lease
 from batch_pipeline.flow.concurrency import Stop, at_once
-from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset.requests import Declaration, body_length
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.ledger import accounts, admission, leases, nights, shards, transitions
-from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger import accounts, admission, nights, shards, transitions
 from batch_pipeline.ledger.admission import Intent, Limits, ReadGates, Waiting
-from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.ledger import insisting
+from batch_pipeline.ledger.night_state import Kind
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-# Large enough that what is done for each does not show, small enough for a processor's cache.
-UPLOAD_CHUNK_BYTES = 512 << 10
-# What a body is made from of a manifest.
-_SENT = ("ordinal", "variant", "request_bytes")
-# Without a `retry-after`, a full queue is tried again after this.
+# A full queue is tried again after this time if the API's answer has no `retry-after`.
 QUEUE_FULL_SECONDS = 60.0
-# Below this a night is sent before a second thread would have helped.
+# Fewer bytes are sent by one thread before a second one would have helped.
 SEVERAL_FROM_BYTES = 16 << 20
-# More do not make a network faster.
+# More uploads at a time do not make a network faster.
 MOST_UPLOADS = 4
+# Verdicts after which no other shard is tried: an API in trouble must not make every shard of a
+# night unknown.
+_TROUBLE = (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT)
 
 
 @dataclass(frozen=True)
 class Submitted:
     """What one round of submitting did: batches accepted, real-time calls answered, and why the
-    rest waits.
-
-    `in_trouble`: the API did not answer, and nothing more was tried.
-    """
+    other requests wait."""
 
     batches: int
     waiting: Waiting
-    in_trouble: bool = False
     answers: int = 0
 
 
@@ -64,12 +69,12 @@ def submit_waiting(
     limits: Limits,
     read_gates: ReadGates,
 ) -> Submitted:
-    """Send the night's waiting batch shards, while there is room and money.
+    """Send the night's waiting batch shards while queue and money have room for them.
 
-    What is large goes up several at once: one is made while another is on its way. Other processes
-    may do the same; each claims the next shard that waits. What a failed create leaves is settled
-    in the ledger: it waits, or it is looked for. An interrupt waits for the answers of what is on
-    its way: one that breaks in before an answer is recorded makes an unknown outcome of it.
+    A large night is sent by several threads: one makes a body while another waits for the network.
+    Other processes may send the same night, since each sender claims the next waiting shard in the
+    ledger. An interrupt takes effect once the uploads under way have their answers: an upload that
+    is broken off after its last bytes would have to be looked for in the API's list.
     """
     with pipeline.ledger.read() as connection:
         waiting, size = shards.waiting_size(connection, night.id, "batch")
@@ -81,22 +86,27 @@ def submit_waiting(
 
     rounds = at_once(count, submit, stop) if count > 1 else []
     if not stop.is_set():
-        # Why the rest waits, if any is left, is known once nothing else is on its way.
+        # One thread alone at the end: while others still hold shards, the queue may look full and
+        # the reason why the last ones wait may be wrong a moment later.
         rounds += at_once(1, submit, stop)
     accepted = sum(each.batches for each in rounds)
-    trouble = [each.waiting for each in rounds if each.in_trouble]
+    trouble = [each.waiting for each in rounds if _is_trouble(each.waiting)]
     return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)
 
 
+def _is_trouble(waiting: Waiting) -> bool:
+    return waiting.state is not None and waiting.state.kind is Kind.API_UNAVAILABLE
+
+
 def uploads_at_once(waiting: int, size: int, workers: int) -> int:
-    """How many of a night's waiting shards, of `size` bytes in all, are sent at the same time."""
+    """The number of threads that send a night's waiting shards, which have `size` bytes in all."""
     return max(1, min(waiting, workers, MOST_UPLOADS)) if size >= SEVERAL_FROM_BYTES else 1
 
 
 def _submit(
     pipeline: Pipeline, night: Night, limits: Limits, read_gates: ReadGates, stop: Stop
 ) -> Submitted:
-    """Send one shard after the other, until something keeps the next from going."""
+    """Send one shard after the other until the next one has to wait."""
     accepted = 0
     while not stop.is_set():
         with pipeline.ledger.write() as connection:
@@ -104,128 +114,72 @@ def _submit(
             intent = admission.begin(connection, night, pipeline.owner, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
-        failure, verdict = _send(pipeline, intent, limits, stop)
-        if verdict in (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT):
-            # An API in trouble must not make every shard of a night unknown.
+        failure = _send(pipeline, intent, stop)
+        if failure is None:
+            accepted += 1
+        elif of_create_failure(failure) in _TROUBLE:
             stop()
             waiting = admission.unanswered(night, failure, intent.shard.requests)
-            return Submitted(accepted, waiting, in_trouble=True)
-        # Arrow keeps what the rows took for the next ones, which another process may send.
+            return Submitted(accepted, waiting)
+        # Arrow keeps the memory of this shard's rows for later use. The next shard may be sent by
+        # another process, so that each process would keep the memory of its largest shard.
         pa.default_memory_pool().release_unused()
-        if verdict is None:
-            accepted += 1
     return Submitted(accepted, Waiting(None))
 
 
-def _send(
-    pipeline: Pipeline, intent: Intent, limits: Limits, stop: Stop
-) -> tuple[ApiFailure | None, CreateVerdict | None]:
-    """Send one shard and record what came of it; no verdict: accepted."""
+def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> ApiFailure | None:
+    """Send one shard and record what came of it; returns the failure, or None if it is accepted."""
     submission = intent.submission
-    with pipeline.ledger.read() as connection:
-        snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
-    declaration = Declaration.from_json(snapshot.declaration)
-    manifest = manifests.read(pipeline.files, intent.shard.manifest, _SENT)
-    ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
-    asked = variants.builders_of(manifest, declaration)
-    builders = [asked[name] for name in names]
-    rows = snapshots.read_inputs(pipeline.files, snapshot, ordinals)
-    chunks = body_chunks(submission.token, builders, rows, UPLOAD_CHUNK_BYTES)
-    length = body_length(sizes)
-    body = _SealedBody(pipeline, submission, limits, chunks, stop)
+    body = body_of(pipeline, intent.shard, submission.token)
+    chunks = _SealedChunks(pipeline, submission, body.chunks, stop)
     try:
-        with heartbeat(pipeline, submission):
-            batch = pipeline.api.create_batch(iter(body), length, declaration.betas)
+        with renewed_lease(pipeline, submission):
+            batch = pipeline.api.create_batch(iter(chunks), body.length, body.betas)
     except ApiFailure as failure:
-        return failure, _record_failure(pipeline, submission, failure, sealed=body.sealed)
+        _record_failure(pipeline, submission, failure, sealed=chunks.sealed)
+        return failure
     except BaseException:
-        # Not an answer of the API's: an interrupt, a full disk, a bug. What is known is recorded.
+        # An interrupt, a full disk or a bug says nothing about the batch either.
         with pipeline.ledger.write() as connection:
-            if body.sealed:
-                transitions.lose_track(connection, submission, "interrupted")
-            else:
-                transitions.give_back(connection, submission, State.ABSENT, "interrupted")
+            _record_no_answer(connection, submission, "interrupted", sealed=chunks.sealed)
         raise
     _record_acceptance(pipeline, submission, batch)
-    return None, None
+    return None
 
 
-class _SealedBody:
-    """A body whose last chunk leaves only once the ledger says that it may.
+class _SealedChunks:
+    """The chunks of a body, the last one only after the ledger has sealed the submission.
 
-    Until then the API cannot take the batch in, because the announced length is not reached; a
-    holder that has lost its lease stops here.
+    Raises ApiFailure instead, which leaves the body incomplete, if the lease was lost or this
+    process was frozen around the seal.
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        submission: Submission,
-        limits: Limits,
-        chunks: Iterator[bytes],
-        stop: Stop,
+        self, pipeline: Pipeline, submission: Submission, chunks: Iterator[bytes], stop: Stop
     ) -> None:
         self._pipeline = pipeline
         self._submission = submission
-        self._limits = limits
         self._chunks = chunks
-        self._interrupted = stop
+        self._stop = stop
         self.sealed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        held = next(self._chunks)
+        held_back = next(self._chunks)
         for chunk in self._chunks:
-            self._interrupted.check()
-            yield held
-            held = chunk
-        before = _clock()
+            self._stop.check()
+            yield held_back
+            held_back = chunk
+        lease_seconds = self._pipeline.settings.lease_seconds
+        before = clock()
         with self._pipeline.ledger.write() as connection:
-            if not transitions.seal(connection, self._submission, self._limits.lease_seconds):
+            if not transitions.seal(connection, self._submission, lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
-        # A process that was frozen here must not finish what others have given up.
-        if _clock() - before > self._limits.lease_seconds / 2:
+        # A process that was frozen here must not complete a body after its lease: the shard may
+        # count as unknown by then, and the batch would appear after the look for it.
+        if clock() - before > lease_seconds / 2:
             raise ApiFailure(None, None, None, "too slow to finish the body safely")
         self.sealed = True
-        yield held
-
-
-def _clock() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, unlike `time.monotonic`."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Lease:
-    """This process's hold on a submission, as far as it can know without asking."""
-
-    def __init__(self, pipeline: Pipeline, submission: Submission) -> None:
-        self._pipeline = pipeline
-        self._submission = submission
-        self._seconds = pipeline.settings.lease_seconds
-        self._renewed = _clock()
-        self._lost = False
-
-    def renew(self) -> bool:
-        """Extend it in the ledger; False: it was taken over or settled."""
-        at = _clock()
-        with self._pipeline.ledger.write() as connection:
-            self._lost = not leases.keep_alive(connection, self._submission, self._seconds)
-        self._renewed = at
-        return not self._lost
-
-    def held(self) -> bool:
-        """Whether it is held still; a process that was frozen asks the ledger first."""
-        if self._lost:
-            return False
-        return _clock() - self._renewed < self._seconds / 2 or self.renew()
-
-
-@contextmanager
-def heartbeat(pipeline: Pipeline, submission: Submission) -> Iterator[Lease]:
-    """Keep the lease alive from a thread of its own: an upload may block longer than a lease."""
-    lease = Lease(pipeline, submission)
-    seconds = pipeline.settings.lease_seconds / 4
-    with beating(f"lease-{submission.token}", seconds, lease.renew):
-        yield lease
+        yield held_back
 
 
 def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchInfo) -> None:
@@ -240,28 +194,35 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
                 expires_at=batch.expires_at,
             )
 
-    held = record()
+    night_held = record()
     log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")
-    if held:
-        # A cancel came while the create was under way.
+    if night_held:
+        # The night was cancelled while the create was under way.
         try:
             pipeline.api.cancel_batch(batch.id)
         except ApiFailure as failure:
             log.warning("batch %s could not be cancelled: %s", batch.id, failure)
 
 
+def _record_no_answer(
+    connection: Connection, submission: Submission, error: str, *, sealed: bool
+) -> None:
+    """Once sealed a batch may have been made; before that the body is incomplete for good."""
+    if sealed:
+        transitions.lose_track(connection, submission, error)
+    else:
+        transitions.give_back(connection, submission, State.ABSENT, error)
+
+
 def _record_failure(
     pipeline: Pipeline, submission: Submission, failure: ApiFailure, *, sealed: bool
-) -> CreateVerdict:
+) -> None:
     verdict = of_create_failure(failure)
     error = str(failure)
     with pipeline.ledger.write() as connection:
         match verdict:
-            case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT if sealed:
-                transitions.lose_track(connection, submission, error)
             case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT:
-                # The body is incomplete, and nobody can complete it any more.
-                transitions.give_back(connection, submission, State.ABSENT, error)
+                _record_no_answer(connection, submission, error, sealed=sealed)
             case CreateVerdict.QUEUE_FULL:
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 seconds = failure.retry_after or QUEUE_FULL_SECONDS
@@ -270,8 +231,7 @@ def _record_failure(
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 accounts.pause_account(connection, submission.account, error)
             case CreateVerdict.REFUSED:
-                # The same body would be refused again: the night rests until somebody has looked.
+                # The same body would be refused again: the night rests until a person has looked.
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 nights.update_night(connection, submission.night_id, refused=error)
     log.warning("create of %s requests: %s (%s)", f"{submission.requests:,}", verdict, error)
-    return verdict

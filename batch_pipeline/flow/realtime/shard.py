@@ -18,7 +18,7 @@ import orjson
 
 from batch_pipeline.api.protocol import Answer
 from batch_pipeline.flow import outcomes, paths
-from batch_pipeline.flow.batches.submission import Lease, heartbeat
+from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.requests import (
     Declaration,
@@ -111,7 +111,7 @@ class OpenShard:
                 self._count(known[1], data["result"], usage, data.get("latency_ms", 0))
                 self._count_lost(known[1], data.get("lost", 0))
         self._calls = self._calls_left()
-        self.lease = self._stack.enter_context(heartbeat(self._pipeline, self.submission))
+        self.lease = self._stack.enter_context(renewed_lease(self._pipeline, self.submission))
         name = f"{token}-{self.submission.fence}"
         self._journal = self._stack.enter_context(Journal(files, self._folder, name))
         return self

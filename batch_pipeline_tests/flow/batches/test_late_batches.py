@@ -21,8 +21,13 @@ from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.flow.batches.test_reconciliation import (
+    INTENT_AT,
+    SKEW,
+    WINDOW_FROM,
+    submission,
+)
 from batch_pipeline_tests.flow.fake_api import a_batch
-from batch_pipeline_tests.flow.status.test_looking import INTENT_AT, SKEW, WINDOW_FROM, submission
 from batch_pipeline_tests.support import (
     PARTITION,
     Faults,

@@ -1,4 +1,4 @@
-"""Looking at the API's list: few calls for many batches, and which listed batch may be ours."""
+"""Reading the API's list: few calls for many batches, and which listed batch may be ours."""
 
 from __future__ import annotations
 
