@@ -76,7 +76,7 @@ def _show(
         from rich.console import Console
 
         from batch_pipeline.cli.tables import SIMULATED, plain_table
-        from batch_pipeline.pricing.prices import TOKENS
+        from batch_pipeline.pricing.tokens import TOKENS
         from batch_pipeline.wording import usd
 
         console = Console()

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jsonschema_rs
 import orjson
 
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.tokens import TokenUsage
 
 
 def tokens_of(message: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
@@ -58,8 +59,6 @@ class AnswerReader:
     def __init__(self, output_schema: dict[str, Any] | None) -> None:
         self._validator: Any = None
         if output_schema is not None:
-            import jsonschema_rs  # noqa: PLC0415  # only jobs with a schema need it
-
             self._validator = jsonschema_rs.validator_for(output_schema)
 
     def read(self, message: Mapping[str, Any], outcome: Outcome) -> tuple[Outcome, str, str | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS
 
 # Up to 999,999 USD to a picodollar: a price of six decimals for a million tokens times one token.
 USD = pa.decimal128(18, 12)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jsonschema_rs
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import ValidationError
 
@@ -287,7 +288,6 @@ class JobSpec(DeclaredModel):
 
 def _schema_problem(schema: JsonObject) -> str | None:
     """What is wrong with a JSON Schema; None if nothing is. Nothing is fetched."""
-    import jsonschema_rs  # noqa: PLC0415  # most jobs and most commands never need it
 
     def refuse(uri: str) -> Any:
         raise ValueError(f"{uri} would have to be fetched; put it into the schema itself")

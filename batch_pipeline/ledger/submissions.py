@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import tables
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS
 
 
 class State(StrEnum):

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.

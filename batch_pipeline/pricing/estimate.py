@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, TokenUsage, UnitPrices
+from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, UnitPrices
+from batch_pipeline.pricing.tokens import TokenUsage
 
 HOUR = 3600.0
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import genai_prices
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelInfo, TieredPrices
 
 from batch_pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, TieredPrices
+from batch_pipeline.pricing.tokens import TokenUsage
 
 Mode = Literal["batch", "realtime"]
 
@@ -25,41 +27,6 @@ _BATCH = {"processing": "batch"}
 # For data residency the API multiplies the prices of all token classes, which the library does not
 # know. Other values are refused, because with an unknown factor every amount would be wrong.
 _RESIDENCY_FACTORS = {None: Decimal(1), "global": Decimal(1), "us": Decimal("1.1")}
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Billed tokens by class, disjoint as the API reports them: `input_tokens` is uncached."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_write_5m_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    cache_read_tokens: int = 0
-
-    def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
-            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
-            self.cache_read_tokens + other.cache_read_tokens,
-        )
-
-    @property
-    def prompt_tokens(self) -> int:
-        """All tokens of the prompt, cached or not: what price tiers are measured by."""
-        return (
-            self.input_tokens
-            + self.cache_write_5m_tokens
-            + self.cache_write_1h_tokens
-            + self.cache_read_tokens
-        )
-
-
-# The classes of billed tokens, in the order of `UnitPrices`: columns of results and of the ledger.
-TOKENS = tuple(field.name for field in fields(TokenUsage))
-PROMPT_TOKENS = tuple(name for name in TOKENS if name != "output_tokens")
 
 
 class UnitPrices(NamedTuple):
@@ -186,8 +153,6 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
     for a data residency whose factor is not known.
     """
     # 1.6 MB of prices as Python code: not loaded by commands that price nothing.
-    import genai_prices  # noqa: PLC0415
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
 
     if at.tzinfo is None:
         raise ValueError("a price needs a time with a zone")
@@ -242,8 +207,6 @@ def _batch_prices(model: ModelInfo, at: datetime) -> Mapping[str, Decimal | Tier
 
 
 def _tiers(prices: Mapping[str, Decimal | TieredPrices | None], factor: Decimal) -> Tiers:
-    from genai_prices.types import TieredPrices  # noqa: PLC0415
-
     by_class = [prices[key] for key in _LIBRARY_KEYS]
     starts = sorted(
         {

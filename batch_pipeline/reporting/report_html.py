@@ -13,7 +13,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import charts
 from batch_pipeline.reporting.charts import Chart
 from batch_pipeline.reporting.distribution import Distribution, clock_step, round_step

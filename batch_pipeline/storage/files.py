@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from fsspec.core import url_to_fs
+
 from batch_pipeline.errors import UsageError
 from batch_pipeline.storage.durable import flush, make_folder
 
@@ -37,9 +39,7 @@ class Files:
         self.is_remote = "://" in home
         self._fs: Any = None
         if self.is_remote:
-            import fsspec  # noqa: PLC0415  # heavy, and only for a home that is not local
-
-            self._fs, self._root = fsspec.core.url_to_fs(self.home)
+            self._fs, self._root = url_to_fs(self.home)
         else:
             self._root = self.home
 
@@ -177,14 +177,14 @@ class Files:
 
     def read_columns(self, path: str, columns: Sequence[str]) -> pa.Table:
         """Columns of a Parquet file, in this order, read by one thread: for small columns."""
-        import pyarrow.parquet as pq  # noqa: PLC0415  # heavy, as below
+        import pyarrow.parquet as pq  # noqa: PLC0415  # as below
 
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:
             return parquet.read(columns=list(columns), use_threads=False).select(columns)
 
     def dataset(self, paths: Sequence[str]) -> ds.Dataset:
         """Parquet files as one Arrow dataset, in the order given; at least one path."""
-        import pyarrow.dataset as ds  # noqa: PLC0415  # heavy: what only looks does without
+        import pyarrow.dataset as ds  # noqa: PLC0415  # `status` does without Arrow
 
         if not self.is_remote:
             return ds.dataset([str(Path(self._root, p)) for p in paths], format="parquet")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -216,14 +214,3 @@ def test_no_jobs_at_all(tmp_path: Path) -> None:
         find_job(tmp_path, "one")
     with pytest.raises(UsageError, match=r"no folder of jobs at .*BATCH_PIPELINE_JOBS_DIR"):
         scan_jobs(tmp_path / "nowhere")
-
-
-def test_reading_declarations_loads_nothing_heavy() -> None:
-    """The command line has to start fast."""
-    code = (
-        "import sys, batch_pipeline.jobs.loading, batch_pipeline.settings; "
-        "print(sorted({'dagster', 'jsonschema_rs', 'pyarrow', 'anthropic'} "
-        "& set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

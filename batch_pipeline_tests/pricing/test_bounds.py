@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Bounds, Measured
-from batch_pipeline.pricing.prices import (
-    Mode,
-    ModelPrice,
-    Tiers,
-    TokenUsage,
-    UnitPrices,
-    find_price,
-)
+from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, UnitPrices, find_price
+from batch_pipeline.pricing.tokens import TokenUsage
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 

@@ -16,7 +16,8 @@ from batch_pipeline.pricing.estimate import (
     batch_hours,
     realtime_hours,
 )
-from batch_pipeline.pricing.prices import TokenUsage, find_price
+from batch_pipeline.pricing.prices import find_price
+from batch_pipeline.pricing.tokens import TokenUsage
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 HAIKU = find_price("claude-haiku-4-5-20251001", AT)

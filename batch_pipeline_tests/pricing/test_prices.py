@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.pricing.prices import Mode, ModelPrice, TokenUsage, find_price, stated_price
+from batch_pipeline.pricing.prices import Mode, ModelPrice, find_price, stated_price
+from batch_pipeline.pricing.tokens import TokenUsage
 
 AT = datetime(2026, 11, 20, 1, 0, tzinfo=UTC)
 HAIKU = "claude-haiku-4-5-20251001"

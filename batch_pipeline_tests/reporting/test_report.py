@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pricing.prices import TokenUsage, find_price
+from batch_pipeline.pricing.prices import find_price
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.report import Costs, Pilot, Report
 from batch_pipeline_tests.reporting.reports import REPORT, changed
 

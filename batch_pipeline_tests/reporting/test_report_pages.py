@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import report_html, report_markdown
 from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import (

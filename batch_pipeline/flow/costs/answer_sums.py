@@ -19,7 +19,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import PROMPT_TOKENS, TOKENS, ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
 from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted

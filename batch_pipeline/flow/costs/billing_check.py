@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.ledger import shards, snapshots, submissions, tables
 from batch_pipeline.ledger.submissions import State
-from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS
 
 # Our modes by the service tiers of the organisation's reports; other tiers are not used here.
 WAYS = {"batch": "batch", "standard": "realtime"}

@@ -27,7 +27,8 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import report_html, report_markdown
 from batch_pipeline.reporting.difference import Difference, Expected, explain
 from batch_pipeline.reporting.distribution import Distribution

@@ -15,7 +15,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.report import DeadlineCost
 
 

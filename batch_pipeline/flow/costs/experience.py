@@ -21,7 +21,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.pricing.estimate import Spread
-from batch_pipeline.pricing.prices import PROMPT_TOKENS, TokenUsage
+from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TokenUsage
 
 # How many of a job's former nights count, and how many submissions of each, the latest first.
 LAST_NIGHTS = 3

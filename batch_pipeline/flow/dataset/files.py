@@ -19,6 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fsspec.core import url_to_fs
+
 from batch_pipeline.errors import InputDataError, UsageError
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -261,9 +263,6 @@ def _find_remote(pattern: str) -> Iterator[SourceFile]:
 
 
 def _remote_listing(pattern: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
-    # fsspec takes a while to import, and most nights read local files.
-    from fsspec.core import url_to_fs  # noqa: PLC0415
-
     try:
         filesystem, path = url_to_fs(pattern)
         # A daemon lives for weeks, and a listing from before the night's data came would be kept.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
+from fsspec.core import url_to_fs
 
 from batch_pipeline.flow.dataset.files import SourceFile, is_remote
 
@@ -47,8 +48,6 @@ def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
         with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
             yield cast("io.BufferedReader[Any]", local)
         return
-    from fsspec.core import url_to_fs  # noqa: PLC0415 - slow to import, and rarely needed
-
     filesystem, path = url_to_fs(file.path)
     remote: io.RawIOBase = filesystem.open(path, "rb")
     with io.BufferedReader(remote, _BUFFER_BYTES) as stream:  # which closes `remote` with itself

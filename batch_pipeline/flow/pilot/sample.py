@@ -30,7 +30,8 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
-from batch_pipeline.pricing.prices import TOKENS, Mode, ModelPrice, TokenUsage
+from batch_pipeline.pricing.prices import Mode, ModelPrice
+from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 
 # A pilot is never more than this part of a night.
 LARGEST_PART = 10

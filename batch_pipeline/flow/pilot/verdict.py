@@ -14,8 +14,8 @@ from typing import Any
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.prices import TokenUsage
 from batch_pipeline.pricing.projection import project
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.distribution import nearest_rank
 from batch_pipeline.wording import usd
 

@@ -38,7 +38,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import Intent
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.distribution import nearest_rank
 
 

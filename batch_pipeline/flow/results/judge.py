@@ -39,7 +39,8 @@ from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.ledger.tables import PICODOLLARS
-from batch_pipeline.pricing.prices import TOKENS, ModelPrice
+from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.tokens import TOKENS
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,14 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import apprise
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.nights import Night
-
-if TYPE_CHECKING:
-    from apprise import Apprise
 
 log = logging.getLogger(__name__)
 
@@ -126,15 +125,13 @@ def _send(pipeline: Pipeline, urls: str, messages: Sequence[Message]) -> None:
             )
 
 
-def _targets(urls: str) -> list[Apprise | None]:
+def _targets(urls: str) -> list[apprise.Apprise | None]:
     """A sender for each address, None for one that is not understood."""
-    import apprise  # noqa: PLC0415  # 0.3 s, and only for those who have something to say
-
     logging.getLogger("apprise").disabled = True
     # At debug level it tells hosts and paths, and a path may be a token.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
     asset = apprise.AppriseAsset(app_id="batch_pipeline", app_desc="batch_pipeline")
-    found: list[Apprise | None] = []
+    found: list[apprise.Apprise | None] = []
     for url in SEPARATOR.split(urls):
         target = apprise.Apprise(asset=asset)
         understood = bool(target.add(url))
@@ -147,8 +144,6 @@ def _targets(urls: str) -> list[Apprise | None]:
     return found
 
 
-def _notify(target: Apprise, message: Message) -> bool:
-    import apprise  # noqa: PLC0415  # as above
-
+def _notify(target: apprise.Apprise, message: Message) -> bool:
     kind: Any = apprise.NotifyType(message.kind)
     return bool(target.notify(title=message.title, body=message.body, notify_type=kind))

@@ -22,7 +22,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Sums
-from batch_pipeline.pricing.prices import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.wording import moment, usd
 
 # The latest collected submissions are shown one by one, at most this number of them.

@@ -21,7 +21,8 @@ from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, submissions
 from batch_pipeline.ledger.submissions import State
-from batch_pipeline.pricing.prices import TOKENS, TokenUsage, find_price
+from batch_pipeline.pricing.prices import find_price
+from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 from batch_pipeline.reporting.report import Report
 from batch_pipeline.reporting.report_json import as_json, to_json
 from batch_pipeline.simulator import Simulator

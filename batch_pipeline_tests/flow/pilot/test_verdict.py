@@ -15,7 +15,7 @@ from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.prices import TokenUsage
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline_tests.flow.dataset.prepared_rows import approval
 
 SNAPSHOT = Snapshot(

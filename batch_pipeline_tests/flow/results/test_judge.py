@@ -24,7 +24,8 @@ from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results.judge import LineJudge, ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.pricing.prices import TOKENS, ModelPrice, find_price
+from batch_pipeline.pricing.prices import ModelPrice, find_price
+from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline_tests.flow.dataset.prepared_rows import SNAPSHOT, SUBMISSION
 from batch_pipeline_tests.support import job
 
