@@ -86,7 +86,7 @@ def test_a_night_that_the_budget_holds_back(program: Program) -> None:
     ended = program("run", job, "--no-wait", "--json")
     assert (ended.code, ended.error["code"]) == (3, "gate_closed")
     assert "30 requests are held back" in ended.error["message"]
-    assert "budget.max_usd_per_partition ($0.001000)" in ended.error["message"]
+    assert "budget.max_usd_per_partition ($0.00100)" in ended.error["message"]
     [night] = program("status", job, "--json").document["nights"]
     assert (night["state"], night["waiting"]) == ("budget reached", 30)
     assert [warning["code"] for warning in night["warnings"]] == ["budget_reached"]
