@@ -147,7 +147,7 @@ def _work(
     limiter = pipeline.limiter(Declaration.of(spec).model_id)
     stopped: NightState | None = None
 
-    def report(shards: list[OpenShard]) -> str | None:
+    def report(shards: list[OpenShard]) -> bool:
         nonlocal stopped
         lease = pipeline.settings.lease_seconds
         with pipeline.ledger.write() as connection:
@@ -159,7 +159,7 @@ def _work(
                 first = [shard.first for shard in shards]
                 gates = Gates(breaker=breaker.look(connection, spec.alerts, night, first))
             stopped = admission.closed(connection, night, gates)
-        return None if stopped is None else stopped.reason
+        return stopped is not None
 
     def settle(shard: OpenShard, end: End | None) -> None:
         shard.__exit__()
@@ -218,7 +218,7 @@ def _supervise(
 
     def ask() -> None:
         log.warning("stopping once the calls in flight have ended; again, to stop at once")
-        engine.stop(End.LET_GO, "interrupted")
+        engine.stop(End.LET_GO)
 
     with signals_held_back(ask):
         thread.start()
@@ -228,7 +228,7 @@ def _supervise(
                 engine.settled.clear()
                 meanwhile()
         except Exception:
-            engine.stop(End.LET_GO, "an error")
+            engine.stop(End.LET_GO)
             raise
         except BaseException:
             engine.abort()

@@ -1,17 +1,16 @@
 """The event loop that makes many Messages calls at once: when a call leaves, what its end means.
 
 Requests are read from the shards as calls leave, so that memory does not grow with the night. An
-answer is written to its shard's journal before it counts as done. Checkpoints make the journals
-durable and report progress to the ledger; they run in threads, so that the loop does not wait for
-a disk. Which shards there are, and what happens to a shard that has ended, is decided in `calls`.
+answer is written to its shard's journal before it counts as done: a process that dies has then at
+most the calls in flight to make again. Checkpoints make the journals durable and report progress to
+the ledger; they run in threads, so that the loop does not wait for a disk. Which shards there are,
+and what happens to a shard that has ended, is decided in `calls`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import logging
 import random
 import threading
@@ -26,6 +25,7 @@ from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
+from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.ledger.night_state import CALLED_ELSEWHERE, running
@@ -44,9 +44,6 @@ LONGEST_RETRY_SECONDS = 60.0
 CHECKPOINT_SECONDS = 5.0
 # Progress is written to the ledger at most this often: other processes write to it as well.
 LEDGER_SECONDS = 1.0
-# Requests, and bytes, that are read ahead of the calls, so that no call waits for a file.
-AHEAD = 400
-AHEAD_BYTES = 16 << 20
 # Pause where calls of another engine in this process use the whole rate limit.
 SHARED_SECONDS = 0.05
 # `per_second` is the mean over this time.
@@ -64,8 +61,8 @@ class End(StrEnum):
 
 # Claims the next shard, or returns why there is none. All three are called in threads.
 Claim = Callable[[], OpenShard | Waiting]
-# Writes the progress of shards to the ledger; returns the reason where calls must stop.
-Report = Callable[[list[OpenShard]], str | None]
+# Writes the progress of shards to the ledger; returns whether calls must stop.
+Report = Callable[[list[OpenShard]], bool]
 # Puts a shard away: None if it was answered whole, else how it was left early.
 Settle = Callable[[OpenShard, End | None], None]
 
@@ -87,27 +84,25 @@ class Engine:
         self._checkpoint_every = checkpoint_every
         self._limiter = limiter
         self._claim, self._report, self._settle = claim, report, settle
-        self._ahead = max(AHEAD, concurrency)
-        self._ready: deque[Call] = deque()
-        self._ready_bytes = 0
-        self._again: list[tuple[float, int, Call]] = []
-        self._order = itertools.count()
-        self._flying: set[asyncio.Task[None]] = set()
+        self._queue = CallQueue(concurrency)
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._shards: list[OpenShard] = []
-        self._landed_of: set[OpenShard] = set()
+        # Shards with answers that are not in their journal yet.
+        self._unwritten: set[OpenShard] = set()
+        # The shard from which calls are read ahead.
         self._source: OpenShard | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         # Something has changed that the dispatcher may wait for.
         self._changed = asyncio.Event()
         self._checkpoint_due = asyncio.Event()
         self._done = False
+        # Answers since the last checkpoint.
         self._unsaved = 0
         self._paces: deque[tuple[float, int]] = deque(maxlen=int(PACE_SECONDS / LEDGER_SECONDS))
-        self._told = float("-inf")
+        self._reported_at = float("-inf")
         self.answered = 0
         self.waiting = Waiting(None)
         self.end: End | None = None
-        self.reason: str | None = None
         # A refusal that concerns the whole account: key, billing, model.
         self.refusal: ApiFailure | None = None
         self.error: BaseException | None = None
@@ -116,13 +111,13 @@ class Engine:
 
     # Called from other threads.
 
-    def stop(self, end: End, reason: str) -> None:
+    def stop(self, end: End) -> None:
         """Start no more calls; calls under way are waited for."""
         loop = self._loop
         if loop is None:
-            self._stop(end, reason)
+            self._stop(end)
         else:
-            loop.call_soon_threadsafe(self._stop, end, reason)
+            loop.call_soon_threadsafe(self._stop, end)
 
     def abort(self) -> None:
         """Start no more calls, and cancel those under way."""
@@ -149,9 +144,9 @@ class Engine:
             await self._dispatch(messages)
         except Exception as error:  # noqa: BLE001  # raised below, once every shard is settled
             self._fail(error)
-        while self._flying:
-            await asyncio.wait(self._flying)
-        self._put_down()
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+        self._write_answers()
         self._done = True
         self._checkpoint_due.set()
         await keeper
@@ -167,7 +162,7 @@ class Engine:
             if feeding is not None and feeding.done():
                 exhausted = not feeding.result()
                 feeding = None
-            if feeding is None and not exhausted and self._wants_more():
+            if feeding is None and not exhausted and self._queue.wants_more:
                 feeding = asyncio.create_task(self._feed())
                 feeding.add_done_callback(lambda _: self._changed.set())
             now = time.monotonic()
@@ -175,40 +170,28 @@ class Engine:
             if call is not None:
                 self._send(messages, call, now)
                 continue
-            idle = not (self._flying or self._again or self._ready or feeding)
+            idle = not (self._in_flight or self._queue or feeding)
             if idle and exhausted:
                 break
             await _wait(self._changed, pause)
         if feeding is not None:
             await feeding
 
-    def _wants_more(self) -> bool:
-        return len(self._ready) < self._ahead // 2 and self._ready_bytes < AHEAD_BYTES
-
     def _next(self, now: float) -> tuple[Call | None, float | None]:
         """The call that leaves now, or None and the seconds to wait (None: until a change)."""
-        pause: float | None = None
-        if len(self._flying) >= self._concurrency:
+        if len(self._in_flight) >= self._concurrency:
             return None, None
-        if self._again:
-            pause = self._again[0][0] - now
-        again = pause is not None and pause <= 0
-        if not again and not self._ready:
-            return None, pause
-        call = self._again[0][2] if again else self._ready[0]
+        call = self._queue.first(now)
+        if call is None:
+            return None, self._queue.seconds_to_next_try(now)
         wait = self._limiter.wait(now, len(call.params))
-        if wait is None and not self._flying:
+        if wait is None and not self._in_flight:
             # Calls of another engine in this process fill the window: no end of a call of this
             # engine will tell that there is room.
             wait = SHARED_SECONDS
         if wait is None or wait > 0:
             return None, wait
-        if again:
-            heapq.heappop(self._again)
-        else:
-            self._ready.popleft()
-            self._ready_bytes -= len(call.params)
-        return call, None
+        return self._queue.pop(now), None
 
     def _send(self, messages: Messages, call: Call, now: float) -> None:
         # A process that was frozen for long may have lost the shard to another one.
@@ -218,8 +201,8 @@ class Engine:
         ticket = self._limiter.sent(now, len(call.params))
         assert self._loop is not None
         task = self._loop.create_task(self._call(messages, call, ticket))
-        self._flying.add(task)
-        task.add_done_callback(self._landed)
+        self._in_flight.add(task)
+        task.add_done_callback(self._call_ended)
 
     async def _call(self, messages: Messages, call: Call, ticket: Ticket) -> None:
         try:
@@ -239,7 +222,7 @@ class Engine:
         taken = usage.prompt_tokens - usage.cache_read_tokens
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
         call.shard.succeeded(call, answer, usage, now - ticket.sent_at)
-        self._put_down_soon(call.shard)
+        self._write_soon(call.shard)
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
@@ -247,25 +230,10 @@ class Engine:
         if outcome.action is Action.STOP:
             self._limiter.rejected(now, ticket, failure.limits)
             self.refusal = self.refusal or failure
-            self._stop(End.CLOSE, f"the API refuses to go on: {failure}")
+            self._stop(End.CLOSE)
             return
         if is_refused_as_busy(failure) or not failure.connected:
-            if failure.status == 429:
-                self._limiter.throttled(now, ticket, failure.retry_after, failure.limits)
-            else:
-                self._limiter.overloaded(now, ticket)
-            call.busy += 1
-            limit = self._limiter.over(ticket, failure.limits) if failure.status == 429 else None
-            if limit is not None and call.busy >= TOO_LARGE_TRIES:
-                message = f"larger than the account's limit of {limit}: {outcome.error_message}"
-                outcome = replace(outcome, error_message=message)
-                self._set_aside(call, ticket, outcome, now)
-                return
-            # Without a connection the request was not refused: it is tried until there is one.
-            if call.busy < BUSY_TRIES or not failure.connected:
-                self._try_again(call, now, call.busy, failure.retry_after)
-            else:
-                self._set_aside(call, ticket, outcome, now, attempted=False)
+            self._not_taken_in(call, ticket, failure, outcome, now)
             return
         if outcome.action is Action.RETRY:
             self._limiter.failed(now, ticket)
@@ -279,30 +247,53 @@ class Engine:
             self._limiter.rejected(now, ticket, failure.limits)
         self._set_aside(call, ticket, outcome, now)
 
+    def _not_taken_in(
+        self, call: Call, ticket: Ticket, failure: ApiFailure, outcome: Outcome, now: float
+    ) -> None:
+        """Handle a call whose request the API did not take in: too busy, or not connected."""
+        call.busy += 1
+        limit = None
+        if failure.status == 429:
+            self._limiter.throttled(now, ticket, failure.retry_after, failure.limits)
+            limit = self._limiter.over(ticket, failure.limits)
+        else:
+            self._limiter.overloaded(now, ticket)
+        if limit is not None and call.busy >= TOO_LARGE_TRIES:
+            message = f"larger than the account's limit of {limit}: {outcome.error_message}"
+            self._set_aside(call, ticket, replace(outcome, error_message=message), now)
+        elif call.busy < BUSY_TRIES or not failure.connected:
+            # Without a connection the request was not refused: it is tried until there is one.
+            self._try_again(call, now, call.busy, failure.retry_after)
+        else:
+            self._set_aside(call, ticket, outcome, now, attempted=False)
+
     def _try_again(self, call: Call, now: float, tries: int, retry_after: float | None) -> None:
         pause = min(FIRST_RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)
         pause *= 0.5 + 0.5 * random.random()  # noqa: S311  # no secret, only spread
         at = now + max(pause, min(retry_after or 0.0, LONGEST_RETRY_SECONDS))
-        heapq.heappush(self._again, (at, next(self._order), call))
+        self._queue.try_again(call, at)
 
     def _set_aside(
         self, call: Call, ticket: Ticket, outcome: Outcome, now: float, *, attempted: bool = True
     ) -> None:
         call.shard.failed(call, _errored(outcome, attempted=attempted), now - ticket.sent_at)
-        self._put_down_soon(call.shard)
+        self._write_soon(call.shard)
 
-    def _put_down_soon(self, shard: OpenShard) -> None:
-        """Write answers at the end of this turn of the loop, all that have come in one write."""
-        if not self._landed_of:
+    def _write_soon(self, shard: OpenShard) -> None:
+        """Have a shard's answers written at the end of this turn of the loop.
+
+        All answers that arrive in one turn are then one write.
+        """
+        if not self._unwritten:
             assert self._loop is not None
-            self._loop.call_soon(self._put_down)
-        self._landed_of.add(shard)
+            self._loop.call_soon(self._write_answers)
+        self._unwritten.add(shard)
 
-    def _put_down(self) -> None:
-        shards, self._landed_of = self._landed_of, set()
+    def _write_answers(self) -> None:
+        shards, self._unwritten = self._unwritten, set()
         for shard in shards:
             try:
-                count = shard.put_down()
+                count = shard.write_answers()
             except Exception as error:  # noqa: BLE001  # raised by `run` at its end
                 self._fail(error)
                 continue
@@ -311,8 +302,8 @@ class Engine:
             if self._unsaved >= self._checkpoint_every or not shard.left:
                 self._checkpoint_due.set()
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
         self._changed.set()
@@ -320,7 +311,7 @@ class Engine:
     # Shards.
 
     async def _feed(self) -> bool:
-        """Read calls ahead, claiming a shard where the last one is used up; False: no shard."""
+        """Read calls ahead, from the next shard if the last one has no more; False: no shard."""
         if self._source is None:
             found = await asyncio.to_thread(self._claim)
             if isinstance(found, Waiting):
@@ -329,10 +320,9 @@ class Engine:
             self._shards.append(found)
             self._source = found
         source = self._source
-        calls = await asyncio.to_thread(source.take, self._ahead, AHEAD_BYTES)
+        calls = await asyncio.to_thread(source.take, self._queue.ahead, AHEAD_BYTES)
         if calls:
-            self._ready.extend(calls)
-            self._ready_bytes += sum(len(call.params) for call in calls)
+            self._queue.add(calls)
         else:
             self._source = None
             # A shard whose last process died after the last answer has no call left whose end
@@ -342,10 +332,7 @@ class Engine:
 
     def _drop(self, shard: OpenShard) -> None:
         """Forget the calls of a shard that another process has taken over."""
-        self._ready = deque(call for call in self._ready if call.shard is not shard)
-        self._ready_bytes = sum(len(call.params) for call in self._ready)
-        self._again = [entry for entry in self._again if entry[2].shard is not shard]
-        heapq.heapify(self._again)
+        self._queue.remove_shard(shard)
         if self._source is shard:
             self._source = None
         log.warning("calls of shard %s were taken over by another process", shard.shard.id)
@@ -368,12 +355,11 @@ class Engine:
             else:
                 await asyncio.to_thread(shard.checkpoint)
         now = time.monotonic()
-        if now - self._told >= LEDGER_SECONDS and self._shards:
-            self._told = now
+        if now - self._reported_at >= LEDGER_SECONDS and self._shards:
+            self._reported_at = now
             self._paces.append((now, self.answered))
-            reason = await asyncio.to_thread(self._report, list(self._shards))
-            if reason is not None:
-                self._stop(End.CLOSE, reason)
+            if await asyncio.to_thread(self._report, list(self._shards)):
+                self._stop(End.CLOSE)
 
     async def _end(self, shard: OpenShard) -> None:
         self._shards.remove(shard)
@@ -382,18 +368,17 @@ class Engine:
         self.settled.set()
         self._changed.set()
 
-    def _stop(self, end: End, reason: str) -> None:
-        if self.end is None:
-            self.end, self.reason = end, reason
+    def _stop(self, end: End) -> None:
+        self.end = self.end or end
         self._changed.set()
 
     def _fail(self, error: BaseException) -> None:
         self.error = self.error or error
-        self._stop(End.LET_GO, "an error")
+        self._stop(End.LET_GO)
 
     def _abort(self) -> None:
-        self._stop(End.LET_GO, "interrupted")
-        for task in self._flying:
+        self._stop(End.LET_GO)
+        for task in self._in_flight:
             task.cancel()
 
 

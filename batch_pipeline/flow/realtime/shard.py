@@ -59,7 +59,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Landed:
+class _Ended:
     """A call that has ended; `written` is `result` as the journal's JSON."""
 
     call: Call
@@ -90,7 +90,7 @@ class OpenShard:
         sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
         self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
         self._answered = bytearray(intent.shard.requests)
-        self._landed: list[_Landed] = []
+        self._ended: list[_Ended] = []
         self._lock = threading.Lock()
         self._done = 0
         self._errors = 0
@@ -136,34 +136,34 @@ class OpenShard:
         return found
 
     def succeeded(self, call: Call, answer: Answer, usage: TokenUsage, seconds: float) -> None:
-        """Note an answer; it counts once `put_down` has written it."""
+        """Note an answer; it counts once `write_answers` has written it."""
         # The bytes of the API unchanged, in one line: JSON has line ends between its tokens only.
         written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
         result = {"type": "succeeded", "message": answer.message}
-        self._landed.append(_Landed(call, result, usage, written, round(seconds * 1_000)))
+        self._ended.append(_Ended(call, result, usage, written, round(seconds * 1_000)))
 
     def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
         """Note the error of a call that is not tried again, like an answer."""
         written = orjson.dumps(result)
-        self._landed.append(_Landed(call, result, TokenUsage(), written, round(seconds * 1_000)))
+        self._ended.append(_Ended(call, result, TokenUsage(), written, round(seconds * 1_000)))
 
-    def put_down(self) -> int:
+    def write_answers(self) -> int:
         """Append what was noted to the journal, in the form of batch results, and count it.
 
         Returns the number of answers.
         """
-        landed, self._landed = self._landed, []
-        self._journal.append([self._line(one) for one in landed])
-        for one in landed:
+        ended, self._ended = self._ended, []
+        self._journal.append([self._line(one) for one in ended])
+        for one in ended:
             self._count(one.call.number, one.result, one.usage, one.latency_ms)
             self._count_lost(one.call.number, one.call.lost)
-        return len(landed)
+        return len(ended)
 
-    def _line(self, landed: _Landed) -> bytes:
-        name = custom_id(self.submission.token, landed.call.number).encode()
-        lost = b',"lost":%d' % landed.call.lost if landed.call.lost else b""
+    def _line(self, ended: _Ended) -> bytes:
+        name = custom_id(self.submission.token, ended.call.number).encode()
+        lost = b',"lost":%d' % ended.call.lost if ended.call.lost else b""
         return b'{"custom_id":"%b","result":%b,"latency_ms":%d%b}' % (
-            name, landed.written, landed.latency_ms, lost,
+            name, ended.written, ended.latency_ms, lost,
         )  # fmt: skip
 
     def checkpoint(self) -> None:
