@@ -27,32 +27,31 @@ from batch_pipeline.storage.files import Files
 if TYPE_CHECKING:
     import duckdb
 
-# A custom id begins with its submission's token. The right side of the join is a few rows.
-_STANDING = """
+# A redriven answer settles nothing, with one exception: a snapshot with later layers that have no
+# row with its unit. Its item was not in the input when it was redriven, and keeps its dead letter.
+# A custom id begins with its submission's token. The right sides of the joins are a few rows.
+_WITH_REDRIVEN = """
     CREATE TEMP TABLE asked_again AS
         SELECT DISTINCT unit FROM overlaid_rows WHERE unit IS NOT NULL;
     CREATE TEMP VIEW answers AS
-    SELECT a.* REPLACE (a.final AND (r.token IS NULL OR {keeps}) AS final),
+    SELECT a.* REPLACE (a.final AND (r.token IS NULL OR {settles}) AS final),
            r.token IS NOT NULL AS redriven
     FROM collected_answers a
     LEFT JOIN redriven_answers r
         ON r.token = split_part(a.custom_id, '_', 1) AND r.status = a.status
     LEFT JOIN asked_again g ON g.unit = a.unit
 """
-# Of an item that was no longer in the input when others were redriven there is no new row.
-_KEEPS = "g.unit IS NULL"
-_ALL_STAND = "CREATE TEMP VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
+_WITHOUT_REDRIVEN = "CREATE TEMP VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
 _OVERLAID_SCHEMA = pa.schema([("unit", pa.string())])
 _REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
 
 
 @dataclass(frozen=True)
-class StandingAnswers:
-    """Answer files, and the statuses that were redriven, by submission.
+class NightAnswers:
+    """A night's answer files, and which of the answers were redriven.
 
-    An answer that was redriven does not settle its unit. But where a redrive has `overlaid` rows of
-    the snapshot (part files), only the units of the new rows are asked again: items that were not
-    found in the input keep their dead letters.
+    `overlaid` are the part files of the snapshot's later layers: the rows that redrives have read
+    again.
     """
 
     files: Sequence[str]
@@ -61,16 +60,16 @@ class StandingAnswers:
 
 
 def of_night(
-    connection: Connection, night: Night, snapshot: NewSnapshot, set_free: Collection[str] = ()
-) -> StandingAnswers:
-    """The answers of a night for a snapshot, as if those of the statuses in `set_free` were
+    connection: Connection, night: Night, snapshot: NewSnapshot, also_redriven: Collection[str] = ()
+) -> NightAnswers:
+    """The answers of a night for a snapshot, as if those of the statuses in `also_redriven` were
     redriven too."""
     collected = submissions.of_night(connection, night.id, State.COLLECTED)
     redriven = set(redrives.of_night(connection, night.id))
-    redriven |= {Redriven(each.token, status) for each in collected for status in set_free}
+    redriven |= {Redriven(each.token, status) for each in collected for status in also_redriven}
     later = snapshot.layers[1:]
     overlaid = [part for each in later for part in paths.parts_in(each.folder, each.parts)]
-    return StandingAnswers(answer_paths(night, collected), tuple(redriven), overlaid)
+    return NightAnswers(answer_paths(night, collected), tuple(redriven), overlaid)
 
 
 def answer_paths(
@@ -92,21 +91,23 @@ def answer_paths(
 @contextmanager
 def tables(
     files: Files,
-    standing: StandingAnswers,
+    answers: NightAnswers,
     sources: Mapping[str, tuple[Sequence[str], pa.Schema]],
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """`joins.tables` with the table `answers` besides: the columns of `ANSWERS_SCHEMA`, of which
     `final` says whether the answer settles its unit, and `redriven`."""
     collected = {
-        "collected_answers": (standing.files, ANSWERS_SCHEMA),
-        "overlaid_rows": (standing.overlaid, _OVERLAID_SCHEMA),
+        "collected_answers": (answers.files, ANSWERS_SCHEMA),
+        "overlaid_rows": (answers.overlaid, _OVERLAID_SCHEMA),
     }
     with joins.tables(files, {**sources, **collected}) as connection:
-        if standing.redriven:
-            pairs = [{"token": r.token, "status": r.status} for r in standing.redriven]
+        if answers.redriven:
+            pairs = [{"token": r.token, "status": r.status} for r in answers.redriven]
             connection.register(
                 "redriven_answers", pa.Table.from_pylist(pairs, schema=_REDRIVEN_SCHEMA)
             )
-        keeps = _KEEPS if standing.overlaid else "false"
-        connection.execute(_STANDING.format(keeps=keeps) if standing.redriven else _ALL_STAND)
+            settles = "g.unit IS NULL" if answers.overlaid else "false"
+            connection.execute(_WITH_REDRIVEN.format(settles=settles))
+        else:
+            connection.execute(_WITHOUT_REDRIVEN)
         yield connection

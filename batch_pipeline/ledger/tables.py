@@ -216,7 +216,7 @@ submission = Table(
     Column("measured_bytes", BigInteger, nullable=False, default=0),
     Column("measured_tokens", BigInteger, nullable=False, default=0),
     # First attempts that the API worked on, and those of them that need a fix: what the breaker
-    # judges by. 0 once a redrive has put the answers behind.
+    # judges by. 0 once the answers were redriven.
     Column("first_attempts", BigInteger, nullable=False, default=0),
     Column("first_need_fix", BigInteger, nullable=False, default=0),
     # Requests whose results can never be had, and what they may have cost at most.

@@ -72,7 +72,7 @@ def settled_otherwise(
         present=present.hash,
     )
     with pipeline.ledger.read() as connection:
-        standing = answers.of_night(connection, night, current)
+        found = answers.of_night(connection, night, current)
         builders = {
             key: RequestBuilder(Declaration.from_json(declared))
             for key, declared in inputs.declarations(connection, night.id).items()
@@ -84,7 +84,7 @@ def settled_otherwise(
         # Found by id, one at a time, in whatever order the files now have.
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("CREATE TABLE kept (id TEXT PRIMARY KEY, unit, declaration) WITHOUT ROWID")
-        with answers.tables(pipeline.files, standing, {}) as answered:
+        with answers.tables(pipeline.files, found, {}) as answered:
             add_table(answered, layers_of(pipeline.files, current))
             for batch in joins.batches(answered, query):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)

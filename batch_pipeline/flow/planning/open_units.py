@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
@@ -59,8 +59,8 @@ _NARROWED = """
 """
 _OPEN_ITEMS = f"INSERT INTO open_items SELECT s.unit, s.id {_NARROWED}"
 # Earlier attempts at open units, and what their items were billed for. `attempts_before` in the
-# manifest are attempts that a redrive has put behind: of the unit, or of the item where another
-# declaration has made another unit of it.
+# manifest are attempts whose answers were redriven: those at the unit, or those at the item where
+# another declaration has made another unit of it.
 _BEFORE = f"""
     CREATE TEMP TABLE units_before AS
         SELECT unit, max(attempt) AS attempts FROM answers SEMI JOIN open_items USING (unit)
@@ -167,7 +167,7 @@ class OpenUnits:
 def open_units(
     home: Files,
     snapshot: NewSnapshot,
-    answers: StandingAnswers,
+    answers: NightAnswers,
     held: Sequence[str],
     files: Files | None = None,
 ) -> Iterator[OpenUnits]:
@@ -204,7 +204,7 @@ def unbought(
     The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
     a shard counts as not bought.
     """
-    answers, held = StandingAnswers((), ()), []
+    answers, held = NightAnswers((), ()), []
     if night is not None:
         with pipeline.ledger.read() as connection:
             answers = standing_answers.of_night(connection, night, snapshot)

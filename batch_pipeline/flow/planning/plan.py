@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import each_ahead
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
@@ -80,7 +80,7 @@ class View:
 
     night: Night
     snapshot: Snapshot
-    answers: StandingAnswers
+    answers: NightAnswers
     held: Sequence[str]
 
 

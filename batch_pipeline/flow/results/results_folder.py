@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
 from batch_pipeline.flow import answers, joins, paths
-from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, settled_rows
@@ -69,10 +69,10 @@ def switch_snapshot(
 ) -> Snapshot:
     """Make a snapshot the night's own, and build the folder from it, in one transaction.
 
-    In the same transaction answers of the statuses `redriven` are put behind, and `deadline` says
-    from the time of the snapshot when the night's results are wanted. Raises NightChangedError, and
-    changes nothing, where a submission of the night is in flight, or where a redrive finds the
-    night in another revision than `night` has.
+    The same transaction records that answers of the statuses in `redriven` settle nothing any more.
+    `deadline` returns, for the time of the snapshot, when the night's results are wanted. Raises
+    NightChangedError, and changes nothing, where a submission of the night is in flight, or where a
+    redrive finds the night in another revision than `night` has.
     """
     rebuilt = _rebuilt(pipeline, night, new, idle=True, redriven=redriven)
     with rebuilt as (connection, current, settled):
@@ -185,7 +185,7 @@ def _rebuilt(
 def _write_rows(
     pipeline: Pipeline,
     snapshot: NewSnapshot,
-    answered: StandingAnswers,
+    answered: NightAnswers,
     results: Path,
     letters: Path,
     *,

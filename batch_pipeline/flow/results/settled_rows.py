@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.flow import answers as standing_answers
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
@@ -149,7 +149,7 @@ class SettledRows:
 
 @contextmanager
 def of_snapshot(
-    files: Files, snapshot: NewSnapshot, answers: StandingAnswers, *, simulated: bool
+    files: Files, snapshot: NewSnapshot, answers: NightAnswers, *, simulated: bool
 ) -> Iterator[SettledRows]:
     """The settled rows of a snapshot, given the night's answers."""
     layers = layers_of(files, snapshot)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow.answers import StandingAnswers
+from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions, input_dataset
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
@@ -49,7 +49,7 @@ def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
     snapshot = read(pipeline, spec)
     room = MoreRoom.of(spec.retry, Declaration.of(spec))
 
-    def found(answers: StandingAnswers, held: list[str]) -> list[pa.Table]:
+    def found(answers: NightAnswers, held: list[str]) -> list[pa.Table]:
         with open_units(pipeline.files, snapshot, answers, held) as units:
             every = [plan._as_manifest(batch, room) for batch in units.all()]
             sample = plan._as_manifest(units.sample(7, seed=1), room)
@@ -58,7 +58,7 @@ def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
             return [pa.concat_tables(every), sample]
 
     write(pipeline, "answers", ANSWERS_SCHEMA.empty_table())
-    new, none_stands = StandingAnswers((), ()), StandingAnswers(("answers",), ())
+    new, none_stands = NightAnswers((), ()), NightAnswers(("answers",), ())
     every, sample = found(new, [])
     assert every.column("id").to_pylist() == [row["id"] for row in documents(40)]
     assert set(every.column("attempt").to_pylist()) == {1}
@@ -78,7 +78,7 @@ def test_rows_with_a_decision_are_not_asked_for(pipeline: Pipeline, tmp_path: Pa
     spec = job(write_rows(tmp_path / "in.jsonl", documents(5)))
     snapshot = replace(read(pipeline, spec), set_aside={"filtered": {"few words": 1}}, duplicates=1)
     ids = [row["id"] for row in documents(5)]
-    with open_units(pipeline.files, snapshot, StandingAnswers((), ()), []) as units:
+    with open_units(pipeline.files, snapshot, NightAnswers((), ()), []) as units:
         [every] = units.all()
     units_of = every.column("unit").to_pylist()
     decided = [
@@ -90,7 +90,7 @@ def test_rows_with_a_decision_are_not_asked_for(pipeline: Pipeline, tmp_path: Pa
         decisions.path_of(snapshot),
         pa.Table.from_pylist(decided, schema=decisions.SCHEMA),
     )
-    with open_units(pipeline.files, snapshot, StandingAnswers((), ()), []) as units:
+    with open_units(pipeline.files, snapshot, NightAnswers((), ()), []) as units:
         [manifest] = units.all()
     assert manifest.column("ordinal").to_pylist() == [1, 2, 4]
     asked = manifest.column("ordinal")
@@ -98,6 +98,6 @@ def test_rows_with_a_decision_are_not_asked_for(pipeline: Pipeline, tmp_path: Pa
 
     answer = {"unit": units_of[1], "final": True, "id": ids[1], "status": "succeeded"}
     write(pipeline, "answers", pa.Table.from_pylist([answer], schema=ANSWERS_SCHEMA))
-    standing = StandingAnswers(("answers",), ())
-    with settled_rows.of_snapshot(pipeline.files, snapshot, standing, simulated=False) as rows:
+    answered = NightAnswers(("answers",), ())
+    with settled_rows.of_snapshot(pipeline.files, snapshot, answered, simulated=False) as rows:
         assert rows.write(tmp_path) == {"filtered": 1, "succeeded": 2}
