@@ -151,17 +151,17 @@ def _text(content: Any) -> Any:
 
 def ours(_target: Path) -> None:
     """Validation, deduplication, counts, the raw lines and the ledger included."""
-    from batch_pipeline.flow import steps as stations  # noqa: PLC0415
+    from batch_pipeline.flow import steps  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
     from batch_pipeline.jobs.loading import find_job  # noqa: PLC0415
     from batch_pipeline.settings import Settings  # noqa: PLC0415
 
     pipeline = Pipeline(Settings.from_environment())
     spec = find_job(pipeline.settings.jobs_dir, "bench")
-    night = stations.open_night(pipeline, spec, "all")
-    stations.poll_account(pipeline, night.account)
+    night = steps.open_night(pipeline, spec, "all")
+    steps.poll_account(pipeline, night.account)
     with timed():
-        collected = stations.collect_ended(pipeline, spec, night)
+        collected = steps.collect_ended(pipeline, spec, night)
     assert collected == len(list(_listed())), collected
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.client import AnthropicApi
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
@@ -75,15 +75,15 @@ def main() -> None:
 
 def _submit(pipeline: Pipeline, spec: JobSpec, nights: int) -> None:
     for number in range(nights):
-        night = stations.open_night(pipeline, spec, f"2026-01-{number + 1:02}")
-        stations.take_input(pipeline, spec, night)
-        stations.run_pilot(pipeline, spec, night)
-        stations.submit(pipeline, spec, night)
+        night = steps.open_night(pipeline, spec, f"2026-01-{number + 1:02}")
+        steps.take_input(pipeline, spec, night)
+        steps.run_pilot(pipeline, spec, night)
+        steps.submit(pipeline, spec, night)
 
 
 def _measure(pipeline: Pipeline, spec: JobSpec, api: CountingApi, batches: int) -> None:
     account = pipeline.account.name
-    _timed(api, f"poll, {batches:,} batches", lambda: stations.poll_account(pipeline, account))
+    _timed(api, f"poll, {batches:,} batches", lambda: steps.poll_account(pipeline, account))
 
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         return sensor.tick(context, lambda: Pipeline(pipeline.settings, api), spec)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -96,7 +96,7 @@ def test_taking_the_input_tells_of_a_night_that_is_replaced(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(3)))
     run(make_pipeline(api=RealApi(), account="one"), spec, PARTITION)
     other = make_pipeline(api=RealApi(), account="two")
-    taken = stations.take_input(other, spec, stations.open_night(other, spec, PARTITION))
+    taken = steps.take_input(other, spec, steps.open_night(other, spec, PARTITION))
     assert "run under account 'one' before; it starts over under account 'two'" in taken.note
     assert results(other, spec) == []
 
@@ -116,8 +116,8 @@ def test_what_is_in_flight_under_a_replaced_account_stays_out_of_the_folder(
     assert len(by_id(shown)) == 5
 
     # The sensor of the first account fetches what it paid for, without showing it.
-    stations.poll_account(first, "one")
-    assert stations.collect_ended(first, spec, night) == 1
+    steps.poll_account(first, "one")
+    assert steps.collect_ended(first, spec, night) == 1
     assert results(second, spec) == shown
 
     state = run(first, spec, PARTITION)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
@@ -42,7 +42,7 @@ def test_a_batch_that_answers_404_after_its_end_is_asked_for_again(
     sim.set_faults(Faults.of(retrieve={"not_found_after_end": {"calls": 3}}))
     sim.release()
     for _ in range(3):
-        stations.poll_account(pipeline, night.account)
+        steps.poll_account(pipeline, night.account)
         assert [s.state for s in submissions_of(pipeline)] == [State.ACCEPTED]
     assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 4}
     assert sim.books.batches_created == 1

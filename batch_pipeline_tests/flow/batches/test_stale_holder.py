@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
 from batch_pipeline.ledger import admission, shards, submissions, tables
@@ -39,8 +39,8 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
         pilot={"size": PILOT, "max_error_rate": 1, "max_truncated_rate": 1},
     )
     stale, other = (make_pipeline(lease_seconds=LEASE_SECONDS) for _ in range(2))
-    night = stations.open_night(stale, spec, PARTITION)
-    stations.take_input(stale, spec, night)
+    night = steps.open_night(stale, spec, PARTITION)
+    steps.take_input(stale, spec, night)
     calls = 0
 
     def take_over(request: Request) -> Response | None:
@@ -57,7 +57,7 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
         return None
 
     faults.on_request = take_over
-    waiting = stations.run_pilot(stale, spec, night)
+    waiting = steps.run_pilot(stale, spec, night)
     assert isinstance(waiting, Waiting)
     assert calls <= RealtimeSpec().concurrency
     with other.ledger.read() as connection:

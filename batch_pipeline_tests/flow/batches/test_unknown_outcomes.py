@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
@@ -82,7 +82,7 @@ def losing(
 
 def look_often(pipeline: Pipeline, account: str) -> None:
     for _ in range(5):
-        stations.poll_account(pipeline, account)
+        steps.poll_account(pipeline, account)
 
 
 def test_a_batch_that_the_list_has_not_counted_yet_may_be_the_lost_one(

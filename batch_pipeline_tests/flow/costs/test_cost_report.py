@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow import answers as standing_answers
-from batch_pipeline.flow import paths
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.costs import cost_report as reports
 from batch_pipeline.flow.costs.cost_report import build_report, write_report
 from batch_pipeline.flow.pipeline import Pipeline
@@ -199,7 +198,7 @@ def test_a_night_on_its_way_is_reported_as_not_complete(
     pipeline: Pipeline, sim: Simulator, source: Path
 ) -> None:
     spec = job(source, pilot=PILOT)
-    new = stations.open_night(pipeline, spec, PARTITION)
+    new = steps.open_night(pipeline, spec, PARTITION)
     assert not build_report(pipeline, spec, new).complete
     sim.hold()
     night = run(pipeline, spec, PARTITION, wait=False).night
@@ -253,7 +252,7 @@ def test_another_accounts_report_is_left_alone(
     spec = job(source)
     simulated = finished(pipeline, spec)
     other = make_pipeline(api=RealApi())
-    night = stations.open_night(other, spec, PARTITION)
+    night = steps.open_night(other, spec, PARTITION)
     report = write_report(other, spec, night)
     assert (report.account, report.items, report.set_aside) == ("default", 0, ())
     assert read(pipeline, ".json") == to_json(simulated)

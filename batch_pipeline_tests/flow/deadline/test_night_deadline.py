@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import BatchInfo
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.forecast import ASSUMED_CANCEL_SECONDS
@@ -153,8 +153,8 @@ def test_without_any_time_left_no_batch_is_made(
     sim: Simulator, pipeline: Pipeline, spec: JobSpec
 ) -> None:
     """Nothing was measured: batches are assumed to take an hour."""
-    night = stations.open_night(pipeline, spec, PARTITION)
-    stations.take_input(pipeline, spec, night)
+    night = steps.open_night(pipeline, spec, PARTITION)
+    steps.take_input(pipeline, spec, night)
     make_late(pipeline, PARTITION, seconds=HOUR / 2)
     state = run(pipeline, spec, PARTITION)
     assert (state.complete, state.batches) == (True, 0)
@@ -266,7 +266,7 @@ def test_two_processes_take_over_once(
     both = [takeover.course(pipeline, spec, state.night) for pipeline in (first, second)]
     assert {course.take_over for course in both} == {both[0].take_over}
     for pipeline in (first, second):
-        stations.meet_deadline(pipeline, spec, state.night)
+        steps.meet_deadline(pipeline, spec, state.night)
     assert len(taken(first, state)) == 5
     assert sum(path.endswith("/cancel") for _, path in faults.calls) == 5
     assert run(second, spec, PARTITION).complete
@@ -297,6 +297,6 @@ def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spe
     make_late(pipeline, PARTITION, seconds=60)
     with pipeline.ledger.write() as connection:
         accounts.pause_account(connection, state.night.account, "no credit")
-    stations.meet_deadline(pipeline, spec, state.night)
+    steps.meet_deadline(pipeline, spec, state.night)
     assert not taken(pipeline, state)
     assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]

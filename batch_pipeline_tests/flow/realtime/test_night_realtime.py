@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import AccountError, GateClosedError
-from batch_pipeline.flow import paths
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
@@ -214,7 +213,7 @@ def test_a_key_that_is_revoked_stops_the_night_and_loses_nothing(
     with pytest.raises(AccountError, match=r"is paused .*invalid x-api-key"):
         run(pipeline, spec, PARTITION)
     assert 30 < calls <= 30 + 4
-    state = stations.progress(pipeline, stations.open_night(pipeline, spec, PARTITION))
+    state = steps.progress(pipeline, steps.open_night(pipeline, spec, PARTITION))
     assert state.account.paused_reason is not None
     assert (state.settled, state.in_flight, state.waiting) == (30, 0, 30)
     assert len(results(pipeline, spec)) == 30
@@ -233,7 +232,7 @@ def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     spec = realtime(tmp_path, 400, limits={"max_requests_per_batch": 100})
     pipeline, other = make_pipeline(), make_pipeline()
     # Now: from within the simulator its own loop would have to answer.
-    night = stations.open_night(other, spec, PARTITION)
+    night = steps.open_night(other, spec, PARTITION)
     seen = 0
 
     def hold(request: Request) -> Response | None:
@@ -265,7 +264,7 @@ def test_a_held_night_closes_what_a_dead_process_left(
         run(dead, spec, PARTITION)
     [left] = submissions_of(other)
     assert left.state is State.CALLING
-    cancel.hold(other, stations.open_night(other, spec, PARTITION))
+    cancel.hold(other, steps.open_night(other, spec, PARTITION))
     state = run(other, spec, PARTITION)
     assert (state.in_flight, state.to_collect) == (0, 0)
     assert 0 < state.settled < 20
@@ -288,7 +287,7 @@ def test_the_circuit_breaker_stops_calls_within_a_shard(
     with pytest.raises(GateClosedError, match="circuit breaker is open"):
         run(pipeline, spec, PARTITION)
     assert 20 <= sim.books.accepted_requests < 500
-    state = stations.progress(pipeline, stations.open_night(pipeline, spec, PARTITION))
+    state = steps.progress(pipeline, steps.open_night(pipeline, spec, PARTITION))
     assert state.settled == sim.books.accepted_requests
 
 
@@ -298,8 +297,8 @@ def test_two_processes_on_one_night_share_its_shards(
     sim.set_latency(0.01)
     spec = realtime(tmp_path, 200)
     first, second = make_pipeline(), make_pipeline()
-    night = stations.open_night(first, spec, PARTITION)
-    stations.take_input(first, spec, night)
+    night = steps.open_night(first, spec, PARTITION)
+    steps.take_input(first, spec, night)
     ends: list[bool] = []
     workers = [
         threading.Thread(target=lambda one=one: ends.append(run(one, spec, PARTITION).complete))

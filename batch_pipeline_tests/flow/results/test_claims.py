@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import claims as collecting
 from batch_pipeline.flow.results import collection
@@ -44,7 +44,7 @@ def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(pipeline: Pipeline, spec: JobSpec) -> Night:
     """A night whose batches have all ended and are not collected."""
     night = run(pipeline, spec, PARTITION, wait=False).night
-    stations.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.account)
     return night
 
 
@@ -60,9 +60,9 @@ def test_two_collectors_share_the_batches(
     third = next(mine)
     assert third.id != held[1].id
     mine.close()
-    assert stations.collect_ended(one, spec, night) == BATCHES - 1
+    assert steps.collect_ended(one, spec, night) == BATCHES - 1
     theirs.close()
-    assert stations.collect_ended(one, spec, night) == 1
+    assert steps.collect_ended(one, spec, night) == 1
     assert len(results(one, spec)) == BATCHES
 
 
@@ -85,9 +85,9 @@ def test_large_batches_are_collected_two_at_a_time(
     collect = collection.collect
     monkeypatch.setattr(collection, "collect", together)
     told: list[str] = []
-    assert stations.collect_ended(pipeline, spec, night, lambda: told.append("one")) == BATCHES
+    assert steps.collect_ended(pipeline, spec, night, lambda: told.append("one")) == BATCHES
     assert len(told) == len(results(pipeline, spec)) == BATCHES
-    assert stations.finish(pipeline, night).complete
+    assert steps.finish(pipeline, night).complete
 
 
 @pytest.mark.usefixtures("as_large")
@@ -102,8 +102,8 @@ def test_a_failure_in_one_of_two_threads_is_raised(
     with monkeypatch.context() as patch:
         patch.setattr(collection, "collect", _raising(OSError("no room left")))
         with pytest.raises(OSError, match="no room left"):
-            stations.collect_ended(pipeline, spec, night)
-    assert stations.collect_ended(pipeline, spec, night) == BATCHES
+            steps.collect_ended(pipeline, spec, night)
+    assert steps.collect_ended(pipeline, spec, night) == BATCHES
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_a_claim_is_given_up_where_collecting_fails(
     with monkeypatch.context() as patch:
         failure = ApiFailure(500, "api_error", None, "in trouble")
         patch.setattr(collection, "collect", _raising(failure))
-        assert stations.collect_ended(one, spec, night) == 0
+        assert steps.collect_ended(one, spec, night) == 0
         patch.setattr(collection, "collect", _raising(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            stations.collect_ended(one, spec, night)
-    assert stations.collect_ended(other, spec, night) == BATCHES
+            steps.collect_ended(one, spec, night)
+    assert steps.collect_ended(other, spec, night) == BATCHES
 
 
 def test_a_claim_of_a_process_that_died_is_taken_over(
@@ -157,7 +157,7 @@ def test_a_claim_of_a_process_that_died_is_taken_over(
     assert collecting.is_gone(dead)
     assert not collecting.is_gone(pipeline.owner)
     # All but what another machine holds, of which nobody here can know.
-    assert stations.collect_ended(pipeline, spec, night) == BATCHES - 1
+    assert steps.collect_ended(pipeline, spec, night) == BATCHES - 1
 
 
 def _raising(error: BaseException) -> object:

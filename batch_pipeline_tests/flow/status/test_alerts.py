@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow import steps as stations
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import alerts, notification
@@ -221,7 +221,7 @@ def test_many_causes_of_a_kind_are_one_message(
     make_pipeline: MakePipeline, receiver: Receiver, source: Path
 ) -> None:
     pipeline = make_pipeline(alert_urls=receiver.url)
-    night = stations.open_night(pipeline, job(source), PARTITION)
+    night = steps.open_night(pipeline, job(source), PARTITION)
     causes = [
         recorded.NewAlert(night.id, f"near_expiry b{n}", "near_expiry", f"batch b{n} expires")
         for n in range(12)
@@ -239,18 +239,18 @@ def test_a_pause_is_told_once_for_the_account_and_anew_when_it_comes_back(
     make_pipeline: MakePipeline, receiver: Receiver, source: Path
 ) -> None:
     pipeline = make_pipeline(alert_urls=receiver.url)
-    two = [stations.open_night(pipeline, job(source, name=name), PARTITION) for name in ("a", "b")]
+    two = [steps.open_night(pipeline, job(source, name=name), PARTITION) for name in ("a", "b")]
 
     def paused(reason: str) -> list[Progress]:
         with pipeline.ledger.write() as connection:
             accounts.pause_account(connection, two[0].account, reason)
-        return [stations.progress(pipeline, night) for night in two]
+        return [steps.progress(pipeline, night) for night in two]
 
     for reason in ("billing_error: pay first", "billing_error: pay now"):
         for state in paused(reason):
             alerts.look(pipeline, AlertsSpec(), state)
     assert receiver.titles == ["a all: submission is paused"]
-    stations.release(pipeline, two[0], resume=False)
+    steps.release(pipeline, two[0], resume=False)
     [later, _] = paused("billing_error: pay first")
     account = replace(later.account, paused_at=(later.account.paused_at or 0) + 60)
     alerts.look(pipeline, AlertsSpec(), replace(later, account=account))
