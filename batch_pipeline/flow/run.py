@@ -22,7 +22,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import admission
 from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.night_state import NightState
+from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
@@ -247,12 +247,14 @@ def _nothing_pending(state: Progress) -> bool:
 
 
 def _raise_if_stuck(state: Progress, sent: Submitted, *, wait: bool) -> None:
-    """Raise where nothing is under way and only a person can let the rest of a night go.
+    """Raise where only a person can let the rest of a night go: polling on would not help.
 
-    Polling on would not help. Without `wait` a paused account and a refused batch are no errors:
-    the night is left as it stands.
+    What is at the API is waited for and collected first. Without `wait` a closed pilot's gate is
+    told at once, since the next run would find it closed too; a paused account and a refused batch
+    are no errors then, and the night is left as it stands.
     """
     found = sent.waiting.state
-    kinds = night_state.ERRORS if wait else night_state.GATES
-    if found is not None and found.kind in kinds and _nothing_pending(state):
+    if found is None or found.kind not in (night_state.ERRORS if wait else night_state.GATES):
+        return
+    if _nothing_pending(state) or (not wait and found.kind is Kind.PILOT_CLOSED):
         raise night_state.error_of(state.night, found, state.waiting)

@@ -17,6 +17,7 @@ from batch_pipeline.api.protocol import Answer
 from batch_pipeline.errors import AccountError, GateClosedError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.ledger import nights
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -36,8 +37,6 @@ TINY = {"max_tokens": 1}
 
 
 def verdict(pipeline: Pipeline) -> dict[str, Any]:
-    from batch_pipeline.ledger import nights  # noqa: PLC0415
-
     with pipeline.ledger.read() as connection:
         [night] = nights.list_nights(connection)
     assert night.pilot is not None
@@ -78,6 +77,28 @@ def test_a_closed_gate_sends_nothing_else(
     state = run(make_pipeline(), job(source, pilot={"size": 100}), PARTITION)
     assert state.statuses == {"succeeded": 60}
     assert sim.books.accepted_requests == 66
+
+
+def test_without_waiting_a_closed_gate_is_an_error_at_once(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """Also while a batch is at the API; what has ended is collected before."""
+    sim.hold()
+    limits = {"max_requests_per_batch": 10}
+    source = write_rows(tmp_path / "in.jsonl", documents(60))
+    spec = job(source, pilot={"size": 4}, limits=limits)
+    pipeline = make_pipeline(max_queued_requests=20)
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    with pipeline.ledger.write() as connection:
+        closed = {**verdict(pipeline), "open": False, "error_rate": 1.0}
+        nights.update_night(connection, night.id, pilot=closed)
+    with pytest.raises(GateClosedError, match="the pilot's gate is closed: error rate 100"):
+        run(pipeline, spec, PARTITION, wait=False)
+    assert len(results(pipeline, spec)) == 4
+    sim.release()
+    with pytest.raises(GateClosedError):
+        run(pipeline, spec, PARTITION, wait=False)
+    assert sim.books.accepted_requests == 24
 
 
 def test_answers_that_break_the_schema_close_the_gate(
