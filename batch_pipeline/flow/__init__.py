@@ -1,1 +1,1 @@
-"""The way of the data, one module a station; nothing here knows Dagster."""
+"""The way of the data, a folder for each station; nothing here knows Dagster."""

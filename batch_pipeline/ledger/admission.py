@@ -256,7 +256,7 @@ def begin_calls(
     stopped = closed(connection, night)
     if stopped is not None:
         return Waiting(stopped, shard.requests)
-    if shard.state is not ShardState.HELD:
+    if shard.state is not ShardState.CLAIMED:
         return Waiting(None)
     [current] = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
     if current.state is State.CALLING and current.lease_until > now(connection):
@@ -314,7 +314,9 @@ def begin_next_calls(
     before one that nobody has begun."""
     in_real_time = [
         shard
-        for shard in shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        for shard in shards.list_shards(
+            connection, night.id, ShardState.WAITING, ShardState.CLAIMED
+        )
         if shard.engine == "realtime" and not shard.pilot
     ]
     calling = {s.shard_id for s in submissions.of_night(connection, night.id, State.CALLING)}

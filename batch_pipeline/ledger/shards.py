@@ -23,10 +23,10 @@ Engine = Literal["batch", "realtime"]
 
 
 class ShardState(StrEnum):
-    """WAITING → HELD by a submission → COLLECTED; back to WAITING where no batch was made."""
+    """WAITING → CLAIMED by a submission → COLLECTED; back to WAITING where no batch was made."""
 
     WAITING = "waiting"
-    HELD = "held"
+    CLAIMED = "claimed"
     COLLECTED = "collected"
     # Its snapshot was replaced before it was sent, or its requests were planned anew.
     DROPPED = "dropped"

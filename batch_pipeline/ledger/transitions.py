@@ -95,7 +95,7 @@ def claim(
             intent_at=at,
         )
     )
-    shards.set_shard_state(connection, shard.id, ShardState.HELD)
+    shards.set_shard_state(connection, shard.id, ShardState.CLAIMED)
     submission = submissions.by_token(connection, night.account, token)
     assert submission is not None
     return submission
@@ -149,7 +149,7 @@ def accept(
         error=None,
     )
     if shards.get_shard(connection, submission.shard_id).state is ShardState.WAITING:
-        shards.set_shard_state(connection, submission.shard_id, ShardState.HELD)
+        shards.set_shard_state(connection, submission.shard_id, ShardState.CLAIMED)
     listed_batches.mark(connection, submission.account, batch_id, submission_id)
     held = nights.get_night(connection, submission.night_id).held_at is not None
     if held:

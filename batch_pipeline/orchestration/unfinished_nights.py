@@ -139,7 +139,7 @@ def pilot_stage(state: Progress, planned: Sequence[Shard]) -> PilotStage:
     if holds(state.night.pilot, state.snapshot):
         return PilotStage.JUDGED
     samples = [shard for shard in planned if shard.pilot]
-    if not samples or samples[-1].state is not ShardState.HELD:
+    if not samples or samples[-1].state is not ShardState.CLAIMED:
         # Not planned yet, waiting to go out, or collected and not judged.
         return PilotStage.MOVABLE
     holders = [s for s in state.live if s.shard_id == samples[-1].id]

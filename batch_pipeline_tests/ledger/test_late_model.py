@@ -193,7 +193,7 @@ class Lagging(RuleBasedStateMachine):
         for _ in range(1 + again):
             with self.ledger.write() as connection:
                 shard = shards.get_shard(connection, one.shard_id)
-                counts = Counts(duplicate=shard.state is not ShardState.HELD)
+                counts = Counts(duplicate=shard.state is not ShardState.CLAIMED)
                 outcomes.append(transitions.collect(connection, one, counts, PRICE))
         assert outcomes == [True, False][: len(outcomes)]
 
@@ -239,7 +239,7 @@ class Lagging(RuleBasedStateMachine):
             if shard.id in done:
                 assert shard.state is ShardState.COLLECTED
             else:
-                expected = ShardState.HELD if shard.id in live else ShardState.WAITING
+                expected = ShardState.CLAIMED if shard.id in live else ShardState.WAITING
                 assert shard.state is expected
 
 

@@ -274,7 +274,7 @@ def test_what_a_dead_sender_leaves(ledger: Ledger, clock: Clock) -> None:
         assert [s.state for s in states] == [State.ABSENT, State.UNKNOWN, State.INTENT]
         assert states[1].window_from == states[1].lease_until == clock.at - 1
         of_shards = [s.state for s in shards.list_shards(connection, night.id)]
-        assert of_shards == ["waiting", "held", "held"]
+        assert of_shards == ["waiting", "claimed", "claimed"]
         assert not leases.keep_alive(connection, intent, 60)
         assert begun(connection, night).shard_id == intent.shard_id
 
@@ -297,7 +297,7 @@ def test_an_id_that_the_api_returned_is_always_recorded(
         accept(connection, first)
         found = submissions.get(connection, first.id)
         assert (found.state, found.batch_id, found.error) == (State.ACCEPTED, "batch_1", None)
-        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.CLAIMED
         assert listed_batches.known(connection, ACCOUNT) == {"batch_1"}
         assert begin(connection, night) == Waiting(None)  # it does not go out beside it
         accept(connection, first)
@@ -333,7 +333,7 @@ def test_give_back_lets_the_shard_wait_again_once(
         assert again.token != first.token
         # A holder of the first that comes late must not free what the second holds.
         assert not transitions.give_back(connection, first, State.ABSENT, "late")
-        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.CLAIMED
         found = submissions.get(connection, first.id)
         assert (found.state, found.error) == (state, "why")
 
@@ -441,14 +441,14 @@ def test_a_plan_for_an_older_state_of_the_night_is_thrown_away(ledger: Ledger) -
         assert nights.get_night(connection, night.id).open_requests == 7
 
 
-def test_a_new_snapshot_drops_what_waits_and_keeps_what_is_held(ledger: Ledger) -> None:
+def test_a_new_snapshot_drops_what_waits_and_keeps_what_is_claimed(ledger: Ledger) -> None:
     from batch_pipeline_tests.ledger.conftest import a_snapshot  # noqa: PLC0415
 
     with ledger.write() as connection:
         night = a_night(connection, 5, 6)
         begun(connection, night)
         snapshots.replace_snapshot(connection, night, a_snapshot(9), {"succeeded": 4})
-        assert [s.state for s in shards.list_shards(connection, night.id)] == ["held", "dropped"]
+        assert [s.state for s in shards.list_shards(connection, night.id)] == ["claimed", "dropped"]
         after = nights.get_night(connection, night.id)
         assert (after.revision, after.open_requests) == (night.revision + 1, 9)
         assert snapshots.get_snapshot(connection, int(after.snapshot_id or 0)).settled == {
@@ -474,7 +474,7 @@ def test_a_late_acceptance_stops_the_one_that_was_sent_in_its_place(
         night, first, second = given_up_and_sent_again(connection)
         assert not transitions.seal(connection, second, 60)
         assert transitions.give_back(connection, second, State.ABSENT, "not sealed")
-        assert shards.get_shard(connection, first.shard_id).state is ShardState.HELD
+        assert shards.get_shard(connection, first.shard_id).state is ShardState.CLAIMED
         assert begin(connection, night) == Waiting(None)
 
 

@@ -145,7 +145,7 @@ class Submitters(RuleBasedStateMachine):
             assert sum(one.requests for one in queued) <= LIMIT
 
     @invariant()
-    def a_shard_is_held_by_one(self) -> None:
+    def a_shard_is_claimed_by_one(self) -> None:
         if hasattr(self, "ledger"):
             with self.ledger.read() as connection:
                 live = Counter(
@@ -162,7 +162,7 @@ class Submitters(RuleBasedStateMachine):
             assert set(live.values()) <= {1}
             for shard, state in found.items():
                 expected = ShardState.COLLECTED if shard in done else ShardState.WAITING
-                assert state is (ShardState.HELD if shard in live else expected)
+                assert state is (ShardState.CLAIMED if shard in live else expected)
 
 
 Submitters.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -69,7 +69,7 @@ def run_pilot(
 
 def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
     """The newest pilot of this snapshot."""
-    mine = _pilots(pipeline, seen, ShardState.WAITING, ShardState.HELD, ShardState.COLLECTED)
+    mine = _pilots(pipeline, seen, ShardState.WAITING, ShardState.CLAIMED, ShardState.COLLECTED)
     return mine[-1] if mine else None
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
@@ -44,11 +44,11 @@ LENGTH_GROUPS = 100
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
-# What settles a unit, or holds it. Tables and not views: DuckDB builds the joins on the smaller
-# side only if it knows the sizes.
+# Units that are not open: settled by an answer, or in a shard. Tables and not views: DuckDB builds
+# the joins on the smaller side only if it knows the sizes.
 _TAKEN = """
     CREATE TEMP TABLE taken AS
-        SELECT DISTINCT unit FROM answers WHERE final UNION SELECT unit FROM held;
+        SELECT DISTINCT unit FROM answers WHERE final UNION SELECT unit FROM in_shards;
     CREATE TEMP TABLE open_items (unit VARCHAR, id VARCHAR);
 """
 _NARROWED = """
@@ -168,15 +168,17 @@ def open_units(
     home: Files,
     snapshot: NewSnapshot,
     answers: NightAnswers,
-    held: Sequence[str],
+    planned: Sequence[str],
     files: Files | None = None,
 ) -> Iterator[OpenUnits]:
-    """The open units of a snapshot, given the night's answers and the manifests of held shards.
+    """The open units of a snapshot, given the night's answers.
 
-    `files` is where the snapshot lies, if that is not the home.
+    What the manifests in `planned` list is not open: it is in a shard. `files` is where the
+    snapshot lies, if that is not the home.
     """
     files = files or home
-    with standing_answers.tables(home, answers, {"held": (held, manifests.SCHEMA)}) as connection:
+    in_shards = {"in_shards": (planned, manifests.SCHEMA)}
+    with night_answers.tables(home, answers, in_shards) as connection:
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
         yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
@@ -204,13 +206,13 @@ def unbought(
     The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
     a shard counts as not bought.
     """
-    answers, held = NightAnswers((), ()), []
+    answers, claimed = NightAnswers((), ()), []
     if night is not None:
         with pipeline.ledger.read() as connection:
-            answers = standing_answers.of_night(connection, night, snapshot)
-            at_work = shards.list_shards(connection, night.id, ShardState.HELD)
-        held = [shard.manifest for shard in at_work]
-    with open_units(pipeline.files, snapshot, answers, held, files) as units:
+            answers = night_answers.of_night(connection, night, snapshot)
+            found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
+        claimed = [shard.manifest for shard in found]
+    with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
         lengths = _Lengths(units, "" if sample else None)
     sizes = lengths.sizes
     if not len(sizes):

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import each_ahead
@@ -76,12 +76,12 @@ class ShardLimits:
 
 @dataclass(frozen=True)
 class View:
-    """What a plan follows from: a night, its snapshot and answers, manifests of held shards."""
+    """What a plan follows from; `manifests` are those of shards that wait or are claimed."""
 
     night: Night
     snapshot: Snapshot
     answers: NightAnswers
-    held: Sequence[str]
+    manifests: Sequence[str]
 
 
 def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
@@ -97,13 +97,13 @@ def view(pipeline: Pipeline, night: Night) -> View:
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
         assert night.snapshot_id is not None
-        planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.HELD)
+        planned = shards.list_shards(connection, night.id, ShardState.WAITING, ShardState.CLAIMED)
         snapshot = snapshots.get_snapshot(connection, night.snapshot_id)
         return View(
             night=night,
             snapshot=snapshot,
-            answers=standing_answers.of_night(connection, night, snapshot),
-            held=[shard.manifest for shard in planned],
+            answers=night_answers.of_night(connection, night, snapshot),
+            manifests=[shard.manifest for shard in planned],
         )
 
 
@@ -226,7 +226,7 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
 
 
 def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
-    return open_units(pipeline.files, seen.snapshot, seen.answers, seen.held)
+    return open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests)
 
 
 def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:

@@ -129,7 +129,7 @@ def _record(
     shard = shards.get_shard(connection, submission.shard_id)
     # Another submission has answered the shard: this one was bought twice. Its answers count for
     # the bill alone.
-    duplicate = shard.state is not ShardState.HELD
+    duplicate = shard.state is not ShardState.CLAIMED
     if duplicate:
         log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
     # The folder may show the night of another account.

@@ -1,4 +1,4 @@
-"""Makes the rows of a whole results folder: joins a snapshot's items with the answers that stand.
+"""Makes the rows of a results folder: joins a snapshot's items with the night's final answers.
 
 `results_folder` publishes the files. Memory does not depend on the size of the night: the narrow
 columns (an item's unit, status and costs) are a table in DuckDB, which spills to disk; the answers'
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
@@ -154,7 +154,7 @@ def of_snapshot(
     """The settled rows of a snapshot, given the night's answers."""
     layers = layers_of(files, snapshot)
     sources = {"snapshot": ((), snapshots.SCHEMA)}
-    with standing_answers.tables(files, answers, sources) as connection:
+    with night_answers.tables(files, answers, sources) as connection:
         types = [RESULTS_SCHEMA.field(name).type for name in ("simulated", "collected_at")]
         values: list[list[Any]] = [[simulated], [datetime.now(UTC)]]
         columns = [pa.array(value, kind) for value, kind in zip(values, types, strict=True)]

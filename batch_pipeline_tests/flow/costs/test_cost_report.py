@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow import answers as standing_answers
+from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.costs import cost_report as reports
 from batch_pipeline.flow.costs.cost_report import build_report, write_report
@@ -65,7 +65,7 @@ def priced_one_by_one(pipeline: Pipeline, model_id: str) -> Decimal:
     with pipeline.ledger.read() as connection:
         [night] = nights.list_nights(connection)
         collected = submissions.of_night(connection, night.id, State.COLLECTED)
-    answers = pipeline.files.dataset(standing_answers.answer_paths(night, collected))
+    answers = pipeline.files.dataset(night_answers.answer_paths(night, collected))
     return sum(
         (
             price.cost(TokenUsage(*(row[name] for name in TOKENS)), mode="realtime")
@@ -343,6 +343,6 @@ def all_answers(pipeline: Pipeline) -> list[dict[str, Any]]:
     [night] = all_nights(pipeline)
     with pipeline.ledger.read() as connection:
         collected = submissions.of_night(connection, night.id, State.COLLECTED)
-    paths_of_answers = standing_answers.answer_paths(night, collected)
+    paths_of_answers = night_answers.answer_paths(night, collected)
     found: list[dict[str, Any]] = pipeline.files.dataset(paths_of_answers).to_table().to_pylist()
     return found

@@ -41,7 +41,7 @@ def write(pipeline: Pipeline, path: str, table: pa.Table) -> None:
         pipeline.files.publish(staged, path)
 
 
-def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
+def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_in_a_shard(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
@@ -49,8 +49,8 @@ def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
     snapshot = read(pipeline, spec)
     room = MoreRoom.of(spec.retry, Declaration.of(spec))
 
-    def found(answers: NightAnswers, held: list[str]) -> list[pa.Table]:
-        with open_units(pipeline.files, snapshot, answers, held) as units:
+    def found(answers: NightAnswers, planned: list[str]) -> list[pa.Table]:
+        with open_units(pipeline.files, snapshot, answers, planned) as units:
             every = [plan._as_manifest(batch, room) for batch in units.all()]
             sample = plan._as_manifest(units.sample(7, seed=1), room)
             assert not units.cut_off(3)
@@ -58,19 +58,19 @@ def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_held(
             return [pa.concat_tables(every), sample]
 
     write(pipeline, "answers", ANSWERS_SCHEMA.empty_table())
-    new, none_stands = NightAnswers((), ()), NightAnswers(("answers",), ())
+    new, without_rows = NightAnswers((), ()), NightAnswers(("answers",), ())
     every, sample = found(new, [])
     assert every.column("id").to_pylist() == [row["id"] for row in documents(40)]
     assert set(every.column("attempt").to_pylist()) == {1}
     assert set(every.column("attempts_before").to_pylist()) == {0}
     assert sample.num_rows == 7
-    write(pipeline, "held", every.slice(10, 5))
-    write(pipeline, "held too", manifests.SCHEMA.empty_table())
-    for held, left in ([], 40), (["held", "held too"], 35):
+    write(pipeline, "shard", every.slice(10, 5))
+    write(pipeline, "empty shard", manifests.SCHEMA.empty_table())
+    for planned, left in ([], 40), (["shard", "empty shard"], 35):
         # A file without answers is as good as none.
-        for one, other in zip(found(new, held), found(none_stands, held), strict=True):
+        for one, other in zip(found(new, planned), found(without_rows, planned), strict=True):
             assert one.equals(other)
-        assert found(new, held)[0].num_rows == left
+        assert found(new, planned)[0].num_rows == left
 
 
 def test_rows_with_a_decision_are_not_asked_for(pipeline: Pipeline, tmp_path: Path) -> None:
