@@ -1,7 +1,7 @@
-"""Overruling a closed gate: a person says why, and the night goes on as it is.
+"""Records that a person overruled a closed gate of a night, and why.
 
-Nothing is sent here; the next run of the night is let through. What the gate found stays on record,
-with the approval beside it.
+Nothing is sent here: the next run of the night is let through. The verdict of the gate stays on
+record, with the approval beside it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parse(text: str) -> tuple[Gate, str]:
 
 
 def user_at_host() -> str:
-    """Who sits before this machine, as far as it knows."""
+    """The user of this process and its machine, to be recorded with an approval."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
@@ -89,7 +89,7 @@ def user_at_host() -> str:
 
 
 def _given(state: Progress, snapshot: Snapshot, gate: Gate) -> Approval | None:
-    """The approval that covers a gate already, as a run that is executed again finds it."""
+    """The latest approval that covers a gate already: the same command may be given twice."""
     covering = [
         approval
         for approval in state.approvals

@@ -1,4 +1,4 @@
-"""Threads and signals of this process: several loops at once, work in order, a delayed Ctrl-C.
+"""Threads and signals of this process: loops side by side, results in order, a delayed Ctrl-C.
 
 Threads are for work that waits for the network or the disk. What keeps a core busy goes to
 `dataset/process_pool`.
@@ -27,7 +27,7 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """Tells loops to end; a loop ends itself, and none is ended by force."""
+    """Asks loops to end. Each loop checks it and ends itself; none is ended by force."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -56,7 +56,7 @@ class _Loop(threading.Thread, Generic[Result]):
     def run(self) -> None:
         try:
             self.result = self._work()
-        except BaseException as error:  # noqa: BLE001  # raised by `at_once`
+        except BaseException as error:  # noqa: BLE001  # raised by `run_in_threads`
             self.error = error
             self._stop_all()
         finally:
@@ -68,11 +68,11 @@ class _Loop(threading.Thread, Generic[Result]):
         self._ended.wait()
 
 
-def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
-    """Run `work`, which checks `stop`, in `count` threads, and wait for all of them.
+def run_in_threads(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
+    """Run `work`, which checks `stop`, in `count` threads; returns their results.
 
-    Where one of them fails the others are told to stop, and its error is raised. An interrupt stops
-    them too, and is raised once they have ended.
+    If one of them fails, `stop` is set and its error is raised once all have ended. An interrupt
+    sets `stop` too, and is raised once they have ended.
     """
     loops = [_Loop(work, stop) for _ in range(count)]
     for loop in loops:
@@ -92,7 +92,7 @@ def at_once(count: int, work: Callable[[], Result], stop: Stop) -> list[Result]:
     return [loop.result for loop in loops if loop.result is not None]
 
 
-def each_ahead(
+def map_in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Iterator[Result]:
     """`map` in `count` threads: results in the order of the items, at most `count` under way."""
@@ -114,12 +114,12 @@ def results_in_order(
 
 
 @contextmanager
-def signals_held_back(ask: Callable[[], None]) -> Iterator[None]:
+def delayed_signals(ask: Callable[[], None]) -> Iterator[None]:
     """Call `ask` at the first SIGINT or SIGTERM in the block, and deliver the signal after it.
 
     A second signal goes at once to the handler that was there before: the command line's for
-    Ctrl-C, or Dagster's for the termination of a run. Outside the main thread, which alone may
-    handle signals, the block is as it is.
+    Ctrl-C, or Dagster's for the termination of a run. In another thread than the main one, which
+    alone may handle signals, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Joins over Parquet files in bounded memory: the state of items is never held in the ledger.
+"""Joins over Parquet files in bounded memory, from which the state of each item follows.
 
 DuckDB does the joining and Arrow the reading, so that remote homes work the same way.
 """

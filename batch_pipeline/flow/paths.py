@@ -1,4 +1,4 @@
-"""Where everything lies under the home; the first five are the contract, the rest is internal."""
+"""Paths under the home. The first five are promised to users, the others are internal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(job: str, partition: str, suffix: str) -> str:
 
 
 def snapshots(job: str, partition: str) -> str:
-    """Depends on input and declaration alone, so that accounts share it."""
+    """A snapshot depends on input and declaration alone, so that accounts share its folder."""
     return f"{job}/snapshots/partition={partition}"
 
 
@@ -37,10 +37,10 @@ def answers(job: str, partition: str, account: str) -> str:
 
 
 def part_name(number: int) -> str:
-    """A part of a snapshot, in its folder."""
+    """The name of a part of a snapshot in its folder."""
     return f"part-{number:05d}.parquet"
 
 
 def parts_in(folder: str, count: int) -> list[str]:
-    """The parts of a snapshot that lie in a folder, in their order."""
+    """The paths of a snapshot's parts in a folder, in their order."""
     return [f"{folder}/{part_name(number)}" for number in range(count)]

@@ -1,4 +1,4 @@
-"""What every station of the flow is handed: settings, files, ledger and, once needed, the API."""
+"""The handle on a home that each function of the flow takes: settings, files, ledger and API."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Pipeline:
 
     @cached_property
     def account(self) -> Account:
-        """Whose queue, spend and answers these are; a simulator is an account of its own."""
+        """The account that owns queue, spend and answers; a simulator has an account of its own."""
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
         with self.ledger.write() as connection:
@@ -87,7 +87,7 @@ class Pipeline:
         return self._limiters.setdefault(model_id, Limiter())
 
     def limits(self, job_queue: int | None, money: Money) -> Limits:
-        """What admission keeps to: the account's and the job's share of the queue, and money."""
+        """The limits of admission: the account's and the job's share of the queue, and money."""
         return Limits(
             account_queue=self.settings.max_queued_requests,
             job_queue=job_queue,

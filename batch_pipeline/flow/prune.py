@@ -1,8 +1,7 @@
-"""Pruning: what an old, finished night no longer needs goes, what people read of it stays.
+"""Prunes old, finished nights: removes their snapshots and raw lines.
 
-Snapshot and raw lines go; results, dead letters, reports, answers and the ledger's rows stay. A
-pruned night is done for good: its input is not read again, so that nothing of it can be bought
-again.
+Results, dead letters, reports, answers and the ledger's rows stay. A pruned night is final: its
+input is not read again, so that nothing of it can be bought again.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning a job came to: bytes that went (or would go) by partition, and why nights that
-    are old enough stay."""
+    """The result of pruning a job: by partition, the bytes that were removed (or would be), and the
+    reason why a night that is old enough stays."""
 
     freed: dict[str, int]
     kept: dict[str, str]
@@ -68,9 +67,10 @@ def prune(pipeline: Pipeline, job: str, before: str, *, dry_run: bool = False) -
 
 
 def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str | None:
-    """Record that a partition's nights are pruned, before anything goes; or why they stay.
+    """Record that a partition's nights are pruned, or return why they stay.
 
-    Whoever is about to change one of them notices: its revision is another then.
+    Recorded before files are removed, with a new revision, so that a process that is about to
+    change one of the nights finds out and does not build on missing files.
     """
     with pipeline.ledger.read() if dry_run else pipeline.ledger.write() as connection:
         mine = nights.list_nights(connection, job=job, partition=partition)
@@ -87,7 +87,7 @@ def why_not(connection: Connection, night: Night) -> str | None:
     if any(late.night_id == night.id for late in listed_batches.watched(connection, night.account)):
         return "a submission of unknown outcome is looked for until 48 hours after"
     if not night.published:
-        # Another account's night took its place; nobody waits for this one.
+        # Another account's night is shown in its place, and its results are not waited for.
         return None
     if night.held_at is not None:
         return night_state.held(night.job, night.partition).reason

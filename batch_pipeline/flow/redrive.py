@@ -50,7 +50,7 @@ def redrive(
     """Make a finished night's dead letters open again, all or those of some statuses.
 
     Nothing is sent: `run` does that. The redriven items are asked with the data and the declaration
-    as they are now; all others keep their answers, whatever has become of them in the input. Raises
+    as they are now; all others keep their answers, even if their rows have changed. Raises
     UsageError where the night is not at rest, and what reading the input raises: nothing has
     changed then.
     """
@@ -67,7 +67,7 @@ def redrive(
     price_for(spec)
     assert state.snapshot is not None
     sources = input_dataset.find_input(pipeline, spec, partition)
-    statuses = _ids(pipeline, state.night, selected)
+    statuses = _statuses_by_id(pipeline, state.night, selected)
     overlay = Overlay(state.snapshot, statuses)
     new = input_dataset.read_snapshot(pipeline, spec, partition, sources, overlay=overlay)
     found = {
@@ -90,8 +90,8 @@ def redrive(
     return Redriven(sent, missing)
 
 
-def _ids(pipeline: Pipeline, night: Night, wanted: Collection[str]) -> dict[str, str]:
-    """The status of each item that has one of the wanted ones, by id; in memory."""
+def _statuses_by_id(pipeline: Pipeline, night: Night, wanted: Collection[str]) -> dict[str, str]:
+    """The statuses of the night's items, by id: of those that have a wanted one. In memory."""
     results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
     table = pipeline.files.dataset(results).to_table(
         ["id", "status"], pc.field("status").isin(list(wanted))

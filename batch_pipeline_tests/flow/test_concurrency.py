@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batch_pipeline.flow.concurrency import each_ahead
+from batch_pipeline.flow.concurrency import map_in_threads
 
 
 def test_items_are_at_work_together_and_come_in_their_order() -> None:
@@ -20,7 +20,7 @@ def test_items_are_at_work_together_and_come_in_their_order() -> None:
             second_is_done.set()
         return -item
 
-    assert list(each_ahead(work, range(5), 2)) == [0, -1, -2, -3, -4]
+    assert list(map_in_threads(work, range(5), 2)) == [0, -1, -2, -3, -4]
 
 
 def test_no_more_items_are_taken_than_can_be_held() -> None:
@@ -32,10 +32,10 @@ def test_no_more_items_are_taken_than_can_be_held() -> None:
             taken += 1
             yield item
 
-    for given, _ in enumerate(each_ahead(lambda item: item, items(), 3)):
+    for given, _ in enumerate(map_in_threads(lambda item: item, items(), 3)):
         assert taken - given <= 4
 
 
 def test_an_error_of_the_work_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(each_ahead(lambda item: 1 // item, [2, 1, 0, 1], 2))
+        list(map_in_threads(lambda item: 1 // item, [2, 1, 0, 1], 2))

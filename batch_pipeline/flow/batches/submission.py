@@ -30,7 +30,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.batches.lease import clock, renewed_lease
-from batch_pipeline.flow.concurrency import Stop, at_once
+from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import accounts, admission, nights, shards, transitions
@@ -84,11 +84,11 @@ def submit_waiting(
     def submit() -> Submitted:
         return _submit(pipeline, night, limits, read_gates, stop)
 
-    rounds = at_once(count, submit, stop) if count > 1 else []
+    rounds = run_in_threads(count, submit, stop) if count > 1 else []
     if not stop.is_set():
         # One thread alone at the end: while others still hold shards, the queue may look full and
         # the reason why the last ones wait may be wrong a moment later.
-        rounds += at_once(1, submit, stop)
+        rounds += run_in_threads(1, submit, stop)
     accepted = sum(each.batches for each in rounds)
     trouble = [each.waiting for each in rounds if _is_trouble(each.waiting)]
     return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.concurrency import each_ahead
+from batch_pipeline.flow.concurrency import map_in_threads
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
@@ -158,7 +158,7 @@ def plan_all(
 
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(table, room) for table in units.all())
-        planned = list(each_ahead(write, cut(tables, limits), WRITTEN_AT_ONCE))
+        planned = list(map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE))
     # Arrow keeps freed memory for allocations of the same sizes, and what comes next has others.
     pa.default_memory_pool().release_unused()
     return _add(pipeline, seen, planned, open_requests=0)

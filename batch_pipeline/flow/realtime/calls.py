@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batch_pipeline.errors import AccountError
-from batch_pipeline.flow.concurrency import signals_held_back
+from batch_pipeline.flow.concurrency import delayed_signals
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
@@ -220,7 +220,7 @@ def _supervise(
         log.warning("stopping once the calls in flight have ended; again, to stop at once")
         engine.stop(End.LET_GO)
 
-    with signals_held_back(ask):
+    with delayed_signals(ask):
         thread.start()
         try:
             while not done.is_set():

@@ -19,7 +19,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.concurrency import Stop, at_once
+from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
@@ -58,7 +58,7 @@ def collect_all(
         with telling:
             collected()
 
-    return sum(at_once(count, collect, stop)) if count > 1 else collect()
+    return sum(run_in_threads(count, collect, stop)) if count > 1 else collect()
 
 
 def collectors_at_once(ended: Sequence[Submission], workers: int) -> int:

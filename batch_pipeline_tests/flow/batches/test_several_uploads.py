@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from batch_pipeline.flow.batches import submission
 from batch_pipeline.flow.batches.submission import MOST_UPLOADS, SEVERAL_FROM_BYTES, uploads_at_once
-from batch_pipeline.flow.concurrency import Stop, StoppedError, at_once
+from batch_pipeline.flow.concurrency import Stop, StoppedError, run_in_threads
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
@@ -100,7 +100,7 @@ def test_the_first_error_stops_the_other_loops_and_is_raised() -> None:
             stop.check()
 
     with pytest.raises(OSError, match="disk full"):
-        at_once(2, work, stop)
+        run_in_threads(2, work, stop)
     with pytest.raises(StoppedError):
         stop.check()
 
@@ -118,5 +118,5 @@ def test_an_interrupt_waits_until_all_loops_have_ended() -> None:
         ended.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        at_once(2, work, stop)
+        run_in_threads(2, work, stop)
     assert len(ended) == 2
