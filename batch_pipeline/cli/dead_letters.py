@@ -19,8 +19,8 @@ from batch_pipeline.wording import clipped
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.redrive import Redriven
-    from batch_pipeline.flow.results.dead_letters import Group
     from batch_pipeline.ledger.nights import Night
+    from batch_pipeline.reporting.report import SetAside
 
 # What fits beside the other columns of a terminal of 80; `--json` has messages and ids whole.
 MESSAGE_CHARACTERS = 160
@@ -83,7 +83,9 @@ def redrive_dead_letters(
     return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")
 
 
-def show_dead_letters(output: Output, night: Night, groups: Sequence[Group], folder: str) -> None:
+def show_dead_letters(
+    output: Output, night: Night, groups: Sequence[SetAside], folder: str
+) -> None:
     """What was set aside, by reason and error."""
     document = {
         "job": night.job,

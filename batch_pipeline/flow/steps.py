@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputTaken:
-    """The night's snapshot; `note` says what a person should know of how it came about."""
+    """A night and its snapshot; `note` tells a person why it was kept or what has changed."""
 
     night: Night
     snapshot: Snapshot
@@ -63,7 +63,10 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
 
 
 def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
-    """What a person who starts a night lifts: a refusal and a pause; with `resume` a cancel too."""
+    """Lift the night's refusal and its account's pause; with `resume` its hold after a cancel too.
+
+    The person who starts a night is taken to have seen to their causes.
+    """
     with pipeline.ledger.write() as connection:
         accounts.pause_account(connection, night.account, None)
         nights.update_night(connection, night.id, refused=None)
@@ -97,10 +100,10 @@ def take_input(
     except InputDataError as error:
         if again or current is None or night.completed_at is None or not night.published:
             raise
-        # Input is moved away once a night is done; that takes nothing back.
+        # Users move the input away once a night is complete; its results stay.
         return InputTaken(night, current, f"input kept as it was: {error}")
     if busy and not night.published:
-        # Another account's night was shown meanwhile; what is in flight belongs to this one.
+        # The results folder shows another account's night, but this one's batches are in flight.
         results_folder.show(pipeline, night)
         night = pipeline.refreshed(night)
     if current is not None and night.published:
@@ -154,8 +157,8 @@ def _note(
 def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
     """The night as it is now, its snapshot, and whether anything of it is in flight.
 
-    Of a night that was pruned and that the results folder does not show the snapshot is none: its
-    files are gone, and what was bought is known from its answers.
+    A pruned night that the results folder does not show has no snapshot: its files are gone, and
+    its answers tell what was bought.
     """
     with pipeline.ledger.read() as connection:
         night = nights.get_night(connection, night.id)
@@ -170,7 +173,7 @@ def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None,
 
 
 def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
-    """What the night was expected to cost, for the report to be compared with."""
+    """Record what the night is expected to cost, for the report to compare it with the bill."""
     expected = estimate.as_json(estimate.expectation(pipeline, spec, night, snapshot))
     with pipeline.ledger.write() as connection:
         if nights.get_night(connection, night.id).snapshot_id == snapshot.id:
@@ -220,7 +223,7 @@ def _read(
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
     what = "simulated" if former.simulated else f"run under account {former.name!r}"
     if former.simulated:
-        # What the API answered is kept for ever; what was made up must not lie beside it.
+        # Raw lines of the API are kept for ever; a simulator's must not lie among them.
         pipeline.files.remove(paths.raw(night.job, night.partition))
         pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
     note = f"this night was {what} before; it starts over under account {night.account!r}"
@@ -253,7 +256,7 @@ def submit(
         gates = night_gates.gates_of(connection, spec, Declaration.of(spec).hash, night)
     if gates.declaration_changed or not gates.judged or gates.pilot is not None:
         facts = Facts(night.job, night.partition, night.account, gates=gates)
-        return Submitted(0, Waiting(state_of(facts), _waiting(pipeline, night)))
+        return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))
     night = plan.take_back_too_large(pipeline, spec, night)
     _plan(pipeline, spec, night, snapshot)
     admitted = budget.limits(pipeline, spec, night)
@@ -266,15 +269,19 @@ def submit(
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
-    """Make shards of what is open, for the engine that is to answer it; of a batch's shards several
-    fit under the ceilings at once."""
+    """Make shards of the open requests, for the engine that is to answer them.
+
+    Batches are kept so small that several fit under the ceilings in USD at once: a night in one
+    batch, reserved at its bound, might not fit although its real cost would.
+    """
     found = takeover.course(pipeline, spec, night)
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
-    if not takeover.wants_batches(pipeline, spec, found, limits) and not found.to_realtime:
+    wants_batches = takeover.wants_batches(pipeline, spec, found, limits)
+    if not wants_batches and not found.to_realtime:
         return
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds(connection, spec, night, snapshot)
-    if takeover.wants_batches(pipeline, spec, found, limits):
+    if wants_batches:
         seen = plan.view(pipeline, night)
         if seen.snapshot.id != snapshot.id:
             return
@@ -291,8 +298,10 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
 def _watching_deadline(
     pipeline: Pipeline, spec: JobSpec, night: Night, meanwhile: Callable[[], None]
 ) -> Callable[[], None]:
-    """`meanwhile`, and besides, with each poll interval, a look at the deadline: calls may be made
-    for longer than batches may be let alone."""
+    """`meanwhile`, followed once in a poll interval by a look at the deadline.
+
+    Calls may be made for so long that a batch at the API would miss the deadline unnoticed.
+    """
     looked = time.monotonic()
 
     def go_on() -> None:
@@ -310,10 +319,6 @@ def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     takeover.meet(pipeline, spec, night)
 
 
-def _waiting(pipeline: Pipeline, night: Night) -> int:
-    return progress(pipeline, night).waiting
-
-
 def poll_account(pipeline: Pipeline, account: str) -> None:
     """See what has ended and what became of unknown submissions, for all nights of the account."""
     reconciliation.reconcile(pipeline, account)
@@ -326,9 +331,10 @@ def collect_ended(
     night: Night,
     collected: Callable[[], None] = lambda: None,
 ) -> int:
-    """Collect what has ended; returns how many submissions. What cannot be had now is left.
+    """Collect the night's ended submissions; returns how many.
 
-    So is what another process collects. `collected` is called after each.
+    Submissions whose results the API does not give now, or that another process collects, are left
+    for the next time. `collected` is called after each one that was collected.
     """
     results_folder.repair(pipeline, night)
     if pipeline.refreshed(night).held_at is not None:

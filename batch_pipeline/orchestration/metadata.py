@@ -14,7 +14,6 @@ import dagster as dg
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results.dead_letters import Group
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.steps import InputTaken
@@ -23,7 +22,7 @@ from batch_pipeline.ledger.admission import Waiting
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.reporting import report_markdown
-from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report import Report, SetAside
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 
@@ -246,7 +245,7 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
     }
 
 
-def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[Group]) -> Metadata:
+def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[SetAside]) -> Metadata:
     night = state.night
     where = pipeline.files.uri(paths.dead_letter(night.job, night.partition))
     systematic = sum(group.systematic for group in groups)
@@ -287,7 +286,7 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     return found
 
 
-def _groups(groups: Sequence[Group]) -> str:
+def _groups(groups: Sequence[SetAside]) -> str:
     if not groups:
         return "none"
     rows = [

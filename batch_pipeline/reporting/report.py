@@ -163,7 +163,7 @@ NOTHING_GONE = Gone()
 
 @dataclass(frozen=True)
 class SetAside:
-    """Dead letters of one reason and error, with a few of their ids."""
+    """A night's dead letters of one reason and error type, with up to three of their ids."""
 
     reason: str
     error_type: str | None

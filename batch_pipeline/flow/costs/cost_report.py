@@ -315,8 +315,7 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
 def _set_aside(pipeline: Pipeline, night: Night) -> tuple[SetAside, ...]:
     if not night.published:
         return ()
-    groups = dead_letters.summarize(pipeline, night.job, night.partition)
-    return tuple(SetAside(**vars(group)) for group in groups[:MOST_GROUPS])
+    return tuple(dead_letters.summarize(pipeline, night.job, night.partition)[:MOST_GROUPS])
 
 
 def _time(seconds: float) -> datetime:

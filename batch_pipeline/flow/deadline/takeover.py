@@ -134,10 +134,10 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
 
 
 def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits) -> bool:
-    """Whether what is open is to be cut into shards of batches now.
+    """Whether open requests are to be cut into shards of batches now.
 
-    Of what real time gets a part of, and of what may not fit under a ceiling as real time, whole
-    shards are told apart: it is planned for batches first.
+    If only a part of them goes to real time, or if their real-time price may not fit under a
+    ceiling, they are planned for batches first: the change-over then takes single shards.
     """
     unplanned = found.state.night.open_requests
     if not found.to_realtime:

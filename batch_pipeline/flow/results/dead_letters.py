@@ -15,6 +15,7 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.reporting.report import SetAside
 from batch_pipeline.storage.files import Files
 
 ROW_GROUP_ROWS = 1_000
@@ -33,18 +34,6 @@ class DeadLetter:
     attempts: int
     error_type: str | None
     error_message: str | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Dead letters of a night with the same reason and error type; up to three of their ids."""
-
-    reason: str
-    error_type: str | None
-    example_message: str | None
-    items: int
-    example_ids: tuple[str, ...]
-    systematic: bool
 
 
 def write(
@@ -81,7 +70,7 @@ def write(
             writer.write_table(pa.Table.from_pylist(rows, schema=DEAD_LETTER_SCHEMA))
 
 
-def summarize(pipeline: Pipeline, job: str, partition: str) -> list[Group]:
+def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
     """Dead letters of a night by reason and error, the most frequent first."""
     files = pipeline.files.list(paths.dead_letter(job, partition), ".parquet")
     counts: Counter[tuple[str, str | None]] = Counter()
@@ -99,7 +88,7 @@ def summarize(pipeline: Pipeline, job: str, partition: str) -> list[Group]:
                     examples.append(row["id"])
     total = counts.total()
     return [
-        Group(
+        SetAside(
             reason=key[0],
             error_type=key[1],
             example_message=messages[key],
