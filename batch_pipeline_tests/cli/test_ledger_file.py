@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from batch_pipeline.simulator import Simulator
-from batch_pipeline_tests.cli.program import Program, documents, finished
+from batch_pipeline_tests.cli.program import Program, documents, finished, until
 from batch_pipeline_tests.support import accepted_twice
 
 # No sample, and a document that cannot be sent does not stop the night.
@@ -28,14 +26,6 @@ def copied_alone(program: Program) -> dict[str, str]:
 
 def beside_the_ledger(home: Path) -> list[str]:
     return [file.name for file in home.glob("ledger.sqlite?*")]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process brings about."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_after_a_night(program: Program, simulator: Simulator) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.simulator import Simulator
-from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
+from batch_pipeline_tests.cli.program import KEY, Program, documents, finished, until
 from batch_pipeline_tests.end_to_end.plain_api import running_plain_api
 from batch_pipeline_tests.support import accepted_twice
 
@@ -33,14 +32,6 @@ def bought_twice(simulator: Simulator) -> Callable[[], set[str]]:
     """What was bought more than once since the test began; others share the simulator."""
     before = set(simulator.books.contents)
     return lambda: set(accepted_twice(simulator)) - before
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process brings about."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_a_night_to_its_end(program: Program) -> None:
