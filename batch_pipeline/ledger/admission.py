@@ -7,7 +7,7 @@ last room of the queue. What becomes of a claim stands in `submissions`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 
 from sqlalchemy import Connection
@@ -32,6 +32,7 @@ from batch_pipeline.ledger.night_state import (
     Gates,
     Kind,
     NightState,
+    ShortOfBudget,
     may_go,
     running,
     state_of,
@@ -58,14 +59,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing may go out now; `requests` wait. `state` is None where nothing waits.
-
-    `short` is set where nothing but a ceiling in USD is in the way.
-    """
+    """Nothing may go out now; `requests` wait. `state` is None where nothing waits."""
 
     state: NightState | None
     requests: int = 0
-    short: Shortfall | None = None
 
     def __str__(self) -> str:
         if self.state is None:
@@ -92,7 +89,7 @@ class _Decision:
     state: NightState
     shard: Shard
     bound: Decimal
-    short: Shortfall | None
+    short: ShortOfBudget | None
     wants_room: bool
 
 
@@ -126,9 +123,12 @@ def _decide(
     """Whether a night's next shard may go now; a real-time one needs no room at the queue."""
     facts = replace(facts_of(connection, night), gates=read_gates(connection, night, shard))
     found = affordable(connection, night, shard, limits.money)
-    short = found if isinstance(found, Shortfall) else None
-    shard, bound = (shard, Decimal(0)) if isinstance(found, Shortfall) else found
-    facts = replace(facts, short_of_budget=None if short is None else str(short))
+    short, bound = None, Decimal(0)
+    if isinstance(found, Shortfall):
+        short = found.as_fact()
+    else:
+        shard, bound = found
+    facts = replace(facts, short_of_budget=short)
     queue = None
     if shard.engine == "batch":
         queue = read_queue(connection, night, limits.account_queue, limits.job_queue)
@@ -205,10 +205,9 @@ def affordable(
 
 def _waiting(connection: Connection, night: Night, found: _Decision, requests: int) -> Waiting:
     """Why a shard waits; a ceiling in the way is kept for those who look at the night."""
-    if found.state.kind is not Kind.SHORT_OF_BUDGET:
-        return Waiting(found.state, requests)
-    nights.update_night(connection, night.id, short_of_budget=found.state.reason)
-    return Waiting(found.state, requests, found.short)
+    if found.state.kind is Kind.SHORT_OF_BUDGET and found.short is not None:
+        nights.update_night(connection, night.id, short_of_budget=asdict(found.short))
+    return Waiting(found.state, requests)
 
 
 def _claim(
@@ -292,7 +291,7 @@ def reserve_takeover(
     facts = replace(
         facts_of(connection, night),
         gates=read_gates(connection, night, shard),
-        short_of_budget=None if short is None else str(short),
+        short_of_budget=None if short is None else short.as_fact(),
     )
     if not may_go(facts):
         return state_of(facts)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import tables
 from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.night_state import ShortOfBudget
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State
@@ -101,6 +102,9 @@ class Shortfall:
             f"{self.requests:,} requests need up to {usd(self.needed)}, {usd(self.missing)} more "
             "than is left"
         )
+
+    def as_fact(self) -> ShortOfBudget:
+        return ShortOfBudget(self.ceiling, str(self))
 
 
 def shortfall(

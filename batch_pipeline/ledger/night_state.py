@@ -79,6 +79,17 @@ OPEN_GATES = Gates()
 
 
 @dataclass(frozen=True)
+class ShortOfBudget:
+    """A ceiling in USD that has no room for a night's next shard.
+
+    `ceiling` is the name of its setting, `reason` a clause with the ceiling and the amounts.
+    """
+
+    ceiling: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a night; a default says that something is in order, or not known.
 
@@ -100,7 +111,7 @@ class Facts:
     gates: Gates = OPEN_GATES
     unanswered: str | None = None
     at_work: str | None = None
-    short_of_budget: str | None = None
+    short_of_budget: ShortOfBudget | None = None
     too_large: tuple[int, int] | None = None
     older_night: str | None = None
     queue_full: str | None = None
@@ -206,13 +217,12 @@ def _approve(facts: Facts, gate: str) -> str:
 def _room(facts: Facts) -> Iterator[NightState]:
     """What passes as batches end, or as limits are raised."""
     if facts.short_of_budget is not None:
-        # The text of a shortfall, which is kept with the night, begins with the ceiling's name.
-        ceiling, _, _ = facts.short_of_budget.partition(" ")
         yield NightState(
             Kind.SHORT_OF_BUDGET,
-            facts.short_of_budget,
-            f"raise {ceiling} and run the night again, or wait where a part of it is reserved: "
-            "that comes free as batches are collected, those of other nights too",
+            facts.short_of_budget.reason,
+            f"raise {facts.short_of_budget.ceiling} and run the night again, or wait where a part "
+            "of it is reserved: that comes free as batches are collected, those of other nights "
+            "too",
         )
     if facts.too_large is not None:
         requests, limit = facts.too_large

@@ -38,7 +38,7 @@ class Night:
     pilot: dict[str, Any] | None
     completed_at: float | None
     estimate: dict[str, Any] | None = None
-    short_of_budget: str | None = None
+    short_of_budget: dict[str, str] | None = None
     over_budget: str | None = None
     deadline_at: float | None = None
     realtime_since: float | None = None

@@ -112,8 +112,8 @@ night = Table(
     Column("pilot", JSON),
     # What the night was expected to cost when its input was taken, as `estimate --json` has it.
     Column("estimate", JSON),
-    # The ceiling that the next shard did not fit under when it was last tried.
-    Column("short_of_budget", Text),
+    # The ceiling that the next shard did not fit under when it was last tried, and why.
+    Column("short_of_budget", JSON),
     # How spending passed a ceiling, if it did: input had more tokens than its bound allowed for.
     Column("over_budget", Text),
     # Mode auto: when the results are due, fixed when the input was taken; NULL: no deadline.

@@ -86,7 +86,7 @@ def _facts(
         gates=replace(facts.gates, judged=True),
         at_work=None,
         queue_full=None,
-        short_of_budget=None if short is None else str(short),
+        short_of_budget=None if short is None else short.as_fact(),
         asked=not state.waiting
         or any(not shard.pilot for shard in planned)
         or asked(state.night.partition, state.snapshot.taken_at),

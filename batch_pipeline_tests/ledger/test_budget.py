@@ -33,7 +33,7 @@ from batch_pipeline.ledger.budget import (
     Spending,
 )
 from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES
+from batch_pipeline.ledger.night_state import OPEN_GATES, Kind
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.submissions import State, Submission
@@ -62,6 +62,14 @@ def under(**ceilings: int | str) -> Limits:
         account_queue=10_000,
         money=Money(Ceilings(**given), lambda shard: Decimal(shard.requests)),
     )
+
+
+def why_short(found: Intent | Waiting) -> str:
+    """The reason of a refusal that a ceiling has caused."""
+    assert isinstance(found, Waiting)
+    assert found.state is not None
+    assert found.state.kind is Kind.SHORT_OF_BUDGET
+    return found.state.reason
 
 
 def billed(connection: Connection, submission: Submission, usd: str) -> None:
@@ -133,9 +141,8 @@ def test_a_submission_of_unknown_outcome_keeps_its_reservation(ledger: Ledger) -
         transitions.seal(connection, submission, 60)
         transitions.lose_track(connection, submission, "lost")
         waiting = begin(connection, night, limits)
-    assert isinstance(waiting, Waiting)
-    assert waiting.short is not None
-    assert (waiting.short.ceiling, waiting.short.missing) == (PARTITION, Decimal(5))
+    assert why_short(waiting).startswith(f"{PARTITION} ($15.00) has no room")
+    assert "$5.00 more than is left" in why_short(waiting)
 
 
 def test_a_batch_that_was_bought_twice_counts_twice(ledger: Ledger) -> None:
@@ -190,8 +197,7 @@ def test_a_raised_ceiling_lets_it_go(ledger: Ledger, engine: Engine) -> None:
     with ledger.write() as connection:
         night = a_night(connection, 10, engine=engine)
         waiting = claim(connection, night, engine, under(partition="9.99"))
-        assert isinstance(waiting, Waiting)
-        assert waiting.short is not None
+        assert why_short(waiting).startswith(PARTITION)
         assert spent(connection, night).total == 0
         intent = claim(connection, night, engine, under(partition=10))
         assert isinstance(intent, Intent)
@@ -220,8 +226,7 @@ def test_the_cheapest_shard_goes_where_the_next_does_not_fit(ledger: Ledger) -> 
     assert sent == [15, 3]
     assert isinstance(waiting, Waiting)
     assert waiting.requests == 13
-    assert waiting.short is not None
-    assert waiting.short.requests == 8
+    assert "the next 8 requests" in why_short(waiting)
 
 
 def test_a_full_queue_is_no_shortfall(ledger: Ledger) -> None:
@@ -229,7 +234,8 @@ def test_a_full_queue_is_no_shortfall(ledger: Ledger) -> None:
     with ledger.write() as connection:
         waiting = begin(connection, a_night(connection, 10), limits)
     assert isinstance(waiting, Waiting)
-    assert waiting.short is None
+    assert waiting.state is not None
+    assert waiting.state.kind is Kind.SHARD_TOO_LARGE
 
 
 OTHER = "2026-01-09"
@@ -254,9 +260,8 @@ def test_whose_spending_counts(
         begun(connection, a_night(connection, 10, job=job, partition=partition), limits)
         claimed = begin(connection, a_night(connection, 10), limits)
     assert isinstance(claimed, Waiting) is counts
-    if isinstance(claimed, Waiting):
-        assert claimed.short is not None
-        assert claimed.short.ceiling == name
+    if counts:
+        assert why_short(claimed).startswith(name)
 
 
 def test_another_accounts_spending_does_not_count(ledger: Ledger) -> None:
@@ -302,7 +307,7 @@ def test_two_submitters_cannot_both_take_the_last_dollar(ledger_url: str) -> Non
                     connection, mine[number % 2], f"me{number}", limits, lambda *_: OPEN_GATES
                 )
             if isinstance(found, Waiting):
-                assert found.short is not None
+                assert why_short(found)
                 break
             claimed.append(found.submission)
         own.close()

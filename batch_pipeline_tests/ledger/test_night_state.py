@@ -12,6 +12,7 @@ from batch_pipeline.ledger.night_state import (
     Facts,
     Gates,
     Kind,
+    ShortOfBudget,
     may_go,
     running,
     state_of,
@@ -62,7 +63,12 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
         "it is tried again",
     ),
     (Kind.RUNNING, {"at_work": "its calls are made"}, "its calls are made", ""),
-    (Kind.SHORT_OF_BUDGET, {"short_of_budget": "$5 has no room"}, "$5 has no room", "raise"),
+    (
+        Kind.SHORT_OF_BUDGET,
+        {"short_of_budget": ShortOfBudget("budget.max", "$5 has no room")},
+        "$5 has no room",
+        "raise budget.max and",
+    ),
     (
         Kind.SHARD_TOO_LARGE,
         {"too_large": (1_000, 20)},

@@ -28,7 +28,7 @@ from batch_pipeline.ledger import (
 from batch_pipeline.ledger.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.budget import Ceilings, Money, Spending
 from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES, NightState
+from batch_pipeline.ledger.night_state import OPEN_GATES, Kind, NightState
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
@@ -110,7 +110,8 @@ def test_nobody_else_gets_what_is_reserved(ledger: Ledger) -> None:
         assert reserve(connection, night, batch, limits) is None
         refused = admission.begin(connection, night, "me", limits, lambda *_: OPEN_GATES)
         assert isinstance(refused, Waiting)
-        assert refused.short is not None
+        assert refused.state is not None
+        assert refused.state.kind is Kind.SHORT_OF_BUDGET
         collected(connection, batch, answered=0)
         [shard] = shards.list_shards(connection, night.id, ShardState.WAITING)
         assert shard.engine == "batch"

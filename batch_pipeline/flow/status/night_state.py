@@ -17,6 +17,7 @@ from batch_pipeline.ledger.night_state import (
     Gates,
     Kind,
     NightState,
+    ShortOfBudget,
     state_of,
 )
 from batch_pipeline.ledger.nights import Night
@@ -73,7 +74,10 @@ def _with_room(facts: Facts, state: Progress) -> Facts:
         full = REFUSED_BY_API
     elif state.night.wanted_room_at > state.at - ROOM_WANTED_SECONDS:
         full = "it found no room in the account's queue"
-    return replace(facts, short_of_budget=state.night.short_of_budget, queue_full=full)
+    short = state.night.short_of_budget
+    return replace(
+        facts, short_of_budget=None if short is None else ShortOfBudget(**short), queue_full=full
+    )
 
 
 def error_of(night: Night, state: NightState, waiting: int) -> BatchPipelineError:
