@@ -1,4 +1,4 @@
-"""The command-line face of a job; `main` is the entry point."""
+"""The command line; `main` is its entry point."""
 
 from __future__ import annotations
 

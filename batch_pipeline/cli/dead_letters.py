@@ -77,7 +77,7 @@ def redrive_dead_letters(
         with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
     else:
-        # Not a run: that would take up whatever else has changed.
+        # No run is started: it would take up other changes of input and declaration too.
         state = steps.progress(pipeline, steps.open_night(pipeline, spec, key))
     show_report(context.obj, write_report(pipeline, spec, state.night))
     return exit_code(context.obj, state, again=f"`{as_typed()} run {job} --partition {key}`")

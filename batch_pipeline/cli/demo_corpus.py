@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# With the hundreds to thousands of texts of an ordinary machine, a night of the demo is then done
-# in well under a minute.
+# An ordinary machine has hundreds to thousands of such texts; with at most this number of them, a
+# night of the demo takes well under a minute.
 DOCUMENTS_PER_NIGHT = 400
 
 _LEGAL_NAME = re.compile(r"(licen[cs]e|copying|copyright|notice|authors)", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Document:
 def collect_documents(
     folder: Path, nights: Sequence[str], per_night_limit: int | None = DOCUMENTS_PER_NIGHT
 ) -> dict[str, int]:
-    """Write `<folder>/<night>/documents.parquet` for each night; the number of documents by night.
+    """Write `<folder>/<night>/documents.parquet` for each night; returns the number by night.
 
     Columns: id, origin (python or debian), package, text (binary). Which document falls in which
     night, and which ones a limit keeps, follows from its id alone; on a machine where nothing
@@ -87,7 +87,7 @@ def spread(
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write the texts as one Parquet file, whole or not at all; the number of rows.
+    """Write the texts as one Parquet file, whole or not at all; returns the number of rows.
 
     A text that cannot be read (gone, or closed to this user) is left out.
     """

@@ -12,6 +12,9 @@ Partition = Annotated[
     typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
 ]
 NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Do what is possible now, then end with code 4.")
+    bool,
+    typer.Option(
+        "--no-wait", help="Do what is possible now, then end; with code 4 if not complete."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

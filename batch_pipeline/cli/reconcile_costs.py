@@ -96,10 +96,8 @@ def _show(
             table.add_row("USD", usd(ours.usd), usd(theirs.usd), usd(theirs.usd - ours.usd))
             console.print(table)
             if each.beyond:
-                print(
-                    "  The ledger has more than the organisation: is its report up to date, and is"
-                )
-                print("  the admin key of the organisation that the batches belong to?")
+                print("  The ledger has more than the organisation. Is the report up to date, and")
+                print("  is the admin key one of the organisation that the batches belong to?")
         print(NOTE)
         if simulated:
             console.print(SIMULATED)

@@ -13,7 +13,7 @@ import socket
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates.night_gates import holds
+from batch_pipeline.flow.gates.night_gates import verdict_applies
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
@@ -102,4 +102,4 @@ def _is_closed(state: Progress, snapshot: Snapshot, spec: JobSpec, gate: Gate) -
     if gate is Gate.BREAKER:
         return state.breaker(spec.alerts) is not None
     verdict = state.night.pilot
-    return verdict is not None and holds(verdict, snapshot) and not verdict["open"]
+    return verdict is not None and verdict_applies(verdict, snapshot) and not verdict["open"]

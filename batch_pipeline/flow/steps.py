@@ -280,7 +280,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
     if not wants_batches and not found.to_realtime:
         return
     with pipeline.ledger.read() as connection:
-        bounds = budget.bounds(connection, spec, night, snapshot)
+        bounds = budget.bounds_of(connection, spec, night, snapshot)
     if wants_batches:
         seen = plan.view(pipeline, night)
         if seen.snapshot.id != snapshot.id:

@@ -1,4 +1,4 @@
-"""What every asset does around its step of the flow: it opens its night and tells errors."""
+"""What every asset does around its step of the flow: open the night, give signs of life, fail."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.storage import storage_errors
 
-# An API that is out for a moment at 1 o'clock must not cost a night. What follows the input needs
-# no such patience: the sensor goes on with it.
-PATIENCE = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
-# The last of its pauses, in seconds, in which nobody gives a sign of life.
+# Dagster retries the input alone: an API or storage that fails for a moment at 1 o'clock must not
+# cost the night, and a night without input is none that the sensor goes on with.
+INPUT_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
+# The last of the pauses between these attempts, in seconds: the run gives no sign of life in it.
 LONGEST_PAUSE = 240.0
 
 
 @contextmanager
 def failing_clearly() -> Iterator[None]:
-    """Errors for users become a Failure with their message; faults of API and storage may pass."""
+    """Turn errors for users into a Failure with their message; those of API and storage are
+    retried, where the asset has retries."""
     try:
         yield
     except BatchPipelineError as error:
@@ -50,7 +51,7 @@ def failing_clearly() -> Iterator[None]:
 
 @contextmanager
 def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> Iterator[Pipeline]:
-    """The pipeline of a step; while it works, its run gives signs of life in the ledger."""
+    """The pipeline of a step; within the block, its run gives signs of life in the ledger."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
         alive = heartbeat.alive(
@@ -116,15 +117,14 @@ def start_of(run: dg.DagsterRun) -> Start:
     return Start.SCHEDULE if SCHEDULE_TAG in run.tags else Start.PERSON
 
 
-def with_snapshot(night: Night) -> Night:
-    """The night, if its input has been taken."""
+def require_input(night: Night) -> None:
+    """Fail where the night's input has not been taken."""
     if night.snapshot_id is None:
         raise dg.Failure(
             f"{night.job} {night.partition} has no input yet under account {night.account!r}: "
             "materialize input_dataset first.",
             allow_retries=False,
         )
-    return night
 
 
 def first_asset(run: dg.DagsterRun, job: str) -> str:

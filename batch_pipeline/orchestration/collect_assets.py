@@ -56,13 +56,13 @@ _MEANING = {
 
 
 def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    """One step for the three: collecting is one piece of work, whichever of them is asked for."""
+    """The three assets from the results on, made by one step: collecting is one piece of work."""
 
     @dg.multi_asset(
         name=f"{spec.name}__{Kind.COLLECT}",
         specs=_specs(spec),
         partitions_def=partitions,
-        # Skippable, since a run or a backfill over everything gets here before the batches end.
+        # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
     def collect(
@@ -103,7 +103,7 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             results,
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
-            description="Exactly one row for each document, whatever became of it.",
+            description="Exactly one row for each document, answered or not.",
             kinds={"python", "parquet"},
             metadata=_results_columns(),
             **common,
@@ -126,7 +126,7 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
 
 
 def _results_columns() -> metadata.Metadata:
-    """On the definition, not on every event: the columns are the same for each night."""
+    """The columns of the results, as metadata of the definition: they are the same every night."""
     columns = [
         dg.TableColumn(field.name, type=str(field.type), description=_MEANING[field.name])
         for field in RESULTS_SCHEMA
@@ -137,7 +137,7 @@ def _results_columns() -> metadata.Metadata:
 def _collect(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Progress:
-    """Collect what has ended and observe it on the asset that a person watches."""
+    """Collect what has ended, and observe it on `submitted_batches`, which shows the progress."""
     if night.snapshot_id is None:
         context.log.info("%s: nothing was submitted", context.partition_key)
         return steps.progress(pipeline, night)

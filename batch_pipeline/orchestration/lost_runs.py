@@ -1,10 +1,10 @@
 """Runs whose worker died, when Dagster does not bring them back by itself.
 
 Dagster notices a dead worker only while the code server that started it lives, and retries a run
-only if its daemon lives at that moment and its backfill has not ended. What falls between is found
-here by every tick: a run without a sign of life is reported as failed, and a run that failed
-because its worker died is asked for again, until one comes to an end of its own. So a night that a
-person, a schedule or a backfill asked for needs nobody to look after it.
+only if its daemon lives at that moment and its backfill has not ended. Every tick of the sensor
+looks for the others: a run without a sign of life is reported as failed, and a run that failed
+because its worker died is requested again, until one comes to an end of its own. Without that, a
+night that a person, a schedule or a backfill asked for would stop where its worker died.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from batch_pipeline.orchestration.run_requests import lost_rest
 FAILURE_REASON_TAG = "dagster/failure_reason"
 # A step that failed has said why, and a run that cannot even be built would fail again.
 OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
-# What died longer ago is a person's matter: the sensor was off, or Dagster.
+# Runs that died longer ago are left to a person: the sensor, or Dagster, has been off since.
 WATCHED = timedelta(days=7)
-# Some 24 hours of them: what kills a worker so often is no accident.
+# With the rests between them these take about 24 hours: then it is no accident that kills a worker.
 MOST_REPEATS = 100
 
 
@@ -46,7 +46,8 @@ MOST_REPEATS = 100
 class Launched:
     """A run that a person, a schedule or a backfill launched, or one that repeats it.
 
-    `root` is the first of those that repeat one another; `assets` are of the submitting ones.
+    `root` is the first of the runs that repeat one another, `assets` are those it materializes,
+    `lost` says that its worker died.
     """
 
     partition: str
@@ -61,16 +62,17 @@ class Launched:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A lost run that is to be asked for once more, for the `number`-th time."""
+    """A lost run that is to be requested again, for the `number`-th time."""
 
     run: Launched
     number: int
 
 
 def repeats(launched: Sequence[Launched], at: float) -> list[Repeat]:
-    """The lost runs to repeat: those that nothing launched since has taken the place of.
+    """The lost runs to repeat: the newest run of a partition, if it was lost and has rested.
 
-    `launched` are all runs of the partitions concerned, unfinished ones included.
+    `launched` are all runs of the partitions concerned, unfinished ones included: a run that
+    was launched after a lost one has taken its place.
     """
     found = []
     for partition in sorted({run.partition for run in launched}):
@@ -91,7 +93,11 @@ def _created_at(run: Launched) -> float:
 def dead(
     started: Mapping[str, float], alive_until: Mapping[str, float], lease_seconds: float, at: float
 ) -> list[str]:
-    """Of runs by the time they started, those whose worker has not given a sign of life in time."""
+    """The ids of runs whose worker is dead, of all runs that have started and not ended.
+
+    A worker is dead where neither its start nor its last sign of life is within a lease; times are
+    in seconds since the epoch, by run id.
+    """
     return [
         run
         for run, started_at in started.items()
@@ -102,7 +108,7 @@ def dead(
 def report_dead(
     instance: dg.DagsterInstance, ledger: Ledger, job: str, lease_seconds: float
 ) -> None:
-    """Report runs as failed whose worker is dead and that nobody else has reported."""
+    """Report runs as failed whose worker is dead, where Dagster itself has not noticed it."""
     filters = dg.RunsFilter(tags={JOB_TAG: job}, statuses=[dg.DagsterRunStatus.STARTED])
     records = {record.dagster_run.run_id: record for record in instance.get_run_records(filters)}
     started = {run: record.start_time or 0.0 for run, record in records.items()}
@@ -115,12 +121,12 @@ def report_dead(
         instance.report_run_failed(
             records[run].dagster_run,
             "Its worker has given no sign of life for a while: it died, or is frozen. Nothing is "
-            "lost by that; what it left is gone on with.",
+            "lost: another run goes on from where it stopped.",
         )
 
 
-def asked_again(instance: dg.DagsterInstance, job: str) -> list[dg.RunRequest]:
-    """Requests for the lost runs of a job's submission."""
+def repeat_requests(instance: dg.DagsterInstance, job: str) -> list[dg.RunRequest]:
+    """Run requests that repeat the lost runs of a job's submission."""
     submit = {JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value}
     since = datetime.now(UTC) - WATCHED
     failed = instance.get_run_records(
@@ -172,7 +178,7 @@ def _selected(run: dg.DagsterRun, job: str) -> tuple[str, ...]:
 
 def _request(job: str, repeat: Repeat) -> dg.RunRequest:
     run = repeat.run
-    # What a person gave along holds for the run in its place.
+    # An approval that a person gave by the run's tags holds for the run in its place too.
     given = {tag: run.tags[tag] for tag in (APPROVE_TAG, USER_TAG) if tag in run.tags}
     return dg.RunRequest(
         run_key=f"repeat/{run.root}/{repeat.number}",

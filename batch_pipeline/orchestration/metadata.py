@@ -1,4 +1,4 @@
-"""What a person in operations reads on an asset's page: headlines first, units in the names.
+"""The metadata of materializations and observations: headlines first, units in the names.
 
 Numbers that Dagster plots are rounded, since it prints them as they come.
 """
@@ -55,7 +55,7 @@ def describe_job(spec: JobSpec) -> str:
 
 
 def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Metadata:
-    """`retires` says when the job's model does, if that is soon."""
+    """A night's input; `retires` says when the job's model is retired, if that is soon."""
     snapshot = taken.snapshot
     aside = snapshot.count_set_aside()
     headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
@@ -114,7 +114,8 @@ def of_waiting_pilot(waiting: Waiting) -> Metadata:
 
 
 def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> Metadata:
-    """The partition is part of it, because the history of a check has no column for it."""
+    """The pilot's verdict on its check; with the partition, since a check's history has no column
+    for that."""
     return {
         "partition": partition,
         "verdict": ("; ".join(verdict["reasons"]) or "open") + _overruled(verdict, approvals),

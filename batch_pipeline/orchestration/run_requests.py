@@ -26,7 +26,7 @@ from batch_pipeline.orchestration.names import Kind as RunKind
 
 # A run that failed this often without any change of its night is left to a person.
 MOST_FAILURES = 3
-# A run that changed nothing (a queue that other tenants fill) is repeated at growing distances.
+# A run that changed nothing (for example where others fill the queue) is repeated ever more rarely.
 FIRST_REST_SECONDS = 60.0
 LONGEST_REST_SECONDS = 900.0
 # A run whose worker died says nothing of its night; Dagster's own retry comes sooner than this.
@@ -45,8 +45,8 @@ class PilotStage(StrEnum):
 class UnfinishedNight:
     """A night that is not complete, as a tick reads it from the ledger.
 
-    `facts` are what may stand in its way but for room at the `queue`. Taking an input spends
-    nothing, so that it is no leave to spend: whether submission was asked for is one of them.
+    `facts` are what may stand in its way, room at the `queue` apart. Whether submission was asked
+    for is one of them: taking an input spends nothing, and is no leave to spend.
     `next_requests` is the size of the batch that would go next (0: none would); `calls_due` says
     that something is to go in real time, which needs no room. `settled_up`: everything is sent and
     collected, and only the night's completion is missing. `marker` changes with any progress.
@@ -101,10 +101,10 @@ class Plan:
 
 
 def plan(nights: Sequence[UnfinishedNight], unfinished: set[tuple[str, RunKind]]) -> Plan:
-    """Which runs would bring nights forward; `nights` of one job come oldest first.
+    """Which runs would bring nights forward; `nights` are those of one job, oldest first.
 
-    At most one unfinished run a partition and kind. An older night that waits for room keeps the
-    younger ones from taking it: otherwise a large batch would never get its turn.
+    There is at most one unfinished run for each partition and kind. An older night that waits for
+    room keeps the younger ones from taking it: otherwise a large batch would never get its turn.
     """
     wanted: list[WantedRun] = []
     waits: dict[str, NightState | None] = {}

@@ -1,4 +1,4 @@
-"""What the sensor knows of runs: which are unfinished, and how those asked for before ended."""
+"""What the sensor reads of Dagster's runs: which are unfinished, and how earlier ones ended."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ MOST_FORMER = 25
 
 
 def unfinished(instance: dg.DagsterInstance, job: str) -> set[tuple[str, Kind]]:
-    """Partitions and kinds of a job that a run is on or queued for, whoever launched it."""
+    """Partitions and kinds of a job that have an unfinished run, by a person or by the sensor."""
     filters = dg.RunsFilter(statuses=UNFINISHED)
     return kinds_of(instance.get_runs(filters), job)
 
 
 def kinds_of(runs: Iterable[dg.DagsterRun], job: str) -> set[tuple[str, Kind]]:
-    """A run launched from an asset's page has no tags of ours; its selection tells."""
+    """Partition and kind of each run of a job.
+
+    A run that was launched from an asset's page has none of this package's tags: the assets that it
+    selects tell its kind.
+    """
     found: set[tuple[str, Kind]] = set()
     for run in runs:
         partition = run.tags.get(PARTITION_TAG)
@@ -62,7 +66,7 @@ def kinds_of(runs: Iterable[dg.DagsterRun], job: str) -> set[tuple[str, Kind]]:
 def submission_asked(instance: dg.DagsterInstance, job: str, partition: str, since: float) -> bool:
     """Whether `submitted_batches` was materialized for a partition at or after a time.
 
-    It is even where nothing could go out then.
+    The asset materializes also where nothing could go out: it stands for the order to submit.
     """
     filters = dg.AssetRecordsFilter(
         asset_key=asset_key(job, SUBMITTED_BATCHES),
@@ -73,7 +77,7 @@ def submission_asked(instance: dg.DagsterInstance, job: str, partition: str, sin
 
 
 def unshown(instance: dg.DagsterInstance, job: str) -> set[str]:
-    """Partitions whose submission Dagster has, and not their results."""
+    """Partitions with a materialization of the submission in Dagster, and none of the results."""
     submitted = instance.get_materialized_partitions(asset_key(job, SUBMITTED_BATCHES))
     return submitted - instance.get_materialized_partitions(asset_key(job, COLLECTED_RESULTS))
 
@@ -96,8 +100,8 @@ def earlier(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) 
 
 
 def was_terminated(instance: dg.DagsterInstance, job: str, partition: str) -> bool:
-    """Whether somebody terminated the last run that submitted a partition."""
-    # Dagster reports a run as canceled only where that was asked for, whatever else ends it.
+    """Whether a person terminated the last run that submitted a partition."""
+    # Dagster reports a run as canceled only where a person asked for that.
     launched_here = dg.RunsFilter(
         tags={JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value, PARTITION_TAG: partition}
     )

@@ -66,7 +66,7 @@ OpenPipeline = Callable[[], Pipeline]
 
 @dataclass
 class Polled:
-    """The outcome of a poll: whose nights these are (None: not known yet), and what went wrong."""
+    """The outcome of a poll: its account (None: not known yet), and what went wrong."""
 
     account: str | None = None
     trouble: str | None = None
@@ -82,7 +82,7 @@ class Seen:
 
 
 def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
-    """On by default: what has been paid for must be fetched."""
+    """The job's sensor; it is on by default, since answers that are paid for must be fetched."""
 
     @dg.sensor(
         name=sensor_name(spec.name),
@@ -102,7 +102,7 @@ def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.Senso
 def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
-    """Look at all unfinished nights of the job under the account in force."""
+    """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
     with open_pipeline() as pipeline:
         return _tick(context, pipeline, open_pipeline, spec)
 
@@ -118,7 +118,7 @@ def _tick(
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
     again = [
         request
-        for request in lost_runs.asked_again(instance, spec.name)[:MOST_REQUESTS]
+        for request in lost_runs.repeat_requests(instance, spec.name)[:MOST_REQUESTS]
         if not runs.was_terminated(instance, spec.name, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
@@ -148,7 +148,7 @@ def _tick(
 
 
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
-    """Before the API is asked: a fresh installation has no key yet, and nothing to poll."""
+    """Whether there is anything to poll: a fresh installation without a key must not fail."""
     with pipeline.ledger.read() as connection:
         unfinished = unfinished_nights.unfinished_nights(connection, spec.name, None, unshown)
         return bool(unfinished or listed_batches.watched(connection))

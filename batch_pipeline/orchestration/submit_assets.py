@@ -1,7 +1,7 @@
 """The assets up to submission: input, pilot, batches at the API.
 
 A night of batches leaves its run at once and is followed by the sensor. A night in real time is
-worked through in the run, which is therefore what a person watches, and what they terminate.
+worked through in the run itself: a person watches that run, and terminates it to stop the night.
 """
 
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
@@ -56,7 +56,7 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         group_name=spec.name,
         kinds={"python", "parquet"},
         description=metadata.describe_job(spec),
-        retry_policy=asset_steps.PATIENCE,
+        retry_policy=asset_steps.INPUT_RETRIES,
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
@@ -111,7 +111,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         with asset_steps.at_work(context, batch_pipeline) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, PILOT_SAMPLE)
-            asset_steps.with_snapshot(night)
+            asset_steps.require_input(night)
             try:
                 verdict = steps.run_pilot(pipeline, spec, night)
             except ApiFailure as failure:
@@ -165,7 +165,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
     ) -> dg.MaterializeResult[Any]:
         with asset_steps.at_work(context, batch_pipeline) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
-            asset_steps.with_snapshot(night)
+            asset_steps.require_input(night)
             before = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, before)
             _fail_if_gated(spec, before)
@@ -199,7 +199,7 @@ def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
 def _submit(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Submitted:
-    """Submit what may go; calls in real time go on until none is left, retry rounds included."""
+    """Submit what may go. Real-time calls are made until none is left, retry rounds included."""
     meanwhile = _observing(context, pipeline, spec, night)
     while True:
         submitted = steps.submit(pipeline, spec, night, meanwhile)
@@ -211,7 +211,7 @@ def _submit(
 def _observing(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Callable[[], None]:
-    """What the run does while real-time calls are made: it collects, and observes its progress."""
+    """A function for the time in which real-time calls are made: collects and observes."""
     observed_at, observed = time.monotonic(), ""
 
     def meanwhile() -> None:

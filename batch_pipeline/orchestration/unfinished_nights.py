@@ -1,4 +1,4 @@
-"""The nights that a tick of the sensor looks at, read from the ledger; asks nothing of the API."""
+"""Reads from the ledger the nights that a tick of the sensor looks at; does not call the API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.gates import budget
-from batch_pipeline.flow.gates.night_gates import holds
+from batch_pipeline.flow.gates.night_gates import verdict_applies
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
@@ -32,11 +32,11 @@ Asked = Callable[[str, float], bool]
 def unfinished_nights(
     connection: Connection, job: str, account: str | None, unshown: set[str]
 ) -> list[Night]:
-    """Nights with an input that are not complete, oldest first; of all accounts without one.
+    """Nights with an input that are not complete, oldest first; `account` None: of all accounts.
 
     A night that was completed elsewhere (by the command line) is unfinished too, while Dagster has
-    its submission and not its results: those partitions are `unshown`. So is a complete one of
-    which a batch has come to light that had been given up: it is to be collected.
+    its submission and not its results: those partitions are `unshown`. So is a complete night
+    of which a batch that had been given up is at the API after all: that is to be collected.
     """
     late = submissions.nights_with(connection, *LIVE)
     return [
@@ -82,7 +82,7 @@ def _facts(
         facts,
         # A late batch of a complete night is to be collected, and what it leaves to be sent.
         complete=False,
-        # The run that is asked for judges the pilot first.
+        # A missing verdict is no obstacle: the run that is requested judges the pilot first.
         gates=replace(facts.gates, judged=True),
         at_work=None,
         queue_full=None,
@@ -136,7 +136,7 @@ def as_unfinished(
 
 def pilot_stage(state: Progress, planned: Sequence[Shard]) -> PilotStage:
     """Where a night's pilot is; a verdict on an earlier input or declaration does not count."""
-    if holds(state.night.pilot, state.snapshot):
+    if verdict_applies(state.night.pilot, state.snapshot):
         return PilotStage.JUDGED
     samples = [shard for shard in planned if shard.pilot]
     if not samples or samples[-1].state is not ShardState.CLAIMED:

@@ -1,12 +1,12 @@
 """Meeting a deadline: what would miss it as a batch goes in real time instead.
 
-Belongs here: the deeds. What is to be done is decided in `forecast`, from what `outlook` reads.
+Belongs here: doing it. What is to be done is decided in `forecast`, from what `outlook` reads.
 
 Requests that are not sent change over in one transaction: their shards are dropped, they are open
 again, and the next plan makes real-time shards of them. For a batch at the API the real-time price
 is reserved first and its cancel noted; then it is cancelled, and once its end has been collected,
-what it did not answer is open like anything else. Each step is found in the ledger by whoever comes
-next, so that a crash in between costs nothing but time.
+what it did not answer is open like anything else. The ledger has each of these steps, and the next
+process goes on from there: a crash in between costs nothing but time.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from batch_pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A real-time shard is answered in about so long: what comes back from other batches is looked at
-# in between.
+# Real-time shards for a deadline are cut to take about this long: what has come back from batches
+# is looked at between two of them.
 SHARD_SECONDS = 120.0
 
 
@@ -66,8 +66,8 @@ class Course:
     def take_over(self) -> tuple[int, ...]:
         """Submissions to take over now.
 
-        A pilot's batch that everything waits for is one as soon as batches are too slow for the
-        rest.
+        Before the pilot is judged the whole night waits for its batch: that is taken over as soon
+        as batches are too slow for the rest of the night.
         """
         if self.forecast is None or self.outlook is None:
             return ()
@@ -78,11 +78,11 @@ class Course:
     @property
     def judged(self) -> bool:
         """Whether the pilot has its verdict, so that the rest may go."""
-        return night_gates.holds(self.state.night.pilot, self.state.snapshot)
+        return night_gates.verdict_applies(self.state.night.pilot, self.state.snapshot)
 
     @property
     def due(self) -> bool:
-        """Whether a run has something to do now, for the deadline's sake."""
+        """Whether a run would have something to do for the deadline now."""
         return bool(self.cancels or self.take_over or self.to_realtime)
 
 
@@ -94,7 +94,7 @@ def course(pipeline: Pipeline, spec: JobSpec, night: Night) -> Course:
 
 
 def course_of(connection: Connection, settings: Settings, spec: JobSpec, state: Progress) -> Course:
-    """As `course`, of a night that is known already."""
+    """As `course`, of a night whose progress was read in the same transaction."""
     seen = outlook.of_night(connection, settings, spec, state)
     if seen is None:
         return Course(state)
@@ -110,10 +110,10 @@ def course_of(connection: Connection, settings: Settings, spec: JobSpec, state: 
 
 
 def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
-    """Take over the batches that the deadline does not let wait, and note how the night stands.
+    """Take over batches that would miss the deadline, and store the forecast with the night.
 
-    What is not sent is left to the next plan. A batch whose real-time price does not fit the budget
-    runs on.
+    Requests that are not sent yet are left to the next plan. A batch whose real-time price does not
+    fit the budget runs on.
     """
     if spec.mode != "auto" or pipeline.refreshed(night).deadline_at is None:
         return
@@ -121,7 +121,7 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     if found.forecast is None:
         return
     if spec.pilot.via == "batch" and found.forecast.acts and not found.judged:
-        _hurry_pilot(pipeline, found)
+        _move_pilot(pipeline, found)
     wanted = set(found.take_over)
     refused: str | None = None
     for submission in found.state.live:
@@ -130,14 +130,14 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     for submission in course(pipeline, spec, night).cancels:
         _cancel(pipeline, submission)
     note(pipeline, found)
-    _say(pipeline, night, NOT_TAKEN_OVER, refused)
+    _store_once(pipeline, night, NOT_TAKEN_OVER, refused)
 
 
 def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits) -> bool:
     """Whether open requests are to be cut into shards of batches now.
 
     If only a part of them goes to real time, or if their real-time price may not fit under a
-    ceiling, they are planned for batches first: the change-over then takes single shards.
+    ceiling, they are planned for batches first: `change_over` then moves single shards.
     """
     unplanned = found.state.night.open_requests
     if not found.to_realtime:
@@ -149,13 +149,14 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
 def change_over(
     pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: Bounds
 ) -> None:
-    """Plan what the course gives to real time, dropping shards of batches that wait if need be.
+    """Plan real-time shards of the requests that the course gives to real time.
 
-    Shards whose real-time price does not fit under a ceiling stay batches. Where another process
-    has changed the night meanwhile nothing is done: it is looked at again.
+    Where these are more than the open ones, waiting batch shards are dropped for them; shards whose
+    real-time price does not fit under a ceiling stay batches. Where another process has changed the
+    night meanwhile nothing is done: the next step looks again.
     """
-    night, outlook = found.state.night, found.outlook
-    assert outlook is not None
+    night = found.state.night
+    assert found.outlook is not None
     short: Shortfall | None = None
     with pipeline.ledger.write() as connection:
         waiting = [
@@ -173,15 +174,16 @@ def change_over(
             if short is not None:
                 break
             moved.append(shard)
-        nothing = short is not None and not moved and not night.open_requests
-        changed = nothing or shards.move_to_realtime(connection, night, moved)
-    _say(pipeline, night, KEPT_AS_BATCHES, None if short is None else str(short))
-    if nothing or not changed:
+        # A ceiling may leave nothing to move.
+        moves = short is None or bool(moved) or night.open_requests > 0
+        changed = moves and shards.move_to_realtime(connection, night, moved)
+    _store_once(pipeline, night, KEPT_AS_BATCHES, None if short is None else str(short))
+    if not changed:
         return
     plan.plan_all(
         pipeline,
         plan.view(pipeline, night),
-        _for_calls(limits, outlook, spec),
+        _for_calls(limits, found.outlook, spec),
         bounds,
         spec.retry,
         "realtime",
@@ -190,7 +192,10 @@ def change_over(
 
 
 def last_shards(waiting: Sequence[Shard], requests: int) -> list[Shard]:
-    """The fewest shards from the end that hold so many requests: the first go on as batches."""
+    """The fewest shards from the end that have at least `requests` requests together.
+
+    The first ones stay batches: they are the next to be sent, and so the first to end.
+    """
     found: list[Shard] = []
     for shard in reversed(waiting):
         if requests <= 0:
@@ -200,8 +205,8 @@ def last_shards(waiting: Sequence[Shard], requests: int) -> list[Shard]:
     return found
 
 
-def _hurry_pilot(pipeline: Pipeline, found: Course) -> None:
-    """From now on the night's pilot goes in real time too; one that waits as a batch is dropped."""
+def _move_pilot(pipeline: Pipeline, found: Course) -> None:
+    """Let the night's pilot go in real time from now on; one that waits as a batch is dropped."""
     night = found.state.night
     assert night.snapshot_id is not None
     with pipeline.ledger.write() as connection:
@@ -212,39 +217,41 @@ def _hurry_pilot(pipeline: Pipeline, found: Course) -> None:
 
 
 def _for_calls(limits: ShardLimits, outlook: Outlook, spec: JobSpec) -> ShardLimits:
+    """The limits of real-time shards: what is answered within `SHARD_SECONDS`."""
     fitting = int(outlook.speed.requests_per_second * SHARD_SECONDS)
     return replace(limits, requests=min(limits.requests, max(fitting, spec.realtime.concurrency)))
 
 
 def _reserve(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> str | None:
-    """Reserve what a batch may cost in real time, and note its cancel; why not, or None."""
+    """Reserve what a batch may cost in real time, and note its cancel; returns why not, or None."""
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
-        bounds = budget.bounds(connection, spec, night, snapshot)
+        bounds = budget.bounds_of(connection, spec, night, snapshot)
     usd = budget.realtime_usd(bounds, shard)
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
         refused = admission.reserve_takeover(
             connection, night, submission, usd, limits, night_gates.read_gates(spec)
         )
-    if refused is None:
-        log.warning(
-            "%s %s: batch %s would miss the deadline: real time takes it over",
-            night.job,
-            night.partition,
-            submission.batch_id,
-        )
-    return None if refused is None else refused.reason
+    if refused is not None:
+        return refused.reason
+    log.warning(
+        "%s %s: batch %s would miss the deadline: real time takes it over",
+        night.job,
+        night.partition,
+        submission.batch_id,
+    )
+    return None
 
 
 def _cancel(pipeline: Pipeline, submission: Submission) -> None:
-    """Cancel a batch whose price is reserved; where that fails it is tried again."""
+    """Cancel a batch whose real-time price is reserved; the next step tries a failed one again."""
     assert submission.batch_id is not None
     try:
         pipeline.api.cancel_batch(submission.batch_id)
     except ApiFailure as failure:
-        # It may just have ended.
+        # Often the batch has just ended: then the next poll finds that.
         log.warning("batch %s could not be cancelled: %s", submission.batch_id, failure)
         return
     with pipeline.ledger.write() as connection:
@@ -252,25 +259,26 @@ def _cancel(pipeline: Pipeline, submission: Submission) -> None:
 
 
 def note(pipeline: Pipeline, found: Course) -> None:
-    """Keep what was forecast for those who look at the night, where it says something new."""
+    """Store a forecast that has changed with the night, for `status` and Dagster to show."""
     night, seen = found.state.night, found.forecast
     if seen is None:
         return
     said = {"reason": seen.reason, "ends_at": seen.ends_at, "meets": seen.meets}
-    if _keep(pipeline, night, said) and found.due:
+    if _store(pipeline, night, said) and found.due:
         log.info("%s %s: %s", night.job, night.partition, seen.reason)
 
 
-def _say(pipeline: Pipeline, night: Night, what: str, why: str | None) -> None:
-    """Keep, and log once, why something stays with batches although the deadline passes."""
-    if _keep(pipeline, night, {what: why}) and why is not None:
+def _store_once(pipeline: Pipeline, night: Night, what: str, why: str | None) -> None:
+    """Store with the night, and log once, why requests stay batches that miss the deadline."""
+    if _store(pipeline, night, {what: why}) and why is not None:
         log.warning("%s %s: %s: %s", night.job, night.partition, what.replace("_", " "), why)
 
 
-def _keep(pipeline: Pipeline, night: Night, said: Mapping[str, Any]) -> bool:
-    """Add to the night's forecast; False: it says so already."""
+def _store(pipeline: Pipeline, night: Night, said: Mapping[str, Any]) -> bool:
+    """Add to the forecast that is stored with the night; False: nothing in it changes."""
     known = pipeline.refreshed(night).forecast or {}
-    # When all is expected moves with every look; the reason tells it by the minute.
+    # `ends_at` alone is no change: it differs by fractions of a second each time, and the reason
+    # has it to the minute.
     if all(known.get(name) == value for name, value in said.items() if name != "ends_at"):
         return False
     with pipeline.ledger.write() as connection:

@@ -1,8 +1,8 @@
 """The circuit breaker: stops a night when too many of its first attempts need a fix.
 
-Without it a wrong prompt or schema would be paid for in every request of the night. First attempts
-that were sent with the night's present declaration and that the API worked on count. What is sent
-again anyway (expired, overloaded, cancelled) is no evidence.
+Without it a wrong prompt or schema would be paid for in every request of the night. What counts is
+first attempts that were sent with the night's present declaration and that the API worked on;
+requests that are sent again anyway (expired, overloaded, cancelled) are no evidence.
 
 Belongs here: what counts, and the decision, from the ledger's rows alone. Does not belong here:
 what a single result means (`outcomes`), and the pilot's own gate (`pilot`).
@@ -107,7 +107,7 @@ def look(
 
 
 class Watch:
-    """Logs it when the breaker of a night opens: once, or once in each process that collects."""
+    """Logs when a night's breaker opens: once in each process that collects."""
 
     def __init__(self, pipeline: Pipeline, alerts: AlertsSpec, night: Night) -> None:
         self._pipeline, self._alerts, self._night = pipeline, alerts, night

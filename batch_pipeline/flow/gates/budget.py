@@ -1,7 +1,8 @@
-"""The ceilings in USD of a night: bounds of its shards, and messages where a ceiling is reached.
+"""A night's ceilings in USD, and the most that its shards can cost.
 
-Belongs here: the numbers for admission, from the job's limits, the prices and the measured tokens.
-The transaction that checks and reserves stands in `ledger.admission`, spending in `ledger.budget`.
+Belongs here: the amounts that admission checks, made of the job's limits, the prices and the tokens
+measured. The transaction that checks and reserves them stands in `ledger.admission`, what was spent
+in `ledger.budget`.
 """
 
 from __future__ import annotations
@@ -32,37 +33,25 @@ from batch_pipeline.pricing.prices import Mode
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import usd
 
-# Shards are so small that this number of them fits under the tightest ceiling at once. Less is
-# billed than was reserved, so that collected shards make room for the next; a night in one shard,
-# reserved at its most, might not fit under a ceiling that its real cost stays far below.
+# Shards are cut so that this number of them fits under the tightest ceiling at once. What a shard
+# can cost at most is reserved, and less is billed, so that collected shards make room for others. A
+# night in one shard might never go: the most that it can cost may exceed a ceiling that its real
+# cost stays far below.
 SHARDS_UNDER_A_CEILING = 8
 
 
 def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
-    """The limits that admission checks for a night: the job's share of the queue, and ceilings."""
+    """What admission checks for a night: its share of the queue and its ceilings."""
     with pipeline.ledger.read() as connection:
-        money = money_of(connection, pipeline.settings, spec, night)
+        money = _money(connection, pipeline.settings, spec, night)
     return pipeline.limits(spec.limits.max_queued_requests, money)
-
-
-def money_of(connection: Connection, settings: Settings, spec: JobSpec, night: Night) -> Money:
-    """The ceilings of a night, and the bounds of its shards by the tokens measured so far."""
-    declared = ceilings(settings, spec)
-    if not declared.any:
-        return Money(stated_prices=stated_prices(spec))
-    snapshot_id = nights.get_night(connection, night.id).snapshot_id
-    if snapshot_id is None:
-        return Money(declared, stated_prices=stated_prices(spec))
-    snapshot = inputs.get_snapshot(connection, snapshot_id)
-    found = bounds(connection, spec, night, snapshot)
-    return Money(declared, lambda shard: most_usd(found, shard), stated_prices(spec))
 
 
 def shortfall(
     connection: Connection, settings: Settings, spec: JobSpec, night: Night
 ) -> Shortfall | None:
-    """The ceiling that a night's next shard does not fit under now; None: it fits."""
-    money = money_of(connection, settings, spec, night)
+    """The ceiling that a night's next shard does not fit under; None: it fits, or none waits."""
+    money = _money(connection, settings, spec, night)
     shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
     if shard is None:
         return None
@@ -92,7 +81,19 @@ def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: 
             nights.update_night(connection, night.id, over_budget=message)
 
 
+def _money(connection: Connection, settings: Settings, spec: JobSpec, night: Night) -> Money:
+    """The ceilings of a night that has a snapshot, and the bounds of its shards as measured now."""
+    declared = ceilings(settings, spec)
+    if not declared.any:
+        return Money(stated_prices=stated_prices(spec))
+    snapshot_id = nights.get_night(connection, night.id).snapshot_id
+    assert snapshot_id is not None
+    bounds = bounds_of(connection, spec, night, inputs.get_snapshot(connection, snapshot_id))
+    return Money(declared, lambda shard: most_usd(bounds, shard), stated_prices(spec))
+
+
 def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
+    """The ceilings that the job and the environment declare."""
     return Ceilings(
         partition=spec.budget.max_usd_per_partition,
         job_month=spec.budget.max_usd_per_month,
@@ -100,18 +101,19 @@ def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
     )
 
 
-def bounds(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
-    """The most that requests of a snapshot can cost, by the tokens that it has measured."""
+def bounds_of(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
+    """What bounds the cost of a snapshot's requests: today's price, and the tokens a byte that the
+    night has measured under the snapshot's declaration."""
     declaration = Declaration.from_json(snapshot.declaration)
     snapshots = inputs.snapshots_of(connection, night.id)
-    found = measured(
+    tokens = measured(
         part
         for part in sums.of_night(connection, night.id)
         if snapshots[part.snapshot_id].declaration_hash == snapshot.declaration_hash
     )
     return Bounds(
         price_at(declaration, datetime.now(UTC), stated_prices(spec)),
-        found.tokens_per_byte(spec.budget.buffer),
+        tokens.tokens_per_byte(spec.budget.buffer),
         asks_for_caching(declaration),
     )
 
@@ -129,16 +131,16 @@ def measured(collected: Iterable[Sums]) -> Measured:
 
 
 def asks_for_caching(declaration: Declaration) -> bool:
-    """Whether requests may be billed for cache writes: only what asks for caching is cached.
+    """Whether requests may be billed for cache writes: the API caches only where it is asked to.
 
-    The declaration alone is looked at: `cache_control` in a document is text of the prompt.
+    The declaration tells: the word `cache_control` in a document is text of the prompt.
     """
     return b'"cache_control"' in orjson.dumps(declaration.params)
 
 
-def most_usd(found: Bounds, shard: Shard) -> Decimal:
+def most_usd(bounds: Bounds, shard: Shard) -> Decimal:
     """The most that a shard can cost, sent the way that it was planned for."""
-    return found.usd(
+    return bounds.usd(
         shard.engine,
         input_bytes=shard.bytes,
         largest_bytes=shard.largest_bytes,
@@ -146,18 +148,18 @@ def most_usd(found: Bounds, shard: Shard) -> Decimal:
     )
 
 
-def realtime_usd(found: Bounds, shard: Shard) -> Decimal:
+def realtime_usd(bounds: Bounds, shard: Shard) -> Decimal:
     """The most that a shard can cost call by call, whichever way it was planned for."""
-    return most_usd(found, replace(shard, engine="realtime"))
+    return most_usd(bounds, replace(shard, engine="realtime"))
 
 
 def requests_at_once(
-    found: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
+    bounds: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
 ) -> int | None:
     """How many requests a shard may have so that several shards fit under the tightest ceiling;
     None: there is no ceiling.
 
-    By the size of the mean request: the bound of the shard itself is checked at admission.
+    Calculated from a request of mean size: admission checks the bound of the shard itself.
     """
     limits = (declared.partition, declared.job_month, declared.account_month)
     given = [limit for limit in limits if limit is not None]
@@ -166,7 +168,7 @@ def requests_at_once(
     sent = max(1, snapshot.items - snapshot.count_set_aside())
     mean_bytes = -(-snapshot.request_bytes // sent)
     declaration = Declaration.from_json(snapshot.declaration)
-    one = found.usd(
+    one = bounds.usd(
         mode,
         input_bytes=mean_bytes,
         largest_bytes=mean_bytes,

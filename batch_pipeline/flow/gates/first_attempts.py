@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from batch_pipeline.flow.outcomes import Action, Outcome
 from batch_pipeline.ledger.sums import EXAMPLES
 
-# Types of error that the ledger keeps of each submission: rarer ones are not systematic.
+# Types of error that the ledger keeps for each submission, the most frequent ones: a systematic
+# error is among them.
 MOST_ERRORS = 5
-# Of a message that the ledger keeps for ever; the answers have it whole.
+# Of an error message, which the ledger keeps for ever; the answer files have it whole.
 MESSAGE_CHARACTERS = 300
 
 

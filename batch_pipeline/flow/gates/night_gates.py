@@ -26,7 +26,7 @@ from batch_pipeline.ledger.snapshots import Snapshot
 
 
 def read_gates(spec: JobSpec) -> ReadGates:
-    """Reads the gates of one job's nights, in the transaction that claims a shard."""
+    """The function with which admission reads the gates of a night of this job."""
     declaration_hash = Declaration.of(spec).hash
 
     def read(connection: Connection, night: Night, shard: Shard) -> Gates:
@@ -48,7 +48,7 @@ def gates_of(
     snapshot = None
     if night.snapshot_id is not None:
         snapshot = inputs.get_snapshot(connection, night.snapshot_id)
-    verdict = night.pilot if holds(night.pilot, snapshot) else None
+    verdict = night.pilot if verdict_applies(night.pilot, snapshot) else None
     overruled = approvals.of_night(connection, night.id)
     return Gates(
         declaration_changed=snapshot is not None and snapshot.declaration_hash != declaration_hash,
@@ -70,9 +70,12 @@ def pilot_gate(
     )
 
 
-def holds(verdict: Mapping[str, Any] | None, snapshot: Snapshot | None) -> bool:
-    """Whether a verdict is about this night still: a good one for its declaration, a bad one for
-    this very input, so that corrected data get a pilot of their own."""
+def verdict_applies(verdict: Mapping[str, Any] | None, snapshot: Snapshot | None) -> bool:
+    """Whether a pilot's verdict is valid for this snapshot.
+
+    An open one is valid for all input under its declaration, a closed one for its own input alone:
+    corrected data get a pilot of their own.
+    """
     if verdict is None or snapshot is None:
         return False
     if verdict["declaration_hash"] != snapshot.declaration_hash:

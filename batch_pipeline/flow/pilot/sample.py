@@ -13,10 +13,10 @@ from typing import Any
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
 from batch_pipeline.flow.gates import breaker, budget
-from batch_pipeline.flow.gates.night_gates import holds, read_gates
+from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pilot import verdict as verdicts
-from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict
+from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import View
@@ -33,13 +33,13 @@ from batch_pipeline.pricing.bounds import Bounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 
-# A pilot is never more than this part of a night.
-LARGEST_PART = 10
+# A pilot is at most a tenth of a night.
+UNITS_PER_SAMPLED = 10
 
 
 def sample_size(wanted: int, units: int, open_units: int) -> int:
-    """At most a tenth of the night, and of what is still to be bought."""
-    return min(wanted, units // LARGEST_PART, open_units)
+    """The number of units in a pilot: at most a tenth of the night, and no more than are open."""
+    return min(wanted, units // UNITS_PER_SAMPLED, open_units)
 
 
 def run_pilot(
@@ -52,7 +52,7 @@ def run_pilot(
     while True:
         night, snapshot = plan.current(pipeline, night)
         verdict = night.pilot
-        if verdict is not None and holds(verdict, snapshot):
+        if verdict is not None and verdict_applies(verdict, snapshot):
             return verdict if verdict["open"] else _judged_again(pipeline, spec, night, verdict)
         night = plan.take_back_too_large(pipeline, spec, night)
         seen = plan.view(pipeline, night)
@@ -69,18 +69,21 @@ def run_pilot(
 
 def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
     """The newest pilot of this snapshot."""
-    mine = _pilots(pipeline, seen, ShardState.WAITING, ShardState.CLAIMED, ShardState.COLLECTED)
-    return mine[-1] if mine else None
+    found = _pilots(pipeline, seen, ShardState.WAITING, ShardState.CLAIMED, ShardState.COLLECTED)
+    return found[-1] if found else None
 
 
 def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
-    """The pilots of this snapshot: the sample, and what was drawn or asked again after it."""
+    """The pilot's shards for this snapshot: the first sample, further samples, and requests that
+    were asked again with more room."""
     with pipeline.ledger.read() as connection:
         return shards.pilot_shards(connection, seen.snapshot.id, *states)
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
+    """Plan a sample; where the night needs no pilot, store a verdict that says so."""
     units = seen.snapshot.units
+    # Open units are counted only where a pilot is wanted: that reads the whole snapshot.
     wanted = sample_size(_fitting(pipeline, spec, spec.pilot.size), units, units)
     if wanted:
         wanted = sample_size(wanted, units, plan.count_open(pipeline, seen))
@@ -92,6 +95,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
 
 
 def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
+    """Send a pilot and collect it; returns what it waits for, or None once it is collected."""
     if pilot.engine == "batch":
         if pilot.state is ShardState.WAITING:
             limits = budget.limits(pipeline, spec, night)
@@ -131,8 +135,8 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     answers = verdicts.latest(_answered(row, price, rest) for row in table.to_pylist())
     cut_off = sum(not a.final and a.status == Status.TRUNCATED for a in answers)
     asked_again = cut_off and spec.retry.truncated_max_tokens is not None
-    # What a larger `max_tokens` heals must not close the gate, and whether it heals is to be known
-    # before the night is bought.
+    # Requests that are cut off and heal with a larger `max_tokens` must not close the gate; whether
+    # they heal has to be known before the night is bought.
     bounds = _bounds(pipeline, spec, seen)
     size = _fitting(pipeline, spec, cut_off)
     if asked_again and plan.plan_more_room(pipeline, seen, spec, size, bounds):
@@ -140,14 +144,14 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
     verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
     if verdict is None:
-        # The API was not itself: another sample, of what is still open.
+        # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
     else:
         _store(pipeline, seen.night, verdict)
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
-    """As many of these requests as one pilot may have: by batch no more than the queue takes."""
+    """How many of these requests one pilot may have: as a batch no more than the queue takes."""
     if spec.pilot.via != "batch":
         return requests
     return min(requests, plan.queue_limit_of(pipeline, spec))
@@ -155,7 +159,7 @@ def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
 
 def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
     with pipeline.ledger.read() as connection:
-        return budget.bounds(connection, spec, seen.night, seen.snapshot)
+        return budget.bounds_of(connection, spec, seen.night, seen.snapshot)
 
 
 def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
@@ -164,21 +168,22 @@ def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
     return Answered(**row, usage=usage, rest_usd=price.cost(usage, mode=rest))
 
 
-def _took(collected: Sequence[Submission]) -> Took:
-    """How long the sample took, which is the first of a pilot's submissions."""
+def _took(collected: Sequence[Submission]) -> AnswerTimes:
+    """How long the first sample took: what is asked again after it has other lengths."""
     first = collected[0]
     if first.engine == "realtime":
         latency = (first.progress or {}).get("latency_ms") or {}
-        return Took(latency_p50_ms=latency.get("p50"), latency_p95_ms=latency.get("p95"))
+        return AnswerTimes(latency_p50_ms=latency.get("p50"), latency_p95_ms=latency.get("p95"))
     if first.ended_at is None or first.accepted_at is None:
-        return Took()
-    return Took(turnaround_seconds=max(0.0, first.ended_at - first.accepted_at))
+        return AnswerTimes()
+    return AnswerTimes(turnaround_seconds=max(0.0, first.ended_at - first.accepted_at))
 
 
 def _judged_again(
     pipeline: Pipeline, spec: JobSpec, night: Night, verdict: dict[str, Any]
 ) -> dict[str, Any]:
-    """A closed verdict by the limits that are declared now: what was measured stays."""
+    """A closed verdict judged by the limits declared now, which may have been raised; nothing is
+    measured again."""
     reasons = verdicts.why_closed(spec.pilot, verdict)
     judged = {**verdict, "open": not reasons, "reasons": reasons}
     if judged != verdict:

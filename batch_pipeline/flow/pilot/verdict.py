@@ -1,7 +1,7 @@
 """The pilot's verdict: what its answers measure, and whether the rest of the night may go.
 
 Pure functions of the answers and of the job's limits. How a pilot is drawn and brought to its end
-stands in `pilot`.
+stands in `sample`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from batch_pipeline.reporting.distribution import nearest_rank
 from batch_pipeline.wording import usd
 
 EXAMPLES = 3
-# Of a pilot that the API has hardly worked on, nothing can be said.
+# The API must have worked on this share of the sample: of a pilot that mostly expired, nothing can
+# be said.
 LEAST_JUDGED = 0.5
 
 
@@ -31,8 +32,8 @@ class Verdict:
     Rates are of `judged`, the sampled requests that the API worked on; `refused_rate` and
     `invalid_output_rate` (an empty answer, or one that breaks the schema) are parts of
     `error_rate`. `examples` are up to three ids with what went wrong. The night is projected to
-    cost `projected_usd`, with 95 % confidence between the other two (None: one answer tells
-    nothing of that). `cache_read_share` is of the prompts' tokens. Latencies are of calls in real
+    cost `projected_usd`, with 95 % confidence between the low and the high amount (None: one answer
+    has no spread). `cache_read_share` is of the prompts' tokens. Latencies are of calls in real
     time, `turnaround_seconds` of a pilot that went as a batch.
     """
 
@@ -63,10 +64,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answered:
-    """What one request of the pilot came to; its tokens, and what it would cost among the rest.
+    """The last answer to one request of the pilot.
 
-    An answer that was cut off is asked for with more room before the verdict, where the job says
-    so: it counts as it is then, and what both cost counts.
+    `rest_usd` is what it would cost by the way that the rest of the night goes. Where the job has
+    `retry.truncated_max_tokens`, a request that was cut off is asked once more before the verdict:
+    tokens and cost are then those of both answers.
     """
 
     unit: str
@@ -79,15 +81,15 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Took:
-    """How long the pilot's answers took; None where the way it went does not tell."""
+class AnswerTimes:
+    """How long the pilot's answers took: latencies of real-time calls, or turnaround of a batch."""
 
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     turnaround_seconds: float | None = None
 
 
-UNTIMED = Took()
+UNTIMED = AnswerTimes()
 
 
 def judge(
@@ -95,14 +97,14 @@ def judge(
     snapshot: Snapshot,
     answers: Sequence[Answered],
     billed_usd: Decimal,
-    took: Took = UNTIMED,
+    took: AnswerTimes = UNTIMED,
 ) -> Verdict | None:
     """The verdict on a collected pilot; None where too little of it was worked on.
 
-    The projection is what the sample was billed and, for the rest, its mean at the price of the
-    way that the rest goes.
+    The projected cost of the night is what the sample was billed, and for each other request the
+    sample's mean at the price of the way that the rest goes.
     """
-    # Cut off and still open: `retry.truncated_max_tokens` was taken away meanwhile.
+    # An answer that was cut off may still be open: if the job no longer asks for more room.
     judged = [a for a in answers if a.final or a.status == Status.TRUNCATED]
     if len(judged) < LEAST_JUDGED * len(answers):
         return None
@@ -152,10 +154,10 @@ def latest(answers: Iterable[Answered]) -> list[Answered]:
 
 
 def why_closed(spec: PilotSpec, verdict: Mapping[str, Any]) -> list[str]:
-    """Why the limits keep the gate closed; none: it is open.
+    """Why the limits keep the gate closed; an empty list: it is open.
 
-    The limit in USD is held against what is expected, not against the upper end: of a small sample
-    that is far off. What must never be passed is a ceiling of the budget.
+    The limit in USD is compared with the expected cost and not with the upper end of its interval,
+    which is far too high after a small sample. What must never be passed is a ceiling of `budget`.
     """
     errors, truncated = verdict["error_rate"], verdict["truncated_rate"]
     reasons = []
@@ -176,7 +178,7 @@ def why_closed(spec: PilotSpec, verdict: Mapping[str, Any]) -> list[str]:
 
 
 def interval(verdict: Mapping[str, Any]) -> str:
-    """` ($1.20 to $1.50)`: what a projection is believed to be within; nothing if it is unknown."""
+    """The interval of a projection as ` ($1.20 to $1.50)`; empty where it is not known."""
     low, high = verdict["projected_low_usd"], verdict["projected_high_usd"]
     if low is None or high is None:
         return ""

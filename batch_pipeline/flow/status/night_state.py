@@ -41,7 +41,7 @@ def of_progress(state: Progress, alerts: AlertsSpec) -> NightState:
 def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None = None) -> Facts:
     """What a night's progress says; `declaration_hash` is the job's present one, where known."""
     night, snapshot = state.night, state.snapshot
-    verdict = night.pilot if night_gates.holds(night.pilot, snapshot) else None
+    verdict = night.pilot if night_gates.verdict_applies(night.pilot, snapshot) else None
     changed = (
         snapshot is not None
         and declaration_hash is not None

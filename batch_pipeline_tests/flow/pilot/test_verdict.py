@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.gates.night_gates import holds, pilot_gate
+from batch_pipeline.flow.gates.night_gates import pilot_gate, verdict_applies
 from batch_pipeline.flow.pilot.sample import sample_size
-from batch_pipeline.flow.pilot.verdict import Answered, Took, Verdict, judge
+from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict, judge
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.night_state import ClosedGate
@@ -123,7 +123,7 @@ def test_a_projected_cost_over_its_limit_closes_the_gate(limit: str | None, clos
 
 
 def test_how_long_the_sample_took() -> None:
-    took = Took(latency_p50_ms=800, latency_p95_ms=2_100)
+    took = AnswerTimes(latency_p50_ms=800, latency_p95_ms=2_100)
     verdict = judge(SPEC, SNAPSHOT, answers(succeeded=10), Decimal(1), took)
     assert verdict is not None
     assert (verdict.latency_p50_ms, verdict.latency_p95_ms) == (800, 2_100)
@@ -163,11 +163,11 @@ def test_what_a_verdict_holds_for(
     verdict = replace(
         verdict_on(succeeded=1), open=is_open, declaration_hash=declaration, content_hash=content
     )
-    assert holds(asdict(verdict), SNAPSHOT) is good
+    assert verdict_applies(asdict(verdict), SNAPSHOT) is good
 
 
 def test_no_verdict_holds_for_nothing() -> None:
-    assert not holds(None, SNAPSHOT)
+    assert not verdict_applies(None, SNAPSHOT)
 
 
 NO = {
