@@ -157,13 +157,13 @@ def facts_of(connection: Connection, night: Night) -> Facts:
 
 
 def unanswered(night: Night, failure: object, requests: int = 0) -> Waiting:
-    """What a night waits for after the API gave no answer to a call."""
+    """Why `requests` of a night wait after the API did not answer a call."""
     facts = Facts(night.job, night.partition, night.account, unanswered=str(failure))
     return Waiting(state_of(facts), requests)
 
 
 def with_queue(facts: Facts, queue: Queue, requests: int) -> Facts:
-    """The facts of a night whose next batch has so many requests."""
+    """The facts of a night with what stands in the way of its next batch, of `requests`."""
     return replace(
         facts,
         too_large=queue.too_large(requests),
@@ -174,7 +174,7 @@ def with_queue(facts: Facts, queue: Queue, requests: int) -> Facts:
 
 
 def closed(connection: Connection, night: Night, gates: Gates = OPEN_GATES) -> NightState | None:
-    """Why nothing more of a night may go out, whatever queue and budget say; None: it may."""
+    """Why nothing more of a night may go out, queue and budget apart; None: it may."""
     night = nights.get_night(connection, night.id)
     state = state_of(replace(facts_of(connection, night), gates=gates))
     return None if state.kind is Kind.OPEN else state
@@ -309,8 +309,8 @@ def begin_next_calls(
     limits: Limits,
     read_gates: ReadGates,
 ) -> Intent | Waiting:
-    """Claim the night's next real-time shard, the pilot's apart: one that its holder has left comes
-    before one that nobody has begun."""
+    """Claim the night's next real-time shard, the pilot's apart: shards that their holder has
+    abandoned come before those that wait."""
     in_real_time = [
         shard
         for shard in shards.list_shards(
@@ -342,9 +342,9 @@ def abandoned_calls(connection: Connection, night: Night) -> list[Submission]:
 
 
 def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> int:
-    """End what nobody makes calls for any more, as a held night does not go on; returns how many.
+    """End the abandoned real-time submissions of a held night, which no process goes on with.
 
-    What was answered is collected then, the rest is open again.
+    What was answered is collected then, the rest is open again. Returns the number ended.
     """
     closed_ = 0
     for submission in abandoned_calls(connection, night):

@@ -47,15 +47,15 @@ class Queue:
         return left if self.job_limit is None else min(left, self.job_limit - self.job_used)
 
     def share_in_use(self, requests: int) -> bool:
-        """Whether it is the job's own share that has no room for so many requests."""
+        """Whether the job's own share of the queue has no room for these requests."""
         return self.job_limit is not None and self.job_limit - self.job_used < requests
 
     def too_large(self, requests: int) -> tuple[int, int] | None:
-        """A batch that never has room, with the limit that it exceeds."""
+        """The size of a batch that can never have room, and the limit that it exceeds; or None."""
         return (requests, self.limit) if requests > self.limit else None
 
     def full(self, requests: int) -> str | None:
-        """Which limit has no room for a batch of so many requests now; None: it has."""
+        """Why a batch of this many requests has no room now; None: it has room."""
         if self.share_in_use(requests):
             return f"the job's share of the queue ({self.job_limit:,} requests) is in use"
         if self.refused:
@@ -65,7 +65,7 @@ class Queue:
         return None
 
     def joined_by(self, requests: int) -> Queue:
-        """The queue after so many requests of the job have joined it."""
+        """The queue after these requests of the job have joined it."""
         return replace(
             self, account_used=self.account_used + requests, job_used=self.job_used + requests
         )

@@ -22,7 +22,7 @@ ASSUMED_TURNAROUND_SECONDS = 3600.0
 ASSUMED_CALL_SECONDS = 5.0
 # What a cancel may take where none was measured: the API finishes what it is working on.
 ASSUMED_CANCEL_SECONDS = 120.0
-# Of the time that real time needs: calls are retried, and speeds vary.
+# Factor on the time that real time needs: calls are retried, and speeds vary.
 SLACK = 1.25
 
 
@@ -51,10 +51,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Flying:
-    """The requests of one batch in flight; `takable`: it may be cancelled for real time.
+    """One batch in flight, `since` it was accepted; `takable`: it may be cancelled for real time.
 
-    A batch that is being sent, or whose outcome is unknown, may not: only a batch that is proven to
-    be this account's is ever cancelled.
+    A batch that is being sent, or whose outcome is unknown, may not be: only a batch that is proven
+    to be this account's is ever cancelled.
     """
 
     id: int
@@ -69,10 +69,10 @@ class Outlook:
 
     `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
     real time already or come back from a batch that is being cancelled for it. `room` of the
-    `queue` is free. `slowest` is how long a batch of the night has been at the API without ending
-    by itself, `cancel_seconds` how long one that is cancelled takes to end. `moved`: real time has
-    begun, and what is open since then stays with it: a forecast at the edge must not send one round
-    this way and the next the other way.
+    `queue` is free. `slowest` is the longest that a batch of the night has been at the API without
+    ending by itself, `cancel_seconds` what a cancelled one takes to end. `moved`: real time has
+    begun, and open requests stay with it: where the forecast is close, one round must not go in
+    real time and the next as a batch.
     """
 
     now: float
@@ -93,9 +93,9 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is done now: `to_realtime` of the unsent requests, and batches (by id) to take over.
+    """What is to be done now, and when all requests are expected to be answered then (`ends_at`).
 
-    `ends_at` is when all is expected to be answered then.
+    `to_realtime` of the unsent requests go in real time, and so do the submissions in `take_over`.
     """
 
     to_realtime: int
@@ -110,7 +110,7 @@ class Forecast:
 
 
 def decide(outlook: Outlook) -> Forecast:
-    """The decision for each unit of work: wait for a batch, move now, take over now."""
+    """Which requests go in real time now, which batches are taken over, and which may go on."""
     left = outlook.deadline - outlook.now
     slow = _expected_turnaround(outlook)
     stays = outlook.unplanned if outlook.moved else 0
@@ -141,9 +141,9 @@ def _expected_turnaround(outlook: Outlook) -> float:
 
 
 def _too_late_unsent(outlook: Outlook, slow: float) -> int:
-    """How many of the unsent requests would not be back in time as batches, the last ones.
+    """The number of unsent requests that would be too late as batches.
 
-    The queue takes `room` now, and as many as it holds with each turnaround.
+    The queue takes `room` of them now, and a whole queue of them after each turnaround.
     """
     if not outlook.unsent:
         return 0
@@ -153,13 +153,13 @@ def _too_late_unsent(outlook: Outlook, slow: float) -> int:
 
 
 def _misses(outlook: Outlook, batch: Flying, slow: float) -> bool:
-    """Whether a batch is expected to miss the deadline; one that is over its usual time is."""
+    """Whether a batch is expected to miss the deadline, as is each that exceeds the usual time."""
     overdue = outlook.now - batch.since >= outlook.turnaround.seconds
     return overdue or batch.since + slow > outlook.deadline
 
 
 def _within(outlook: Outlook, requests: int, before: int) -> int:
-    """How many of the requests real time can finish by the deadline, after those `before` them.
+    """The number of requests that real time can finish by the deadline, after `before` others.
 
     All of them where the speed was never measured, or where they exceed what fits by less than the
     slack: a small rest is not worth a batch of its own.

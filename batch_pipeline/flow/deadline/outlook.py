@@ -27,7 +27,7 @@ from batch_pipeline.ledger.queue import read_queue
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.settings import Settings
 
-# How far back batches and calls tell something about the next ones, and how many of them.
+# Batches and calls this far back, and at most this number of them, tell about the next ones.
 RECENT_SECONDS = 14 * 86_400.0
 RECENT = 200
 # Four of five batches took no longer; a single straggler says nothing about the others.
@@ -90,7 +90,7 @@ def _slowest(connection: Connection, state: Progress, taken: Collection[int]) ->
 
 
 def _unanswered(calls: Submission) -> int:
-    """Requests that have no answer yet, as of the last checkpoint."""
+    """The number of requests without an answer at the last checkpoint."""
     return calls.requests - int((calls.progress or {}).get("answered", 0))
 
 
@@ -111,7 +111,7 @@ def _measured_cancel(connection: Connection, account: str) -> float:
 
 
 def measured_turnaround(connection: Connection, account: str) -> Turnaround:
-    """What the latest batches of an account took, whatever their job."""
+    """What the latest batches of an account took, of all its jobs."""
     return usual_turnaround([_took(batch) for batch in _latest_batches(connection, account)])
 
 
@@ -124,7 +124,7 @@ def usual_turnaround(seconds: Sequence[float]) -> Turnaround:
 
 
 def measured_speed(connection: Connection, job: str, account: str, concurrency: int) -> Speed:
-    """What real time gives with so many calls at once, by the job's latest calls.
+    """The speed of real time with `concurrency` calls at once, by the job's latest calls.
 
     A few calls are not made faster by more that could be made beside them.
     """

@@ -36,7 +36,7 @@ RESULTS_KEPT_SECONDS = 29 * DAY
 NEAR_DELETION_SECONDS = 5 * DAY
 # Ended batches are collected within minutes, unless what collects them has stopped.
 UNCOLLECTED_SECONDS = 6 * HOUR
-# Most answers that were lost are found within minutes: nobody is woken for those.
+# Most submissions of unknown outcome are found within minutes: those are worth no alert.
 UNKNOWN_LASTS_SECONDS = 1 * HOUR
 
 
@@ -44,8 +44,8 @@ UNKNOWN_LASTS_SECONDS = 1 * HOUR
 class NightWarning:
     """One thing to look at; `batch` is None where it is not about one batch.
 
-    `key` is what else makes it another trouble (a corrected declaration), `alerts` whether it is
-    worth a message to somebody who is not looking.
+    `key` tells one occurrence from the next (after a corrected declaration), `alerts` says whether
+    a message is sent too.
     """
 
     code: str
@@ -56,7 +56,7 @@ class NightWarning:
 
     @property
     def cause(self) -> str:
-        """The same as long as it is the same trouble, whatever the time: told once."""
+        """What identifies an occurrence: each cause is told once, however long it lasts."""
         return " ".join(filter(None, (self.code, self.batch, self.key)))
 
     def as_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def of_state(
 
 
 def _key(kind: Kind, state: Progress) -> str:
-    """What makes a night's state another trouble than the same state before."""
+    """What tells an occurrence of a night's state from an earlier one of the same kind."""
     if kind is Kind.PAUSED:
         return f"{state.account.paused_at or 0:.0f}"
     if kind is Kind.PILOT_CLOSED and state.snapshot is not None:
@@ -142,7 +142,7 @@ def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
 
 
 def _declared(state: Progress) -> str:
-    """A corrected declaration that fails again is another trouble."""
+    """The key of what is told again where a corrected declaration fails too."""
     return state.snapshot.declaration_hash if state.snapshot is not None else ""
 
 
