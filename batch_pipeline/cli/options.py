@@ -9,7 +9,7 @@ import typer
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
 Partition = Annotated[
     str | None,
-    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default what is due."),
+    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default the one that is due."),
 ]
 NoWait = Annotated[
     bool,

@@ -14,10 +14,12 @@ def simulator(
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
     ],
     turnaround: Annotated[
-        float, typer.Option(min=0, help="Seconds from create to end, about.")
+        float, typer.Option(min=0, help="Seconds that a batch takes, about.")
     ] = 2.0,
-    queue_limit: Annotated[int, typer.Option(min=1, help="Requests in process at most.")] = 200_000,
-    seed: Annotated[int, typer.Option(help="Answers follow from it.")] = 0,
+    queue_limit: Annotated[
+        int, typer.Option(min=1, help="The most requests in process at once.")
+    ] = 200_000,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 0,
     latency: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="What a real-time message takes.")
     ] = 0.0,

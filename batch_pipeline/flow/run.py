@@ -221,7 +221,7 @@ def _raise_if_stuck(state: Progress, sent: Submitted, *, wait: bool) -> None:
     are no errors then, and the night is left as it stands.
     """
     found = sent.waiting.state
-    if found is None or found.kind not in (night_state.ERRORS if wait else night_state.GATES):
+    if found is None or found.kind not in (night_state.ERRORS if wait else night_state.GATE_KINDS):
         return
     if _nothing_pending(state) or (not wait and found.kind is Kind.PILOT_CLOSED):
         raise night_state.error_of(state.night, found, state.waiting)

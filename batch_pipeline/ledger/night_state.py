@@ -19,7 +19,7 @@ RUN_SUBMITS = "a run is submitting"
 
 
 class Kind(StrEnum):
-    """What a night is in, in the order in which they are looked for: the first that applies."""
+    """The states of a night, in the order in which they are looked for: the first that applies."""
 
     COMPLETE = "complete"
     HELD = "held"
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class NightState:
-    """What a night is in; `reason` and `remedy` are clauses without a full stop.
+    """The state of a night; `reason` and `remedy` are clauses without a full stop.
 
     An empty `remedy`: there is nothing to do. `examples` are up to three `id: message` of answers
     that closed a gate.
@@ -118,12 +118,13 @@ class Facts:
     asked: bool = True
 
     @property
-    def run(self) -> str:
+    def run_command(self) -> str:
+        """The command that goes on with the night, in backticks."""
         return f"`batch-pipeline run {self.job} --partition {self.partition}`"
 
 
 def state_of(facts: Facts) -> NightState:
-    """What a night is in: the first kind that applies, in the order of `Kind`."""
+    """The state of a night: the first kind that applies, in the order of `Kind`."""
     return next(states_of(facts))
 
 
@@ -143,7 +144,7 @@ def states_of(facts: Facts) -> Iterator[NightState]:
         yield NightState(
             Kind.API_UNAVAILABLE,
             f"the API did not answer ({facts.unanswered})",
-            f"nothing is lost: it is tried again with the next poll, or by {facts.run}",
+            f"nothing is lost: it is tried again with the next poll, or by {facts.run_command}",
         )
     if facts.at_work is not None:
         yield running(facts.at_work)
@@ -152,12 +153,12 @@ def states_of(facts: Facts) -> Iterator[NightState]:
 
 
 def running(what: str) -> NightState:
-    """A night of which something is under way: `what` is it."""
+    """The state of a night that works: `what` says what is under way."""
     return NightState(Kind.RUNNING, what)
 
 
 def held(job: str, partition: str) -> NightState:
-    """A night that a person has cancelled."""
+    """The state of a night that a person has cancelled."""
     lift = f"`batch-pipeline run {job} --partition {partition} --resume` lifts it"
     return NightState(Kind.HELD, "held after a cancel", lift)
 
@@ -186,7 +187,7 @@ def _gates(facts: Facts, gates: Gates) -> Iterator[NightState]:
         yield NightState(
             Kind.DECLARATION_CHANGED,
             "the declaration changed after the input was taken",
-            f"take the input again to use it: {facts.run}, or materialize input_dataset",
+            f"take the input again to use it: {facts.run_command}, or materialize input_dataset",
         )
     if gates.pilot is not None:
         yield NightState(
@@ -215,7 +216,7 @@ def _approve(facts: Facts, gate: str) -> str:
 
 
 def _room(facts: Facts) -> Iterator[NightState]:
-    """What passes as batches end, or as limits are raised."""
+    """States that end as batches end, or as limits are raised."""
     if facts.short_of_budget is not None:
         yield NightState(
             Kind.SHORT_OF_BUDGET,
@@ -229,7 +230,7 @@ def _room(facts: Facts) -> Iterator[NightState]:
         yield NightState(
             Kind.SHARD_TOO_LARGE,
             f"its next batch of {requests:,} requests is larger than the queue limit ({limit:,})",
-            f"{facts.run} cuts it anew, and so does the sensor",
+            f"{facts.run_command} cuts it anew, and so does the sensor",
         )
     if facts.older_night is not None:
         yield NightState(
@@ -242,7 +243,7 @@ def _room(facts: Facts) -> Iterator[NightState]:
 
 
 def _open(facts: Facts) -> NightState:
-    go_on = f"go on with {facts.run}, or materialize submitted_batches"
+    go_on = f"go on with {facts.run_command}, or materialize submitted_batches"
     if not facts.asked:
         return NightState(Kind.OPEN, "its submission has not been asked for", go_on)
     if not facts.gates.judged:

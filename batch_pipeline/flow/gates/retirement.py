@@ -12,15 +12,17 @@ from batch_pipeline.jobs.spec import JobSpec
 
 
 def notice(spec: JobSpec) -> str | None:
-    """What a person should know of the job's model; None: nothing."""
-    return judge(spec.model_id, _retires(spec), _today())
+    """When the job's model is or was retired; None: the SDK has no date for it."""
+    return describe(spec.model_id, _retires(spec), _today())
 
 
 def check(spec: JobSpec) -> str | None:
-    """As `notice`; raises UsageError once the model is retired, since the API would refuse every
-    new request."""
+    """As `notice`; raises UsageError where the model is retired.
+
+    The API would refuse every new request.
+    """
     retires = _retires(spec)
-    found = judge(spec.model_id, retires, _today())
+    found = describe(spec.model_id, retires, _today())
     if retires is not None and _today() > retires:
         raise UsageError(
             f"{spec.name}, model_id: {found}; nothing was sent. Choose a model that is offered "
@@ -39,8 +41,8 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-def judge(model_id: str, retires: date | None, today: date) -> str | None:
-    """What to say on a day of a model with this date of retirement (None: it has none)."""
+def describe(model_id: str, retires: date | None, today: date) -> str | None:
+    """What to say on a day about a model with this date of retirement; None: nothing."""
     if retires is None:
         return None
     if today > retires:

@@ -1,4 +1,4 @@
-"""What a night is in, read off its progress; and the error that says so to a person.
+"""The state of a night, read off its progress; and the error that says so to a person.
 
 The decision and its words stand in `ledger.night_state`, which admission uses too.
 """
@@ -30,16 +30,16 @@ ERRORS: dict[Kind, type[BatchPipelineError]] = {
     Kind.BREAKER_OPEN: GateClosedError,
     Kind.SHORT_OF_BUDGET: GateClosedError,
 }
-GATES = frozenset(kind for kind, error in ERRORS.items() if error is GateClosedError)
+GATE_KINDS = frozenset(kind for kind, error in ERRORS.items() if error is GateClosedError)
 
 
 def of_progress(state: Progress, alerts: AlertsSpec) -> NightState:
-    """What a night is in, as far as the ledger tells: for those who look at it."""
+    """The state of a night as far as the ledger tells, for `status` and alerts."""
     return state_of(facts_of(state, alerts))
 
 
 def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None = None) -> Facts:
-    """What a night's progress says; `declaration_hash` is the job's present one, where known."""
+    """The facts in a night's progress; `declaration_hash` is the job's present one, where known."""
     night, snapshot = state.night, state.snapshot
     verdict = night.pilot if night_gates.verdict_applies(night.pilot, snapshot) else None
     changed = (
@@ -68,7 +68,7 @@ def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None =
 
 
 def _with_room(facts: Facts, state: Progress) -> Facts:
-    """What the last attempt at submission found in its way, as the ledger has kept it."""
+    """The facts with what the last attempt at submission found in its way, as the ledger has it."""
     full = None
     if state.account.wait_until > state.at:
         full = REFUSED_BY_API
@@ -81,7 +81,7 @@ def _with_room(facts: Facts, state: Progress) -> Facts:
 
 
 def error_of(night: Night, state: NightState, waiting: int) -> BatchPipelineError:
-    """The error that tells a person what holds a night back; of the kinds in `ERRORS` alone."""
+    """The error that tells a person why a night does not move; only for the kinds in `ERRORS`."""
     examples = "".join(f"\n  {example}" for example in state.examples)
     remedy = f"{state.remedy[:1].upper()}{state.remedy[1:]}."
     return ERRORS[state.kind](

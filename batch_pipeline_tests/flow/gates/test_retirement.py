@@ -41,8 +41,8 @@ def test_every_date_of_the_sdk_can_be_read() -> None:
     ],
 )
 def test_what_is_said_of_a_model(today: date, said: str) -> None:
-    assert said in str(retirement.judge(SONNET, date(2026, 11, 30), today))
-    assert retirement.judge(SONNET, None, today) is None
+    assert said in str(retirement.describe(SONNET, date(2026, 11, 30), today))
+    assert retirement.describe(SONNET, None, today) is None
 
 
 def test_a_retired_model_stops_before_anything_is_sent(
