@@ -43,17 +43,17 @@ def show_status(
     output: Output,
     settings: Settings,
     states: Sequence[progress.Progress],
-    alerts: Mapping[str, AlertsSpec],
+    alert_limits: Mapping[str, AlertsSpec],
     recorded: Mapping[int, Sequence[Alert]],
     *,
     details: bool,
 ) -> None:
     """One line a night, and its warnings; with `details` its batches and alerts too.
 
-    `alerts` are the jobs' limits by name; a job that is declared no more has the defaults.
+    `alert_limits` are by job; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id.
     """
-    limits = {state.night.id: alerts.get(state.night.job, AlertsSpec()) for state in states}
+    limits = {state.night.id: alert_limits.get(state.night.job, AlertsSpec()) for state in states}
     found = {
         state.night.id: night_state.of_progress(state, limits[state.night.id]) for state in states
     }
@@ -166,9 +166,9 @@ def _name(submission: Submission) -> str:
 
 
 def _document(
-    state: progress.Progress, found: NightState, alerts: AlertsSpec, *, details: bool
+    state: progress.Progress, found: NightState, alert_limits: AlertsSpec, *, details: bool
 ) -> dict[str, Any]:
-    breaker = state.breaker(alerts)
+    breaker = state.breaker(alert_limits)
     document = {
         **progress.as_json(state),
         "state": WORDS[found.kind],

@@ -175,7 +175,7 @@ def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str
     return f"; overruled by {given[-1].approved_by}: {given[-1].reason}"
 
 
-def of_submission(state: Progress, why: NightState | None, alerts: AlertsSpec) -> Metadata:
+def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsSpec) -> Metadata:
     """Where a night stands; `why` says why requests wait.
 
     The same keys for the submission and for the observations that follow it: Dagster shows the
@@ -191,7 +191,8 @@ def of_submission(state: Progress, why: NightState | None, alerts: AlertsSpec) -
     return {
         "summary": "; ".join([simulated + headline(state), *eta.describe(state)]),
         "waiting": waiting,
-        "warnings": "; ".join(warning.message for warning in warnings.of(state, alerts)) or "none",
+        "warnings": "; ".join(warning.message for warning in warnings.of(state, alert_limits))
+        or "none",
         **_deadline(state),
         **_numbers(state),
     }

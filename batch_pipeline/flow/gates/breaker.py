@@ -33,24 +33,24 @@ log = logging.getLogger(__name__)
 
 
 def judge(
-    alerts: AlertsSpec,
+    alert_limits: AlertsSpec,
     snapshot: Snapshot | None,
     first: FirstAttempts,
     overruled: Sequence[Approval],
 ) -> ClosedGate | None:
-    """Why the breaker is open: more first attempts need a fix than `alerts` allows, and no person
+    """Why the breaker is open: more first attempts need a fix than the limits allow, and no person
     approved of it; None: it is closed."""
-    if snapshot is None or not first.done or first.done < alerts.after_items:
+    if snapshot is None or not first.done or first.done < alert_limits.after_items:
         return None
     if _approved(Gate.BREAKER, snapshot, overruled):
         return None
     share = first.needs_fix / first.done
-    if share <= alerts.error_rate:
+    if share <= alert_limits.error_rate:
         return None
     [(kind, count)] = first.errors.most_common(1)
     return ClosedGate(
         f"{first.needs_fix:,} of {first.done:,} first attempts need a fix "
-        f"({share:.1%}, over {alerts.error_rate:.1%}), most often {kind} ({count:,})",
+        f"({share:.1%}, over {alert_limits.error_rate:.1%}), most often {kind} ({count:,})",
         tuple(first.examples.get(kind, ())),
     )
 
@@ -89,7 +89,7 @@ def first_attempts(
 
 def look(
     connection: Connection,
-    alerts: AlertsSpec,
+    alert_limits: AlertsSpec,
     night: Night,
     calls: Iterable[FirstAttempts] = (),
 ) -> ClosedGate | None:
@@ -103,14 +103,14 @@ def look(
     first = first_attempts(connection, night.id, snapshot, overruled)
     for attempts in calls:
         first.add(attempts)
-    return judge(alerts, snapshot, first, overruled)
+    return judge(alert_limits, snapshot, first, overruled)
 
 
 class Watch:
     """Logs when a night's breaker opens: once in each process that collects."""
 
-    def __init__(self, pipeline: Pipeline, alerts: AlertsSpec, night: Night) -> None:
-        self._pipeline, self._alerts, self._night = pipeline, alerts, night
+    def __init__(self, pipeline: Pipeline, alert_limits: AlertsSpec, night: Night) -> None:
+        self._pipeline, self._limits, self._night = pipeline, alert_limits, night
         self._before = self._look()
 
     def collected(self) -> None:
@@ -123,7 +123,7 @@ class Watch:
 
     def _look(self) -> ClosedGate | None:
         with self._pipeline.ledger.read() as connection:
-            return look(connection, self._alerts, self._night)
+            return look(connection, self._limits, self._night)
 
 
 def _approved(gate: Gate, snapshot: Snapshot, overruled: Sequence[Approval]) -> bool:

@@ -29,11 +29,11 @@ ACCOUNT_WIDE = ("account_paused",)
 MOST_LOGGED = 5
 
 
-def causes(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
+def causes(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
     """What is worth an alert now: the warnings that last, closed gates, a night's completion."""
-    found = [warning for warning in warnings.of(state, alerts) if warning.alerts]
-    found.extend(warnings.of_state(state, alerts, warnings.GATES))
-    if state.complete and alerts.on_complete:
+    found = [warning for warning in warnings.of(state, alert_limits) if warning.alerts]
+    found.extend(warnings.of_state(state, alert_limits, warnings.GATES))
+    if state.complete and alert_limits.on_complete:
         simulated = " (simulated)" if state.account.simulated else ""
         message = (
             f"complete: {state.succeeded:,} of {state.items:,} documents succeeded, "
@@ -44,7 +44,7 @@ def causes(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
     return found
 
 
-def look(pipeline: Pipeline, alerts: AlertsSpec, *states: Progress) -> set[str]:
+def look(pipeline: Pipeline, alert_limits: AlertsSpec, *states: Progress) -> set[str]:
     """Record, log and send what is new of nights of one job; returns the causes just logged."""
     holding = [
         NewAlert(
@@ -55,7 +55,7 @@ def look(pipeline: Pipeline, alerts: AlertsSpec, *states: Progress) -> set[str]:
             account_wide=cause.code in ACCOUNT_WIDE,
         )
         for state in states
-        for cause in causes(state, alerts)
+        for cause in causes(state, alert_limits)
     ]
     added: list[NewAlert] = []
     if holding:

@@ -33,12 +33,14 @@ ERRORS: dict[Kind, type[BatchPipelineError]] = {
 GATE_KINDS = frozenset(kind for kind, error in ERRORS.items() if error is GateClosedError)
 
 
-def of_progress(state: Progress, alerts: AlertsSpec) -> NightState:
+def of_progress(state: Progress, alert_limits: AlertsSpec) -> NightState:
     """The state of a night as far as the ledger tells, for `status` and alerts."""
-    return state_of(facts_of(state, alerts))
+    return state_of(facts_of(state, alert_limits))
 
 
-def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None = None) -> Facts:
+def facts_of(
+    state: Progress, alert_limits: AlertsSpec, declaration_hash: str | None = None
+) -> Facts:
     """The facts in a night's progress; `declaration_hash` is the job's present one, where known."""
     night, snapshot = state.night, state.snapshot
     verdict = night.pilot if night_gates.verdict_applies(night.pilot, snapshot) else None
@@ -51,7 +53,7 @@ def facts_of(state: Progress, alerts: AlertsSpec, declaration_hash: str | None =
         declaration_changed=changed and state.waiting > 0,
         pilot=night_gates.pilot_gate(verdict, state.approvals),
         judged=verdict is not None,
-        breaker=state.breaker(alerts) if state.waiting else None,
+        breaker=state.breaker(alert_limits) if state.waiting else None,
     )
     facts = Facts(
         job=night.job,

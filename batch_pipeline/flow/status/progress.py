@@ -153,9 +153,9 @@ class Progress:
             and not self.to_collect
         )
 
-    def breaker(self, alerts: AlertsSpec) -> ClosedGate | None:
+    def breaker(self, alert_limits: AlertsSpec) -> ClosedGate | None:
         """Why the breaker holds back what waits; None while it does not."""
-        return breaker.judge(alerts, self.snapshot, self.first, self.approvals)
+        return breaker.judge(alert_limits, self.snapshot, self.first, self.approvals)
 
     def describe(self) -> str:
         """One line for logs, skip reasons and observations."""

@@ -1,7 +1,7 @@
 """Warnings of a night: batches near their expiry, uncollected results, limits that were passed.
 
 A pure function of a night's progress. Command line and Dagster show the same warnings and log each
-`cause` once; `alerts` sends them to people who are not looking.
+`cause` once; `alerts` sends them to people.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NightWarning:
     """One thing to look at; `batch` is None where it is not about one batch.
 
     `key` tells one occurrence from the next (after a corrected declaration), `alerts` says whether
-    a message is sent too.
+    an alert is sent too.
     """
 
     code: str
@@ -63,23 +63,23 @@ class NightWarning:
         return {"code": self.code, "message": self.message, "batch": self.batch}
 
 
-def of(state: Progress, alerts: AlertsSpec) -> list[NightWarning]:
+def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
     """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
-        return list(_limits(state, alerts))
-    found = list(of_state(state, alerts, STOPPED))
-    found.extend(_limits(state, alerts))
+        return list(_limits(state, alert_limits))
+    found = list(of_state(state, alert_limits, STOPPED))
+    found.extend(_limits(state, alert_limits))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
     return found
 
 
 def of_state(
-    state: Progress, alerts: AlertsSpec, codes: Mapping[Kind, str]
+    state: Progress, alert_limits: AlertsSpec, codes: Mapping[Kind, str]
 ) -> Iterator[NightWarning]:
     """A warning for each kind in `codes` that applies to a night, and that does not pass by itself
     while something of the night is under way."""
-    for found in states_of(night_state.facts_of(state, alerts)):
+    for found in states_of(night_state.facts_of(state, alert_limits)):
         if found.kind is Kind.RUNNING:
             return
         if found.kind in codes:
@@ -97,13 +97,13 @@ def _key(kind: Kind, state: Progress) -> str:
     return _declared(state)
 
 
-def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
+def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]:
     """Limits of the job that its answers have passed."""
-    if state.answered >= alerts.after_items and state.error_rate > alerts.error_rate:
+    if state.answered >= alert_limits.after_items and state.error_rate > alert_limits.error_rate:
         yield NightWarning(
             "error_rate",
             f"{state.error_rate:.1%} of {state.answered:,} answered documents are set aside, over "
-            f"{alerts.error_rate:.1%}",
+            f"{alert_limits.error_rate:.1%}",
             key=_declared(state),
         )
     if state.gone_requests:
@@ -118,18 +118,18 @@ def _limits(state: Progress, alerts: AlertsSpec) -> Iterator[NightWarning]:
         )
     # Of the whole night, since what cannot be sent is set aside before anything is answered.
     rate = state.dead_letter / state.items if state.items else 0.0
-    if rate > alerts.dead_letter_rate:
+    if rate > alert_limits.dead_letter_rate:
         yield NightWarning(
             "dead_letter_rate",
             f"{state.dead_letter:,} of the night's {state.items:,} documents are dead letters "
-            f"({rate:.1%}, over {alerts.dead_letter_rate:.1%}); `batch-pipeline dead-letter list "
-            f"{state.night.job} --partition {state.night.partition}` groups them",
+            f"({rate:.1%}, over {alert_limits.dead_letter_rate:.1%}); `batch-pipeline dead-letter "
+            f"list {state.night.job} --partition {state.night.partition}` groups them",
             key=_declared(state),
         )
     if state.night.over_budget is not None:
         yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))
-    limit = alerts.max_usd_per_document
-    settled = state.complete or state.settled >= alerts.after_items
+    limit = alert_limits.max_usd_per_document
+    settled = state.complete or state.settled >= alert_limits.after_items
     if limit is not None and state.settled and settled:
         each = state.total_cost_usd / state.settled
         if each > limit:
