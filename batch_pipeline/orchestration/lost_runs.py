@@ -145,7 +145,7 @@ def repeat_requests(instance: dg.DagsterInstance, job: str) -> list[dg.RunReques
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether a run failed without a reason of its own."""
+    """Whether a run failed because its worker died, and not because of a step or its definition."""
     failed = run.status is dg.DagsterRunStatus.FAILURE
     return failed and run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
 

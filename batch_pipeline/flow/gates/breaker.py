@@ -1,8 +1,8 @@
 """The circuit breaker: stops a night when too many of its first attempts need a fix.
 
-Without it a wrong prompt or schema would be paid for in every request of the night. What counts is
-first attempts that were sent with the night's present declaration and that the API worked on;
-requests that are sent again anyway (expired, overloaded, cancelled) are no evidence.
+Without it a wrong prompt or schema would be paid for in every request of the night. It counts first
+attempts that were sent with the night's present declaration and that the API worked on; requests
+that are sent again anyway (expired, overloaded, cancelled) are no evidence.
 
 Belongs here: what counts, and the decision, from the ledger's rows alone. Does not belong here:
 what a single result means (`outcomes`), and the pilot's own gate (`pilot`).
@@ -60,9 +60,9 @@ def parts_that_count(
 ) -> set[Part]:
     """The parts of a night whose first attempts are evidence; `snapshots` are all of the night's.
 
-    Those that were sent with the present declaration. A pilot counts for the input that it was
-    drawn from, since corrected input gets a pilot of its own, and not where a person has approved
-    of it.
+    Parts sent with the present declaration count. A pilot counts only for the input that it was
+    drawn from, since corrected input gets another pilot, and not where a person has overruled its
+    gate.
     """
     counting: set[Part] = set()
     for snapshot_id, sent_for in snapshots.items():
