@@ -22,7 +22,8 @@ from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import ledger, nights, submissions, tables, takeovers
+from batch_pipeline.ledger import nights, submissions, takeovers
+from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.takeovers import Takeover

@@ -64,7 +64,7 @@ def as_typed() -> str:
 
 def exit_code(output: Output, state: Progress, *, again: str = "run the same command again") -> int:
     """The exit code of a night as it stands, and how to go on where it is not complete."""
-    from batch_pipeline.ledger.night_state import held
+    from batch_pipeline.ledger.admission.night_state import held
 
     if state.complete:
         return COMPLETE

@@ -14,8 +14,8 @@ from batch_pipeline.cli.tables import SIMULATED, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
 from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert
-from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import duration, usd

@@ -14,9 +14,9 @@ from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission import Limits
-from batch_pipeline.ledger.budget import Money
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.admission.admission import Limits
+from batch_pipeline.ledger.admission.budget import Money
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.settings import SIMULATOR_ACCOUNT, Settings
 from batch_pipeline.storage.files import Files

@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import listed_batches, night_state, nights, submissions
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import listed_batches, nights, submissions
+from batch_pipeline.ledger.admission import night_state
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import night_state, nights
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)

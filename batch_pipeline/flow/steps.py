@@ -37,8 +37,8 @@ from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.night_state import Facts, state_of
+from batch_pipeline.ledger.admission.admission import Waiting
+from batch_pipeline.ledger.admission.night_state import Facts, state_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.ledger import tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 
 # With the pauses between them, attempts go on for more than an hour: a target that is down for so
 # long still gets its alerts, one that is gone for good is given up.

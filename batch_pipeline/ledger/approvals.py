@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 
 
 class Gate(StrEnum):

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
-from batch_pipeline.ledger.ledger import Ledger, now
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger, now
 
 log = logging.getLogger(__name__)
 

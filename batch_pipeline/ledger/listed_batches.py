@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import submissions, tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import State, Submission
 
 # Parameters of one query: both databases take at least 999.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import sums, tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import sums
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import State
 
 

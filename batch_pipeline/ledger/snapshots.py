@@ -13,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights, tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.pricing.tokens import TOKENS
 

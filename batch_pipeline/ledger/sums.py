@@ -14,9 +14,9 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.ledger.tables import usd_of, usd_sum
 from batch_pipeline.pricing.tokens import TOKENS
 
 # Examples that are kept of one type of error; the answers have all messages.

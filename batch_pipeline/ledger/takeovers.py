@@ -16,8 +16,9 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights, shards, submissions, tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import LIVE, Submission
 
 

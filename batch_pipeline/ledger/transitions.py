@@ -40,15 +40,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import (
-    listed_batches,
-    nights,
-    shards,
-    submissions,
-    sums,
-    tables,
-)
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import listed_batches, nights, shards, submissions, sums
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission

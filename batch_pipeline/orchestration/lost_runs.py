@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from batch_pipeline.ledger import heartbeat
-from batch_pipeline.ledger.ledger import Ledger, now
+from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,

@@ -18,9 +18,9 @@ from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.flow.steps import InputTaken
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
-from batch_pipeline.ledger.admission import Waiting
+from batch_pipeline.ledger.admission.admission import Waiting
+from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.ledger.night_state import Kind, NightState
 from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report, SetAside
 

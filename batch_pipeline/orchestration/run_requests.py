@@ -1,6 +1,6 @@
 """Which runs a tick of the sensor asks for: pure functions of what was read before.
 
-What stands in a night's way is decided by `ledger.night_state`, as in admission, so that no run is
+What stands in a night's way is decided by `ledger.admission.night_state`, as in admission, so that no run is
 asked for that could only find out that it has to wait.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from batch_pipeline.ledger.admission import with_queue
-from batch_pipeline.ledger.night_state import (
+from batch_pipeline.ledger.admission.admission import with_queue
+from batch_pipeline.ledger.admission.night_state import (
     RUN_SUBMITS,
     Facts,
     Kind,
@@ -20,7 +20,7 @@ from batch_pipeline.ledger.night_state import (
     running,
     state_of,
 )
-from batch_pipeline.ledger.queue import Queue
+from batch_pipeline.ledger.admission.queue import Queue
 from batch_pipeline.orchestration.names import ASSETS, PILOT_SAMPLE, SUBMITTED_BATCHES
 from batch_pipeline.orchestration.names import Kind as RunKind
 

@@ -20,9 +20,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import admission, approvals
-from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.night_state import Kind, states_of
+from batch_pipeline.ledger import approvals
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Waiting
+from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import asset_steps, metadata
 from batch_pipeline.orchestration.jobs import Partitions

@@ -17,9 +17,9 @@ from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
-from batch_pipeline.ledger.night_state import Facts
+from batch_pipeline.ledger.admission.night_state import Facts
+from batch_pipeline.ledger.admission.queue import Queue, read_queue
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.queue import Queue, read_queue
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.orchestration.run_requests import PilotStage, UnfinishedNight

@@ -2,7 +2,7 @@
 
 A bound takes constant time for any number of requests: it follows from their bytes together, from
 the bytes of the largest, and from the tokens that they may answer. What was spent, and the
-ceilings, are in `ledger.budget`.
+ceilings, are in `ledger.admission.budget`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer, BatchInfo
 from batch_pipeline.flow.realtime.journal import Journal
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage.files import Files
 
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger import submissions
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.storage.files import STAGING
 

@@ -11,19 +11,17 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
     accounts,
-    admission,
-    budget,
     leases,
     listed_batches,
     nights,
-    queue,
     shards,
     snapshots,
     transitions,
 )
-from batch_pipeline.ledger.admission import Intent, Limits, Waiting
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES
+from batch_pipeline.ledger.admission import admission, budget, queue
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot

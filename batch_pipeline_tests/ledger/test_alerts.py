@@ -6,7 +6,7 @@ import pytest
 
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import FIRST_REST_SECONDS, LEASE_SECONDS, AlertState, NewAlert
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, Clock
 

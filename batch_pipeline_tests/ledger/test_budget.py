@@ -13,18 +13,10 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import (
-    accounts,
-    admission,
-    budget,
-    nights,
-    shards,
-    snapshots,
-    submissions,
-    transitions,
-)
-from batch_pipeline.ledger.admission import Intent, Limits, Waiting
-from batch_pipeline.ledger.budget import (
+from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
+from batch_pipeline.ledger.admission import admission, budget
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.budget import (
     ACCOUNT_MONTH,
     JOB_MONTH,
     PARTITION,
@@ -32,8 +24,8 @@ from batch_pipeline.ledger.budget import (
     Money,
     Spending,
 )
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES, Kind
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Kind
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.submissions import State, Submission

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from batch_pipeline.ledger import heartbeat
+from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.heartbeat import beating
-from batch_pipeline.ledger.ledger import Ledger, now
 
 PATIENCE_SECONDS = 20.0
 

@@ -22,19 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.ledger import (
-    accounts,
-    admission,
-    listed_batches,
-    nights,
-    shards,
-    submissions,
-    tables,
-    transitions,
-)
-from batch_pipeline.ledger.admission import Intent, Limits
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES
+from batch_pipeline.ledger import accounts, listed_batches, nights, shards, submissions, transitions
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Intent, Limits
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission

@@ -12,16 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.ledger import (
-    accounts,
-    nights,
-    shards,
-    snapshots,
-    submissions,
-    tables,
-    transitions,
-)
-from batch_pipeline.ledger.ledger import Ledger, now
+from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline_tests.ledger.conftest import a_night, a_shard, a_snapshot, accept, begun

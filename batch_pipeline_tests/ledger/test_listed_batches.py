@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batch_pipeline.ledger import accounts, transitions
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS, watched
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, Clock, a_night, accept, begun

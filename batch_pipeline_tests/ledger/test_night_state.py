@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.ledger.night_state import (
+from batch_pipeline.ledger.admission.night_state import (
     ClosedGate,
     Facts,
     Gates,
@@ -18,7 +18,7 @@ from batch_pipeline.ledger.night_state import (
     state_of,
     states_of,
 )
-from batch_pipeline.ledger.queue import REFUSED_BY_API, Queue
+from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
 
 NIGHT = Facts("review", "2026-11-01", "main")
 RUN = "`batch-pipeline run review --partition 2026-11-01`"

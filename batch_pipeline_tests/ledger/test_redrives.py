@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger import nights, redrives, snapshots, transitions
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.redrives import Redriven
 from batch_pipeline.ledger.sums import Counts

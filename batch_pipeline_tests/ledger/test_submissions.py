@@ -10,19 +10,24 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
     accounts,
-    admission,
     leases,
     listed_batches,
     nights,
-    queue,
     shards,
     snapshots,
     submissions,
     transitions,
 )
-from batch_pipeline.ledger.admission import Intent, Limits, Waiting
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import CALLED_ELSEWHERE, ClosedGate, Gates, Kind, running
+from batch_pipeline.ledger.admission import admission, queue
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.night_state import (
+    CALLED_ELSEWHERE,
+    ClosedGate,
+    Gates,
+    Kind,
+    running,
+)
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission

@@ -15,10 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from batch_pipeline.ledger import accounts, admission, shards, submissions, transitions
-from batch_pipeline.ledger.admission import Intent, Limits
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES
+from batch_pipeline.ledger import accounts, shards, submissions, transitions
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Intent, Limits
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission

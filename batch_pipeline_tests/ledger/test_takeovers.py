@@ -15,20 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import (
-    accounts,
-    admission,
-    budget,
-    nights,
-    shards,
-    submissions,
-    takeovers,
-    transitions,
-)
-from batch_pipeline.ledger.admission import Intent, Limits, Waiting
-from batch_pipeline.ledger.budget import Ceilings, Money, Spending
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES, Kind, NightState
+from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
+from batch_pipeline.ledger.admission import admission, budget
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.budget import Ceilings, Money, Spending
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Kind, NightState
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission

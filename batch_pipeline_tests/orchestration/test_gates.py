@@ -9,9 +9,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_pipeline.ledger import accounts, tables
+from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger import nights as ledger_nights
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.names import APPROVE_TAG, Kind, asset_key
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batch_pipeline.ledger import accounts, nights, submissions, transitions
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.unfinished_nights import unfinished_nights
 from batch_pipeline_tests.ledger.conftest import ACCOUNT, a_night, accept, begun
 

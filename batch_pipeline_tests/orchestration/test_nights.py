@@ -13,7 +13,7 @@ import pytest
 from batch_pipeline.flow import paths, run
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import nights as ledger_nights
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.ledger.night_state import Facts
-from batch_pipeline.ledger.queue import REFUSED_BY_API, Queue
+from batch_pipeline.ledger.admission.night_state import Facts
+from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
 from batch_pipeline.orchestration.names import Kind
 from batch_pipeline.orchestration.run_requests import (
     LONGEST_REST_SECONDS,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from batch_pipeline.flow.planning.plan import ShardLimits
-from batch_pipeline.ledger.night_state import Facts
-from batch_pipeline.ledger.queue import Queue
+from batch_pipeline.ledger.admission.night_state import Facts
+from batch_pipeline.ledger.admission.queue import Queue
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.orchestration.run_requests import PilotStage
 from batch_pipeline.orchestration.unfinished_nights import as_unfinished

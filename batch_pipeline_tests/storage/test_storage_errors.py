@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from batch_pipeline.errors import StorageError
-from batch_pipeline.ledger.ledger import Ledger
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage import storage_errors
 
 

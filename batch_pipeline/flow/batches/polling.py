@@ -14,7 +14,8 @@ from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.batches.reconciliation import CLOCK_SKEW_SECONDS, PAGE
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import ledger, submissions, transitions
+from batch_pipeline.ledger import submissions, transitions
+from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ import orjson
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import ledger, listed_batches, submissions, transitions
+from batch_pipeline.ledger import listed_batches, submissions, transitions
+from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import State, Submission
 

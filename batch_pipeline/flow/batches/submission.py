@@ -33,10 +33,11 @@ from batch_pipeline.flow.batches.lease import clock, renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, admission, nights, shards, transitions
-from batch_pipeline.ledger.admission import Intent, Limits, ReadGates, Waiting
-from batch_pipeline.ledger.ledger import insisting
-from batch_pipeline.ledger.night_state import Kind
+from batch_pipeline.ledger import accounts, nights, shards, transitions
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
+from batch_pipeline.ledger.admission.night_state import Kind
+from batch_pipeline.ledger.database.ledger import insisting
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 

@@ -21,9 +21,10 @@ from batch_pipeline.flow.deadline.forecast import (
 )
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import ledger, shards, submissions, tables, takeovers
+from batch_pipeline.ledger import shards, submissions, takeovers
+from batch_pipeline.ledger.admission.queue import read_queue
+from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.queue import read_queue
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.settings import Settings
 

@@ -20,8 +20,8 @@ from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import approvals, nights, sums
 from batch_pipeline.ledger import snapshots as inputs
+from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.sums import Part

@@ -2,7 +2,7 @@
 
 Belongs here: the amounts that admission checks, made of the job's limits, the prices and the tokens
 measured. The transaction that checks and reserves them stands in `ledger.admission`, what was spent
-in `ledger.budget`.
+in `ledger.admission.budget`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import admission, nights, shards, submissions, sums
+from batch_pipeline.ledger import nights, shards, submissions, sums
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.admission import Limits
-from batch_pipeline.ledger.budget import Ceilings, Money, Shortfall, spendings
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Limits
+from batch_pipeline.ledger.admission.budget import Ceilings, Money, Shortfall, spendings
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot

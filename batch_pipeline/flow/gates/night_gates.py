@@ -2,7 +2,7 @@
 
 Belongs here: what of a verdict counts for a night, and which gates are closed for a shard. How a
 pilot is judged stands in `pilot`, when the breaker opens in `breaker`, and how a closed gate is
-worded in `ledger.night_state`.
+worded in `ledger.admission.night_state`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from batch_pipeline.flow.gates import breaker
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals, nights
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.admission import ReadGates
+from batch_pipeline.ledger.admission.admission import ReadGates
+from batch_pipeline.ledger.admission.night_state import ClosedGate, Gates
 from batch_pipeline.ledger.approvals import Approval
-from batch_pipeline.ledger.night_state import ClosedGate, Gates
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot

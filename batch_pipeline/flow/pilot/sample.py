@@ -24,8 +24,8 @@ from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
-from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.night_state import PILOT_AT_API, running
+from batch_pipeline.ledger.admission.admission import Waiting
+from batch_pipeline.ledger.admission.night_state import PILOT_AT_API, running
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission

@@ -28,8 +28,8 @@ from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.queue import queue_limit
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.bounds import Bounds

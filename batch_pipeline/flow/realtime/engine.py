@@ -27,8 +27,8 @@ from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
 from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
-from batch_pipeline.ledger.admission import Waiting
-from batch_pipeline.ledger.night_state import CALLED_ELSEWHERE, running
+from batch_pipeline.ledger.admission.admission import Waiting
+from batch_pipeline.ledger.admission.night_state import CALLED_ELSEWHERE, running
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
-from batch_pipeline.ledger.admission import Intent
+from batch_pipeline.ledger.admission.admission import Intent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.distribution import nearest_rank

@@ -35,10 +35,10 @@ from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import Counts
-from batch_pipeline.ledger.tables import PICODOLLARS
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS
 

@@ -16,7 +16,8 @@ from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import ledger, transitions
+from batch_pipeline.ledger import transitions
+from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 

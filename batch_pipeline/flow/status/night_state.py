@@ -1,6 +1,6 @@
 """The state of a night, read off its progress; and the error that says so to a person.
 
-The decision and its words stand in `ledger.night_state`, which admission uses too.
+The decision and its words stand in `ledger.admission.night_state`, which admission uses too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, Ga
 from batch_pipeline.flow.gates import night_gates
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger.night_state import (
+from batch_pipeline.ledger.admission.night_state import (
     PROCESSED,
     Facts,
     Gates,
@@ -20,8 +20,8 @@ from batch_pipeline.ledger.night_state import (
     ShortOfBudget,
     state_of,
 )
+from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, ROOM_WANTED_SECONDS
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.queue import REFUSED_BY_API, ROOM_WANTED_SECONDS
 
 ERRORS: dict[Kind, type[BatchPipelineError]] = {
     Kind.PAUSED: AccountError,

@@ -15,9 +15,9 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions, sums
 from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval
-from batch_pipeline.ledger.ledger import now
-from batch_pipeline.ledger.night_state import ClosedGate
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission

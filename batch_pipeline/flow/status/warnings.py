@@ -14,7 +14,7 @@ from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger.night_state import Kind, states_of
+from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.wording import duration, usd
 

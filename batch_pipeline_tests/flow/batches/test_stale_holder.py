@@ -11,8 +11,10 @@ from starlette.responses import Response
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
-from batch_pipeline.ledger import admission, shards, submissions, tables
-from batch_pipeline.ledger.admission import Limits, Waiting
+from batch_pipeline.ledger import shards, submissions
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Limits, Waiting
+from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator

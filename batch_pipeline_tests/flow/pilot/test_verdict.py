@@ -12,8 +12,8 @@ from batch_pipeline.flow.gates.night_gates import pilot_gate, verdict_applies
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict, judge
 from batch_pipeline.jobs.spec import PilotSpec
+from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.ledger.night_state import ClosedGate
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline_tests.flow.dataset.prepared_rows import approval

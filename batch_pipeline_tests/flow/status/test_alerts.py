@@ -23,9 +23,10 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import alerts, notification
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, nights, tables
+from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger import alerts as recorded
 from batch_pipeline.ledger.alerts import Alert, AlertState
+from batch_pipeline.ledger.database import tables
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, together, write_rows
 

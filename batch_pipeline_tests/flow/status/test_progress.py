@@ -17,7 +17,6 @@ from batch_pipeline.flow.status import progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
-    admission,
     nights,
     redrives,
     shards,
@@ -25,9 +24,10 @@ from batch_pipeline.ledger import (
     submissions,
     transitions,
 )
-from batch_pipeline.ledger.admission import Intent, Limits
-from batch_pipeline.ledger.ledger import Ledger
-from batch_pipeline.ledger.night_state import OPEN_GATES
+from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission.admission import Intent, Limits
+from batch_pipeline.ledger.admission.night_state import OPEN_GATES
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.schema import CreateColumn
 
-from batch_pipeline.ledger import tables
+from batch_pipeline.ledger.database import tables
 
 # Older ledgers are refused: no release wrote them.
 OLDEST = 3

@@ -17,13 +17,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import tables
-from batch_pipeline.ledger.ledger import now
-from batch_pipeline.ledger.night_state import ShortOfBudget
+from batch_pipeline.ledger.admission.night_state import ShortOfBudget
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State
-from batch_pipeline.ledger.tables import usd_of, usd_sum
 from batch_pipeline.wording import usd
 
 PARTITION = "budget.max_usd_per_partition"

@@ -1,6 +1,6 @@
 """The ledger's database, SQLite or PostgreSQL: transactions, durability, clock, schema version.
 
-The tables are declared in `tables`; the other modules of this folder read and write them.
+The tables are declared in `tables`; the other modules of the ledger read and write them.
 
 Write transactions never overlap, in both databases: a claim is checked and made in one transaction,
 so two processes cannot make the same claim.
@@ -25,7 +25,7 @@ import tenacity
 from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
-from batch_pipeline.ledger import migrations, tables
+from batch_pipeline.ledger.database import migrations, tables
 from batch_pipeline.storage.durable import make_folder
 
 T = TypeVar("T")

@@ -14,18 +14,16 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
     accounts,
-    budget,
     leases,
     nights,
     shards,
     submissions,
-    tables,
     takeovers,
     transitions,
 )
-from batch_pipeline.ledger.budget import NO_CEILING, Money, Shortfall
-from batch_pipeline.ledger.ledger import now
-from batch_pipeline.ledger.night_state import (
+from batch_pipeline.ledger.admission import budget
+from batch_pipeline.ledger.admission.budget import NO_CEILING, Money, Shortfall
+from batch_pipeline.ledger.admission.night_state import (
     CALLED_ELSEWHERE,
     OPEN_GATES,
     Facts,
@@ -37,8 +35,10 @@ from batch_pipeline.ledger.night_state import (
     running,
     state_of,
 )
+from batch_pipeline.ledger.admission.queue import Queue, read_queue
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.queue import Queue, read_queue
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 

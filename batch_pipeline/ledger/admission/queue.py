@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts, tables
-from batch_pipeline.ledger.ledger import now
+from batch_pipeline.ledger import accounts
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import IN_QUEUE
 
