@@ -1,7 +1,7 @@
 """Which runs a tick of the sensor asks for: pure functions of what was read before.
 
-What stands in a night's way is decided by `ledger.admission.night_state`, as in admission, so that no run is
-asked for that could only find out that it has to wait.
+What stands in a night's way is decided by `ledger.admission.night_state`, as in admission, so that
+no run is asked for that could only find out that it has to wait.
 """
 
 from __future__ import annotations
