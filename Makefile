@@ -17,6 +17,8 @@ N ?= 100000
 TOKENS ?= 3000
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# An editable install compiles nothing; where Python may write no bytecode, each process would do it anew.
+COMPILE := $(BIN)/python -m compileall -q batch_pipeline
 
 .PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
@@ -58,10 +60,12 @@ $(VENV)/bin/python:
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable .
+	$(COMPILE)
 	touch $@
 
 $(TEST_INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(COMPILE)
 	touch $@ $(INSTALLED)
 
 clean:
