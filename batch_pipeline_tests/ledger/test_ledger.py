@@ -167,7 +167,7 @@ def test_a_ledger_from_before_the_first_release_is_refused(ledger_url: str, vers
 def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(
     ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From version 3 to a made-up version 4 that adds columns, an index and a table."""
+    """From this version to a made-up next one that adds columns, an index and a table."""
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
         accounts.register_account(connection, "default", simulated=True)
@@ -183,11 +183,11 @@ def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(
     sa.Index("submission_by_region", added)
     sa.Table("region", grown, sa.Column("name", sa.String(20), primary_key=True))
     monkeypatch.setattr(tables, "metadata", grown)
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     for _ in range(2):
         ledger = Ledger(ledger_url)
         with ledger.write() as connection:
-            assert connection.scalar(sa.select(tables.schema.c.version)) == 4
+            assert connection.scalar(sa.select(tables.schema.c.version)) == tables.SCHEMA_VERSION
             [accepted] = submissions.of_night(connection, night.id, State.ACCEPTED)
             added_columns = sa.text("SELECT region, note FROM submission")
             assert connection.execute(added_columns).all() == [("everywhere", None)]

@@ -32,7 +32,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PICODOLLARS = Decimal(10) ** 12
 
 
