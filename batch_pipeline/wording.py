@@ -40,6 +40,12 @@ def short_count(count: float) -> str:
     return f"{count:.3g}"
 
 
+def speed(per_second: float) -> str:
+    """`1,110`, `12.3`, `0.042`: items a second, as one writes it: never with an exponent."""
+    digits = 0 if per_second >= 100 else 1 if per_second >= 1 else 3
+    return f"{per_second:,.{digits}f}"
+
+
 def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.1%}"
 

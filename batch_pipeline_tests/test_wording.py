@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.wording import duration, short_count, short_usd, usd
+from batch_pipeline.wording import duration, short_count, short_usd, speed, usd
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_amounts_under_a_tick(value: float, text: str) -> None:
 )
 def test_counts_under_a_tick(value: float, text: str) -> None:
     assert short_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0.042, "0.042"), (12.34, "12.3"), (1_110, "1,110"), (2e6, "2,000,000")],
+)
+def test_a_speed_is_written_without_an_exponent(per_second: float, text: str) -> None:
+    assert speed(per_second) == text

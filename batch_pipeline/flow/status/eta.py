@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.wording import duration, usd
+from batch_pipeline.wording import duration, speed, usd
 
 # The API ends a batch 24 hours after its creation, done or not.
 LONGEST_SECONDS = 24 * 3600.0
@@ -117,9 +117,9 @@ def expected_usd(state: Progress) -> Decimal | None:
 def describe(state: Progress) -> list[str]:
     """Speed, end and cost to expect, as far as they are known, in a few words each."""
     parts = []
-    speed = items_per_second(state)
-    if speed is not None and not state.complete:
-        parts.append(f"{speed:,.3g} items/s")
+    pace = items_per_second(state)
+    if pace is not None and not state.complete:
+        parts.append(f"{speed(pace)} items/s")
     if state.answered and state.error_rate:
         parts.append(f"{state.error_rate:.1%} errors")
     end = expected_usd(state)
@@ -133,9 +133,9 @@ def describe(state: Progress) -> list[str]:
 
 def as_json(state: Progress) -> dict[str, Any]:
     """For `status --json`; seconds, items a second, USD."""
-    speed, until, end = items_per_second(state), eta(state), expected_usd(state)
+    pace, until, end = items_per_second(state), eta(state), expected_usd(state)
     return {
-        "items_per_second": None if speed is None else round(speed, 3),
+        "items_per_second": None if pace is None else round(pace, 3),
         "eta_seconds": None if until is None else round(until.most, 1),
         "eta_least_seconds": None if until is None else round(until.least, 1),
         "expected_cost_usd": None if end is None else float(end),
