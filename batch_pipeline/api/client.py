@@ -7,7 +7,7 @@ memory and parse unknown result types as known ones.
 from __future__ import annotations
 
 import os
-import time
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -20,7 +20,7 @@ from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 
 # The header by which the simulator names itself; a URL tells nothing.
@@ -29,6 +29,7 @@ BATCHES = "/v1/messages/batches"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
 # The SDK repeats reads, with back-off. A create is never repeated: it may have been accepted.
 READ_RETRIES = 3
+BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
@@ -90,17 +91,16 @@ class AnthropicApi:
         with failures():
             return _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
 
-    def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
+    def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
         query: dict[str, object] = {"limit": limit}
         if after_id is not None:
             query["after_id"] = after_id
         with failures():
             response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
             page = json_of(response)
-            try:
-                return [_parse_batch(data) for data in page["data"]], bool(page["has_more"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise unreadable(response.status_code) from error
+            if not isinstance(page.get("data"), list):
+                raise unreadable(response.status_code)
+            return _page(page)
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
         with failures():
@@ -155,7 +155,13 @@ class AnthropicApi:
     def _probe(self) -> None:
         """Raise before any work is done if the API cannot be reached or refuses the key."""
         try:
-            self.list_batches(None, 1)
+            with failures():
+                # What the list holds does not matter here, nor that it can be read.
+                json_of(
+                    self._client.get(
+                        BATCHES, cast_to=httpx2.Response, options={"params": {"limit": 1}}
+                    )
+                )
         except ApiFailure as failure:
             if failure.status in (401, 402, 403):
                 raise AccountError(
@@ -179,42 +185,75 @@ class AnthropicApi:
 
 
 def _batch(response: httpx2.Response) -> BatchInfo:
-    try:
-        return _parse_batch(json_of(response))
-    except (KeyError, TypeError, ValueError) as error:
-        raise unreadable(response.status_code) from error
+    batch = _parse_batch(json_of(response))
+    if batch is None:
+        raise unreadable(response.status_code)
+    return batch
 
 
 def _created(response: httpx2.Response) -> BatchInfo:
     """The batch of a create's answer. An id is enough: without it the batch is hard to find."""
     data = json_of(response)
-    try:
-        return _parse_batch(data)
-    except (KeyError, TypeError, ValueError):
-        # An object that does not call itself a batch may come from a gateway.
-        if data.get("type") != "message_batch" or not isinstance(data.get("id"), str):
-            raise unreadable(response.status_code) from None
-    at = time.time()
-    return BatchInfo(data["id"], "in_progress", dict.fromkeys(COUNTS, 0), at, None, None, False)
+    batch = _parse_batch(data)
+    # An object that does not call itself a batch may come from a gateway.
+    if batch is None or not (data.get("type") == "message_batch" or _is_described(batch)):
+        raise unreadable(response.status_code)
+    return batch
 
 
-def _parse_batch(data: Mapping[str, Any]) -> BatchInfo:
-    counts = data.get("request_counts") or {}
-    if not isinstance(data["id"], str) or not data["id"]:
-        raise ValueError("a batch without an id")
+def _is_described(batch: BatchInfo) -> bool:
+    known = batch.processing_status in ("in_progress", "canceling", "ended")
+    return known and batch.created_at is not None
+
+
+def _page(page: Mapping[str, Any]) -> BatchPage:
+    batches: list[BatchInfo] = []
+    odd: list[int] = []
+    last: BatchInfo | None = None
+    for entry in page["data"]:
+        last = _parse_batch(entry)
+        if last is None:
+            odd.append(len(batches))
+        else:
+            batches.append(last)
+    # The cursor is the last entry's own id: a `last_id` may be missing, or stand still.
+    after = last.id if last is not None else _batch_id(page.get("last_id"))
+    if after is None and batches:
+        after = batches[-1].id
+    has_more = page.get("has_more")
+    return BatchPage(batches, has_more if isinstance(has_more, bool) else None, after, odd)
+
+
+def _parse_batch(data: Any) -> BatchInfo | None:
+    """The batch that the API describes; None only where its id cannot be read."""
+    batch_id = _batch_id(data.get("id")) if isinstance(data, dict) else None
+    if batch_id is None:
+        return None
+    counts = data.get("request_counts")
+    read = {name: counts.get(name) for name in COUNTS} if isinstance(counts, dict) else {}
     return BatchInfo(
-        id=data["id"],
-        processing_status=str(data["processing_status"]),
-        counts={name: int(counts.get(name) or 0) for name in COUNTS},
-        created_at=_timestamp(data["created_at"]),
-        expires_at=_timestamp(data["expires_at"]) if data.get("expires_at") else None,
-        ended_at=_timestamp(data["ended_at"]) if data.get("ended_at") else None,
+        id=batch_id,
+        processing_status=str(data.get("processing_status")),
+        counts={name: count for name, count in read.items() if type(count) is int and count >= 0},
+        created_at=_timestamp(data.get("created_at")),
+        expires_at=_timestamp(data.get("expires_at")),
+        ended_at=_timestamp(data.get("ended_at")),
         archived=data.get("archived_at") is not None,
     )
 
 
-def _timestamp(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+def _batch_id(value: Any) -> str | None:
+    """An id as text, if it is one that a path may hold."""
+    if type(value) is int:
+        value = str(value)
+    return value if isinstance(value, str) and BATCH_ID.fullmatch(value) else None
+
+
+def _timestamp(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def _require_key() -> None:

@@ -14,12 +14,15 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """A batch as the API describes it; times in seconds since the epoch."""
+    """A batch as the API describes it; times in seconds since the epoch by the API's clock.
+
+    Only the id is certain. What cannot be read is None, empty, or missing in `counts`.
+    """
 
     id: str
     processing_status: str
     counts: Mapping[str, int]
-    created_at: float
+    created_at: float | None
     expires_at: float | None
     ended_at: float | None
     archived: bool
@@ -32,6 +35,21 @@ class BatchInfo:
     def requests(self) -> int:
         """All requests of the batch: the sum of the five counts, before and after its end."""
         return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class BatchPage:
+    """One page of the API's list, newest first.
+
+    `odd` has an entry for each listed thing without a readable id: the number of `batches` before
+    it. `more` is None where the API does not say whether there are more; `after` is the id to go on
+    after, None where no entry has one.
+    """
+
+    batches: Sequence[BatchInfo]
+    more: bool | None
+    after: str | None
+    odd: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -104,8 +122,8 @@ class Api(Protocol):
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo: ...
 
-    def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
-        """One page, newest first, and whether there are more."""
+    def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
+        """One page, its entries judged one by one."""
         ...
 
     def cancel_batch(self, batch_id: str) -> BatchInfo: ...

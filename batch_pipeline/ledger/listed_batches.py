@@ -1,4 +1,5 @@
-"""Batches of the API's list: whose each of them is, and which submissions may still appear there.
+"""Batches of the API's list: what was listed before a submission was sent, whose a listed batch is,
+and which submissions may still appear there.
 
 Belongs here: the rows, and for how long a submission is watched. How a batch of the list is
 attributed stands in `flow.batches.reconciliation`.
@@ -7,7 +8,8 @@ attributed stands in `flow.batches.reconciliation`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -21,6 +23,8 @@ from batch_pipeline.ledger.submissions import State, Submission
 IDS_AT_ONCE = 500
 # A batch ends within 24 hours of its creation; the rest is for a list that lags.
 LATE_WATCH_SECONDS = 48 * 3600.0
+# An older mark is as true, but batches of other tenants that were made since have to be told apart.
+MARK_SECONDS = 10.0
 
 
 def mark(connection: Connection, account: str, batch_id: str, submission_id: int | None) -> None:
@@ -48,6 +52,73 @@ def known(connection: Connection, account: str, among: Iterable[str] | None = No
     while some := list(itertools.islice(left, IDS_AT_ONCE)):
         found.update(connection.scalars(query.where(tables.seen.c.batch_id.in_(some))))
     return found
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The newest batches of the API's list at one time, newest first.
+
+    What was listed by then is no batch that was sent later. `odd` entries among them had no
+    readable id. `whole`: the list had no more.
+    """
+
+    id: int
+    ids: Sequence[str]
+    odd: int
+    whole: bool
+
+
+def fresh_mark(connection: Connection, account: str, seconds: float = MARK_SECONDS) -> int | None:
+    """The account's latest mark, if it is not older than this."""
+    columns = tables.list_mark.c
+    query = sa.select(columns.id, columns.read_at).where(columns.account == account)
+    found = connection.execute(query.order_by(columns.id.desc()).limit(1)).first()
+    if found is None or abs(now(connection) - found.read_at) > seconds:
+        return None
+    return int(found.id)
+
+
+def add_mark(
+    connection: Connection,
+    account: str,
+    read_at: float,
+    ids: Sequence[str],
+    odd: int,
+    *,
+    whole: bool,
+) -> int:
+    """Record what the list shows; marks that no submission needs any more are removed."""
+    columns = tables.list_mark.c
+    submission = tables.submission.c
+    needed = sa.select(submission.mark_id).where(
+        submission.account == account,
+        submission.mark_id.is_not(None),
+        sa.or_(
+            submission.state.in_([s.value for s in (State.INTENT, State.SEALED, State.UNKNOWN)]),
+            sa.and_(
+                submission.state == State.ABSENT.value,
+                submission.window_from > now(connection) - LATE_WATCH_SECONDS,
+            ),
+        ),
+    )
+    connection.execute(
+        sa.delete(tables.list_mark).where(columns.account == account, columns.id.not_in(needed))
+    )
+    added = connection.execute(
+        sa.insert(tables.list_mark).values(
+            account=account, read_at=read_at, ids=list(ids), odd=odd, whole=whole
+        )
+    )
+    [mark_id] = added.inserted_primary_key or (None,)
+    assert mark_id is not None
+    return int(mark_id)
+
+
+def marks(connection: Connection, ids: Iterable[int | None]) -> dict[int, Mark]:
+    """Marks by id."""
+    wanted = {mark_id for mark_id in ids if mark_id is not None}
+    query = sa.select(tables.list_mark).where(tables.list_mark.c.id.in_(wanted))
+    return {row.id: Mark(row.id, row.ids, row.odd, row.whole) for row in connection.execute(query)}
 
 
 def watched(connection: Connection, account: str | None = None) -> list[Submission]:

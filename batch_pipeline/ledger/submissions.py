@@ -88,6 +88,10 @@ class Submission:
     collect_until: float | None = None
     downloads: int = 0
     progress: dict[str, Any] | None = None
+    mark_id: int | None = None
+    candidates: list[str] | None = None
+    candidates_from: float | None = None
+    waits_for: str | None = None
 
     @property
     def tokens(self) -> dict[str, int]:

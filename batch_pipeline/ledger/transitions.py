@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -87,6 +88,7 @@ def claim(
             fence=1,
             lease_until=at + lease_seconds,
             intent_at=at,
+            mark_id=listed_batches.fresh_mark(connection, night.account),
         )
     )
     shards.set_shard_state(connection, shard.id, ShardState.CLAIMED)
@@ -166,6 +168,35 @@ def give_back(connection: Connection, submission: Submission, state: State, erro
     if released and not _has_other(connection, submission):
         shards.set_shard_state(connection, submission.shard_id, ShardState.WAITING)
     return released
+
+
+def use_mark(connection: Connection, submission: Submission, mark_id: int | None) -> None:
+    """Note what the API listed before the last bytes of a submission leave."""
+    submissions.change(connection, tables.submission.c.id == submission.id, mark_id=mark_id)
+
+
+def wait_for(
+    connection: Connection,
+    submission: Submission,
+    candidates: Sequence[str],
+    candidates_from: float | None,
+    reason: str | None,
+) -> bool:
+    """Record which listed batches may be that of a submission of unknown outcome, since when they
+    are all there can be, and why else it waits; False: that is known."""
+    found = {
+        "candidates": list(candidates),
+        "candidates_from": candidates_from,
+        "waits_for": reason,
+    }
+    if all(getattr(submission, name) == value for name, value in found.items()):
+        return False
+    return submissions.change(
+        connection,
+        tables.submission.c.id == submission.id,
+        tables.submission.c.state == State.UNKNOWN.value,
+        **found,
+    )
 
 
 def lose_track(connection: Connection, submission: Submission, error: str) -> bool:

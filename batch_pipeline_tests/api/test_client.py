@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api import messages as messages_api
-from batch_pipeline.api.client import AnthropicApi
+from batch_pipeline.api.client import BATCHES, AnthropicApi
 from batch_pipeline.api.messages import RequestHead, SdkHeads, open_messages
 from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
 from batch_pipeline.errors import AccountError, ApiError, UsageError
@@ -62,9 +62,10 @@ def test_a_batch_from_its_creation_to_its_results(sim: Simulator, api: Anthropic
     batch_id = create(api)
     info = api.retrieve_batch(batch_id)
     assert (info.id, info.ended, info.requests, info.archived) == (batch_id, False, 2, False)
+    assert info.created_at is not None
     assert info.expires_at == pytest.approx(info.created_at + 86_400)
-    listed, more = api.list_batches(None, 10)
-    assert ([batch.id for batch in listed], more) == ([batch_id], False)
+    listed = api.list_batches(None, 10)
+    assert ([batch.id for batch in listed.batches], listed.more) == ([batch_id], False)
     sim.release()
     info = api.retrieve_batch(batch_id)
     assert (info.ended, info.requests, info.counts["succeeded"]) == (True, 2, 2)
@@ -75,10 +76,72 @@ def test_a_batch_from_its_creation_to_its_results(sim: Simulator, api: Anthropic
 
 def test_the_list_has_pages(sim: Simulator, api: AnthropicApi) -> None:
     made = [create(api) for _ in range(5)]
-    first, more = api.list_batches(None, 3)
-    assert ([batch.id for batch in first], more) == (made[:1:-1], True)
-    rest, more = api.list_batches(first[-1].id, 3)
-    assert ([batch.id for batch in rest], more) == (made[1::-1], False)
+    first = api.list_batches(None, 3)
+    assert ([batch.id for batch in first.batches], first.more) == (made[:1:-1], True)
+    rest = api.list_batches(first.after, 3)
+    assert ([batch.id for batch in rest.batches], rest.more) == (made[1::-1], False)
+
+
+@pytest.mark.parametrize(
+    ("change", "readable"),
+    [
+        ({"created_at": None}, True),
+        ({"created_at": 17}, True),
+        ({"created_at": "yesterday"}, True),
+        ({"expires_at": {}}, True),
+        ({"request_counts": None}, True),
+        ({"request_counts": "many"}, True),
+        ({"request_counts": {"processing": "3", "succeeded": -1, "errored": None}}, True),
+        ({"processing_status": None}, True),
+        ({"id": 17}, True),
+        ({"id": None}, False),
+        ({"id": ""}, False),
+        ({"id": "../models"}, False),
+        ({"id": ["msgbatch_1"]}, False),
+        (None, False),
+    ],
+)
+def test_each_entry_of_the_list_is_read_by_itself(
+    sim: Simulator,
+    api: AnthropicApi,
+    faults: Faults,
+    change: dict[str, Any] | None,
+    readable: bool,
+) -> None:
+    made = [create(api) for _ in range(3)]
+
+    def odd(request: Request, response: Response) -> Response:
+        if request.method != "GET" or request.url.path != BATCHES:
+            return response
+        page = orjson.loads(response.body)
+        page["data"][1] = None if change is None else page["data"][1] | change
+        return Response(orjson.dumps(page), media_type="application/json")
+
+    faults.on_response = odd
+    page = api.list_batches(None, 10)
+    ids = [batch.id for batch in page.batches]
+    assert (ids[0], ids[-1], len(ids)) == (made[2], made[0], 2 + readable)
+    assert list(page.odd) == ([] if readable else [1])
+
+
+@pytest.mark.parametrize(("has_more", "more"), [(True, True), (None, None), ("no", None)])
+def test_a_list_may_not_say_whether_it_goes_on(
+    sim: Simulator, api: AnthropicApi, faults: Faults, has_more: object, more: bool | None
+) -> None:
+    [batch_id] = [create(api)]
+
+    def silent(request: Request, response: Response) -> Response:
+        page = orjson.loads(response.body) | {"has_more": has_more, "last_id": "elsewhere"}
+        return Response(orjson.dumps(page), media_type="application/json")
+
+    faults.on_response = silent
+    page = api.list_batches(None, 10)
+    assert (page.more, page.after) == (more, batch_id)
+    faults.on_response = lambda *_: Response(b'{"has_more": false}', media_type="application/json")
+    with pytest.raises(ApiFailure):
+        api.list_batches(None, 10)
+    # A person who starts a night is not sent away for it.
+    AnthropicApi().close()
 
 
 def test_cancel(sim: Simulator, api: AnthropicApi) -> None:

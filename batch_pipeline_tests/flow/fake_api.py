@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo, Messages
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, Messages
 
 
 def a_batch(
@@ -29,18 +29,19 @@ class FakeApi:
     simulated = False
 
     def __init__(self, batches: Sequence[BatchInfo], hidden: Sequence[str] = ()) -> None:
-        self.batches = sorted(batches, key=lambda batch: batch.created_at, reverse=True)
+        self.batches = sorted(batches, key=lambda batch: batch.created_at or 0.0, reverse=True)
         self.hidden = set(hidden)
         self.pages = 0
         self.retrieves = 0
 
-    def list_batches(self, after_id: str | None, limit: int) -> tuple[list[BatchInfo], bool]:
+    def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
         self.pages += 1
         start = 0
         if after_id is not None:
             start = [batch.id for batch in self.batches].index(after_id) + 1
         shown = [batch for batch in self.batches[start:] if batch.id not in self.hidden]
-        return shown[:limit], len(shown) > limit
+        page = shown[:limit]
+        return BatchPage(page, len(shown) > limit, page[-1].id if page else None)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
         self.retrieves += 1

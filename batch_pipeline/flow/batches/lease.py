@@ -6,19 +6,14 @@ machine, SIGSTOP). What the ledger does with a lease that has run out stands in 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import leases
+from batch_pipeline.ledger.database.ledger import steady
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.submissions import Submission
-
-
-def clock() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, unlike `time.monotonic`."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lease:
@@ -32,12 +27,12 @@ class Lease:
         self._pipeline = pipeline
         self._submission = submission
         self._seconds = pipeline.settings.lease_seconds
-        self._renewed_at = clock()
+        self._renewed_at = steady()
         self._lost = False
 
     def renew(self) -> bool:
         """Extend the lease in the ledger; False: the submission was taken over or settled."""
-        at = clock()
+        at = steady()
         with self._pipeline.ledger.write() as connection:
             self._lost = not leases.keep_alive(connection, self._submission, self._seconds)
         self._renewed_at = at
@@ -47,7 +42,7 @@ class Lease:
         """Whether this process still holds the submission; asks the ledger only after a gap."""
         if self._lost:
             return False
-        return clock() - self._renewed_at < self._seconds / 2 or self.renew()
+        return steady() - self._renewed_at < self._seconds / 2 or self.renew()
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
-from batch_pipeline.flow.batches import cancel
-from batch_pipeline.flow.batches.reconciliation import CLOCK_SKEW_SECONDS, PAGE
+from batch_pipeline.flow.batches import cancel, listing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import submissions, transitions
@@ -22,6 +21,9 @@ log = logging.getLogger(__name__)
 
 # Up to this number of batches one retrieve for each costs no more calls than pages of the list.
 FEW = 2
+# By so much the API's clock may differ, or the list is left too early and batches are asked for one
+# by one.
+CLOCKS_DIFFER_SECONDS = 2 * 86_400.0
 
 
 def poll(pipeline: Pipeline, account: str) -> list[Submission]:
@@ -67,24 +69,27 @@ def look_up(api: Api, in_flight: Sequence[Submission]) -> dict[str, BatchInfo]:
     Reads the list from the newest batch on, until asking for each missing batch by its id costs
     fewer calls than going on.
     """
-    missing = {s.batch_id for s in in_flight if s.batch_id is not None}
-    oldest = min(s.accepted_at or s.intent_at for s in in_flight) - CLOCK_SKEW_SECONDS
+    wanted = {s.batch_id for s in in_flight if s.batch_id is not None}
+    oldest = min(s.accepted_at or s.intent_at for s in in_flight) - CLOCKS_DIFFER_SECONDS
     found: dict[str, BatchInfo] = {}
-    after: str | None = None
-    while len(missing) > FEW:
-        page, more = api.list_batches(after, PAGE)
-        before = len(missing)
-        for batch in page:
-            if batch.id in missing:
-                missing.discard(batch.id)
-                found[batch.id] = batch
-        if not more or not page or page[-1].created_at < oldest:
-            break
-        if before == len(missing):
-            # A page of other tenants' batches alone: any number of such pages may follow.
-            break
-        after = page[-1].id
-    for batch_id in sorted(missing):
+
+    def enough(read: Sequence[BatchInfo]) -> bool:
+        before = len(found)
+        found.update((batch.id, batch) for batch in read if batch.id in wanted)
+        made = read[-1].created_at
+        # A page of other tenants' batches alone: any number of such pages may follow.
+        none_here = len(found) == before
+        return len(wanted) - len(found) <= FEW or none_here or (made or oldest) < oldest
+
+    if len(wanted) > FEW:
+        try:
+            listed = listing.read_list(api, enough)
+            found.update((batch.id, batch) for batch in listed.batches if batch.id in wanted)
+        except ApiFailure as failure:
+            if failure.status != 200:
+                raise
+            log.info("the list cannot be read, each batch is asked for: %s", failure)
+    for batch_id in sorted(wanted - found.keys()):
         try:
             found[batch_id] = api.retrieve_batch(batch_id)
         except ApiFailure as failure:

@@ -3,14 +3,19 @@
 A submission of unknown outcome is never simply repeated: its batch may be running and be billed.
 The rules, each with the failure that it prevents:
 
-- The list holds ids, times and counts, no names, and batches of other tenants can look the same.
-  Only the custom ids in the results, which exist after a batch's end, prove whose it is. Until
+- The list holds ids, times and counts, no names. Each listed batch that the ledger does not know,
+  and that was not listed before the submission was sent (its mark), is a *candidate*: counts may be
+  wrong and clocks may be off, so that they only say which candidate is read first.
+- Only the custom ids in the results, which exist after a batch's end, prove whose it is. Until
   then a candidate is left alone: the batch that is cancelled might be another tenant's.
-- Only a complete reading of the list proves that a batch is missing, and only if the reading began
-  `reconcile_seconds` after the answer was lost. A new batch appears in the list with a delay; given
-  up before, its shard would be bought again.
-- A reading in which none of this account's running batches appears proves nothing: the key may have
-  been changed for one of another workspace.
+- Only a complete look at the list proves that a batch is missing, and only if it began
+  `reconcile_seconds` after the answer was lost: a new batch appears in the list with a delay. That
+  look fixes the candidates, however long they take to end; a batch that is listed later is none.
+  Otherwise other tenants' new batches would keep a submission waiting for ever.
+- A list that was cut off, that has more entries without an id than the mark, or that shows nothing
+  of what this account is known to have, proves nothing: the key may be one of another workspace.
+- Time is measured by a clock that is never set, as far as one process sees it. An hour that the
+  machine's clock jumps would otherwise end the wait at once.
 - What was given up is watched on for two days. If the delay was longer after all, the batch answers
   what is still open, or is booked as a duplicate and its cost is reported.
 """
@@ -18,49 +23,117 @@ The rules, each with the failure that it prevents:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
-from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
-from batch_pipeline.flow.dataset.requests import parse_custom_id
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.flow.batches import listing
+from batch_pipeline.flow.batches.listing import Listing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import listed_batches, submissions, transitions
 from batch_pipeline.ledger.database import ledger
-from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
+from batch_pipeline.ledger.database.ledger import steady
+from batch_pipeline.ledger.listed_batches import Mark
 from batch_pipeline.ledger.submissions import State, Submission
 
 log = logging.getLogger(__name__)
 
-PAGE = 1_000
-# The least difference, in seconds, that the API's clock and the database's are believed to have.
-# Batches that were accepted lately show whether it is larger.
-CLOCK_SKEW_SECONDS = 300.0
-# More than this is an error of a clock, which must not make every listed batch a candidate.
-LARGEST_SKEW_SECONDS = 86_400.0
+# Ids in a mark: so many batches can be deleted, or be listed in another order, until it tells less.
+MARKED = 200
+# Batches whose results are begun to be read in one look: the next look goes on.
+MOST_READ = 100
+# Twice the time after which the API ends a batch. A candidate that has not ended by then, or whose
+# results cannot be read, is waited for no longer.
+CANDIDATE_SECONDS = 48 * 3600.0
+# A list that shows none of the marked batches any more is believed after this time: they may have
+# been deleted, and what was made before has ended.
+STRANGE_LIST_SECONDS = 26 * 3600.0
+RUNNING = ("in_progress", "canceling")
+
+# Since when this process waits for a submission: seconds waited before, and the steady clock then.
+_waits: dict[tuple[str, float], tuple[float, float]] = {}
+# Since when this process finds a candidate neither listed nor by its id, by the steady clock.
+_missing: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
 class Look:
-    """One complete reading of the API's list, begun at `begun` by the database's clock.
+    """One reading of the API's list, begun at `begun` by the ledger's clock.
 
-    `batches` are the listed ones that no account of this ledger has attributed yet. The clocks may
-    differ by `skew` seconds. `blind`: batches that are running were not listed, so that the list
-    cannot be this account's.
+    `attributed` are the listed batches whose owner is known, `expected` those in flight that the
+    list is bound to show.
     """
 
     begun: float
-    batches: Sequence[BatchInfo]
-    skew: float
-    blind: bool
+    listing: Listing
+    marks: Mapping[int, Mark]
+    attributed: Collection[str]
+    expected: Collection[str]
+
+    def mark(self, submission: Submission) -> Mark | None:
+        return None if submission.mark_id is None else self.marks.get(submission.mark_id)
+
+    def candidates(self, submission: Submission) -> list[BatchInfo]:
+        """Listed batches that may be the submission's, the likeliest first."""
+        new, _ = self.listing.since(self.mark(submission))
+        return sorted(
+            (batch for batch in new if batch.id not in self.attributed),
+            key=lambda batch: (batch.requests != submission.requests, batch.requests != 0),
+        )
+
+    def proves_nothing(self, submission: Submission, waited: float) -> str | None:
+        """Why the look does not prove that a batch is missing; None: it does."""
+        mark = self.mark(submission)
+        _, odd = self.listing.since(mark)
+        if self.listing.fault is not None:
+            return f"the list was cut off ({self.listing.fault.message})"
+        if odd:
+            return f"{odd} of the list's entries have no id"
+        if not self.listing.whole:
+            return None  # Read as far as batches that the mark holds: it is this account's.
+        listed = {batch.id for batch in self.listing.batches}
+        strange = mark is not None and bool(mark.ids) and waited < STRANGE_LIST_SECONDS
+        strange = strange and listed.isdisjoint(mark.ids if mark is not None else ())
+        if (self.expected and listed.isdisjoint(self.expected)) or (
+            strange and not self.attributed
+        ):
+            return "the list shows none of this account's batches: is the key one of its workspace?"
+        return None
+
+
+def mark_list(pipeline: Pipeline, submission: Submission) -> None:
+    """Note what the API lists before a submission is sent: one page of the list.
+
+    If the list cannot be had, an older mark is as true; without any, each listed batch may be the
+    submission's.
+    """
+    with pipeline.ledger.read() as connection:
+        at = ledger.now(connection)
+    try:
+        page = pipeline.api.list_batches(None, MARKED)
+    except ApiFailure as failure:
+        log.info("the list could not be read before a create: %s", failure)
+        with pipeline.ledger.write() as connection:
+            older = listed_batches.fresh_mark(connection, submission.account, float("inf"))
+            transitions.use_mark(connection, submission, older)
+        return
+    with pipeline.ledger.write() as connection:
+        mark_id = listed_batches.add_mark(
+            connection,
+            submission.account,
+            at,
+            [batch.id for batch in page.batches],
+            len(page.odd),
+            whole=page.more is False,
+        )
+        transitions.use_mark(connection, submission, mark_id)
 
 
 def reconcile(pipeline: Pipeline, account: str) -> None:
     """Settle the account's submissions of unknown outcome where the API's list allows it.
 
-    Looks for the batches of submissions that were given up, too. Raises ApiFailure if the list
-    cannot be read and a submission of unknown outcome waits for it.
+    Looks for the batches of submissions that were given up, too. Raises ApiFailure if the API does
+    not answer and a submission of unknown outcome waits for it.
     """
     with pipeline.ledger.write() as connection:
         transitions.reap(connection, account)
@@ -69,176 +142,177 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         begun = ledger.now(connection)
     if not unknown and not given_up:
         return
+    waited = {one.token: _waited(pipeline, one, begun) for one in unknown}
     try:
         look = _look(pipeline, account, begun, [*unknown, *given_up])
     except ApiFailure as failure:
-        if unknown:
+        # An answer that cannot be read is no outage: what else there is to do goes on.
+        if unknown and failure.status != 200:
             raise
-        # No shard waits for a late batch: the next poll looks again.
-        log.info("the list could not be read for batches that come late: %s", failure)
+        log.warning("the list of batches cannot be read, and is read again: %s", failure)
         return
-    window, skew = pipeline.settings.reconcile_seconds, look.skew
-    for batch in look.batches:
-        lost = any(is_candidate(submission, batch, window, skew) for submission in unknown)
-        late = any(is_late(submission, batch, skew) for submission in given_up)
-        if batch.ended and (lost or late):
-            _attribute(pipeline, account, batch)
-    if look.blind:
-        log.warning(
-            "the list shows none of the batches that are in flight: is the key one of account %s? "
-            "Submissions of unknown outcome are looked for on",
-            account,
-        )
-        return
-    _give_up(pipeline, account, unknown, look)
+    _attribute(pipeline, account, _to_read(pipeline, look, unknown, given_up), waited)
+    for submission in unknown:
+        _judge(pipeline, look, submission, waited[submission.token])
 
 
-def _give_up(pipeline: Pipeline, account: str, unknown: Sequence[Submission], look: Look) -> None:
-    """Release the shards of submissions that the look proves never to have become a batch."""
-    window = pipeline.settings.reconcile_seconds
-    with pipeline.ledger.write() as connection:
-        attributed = listed_batches.known(connection, account, (b.id for b in look.batches))
-        left = [batch for batch in look.batches if batch.id not in attributed]
-        for submission in unknown:
-            # `give_back` returns False for a submission whose batch was attributed a moment ago:
-            # that batch is not in `left` any more.
-            if is_absent(submission, left, look.begun, window, look.skew) and transitions.give_back(
-                connection, submission, State.ABSENT, "not in the API's list"
-            ):
-                log.warning("submission %s was never made; it goes out again", submission.token)
+def _waited(pipeline: Pipeline, submission: Submission, begun: float) -> float:
+    """Seconds since the answer was lost: what passed before this process, by the ledger's clock,
+    and what passed since it first looked, by a clock that is never set."""
+    assert submission.window_from is not None
+    # What this process has lost itself, it has lost a moment ago.
+    mine = submission.owner == pipeline.owner
+    before = 0.0 if mine else max(0.0, begun - submission.window_from)
+    first = _waits.setdefault((submission.token, submission.window_from), (before, steady()))
+    return first[0] + steady() - first[1]
 
 
 def _look(pipeline: Pipeline, account: str, begun: float, wanted: Sequence[Submission]) -> Look:
-    """Read the list back to the oldest submission in `wanted`."""
+    """Read the list back to the oldest mark of the submissions in `wanted`."""
     with pipeline.ledger.read() as connection:
-        accepted = submissions.last_accepted(connection, account)
+        marks = listed_batches.marks(connection, (one.mark_id for one in wanted))
         in_flight = submissions.of_account(connection, account, State.ACCEPTED)
-    skew = clock_skew(accepted)
-    since = min(submission.intent_at for submission in wanted) - skew
-    listed = list(read_list(pipeline.api, since))
-    ids = [batch.id for batch in listed]
+    of_wanted = [None if one.mark_id is None else marks.get(one.mark_id) for one in wanted]
+
+    def enough(read: Sequence[BatchInfo]) -> bool:
+        return all(_is_reached(mark, read) for mark in of_wanted)
+
+    listed = listing.read_list(pipeline.api, enough)
     with pipeline.ledger.read() as connection:
-        attributed = listed_batches.known(connection, account, ids)
-    # Batches that the list must show: old enough to have appeared, and not deleted, since the API
-    # deletes no batch that is being processed.
-    appeared = begun - pipeline.settings.reconcile_seconds - skew
-    expected = {s.batch_id for s in in_flight if since <= (s.accepted_at or 0.0) < appeared}
-    return Look(
-        begun,
-        [batch for batch in listed if batch.id not in attributed],
-        skew,
-        blind=bool(expected) and expected.isdisjoint(ids),
-    )
+        attributed = listed_batches.known(connection, account, (b.id for b in listed.batches))
+    # Old enough to have appeared, and not deleted, since the API deletes no batch that runs.
+    appeared = begun - pipeline.settings.reconcile_seconds
+    expected = {s.batch_id for s in in_flight if (s.accepted_at or 0.0) < appeared}
+    return Look(begun, listed, marks, attributed, {i for i in expected if i is not None})
 
 
-def clock_skew(accepted: Sequence[Submission]) -> float:
-    """The most, in seconds, that the API's clock and the database's may differ.
-
-    Measured on submissions that were accepted lately: when the API says that it made the batch,
-    less when the ledger recorded the intent. That includes the time of the upload; a bound that is
-    too wide only leaves more batches to tell apart.
-    """
-    differences = [abs(s.accepted_at - s.intent_at) for s in accepted if s.accepted_at is not None]
-    return min(max(differences, default=0.0) + CLOCK_SKEW_SECONDS, LARGEST_SKEW_SECONDS)
-
-
-def is_candidate(
-    submission: Submission, batch: BatchInfo, window: float, skew: float = CLOCK_SKEW_SECONDS
-) -> bool:
-    """Whether a listed batch may be an unknown submission's: of its count, and made in its time."""
-    assert submission.window_from is not None
-    return _may_be(submission, batch, skew, until=submission.window_from + window + skew)
+def _is_reached(mark: Mark | None, read: Sequence[BatchInfo]) -> bool:
+    """Whether the list was read past a mark: past its last id, or as many batches as it holds past
+    the last of its ids that is left."""
+    if mark is None or mark.whole:
+        return False
+    before = set(mark.ids)
+    deepest = max((n for n, batch in enumerate(read) if batch.id in before), default=None)
+    if deepest is None:
+        return False
+    return read[deepest].id == mark.ids[-1] or len(read) - deepest > len(mark.ids)
 
 
-def is_late(submission: Submission, batch: BatchInfo, skew: float = CLOCK_SKEW_SECONDS) -> bool:
-    """Whether a listed batch may be that of a submission given up: same count, made since.
-
-    The end of the window does not count here: a process that was frozen before the last bytes may
-    send them whenever it wakes up.
-    """
-    assert submission.window_from is not None
-    return _may_be(submission, batch, skew, until=submission.window_from + LATE_WATCH_SECONDS)
-
-
-def _may_be(submission: Submission, batch: BatchInfo, skew: float, *, until: float) -> bool:
-    # Every batch has requests: counts of 0 mean that the API has not counted, or not told, yet.
-    same_count = batch.requests in (0, submission.requests)
-    return same_count and submission.intent_at - skew <= batch.created_at <= until
-
-
-def is_absent(
-    submission: Submission,
-    left: Sequence[BatchInfo],
-    begun: float,
-    window: float,
-    skew: float = CLOCK_SKEW_SECONDS,
-) -> bool:
-    """Whether a complete look proves that no batch was made.
-
-    It does if it began after the window and none of the batches that are `left`, whose owner is not
-    known, is a candidate.
-    """
-    assert submission.window_from is not None
-    late_enough = begun > submission.window_from + window
-    return late_enough and not any(is_candidate(submission, batch, window, skew) for batch in left)
+def _to_read(
+    pipeline: Pipeline, look: Look, unknown: Iterable[Submission], given_up: Iterable[Submission]
+) -> list[BatchInfo]:
+    """Ended batches whose owner is to be found out, the likeliest first."""
+    listed = {batch.id: batch for batch in look.listing.batches}
+    found: dict[str, BatchInfo] = {}
+    for submission in unknown:
+        if submission.candidates_from is None:
+            wanted = look.candidates(submission)
+        else:
+            fixed = submission.candidates or ()
+            wanted = [listed.get(i) or _unlisted(i) for i in fixed if i not in look.attributed]
+        found.update((batch.id, batch) for batch in wanted)
+    for submission in given_up:
+        # No shard waits for these, and there may be many in two days: only what looks like it.
+        likely = (b for b in look.candidates(submission) if b.requests in (0, submission.requests))
+        found.update((batch.id, batch) for batch in likely if batch.ended)
+    ended = []
+    for batch in found.values():
+        current = batch
+        if not batch.ended and batch.processing_status not in RUNNING:
+            current = _retrieved(pipeline, batch)
+        if current.ended:
+            _missing.pop(batch.id, None)
+            ended.append(current)
+    return ended[:MOST_READ]
 
 
-def read_list(api: Api, since: float) -> Iterator[BatchInfo]:
-    """All listed batches made at `since` or later, newest first; ApiFailure if it is cut off."""
-    after: str | None = None
-    known: set[str] = set()
-    while True:
-        page, more = api.list_batches(after, PAGE)
-        yield from (batch for batch in page if batch.created_at >= since)
-        if not more or (page and page[-1].created_at < since):
+def _unlisted(batch_id: str) -> BatchInfo:
+    return BatchInfo(batch_id, "", {}, None, None, None, archived=False)
+
+
+def _retrieved(pipeline: Pipeline, batch: BatchInfo) -> BatchInfo:
+    """A batch by its id where the list does not tell its state, or does not show it."""
+    try:
+        current = pipeline.api.retrieve_batch(batch.id)
+    except ApiFailure as failure:
+        if failure.status == 404:
+            _missing.setdefault(batch.id, steady())
+        return batch
+    _missing.pop(batch.id, None)
+    return current
+
+
+def _attribute(
+    pipeline: Pipeline, account: str, batches: Sequence[BatchInfo], unknown: Iterable[str]
+) -> None:
+    """Find out whose each batch is, until none of the `unknown` tokens is left to be found."""
+    wanted = set(unknown)
+    was_wanted = bool(wanted)
+    for batch in batches:
+        if was_wanted and not wanted:
             return
-        if known.issuperset(batch.id for batch in page):
-            # The API announces more and sends nothing new: what was read is not the whole list.
-            raise ApiFailure(200, None, None, f"the list does not go on after {after}")
-        known.update(batch.id for batch in page)
-        after = page[-1].id
+        owner = _owner(pipeline, account, batch)
+        if owner is not None:
+            wanted.discard(owner.token)
 
 
-def _attribute(pipeline: Pipeline, account: str, batch: BatchInfo) -> None:
-    """Read the token in an ended candidate's results, and record whose batch it is.
+def _owner(pipeline: Pipeline, account: str, batch: BatchInfo) -> Submission | None:
+    """Read the token in an ended batch's results, and record whose batch it is.
 
     The submission that the token names gets the batch, which may be another one than the one that
-    was looked for. A batch without a token of this account is remembered as another tenant's.
+    was looked for. A batch without a token of this account is remembered as another tenant's, and
+    nothing else of it is kept.
     """
     try:
-        token = _first_token(pipeline.api, batch.id)
+        token = listing.token_of(pipeline.api, batch.id)
     except ApiFailure as failure:
         log.info("batch %s cannot be told apart yet: %s", batch.id, failure)
-        return
+        return None
     with pipeline.ledger.write() as connection:
         owner = None if token is None else submissions.by_token(connection, account, token)
         if owner is None:
             listed_batches.mark(connection, account, batch.id, None)
-            return
-        transitions.accept(
-            connection,
-            owner.id,
-            batch.id,
-            accepted_at=batch.created_at,
-            expires_at=batch.expires_at,
-        )
+            return None
+        listing.accept(connection, owner.id, batch)
     late = ", after it had been given up" if owner.state is State.ABSENT else ""
     log.info("batch %s is ours and was adopted%s", batch.id, late)
+    return owner
 
 
-def _first_token(api: Api, batch_id: str) -> str | None:
-    """The token in the first result line; None if its custom id is not of this project's form."""
-    data = b""
-    with api.stream_results(batch_id) as chunks:
-        for chunk in chunks:
-            data += chunk
-            line, end, _ = data.partition(b"\n")
-            if end:
-                break
+def _judge(pipeline: Pipeline, look: Look, submission: Submission, waited: float) -> None:
+    """Record what a submission of unknown outcome waits for, or that it was never made."""
+    late_enough = waited > pipeline.settings.reconcile_seconds
+    nothing = look.proves_nothing(submission, waited)
+    with pipeline.ledger.write() as connection:
+        submission = submissions.get(connection, submission.id)
+        if submission.state is not State.UNKNOWN:
+            return
+        fixed_at = submission.candidates_from
+        if fixed_at is None:
+            ids = [batch.id for batch in look.candidates(submission)]
+            fixed_at = look.begun if late_enough and nothing is None else None
         else:
-            line = data
-    try:
-        parsed = parse_custom_id(orjson.loads(line).get("custom_id"))
-    except (orjson.JSONDecodeError, AttributeError) as error:
-        raise ApiFailure(200, None, None, "its first result line cannot be read") from error
-    return None if parsed is None else parsed[0]
+            ids, nothing = (
+                [i for i in submission.candidates or () if not _is_gone(pipeline, i)],
+                None,
+            )
+        known = listed_batches.known(connection, submission.account, ids)
+        left = [batch_id for batch_id in ids if batch_id not in known]
+        over = fixed_at is not None and look.begun > fixed_at + CANDIDATE_SECONDS
+        if fixed_at is None or (left and not over):
+            if (
+                transitions.wait_for(connection, submission, left, fixed_at, nothing)
+                and late_enough
+            ):
+                why = nothing or f"{len(left):,} listed batches may be its own, and have not ended"
+                log.warning("submission %s waits: %s", submission.token, why)
+            return
+        if transitions.give_back(connection, submission, State.ABSENT, "not in the API's list"):
+            log.warning("submission %s was never made; it goes out again", submission.token)
+
+
+def _is_gone(pipeline: Pipeline, batch_id: str) -> bool:
+    """Whether a candidate was deleted: the API has known it neither in the list nor by its id for
+    longer than it leaves out a batch that exists."""
+    since = _missing.get(batch_id)
+    return since is not None and steady() - since > pipeline.settings.reconcile_seconds

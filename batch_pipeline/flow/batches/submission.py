@@ -5,6 +5,8 @@ the state machine and its invariants):
 
 - INTENT is in the ledger before the first byte of the body leaves. Otherwise a crash during the
   upload would leave a batch that no row of the ledger knows of, and its shard would go again.
+- What the API lists is marked before the body leaves, unless it was seconds ago. Should the answer
+  be lost, only what was not listed by then can be this batch.
 - All of the body but its last bytes is sent under an announced length. Without its end the API
   cannot take the batch in, so a sender that dies here has bought nothing.
 - SEALED is in the ledger before the last bytes leave, and only the holder of the lease seals. A
@@ -28,8 +30,9 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.flow.batches import listing, reconciliation
 from batch_pipeline.flow.batches.body import body_of
-from batch_pipeline.flow.batches.lease import clock, renewed_lease
+from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
@@ -37,7 +40,7 @@ from batch_pipeline.ledger import accounts, nights, shards, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
-from batch_pipeline.ledger.database.ledger import insisting
+from batch_pipeline.ledger.database.ledger import insisting, steady
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 
@@ -131,6 +134,8 @@ def _submit(
 def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> ApiFailure | None:
     """Send one shard and record what came of it; returns the failure, or None if it is accepted."""
     submission = intent.submission
+    if submission.mark_id is None:
+        reconciliation.mark_list(pipeline, submission)
     body = body_of(pipeline, intent.shard, submission.token)
     chunks = _SealedChunks(pipeline, submission, body.chunks, stop)
     try:
@@ -171,13 +176,13 @@ class _SealedChunks:
             yield held_back
             held_back = chunk
         lease_seconds = self._pipeline.settings.lease_seconds
-        before = clock()
+        before = steady()
         with self._pipeline.ledger.write() as connection:
             if not transitions.seal(connection, self._submission, lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
         # A process that was frozen here must not complete a body after its lease: the shard may
         # count as unknown by then, and the batch would appear after the look for it.
-        if clock() - before > lease_seconds / 2:
+        if steady() - before > lease_seconds / 2:
             raise ApiFailure(None, None, None, "too slow to finish the body safely")
         self.sealed = True
         yield held_back
@@ -187,13 +192,7 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
     @insisting
     def record() -> bool:
         with pipeline.ledger.write() as connection:
-            return transitions.accept(
-                connection,
-                submission.id,
-                batch.id,
-                accepted_at=batch.created_at,
-                expires_at=batch.expires_at,
-            )
+            return listing.accept(connection, submission.id, batch)
 
     night_held = record()
     log.info("batch %s accepted: %s requests", batch.id, f"{submission.requests:,}")

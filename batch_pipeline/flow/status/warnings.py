@@ -153,8 +153,7 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
         yield NightWarning(
             "unknown_outcome",
             f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
-            f"for {duration(lasted)}; the API's list is consulted until it is found, or proven "
-            "absent",
+            f"for {duration(lasted)}; {_waits_for(submission, at)}",
             name,
             alerts=lasted > UNKNOWN_LASTS_SECONDS,
         )
@@ -162,6 +161,21 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
         yield from _near_expiry(name, submission.expires_at - at)
     if submission.state in (State.ACCEPTED, State.ENDED):
         yield from _uncollected(submission, name, at)
+
+
+def _waits_for(submission: Submission, at: float) -> str:
+    """What has to happen until the outcome of a submission is known."""
+    if submission.candidates_from is not None and submission.candidates:
+        first, *others = submission.candidates
+        more = f" and {len(others):,} others" if others else ""
+        lasted = duration(at - submission.candidates_from)
+        return (
+            f"it waits for batch {first}{more}, which may be its own or another tenant's and had "
+            f"not ended {lasted} ago: only the results tell. A batch ends within 24 hours"
+        )
+    if submission.waits_for is not None:
+        return f"it is not sent again, since the API's list proves nothing: {submission.waits_for}"
+    return "the API's list is consulted until it is found, or proven absent"
 
 
 def _near_expiry(name: str, left: float) -> Iterator[NightWarning]:

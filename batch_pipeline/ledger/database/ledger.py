@@ -14,7 +14,10 @@ night that was paid for would be bought again from it.
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +38,12 @@ POSTGRES_WRITE_LOCK = 0x6261746368
 # A process that is frozen inside a transaction must not stop the others for ever.
 POSTGRES_IDLE_LIMIT = "30s"
 SQLITE_BUSY_MILLISECONDS = 120_000
+# A smaller difference is the time that reading two clocks takes, or a clock that is corrected.
+CLOCK_SET_SECONDS = 1.0
+# States of submissions whose leases, or the time since, decide what is sent.
+MEASURED = ("intent", "sealed", "unknown", "calling")
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -111,6 +120,8 @@ class Ledger:
                     connection.execute(
                         sa.update(tables.schema).values(version=tables.SCHEMA_VERSION)
                     )
+                if version is None or version >= migrations.OLDEST:
+                    _set_clock(connection)
         except sa.exc.DBAPIError as error:
             raise LedgerError(
                 f"The ledger cannot be opened: {error.orig}. Check BATCH_PIPELINE_HOME and "
@@ -145,10 +156,67 @@ def insisting(write: Callable[[], T]) -> Callable[[], T]:
 
 
 def now(connection: Connection) -> float:
-    """Seconds since the epoch by the database's clock, the one clock that all processes share."""
+    """Seconds since the epoch by the ledger's clock, the one clock that all processes share.
+
+    With PostgreSQL that is the server's. With SQLite all processes are on one machine: its steady
+    clock, raised to the time of day when the ledger was opened first since the machine started. It
+    goes on evenly while the time of day is set, which would otherwise end leases and the wait for a
+    lost batch at once, or never.
+    """
+    if connection.dialect.name == "postgresql":
+        return _time_of_day(connection)
+    ahead = connection.scalar(
+        sa.select(tables.steady_clock.c.ahead).where(tables.steady_clock.c.boot == _boot())
+    )
+    return _time_of_day(connection) if ahead is None else steady() + float(ahead)
+
+
+def steady() -> float:
+    """Seconds of a clock that no one sets, and that goes on while the machine sleeps, unlike
+    `time.monotonic`; the same in all processes of a machine."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _time_of_day(connection: Connection) -> float:
     if connection.dialect.name == "postgresql":
         return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")))
     return float(connection.scalar(sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")))
+
+
+@functools.cache
+def _boot() -> str:
+    """What the steady clock counts from: this start of the machine. Empty where it is unknown."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{started} {Path('/proc/self/ns/time').readlink()}"
+    except OSError:
+        return ""
+
+
+def _set_clock(connection: Connection) -> None:
+    """Let the ledger's clock begin with the time of day, or follow it where it was set.
+
+    It does not follow while anything is under way whose leases or waits it measures.
+    """
+    if connection.dialect.name == "postgresql" or not _boot():
+        return
+    columns = tables.steady_clock.c
+    ahead = _time_of_day(connection) - steady()
+    known = connection.scalar(sa.select(columns.ahead).where(columns.boot == _boot()))
+    if known is None:
+        connection.execute(sa.insert(tables.steady_clock).values(boot=_boot(), ahead=ahead))
+    elif abs(ahead - known) > CLOCK_SET_SECONDS:
+        states = tables.submission.c.state
+        under_way = sa.select(tables.submission.c.id).where(states.in_(MEASURED)).limit(1)
+        if connection.scalar(under_way) is None:
+            change = sa.update(tables.steady_clock).where(columns.boot == _boot())
+            connection.execute(change.values(ahead=ahead))
+        else:
+            log.warning(
+                "the machine's clock was set by %+.0f s; the ledger follows once no batch is being "
+                "sent or looked for, and no call is made",
+                ahead - known,
+            )
 
 
 def _create_engine(url: str) -> Engine:

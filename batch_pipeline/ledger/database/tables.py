@@ -201,6 +201,14 @@ submission = Table(
     Column("intent_at", Double, nullable=False),
     # When the answer to the create was lost: the API's list is searched from then on.
     Column("window_from", Double),
+    # Row of `list_mark`: what the API listed before the last bytes left. NULL: not known.
+    Column("mark_id", Integer),
+    # Ids of listed batches that may be this one's, the likeliest first, as of the last look.
+    Column("candidates", JSON),
+    # When a complete look after the reconcile time fixed `candidates`: later batches are none.
+    Column("candidates_from", Double),
+    # Why the list proves nothing of it yet.
+    Column("waits_for", Text),
     Column("error", Text),
     Column("batch_id", String(100), unique=True),
     Column("accepted_at", Double),
@@ -351,6 +359,29 @@ seen = Table(
     Column("account", ForeignKey("account.name"), primary_key=True),
     Column("batch_id", String(100), primary_key=True),
     Column("submission_id", ForeignKey("submission.id")),
+)
+
+# The newest batches of the API's list before a submission was sent, newest first. `odd`: entries
+# among them without a readable id; `whole`: the list had no more than these.
+list_mark = Table(
+    "list_mark",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account", ForeignKey("account.name"), nullable=False),
+    Column("read_at", Double, nullable=False),
+    Column("ids", JSON, nullable=False),
+    Column("odd", Integer, nullable=False),
+    Column("whole", Boolean, nullable=False),
+    Index("list_mark_by_account", "account", "id"),
+)
+
+# SQLite: what a machine's steady clock, which no one sets, is to be raised by to give the ledger's
+# time, by boot; see `ledger.now`.
+steady_clock = Table(
+    "steady_clock",
+    metadata,
+    Column("boot", String(100), primary_key=True),
+    Column("ahead", Double, nullable=False),
 )
 
 # Alerts of a night, one for each cause. Targets are not named: their addresses are secrets.

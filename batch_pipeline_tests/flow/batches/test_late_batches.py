@@ -11,7 +11,6 @@ import pytest
 
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.batches import cancel
-from batch_pipeline.flow.batches.reconciliation import is_late
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import listed_batches
@@ -21,13 +20,6 @@ from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.flow.batches.test_reconciliation import (
-    INTENT_AT,
-    SKEW,
-    WINDOW_FROM,
-    submission,
-)
-from batch_pipeline_tests.flow.fake_api import a_batch
 from batch_pipeline_tests.support import (
     PARTITION,
     Faults,
@@ -174,20 +166,3 @@ def test_other_tenants_batches_are_read_once_and_left_alone(
     assert sim.books.foreign_read == {foreign: 1}
     assert other_size not in sim.books.foreign_touched
     assert not sim.books.foreign_touched
-
-
-@pytest.mark.parametrize(
-    ("created_at", "requests", "late"),
-    [
-        (INTENT_AT - SKEW - 1, 5, False),
-        (INTENT_AT, 4, False),
-        (INTENT_AT, 5, True),
-        (WINDOW_FROM + LATE_WATCH_SECONDS, 5, True),
-        (WINDOW_FROM + LATE_WATCH_SECONDS + 1, 5, False),
-    ],
-)
-def test_which_batch_may_be_one_that_was_given_up(
-    created_at: float, requests: int, late: bool
-) -> None:
-    batch = a_batch("b", created_at=created_at, requests=requests)
-    assert is_late(submission(), batch) is late
