@@ -25,12 +25,20 @@ surfaces as Python's own exception, with a trace.
 
 from __future__ import annotations
 
+from batch_pipeline import safe_text
+
 
 class BatchPipelineError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base of every error whose message is meant for the user.
+
+    Messages quote data and other libraries: `str` has them as they may be shown.
+    """
 
     exit_code = 1
     code = "failed"
+
+    def __str__(self) -> str:
+        return safe_text.lines(super().__str__())
 
 
 class DeclarationError(BatchPipelineError):
@@ -38,6 +46,10 @@ class DeclarationError(BatchPipelineError):
 
     exit_code = 2
     code = "invalid_declaration"
+
+    def __str__(self) -> str:
+        # One problem a line, each beginning with file and line for editors that go there.
+        return "\n".join(map(safe_text.one_line, Exception.__str__(self).split("\n")))
 
 
 class UsageError(BatchPipelineError):

@@ -6,7 +6,6 @@ more; this module only reads these reports. `flow.costs.billing_check` compares 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,12 +15,12 @@ from typing import Any
 import anthropic
 import httpx2
 
+from batch_pipeline.api import credentials
 from batch_pipeline.api.client import SIMULATOR_HEADER
 from batch_pipeline.api.failures import failures, json_of
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import UsageError
 
-KEY = "ANTHROPIC_ADMIN_KEY"
 USAGE_REPORT = "/v1/organizations/usage_report/messages"
 COST_REPORT = "/v1/organizations/cost_report"
 # The reports' amounts are in cents.
@@ -54,17 +53,21 @@ class AdminApi:
     """A client of the reports; key and base URL come from the environment."""
 
     def __init__(self) -> None:
-        key = os.environ.get(KEY)
-        if not key:
+        key = credentials.secret(credentials.ADMIN_KEY)
+        if key is None:
             raise UsageError(
-                f"No admin key: set {KEY}. The reports of a whole organisation are not shown to "
-                "the ordinary key of a workspace; an admin makes one in the API's console."
+                f"No admin key: set {credentials.ADMIN_KEY}. The reports of a whole organisation "
+                "are not shown to the ordinary key of a workspace; an admin makes one in the API's "
+                "console."
             )
         self.simulated = False
         hooks = {"response": [self._note_simulator]}
         self._client = anthropic.Anthropic(
-            api_key=key, http_client=anthropic.DefaultHttpxClient(event_hooks=hooks)
+            base_url=credentials.base_url(),
+            api_key=key,
+            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, follow_redirects=False),
         )
+        credentials.say_if_unencrypted(self._client.base_url)
 
     def usage(self, day: date) -> list[DayUsage]:
         """The organisation's tokens on a day (UTC), by model and tier."""

@@ -6,18 +6,18 @@ memory and parse unknown result types as known ones.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import anthropic
 import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
+from batch_pipeline.api import credentials
 from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage
@@ -42,24 +42,28 @@ class AnthropicApi:
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        if api_key is None:
-            _require_key()
-        self._base_url, self._api_key = base_url, api_key
+        credential = {"api_key": api_key} if api_key else credentials.of_environment()
+        if not credential:
+            _refuse_without_key()
+        arguments: dict[str, Any] = {"base_url": credentials.base_url(base_url), **credential}
+        self._arguments = arguments
         self._simulated: bool | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
         # One context for both clients: reading the certificates takes longer than a call.
         tls = httpx2.create_ssl_context()
+        # No client follows a redirect: key and documents would go to another address.
         self._client = anthropic.Anthropic(
-            base_url=base_url,
-            api_key=api_key,
+            **arguments,
             max_retries=READ_RETRIES,
-            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, verify=tls),
+            http_client=anthropic.DefaultHttpxClient(
+                event_hooks=hooks, verify=tls, follow_redirects=False
+            ),
         )
+        credentials.say_if_unencrypted(self._client.base_url)
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation.
         self._create_client = anthropic.Anthropic(
-            base_url=base_url,
-            api_key=api_key,
+            **arguments,
             max_retries=0,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
@@ -134,11 +138,7 @@ class AnthropicApi:
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
                 cast_to=httpx2.Response,
-                # The body is a document of the user's and must not go to another address.
-                options={
-                    "headers": JSON_BODY | betas_header(betas),
-                    "follow_redirects": False,
-                },
+                options={"headers": JSON_BODY | betas_header(betas)},
             )
             try:
                 return int(json_of(response)["input_tokens"])
@@ -147,9 +147,7 @@ class AnthropicApi:
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
-        async with open_messages(
-            concurrency, self._note_simulator, self._base_url, self._api_key
-        ) as messages:
+        async with open_messages(concurrency, self._note_simulator, self._arguments) as messages:
             yield messages
 
     def _probe(self) -> None:
@@ -256,11 +254,9 @@ def _timestamp(text: Any) -> float | None:
         return None
 
 
-def _require_key() -> None:
-    """Raise UsageError where the environment has no key."""
-    if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")):
-        raise UsageError(
-            "No API key and no simulator: set ANTHROPIC_API_KEY. To try without one, run "
-            "`batch-pipeline demo`, or start `batch-pipeline simulator --port 8765` and set "
-            "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
-        )
+def _refuse_without_key() -> NoReturn:
+    raise UsageError(
+        "No API key and no simulator: set ANTHROPIC_API_KEY. To try without one, run "
+        "`batch-pipeline demo`, or start `batch-pipeline simulator --port 8765` and set "
+        "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
+    )

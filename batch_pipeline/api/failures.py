@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import anthropic
 import httpx2
 import orjson
 
 from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits
+from batch_pipeline.safe_text import redacted
 
 LIMITED = ("requests", "input-tokens", "output-tokens")
 _HEADERS = tuple(
@@ -25,24 +27,28 @@ JSON_BODY = {"content-type": "application/json"}
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn errors of the SDK and its transport into `ApiFailure`."""
+    """Turn errors of the SDK and its transport into `ApiFailure`.
+
+    Their own texts are left behind: a transport quotes a header or an address that it refuses, and
+    a trace prints the causes of an error.
+    """
     try:
         yield
     except anthropic.APIStatusError as error:
         response = error.response
-        raise refusal(error.status_code, response.headers, response.content) from error
+        raise refusal(error.status_code, response.headers, response.content) from None
     except anthropic.APIError as error:
         cause = error.__cause__
-        message = f"{error} {cause or ''}".strip()
+        message = f"{error} {said(cause) if cause else ''}".strip()
         connected = not _never_established(cause)
-        raise ApiFailure(None, None, None, message, connected=connected) from error
+        raise ApiFailure(None, None, None, message, connected=connected) from None
     except anthropic.AnthropicError as error:
         # No token: a profile that cannot be read, an identity provider that cannot be reached.
-        message = f"no credentials: {error}"
-        raise ApiFailure(None, None, None, message, connected=False) from error
+        message = f"no credentials: {redacted(str(error))}"
+        raise ApiFailure(None, None, None, message, connected=False) from None
     except httpx2.HTTPError as error:
         # The SDK does not wrap the error of a stream that breaks.
-        raise ApiFailure(None, None, None, f"{type(error).__name__}: {error}") from error
+        raise ApiFailure(None, None, None, said(error)) from None
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailure:
@@ -51,18 +57,31 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         body = None
+    if 300 <= status < 400:
+        return ApiFailure(status, None, None, _redirect(headers))
     detail = _inner(body, "error")
     code = detail.get("code") or _inner(detail, "details").get("error_code")
     return ApiFailure(
         status=status,
         error_type=_text(detail.get("type")),
         error_code=_text(code),
-        message=_text(detail.get("message"))
-        or content.decode("utf-8", "replace").strip()
-        or "no message",
+        # An answer may repeat what it was sent.
+        message=redacted(
+            _text(detail.get("message"))
+            or content.decode("utf-8", "replace").strip()
+            or "no message"
+        ),
         retry_after=_seconds(headers.get("retry-after")),
         limits=rate_limits(headers),
     )
+
+
+def said(error: BaseException) -> str:
+    """An error of a transport in words, without the header or address that it may quote."""
+    name = type(error).__name__
+    if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
+        return f"{name}: a header or address that cannot be used"
+    return f"{name}: {redacted(str(error))}"
 
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:
@@ -99,6 +118,19 @@ def rate_limits(headers: Mapping[str, str]) -> RateLimits:
             except (KeyError, ValueError):
                 continue
     return found
+
+
+def _redirect(headers: Mapping[str, str]) -> str:
+    """What a redirect means: it is not followed, since key and documents would go with it."""
+    try:
+        target = urlsplit(headers.get("location", "")).hostname
+    except ValueError:
+        target = None
+    where = f" to {target}" if target else ""
+    return (
+        f"a redirect{where}, which is not followed: key and documents would go there. Set "
+        "ANTHROPIC_BASE_URL to the address that answers itself"
+    )
 
 
 def _never_established(cause: BaseException | None) -> bool:

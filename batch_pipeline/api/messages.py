@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.request import getproxies
 
 import aiohttp
@@ -25,6 +26,7 @@ from batch_pipeline.api.failures import (
     object_in,
     rate_limits,
     refusal,
+    said,
 )
 from batch_pipeline.api.protocol import Answer, ApiFailure
 
@@ -56,14 +58,13 @@ class SdkHeads(httpx2.AsyncBaseTransport):
     renewal of tokens that expire during a night.
     """
 
-    def __init__(self, base_url: str | None, api_key: str | None) -> None:
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._seen: httpx2.Request | None = None
         # By betas: declarations of several snapshots may be under way.
         self._heads: dict[tuple[str, ...], RequestHead] = {}
         self._making = asyncio.Lock()
         self.client = anthropic.AsyncAnthropic(
-            base_url=base_url,
-            api_key=api_key,
+            **arguments,
             max_retries=0,
             # Its header names one call; a copied header would give all calls that name.
             open_telemetry=False,
@@ -139,10 +140,10 @@ class AnthropicMessages:
             ) as response:
                 content = await response.read()
         except _NEVER_ESTABLISHED as error:
-            raise _lost(error, connected=False) from error
+            raise _lost(error, connected=False) from None
         except (aiohttp.ClientError, OSError) as error:
             # Time-outs are among these: what became of the request is open.
-            raise _lost(error, connected=True) from error
+            raise _lost(error, connected=True) from None
         status, headers = response.status, response.headers
         self._note(headers)
         if not 200 <= status < 300:
@@ -154,14 +155,13 @@ class AnthropicMessages:
 async def open_messages(
     connections: int,
     note: Callable[[Mapping[str, str]], None],
-    base_url: str | None = None,
-    api_key: str | None = None,
+    arguments: Mapping[str, Any],
 ) -> AsyncIterator[AnthropicMessages]:
     """`AnthropicMessages` over up to `connections` kept connections; a call beyond them waits.
 
-    Base URL and credentials come from the environment unless given, as with the SDK.
+    `arguments` are those of the SDK's client: base URL and credential.
     """
-    heads = SdkHeads(base_url, api_key)
+    heads = SdkHeads(arguments)
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=httpx2.create_ssl_context()),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -173,5 +173,4 @@ async def open_messages(
 
 
 def _lost(error: Exception, *, connected: bool) -> ApiFailure:
-    message = f"{type(error).__name__}: {error}"
-    return ApiFailure(None, None, None, message, connected=connected)
+    return ApiFailure(None, None, None, said(error), connected=connected)

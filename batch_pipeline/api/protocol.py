@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from batch_pipeline import safe_text
+
 
 @dataclass(frozen=True)
 class BatchInfo:
@@ -94,7 +96,7 @@ class ApiFailure(Exception):
     def __str__(self) -> str:
         status = f"HTTP {self.status}" if self.status is not None else "no answer"
         kind = f" {self.error_type}" if self.error_type else ""
-        return f"{status}{kind}: {self.message}"
+        return safe_text.one_line(f"{status}{kind}: {self.message}")
 
 
 class Messages(Protocol):

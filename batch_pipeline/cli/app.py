@@ -30,6 +30,7 @@ from batch_pipeline.cli.run import cancel, run
 from batch_pipeline.cli.simulator import simulator
 from batch_pipeline.cli.status import status
 from batch_pipeline.errors import BatchPipelineError
+from batch_pipeline.safe_text import Formatter
 
 # In the order of `--help`.
 COMMANDS = (
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
         # A service manager stops a program by SIGTERM: end as after Ctrl-C.

@@ -9,6 +9,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output, as_typed
+from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:
     from batch_pipeline.ledger.approvals import Approval
@@ -38,10 +39,8 @@ def show_approval(output: Output, night: Night, given: Approval) -> None:
     document = {"job": night.job, "partition": night.partition, **given.as_json()}
 
     def show() -> None:
-        print(
-            f"{night.job} {night.partition}: the {given.gate} gate was overruled by "
-            f"{given.approved_by}: {given.reason}"
-        )
+        overruled = f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
+        print(one_line(f"{night.job} {night.partition}: {overruled}"))
         print(f"Go on with: {as_typed()} run {night.job} --partition {night.partition}")
 
     output.answer(document, show)

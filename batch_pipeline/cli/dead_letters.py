@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, NoWait, Partition
 from batch_pipeline.cli.output import Output, as_typed, exit_code
 from batch_pipeline.cli.report import show_report
-from batch_pipeline.cli.tables import plain_table, print_path
+from batch_pipeline.cli.tables import SafeConsole, plain_table, print_path
+from batch_pipeline.safe_text import one_line
 from batch_pipeline.wording import clipped
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def show_dead_letters(
     }
 
     def show() -> None:
-        console = Console()
+        console = SafeConsole()
         if not groups:
             console.print(f"{night.job} {night.partition}: nothing is set aside.", highlight=False)
             return
@@ -112,8 +112,8 @@ def show_dead_letters(
             table.add_row(
                 f"{group.items:,}",
                 group.reason,
-                Text(clipped(error, MESSAGE_CHARACTERS)),
-                Text(", ".join(clipped(text, ID_CHARACTERS) for text in group.example_ids)),
+                Text(one_line(clipped(error, MESSAGE_CHARACTERS))),
+                Text(one_line(", ".join(clipped(i, ID_CHARACTERS) for i in group.example_ids))),
             )
         console.print(table)
         print_path(console, "With their input", folder)
@@ -125,7 +125,8 @@ def say_redriven(output: Output, redriven: Redriven) -> None:
     """Which dead letters go again, before the night runs on, and which cannot."""
     sent, missing = redriven.sent, redriven.missing
     if missing:
-        ids = ", ".join(missing[:NAMED_IDS]) + (", …" if len(missing) > NAMED_IDS else "")
+        named = one_line(", ".join(missing[:NAMED_IDS]))
+        ids = named + (", …" if len(missing) > NAMED_IDS else "")
         output.say(f"Not in the input any more, their dead letters stay ({len(missing):,}): {ids}")
     if not sent:
         output.say("No dead letter is to be sent again.")

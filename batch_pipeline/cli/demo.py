@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Json
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.cli.tables import SIMULATED
+from batch_pipeline.cli.tables import SIMULATED, SafeConsole
 from batch_pipeline.errors import UsageError
 from batch_pipeline.wording import duration, usd
 
@@ -96,7 +95,7 @@ def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
 
 
 def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds: float) -> None:
-    console = Console()
+    console = SafeConsole()
     table = Table(title=f"{JOB}: the last {len(reports)} nights")
     table.add_column("night", no_wrap=True)
     for name in ("items", "good", "aside", "batches", "billed", "real time", "saved"):

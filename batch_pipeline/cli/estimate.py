@@ -7,12 +7,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.tables import plain_table
+from batch_pipeline.cli.tables import SafeConsole, plain_table
 from batch_pipeline.wording import duration, usd
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def show_estimate(output: Output, found: Estimate) -> None:
 
 
 def _show(found: Estimate) -> None:
-    console = Console()
+    console = SafeConsole()
 
     def say(text: str, indent: str = "") -> None:
         lines = textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ")

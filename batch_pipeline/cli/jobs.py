@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import COMPLETE, USAGE, Output
-from batch_pipeline.cli.tables import facts_table, plain_table
+from batch_pipeline.cli.tables import SafeConsole, facts_table, plain_table
+from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.files import Sources
@@ -65,7 +65,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             "partitions": "daily" if spec.partitions else "one",
             "newest_partition": newest_key(spec.partitions, now),
             "schedule": spec.schedule,
-            "input_path": spec.input.path,
+            "input_path": redacted(spec.input.path),
         }
         for spec in scan.specs.values()
     ]
@@ -88,8 +88,8 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
                 row["schedule"] or "-",
                 row["description"],
             )
-            table.add_row(*map(Text, cells))
-        Console().print(table)
+            table.add_row(*(Text(one_line(cell)) for cell in cells))
+        SafeConsole().print(table)
 
     if rows or output.as_json:
         output.answer(document, show)
@@ -127,7 +127,7 @@ def show_validation(
     }
 
     def show() -> None:
-        console = Console()
+        console = SafeConsole()
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
         table = facts_table()
         for name, value in document.items():

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batch_pipeline.safe_text import json_text, lines, redacted
+
 if TYPE_CHECKING:
     from batch_pipeline.flow.status.progress import Progress
 
@@ -27,25 +29,26 @@ class Output:
 
     def say(self, text: str) -> None:
         """Something for the person who watches."""
-        print(text, file=sys.stderr, flush=True)
+        print(lines(text), file=sys.stderr, flush=True)
 
     def answer(self, document: Mapping[str, Any] | str, show: Callable[[], None]) -> None:
         """The command's answer: the document (or its text), or what `show` prints."""
         if not self.as_json:
             show()
         elif isinstance(document, str):
-            print(document, flush=True)
+            print(json_text(document), flush=True)
         else:
             import orjson
 
-            print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode(), flush=True)
+            text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+            print(json_text(text), flush=True)
 
 
 def report_error(output: Output, code: str, message: str, exit_code: int) -> int:
     """Say what went wrong in the form that was asked for; returns the exit code."""
     message = message.replace(f"`{PROGRAM} ", f"`{as_typed()} ")
     if output.as_json:
-        output.answer({"error": {"code": code, "message": message}}, lambda: None)
+        output.answer({"error": {"code": code, "message": redacted(message)}}, lambda: None)
     output.say(f"Error: {message}" if code != "interrupted" else message)
     return exit_code
 

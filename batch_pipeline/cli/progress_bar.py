@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from batch_pipeline.cli.output import Output
+from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress
+from batch_pipeline.safe_text import Formatter
 from batch_pipeline.wording import usd
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def announce_account(output: Output, pipeline: Pipeline) -> None:
 @contextmanager
 def shown() -> Iterator[Callable[[progress.Progress], None]]:
     """A function to call with each new state: draws a bar on a terminal, logs elsewhere."""
-    stderr = Console(stderr=True)
+    stderr = SafeConsole(stderr=True)
     if not stderr.is_terminal:
         yield _logged_progress()
         return
@@ -93,13 +95,15 @@ def _logged_progress() -> Callable[[progress.Progress], None]:
 
 
 def _log_above(console: Console) -> logging.Handler:
-    return RichHandler(
+    handler = RichHandler(
         console=console,
         show_path=False,
         show_level=False,
         omit_repeated_times=False,
         log_time_format="%H:%M:%S",
     )
+    handler.setFormatter(Formatter("%(message)s"))
+    return handler
 
 
 def _facts(state: progress.Progress) -> str:

@@ -9,6 +9,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json
 from batch_pipeline.cli.output import Output
+from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.prune import Pruned
@@ -45,6 +46,6 @@ def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_ru
 
     def show() -> None:
         for line in prune.describe(pruned, dry_run=dry_run):
-            print(f"{job} {line}" if pruned.freed or pruned.kept else line)
+            print(one_line(f"{job} {line}" if pruned.freed or pruned.kept else line))
 
     output.answer(document, show)

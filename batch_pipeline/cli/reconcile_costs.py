@@ -73,13 +73,11 @@ def _show(
     }
 
     def show() -> None:
-        from rich.console import Console
-
-        from batch_pipeline.cli.tables import SIMULATED, plain_table
+        from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
         from batch_pipeline.pricing.tokens import TOKENS
         from batch_pipeline.wording import usd
 
-        console = Console()
+        console = SafeConsole()
         print(f"{day}, account {account}: the ledger beside the organisation")
         if not compared:
             print("Neither knows of any usage.")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.tables import SIMULATED, facts_table, print_path
+from batch_pipeline.cli.tables import SIMULATED, SafeConsole, facts_table, print_path
 from batch_pipeline.wording import percent, usd
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def show_report(output: Output, report: Report) -> None:
     from batch_pipeline.reporting.report_json import to_json
 
     def show() -> None:
-        console = Console()
+        console = SafeConsole()
         state = "complete" if report.complete else "not complete"
         console.print(f"{report.job} {report.partition}: {state}", highlight=False)
         table = facts_table()

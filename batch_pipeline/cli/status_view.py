@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.cli.tables import SIMULATED, plain_table
+from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
 from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.safe_text import one_line
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import duration, usd
 
@@ -70,7 +70,7 @@ def show_status(
     }
 
     def show() -> None:
-        console = Console()
+        console = SafeConsole()
         if not states:
             text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
             console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -85,7 +85,7 @@ def show_status(
                 *(map(_alert, recorded[state.night.id]) if details else ()),
             ]
             for note in notes:
-                console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False)
+                console.print(f"  {one_line(note)}", soft_wrap=True, highlight=False, markup=False)
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
 

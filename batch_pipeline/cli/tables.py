@@ -5,11 +5,26 @@ User data is never read as markup: an id may hold brackets.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
+from batch_pipeline.safe_text import visible
+
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
+
+
+class SafeConsole(Console):
+    """A console that shows control characters in data escaped; its own styles stay."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
 
 def plain_table() -> Table:

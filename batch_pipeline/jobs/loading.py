@@ -21,6 +21,7 @@ from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_lines import KeyPath, YamlProblem, parse_yaml
+from batch_pipeline.safe_text import one_line
 
 FILE_NAME = "defs.yaml"
 COMPONENT_TYPE = "batch_pipeline.BatchJobComponent"
@@ -252,7 +253,7 @@ def _shown(value: object) -> str:
 
 def _line(file: Path, line_of: Callable[[KeyPath], int], path: KeyPath, message: str) -> str:
     key = f"{_dotted(path)}: " if path else ""
-    return f"{file}:{line_of(path)}: {key}{message}"
+    return one_line(f"{file}:{line_of(path)}: {key}{message}")
 
 
 def _dotted(path: KeyPath) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
@@ -27,6 +30,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.safe_text import lines, one_line, redacted
 from batch_pipeline.storage import storage_errors
 
 # Dagster retries the input alone: an API or storage that fails for a moment at 1 o'clock must not
@@ -36,17 +40,43 @@ INPUT_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPON
 LONGEST_PAUSE = 240.0
 
 
+class StepLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of a step, with data of users and of the API as they may be shown."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        self.logger.log(level, one_line(str(msg) % args if args else str(msg)), **kwargs)
+
+
+def log_of(context: dg.AssetExecutionContext) -> StepLog:
+    return StepLog(context.log, {})
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """Replace an error that holds a secret: Dagster stores errors with trace and causes."""
+    try:
+        yield
+    except Exception as error:
+        told = "".join(traceback.format_exception(error))
+        if redacted(told) == told:
+            raise
+        shown = lines(f"{type(error).__name__}: {error}")
+        raise dg.Failure(shown, metadata={"trace": lines(told)}) from None
+
+
 @contextmanager
 def failing_clearly() -> Iterator[None]:
     """Turn errors for users into a Failure with their message; those of API and storage are
     retried, where the asset has retries."""
-    try:
-        yield
-    except BatchPipelineError as error:
-        passing = isinstance(error, ApiError | StorageError)
-        raise dg.Failure(str(error), allow_retries=passing) from None
-    except ApiFailure as failure:
-        raise dg.Failure(f"The API did not answer: {failure}", allow_retries=True) from failure
+    with without_secrets():
+        try:
+            yield
+        except BatchPipelineError as error:
+            passing = isinstance(error, ApiError | StorageError)
+            raise dg.Failure(str(error), allow_retries=passing) from None
+        except ApiFailure as failure:
+            message = f"The API did not answer: {failure}"
+            raise dg.Failure(message, allow_retries=True) from None
 
 
 @contextmanager
@@ -101,7 +131,7 @@ def _approve(
     gate, reason = approval.parse(context.run.tags[APPROVE_TAG])
     who = context.run.tags.get(USER_TAG) or f"dagster run {context.run.run_id}"
     given = approval.approve(pipeline, spec, night, gate, reason, who)
-    context.log.info(
+    log_of(context).info(
         "%s: the %s gate was overruled by %s: %s",
         context.partition_key,
         given.gate,

@@ -72,7 +72,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
             night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
             state = _collect(context, pipeline, spec, night)
             if not state.complete:
-                context.log.info(
+                asset_steps.log_of(context).info(
                     "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest "
                     "when it has ended.",
                     context.partition_key,
@@ -139,13 +139,13 @@ def _collect(
 ) -> Progress:
     """Collect what has ended, and observe it on `submitted_batches`, which shows the progress."""
     if night.snapshot_id is None:
-        context.log.info("%s: nothing was submitted", context.partition_key)
+        asset_steps.log_of(context).info("%s: nothing was submitted", context.partition_key)
         return steps.progress(pipeline, night)
     try:
         steps.poll_account(pipeline, night.account)
     except ApiFailure as failure:
         # What is known to have ended can be fetched nevertheless.
-        context.log.warning("the API did not answer a poll (%s)", failure)
+        asset_steps.log_of(context).warning("the API did not answer a poll (%s)", failure)
     collected = steps.collect_ended(pipeline, spec, night)
     state = steps.finish(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

@@ -6,12 +6,14 @@ Numbers that Dagster plots are rounded, since it prints them as they come.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ParamSpec
 
 import dagster as dg
 
+from batch_pipeline import safe_text
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
@@ -25,12 +27,23 @@ from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report, SetAside
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
+P = ParamSpec("P")
 
 ROW_COUNT = "dagster/partition_row_count"
 URI = "dagster/uri"
 GREEN, RED, GREY = "#1f9d55", "#d64545", "#c4c4cc"
 MOST_GROUPS = 8
 CHART_WIDTH, CHART_HEIGHT, CHART_GAP, MOST_BARS = 240, 40, 2, 30
+
+
+def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
+    """A function whose metadata hold data of users and of the API as they may be shown."""
+
+    @functools.wraps(made)
+    def safely(*args: P.args, **kwargs: P.kwargs) -> Metadata:
+        return safe_text.shown(made(*args, **kwargs))
+
+    return safely
 
 
 def describe_job(spec: JobSpec) -> str:
@@ -54,6 +67,7 @@ def describe_job(spec: JobSpec) -> str:
     return f"{about}\n\n| declared | |\n|---|---|\n{table}"
 
 
+@_safely
 def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Metadata:
     """A night's input; `retires` says when the job's model is retired, if that is soon."""
     snapshot = taken.snapshot
@@ -72,7 +86,7 @@ def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Me
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
-            spec.input.path.replace("{partition}", taken.night.partition)
+            safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
         ),
         **_estimate(taken.night.estimate),
         **({} if retires is None else {"model_retires": retires}),
@@ -106,6 +120,7 @@ def _both(found: Mapping[str, Any], name: str) -> tuple[float, float]:
     return found["batch"][name], found["realtime"][name]
 
 
+@_safely
 def of_waiting_pilot(waiting: Waiting) -> Metadata:
     return {
         "summary": f"no verdict yet: {waiting}",
@@ -113,6 +128,7 @@ def of_waiting_pilot(waiting: Waiting) -> Metadata:
     }
 
 
+@_safely
 def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> Metadata:
     """The pilot's verdict on its check; with the partition, since a check's history has no column
     for that."""
@@ -145,6 +161,7 @@ def _projection(verdict: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(usd, 6) for name, usd in found.items() if usd is not None}
 
 
+@_safely
 def of_pilot(
     verdict: Mapping[str, Any], approvals: Sequence[Approval], *, simulated: bool
 ) -> Metadata:
@@ -175,6 +192,7 @@ def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str
     return f"; overruled by {given[-1].approved_by}: {given[-1].reason}"
 
 
+@_safely
 def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsSpec) -> Metadata:
     """Where a night stands; `why` says why requests wait.
 
@@ -226,6 +244,7 @@ def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float 
     return found
 
 
+@_safely
 def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
     where = pipeline.files.uri(paths.results(state.night.job, state.night.partition))
     bar = proportions(
@@ -247,6 +266,7 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
     }
 
 
+@_safely
 def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[SetAside]) -> Metadata:
     night = state.night
     where = pipeline.files.uri(paths.dead_letter(night.job, night.partition))
@@ -267,6 +287,7 @@ def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[SetAsi
     return found
 
 
+@_safely
 def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     night = state.night
     cost_by_night = [float(each.usd) for each in report.trend]
@@ -302,7 +323,7 @@ def _groups(groups: Sequence[SetAside]) -> str:
 
 def _cell(text: str) -> str:
     """Text that cannot break out of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    return safe_text.one_line(text.replace("\n", " ")).replace("|", "\\|")
 
 
 def _usd(amount: Decimal | None) -> float:

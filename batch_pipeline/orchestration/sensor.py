@@ -29,6 +29,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
+    asset_steps,
     lost_runs,
     metadata,
     run_requests,
@@ -45,6 +46,7 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
+from batch_pipeline.safe_text import one_line
 from batch_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
-    with open_pipeline() as pipeline:
+    with asset_steps.without_secrets(), open_pipeline() as pipeline:
         return _tick(context, pipeline, open_pipeline, spec)
 
 
@@ -138,7 +140,7 @@ def _tick(
     requests = [*again, *requests]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
-    lines += _lines(seen.nights, plan, rests)
+    lines = [*map(one_line, [*lines, *_lines(seen.nights, plan, rests)])]
     return dg.SensorResult(
         run_requests=requests,
         asset_events=events,
@@ -279,7 +281,7 @@ def _observations(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
-                description=f"{metadata.headline(state)}{waiting}",
+                description=one_line(f"{metadata.headline(state)}{waiting}"),
                 metadata=metadata.of_submission(state, waits, spec.alerts),
             )
         )

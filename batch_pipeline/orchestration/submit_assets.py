@@ -67,9 +67,9 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
             retires = retirement.notice(spec)
             start = asset_steps.start_of(context.run)
             taken = steps.take_input(pipeline, spec, night, again=True, start=start)
-        context.log.info("%s: %s", context.partition_key, taken.note)
+        asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
         if retires is not None:
-            context.log.warning("%s: %s", spec.name, retires)
+            asset_steps.log_of(context).warning("%s: %s", spec.name, retires)
         return dg.MaterializeResult(metadata=metadata.of_input(spec, taken, retires))
 
     return input_dataset
@@ -122,7 +122,9 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             alerts.look(pipeline, spec.alerts, state)
             given = state.approvals
         if isinstance(verdict, Waiting):
-            context.log.info("%s: the pilot waits: %s", context.partition_key, verdict)
+            asset_steps.log_of(context).info(
+                "%s: the pilot waits: %s", context.partition_key, verdict
+            )
             if key in context.selected_asset_keys:
                 yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
             return
@@ -177,11 +179,11 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
                 waiting = admission.unanswered(night, failure, night.open_requests)
             state = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, state)
-        context.log.info("%s: %s", context.partition_key, state.describe())
+        asset_steps.log_of(context).info("%s: %s", context.partition_key, state.describe())
         if waiting.state is not None:
-            context.log.info("%s: %s", context.partition_key, waiting)
+            asset_steps.log_of(context).info("%s: %s", context.partition_key, waiting)
         for warning in warnings.of(state, spec.alerts):
-            context.log.warning("%s: %s", context.partition_key, warning.message)
+            asset_steps.log_of(context).warning("%s: %s", context.partition_key, warning.message)
         found = metadata.of_submission(state, waiting.state, spec.alerts)
         return dg.MaterializeResult(metadata=found)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.safe_text import redacted
 from batch_pipeline.storage.durable import flush, make_folder
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Files:
             self._root = self.home
 
     def uri(self, path: str) -> str:
-        """The absolute path or URL of a path, for people and other programs."""
-        return f"{self.home}/{path}" if self.is_remote else str(Path(self._root, path))
+        """The absolute path or URL of a path, for people and other programs; without secrets."""
+        return redacted(f"{self.home}/{path}") if self.is_remote else str(Path(self._root, path))
 
     # Writing
 

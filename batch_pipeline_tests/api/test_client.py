@@ -378,7 +378,7 @@ def test_calls_may_take_as_long_as_the_sdk_says(sim: Simulator) -> None:
     said = anthropic.DEFAULT_TIMEOUT
 
     async def make() -> RequestHead:
-        return await SdkHeads(sim.url, "a key").head(())
+        return await SdkHeads({"base_url": sim.url, "api_key": "a key"}).head(())
 
     head = asyncio.run(make())
     assert (head.timeout.sock_connect, head.timeout.sock_read) == (said.connect, said.read)
@@ -409,7 +409,7 @@ def test_a_token_that_is_renewed_during_a_night_is_sent_from_then_on(
     params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
 
     async def ask() -> None:
-        async with open_messages(1, lambda _: None) as messages:
+        async with open_messages(1, lambda _: None, {}) as messages:
             for name in ("first", "second"):
                 renew(name)
                 await messages.create(params, ())
@@ -420,7 +420,7 @@ def test_a_token_that_is_renewed_during_a_night_is_sent_from_then_on(
 
 def test_a_head_is_made_once_for_the_calls_of_a_while(sim: Simulator) -> None:
     async def make() -> list[RequestHead]:
-        heads = SdkHeads(sim.url, "a key")
+        heads = SdkHeads({"base_url": sim.url, "api_key": "a key"})
         return await asyncio.gather(*(heads.head(("a-beta",)) for _ in range(50)))
 
     first, *others = asyncio.run(make())
@@ -503,12 +503,14 @@ def test_a_kept_connection_that_the_server_closed_may_have_carried_the_call(
     assert (caught.value.status, caught.value.connected) == (None, True)
 
 
-def test_without_a_server_nothing_was_sent(
-    sim: Simulator, api: AnthropicApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+def test_without_a_server_nothing_was_sent() -> None:
+    async def ask() -> None:
+        nowhere = {"base_url": "http://127.0.0.1:9", "api_key": "any"}
+        async with open_messages(1, lambda _: None, nowhere) as messages:
+            await messages.create(b"{}", ())
+
     with pytest.raises(ApiFailure) as caught:
-        asked(api, b"{}")
+        asyncio.run(ask())
     assert not caught.value.connected
 
 

@@ -22,6 +22,7 @@ from batch_pipeline.ledger.admission.night_state import (
 )
 from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, ROOM_WANTED_SECONDS
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.safe_text import one_line
 
 ERRORS: dict[Kind, type[BatchPipelineError]] = {
     Kind.PAUSED: AccountError,
@@ -84,7 +85,7 @@ def _with_room(facts: Facts, state: Progress) -> Facts:
 
 def error_of(night: Night, state: NightState, waiting: int) -> BatchPipelineError:
     """The error that tells a person why a night does not move; only for the kinds in `ERRORS`."""
-    examples = "".join(f"\n  {example}" for example in state.examples)
+    examples = "".join(f"\n  {one_line(example)}" for example in state.examples)
     remedy = f"{state.remedy[:1].upper()}{state.remedy[1:]}."
     return ERRORS[state.kind](
         f"{night.job} {night.partition}: {state.reason}. {waiting:,} requests are held back."

@@ -19,6 +19,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.safe_text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _messages(claimed: Sequence[Alert], found: dict[int, Night]) -> list[Message
     messages = []
     for (night_id, code, _), group in groups.items():
         night = found[night_id]
-        lines = [alert.message for alert in group[:MOST_LINES]]
+        lines = [one_line(alert.message) for alert in group[:MOST_LINES]]
         if len(group) > MOST_LINES:
             lines.append(f"and {len(group) - MOST_LINES:,} more")
         lines.append(f"Account {night.account}. Where it stands: batch-pipeline status {night.job}")

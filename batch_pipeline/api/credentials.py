@@ -1,0 +1,109 @@
+"""Key and address of the API as the environment gives them, checked before anything is sent.
+
+A mounted secret or a file of variables often ends in a line break, which the SDK would put into a
+header and a transport would refuse with the whole key in its message. What surrounds a value is cut
+off; what cannot be sent is refused by the variable's name, never with its value.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+from functools import lru_cache
+
+import httpx2
+
+from batch_pipeline.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+KEY, TOKEN = "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"
+ADMIN_KEY = "ANTHROPIC_ADMIN_KEY"
+BASE_URL = "ANTHROPIC_BASE_URL"
+HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
+
+
+def secret(name: str) -> str | None:
+    """A key or token of the environment without white space around it; None if there is none.
+
+    Raises UsageError, which names the variable, for a value that no header can hold.
+    """
+    value = os.environ.get(name, "").strip().strip("\ufeff\x00")
+    if re.search(r"[^\x20-\x7e]", value):
+        raise UsageError(
+            f"{name} has a line break or another character inside that no key has; set it "
+            "to the key alone (the value is not shown here)."
+        )
+    return value or None
+
+
+def of_environment() -> dict[str, str]:
+    """The SDK's arguments for the credential of the environment, in the SDK's own order; empty
+    where no variable holds one."""
+    for name, argument in ((KEY, "api_key"), (TOKEN, "auth_token")):
+        value = secret(name)
+        if value is not None:
+            return {argument: value}
+    return {}
+
+
+def base_url(given: str | None = None) -> str | None:
+    """The address of the API: the given one or the environment's; None: the SDK knows it.
+
+    Raises UsageError for what is no address, and for headers of the environment that cannot be
+    sent.
+    """
+    _check_headers()
+    text = given or os.environ.get(BASE_URL, "").strip()
+    if not text:
+        return None
+    try:
+        url = httpx2.URL(text)
+        understood = (
+            url.scheme in ("http", "https") and bool(url.host) and not re.search(r"\s", text)
+        )
+    except (httpx2.InvalidURL, ValueError):
+        understood = False
+    if not understood:
+        raise UsageError(
+            f"{BASE_URL} is no address of an API; write it like https://gateway.example.com (the "
+            "value is not shown here)."
+        )
+    return text
+
+
+def say_if_unencrypted(url: httpx2.URL) -> None:
+    """Log once in a process that an address without TLS carries key and documents in the open."""
+    if url.scheme == "http" and not _is_loopback(url.host):
+        _say_unencrypted(url.host)
+
+
+def _check_headers() -> None:
+    """The SDK sends each line `name: value` of the variable as a header."""
+    for line in os.environ.get(HEADERS, "").split("\n"):
+        name, _, value = line.partition(":")
+        named = not name.strip() or re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name.strip())
+        if not named or re.search(r"[^\t\x20-\x7e]", value.strip()):
+            raise UsageError(
+                f"{HEADERS} holds a header that cannot be sent; write one `name: value` a line, in "
+                "ASCII (the value is not shown here)."
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost")
+
+
+@lru_cache(maxsize=16)
+def _say_unencrypted(host: str) -> None:
+    log.warning(
+        "the API at %s is reached over http://, without encryption: the key and all documents can "
+        "be read on their way. Use https:// in %s unless the network is yours alone",
+        host,
+        BASE_URL,
+    )
