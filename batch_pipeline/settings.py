@@ -51,6 +51,13 @@ class Settings:
         """Whether the home is reached through a filesystem URL rather than as a local folder."""
         return "://" in self.home
 
+    @property
+    def ledger_file(self) -> Path | None:
+        """The file of a SQLite ledger; None where the ledger is in another database."""
+        url = make_url(self.ledger_url)
+        sqlite = url.get_backend_name() == "sqlite" and url.database
+        return Path(str(url.database)) if sqlite else None
+
     @classmethod
     def from_environment(
         cls, environ: Mapping[str, str] | None = None, *, relative_home: bool = True

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import typer
 
 from batch_pipeline.cli.approve import approve
+from batch_pipeline.cli.backup import backup
 from batch_pipeline.cli.dead_letters import dead_letters
 from batch_pipeline.cli.demo import demo
 from batch_pipeline.cli.estimate import estimate
@@ -44,6 +45,7 @@ COMMANDS = (
     approve,
     cancel,
     prune,
+    backup,
     reconcile_costs,
     simulator,
 )

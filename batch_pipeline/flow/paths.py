@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# No job's name begins with `_`, and `cp home/*` copies this folder, which a leading dot would hide.
+MARK = "_ledger/home.json"
+SENT = "_ledger/sent"
+
 
 def results(job: str, partition: str) -> str:
     return f"{job}/results/partition={partition}"
@@ -44,3 +48,8 @@ def part_name(number: int) -> str:
 def parts_in(folder: str, count: int) -> list[str]:
     """The paths of a snapshot's parts in a folder, in their order."""
     return [f"{folder}/{part_name(number)}" for number in range(count)]
+
+
+def snapshot_facts(folder: str) -> str:
+    """What the ledger knows of a snapshot, beside its parts, for a ledger that is lost."""
+    return f"{folder}/snapshot.json"

@@ -12,6 +12,7 @@ from typing import Self
 
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
+from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.admission import Limits
@@ -74,8 +75,23 @@ class Pipeline:
         return self._opened.enter_context(closing(AnthropicApi()))
 
     @cached_property
+    def mark(self) -> HomeMark:
+        return HomeMark(self.files, self.ledger, self.settings.ledger_url)
+
+    @cached_property
     def account(self) -> Account:
-        """The account that owns queue, spend and answers; a simulator has an account of its own."""
+        """The account that owns queue, spend and answers; a simulator has an account of its own.
+
+        What sends begins here. Raises LedgerError where the ledger is not the home's own or is
+        behind it: it would buy again what it does not know.
+        """
+        account = self.account_as_it_is
+        self.mark.check(account)
+        return account
+
+    @cached_property
+    def account_as_it_is(self) -> Account:
+        """The account, whatever the state of the ledger."""
         simulated = self.api.simulated
         name = SIMULATOR_ACCOUNT if simulated else self.settings.account
         with self.ledger.write() as connection:

@@ -167,6 +167,15 @@ class Files:
             return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
         return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
 
+    def glob(self, pattern: str) -> list[str]:
+        """The paths of the files that a pattern with `*` in any of its parts matches, sorted."""
+        if self.is_remote:
+            self._fs.invalidate_cache()
+            found = self._fs.glob(f"{self._root}/{pattern}")
+            return sorted(str(path).removeprefix(f"{self._root}/") for path in found)
+        root = Path(self._root)
+        return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
+
     def size(self, folder: str) -> int:
         """Bytes of all files in a folder and below it; 0 where there is none."""
         if self.is_remote:

@@ -11,6 +11,8 @@ the state machine and its invariants):
   cannot take the batch in, so a sender that dies here has bought nothing.
 - SEALED is in the ledger before the last bytes leave, and only the holder of the lease seals. A
   sender that was frozen would otherwise complete a body whose shard another process has sent.
+- The home's mark is raised after the seal and before the last bytes leave (`home_mark`). A ledger
+  that is lost or restored would otherwise buy the batch again without a word.
 - After the seal a failure proves nothing unless it is a definite refusal: the submission is UNKNOWN
   and is looked for in the API's list (`reconciliation`), instead of being sent again.
 - An id that the API returned is recorded even if the lease was lost meanwhile, and the write is
@@ -36,7 +38,7 @@ from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, nights, shards, transitions
+from batch_pipeline.ledger import accounts, identity, nights, shards, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
@@ -143,6 +145,8 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> ApiFailure | None:
             batch = pipeline.api.create_batch(iter(chunks), body.length, body.betas)
     except ApiFailure as failure:
         _record_failure(pipeline, submission, failure, sealed=chunks.sealed)
+        if chunks.unmarked is not None:
+            raise chunks.unmarked from failure
         return failure
     except BaseException:
         # An interrupt, a full disk or a bug says nothing about the batch either.
@@ -168,6 +172,8 @@ class _SealedChunks:
         self._chunks = chunks
         self._stop = stop
         self.sealed = False
+        # Why the home's mark could not be raised.
+        self.unmarked: Exception | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         held_back = next(self._chunks)
@@ -180,6 +186,13 @@ class _SealedChunks:
         with self._pipeline.ledger.write() as connection:
             if not transitions.seal(connection, self._submission, lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
+            sent = identity.count_sent(connection, self._submission.id)
+        try:
+            self._pipeline.mark.raise_to(sent)
+        except Exception as error:
+            # The SDK turns what is raised here into an error of its connection.
+            self.unmarked = error
+            raise
         # A process that was frozen here must not complete a body after its lease: the shard may
         # count as unknown by then, and the batch would appear after the look for it.
         if steady() - before > lease_seconds / 2:

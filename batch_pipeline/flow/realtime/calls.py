@@ -21,7 +21,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, leases, submissions, transitions
+from batch_pipeline.ledger import accounts, identity, leases, submissions, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Gates, NightState
@@ -126,6 +126,11 @@ def close_abandoned(pipeline: Pipeline, night: Night) -> int:
 
 
 def _opened(pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> OpenShard:
+    # The home's mark is raised before the first call leaves, also by a process that goes on with
+    # the shard: the former holder may have died before it did.
+    with pipeline.ledger.write() as connection:
+        sent = identity.count_sent(connection, intent.submission.id)
+    pipeline.mark.raise_to(sent)
     return OpenShard(pipeline, spec, night, intent).__enter__()
 
 

@@ -74,6 +74,18 @@ metadata = MetaData()
 
 schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
+# One row: which ledger this is, to which home it belongs, and the number of times that something
+# was about to be sent. The home carries the same, see `flow.home_mark`.
+identity = Table(
+    "identity",
+    metadata,
+    Column("ledger", String(40), primary_key=True),
+    Column("home", String(40)),
+    # Where the home was when it was last opened, without user names and passwords; for people.
+    Column("home_location", Text),
+    Column("sent", BigInteger, nullable=False, default=0),
+)
+
 account = Table(
     "account",
     metadata,

@@ -1,0 +1,53 @@
+"""Copies a ledger in use, as it is at one moment, into a SQLite file that is a whole ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger
+from batch_pipeline.storage.durable import flush
+
+# Rows that are held in memory.
+ROWS_AT_ONCE = 5_000
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a ledger in a file."""
+    return sa.URL.create("sqlite", database=str(path.absolute())).render_as_string()
+
+
+def copy_ledger(ledger: Ledger, target: Path) -> dict[str, int]:
+    """Copy a ledger, of either database, into a new SQLite file; returns the rows by table.
+
+    Other processes go on meanwhile: one transaction sees all tables as they are at its begin. The
+    file gets its name when it is whole. Raises UsageError where there is a file of this name.
+    """
+    if target.exists():
+        raise UsageError(f"{target} is there already; a backup does not replace a file.")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is no folder; make it first.")
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    copied: dict[str, int] = {}
+    try:
+        with Ledger(sqlite_url(part)) as copy, ledger.read() as source, copy.write() as sink:
+            if source.dialect.name == "postgresql":
+                source.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            for table in tables.metadata.sorted_tables:
+                sink.execute(sa.delete(table))
+                rows = source.execution_options(yield_per=ROWS_AT_ONCE).execute(sa.select(table))
+                copied[table.name] = 0
+                for some in rows.mappings().partitions(ROWS_AT_ONCE):
+                    sink.execute(sa.insert(table), [dict(row) for row in some])
+                    copied[table.name] += len(some)
+        flush(part)
+        part.rename(target)
+        flush(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+    return copied
