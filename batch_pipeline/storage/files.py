@@ -159,14 +159,6 @@ class Files:
         except FileNotFoundError:
             return None
 
-    def list(self, folder: str, suffix: str) -> list[str]:
-        """The paths of the files directly in a folder that end with `suffix`, sorted."""
-        if self.is_remote:
-            self._fs.invalidate_cache()
-            found = self._fs.glob(f"{self._root}/{folder}/*{suffix}")
-            return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
-        return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
-
     def glob(self, pattern: str) -> list[str]:
         """The paths of the files that a pattern with `*` in any of its parts matches, sorted."""
         if self.is_remote:
@@ -175,6 +167,14 @@ class Files:
             return sorted(str(path).removeprefix(f"{self._root}/") for path in found)
         root = Path(self._root)
         return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
+
+    def list(self, folder: str, suffix: str) -> list[str]:
+        """The paths of the files directly in a folder that end with `suffix`, sorted."""
+        if self.is_remote:
+            self._fs.invalidate_cache()
+            found = self._fs.glob(f"{self._root}/{folder}/*{suffix}")
+            return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
+        return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
 
     def size(self, folder: str) -> int:
         """Bytes of all files in a folder and below it; 0 where there is none."""
