@@ -7,7 +7,8 @@ memory and parse unknown result types as known ones.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, NoReturn, cast
@@ -27,6 +28,8 @@ from batch_pipeline.errors import AccountError, ApiError, UsageError
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 BATCHES = "/v1/messages/batches"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
+# gzip unpacks at most to a thousand times the size.
+PACKED_CHUNK_BYTES = 1 << 16
 # The SDK repeats reads, with back-off. A create is never repeated: it may have been accepted.
 READ_RETRIES = 3
 BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
@@ -125,7 +128,14 @@ class AnthropicApi:
             )
             response = cast("httpx2.Response", stream)
             try:
-                yield response.iter_bytes(DOWNLOAD_CHUNK_BYTES)
+                if "html" in response.headers.get("content-type", ""):
+                    # A login page, for example. As lines it would count as a whole download.
+                    page = "a web page in place of the results"
+                    raise ApiFailure(response.status_code, None, None, page)
+                if response.headers.get("content-encoding", "").lower() in ("gzip", "x-gzip"):
+                    yield _unpacked(response.iter_raw(PACKED_CHUNK_BYTES))
+                else:
+                    yield response.iter_bytes(DOWNLOAD_CHUNK_BYTES)
             finally:
                 response.close()
 
@@ -180,6 +190,26 @@ class AnthropicApi:
                 f"{self._client.base_url} was {'a simulator' if self._simulated else 'the API'} "
                 "at first and is not any more: what answers has changed under a running process."
             )
+
+
+def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The bytes in all members of a gzip stream: the HTTP client reads the first one alone.
+
+    Raises ApiFailure where the stream is cut or damaged.
+    """
+    member, inside = zlib.decompressobj(wbits=31), False
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest:
+                yield member.decompress(rest)
+                rest, inside = member.unused_data, not member.eof
+                if member.eof:
+                    member = zlib.decompressobj(wbits=31)
+    except zlib.error as error:
+        raise ApiFailure(None, None, None, f"a download that is damaged: {error}") from error
+    if inside:
+        raise ApiFailure(None, None, None, "a compressed download that was cut")
 
 
 def _batch(response: httpx2.Response) -> BatchInfo:

@@ -14,7 +14,7 @@ import anthropic
 import httpx2
 import orjson
 
-from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits
+from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits, read_json
 from batch_pipeline.safe_text import redacted
 
 LIMITED = ("requests", "input-tokens", "output-tokens")
@@ -92,8 +92,8 @@ def json_of(response: httpx2.Response) -> dict[str, Any]:
 def object_in(status: int, content: bytes) -> dict[str, Any]:
     """The JSON object in the body of a 2xx answer; raises `ApiFailure` if there is none."""
     try:
-        data = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        data = read_json(content)
+    except (ValueError, RecursionError) as error:
         raise unreadable(status) from error
     if not isinstance(data, dict):
         raise unreadable(status)

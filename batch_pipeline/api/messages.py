@@ -8,6 +8,7 @@ SDK makes the rest of a request once every `HEAD_SECONDS`, and each call is sent
 from __future__ import annotations
 
 import asyncio
+import codecs
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -148,7 +149,11 @@ class AnthropicMessages:
         self._note(headers)
         if not 200 <= status < 300:
             raise refusal(status, headers, content)
-        return Answer(object_in(status, content), content, rate_limits(headers))
+        message = object_in(status, content)
+        if message.get("type") == "error":
+            # A gateway may hand the API's error on under a status of its own.
+            raise refusal(status, headers, content)
+        return Answer(message, content.removeprefix(codecs.BOM_UTF8), rate_limits(headers))
 
 
 @asynccontextmanager

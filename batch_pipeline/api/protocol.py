@@ -6,10 +6,14 @@ be repeated, is decided in the flow.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+
+import orjson
 
 from batch_pipeline import safe_text
 
@@ -97,6 +101,31 @@ class ApiFailure(Exception):
         status = f"HTTP {self.status}" if self.status is not None else "no answer"
         kind = f" {self.error_type}" if self.error_type else ""
         return safe_text.one_line(f"{status}{kind}: {self.message}")
+
+
+def read_json(content: bytes) -> Any:
+    """The JSON value that the API sent; raises ValueError, or RecursionError.
+
+    What orjson refuses is read where it is JSON nevertheless: after a byte order mark, with numbers
+    that no float holds, with halves of surrogate pairs, which become U+FFFD.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        value = json.loads(
+            content.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_whole_number
+        )
+        text = json.dumps(value, ensure_ascii=False)
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _whole_number(digits: str) -> int | float:
+    # Python refuses to read thousands of digits.
+    return int(digits) if len(digits) < 300 else math.inf
 
 
 class Messages(Protocol):

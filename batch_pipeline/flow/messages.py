@@ -5,52 +5,82 @@ Both engines read messages here. What a stop reason or an error means stands in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jsonschema_rs
 import orjson
 
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.outcomes import Action, Outcome, Status, odd_answer, shape_of
 from batch_pipeline.pricing.tokens import TokenUsage
 
+# The most tokens of one class that one answer can have: several rounds of tools, each with the
+# largest context that there is.
+MOST_TOKENS = 10_000_000
 
-def tokens_of(message: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
+Tokens = tuple[int, int, int, int, int]
+
+
+class OddAnswerError(ValueError):
+    """A message has another shape than the API's; the text says what is odd about it."""
+
+
+def tokens_of(message: Mapping[str, Any]) -> Tokens | None:
     """The billed tokens of a message by class, in the order of `TokenUsage`.
 
-    A cache write that the API does not split counts as one of five minutes.
+    None where the API does not say, or says what cannot be: counts that are no whole numbers,
+    negative, or above `MOST_TOKENS`. A cache write that it does not split counts as one of five
+    minutes.
     """
-    usage = message.get("usage") or {}
-    written = int(usage.get("cache_creation_input_tokens") or 0)
-    split = usage.get("cache_creation")
-    hour = int(split.get("ephemeral_1h_input_tokens") or 0) if split else 0
-    return (
-        int(usage.get("input_tokens") or 0),
-        int(usage.get("output_tokens") or 0),
-        max(0, written - hour),
-        hour,
-        int(usage.get("cache_read_input_tokens") or 0),
-    )
+    try:
+        usage = message["usage"]
+        split = usage.get("cache_creation")
+        counts = (
+            usage["input_tokens"],
+            usage["output_tokens"],
+            usage.get("cache_creation_input_tokens") or 0,
+            (split.get("ephemeral_1h_input_tokens") or 0) if split else 0,
+            usage.get("cache_read_input_tokens") or 0,
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= MOST_TOKENS:
+            return None
+    prompt, output, written, hour, read = counts
+    return prompt, output, max(0, written - hour), hour, read
 
 
 def usage_of(message: Mapping[str, Any]) -> TokenUsage:
-    """The billed tokens of a message; see `tokens_of`."""
-    return TokenUsage(*tokens_of(message))
+    """The billed tokens of a message, see `tokens_of`; none where these are not known."""
+    return TokenUsage(*(tokens_of(message) or ()))
 
 
 def text_of(message: Mapping[str, Any]) -> str:
     """The text blocks of a message, joined; without any text the inputs of its tool calls as JSON.
 
-    Thinking, and blocks of types that are not known here, are not part of an answer.
+    Thinking, and blocks of types that are not known here, are not part of an answer. Raises
+    OddAnswerError.
     """
-    blocks = [block for block in message.get("content") or () if isinstance(block, dict)]
-    text = "".join(
-        [str(block.get("text") or "") for block in blocks if block.get("type") == "text"]
-    )
+    content = message.get("content")
+    if type(content) is not list:
+        if content is None:
+            return ""
+        raise OddAnswerError(f"its content is {shape_of(content)}")
+    blocks = [block for block in content if isinstance(block, dict)]
+    try:
+        text = "".join([block.get("text") or "" for block in blocks if block.get("type") == "text"])
+    except TypeError:
+        raise OddAnswerError("a text in its content is no text") from None
     if text:
         return text
     calls = [block.get("input") for block in blocks if block.get("type") == "tool_use"]
-    return "".join([orjson.dumps(call).decode() for call in calls])
+    try:
+        return "".join([orjson.dumps(call).decode() for call in calls])
+    except TypeError:
+        # Nested more deeply than orjson writes.
+        return "".join([json.dumps(call, ensure_ascii=False) for call in calls])
 
 
 class AnswerReader:
@@ -67,23 +97,34 @@ class AnswerReader:
         `outcome` is what the stop reason says; an answer that would be kept by it is not kept if
         its text is empty, is no JSON, or breaks the schema.
         """
-        text = text_of(message)
+        try:
+            text = text_of(message)
+        except OddAnswerError as error:
+            return odd_answer(str(error)), "", None
         if outcome.action is not Action.KEEP:
             return outcome, text, None
         if not text or text.isspace():
             return _invalid("empty_answer", "the answer has no text"), text, None
         if self._validator is None:
             return outcome, text, None
+        broken = self._checked(text)
+        return (outcome, text, text) if broken is None else (broken, text, None)
+
+    def _checked(self, text: str) -> Outcome | None:
+        """How a text breaks the schema; None: it does not."""
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            return _invalid("not_json", f"the answer is not JSON: {error}"), text, None
-        problem = next(self._validator.iter_errors(value), None)
-        if problem is not None:
-            place = "/".join(str(step) for step in problem.instance_path)
-            said = f"the answer breaks the schema at {place or 'its top'}: {problem.message}"
-            return _invalid("schema_violation", said), text, None
-        return outcome, text, text
+            return _invalid("not_json", f"the answer is not JSON: {error}")
+        try:
+            problem = next(self._validator.iter_errors(value), None)
+        except ValueError as error:
+            return _invalid("schema_violation", f"the answer cannot be checked: {error}")
+        if problem is None:
+            return None
+        place = "/".join(str(step) for step in problem.instance_path)
+        said = f"the answer breaks the schema at {place or 'its top'}: {problem.message}"
+        return _invalid("schema_violation", said)
 
 
 def _invalid(error_type: str, message: str) -> Outcome:

@@ -6,6 +6,7 @@ types that it does not know as types that it knows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -48,7 +49,7 @@ class Action(StrEnum):
     GIVE_UP = "give up"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What one result means; `error_type` and `error_message` are None for a success."""
 
@@ -60,8 +61,12 @@ class Outcome:
 
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
-# An error type of this project: the API cannot say any more what became of a request.
+# Error types of this project. The API cannot say any more what became of a request:
 RESULTS_GONE = "results_gone"
+# An answer that was billed and has another shape than the API's.
+ODD_ANSWER = "odd_answer"
+# The ledger keeps error types, in columns of limited width.
+TYPE_CHARACTERS = 100
 ERROR_ACTIONS = {
     "rate_limit_error": Action.RETRY,
     "timeout_error": Action.RETRY,
@@ -101,24 +106,60 @@ _WITHOUT_MESSAGE = {
 }
 
 
-def of_result(result: Mapping[str, Any], *, tools_asked_for: bool) -> Outcome:
-    """What a result line's `result` means; a succeeded one is judged by its stop reason alone."""
+def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) -> Outcome:
+    """What a result line's `result`, which may be of any shape, means.
+
+    A succeeded one is judged by its stop reason alone. `attempted` is False for calls that the API
+    refused as busy at every try: it never worked on the request.
+    """
+    if not isinstance(result, dict):
+        return _unknown(f"a result that is {shape_of(result)}", str(None))
     kind = result.get("type")
-    if kind == "succeeded" and isinstance(result.get("message"), dict):
-        return _of_stop_reason(result["message"].get("stop_reason"), tools_asked_for)
+    if kind == "succeeded":
+        return _of_message(result.get("message"), tools_asked_for)
     if kind == "errored":
-        error = of_error(result.get("error"))
-        # Real-time calls only: the API was busy at every try and never worked on the request.
-        if result.get("attempted") is False:
-            return replace(error, action=Action.REOPEN)
-        # A model or a file that is gone is a fault of the job: the account's other jobs go on.
-        gone = error.error_type == "not_found_error"
-        return replace(error, action=Action.SET_ASIDE) if gone else error
-    # The API may send anything here, also what is no text and cannot be looked up.
-    if (outcome := _WITHOUT_MESSAGE.get(str(kind))) is not None:
-        return outcome
-    message = f"a result of unknown type {kind!r}"
-    return Outcome(Status.ERRORED, Action.RETRY_ONCE, f"unknown:{kind}", message)
+        return _of_errored(result.get("error"), attempted=attempted)
+    if not isinstance(kind, str):
+        return _unknown(f"a result whose type is {shape_of(kind)}", str(None))
+    if kind in _WITHOUT_MESSAGE:
+        return _WITHOUT_MESSAGE[kind]
+    outcome = _unknown(f"a result of unknown type {kind[:TYPE_CHARACTERS]!r}", kind)
+    return replace(outcome, action=Action.RETRY_ONCE)
+
+
+def _of_message(message: object, tools_asked_for: bool) -> Outcome:
+    if isinstance(message, dict):
+        return _of_stop_reason(message.get("stop_reason"), tools_asked_for)
+    return odd_answer(f"its message is {shape_of(message)}")
+
+
+def _of_errored(error: object, *, attempted: bool) -> Outcome:
+    outcome = of_error(error)
+    if not attempted:
+        return replace(outcome, action=Action.REOPEN)
+    # A model or a file that is gone is a fault of the job: the account's other jobs go on.
+    gone = outcome.error_type == "not_found_error"
+    return replace(outcome, action=Action.SET_ASIDE) if gone else outcome
+
+
+def odd_answer(what: str) -> Outcome:
+    """What an answer means that was billed and cannot be used; `what` is odd about it."""
+    message = f"the answer cannot be read: {what}"
+    return Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, ODD_ANSWER, message)
+
+
+def shape_of(value: object) -> str:
+    """What a JSON value is, in words: for messages about values of the wrong kind."""
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    kinds: dict[type, str] = {str: "a text", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+def _unknown(message: str, kind: str) -> Outcome:
+    """A result of no known shape: sent again, it may be bought a second time."""
+    error_type = f"unknown:{kind}"[:TYPE_CHARACTERS]
+    return Outcome(Status.ERRORED, Action.SET_ASIDE, error_type, message)
 
 
 def gone(why: str) -> dict[str, Any]:
@@ -131,10 +172,10 @@ def of_error(error: object) -> Outcome:
 
     The inner object alone is read too.
     """
-    detail = error if isinstance(error, Mapping) else {}
+    detail: Mapping[str, Any] = error if isinstance(error, Mapping) else {"message": error}
     if isinstance(detail.get("error"), Mapping):
         detail = detail["error"]
-    kind = str(detail.get("type") or "unknown")
+    kind = str(detail.get("type") or "unknown")[:TYPE_CHARACTERS]
     message = str(detail.get("message") or "no message")
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
@@ -145,7 +186,8 @@ def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
     if stop_reason == TOOL_USE and tools_asked_for:
         return _SUCCESS
     message = f"the answer ended with stop reason {stop_reason!r}"
-    return Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, f"stop_reason:{stop_reason}", message)
+    error_type = f"stop_reason:{stop_reason}"[:TYPE_CHARACTERS]
+    return Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, error_type, message)
 
 
 class CreateVerdict(StrEnum):

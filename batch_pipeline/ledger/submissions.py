@@ -83,6 +83,7 @@ class Submission:
     first_need_fix: int = 0
     gone_requests: int = 0
     gone_usd: Decimal = Decimal(0)
+    estimated_usd: Decimal = Decimal(0)
     stated_prices: dict[str, Any] | None = None
     collector: str | None = None
     collect_until: float | None = None

@@ -39,7 +39,8 @@ class Counts:
     `measured_bytes`. Of the `first_attempts` that the API worked on
     `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
     `gone_requests` have results that can never be had, and may have cost up to `gone_usd`;
-    `lost_usd` may have been billed for calls whose answers were lost.
+    `lost_usd` may have been billed for calls whose answers were lost, `estimated_usd` for answers
+    that do not say what was billed for them.
     """
 
     items: Mapping[str, int] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Counts:
     gone_requests: int = 0
     gone_usd: Decimal = Decimal(0)
     lost_usd: Decimal = Decimal(0)
+    estimated_usd: Decimal = Decimal(0)
     duplicate: bool = False
 
     def columns(self) -> dict[str, object]:
@@ -68,7 +70,8 @@ class Counts:
             "first_need_fix": self.first_need_fix,
             "gone_requests": self.gone_requests,
             "gone_usd": self.gone_usd,
-            "unproven_usd": self.gone_usd + self.lost_usd,
+            "estimated_usd": self.estimated_usd,
+            "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,
             "duplicate": self.duplicate,
         }
 

@@ -41,6 +41,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "duplicate_cost_usd": report.duplicates.usd,
         "results_gone_requests": report.gone.requests,
         "results_gone_usd_bound": report.gone.usd_bound,
+        "estimated_cost_usd": report.estimated_cost_usd,
         "input_tokens": tokens.input_tokens,
         "output_tokens": tokens.output_tokens,
         "cache_read_tokens": tokens.cache_read_tokens,

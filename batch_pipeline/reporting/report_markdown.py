@@ -55,6 +55,9 @@ def _notices(report: Report) -> list[str]:
     if report.gone.requests:
         bound = f"cost unknown, at most {usd(report.gone.usd_bound)} beside the sums"
         notices.append(f"**Results gone:** {report.gone.requests:,} requests, {bound}")
+    if report.estimated_cost_usd:
+        at_most = f"at most {usd(report.estimated_cost_usd)} beside the sums"
+        notices.append(f"**Answers without usable usage:** {at_most}")
     if report.deadline is not None:
         notices.append(f"**Deadline** {_deadline(report.deadline)}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]

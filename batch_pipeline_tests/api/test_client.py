@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import httpx2
 import orjson
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from batch_pipeline.api import messages as messages_api
 from batch_pipeline.api.client import BATCHES, AnthropicApi
@@ -296,6 +297,47 @@ def test_a_stream_that_breaks_is_a_failure(
     with pytest.raises(ApiFailure) as caught, api.stream_results(batch_id) as chunks:
         list(chunks)
     assert caught.value.status is None
+
+
+LINES = [b'{"n":%d}\n' % n for n in range(50_000)]
+MEMBERS = [gzip.compress(b"".join(LINES[start::3])) for start in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("body", "readable"),
+    [
+        (b"".join(MEMBERS), True),
+        (MEMBERS[0], False),
+        (MEMBERS[0] + MEMBERS[1] + MEMBERS[2][:-20], False),
+        (b"".join(MEMBERS) + b"damaged", False),
+        (b"".join(LINES), False),
+        (b"", False),
+    ],
+    ids=["members", "one", "cut", "damaged", "not packed", "empty"],
+)
+def test_all_members_of_packed_results_are_read(
+    sim: Simulator, api: AnthropicApi, faults: Faults, body: bytes, readable: bool
+) -> None:
+    faults.on_request = lambda request: (
+        Response(body, headers={"content-encoding": "gzip"})
+        if request.url.path.endswith("/results")
+        else None
+    )
+    found = b""
+    try:
+        with api.stream_results("msgbatch_1") as chunks:
+            found = b"".join(chunks)
+    except ApiFailure:
+        assert not readable
+    assert (sorted(found.splitlines(keepends=True)) == sorted(LINES)) is readable
+
+
+def test_a_web_page_is_no_list_of_results(
+    sim: Simulator, api: AnthropicApi, faults: Faults
+) -> None:
+    faults.on_request = lambda request: HTMLResponse("<p>Please log in</p>")
+    with pytest.raises(ApiFailure, match="a web page"), api.stream_results("msgbatch_1"):
+        pass
 
 
 def test_results_that_are_gone(sim: Simulator, api: AnthropicApi) -> None:

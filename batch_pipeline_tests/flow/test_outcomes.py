@@ -92,18 +92,26 @@ def test_stop_reasons(stop_reason: object, tools: bool, status: Status, action: 
         ({"type": "expired"}, Status.EXPIRED, Action.RETRY),
         ({"type": "canceled"}, Status.CANCELED, Action.RETRY),
         ({"type": "of next year"}, Status.ERRORED, Action.RETRY_ONCE),
-        ({"type": "succeeded"}, Status.ERRORED, Action.RETRY_ONCE),
-        ({}, Status.ERRORED, Action.RETRY_ONCE),
+        # Billed, or of no known shape: sent again it might be bought a second time.
+        ({"type": "succeeded"}, Status.INVALID_OUTPUT, Action.SET_ASIDE),
+        ({}, Status.ERRORED, Action.SET_ASIDE),
+        (None, Status.ERRORED, Action.SET_ASIDE),
+        # A mark that only the journal of our own calls has, beside the result.
         (
             {"type": "errored", "error": error("overloaded_error"), "attempted": False},
             Status.ERRORED,
-            Action.REOPEN,
+            Action.RETRY,
         ),
     ],
 )
-def test_result_types(result: dict[str, Any], status: Status, action: Action) -> None:
+def test_result_types(result: object, status: Status, action: Action) -> None:
     outcome = of_result(result, tools_asked_for=False)
     assert (outcome.status, outcome.action) == (status, action)
+
+
+def test_a_call_that_the_api_never_worked_on_is_no_attempt() -> None:
+    busy = {"type": "errored", "error": error("overloaded_error")}
+    assert of_result(busy, tools_asked_for=False, attempted=False).action is Action.REOPEN
 
 
 def failure(

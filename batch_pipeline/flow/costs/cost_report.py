@@ -110,6 +110,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         ),
         duplicates=_duplicates(state),
         gone=Gone(state.gone_requests, state.gone_usd_bound),
+        estimated_cost_usd=sum((s.estimated_usd for s in state.submissions), ZERO),
         tokens=TokenUsage(**state.usage),
         pilot=_pilot(night.pilot),
         turnaround=Distribution.of_seconds(_turnarounds(state)),

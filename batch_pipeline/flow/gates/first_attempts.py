@@ -35,11 +35,11 @@ class FirstAttempts:
             return
         self.done += 1
         if needs_fix:
-            kind = outcome.error_type or str(outcome.status)
+            kind = _storable(outcome.error_type or str(outcome.status))
             self.needs_fix += 1
             self.errors[kind] += 1
             message = (outcome.error_message or "no message")[:MESSAGE_CHARACTERS]
-            self._keep_examples(kind, [f"{item_id}: {message}"])
+            self._keep_examples(kind, [_storable(f"{item_id}: {message}")])
 
     def add(self, other: FirstAttempts) -> None:
         self.done += other.done
@@ -57,3 +57,8 @@ class FirstAttempts:
     def _keep_examples(self, kind: str, examples: Iterable[str]) -> None:
         kept = self.examples.setdefault(kind, [])
         kept.extend(list(examples)[: EXAMPLES - len(kept)])
+
+
+def _storable(text: str) -> str:
+    """A text without NUL characters, which PostgreSQL does not store."""
+    return text.replace("\0", "\ufffd")

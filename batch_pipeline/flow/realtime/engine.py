@@ -276,7 +276,7 @@ class Engine:
     def _set_aside(
         self, call: Call, ticket: Ticket, outcome: Outcome, now: float, *, attempted: bool = True
     ) -> None:
-        call.shard.failed(call, _errored(outcome, attempted=attempted), now - ticket.sent_at)
+        call.shard.failed(call, _errored(outcome), now - ticket.sent_at, attempted=attempted)
         self._write_soon(call.shard)
 
     def _write_soon(self, shard: OpenShard) -> None:
@@ -390,10 +390,6 @@ async def _wait(event: asyncio.Event, seconds: float | None) -> None:
     event.clear()
 
 
-def _errored(outcome: Outcome, *, attempted: bool) -> dict[str, Any]:
+def _errored(outcome: Outcome) -> dict[str, Any]:
     error = {"type": outcome.error_type, "message": outcome.error_message}
-    return {
-        "type": "errored",
-        "error": {"type": "error", "error": error},
-        "attempted": attempted,
-    }
+    return {"type": "errored", "error": {"type": "error", "error": error}}

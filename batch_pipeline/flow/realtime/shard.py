@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import orjson
 
-from batch_pipeline.api.protocol import Answer
+from batch_pipeline.api.protocol import Answer, read_json
 from batch_pipeline.flow import outcomes, paths
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
@@ -60,13 +60,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A call that has ended; `written` is `result` as the journal's JSON."""
+    """A call that has ended; `written` is `result` as the journal's JSON.
+
+    `attempted` is False where the API was busy at every try.
+    """
 
     call: Call
     result: dict[str, Any]
     usage: TokenUsage
     written: bytes
     latency_ms: int
+    attempted: bool = True
 
 
 class OpenShard:
@@ -103,7 +107,7 @@ class OpenShard:
     def __enter__(self) -> Self:
         token, files = self.submission.token, self._pipeline.files
         for line in read_lines(files, self._folder, token):
-            data = orjson.loads(line)
+            data = read_json(line)
             known = parse_custom_id(data["custom_id"])
             if known is not None and not self._answered[known[1]]:
                 message = data["result"].get("message")
@@ -142,10 +146,12 @@ class OpenShard:
         result = {"type": "succeeded", "message": answer.message}
         self._ended.append(_Ended(call, result, usage, written, round(seconds * 1_000)))
 
-    def failed(self, call: Call, result: dict[str, Any], seconds: float) -> None:
+    def failed(
+        self, call: Call, result: dict[str, Any], seconds: float, *, attempted: bool = True
+    ) -> None:
         """Note the error of a call that is not tried again, like an answer."""
-        written = orjson.dumps(result)
-        self._ended.append(_Ended(call, result, TokenUsage(), written, round(seconds * 1_000)))
+        written, took = orjson.dumps(result), round(seconds * 1_000)
+        self._ended.append(_Ended(call, result, TokenUsage(), written, took, attempted))
 
     def write_answers(self) -> int:
         """Append what was noted to the journal, in the form of batch results, and count it.
@@ -161,9 +167,11 @@ class OpenShard:
 
     def _line(self, ended: _Ended) -> bytes:
         name = custom_id(self.submission.token, ended.call.number).encode()
-        lost = b',"lost":%d' % ended.call.lost if ended.call.lost else b""
+        more = b',"lost":%d' % ended.call.lost if ended.call.lost else b""
+        # Beside the result and not in it: a mark in a result may come from the API.
+        more += b"" if ended.attempted else b',"attempted":false'
         return b'{"custom_id":"%b","result":%b,"latency_ms":%d%b}' % (
-            name, ended.written, ended.latency_ms, lost,
+            name, ended.written, ended.latency_ms, more,
         )  # fmt: skip
 
     def checkpoint(self) -> None:

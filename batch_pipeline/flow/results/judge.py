@@ -8,8 +8,9 @@ stands in `collection`.
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +24,16 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.api.protocol import read_json
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
-from batch_pipeline.flow.messages import AnswerReader, tokens_of
+from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import variants
 from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
@@ -53,12 +56,15 @@ _JUDGED = (
 )  # fmt: skip
 _OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
 # What a result says by itself, before it is known which attempt at which request it was: outcome,
-# content, parsed, stop reason, model and tokens.
-_Read = tuple[
-    Outcome, str | None, str | None, str | None, str | None, tuple[int, int, int, int, int]
-]
+# content, parsed, stop reason, model and tokens (None: billed, and not known).
+_Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | None]
 _NO_TOKENS = (0, 0, 0, 0, 0)
 _OUTPUT = TOKENS.index("output_tokens")
+# Lines that are quoted of those that cannot be read.
+_MOST_QUOTED = 3
+# Rows that are put together at once of requests whose results came without a message.
+_ROWS_AT_ONCE = 5_000
+_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"([\w-]{1,64})"')
 _PICODOLLAR = pa.scalar(1 / PICODOLLARS, pa.decimal128(12, 12))
 
 
@@ -77,10 +83,12 @@ class Chunk:
 
 
 class LineJudge:
-    """Judges the lines of one submission: the first line of each request counts.
+    """Judges the lines of one submission: of several lines for one request the first that succeeded
+    counts, else the first.
 
     `manifest` has a row for each request of the submission, in the order of their numbers. `gone`
-    says why requests without a line are set aside; None: they may still come.
+    says why requests without a line are set aside; None: they may still come. `settled` are the
+    numbers of requests whose answers are published: their lines are passed over.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class LineJudge:
         price: ModelPrice,
         *,
         gone: str | None = None,
+        settled: Iterable[int] = (),
     ) -> None:
         declaration = Declaration.from_json(snapshot.declaration)
         tiers = price.batch if submission.engine == "batch" else price.realtime
@@ -102,6 +111,8 @@ class LineJudge:
         self._reader = AnswerReader(declaration.output_schema)
         self._tools = "tool_choice" in declaration.params
         self._tier_starts, self._prices = tiers.starts, tiers.picodollars()
+        self._price = price
+        self._asked = variants.declarations_of(manifest, declaration)
         self._gone = gone
         self._manifest = manifest.combine_chunks()
         before = pc.fill_null(manifest.column("attempts_before"), 0)
@@ -122,6 +133,13 @@ class LineJudge:
         }
 
         self._seen = bytearray(manifest.num_rows)
+        for number in settled:
+            self._seen[number] = True
+        # Results without a message, by request: a line that succeeded may still follow.
+        self._pending: dict[int, _Read] = {}
+        # Lines that cannot be read, the first of them quoted; lines of other submissions' requests.
+        self._unreadable = self._foreign = 0
+        self._quoted: list[str] = []
         self._given_up = 0
         self._open = 0
         self._statuses: Counter[str] = Counter()
@@ -129,6 +147,7 @@ class LineJudge:
         self._usage = dict.fromkeys(TOKENS, 0)
         self._measured_answers = self._measured_bytes = 0
         self._picodollars = 0
+        self._estimated = Decimal(0)
         # An error that concerns the whole account: credentials, billing or a spend limit.
         self.stopped_by: str | None = None
         self.letters: list[DeadLetter] = []
@@ -138,31 +157,64 @@ class LineJudge:
         """USD billed for the lines judged so far."""
         return self._picodollars / PICODOLLARS
 
+    @property
+    def missing(self) -> int:
+        """Requests without a result."""
+        return self._seen.count(0)
+
     def chunks(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
         """The rows of blocks of whole lines; with `gone`, of requests without a line as well."""
+        place = 1
         for block in blocks:
+            lines = block.split(b"\n")
             answers = [
                 answer
-                for line in block.split(b"\n")
-                if line and (answer := self._judge(line)) is not None
+                for number, line in enumerate(lines, place)
+                if line and (answer := self._judge(line, number)) is not None
             ]
+            place += len(lines) - 1
             if answers:
                 yield self._chunk(answers)
+        self._tell_odd_lines()
         if self._gone is not None:
-            missing = [number for number, seen in enumerate(self._seen) if not seen]
-            self._given_up = len(missing)
             lost = self._read(outcomes.gone(self._gone))
-            if missing:
-                yield self._chunk([self._settle(number, lost) for number in missing])
+            missing = [number for number, seen in enumerate(self._seen) if not seen]
+            missing = [number for number in missing if number not in self._pending]
+            self._given_up = len(missing)
+            self._pending |= dict.fromkeys(missing, lost)
+        while self._pending:
+            numbers = list(itertools.islice(self._pending, _ROWS_AT_ONCE))
+            yield self._chunk([self._settle(n, self._pending.pop(n)) for n in numbers])
 
     def check_complete(self) -> None:
         """Raises ResultsIncompleteError where a request has no line."""
-        missing = self._seen.count(0)
-        if missing:
+        if self.missing:
             raise ResultsIncompleteError(
-                f"The results of {self._submission.batch_id or self._submission.token} lack "
-                f"{missing:,} of {len(self._seen):,} requests; they are fetched again."
+                f"The results of {self._name} lack {self.missing:,} of {len(self._seen):,} requests"
+                f"{self._odd_lines()}; they are fetched again."
             )
+
+    @property
+    def _name(self) -> str:
+        return self._submission.batch_id or self._submission.token
+
+    def _odd_lines(self) -> str:
+        """A clause on the lines that cannot be read; empty where there are none."""
+        if not self._unreadable:
+            return ""
+        rest = self._unreadable - len(self._quoted)
+        more = [f"and {rest:,} more"] if rest else []
+        quoted = "; ".join([*self._quoted, *more])
+        return f", and {self._unreadable:,} lines cannot be read ({quoted})"
+
+    def _tell_odd_lines(self) -> None:
+        if self._unreadable and not self.missing - len(self._pending):
+            log.warning("the results of %s are whole%s", self._name, self._odd_lines())
+        if self._foreign:
+            log.warning(
+                "the results of %s hold %d lines of others' requests, which are left alone",
+                self._name, self._foreign,
+            )  # fmt: skip
 
     def counts(self, *, duplicate: bool) -> Counts:
         """What the ledger keeps of the submission.
@@ -172,7 +224,8 @@ class LineJudge:
         """
         first = FirstAttempts() if duplicate else self._first.most_frequent()
         # What requests without a result have cost is not known: at most what the bound leaves.
-        gone_usd = max(self._submission.usd_bound - self.cost, Decimal(0))
+        left = self._submission.usd_bound - self.cost - self._estimated
+        gone_usd = max(left, Decimal(0))
         return Counts(
             items={} if duplicate else dict(self._statuses),
             open=0 if duplicate else self._open,
@@ -186,44 +239,59 @@ class LineJudge:
             examples=first.examples,
             gone_requests=self._given_up,
             gone_usd=gone_usd if self._given_up else Decimal(0),
+            estimated_usd=self._estimated,
             duplicate=duplicate,
         )
 
-    def _judge(self, line: bytes) -> tuple[Any, ...] | None:
-        """The answer that a line gives, in the order of `_JUDGED`; None: it does not count."""
+    def _judge(self, line: bytes, place: int) -> tuple[Any, ...] | None:
+        """The answer that a line gives, in the order of `_JUDGED`; None: it gives none, or not yet.
+
+        `place` is the number of the line, counted from 1.
+        """
         try:
-            data = _parse(line)
+            data = orjson.loads(line)
             name, result = data["custom_id"], data["result"]
             known = parse_custom_id(name)
-            if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
-                log.warning("a result line of another's request was left alone: %r", name)
+            if known is None and type(name) is not str:
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            try:
+                data = _odd_line(line)
+            except ValueError as error:
+                self._unreadable += 1
+                if len(self._quoted) < _MOST_QUOTED:
+                    self._quoted.append(f"line {place}: {error}")
                 return None
-            if self._seen[known[1]]:
-                return None
-            read = self._read(result)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if self._gone is not None:
-                return None
-            raise ResultsIncompleteError(
-                f"The results of {self._submission.batch_id or self._submission.token} hold a "
-                f"line that cannot be read ({error}); they are fetched again."
-            ) from error
-        return self._settle(known[1], read)
+            result, known = data.get("result"), parse_custom_id(data["custom_id"])
+        if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
+            self._foreign += 1
+            return None
+        number = known[1]
+        if self._seen[number]:
+            return None
+        if type(result) is dict and result.get("type") == "succeeded":
+            self._pending.pop(number, None)
+            return self._settle(number, self._read(result))
+        if number not in self._pending:
+            # Calls alone have this mark, which is ours: from the API it would mean nothing.
+            attempted = self._submission.batch_id is not None or data.get("attempted") is not False
+            self._pending[number] = self._read(result, attempted=attempted)
+        return None
 
-    def _read(self, result: dict[str, Any]) -> _Read:
-        """What a result says; raises TypeError, AttributeError or ValueError for unknown shapes."""
-        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
-        message = result.get("message") or {}
-        content = parsed = None
-        tokens = _NO_TOKENS
-        if result.get("type") == "succeeded":
-            tokens = tokens_of(message)
-            outcome, content, parsed = self._reader.read(message, outcome)
+    def _read(self, result: object, *, attempted: bool = True) -> _Read:
+        """What a result says; one without a message that succeeded has cost nothing."""
+        outcome = outcomes.of_result(result, tools_asked_for=self._tools, attempted=attempted)
+        if type(result) is not dict or result.get("type") != "succeeded":
+            return outcome, None, None, None, None, _NO_TOKENS
+        message = result.get("message")
+        if type(message) is not dict:
+            return outcome, None, None, None, None, None
+        outcome, content, parsed = self._reader.read(message, outcome)
         stop_reason, model = message.get("stop_reason"), message.get("model")
         # What is no text cannot stand in a column of texts.
         stop_reason = None if stop_reason is None else str(stop_reason)
         model = None if model is None else str(model)
-        return outcome, content, parsed, stop_reason, model, tokens
+        return outcome, content, parsed, stop_reason, model, tokens_of(message)
 
     def _settle(self, number: int, read: _Read) -> tuple[Any, ...]:
         """Book the first result of a request; its answer in the order of `_JUDGED`."""
@@ -242,6 +310,9 @@ class LineJudge:
             self._open += 1
         elif outcome.status not in NOT_DEAD:
             self._add_letters(number, outcome, message)
+        if tokens is None:
+            tokens = _NO_TOKENS
+            self._estimated += self._bound(number)
         prompt = sum(tokens) - tokens[_OUTPUT]
         if prompt:
             self._measured_answers += 1
@@ -251,6 +322,11 @@ class LineJudge:
             number, final, counted, outcome.status, content, parsed, stop_reason,
             outcome.error_type, message, model, *tokens, sum(map(mul, prices, tokens)),
         )  # fmt: skip
+
+    def _bound(self, number: int) -> Decimal:
+        """The most in USD that a request can have cost."""
+        most = self._asked[self._variants[number]].max_tokens
+        return self._price.upper_bound(self._sizes[number], most, self._submission.engine)
 
     def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
         """What a result that is no success means for this request of this submission."""
@@ -327,10 +403,20 @@ def _usd(picodollars: Sequence[int]) -> pa.Array:
     return pc.multiply(whole, _PICODOLLAR).cast(USD)
 
 
-def _parse(line: bytes) -> Any:
-    """A result line; halves of surrogate pairs, which UTF-8 cannot hold, become U+FFFD."""
+def _odd_line(line: bytes) -> dict[str, Any]:
+    """A result line of another shape than the API's, with its custom id.
+
+    Raises ValueError, which says why it cannot be read.
+    """
     try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = json.dumps(json.loads(line), ensure_ascii=False)
-        return orjson.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        data = read_json(line)
+    except RecursionError:
+        if (found := _ID.match(line)) is None:
+            raise ValueError("it is nested too deeply") from None
+        # Only what a tool is called with can be so deep: an answer that was billed.
+        data = {"custom_id": found[1].decode(), "result": {"type": "succeeded", "message": []}}
+    if not isinstance(data, dict):
+        raise ValueError(f"it is {outcomes.shape_of(data)} and no result")
+    if not isinstance(data.get("custom_id"), str):
+        raise ValueError(f"its custom_id is {outcomes.shape_of(data.get('custom_id'))}")
+    return data

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import zstandard
 
+from batch_pipeline.api.protocol import read_json
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
@@ -84,7 +85,7 @@ def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Itera
         return
     answered = bytearray(submission.requests)
     for line in lines:
-        known = parse_custom_id(orjson.loads(line)["custom_id"])
+        known = parse_custom_id(read_json(line)["custom_id"])
         assert known is not None
         answered[known[1]] = 1
         yield line

@@ -242,6 +242,8 @@ submission = Table(
     # Requests whose results can never be had, and what they may have cost at most.
     Column("gone_requests", BigInteger, nullable=False, default=0),
     Column("gone_usd", Usd, nullable=False, default=Decimal(0)),
+    # At most billed for answers that do not say, in a usable form, what was billed for them.
+    Column("estimated_usd", Usd, nullable=False, default=Decimal(0), server_default="0"),
     # Another submission had answered the shard before: billed, but its answers are not shown.
     Column("duplicate", Boolean, nullable=False, default=False),
     # What may have been billed besides, and can never be proven: it counts as spent.

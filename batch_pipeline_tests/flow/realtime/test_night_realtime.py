@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,49 @@ def test_what_passes_is_waited_out(
     twice = len(sim.books.billed_more_than_once)
     assert twice == 0 if fault["kind"] != "unreadable" else twice > 0
     assert {row["attempt"] for row in results(pipeline, spec)} == {1}
+
+
+ODD_MESSAGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda m: {**m, "usage": []}, "succeeded"),
+    (lambda m: {**m, "usage": None}, "succeeded"),
+    (lambda m: {**m, "usage": {**m["usage"], "input_tokens": "many"}}, "succeeded"),
+    (lambda m: {**m, "usage": {**m["usage"], "output_tokens": -(2**40)}}, "succeeded"),
+    (lambda m: {**m, "usage": {**m["usage"], "output_tokens": 2**63}}, "succeeded"),
+    (lambda m: {**m, "model": {}}, "succeeded"),
+    (lambda m: {**m, "content": [7, *m["content"]]}, "succeeded"),
+    (lambda m: {**m, "content": [{"type": "text", "text": "half \ud800"}]}, "succeeded"),
+    (lambda m: {**m, "content": 7}, "invalid_output"),
+    (lambda m: {**m, "content": [{"type": "text", "text": None}]}, "invalid_output"),
+    (lambda m: {**m, "stop_reason": 3}, "invalid_output"),
+    (lambda m: {"ok": True}, "invalid_output"),
+]
+
+
+def test_answers_of_unexpected_shape_are_bought_once_and_judged_like_lines(
+    sim: Simulator, pipeline: Pipeline, faults: Faults, tmp_path: Path
+) -> None:
+    expected = [status for _, status in ODD_MESSAGES]
+    left = iter([change for change, _ in ODD_MESSAGES])
+    count = len(ODD_MESSAGES)
+
+    def odd(request: Request, response: Response) -> Response:
+        if is_message(request) and response.status_code == 200:
+            data = next(left)(orjson.loads(bytes(response.body)))
+            return Response(b"\xef\xbb\xbf" + json.dumps(data).encode())
+        return response
+
+    faults.on_response = odd
+    spec = realtime(tmp_path, count, pilot={"size": 0}, alerts={"error_rate": 1})
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == Counter(expected)
+    assert sim.books.billed_requests == count
+    report = cost_report.write_report(pipeline, spec, state.night)
+    billed = report.costs.realtime_usd
+    assert billed < sim.books.realtime_cost_usd < billed + report.estimated_cost_usd
+    for suffix in (".md", ".html"):
+        page = pipeline.files.read(paths.report(spec.name, PARTITION, suffix))
+        assert page is not None
+        assert b"usable" in page
 
 
 def test_requests_that_fail_are_retried_in_rounds_and_then_set_aside(
