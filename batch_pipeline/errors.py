@@ -19,8 +19,8 @@ its base.
 
 Exceptions that never reach the user as they are: `api.protocol.ApiFailure` (a call without a
 usable answer; the flow decides what it means), `jobs.yaml_lines.YamlProblem`,
-`flow.dataset.row_json.CellProblem`, `flow.concurrency.StoppedError`. A bug is none of these: it
-surfaces as Python's own exception, with a trace.
+`flow.dataset.reading.row_json.CellProblem`, `flow.concurrency.StoppedError`. A bug is none of
+these: it surfaces as Python's own exception, with a trace.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from batch_pipeline.cli.tables import SafeConsole, facts_table, plain_table
 from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.dataset.files import Sources
+    from batch_pipeline.flow.dataset.reading.files import Sources
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec

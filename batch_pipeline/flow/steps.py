@@ -19,7 +19,7 @@ from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.dataset import input_dataset, kept_units
-from batch_pipeline.flow.dataset.files import Sources
+from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.gates import budget, night_gates, retirement

@@ -6,6 +6,7 @@ Belongs here: keys, defaults and the rules between keys, as frozen values. Readi
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +49,35 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
+class CsvSpec(DeclaredModel):
+    """How CSV files are written: what is between two cells, and the encoding."""
+
+    delimiter: str = ","
+    encoding: str = "utf-8"
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str) -> str:
+        if len(value) != 1 or value in '"\r\n\0':
+            raise ValueError(
+                f'must be one character like ";" or "\\t" (a tab), no quote and no line break, '
+                f"not {value!r}"
+            )
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding=value).read()
+        except (LookupError, UnicodeError, ValueError) as error:
+            raise ValueError(
+                f"must be a text encoding that Python knows, like utf-8, utf-16 or cp1252, not "
+                f"{value!r}"
+            ) from error
+        return value
+
+
 class InputSpec(DeclaredModel):
     """Where a night's documents are.
 
@@ -60,6 +90,7 @@ class InputSpec(DeclaredModel):
     id_column: NonEmpty = "id"
     upstream: NonEmptyTexts = ()
     same_every_night: bool = False
+    csv: CsvSpec = CsvSpec()
 
     @field_validator("path")
     @classmethod

@@ -103,7 +103,7 @@ def test_every_item_ends_in_one_row_whatever_its_state(
             assert (row["attempt"], row["cost_usd"]) == (0, 0)
             assert row["custom_id"] is None
     assert found["null"]["error_message"] == "null in column 'text'"
-    assert found["blank"]["error_message"] == "empty prompt"
+    assert found["blank"]["error_message"] == "blank document"
     assert "undecodable" in found["bytes"]["error_message"]
 
 

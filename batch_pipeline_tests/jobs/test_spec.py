@@ -42,6 +42,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "id_column": "id",
             "upstream": [],
             "same_every_night": False,
+            "csv": {"delimiter": ",", "encoding": "utf-8"},
         },
         "prompt": {"system": None, "user": "Review: {text}"},
         "model_id": "claude-haiku-4-5-20251001",

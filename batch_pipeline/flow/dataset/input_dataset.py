@@ -7,9 +7,10 @@ that stops the night before anything is sent. What is done for a piece of it is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,16 @@ from typing import Any
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
 from batch_pipeline.flow.dataset.duplicates import note_repeats
-from batch_pipeline.flow.dataset.files import (
-    SourceFile,
-    Sources,
-    environ_with,
-    find_sources,
-    is_plain,
-)
-from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
+from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
+from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Codec
-from batch_pipeline.flow.dataset.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
@@ -40,6 +36,8 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.durable import flushing
 from batch_pipeline.storage.files import Files
+
+log = logging.getLogger(__name__)
 
 # By a large estimate, how many times as large as a compressed file its content is.
 _UNPACKED = 5
@@ -52,7 +50,8 @@ PROCESSES_FROM_BYTES = 128 << 20
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     """The night's files; `${BATCH_PIPELINE_HOME}` in the path is the home in force."""
-    return find_sources(spec.input.path, partition, environ_with(pipeline.settings.home))
+    environ = environ_with(pipeline.settings.home)
+    return find_sources(spec.input.path, partition, environ, spec.input.csv)
 
 
 def read_snapshot(
@@ -86,6 +85,7 @@ def read_snapshot(
         with flushing() as flush_soon:
             added = flush_soon if keep else _leave
             whole.read(sources, folder, processes, codec=codec, added=added)
+            _tell_what_is_missing(spec, partition, sources, whole)
             read = [paths.part_name(number) for number in range(whole.parts)]
             layers: Layers = [(Files(str(folder)), read)]
             declarations = [declaration.hash]
@@ -158,6 +158,7 @@ class _Whole:
         self.parts = self.items = self.request_bytes = 0
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
+        self.without_rows: list[str] = []
         # By piece, how many lines of its file are before it.
         self.lines_before: list[int] = []
 
@@ -244,15 +245,25 @@ class _Whole:
         self.items += piece.items
         self.set_aside += piece.set_aside
         self.request_bytes += piece.request_bytes
+        self.without_rows += piece.without_rows
         found = piece.problems[: EXAMPLES - len(self.problems)]
         self.problems += [problem.told(self.lines_before[-1]) for problem in found]
         return added
 
 
+def _tell_what_is_missing(spec: JobSpec, partition: str, sources: Sources, whole: _Whole) -> None:
+    if sources.notice is not None:
+        log.warning("%s %s: %s", spec.name, partition, sources.notice)
+    if whole.without_rows:
+        log.warning(
+            "%s %s: files without a row: %s", spec.name, partition, named(whole.without_rows)
+        )
+
+
 def codec_for(files: Files, sources: Sources, folder: Path) -> Codec:
     """How a snapshot is compressed: on a local disk with room not at all, which takes a quarter of
     the time; where the home is remote, the network is slower than zstd is."""
-    size = sum(file.size * (1 if is_plain(file) else _UNPACKED) for file in sources.files)
+    size = sum(file.size * (1 if file.is_plain else _UNPACKED) for file in sources.files)
     has_room = shutil.disk_usage(folder).free > _ROOM * size
     return "none" if has_room and not files.is_remote else "zstd"
 
@@ -274,8 +285,14 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
             f"{spec.name} {partition}: {invalid:,} of {items:,} rows cannot be sent "
             f"({invalid / items:.1%}, pilot.max_error_rate is {spec.pilot.max_error_rate:.1%}); "
             f"nothing was sent. The first: {'; '.join(whole.problems)}. Correct the input or the "
-            "template, or raise pilot.max_error_rate."
+            f"template, or raise pilot.max_error_rate.{_hint(whole.problems)}"
         )
+
+
+def _hint(problems: Sequence[str]) -> str:
+    if any("undecodable" in problem and ".csv" in problem.lower() for problem in problems):
+        return " CSV in another encoding than UTF-8 is read with input.csv: {encoding: …}."
+    return ""
 
 
 _COUNTS = """

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
+from batch_pipeline.flow.dataset.reading.rows import Row, read_section
+from batch_pipeline.flow.dataset.reading.splits import Piece, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
-from batch_pipeline.flow.dataset.row_json import row_values
-from batch_pipeline.flow.dataset.rows import Row, read_section
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
-from batch_pipeline.flow.dataset.splits import Piece, with_lines_counted
 from batch_pipeline.flow.outcomes import Status
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Prepared:
 
     `set_aside` counts rows by status and reason, `problems` names the first of them. `content` is
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
-    jsonl file.
+    jsonl file. `without_rows` are files.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -61,6 +61,7 @@ class Prepared:
     content: bytes = b""
     kept: bytes = b""
     seen: LinesSeen | None = None
+    without_rows: list[str] = field(default_factory=list)
 
 
 def prepare(
@@ -106,6 +107,7 @@ class _Preparation:
         self._kept, self._only = kept, only
         self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
         self._done = Prepared()
+        self._rows = 0
 
     def of(self, piece: Piece) -> Prepared:
         wanted = Wanted(self._builder.declaration.id_column, self._builder.columns)
@@ -113,9 +115,13 @@ class _Preparation:
         for section in piece:
             if section.end is not None:
                 done.seen = LinesSeen(set(wanted.columns))
+            before = self._rows
             for row in read_section(section, wanted, done.seen):
+                self._rows += 1
                 if self._only is None or row.id in self._only:
                     self._add(row)
+            if self._rows == before and section.end is None:
+                done.without_rows.append(section.file.path)
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
@@ -162,7 +168,8 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """
     problem = row.problem or builder.problem(row.values)
     if problem is not None:
-        return _set_aside(row, Status.INVALID_INPUT, problem)
+        larger = problem == LARGER_THAN_A_BATCH
+        return _set_aside(row, Status.TOO_LARGE if larger else Status.INVALID_INPUT, problem)
 
     if row.places is not None:
         fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
@@ -175,7 +182,7 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
             f"the request has {size:,} bytes, a batch holds at most "
             f"{declaration.max_request_bytes:,}"
         )
-        return _set_aside(row, Status.TOO_LARGE, "larger than a batch may be", detail)
+        return _set_aside(row, Status.TOO_LARGE, LARGER_THAN_A_BATCH, detail)
     unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
     return SnapshotRow(
         row.id, unit, fingerprint, size, None, None, None,

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.flow.dataset.row_json import row_values
-from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.flow.dataset.reading.row_json import row_values
+from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 
 FINGERPRINT_VERSION = 1
@@ -112,8 +112,6 @@ class RequestBuilder:
         self._last = b'"' + self._suffix
         constant = [self._prefix, self._first, *others, self._last]
         self._constant_bytes = sum(map(len, constant))
-        # Most templates have words of their own: no row makes a blank prompt of them.
-        self._may_be_blank = self._template.renders_blank(dict.fromkeys(self.columns, ""))
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
@@ -121,9 +119,15 @@ class RequestBuilder:
         self._begun.update(self._prefix + self._first)
 
     def problem(self, values: dict[str, str]) -> str | None:
-        """Why a row with these texts cannot be sent, as a short text that groups well, or None."""
-        blank = self._may_be_blank and self._template.renders_blank(values)
-        return "empty prompt" if blank else None
+        """Why a row with these texts cannot be sent, as a short text that groups well, or None.
+
+        A document is what the template's columns hold together: without any of it the model would
+        answer the instruction alone.
+        """
+        for text in values.values():
+            if not is_blank(text):
+                return None
+        return "blank document" if values else None
 
     def build(self, values: dict[str, str]) -> bytes:
         """The Messages parameters of a row with these texts."""

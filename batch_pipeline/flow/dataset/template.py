@@ -1,6 +1,6 @@
 """The prompt template: parsing it, naming its columns, and filling it with a row's texts.
 
-Belongs here: the `{column}` syntax, how a JSON value becomes prompt text, and which prompts are
+Belongs here: the `{column}` syntax, how a JSON value becomes prompt text, and which texts are
 blank. Reading rows is in `rows`; the Messages parameters around the prompt are in `requests`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,10 +72,22 @@ class Template:
             pieces.append(literal)
         return "".join(pieces)
 
-    def renders_blank(self, values: Mapping[str, str]) -> bool:
-        """Whether the prompt of these texts is empty but for white space."""
-        texts = (*self.literals, *(values[column] for column in self.slots))
-        return all(not text or text.isspace() for text in texts)
+
+# Characters that show nothing although Unicode counts them as letters or symbols.
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space of any kind, zero-width and control characters."""
+    if "!" <= text[:1] <= "~":  # most texts, without a look at Unicode's tables
+        return False
+    return all(
+        character.isspace()
+        or unicodedata.category(character) in ("Cc", "Cf")
+        or "\ufe00" <= character <= "\ufe0f"
+        or character in _FILLERS
+        for character in text
+    )
 
 
 def _lone_brace_message(text: str, position: int) -> str:

@@ -22,7 +22,7 @@ NIGHT = Night(
 SNAPSHOT = Snapshot(
     folder="f", signature="s", content_hash="c", declaration_hash=PRESENT.hash, declaration={},
     parts=1, items=100,
-    set_aside={"invalid_input": {"empty prompt": 4}, "too_large": {"too large": 1}},
+    set_aside={"invalid_input": {"blank document": 4}, "too_large": {"too large": 1}},
     duplicates=5, request_bytes=1, kept=60, id=1,
     night_id=1, settled={}, taken_at=0.0,
 )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json, with_places
 from batch_pipeline.flow.dataset.requests import (
     FINGERPRINT_VERSION,
     Declaration,
@@ -19,7 +20,6 @@ from batch_pipeline.flow.dataset.requests import (
     parse_custom_id,
     unit_of,
 )
-from batch_pipeline.flow.dataset.row_json import places_of, row_of_json, with_places
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.transitions import new_token
 from batch_pipeline_tests.support import job
@@ -171,10 +171,17 @@ def test_where_a_text_lies_in_its_row(line: bytes, text: bytes | None) -> None:
     assert (None if places is None else line[slice(*places)]) == text
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003"])
-def test_an_empty_prompt_is_a_problem(text: str) -> None:
-    assert builder(prompt={"user": "{text}"}).problem({"text": text}) == "empty prompt"
-    assert builder(prompt={"user": "{text}."}).problem({"text": text}) is None
+@pytest.mark.parametrize("user", ["{text}", "Summarize this: {text}{text}."])
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u2003", "\u00a0", "\u200b\ufeff", "\u2060\0"])
+def test_a_document_without_a_visible_character_is_a_problem(user: str, text: str) -> None:
+    assert builder(prompt={"user": user}).problem({"text": text}) == "blank document"
+
+
+def test_a_document_is_all_columns_of_the_template_together() -> None:
+    made = builder(prompt={"user": "{title}: {body}"})
+    assert made.problem({"title": "A title", "body": ""}) is None
+    assert made.problem({"title": " ", "body": "x"}) is None
+    assert made.problem({"title": " ", "body": "\u200d"}) == "blank document"
 
 
 @given(number=st.integers(min_value=0, max_value=99_999))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.flow.dataset.template import Template, cell_text
+from batch_pipeline.flow.dataset.template import Template, cell_text, is_blank
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,20 @@ def test_cell_text(value: object, text: str) -> None:
     assert cell_text(value) == text
 
 
-@pytest.mark.parametrize("template", ["{text}", " {text}\n{text}", "{text}.", "."])
-@pytest.mark.parametrize("text", ["", " \n\t\u00a0\u2003", "  text  "])
-def test_a_prompt_without_a_visible_character_is_blank(template: str, text: str) -> None:
-    parsed = Template.parse(template)
-    rendered = parsed.render({"text": text})
-    assert parsed.renders_blank({"text": text}) is (rendered.strip() == "")
+@pytest.mark.parametrize(
+    ("text", "blank"),
+    [
+        ("", True),
+        (" \n\t\u00a0\u2003\u3000", True),
+        ("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e", True),
+        ("\0\x1f\x7f\x85\u2028", True),
+        ("\u2800\u3164\ufe0f", True),
+        ("  text  ", False),
+        ("\u200bü", False),
+        (".", False),
+        ("日本", False),
+        ("👩\u200d💻", False),
+    ],
+)
+def test_a_text_without_a_visible_character_is_blank(text: str, blank: bool) -> None:
+    assert is_blank(text) is blank

@@ -21,7 +21,7 @@ from batch_pipeline_tests.flow.dataset.prepared_rows import approval
 SNAPSHOT = Snapshot(
     folder="f", signature="s", content_hash="content", declaration_hash="declaration",
     declaration={}, parts=1, items=1_100,
-    set_aside={"invalid_input": {"empty prompt": 40}, "too_large": {"too large": 10}},
+    set_aside={"invalid_input": {"blank document": 40}, "too_large": {"too large": 10}},
     duplicates=50, request_bytes=1, id=1, night_id=1, settled={}, taken_at=0.0,
 )  # fmt: skip
 SPEC = PilotSpec(size=100, max_error_rate=0.05, max_truncated_rate=0.02)

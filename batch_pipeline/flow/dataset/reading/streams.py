@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
-from fsspec.core import url_to_fs
 
-from batch_pipeline.flow.dataset.files import SourceFile, is_remote
+from batch_pipeline.flow.dataset.reading.files import SourceFile
+from batch_pipeline.flow.dataset.reading.listing import filesystem_of
 
 _CODECS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BUFFER_BYTES = 1_000_000
@@ -43,12 +43,12 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
-    if not is_remote(file.path):
+    if file.store is None:
         # Python's default buffer is smaller than a document: a line would be joined from many.
-        with Path(file.path).open("rb", buffering=_BUFFER_BYTES) as local:
+        with Path(file.name).open("rb", buffering=_BUFFER_BYTES) as local:
             yield cast("io.BufferedReader[Any]", local)
         return
-    filesystem, path = url_to_fs(file.path)
-    remote: io.RawIOBase = filesystem.open(path, "rb")
+    filesystem, _ = filesystem_of(file.store)
+    remote: io.RawIOBase = filesystem.open(file.name, "rb")
     with io.BufferedReader(remote, _BUFFER_BYTES) as stream:  # which closes `remote` with itself
         yield stream

@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset import input_dataset, splits
-from batch_pipeline.flow.dataset.files import Sources, find_sources
-from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted
-from batch_pipeline.flow.dataset.rows import Row, read_rows, read_section
-from batch_pipeline.flow.dataset.splits import pieces_of, with_lines_counted
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.reading import splits
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.files import Sources
+from batch_pipeline.flow.dataset.reading.listing import find_sources
+from batch_pipeline.flow.dataset.reading.rows import Row, read_rows, read_section
+from batch_pipeline.flow.dataset.reading.splits import pieces_of, with_lines_counted
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests import support
 from batch_pipeline_tests.support import documents, job, write_rows

@@ -22,6 +22,11 @@ from batch_pipeline.flow.dataset.template import cell_text
 # A cell that is no valid text is kept as an object of this one key, with the undecodable bytes as
 # backslash escapes: JSON readers accept it, and it cannot be taken for a text that has backslashes.
 UNDECODABLE = "$undecodable"
+# A text that was not read to its end, because it fits in no request, is kept as an object of this
+# one key, with its beginning.
+CUT_OFF = "$cut_off"
+LARGER_THAN_A_BATCH = "larger than a batch may be"
+_KEPT_BYTES = 1_000
 
 # orjson writes cells of these types with the same value that it has read. Floats are not among
 # them: it reads 1.10 as 1.1 and an integer of over 64 bits as a rounded float.
@@ -106,6 +111,8 @@ def _text_of_cell(row: JsonRow, column: str) -> str:
         if isinstance(cell, int):
             return cell_text(cell)
         exact = _parse_leniently(row.text)[column]
+        if isinstance(exact, dict) and exact.keys() == {CUT_OFF}:
+            raise CellProblem(LARGER_THAN_A_BATCH)
         if not _holds_undecodable(exact):
             return orjson.dumps(exact).decode()
     except (TypeError, ValueError, RecursionError):
@@ -183,13 +190,18 @@ def undecodable(text: str) -> dict[str, str]:
     return {UNDECODABLE: text}
 
 
+def too_large(data: bytes) -> dict[str, str]:
+    """A cell that says that its text fits in no request, with the beginning of the text."""
+    return {CUT_OFF: data[:_KEPT_BYTES].decode(errors="backslashreplace")}
+
+
 def _encode(cells: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(cells, default=_as_json)
     except TypeError:  # a lone surrogate somewhere
         pass
     try:
-        return orjson.dumps(_without_surrogates(cells), default=_as_json)
+        return orjson.dumps(_without_surrogates(cells, nested=False), default=_as_json)
     except (TypeError, RecursionError):
         raise ValueError("nested too deeply") from None
 
@@ -205,17 +217,27 @@ def _as_json(value: object) -> object:
     return str(value)
 
 
-def _without_surrogates(value: Any) -> Any:
+def _without_surrogates(value: Any, *, nested: bool = True) -> Any:
+    """The value with undecodable cells in place of damaged texts; a damaged key of an object in a
+    cell (`nested`) makes that object one, as none but its columns can be named in a template."""
     if isinstance(value, str):
-        return undecodable(_escaped(value)) if _SURROGATE.search(value) else value
+        return undecodable(escaped(value)) if has_surrogate(value) else value
     if isinstance(value, Mapping):
-        return {_escaped(str(key)): _without_surrogates(cell) for key, cell in value.items()}
+        cells = {escaped(str(key)): _without_surrogates(cell) for key, cell in value.items()}
+        damaged = [key for key in map(str, value) if nested and has_surrogate(key)]
+        return cells | undecodable(escaped(damaged[0])) if damaged else cells
     if isinstance(value, (list, tuple)):
         return [_without_surrogates(cell) for cell in value]
     return value
 
 
-def _escaped(text: str) -> str:
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds what UTF-8 lacks: bytes of a file that are no text, half a pair."""
+    return _SURROGATE.search(text) is not None
+
+
+def escaped(text: str) -> str:
+    """The text with what UTF-8 lacks as backslash escapes."""
     try:
         # Bytes that a reader let through as surrogates show as what they were: \xff.
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

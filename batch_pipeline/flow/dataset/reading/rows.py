@@ -13,17 +13,18 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.files import SourceFile, Sources, is_remote
-from batch_pipeline.flow.dataset.formats import LinesSeen, Wanted, place_of, read_format
-from batch_pipeline.flow.dataset.row_json import (
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted, place_of
+from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources
+from batch_pipeline.flow.dataset.reading.formats import read_format
+from batch_pipeline.flow.dataset.reading.row_json import (
     CellProblem,
     JsonRow,
     column_text,
     values_of,
     with_places,
 )
-from batch_pipeline.flow.dataset.splits import Section
-from batch_pipeline.flow.dataset.streams import open_stream
+from batch_pipeline.flow.dataset.reading.splits import Section
+from batch_pipeline.flow.dataset.reading.streams import open_stream
 
 
 class Row(NamedTuple):
@@ -67,13 +68,13 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
         with open_stream(file) as stream:
             for number, row in read_format(stream, section, wanted, lines):
                 yield _row(row, file, number, wanted)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
         raise
     except Exception as error:
         # Remote backends raise what their HTTP clients raise; anything else is a bug.
-        if not is_remote(file.path):
+        if not file.is_remote:
             raise
         raise _unreadable(file, number, error) from error
     if seen is None:
@@ -95,8 +96,15 @@ def _row_id(row: JsonRow, column: str, place: str) -> str:
     try:
         row_id = column_text(row, column)
     except CellProblem as problem:
+        empty = not any(row.cells.values())
+        remedy = (
+            "all of its cells are empty, as spreadsheets leave it below the last row: delete such "
+            "rows and save the file again"
+            if empty
+            else "correct the file"
+        )
         raise InputDataError(
-            f"{place}: {problem}. Every row needs an id of its own; correct the file."
+            f"{place}: {problem}. Every row needs an id of its own; {remedy}."
         ) from None
     if not row_id:
         raise InputDataError(

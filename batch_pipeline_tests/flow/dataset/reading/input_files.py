@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from batch_pipeline.flow.dataset.files import find_sources
-from batch_pipeline.flow.dataset.rows import Row, read_rows
+from batch_pipeline.flow.dataset.reading.listing import find_sources
+from batch_pipeline.flow.dataset.reading.rows import Row, read_rows
 
 
 def read(

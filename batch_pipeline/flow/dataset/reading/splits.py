@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.dataset.files import Kind, SourceFile, Sources, is_plain, is_remote
-from batch_pipeline.flow.dataset.streams import open_stream
+from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, Sources
+from batch_pipeline.flow.dataset.reading.streams import open_stream
 
 # Large enough that to open and close a part file for each piece costs nothing beside reading it.
 PIECE_BYTES = 32 << 20
@@ -82,7 +82,7 @@ def with_lines_counted(section: Section) -> Section:
     if section.counted:
         return section
     lines, left = 0, section.start
-    with Path(section.file.path).open("rb") as file:
+    with Path(section.file.name).open("rb") as file:
         while block := file.read(min(left, _COUNTED_BYTES)):
             lines += block.count(b"\n")
             left -= len(block)
@@ -113,7 +113,7 @@ def _sections(file: SourceFile, left: int) -> Iterator[Section]:
         groups = []
     except Exception:
         # Remote backends raise what their HTTP clients raise; anything else is a bug.
-        if not is_remote(file.path):
+        if not file.is_remote:
             raise
         groups = []
     if len(groups) <= 1:
@@ -123,12 +123,12 @@ def _sections(file: SourceFile, left: int) -> Iterator[Section]:
 
 
 def _has_plain_lines(file: SourceFile) -> bool:
-    return file.kind is Kind.JSONL and is_plain(file) and not is_remote(file.path)
+    return file.kind is Kind.JSONL and file.is_plain and not file.is_remote
 
 
 def _line_ranges(file: SourceFile, left: int) -> Iterator[Section]:
     start = 0
-    with Path(file.path).open("rb", buffering=0) as lines:
+    with Path(file.name).open("rb", buffering=0) as lines:
         while end := _line_end(lines, start, start + _piece_bytes(left - start)):
             yield Section(file, start, end, counted=start == 0)
             start = end

@@ -10,7 +10,10 @@ import fsspec
 import pytest
 
 from batch_pipeline.errors import InputDataError, UsageError
-from batch_pipeline.flow.dataset.files import Kind, SourceFile, expand_path, file_kind, find_sources
+from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, file_kind
+from batch_pipeline.flow.dataset.reading.listing import expand_path, find_sources
+from batch_pipeline.flow.dataset.reading.rows import read_rows
+from batch_pipeline.jobs.spec import CsvSpec
 
 TREE = [
     "a.csv",
@@ -25,6 +28,14 @@ TREE = [
     "texts/sub/two.md",
     "texts/.git/three.md",
     "texts/sub/_draft.md",
+    "texts/_posts/four.md",
+    "texts/.notes.md",
+    "names/Foo::Bar.md",
+    "names/[x]/a.md",
+    "names/report[1].md",
+    "names/report1.md",
+    "names/line\nbreak.md",
+    "names/#1 100%.md",
 ]
 
 
@@ -60,8 +71,18 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         ("*/_delta/*.parquet", ["night/_delta/old.parquet"]),
         ("night/_*.parquet", ["_SUCCESS.parquet"]),
         ("night/_SUCCESS.parquet", ["_SUCCESS.parquet"]),
-        ("texts/**", ["one.txt", "sub/two.md"]),
-        ("texts/**/*.md", ["sub/two.md"]),
+        ("texts/**", ["_posts/four.md", "one.txt", "sub/_draft.md", "sub/two.md"]),
+        ("texts/*/*.md", ["_posts/four.md", "sub/_draft.md", "sub/two.md"]),
+        ("texts/**/*.md", ["_posts/four.md", "sub/_draft.md", "sub/two.md"]),
+        ("texts/.git/*", ["three.md"]),
+        ("names/Foo::Bar.md", ["Foo::Bar.md"]),
+        ("names/F*.md", ["Foo::Bar.md"]),
+        ("names/[x]/a.md", ["a.md"]),
+        ("names/[x]/*.md", ["a.md"]),
+        ("names/report[1].md", ["report[1].md"]),
+        ("names/report[0-9].md", ["report1.md"]),
+        ("names/l*.md", ["line\nbreak.md"]),
+        ("names/#1 100%.md", ["#1 100%.md"]),
     ],
 )
 def test_glob(root: str, pattern: str, expected: list[str]) -> None:
@@ -82,8 +103,73 @@ def test_no_match_names_the_expanded_pattern(root: str, pattern: str) -> None:
 
 
 def test_only_hidden_files_is_no_match(root: str) -> None:
+    with pytest.raises(InputDataError, match=r"no file for this night.*/texts/\.notes\.md"):
+        find_sources(f"{root}/texts/*notes.md", "all", {})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        (
+            "night/*",
+            ["night/.tmp.parquet", "night/_SUCCESS.parquet", "night/_delta/", "night/deep/"],
+        ),
+        ("*/*.parquet", ["night/.tmp.parquet", "night/_SUCCESS.parquet"]),
+        ("texts/*", ["texts/.git/", "texts/.notes.md", "texts/_posts/", "texts/sub/"]),
+        ("names/[x]/*", []),
+    ],
+)
+def test_what_a_pattern_matches_and_is_not_read_is_named(
+    root: str, pattern: str, left_out: list[str]
+) -> None:
+    sources = find_sources(f"{root}/{pattern}", "all", {})
+    assert [path.partition("data/")[2] for path in sources.left_out] == left_out
+    assert (sources.notice is None) == (not left_out)
+    for path in left_out:
+        assert path in str(sources.notice)
+
+
+def test_an_empty_marker_is_not_worth_a_word(tmp_path: Path) -> None:
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "a.csv").write_text("id\n")
+    assert find_sources(f"{tmp_path}/*", "all", {}).notice is None
+
+
+def test_a_name_that_is_not_utf_8_is_read_and_escaped(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.md", b"d\xff.csv"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"id,text\n1,a\n")
+    sources = find_sources(f"{tmp_path}/*", "all", {})
+    assert [file.relative_path for file in sources.files] == ["caf\\xe9.md", "d\\xff.csv"]
+    rows = list(read_rows(sources, "id", ("text",)))
+    assert [(row.id, row.source) for row in rows] == [
+        ("caf\\xe9.md", f"{tmp_path}/caf\\xe9.md"),
+        ("1", f"{tmp_path}/d\\xff.csv"),
+    ]
+    assert sources.signature
+
+
+def test_strange_names_are_opened_remotely_too(root: str) -> None:
+    rows = list(read_rows(find_sources(f"{root}/names/**", "all", {}), "id", ("text",)))
+    assert {row.values["text"] for row in rows} == {"x"}
+    assert len(rows) == 6
+
+
+def test_too_long_a_path_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match="no file for this night"):
-        find_sources(f"{root}/texts/sub/*draft.md", "all", {})
+        find_sources(f"{tmp_path}/{'x' * 300}.md", "all", {})
+
+
+def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
+    (tmp_path / "Foo::Bar.md").write_text("x")
+    (file,) = find_sources(f"file://{tmp_path}/*.md", "all", {}).files
+    assert (file.path, file.is_remote) == (f"{tmp_path}/Foo::Bar.md", False)
+
+
+def test_how_csv_is_written_is_part_of_the_signature(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n")
+    declared = [CsvSpec(), CsvSpec(delimiter=";"), CsvSpec(encoding="cp1252")]
+    found = [find_sources(f"{tmp_path}/a.csv", "all", {}, csv) for csv in declared]
+    assert len({sources.signature for sources in found}) == 3
 
 
 def test_a_folder_is_refused_with_the_pattern_to_write(root: str) -> None:

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.flow.dataset.files import find_sources
-from batch_pipeline.flow.dataset.row_json import row_values
-from batch_pipeline.flow.dataset.rows import read_rows
-from batch_pipeline_tests.flow.dataset.input_files import read, write, write_parquet
+from batch_pipeline.flow.dataset.reading import formats
+from batch_pipeline.flow.dataset.reading.listing import find_sources
+from batch_pipeline.flow.dataset.reading.row_json import row_values
+from batch_pipeline.flow.dataset.reading.rows import read_rows
+from batch_pipeline.jobs.spec import CsvSpec
+from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
 
 # --- what is read --------------------------------------------------------------------------------
 
@@ -73,6 +75,30 @@ def test_parquet_types(tmp_path: Path) -> None:
         "zoned": (pa.array([0], pa.timestamp("s", "UTC")), "1970-01-01T00:00:00+00:00"),
         "nanoseconds": (pa.array([1], pa.timestamp("ns")), "1970-01-01T00:00:00.000000001"),
         "time": (pa.array([61], pa.time32("s")), "00:01:01"),
+        "half": (pa.array([0.1], pa.float16()), "0.1"),
+        "floats": (
+            pa.array([[0.1, None, 1e10]], pa.list_(pa.float32())),
+            "[0.1,null,10000000000.0]",
+        ),
+        "halves": (pa.array([[0.1, None]], pa.large_list(pa.float16())), "[0.1,null]"),
+        "pair": (pa.array([[0.1, 0.2]], pa.list_(pa.float32(), 2)), "[0.1,0.2]"),
+        "scores": (pa.array([[("a", 0.1)]], pa.map_(pa.string(), pa.float32())), '[["a",0.1]]'),
+        "deep": (
+            pa.array(
+                [[{"f": 0.1, "h": 0.1, "t": 1}, None]],
+                pa.list_(
+                    pa.struct([("f", pa.float32()), ("h", pa.float16()), ("t", pa.time64("ns"))])
+                ),
+            ),
+            '[{"f":0.1,"h":0.1,"t":"00:00:00.000000001"},null]',
+        ),
+        "tensor": (
+            pa.ExtensionArray.from_storage(
+                pa.fixed_shape_tensor(pa.float32(), [2]),
+                pa.array([[0.1, 0.2]], pa.list_(pa.float32(), 2)),
+            ),
+            "[0.1,0.2]",
+        ),
         "duration": (pa.array([61], pa.duration("s")), "0:01:01"),
         "binary": (pa.array(["ü".encode()]), "ü"),
         "list": (pa.array([[1, None]]), "[1,null]"),
@@ -173,6 +199,14 @@ def test_a_document_larger_than_the_csv_modules_default_limit(tmp_path: Path) ->
             "too deeply nested JSON in column 'text'",
         ),
         ("x.jsonl", b'{"id":1,"text":"x","other":"\\ud83d"}\n', None),
+        ("x.jsonl", b'{"id":1,"text":"x","\\ud83d":1}\n', None),
+        ("x.jsonl", b'{"id":1,"text":{"\\ud83d":1}}\n', "undecodable text in column 'text'"),
+        (
+            "x.jsonl",
+            b'{"id":1,"text":[{"a":{"\\udc00":"x"}}]}\n',
+            "undecodable text in column 'text'",
+        ),
+        ("x.jsonl", b'{"id":1,"text":{"caf\xe9":1}}\n', "undecodable text in column 'text'"),
         ("x.jsonl", b'{"id":1,"text":"\\\\xe9 is a backslash"}\n', None),
         ("x.txt", b"caf\xe9", "undecodable text in column 'text'"),
     ],
@@ -197,6 +231,34 @@ def test_a_dirty_row_is_set_aside(
 def test_undecodable_bytes_are_kept(tmp_path: Path, name: str, data: bytes) -> None:
     (row,) = read(write(tmp_path / name, data))
     assert orjson.loads(row.input)["text"] == {"$undecodable": "caf\\xe9"}
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.md.gz", "x.txt.zst"])
+def test_a_text_that_fits_in_no_request_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(formats, "ROW_BYTES", 5_000)
+    monkeypatch.setattr(formats, "_TEXT_BLOCK", 1_000)
+    row = read(write(tmp_path / name, b"a" * 100_000))[0]
+    assert (row.id, row.problem) == (name, "larger than a batch may be")
+    assert orjson.loads(row.input)["text"] == {"$cut_off": "a" * 1_000}
+    assert read(write(tmp_path / name, b"a" * 5_000))[0].problem is None
+
+
+def test_csv_is_read_as_it_is_declared(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", 'id;größe\r\n1;"a;b"\r\n2;€ 5\r\n'.encode("cp1252"))
+    sources = find_sources(str(path), "all", {}, CsvSpec(delimiter=";", encoding="cp1252"))
+    rows = list(read_rows(sources, "id", ("größe",)))
+    assert [row.values["größe"] for row in rows] == ["a;b", "€ 5"]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_all_members_of_a_compressed_file_are_read(tmp_path: Path, ending: str) -> None:
+    lines = [b'{"id":%d,"text":"x"}\n' % number for number in range(3)]
+    members = [write(tmp_path / f"{n}.jsonl.{ending}", line) for n, line in enumerate(lines)]
+    whole = tmp_path / f"whole.jsonl.{ending}"
+    whole.write_bytes(b"".join(member.read_bytes() for member in members))
+    assert [row.id for row in read(whole)] == ["0", "1", "2"]
 
 
 def test_undecodable_parquet_strings_spoil_only_their_cell(tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.files import find_sources
-from batch_pipeline.flow.dataset.rows import read_rows
-from batch_pipeline_tests.flow.dataset.input_files import read, write, write_parquet
+from batch_pipeline.flow.dataset.reading import columns, csv_format, formats
+from batch_pipeline.flow.dataset.reading.columns import Wanted
+from batch_pipeline.flow.dataset.reading.listing import find_sources
+from batch_pipeline.flow.dataset.reading.rows import read_rows, read_section
+from batch_pipeline.flow.dataset.reading.splits import Section
+from batch_pipeline.jobs.spec import CsvSpec
+from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,17 @@ from batch_pipeline_tests.flow.dataset.input_files import read, write, write_par
         ("x.csv", b'id,text\n1,"a\nb"\n2\n', ["line 4", "1 cells"]),
         ("x.csv", b"id,text,text\n", ["two columns are named 'text'"]),
         ("x.csv", b"id,,text\n", ["column 2 has no name"]),
+        ("x.csv", b",id,text\n0,1,a\n", ["column 1 has no name", "to_csv(index=False)"]),
+        ("x.csv", b"id,text,,\n1,a,,\n", ["column 3 has no name", "Spreadsheets"]),
+        ("x.csv", b"id,text\n1,a\n,\n", ["line 3", "null in column 'id'", "spreadsheets"]),
+        ("x.csv", b"id,text\n1,a\n,,\n", ["line 3", "3 cells", "spreadsheets"]),
+        ("x.csv", b"id,text\n1,a,,\n", ["line 2", "4 cells", "spreadsheets"]),
+        ("x.csv", b"Unnamed: 0,text\n1,a\n", ["'id' is missing", "pandas", "index_label"]),
+        ("x.csv", b"id;text\n1;a\n", ["'id;text'", 'input.csv: {delimiter: ";"}']),
+        ("x.csv", b"id\ttext\n1\ta\n", ['input.csv: {delimiter: "\\t"}']),
+        ("x.csv", b"sep=;\nid;text\n1;a\n", ["delete line 1", "input.csv"]),
+        ("x.csv", b"id;t\xe9xt\n", ["not UTF-8", "input.csv: {encoding:", "separated"]),
+        ("x.csv", "id,text\n".encode("utf-16"), ["input.csv: {encoding: utf-16}"]),
         ("x.csv", b"id,t\xe9xt\n", ["column 2", "UTF-8"]),
         ("x.csv", b'id,text\n1,a\n2,"open\n3,c\n', ["line 3", "not valid CSV"]),
         ("x.csv", b"id,text\n,a\n", ["line 2", "null in column 'id'"]),
@@ -66,6 +81,64 @@ def test_unusable_parquet_tables(tmp_path: Path, table: dict[str, Any], said: li
         read(path)
     for text in [str(path), *said]:
         assert text in str(caught.value)
+
+
+def test_rows_that_the_footer_has_and_the_columns_lack_are_missed() -> None:
+    path = Path(__file__).parent / "data" / "columns_of_unequal_length.parquet"
+    with pytest.raises(InputDataError, match=r"row group 1: 0 rows .* footer says 3"):
+        read(path, ("string",), "int64")
+
+
+def test_rows_are_counted_where_a_row_group_is_read_by_itself() -> None:
+    path = Path(__file__).parent / "data" / "columns_of_unequal_length.parquet"
+    (file,) = find_sources(str(path), "all", {}).files
+    with pytest.raises(InputDataError, match="row group 1: 0 rows"):
+        list(read_section(Section(file, 0, 1), Wanted("int64", ())))
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.jsonl", b'{"id":1,"text":"' + b"a" * 3_000),
+        ("x.jsonl", b" " * 3_000),
+        ("x.csv", b"id,text\n1," + b"a" * 3_000),
+        ("x.csv", b"id,text\n1," + b"," * 3_000),
+        ("x.csv", b'id,text\n1,"' + b"a\n" * 1_500),
+        ("x.csv", b"id,text" + b",x" * 1_500),
+    ],
+)
+def test_what_goes_on_without_end_is_refused_once_it_fits_in_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, name: str, data: bytes
+) -> None:
+    for module in (columns, csv_format, formats):
+        monkeypatch.setattr(module, "ROW_BYTES", 1_000)
+    path = write(tmp_path / f"{name}.{ending}", data)
+    with pytest.raises(InputDataError, match=r"over 1,000 (bytes|characters)"):
+        read(path)
+
+
+def test_a_line_with_more_cells_than_any_table_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_format, "_WIDE_LINE", 100)
+    monkeypatch.setattr(csv_format, "_MOST_COLUMNS", 50)
+    with pytest.raises(InputDataError, match="over 50 cells"):
+        read(write(tmp_path / "x.csv", b"id,text" + b",x" * 100))
+
+
+def test_an_error_names_a_few_of_many_columns(tmp_path: Path) -> None:
+    names = ",".join(f"c{number}" for number in range(100_000))
+    with pytest.raises(InputDataError, match="and 99,980 more") as caught:
+        read(write(tmp_path / "x.csv", names.encode()))
+    assert len(str(caught.value)) < 1_000
+
+
+def test_text_that_breaks_the_declared_encoding_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "id,text\n1,ä\n".encode("utf-16")[:-1])
+    sources = find_sources(str(path), "all", {}, CsvSpec(encoding="utf-16"))
+    with pytest.raises(InputDataError, match=r"line 2: no text in utf-16.*input\.csv\.encoding"):
+        list(read_rows(sources, "id", ("text",)))
 
 
 def test_a_parquet_file_with_two_columns_of_one_name(tmp_path: Path) -> None:

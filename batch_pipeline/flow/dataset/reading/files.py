@@ -1,0 +1,128 @@
+"""Input files as values: what each holds, by its ending, and what tells that one has changed.
+
+Finding them is in `listing`, opening one in `streams`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.jobs.spec import CsvSpec
+
+# How many files a warning names.
+_NAMED = 5
+PLAIN_CSV = CsvSpec()
+
+
+class Kind(StrEnum):
+    """How a file's rows are written down; the value is the file's ending."""
+
+    PARQUET = ".parquet"
+    CSV = ".csv"
+    JSONL = ".jsonl"
+    TXT = ".txt"
+    MD = ".md"
+
+
+_COMPRESSIONS = (".gz", ".zst")
+SUPPORTED_ENDINGS = "parquet, csv, jsonl, txt, md; all but parquet also with .gz or .zst"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file.
+
+    `path` is absolute, or a URL; `relative_path` starts after the pattern's last folder without a
+    glob character, with `/` between folders. In both, bytes that are not UTF-8 are escaped. `size`
+    is in bytes; `version` is a text that changes whenever the file does. `name` is what opens the
+    file, locally or in the filesystem of the URL `store`. `csv` is how CSV is written.
+    """
+
+    path: str
+    relative_path: str
+    kind: Kind
+    size: int
+    version: str
+    name: str
+    store: str | None = None
+    csv: CsvSpec = PLAIN_CSV
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the file is opened through fsspec, and not as a local one."""
+        return self.store is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a file holds its rows as they are: it is not compressed in any way."""
+        return self.path.lower().endswith(self.kind.value) and self.kind is not Kind.PARQUET
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files of one night, sorted by path; and what the pattern matches too and is not read."""
+
+    files: tuple[SourceFile, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> str:
+        """SHA-256 over every file's path and version: another text means other input."""
+        listing = [
+            (file.path, file.relative_path, file.version, *_dialect(file)) for file in self.files
+        ]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    @property
+    def notice(self) -> str | None:
+        """What is left out, for people; None: nothing is."""
+        return notice_of(self.left_out) if self.left_out else None
+
+
+def _dialect(file: SourceFile) -> list[str]:
+    """How a CSV file is written, where that is declared: read otherwise it is another input."""
+    declared = file.kind is Kind.CSV and file.csv != PLAIN_CSV
+    return [file.csv.delimiter, file.csv.encoding] if declared else []
+
+
+def notice_of(left_out: Sequence[str]) -> str:
+    """What is left out, for people, and how it would be read."""
+    return (
+        f"input.path matches {named(left_out)} too, which is not read. Names that start with '.', "
+        "and data files under a name that starts with '_', are read where the path spells that "
+        "character out; files in a folder, where the path goes on into it (/** for all)"
+    )
+
+
+def named(paths: Sequence[str]) -> str:
+    """Some paths as a short list for people."""
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return ", ".join(paths[:_NAMED]) + more
+
+
+def kind_of(path: str) -> Kind | None:
+    """What a file holds, by its ending; None where that ending is not read."""
+    name = path.rpartition("/")[2].lower()
+    plain = name
+    for compression in _COMPRESSIONS:
+        plain = plain.removesuffix(compression)
+    for kind in Kind:
+        if plain.endswith(kind.value) and (kind is not Kind.PARQUET or plain == name):
+            return kind
+    return None
+
+
+def file_kind(path: str) -> Kind:
+    """What a file holds, by its ending; raises InputDataError where that ending is not read."""
+    kind = kind_of(path)
+    if kind is None:
+        raise InputDataError(
+            f"{path} is of a kind that is not read. Supported endings: {SUPPORTED_ENDINGS}. "
+            "Narrow input.path, for instance to '*.parquet', or move the file elsewhere."
+        )
+    return kind
