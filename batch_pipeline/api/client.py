@@ -106,7 +106,7 @@ class AnthropicApi:
             response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
             page = json_of(response)
             if not isinstance(page.get("data"), list):
-                raise unreadable(response.status_code)
+                raise unreadable(response)
             return _page(page)
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
@@ -153,7 +153,7 @@ class AnthropicApi:
             try:
                 return int(json_of(response)["input_tokens"])
             except (KeyError, TypeError, ValueError) as error:
-                raise unreadable(response.status_code) from error
+                raise unreadable(response) from error
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
@@ -215,7 +215,7 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _batch(response: httpx2.Response) -> BatchInfo:
     batch = _parse_batch(json_of(response))
     if batch is None:
-        raise unreadable(response.status_code)
+        raise unreadable(response)
     return batch
 
 
@@ -225,7 +225,7 @@ def _created(response: httpx2.Response) -> BatchInfo:
     batch = _parse_batch(data)
     # An object that does not call itself a batch may come from a gateway.
     if batch is None or not (data.get("type") == "message_batch" or _is_described(batch)):
-        raise unreadable(response.status_code)
+        raise unreadable(response)
     return batch
 
 

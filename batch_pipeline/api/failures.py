@@ -16,12 +16,15 @@ import orjson
 
 from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits, read_json
 from batch_pipeline.safe_text import redacted
+from batch_pipeline.wording import clipped
 
 LIMITED = ("requests", "input-tokens", "output-tokens")
 _HEADERS = tuple(
     (name, *(f"anthropic-ratelimit-{name}-{part}" for part in ("limit", "remaining")))
     for name in LIMITED
 )
+# Characters of a body that is not the API's that a message quotes.
+QUOTED = 200
 JSON_BODY = {"content-type": "application/json"}
 
 
@@ -61,18 +64,16 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
         return ApiFailure(status, None, None, _redirect(headers))
     detail = _inner(body, "error")
     code = detail.get("code") or _inner(detail, "details").get("error_code")
+    error_type = _text(detail.get("type"))
     return ApiFailure(
         status=status,
-        error_type=_text(detail.get("type")),
+        error_type=error_type,
         error_code=_text(code),
         # An answer may repeat what it was sent.
-        message=redacted(
-            _text(detail.get("message"))
-            or content.decode("utf-8", "replace").strip()
-            or "no message"
-        ),
+        message=redacted(_text(detail.get("message")) or _beginning(content) or "no message"),
         retry_after=_seconds(headers.get("retry-after")),
         limits=rate_limits(headers),
+        content_type=None if error_type else _content_type(headers),
     )
 
 
@@ -86,22 +87,37 @@ def said(error: BaseException) -> str:
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:
     """The JSON object of a 2xx answer; raises `ApiFailure` with its status if there is none."""
-    return object_in(response.status_code, response.content)
+    return object_in(response.status_code, response.headers, response.content)
 
 
-def object_in(status: int, content: bytes) -> dict[str, Any]:
+def object_in(status: int, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
     """The JSON object in the body of a 2xx answer; raises `ApiFailure` if there is none."""
     try:
         data = read_json(content)
     except (ValueError, RecursionError) as error:
-        raise unreadable(status) from error
+        raise _unreadable(status, headers, content) from error
     if not isinstance(data, dict):
-        raise unreadable(status)
+        raise _unreadable(status, headers, content)
     return data
 
 
-def unreadable(status: int) -> ApiFailure:
-    return ApiFailure(status, None, None, "an answer that cannot be read")
+def unreadable(response: httpx2.Response) -> ApiFailure:
+    """The failure that a 2xx is whose body is not what the API answers."""
+    return _unreadable(response.status_code, response.headers, response.content)
+
+
+def _unreadable(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailure:
+    message = f"an answer that cannot be read: {_beginning(content) or 'it is empty'}"
+    return ApiFailure(status, None, None, message, content_type=_content_type(headers))
+
+
+def _beginning(content: bytes) -> str:
+    """The beginning of a body as text: enough to recognise a gateway's page."""
+    return clipped(content[: 4 * QUOTED].decode("utf-8", "replace").strip(), QUOTED)
+
+
+def _content_type(headers: Mapping[str, str]) -> str:
+    return clipped(headers.get("content-type") or "no content type", QUOTED)
 
 
 def betas_header(betas: Sequence[str]) -> dict[str, str]:

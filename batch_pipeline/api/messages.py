@@ -149,7 +149,7 @@ class AnthropicMessages:
         self._note(headers)
         if not 200 <= status < 300:
             raise refusal(status, headers, content)
-        message = object_in(status, content)
+        message = object_in(status, headers, content)
         if message.get("type") == "error":
             # A gateway may hand the API's error on under a status of its own.
             raise refusal(status, headers, content)

@@ -87,6 +87,8 @@ class ApiFailure(Exception):
     `status` is None where no HTTP answer arrived. `connected` is False only where the connection
     was never established, so that the API cannot have received the request. `error_type`,
     `error_code`, `retry_after` (seconds) and `limits` come from the API's error body and headers.
+    Of an answer that is not the API's, such as a gateway's page, there is no `error_type`, but its
+    `content_type`; `message` is its beginning then.
     """
 
     status: int | None
@@ -96,10 +98,13 @@ class ApiFailure(Exception):
     retry_after: float | None = None
     connected: bool = True
     limits: RateLimits = field(default_factory=dict)
+    content_type: str | None = None
 
     def __str__(self) -> str:
         status = f"HTTP {self.status}" if self.status is not None else "no answer"
         kind = f" {self.error_type}" if self.error_type else ""
+        if self.content_type is not None:
+            kind = f" ({self.content_type})"
         return safe_text.one_line(f"{status}{kind}: {self.message}")
 
 

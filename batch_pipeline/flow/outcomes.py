@@ -199,32 +199,61 @@ class CreateVerdict(StrEnum):
     QUEUE_FULL = "queue full"
     # No batch was made, and none will be until a person has acted.
     PAUSE = "pause"
-    # No batch was made, and the same body would be refused again.
+    # No batch was made, and none of this night would be: the request as a whole is refused.
     REFUSED = "refused"
+    # No batch was made: a row of the body is refused, or the size of the body.
+    BODY_REFUSED = "body refused"
     # No batch was made: the connection was never established.
     NOT_SENT = "not sent"
 
 
 DEFINITE_STATUSES = (400, 401, 402, 403, 404, 413, 429)
+# Of these statuses a refusal may be for what the body holds.
+OF_THE_BODY = (400, 413)
+# Beginnings of messages about the headers of a create, which are the same for each body.
+_OF_THE_HEADERS = ("anthropic-beta", "anthropic-version", "unexpected value(s)")
 
 
-def of_create_failure(failure: ApiFailure) -> CreateVerdict:
-    """What a failed create means.
+def of_create_failure(failure: ApiFailure, *, sealed: bool = True) -> CreateVerdict:
+    """What a failed create means, of whose body the last bytes were sent if `sealed`.
 
     Only an API error body with one of `DEFINITE_STATUSES` proves that no batch was made; after any
-    other failure one may exist.
+    other failure one may exist. A page that says "too large" before the body was whole proves it
+    too.
     """
     if not failure.connected:
         return CreateVerdict.NOT_SENT
+    if is_size_page(failure) and not sealed:
+        return CreateVerdict.BODY_REFUSED
     if failure.status not in DEFINITE_STATUSES or failure.error_type is None:
         return CreateVerdict.UNKNOWN
+    return _of_refusal(failure)
+
+
+def _of_refusal(failure: ApiFailure) -> CreateVerdict:
+    """What a definite refusal of the API means."""
     if is_spend_limit(failure) or failure.status in (401, 402, 403):
         return CreateVerdict.PAUSE
     if failure.status == 429:
         return CreateVerdict.QUEUE_FULL
     if ERROR_ACTIONS.get(failure.error_type) is Action.STOP:
         return CreateVerdict.PAUSE
+    of_headers = failure.message.lstrip().casefold().startswith(_OF_THE_HEADERS)
+    if failure.status in OF_THE_BODY and not of_headers:
+        return CreateVerdict.BODY_REFUSED
     return CreateVerdict.REFUSED
+
+
+def is_page(failure: ApiFailure) -> bool:
+    """Whether an answer to a create is that of a gateway: neither a batch, nor a refusal by the
+    API, nor a fault (5xx) that passes by itself."""
+    answered = failure.status is not None and failure.status < 500
+    return answered and of_create_failure(failure) is CreateVerdict.UNKNOWN
+
+
+def is_size_page(failure: ApiFailure) -> bool:
+    """Whether a gateway, and not the API, says that a body is too large."""
+    return failure.status == 413 and failure.error_type is None
 
 
 def of_call_failure(failure: ApiFailure) -> Outcome:

@@ -35,7 +35,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, snapshots, submissions
+from batch_pipeline.ledger import accounts, nights, refusals, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, state_of
@@ -70,6 +70,7 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
     with pipeline.ledger.write() as connection:
         accounts.pause_account(connection, night.account, None)
         nights.update_night(connection, night.id, refused=None)
+        refusals.forget(connection, night.id)
         if resume:
             nights.update_night(connection, night.id, held_at=None)
         return nights.get_night(connection, night.id)

@@ -61,6 +61,8 @@ class Shard(NewShard):
     snapshot_id: int
     state: ShardState
     created_at: float
+    refused_by: int | None = None
+    origin: int | None = None
 
 
 def add_shards(
@@ -72,23 +74,45 @@ def add_shards(
     """
     if nights.get_night(connection, night.id).revision != night.revision:
         return False
-    at = now(connection)
-    rows = [
-        {
-            "night_id": night.id,
-            "snapshot_id": night.snapshot_id,
-            "state": ShardState.WAITING.value,
-            "created_at": at,
-            **vars(planned),
-        }
-        for planned in shards
-    ]
-    if rows:
-        connection.execute(sa.insert(tables.shard), rows)
+    assert night.snapshot_id is not None
+    insert(connection, night.id, night.snapshot_id, shards)
     nights.update_night(
         connection, night.id, revision=night.revision + 1, open_requests=open_requests
     )
     return True
+
+
+def insert(
+    connection: Connection,
+    night_id: int,
+    snapshot_id: int,
+    shards: Sequence[NewShard],
+    *,
+    origin: int | None = None,
+) -> None:
+    """Add waiting shards; `origin` is the first shard that these parts were split from."""
+    common = {
+        "night_id": night_id,
+        "snapshot_id": snapshot_id,
+        "state": ShardState.WAITING.value,
+        "created_at": now(connection),
+        "origin": origin,
+    }
+    if shards:
+        rows = [{**common, **vars(planned)} for planned in shards]
+        connection.execute(sa.insert(tables.shard), rows)
+
+
+def by_manifest(connection: Connection, night_id: int, manifest: str) -> Shard:
+    """The latest shard with this manifest."""
+    columns = tables.shard.c
+    query = (
+        sa.select(tables.shard)
+        .where(columns.night_id == night_id, columns.manifest == manifest)
+        .order_by(columns.id.desc())
+        .limit(1)
+    )
+    return _shard(connection.execute(query).mappings().one())
 
 
 def list_shards(connection: Connection, night_id: int, *states: ShardState) -> list[Shard]:
@@ -104,18 +128,46 @@ def list_shards(connection: Connection, night_id: int, *states: ShardState) -> l
 
 
 def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
-    """The first waiting shard, of one engine or of any: one look-up in an index."""
-    waiting = tables.shard.c.state == ShardState.WAITING.value
+    """The first waiting shard, of one engine or of any, one that is to be split first left out:
+    look-ups in indexes.
+
+    Parts of a refused shard go before other shards, so that a fault of all documents is found out
+    before every shard is uploaded for it.
+    """
+    columns = tables.shard.c
     query = (
         sa.select(tables.shard)
-        .where(tables.shard.c.night_id == night_id, waiting)
-        .order_by(tables.shard.c.engine, tables.shard.c.id)
+        .where(
+            columns.night_id == night_id,
+            columns.state == ShardState.WAITING.value,
+            columns.refused_by.is_(None),
+        )
+        .order_by(columns.engine, columns.id)
         .limit(1)
     )
     if engine is not None:
-        query = query.where(tables.shard.c.engine == engine)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else _shard(row)
+        query = query.where(columns.engine == engine)
+    # Not `IS NOT NULL`: SQLite would not look into the index of parts for it.
+    for found in (query.where(columns.origin > 0), query):
+        row = connection.execute(found).mappings().first()
+        if row is not None:
+            return _shard(row)
+    return None
+
+
+def shards_to_split(connection: Connection, night_id: int) -> list[Shard]:
+    """Waiting shards whose body was refused, in the order they were planned."""
+    columns = tables.shard.c
+    query = (
+        sa.select(tables.shard)
+        .where(
+            columns.night_id == night_id,
+            columns.state == ShardState.WAITING.value,
+            columns.refused_by > 0,
+        )
+        .order_by(columns.id)
+    )
+    return [_shard(row) for row in connection.execute(query).mappings()]
 
 
 def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Shard | None:
@@ -126,6 +178,7 @@ def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Sha
             tables.shard.c.night_id == night_id,
             tables.shard.c.state == ShardState.WAITING.value,
             tables.shard.c.engine == engine,
+            tables.shard.c.refused_by.is_(None),
         )
         .order_by(tables.shard.c.usd_bound, tables.shard.c.requests, tables.shard.c.id)
         .limit(1)
@@ -217,8 +270,9 @@ def telling_shards(connection: Connection, night: Night) -> list[Shard]:
     others = connection.execute(query.where(tables.shard.c.pilot.is_(False)).limit(1)).mappings()
     found = {row["id"]: _shard(row) for row in (*pilots, *others)}
     first = next_to_go(connection, night.id, "batch")
-    if first is not None and first.snapshot_id == night.snapshot_id:
-        found[first.id] = first
+    for shard in [*shards_to_split(connection, night.id), *filter(None, [first])]:
+        if shard.snapshot_id == night.snapshot_id:
+            found[shard.id] = shard
     return [found[shard_id] for shard_id in sorted(found)]
 
 

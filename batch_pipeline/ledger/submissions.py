@@ -85,6 +85,7 @@ class Submission:
     gone_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
     stated_prices: dict[str, Any] | None = None
+    refusal: dict[str, Any] | None = None
     collector: str | None = None
     collect_until: float | None = None
     downloads: int = 0

@@ -23,10 +23,10 @@ from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import RequestFaults
 from batch_pipeline.simulator.faults.foreign import foreign_entries
-from batch_pipeline.simulator.faults.requests import RequestFate
+from batch_pipeline.simulator.faults.requests import RequestFate, check_body
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.settlement import Responder, settle
-from batch_pipeline.simulator.spool import Spool
+from batch_pipeline.simulator.spool import Spool, request_lines
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
     RESULTS_KEPT_SECONDS,
@@ -85,11 +85,13 @@ class BatchStore:
         Errors: `ApiError` 400 for an unacceptable batch, 429 for a queue without room.
         """
         batch_id = new_id("msgbatch")
+        size = incoming.stat().st_size
         digests = self._spool.unpack(incoming, batch_id)
         foreign_before, foreign_after = self._schedule.foreign_batches_of_next_create()
         try:
             if foreign_before:
                 self.create_foreign_like(len(digests))
+            self._check_body(batch_id, size)
             with self._lock:
                 return self._accept(batch_id, digests, version)
         except BaseException:
@@ -98,6 +100,15 @@ class BatchStore:
         finally:
             if foreign_after:
                 self.create_foreign_like(len(digests))
+
+    def _check_body(self, batch_id: str, size: int) -> None:
+        rules = self._schedule.faults.refused_bodies
+        if rules:
+            try:
+                check_body(rules, size, request_lines(self._spool.requests(batch_id)))
+            except ApiError:
+                self._books.count_fault("create.refused_body")
+                raise
 
     def create_foreign_like(self, ours: int) -> None:
         """Create another tenant's batch, of the declared size or else of `ours` requests."""

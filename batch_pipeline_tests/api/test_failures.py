@@ -34,6 +34,16 @@ def test_a_refusal_is_told_from_its_body(
     assert (failure.retry_after, failure.connected) == (1.5, True)
 
 
+def test_a_page_is_quoted_by_its_beginning_and_its_type() -> None:
+    page = b"<html>" + b"x" * 10_000
+    failure = refusal(413, {"content-type": "text/html"}, page)
+    assert str(failure).startswith("HTTP 413 (text/html): <html>xxx")
+    assert len(str(failure)) < 300
+    # An error of the API is whole, and of no content type.
+    error = b'{"error": {"type": "api_error", "message": "m"}}'
+    assert str(refusal(500, {"content-type": "application/json"}, error)) == "HTTP 500 api_error: m"
+
+
 def test_without_a_token_nothing_was_sent() -> None:
     with pytest.raises(ApiFailure, match="no credentials: the file is gone") as caught, failures():
         raise anthropic.AnthropicError("the file is gone")

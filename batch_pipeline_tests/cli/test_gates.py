@@ -107,9 +107,12 @@ def test_a_gate_that_is_not_closed(program: Program) -> None:
     assert "is not closed" in ended.error["message"]
 
 
+BETA = "Unexpected value(s) `none-2026` for the `anthropic-beta` header"
+
+
 def test_status_warns(program: Program, simulator: Simulator) -> None:
     simulator.set_faults(
-        Faults.of(create={"script": [{"kind": "error", "status": 400, "message": "no such model"}]})
+        Faults.of(create={"script": [{"kind": "error", "status": 400, "message": BETA}]})
     )
     job = program.declare("review", documents(3))
     ended = program("run", job)
@@ -118,5 +121,5 @@ def test_status_warns(program: Program, simulator: Simulator) -> None:
     [night] = program("status", "--json").document["nights"]
     [warning] = night["warnings"]
     assert (warning["code"], warning["batch"]) == ("night_refused", None)
-    assert "no such model" in warning["message"]
+    assert BETA in warning["message"]
     assert f"warning: {job} all: the API refused a batch" in program("status").out

@@ -127,8 +127,8 @@ SPENT = "You have reached your specified API usage limits. Access returns on 202
 @pytest.mark.parametrize(
     ("failed", "verdict"),
     [
-        (failure(400, "invalid_request_error"), CreateVerdict.REFUSED),
-        (failure(413, "request_too_large"), CreateVerdict.REFUSED),
+        (failure(400, "invalid_request_error"), CreateVerdict.BODY_REFUSED),
+        (failure(413, "request_too_large"), CreateVerdict.BODY_REFUSED),
         (failure(401, "authentication_error"), CreateVerdict.PAUSE),
         (failure(402, "billing_error"), CreateVerdict.PAUSE),
         (failure(403, "permission_error"), CreateVerdict.PAUSE),
@@ -138,7 +138,7 @@ SPENT = "You have reached your specified API usage limits. Access returns on 202
         (failure(429, "rate_limit_error", "contract_spend_limit_reached"), CreateVerdict.PAUSE),
         (failure(429, "rate_limit_error", "another_code"), CreateVerdict.QUEUE_FULL),
         (failure(400, "invalid_request_error", None, SPENT), CreateVerdict.PAUSE),
-        (failure(400, "an_error_of_next_year"), CreateVerdict.REFUSED),
+        (failure(400, "an_error_of_next_year"), CreateVerdict.BODY_REFUSED),
         (failure(None, connected=False), CreateVerdict.NOT_SENT),
         # Everything else may have been accepted behind the error.
         (failure(None), CreateVerdict.UNKNOWN),

@@ -34,7 +34,7 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
     ),
     (
         Kind.REFUSED,
-        {"refused": "HTTP 400"},
+        {"refused": "the API refused a batch as a whole: HTTP 400"},
         "the API refused a batch as a whole: HTTP 400",
         "correct the declaration",
     ),

@@ -56,7 +56,9 @@ def held(connection: Connection, night: Night) -> None:
 
 
 def refused(connection: Connection, night: Night) -> None:
-    nights.update_night(connection, night.id, refused="no such model")
+    nights.update_night(
+        connection, night.id, refused="the API refused a batch as a whole: no model"
+    )
 
 
 def queue_is_full(connection: Connection, night: Night) -> None:
@@ -84,7 +86,7 @@ def older_night_waits(connection: Connection, night: Night) -> None:
     [
         (held, "held after a cancel"),
         (paused, "submission is paused for account default: pay first"),
-        (refused, "the API refused a batch as a whole: no such model"),
+        (refused, "the API refused a batch as a whole: no model"),
         (queue_is_full, "the API's queue is full"),
         (account_is_full, "queue limit (100 requests) is in use"),
         (older_night_waits, "an older night (other 2026-01-01) goes first"),

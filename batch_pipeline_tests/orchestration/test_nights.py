@@ -277,6 +277,9 @@ def test_an_unreadable_input_fails_the_run_with_its_place(
     assert "documents.jsonl" in failure_of(result)
 
 
+WHOLE = "the API refused a batch as a whole: HTTP 400: no"
+
+
 def test_a_run_that_the_sensor_asked_for_does_not_lift_a_refusal(
     nightly: MakeNightly, nights: list[str], environment: Path, sim: Simulator
 ) -> None:
@@ -286,15 +289,12 @@ def test_a_run_that_the_sensor_asked_for_does_not_lift_a_refusal(
     ledger = Ledger(f"sqlite:///{environment}/ledger.sqlite")
     with ledger.write() as connection:
         [night] = ledger_nights.list_nights(connection, job="review")
-        ledger_nights.update_night(connection, night.id, refused="HTTP 400: no")
+        ledger_nights.update_night(connection, night.id, refused=WHOLE)
     submitted = [asset_key("review", "submitted_batches")]
     tags = {"batch_pipeline/follow_up": "true"}
     assert job.launch(nights[0], assets=submitted, tags=tags).success
-    assert (
-        "the API refused a batch as a whole: HTTP 400: no"
-        in job.metadata("submitted_batches", nights[0])["waiting"]
-    )
-    assert "the API refused a batch as a whole: HTTP 400: no" in job.tick().skip_message
+    assert WHOLE in job.metadata("submitted_batches", nights[0])["waiting"]
+    assert WHOLE in job.tick().skip_message
     assert job.launch(nights[0], assets=submitted).success
     assert "refused" not in job.metadata("submitted_batches", nights[0])["waiting"]
     ledger.close()

@@ -30,7 +30,7 @@ from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.batches.listing import Listing
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import listed_batches, submissions, transitions
+from batch_pipeline.ledger import listed_batches, refusals, submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.database.ledger import steady
 from batch_pipeline.ledger.listed_batches import Mark
@@ -309,6 +309,9 @@ def _judge(pipeline: Pipeline, look: Look, submission: Submission, waited: float
             return
         if transitions.give_back(connection, submission, State.ABSENT, "not in the API's list"):
             log.warning("submission %s was never made; it goes out again", submission.token)
+            refusal = refusals.of(submission)
+            if refusal is not None and refusal.too_large:
+                refusals.refuse_body(connection, submission, refusal)
 
 
 def _is_gone(pipeline: Pipeline, batch_id: str) -> bool:

@@ -32,13 +32,13 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.flow.batches import listing, reconciliation
+from batch_pipeline.flow.batches import listing, reconciliation, refused_shards
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
-from batch_pipeline.flow.outcomes import CreateVerdict, of_create_failure
+from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, identity, nights, shards, transitions
+from batch_pipeline.ledger import accounts, identity, nights, refusals, shards, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
@@ -115,17 +115,18 @@ def _submit(
     """Send one shard after the other until the next one has to wait."""
     accepted = 0
     while not stop.is_set():
+        refused_shards.split_all(pipeline, night)
         with pipeline.ledger.write() as connection:
             transitions.reap(connection, night.account)
             intent = admission.begin(connection, night, pipeline.owner, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
-        failure = _send(pipeline, intent, stop)
-        if failure is None:
+        failed = _send(pipeline, intent, stop)
+        if failed is None:
             accepted += 1
-        elif of_create_failure(failure) in _TROUBLE:
+        elif failed.verdict in _TROUBLE:
             stop()
-            waiting = admission.unanswered(night, failure, intent.shard.requests)
+            waiting = admission.unanswered(night, failed.failure, intent.shard.requests)
             return Submitted(accepted, waiting)
         # Arrow keeps the memory of this shard's rows for later use. The next shard may be sent by
         # another process, so that each process would keep the memory of its largest shard.
@@ -133,8 +134,16 @@ def _submit(
     return Submitted(accepted, Waiting(None))
 
 
-def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> ApiFailure | None:
-    """Send one shard and record what came of it; returns the failure, or None if it is accepted."""
+@dataclass(frozen=True)
+class _Failed:
+    """A create that returned no batch, and what that means."""
+
+    failure: ApiFailure
+    verdict: CreateVerdict
+
+
+def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
+    """Send one shard and record what came of it; None: it is accepted."""
     submission = intent.submission
     if submission.mark_id is None:
         reconciliation.mark_list(pipeline, submission)
@@ -144,10 +153,11 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> ApiFailure | None:
         with renewed_lease(pipeline, submission):
             batch = pipeline.api.create_batch(iter(chunks), body.length, body.betas)
     except ApiFailure as failure:
-        _record_failure(pipeline, submission, failure, sealed=chunks.sealed)
+        verdict = of_create_failure(failure, sealed=chunks.sealed)
+        _record_failure(pipeline, submission, _Failed(failure, verdict), sealed=chunks.sealed)
         if chunks.unmarked is not None:
             raise chunks.unmarked from failure
-        return failure
+        return _Failed(failure, verdict)
     except BaseException:
         # An interrupt, a full disk or a bug says nothing about the batch either.
         with pipeline.ledger.write() as connection:
@@ -228,14 +238,17 @@ def _record_no_answer(
 
 
 def _record_failure(
-    pipeline: Pipeline, submission: Submission, failure: ApiFailure, *, sealed: bool
+    pipeline: Pipeline, submission: Submission, failed: _Failed, *, sealed: bool
 ) -> None:
-    verdict = of_create_failure(failure)
+    failure, verdict = failed.failure, failed.verdict
     error = str(failure)
+    refusal = refused_shards.of_failure(failure, submission.token)
     with pipeline.ledger.write() as connection:
         match verdict:
             case CreateVerdict.UNKNOWN | CreateVerdict.NOT_SENT:
                 _record_no_answer(connection, submission, error, sealed=sealed)
+                if is_page(failure):
+                    refusals.note_page(connection, submission, refusal)
             case CreateVerdict.QUEUE_FULL:
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 seconds = failure.retry_after or QUEUE_FULL_SECONDS
@@ -244,7 +257,11 @@ def _record_failure(
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 accounts.pause_account(connection, submission.account, error)
             case CreateVerdict.REFUSED:
-                # The same body would be refused again: the night rests until a person has looked.
+                # Any body would be refused: the night rests until a person has looked.
                 transitions.give_back(connection, submission, State.REFUSED, error)
-                nights.update_night(connection, submission.night_id, refused=error)
+                why = f"the API refused a batch as a whole: {error}"
+                nights.update_night(connection, submission.night_id, refused=why)
+            case CreateVerdict.BODY_REFUSED:
+                transitions.give_back(connection, submission, State.REFUSED, error)
+                refusals.refuse_body(connection, submission, refusal)
     log.warning("create of %s requests: %s (%s)", f"{submission.requests:,}", verdict, error)

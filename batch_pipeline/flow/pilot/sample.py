@@ -68,9 +68,11 @@ def run_pilot(
 
 
 def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
-    """The newest pilot of this snapshot."""
+    """The first pilot of this snapshot that is not collected, else the newest: one that the API
+    refused was split."""
     found = _pilots(pipeline, seen, ShardState.WAITING, ShardState.CLAIMED, ShardState.COLLECTED)
-    return found[-1] if found else None
+    left = [pilot for pilot in found if pilot.state is not ShardState.COLLECTED]
+    return next(iter(left), found[-1] if found else None)
 
 
 def _pilots(pipeline: Pipeline, seen: View, *states: ShardState) -> list[Shard]:
@@ -100,7 +102,7 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Wait
         if pilot.state is ShardState.WAITING:
             limits = budget.limits(pipeline, spec, night)
             submitted = submit_waiting(pipeline, night, limits, read_gates(spec))
-            if not submitted.batches:
+            if not submitted.batches and submitted.waiting.state is not None:
                 return submitted.waiting
         return _collect(pipeline, spec, night, pilot)
     waiting = send_calls(pipeline, spec, night, pilot)
@@ -112,14 +114,15 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
         ended = [
             submission
             for submission in submissions.of_night(connection, night.id, State.ENDED)
-            if submission.shard_id == pilot.id
+            if submission.pilot and submission.snapshot_id == pilot.snapshot_id
         ]
     if not ended:
         return Waiting(running(PILOT_AT_API), pilot.requests)
     watch = breaker.Watch(pipeline, spec.alerts, night)
-    lost_results.collect(pipeline, night, ended[0], spec.retry)
-    watch.collected()
-    budget.note_if_passed(pipeline, spec, night, ended[0])
+    for submission in ended:
+        lost_results.collect(pipeline, night, submission, spec.retry)
+        watch.collected()
+        budget.note_if_passed(pipeline, spec, night, submission)
     return None
 
 
@@ -170,7 +173,7 @@ def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
 
 def _took(collected: Sequence[Submission]) -> AnswerTimes:
     """How long the first sample took: what is asked again after it has other lengths."""
-    first = collected[0]
+    first = next((each for each in collected if each.accepted_at is not None), collected[0])
     if first.engine == "realtime":
         latency = (first.progress or {}).get("latency_ms") or {}
         return AnswerTimes(latency_p50_ms=latency.get("p50"), latency_p95_ms=latency.get("p95"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -243,18 +244,40 @@ def _write_shard(
     *,
     pilot: bool,
 ) -> NewShard:
-    night = seen.night
+    return new_shard(
+        pipeline,
+        seen.night,
+        Declaration.from_json(seen.snapshot.declaration),
+        table,
+        engine,
+        lambda size: bounds.usd(engine, **size),
+        pilot=pilot,
+    )
+
+
+def new_shard(
+    pipeline: Pipeline,
+    night: Night,
+    declaration: Declaration,
+    table: pa.Table,
+    engine: Engine,
+    bound: Callable[[dict[str, int]], Decimal],
+    *,
+    pilot: bool,
+) -> NewShard:
+    """The shard of the requests in a manifest, which is written; `bound` returns the most in USD
+    that they can cost, given what `sizes_of` returns."""
     folder = paths.manifests(night.job, night.partition, night.account)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
-    size = sizes_of(table, Declaration.from_json(seen.snapshot.declaration))
+    size = sizes_of(table, declaration)
     return NewShard(
         engine=engine,
         pilot=pilot,
         manifest=path,
         requests=table.num_rows,
         bytes=size["input_bytes"],
-        usd_bound=bounds.usd(engine, **size),
+        usd_bound=bound(size),
         largest_bytes=size["largest_bytes"],
         output_tokens=size["output_tokens"],
     )

@@ -18,6 +18,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines
+from batch_pipeline.ledger import refusals
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 
@@ -36,6 +37,9 @@ def of_submission(
     The downloaded bytes are in the file `raw`, compressed, after the last block. Lines end with
     `\\n` bytes alone: texts may hold other line separators.
     """
+    if submission.refusal is not None and submission.batch_id is None:
+        yield iter([_of_refusal(submission)])
+        return
     if submission.batch_id is None:
         yield whole_lines(line + b"\n" for line in _of_calls(pipeline, night, submission))
         return
@@ -70,6 +74,15 @@ def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes
         for chunk in chunks:
             compressed.write(chunk)
             yield chunk
+
+
+def _of_refusal(submission: Submission) -> bytes:
+    """The line of the one request whose body the API refused."""
+    refusal = refusals.of(submission)
+    assert refusal is not None
+    error = {"type": refusal.error_type, "message": refusal.message}
+    result = {"type": "errored", "error": {"type": "error", "error": error}}
+    return orjson.dumps({"custom_id": custom_id(submission.token, 0), "result": result}) + b"\n"
 
 
 def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Iterator[bytes]:

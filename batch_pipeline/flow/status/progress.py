@@ -13,7 +13,16 @@ from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, approvals, nights, shards, snapshots, submissions, sums
+from batch_pipeline.ledger import (
+    accounts,
+    approvals,
+    nights,
+    refusals,
+    shards,
+    snapshots,
+    submissions,
+    sums,
+)
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval
@@ -207,6 +216,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         cost[part.engine] += part.cost_usd
     batches = [submission for submission in live if submission.batch_id is not None]
     ended = sum(part.submissions for part in collected if part.engine == "batch")
+    # Refused documents were set aside without a batch.
+    ended -= refusals.count_set_aside(connection, night_id)
     return Progress(
         night=night,
         account=accounts.get_account(connection, night.account),

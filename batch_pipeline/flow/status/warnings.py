@@ -16,7 +16,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.wording import duration, usd
+from batch_pipeline.wording import duration, moment, usd
 
 # Codes by kind: what only a person can lift, and gates, which are alerts and no warnings because
 # every place that shows warnings shows the night's state beside them.
@@ -44,8 +44,8 @@ UNKNOWN_LASTS_SECONDS = 1 * HOUR
 class NightWarning:
     """One thing to look at; `batch` is None where it is not about one batch.
 
-    `key` tells one occurrence from the next (after a corrected declaration), `alerts` says whether
-    an alert is sent too.
+    `key` tells one occurrence from the next (after a corrected declaration) where the batch does
+    not, `alerts` says whether an alert is sent too.
     """
 
     code: str
@@ -57,7 +57,7 @@ class NightWarning:
     @property
     def cause(self) -> str:
         """What identifies an occurrence: each cause is told once, however long it lasts."""
-        return " ".join(filter(None, (self.code, self.batch, self.key)))
+        return " ".join(filter(None, (self.code, self.key or self.batch)))
 
     def as_json(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, "batch": self.batch}
@@ -69,6 +69,7 @@ def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
         return list(_limits(state, alert_limits))
     found = list(of_state(state, alert_limits, STOPPED))
     found.extend(_limits(state, alert_limits))
+    found.extend(_unknown(state))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
     return found
@@ -146,17 +147,33 @@ def _declared(state: Progress) -> str:
     return state.snapshot.declaration_hash if state.snapshot is not None else ""
 
 
+def _unknown(state: Progress) -> Iterator[NightWarning]:
+    """One warning for all submissions of unknown outcome: a fault of the network makes many.
+
+    An alert for it is sent once a day, by the day since which the first has been unknown.
+    """
+    unknown = [s for s in state.submissions if s.state is State.UNKNOWN]
+    if not unknown:
+        return
+    since = min(s.window_from or s.intent_at for s in unknown)
+    lasted = state.at - since
+    requests = sum(s.requests for s in unknown)
+    one = unknown[0].token if len(unknown) == 1 else None
+    which = f"submission {one}" if one else f"{len(unknown):,} submissions"
+    last = f" (the latest: {unknown[-1].error})" if unknown[-1].error else ""
+    telling = next((s for s in unknown if s.candidates or s.waits_for), unknown[0])
+    yield NightWarning(
+        "unknown_outcome",
+        f"{which} of {requests:,} requests: {'its' if one else 'their'} outcome has been unknown "
+        f"for {duration(lasted)}{last}; {_waits_for(telling, state.at)}",
+        one,
+        key=f"{moment(since):.10}",
+        alerts=lasted > UNKNOWN_LASTS_SECONDS,
+    )
+
+
 def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
     name = submission.batch_id or submission.token
-    if submission.state is State.UNKNOWN:
-        lasted = at - (submission.window_from or submission.intent_at)
-        yield NightWarning(
-            "unknown_outcome",
-            f"submission {name} of {submission.requests:,} requests: its outcome has been unknown "
-            f"for {duration(lasted)}; {_waits_for(submission, at)}",
-            name,
-            alerts=lasted > UNKNOWN_LASTS_SECONDS,
-        )
     if submission.state is State.ACCEPTED and submission.expires_at is not None:
         yield from _near_expiry(name, submission.expires_at - at)
     if submission.state in (State.ACCEPTED, State.ENDED):

@@ -177,8 +177,8 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
     if facts.refused is not None:
         yield NightState(
             Kind.REFUSED,
-            f"the API refused a batch as a whole: {facts.refused}",
-            "correct the declaration, then run the night again",
+            facts.refused,
+            "correct the declaration, or what else it complains of, then run the night again",
         )
 
 

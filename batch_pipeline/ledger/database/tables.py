@@ -184,12 +184,34 @@ shard = Table(
     Column("output_tokens", BigInteger, nullable=False),
     # Goes in real time because batches would miss the night's deadline.
     Column("for_deadline", Boolean, nullable=False, default=False),
+    # The submission by which the API refused the body: the shard is split before anything of it is
+    # sent again. `origin`: the first shard that all these parts were split from, or the shard
+    # itself.
+    Column("refused_by", Integer),
+    Column("origin", Integer),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
     # The next shard to go is found, and what waits is summed up, without reading the rows: 100,000
     # shards may wait.
     Index("shard_to_go", "night_id", "state", "engine", "id", "requests"),
     Index("shard_by_snapshot", "snapshot_id", "pilot", "id"),
+    Index(
+        "shard_to_split",
+        "night_id",
+        "state",
+        "refused_by",
+        sqlite_where=sa.text("refused_by IS NOT NULL"),
+        postgresql_where=sa.text("refused_by IS NOT NULL"),
+    ),
+    Index(
+        "shard_part",
+        "night_id",
+        "state",
+        "engine",
+        "origin",
+        sqlite_where=sa.text("origin IS NOT NULL"),
+        postgresql_where=sa.text("origin IS NOT NULL"),
+    ),
 )
 
 submission = Table(
@@ -250,6 +272,8 @@ submission = Table(
     Column("unproven_usd", Usd),
     # The prices that the job stated when this was sent; NULL: the published prices.
     Column("stated_prices", JSON),
+    # What refused the create, or the row alone that this submission stands for; see `refusals`.
+    Column("refusal", JSON(none_as_null=True)),
     # Which process collects it, and until when its claim holds; see `leases`.
     Column("collector", String(200)),
     Column("collect_until", Double),
@@ -262,6 +286,13 @@ submission = Table(
     Index("submission_latest", "night_id", "state", "id"),
     Index("submission_by_shard", "shard_id"),
     Index("submission_by_state", "state", "night_id"),
+    Index(
+        "submission_refused",
+        "night_id",
+        "state",
+        sqlite_where=sa.text("refusal IS NOT NULL"),
+        postgresql_where=sa.text("refusal IS NOT NULL"),
+    ),
     # Where a night stands is summed up from this index alone: reading 100,000 whole rows for it
     # would take five times as long.
     Index(

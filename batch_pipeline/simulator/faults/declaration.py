@@ -161,6 +161,26 @@ class RequestFaults(Declared):
     chances: Annotated[tuple[RequestChance, ...], Field(strict=False)] = ()
 
 
+class RefusedBody(Declared):
+    """Creates that are refused as a whole for their content or their size.
+
+    For requests with `contains` somewhere in a text, or for a body of more than `above_bytes`. With
+    `names_row` the message begins with the position of the first such request, as the API's does.
+    """
+
+    contains: Annotated[str | None, Field(min_length=1)] = None
+    above_bytes: Positive | None = None
+    names_row: bool = False
+    status: Literal[400, 413] = 400
+    message: str = "messages.0.content: this text cannot be used"
+
+    @model_validator(mode="after")
+    def _has_a_cause(self) -> RefusedBody:
+        if (self.contains is None) == (self.above_bytes is None):
+            raise ValueError("either `contains` or `above_bytes` has to be given")
+        return self
+
+
 class ExpiredBatches(Declared):
     """Batches of which only the share `done` is answered and the rest expires.
 
@@ -204,6 +224,7 @@ class Faults(Declared):
     models: EndpointFaults = EndpointFaults()
     outages: Annotated[tuple[Outage, ...], Field(strict=False)] = ()
     requests: RequestFaults = RequestFaults()
+    refused_bodies: Annotated[tuple[RefusedBody, ...], Field(strict=False)] = ()
     expired_batches: ExpiredBatches = ExpiredBatches()
     foreign_batches: ForeignBatches = ForeignBatches()
     queue: QueueFaults = QueueFaults()

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.connection import drop_connection
-from batch_pipeline.simulator.faults.kinds import CutResults, ErrorAnswer, Lines
+from batch_pipeline.simulator.faults.kinds import CutResults, ErrorAnswer, Lines, Page
 from batch_pipeline.simulator.responses import error_response
 from batch_pipeline.simulator.wire import ApiError
 
@@ -34,6 +34,11 @@ def refusal(request: Request, error: ErrorAnswer) -> Response:
     details = None if error.error_code is None else {"error_code": error.error_code}
     problem = ApiError(error.status, error.type, error.message, headers, details)
     return error_response(request, problem)
+
+
+def page(fault: Page) -> Response:
+    headers = {"connection": "close"} if fault.early else None
+    return Response(fault.body, fault.status, headers, fault.content_type)
 
 
 class Nothing(Response):

@@ -23,6 +23,7 @@ from batch_pipeline.simulator.faults.faulty_answers import (
     cut_off,
     garbled,
     halved,
+    page,
     read_slowly,
     refusal,
     slowly,
@@ -38,6 +39,7 @@ from batch_pipeline.simulator.faults.kinds import (
     Error,
     Lines,
     Normal,
+    Page,
     QueueFull,
     RevokedKey,
     Slow,
@@ -97,6 +99,10 @@ class FaultInjection:
             case Drop(when="before"):
                 await self._swallow(endpoint, request)
                 answer = Nothing(reset=fault.reset)
+            case Page(accepted=False):
+                if not fault.early:
+                    await self._swallow(endpoint, request)
+                answer = page(fault)
             case Error(accepted=False) | QueueFull() | SpendLimit() | RevokedKey() | Billing():
                 await self._swallow(endpoint, request)
                 answer = refusal(request, fault.answer())
@@ -116,6 +122,9 @@ class FaultInjection:
             case Error():
                 not_taken(request.scope)
                 sent = refusal(request, fault.answer())
+            case Page():
+                not_taken(request.scope)
+                sent = page(fault)
             case Unreadable():
                 not_taken(request.scope)
                 sent = Reshaped(truth, garbled)

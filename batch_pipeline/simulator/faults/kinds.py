@@ -94,6 +94,26 @@ class Error(_Fault):
         )
 
 
+class Page(_Fault):
+    """An answer that is not the API's: a gateway's page, a login, an empty body.
+
+    `early` sends it before the request's body is read, and closes the connection. `accepted`: the
+    handler does its work, and only its answer is lost.
+    """
+
+    kind: Literal["page"]
+    status: Annotated[int, Field(ge=200, le=599)] = 403
+    content_type: str = "text/html"
+    body: str = "<html><head><title>Blocked</title></head><body>by the gateway</body></html>"
+    accepted: bool = False
+    early: bool = False
+
+    @property
+    def label(self) -> str:
+        when = "_early" if self.early else "_accepted" if self.accepted else ""
+        return f"page_{self.status}{when}"
+
+
 class QueueFull(_Fault):
     """The 429 of a full queue, even if the queue has room."""
 
@@ -220,9 +240,9 @@ class Lines(_Fault):
 
 Refusal = Error | QueueFull | SpendLimit | RevokedKey | Billing
 CallFault = Annotated[
-    Normal | Refusal | Drop | Unreadable | Cut | Slow, Field(discriminator="kind")
+    Normal | Refusal | Page | Drop | Unreadable | Cut | Slow, Field(discriminator="kind")
 ]
 ResultsFault = Annotated[
     Normal | Refusal | Drop | Unreadable | CutResults | Slow | Lines, Field(discriminator="kind")
 ]
-AnyFault = Normal | Refusal | Drop | Unreadable | Cut | CutResults | Slow | Lines
+AnyFault = Normal | Refusal | Page | Drop | Unreadable | Cut | CutResults | Slow | Lines

@@ -7,7 +7,7 @@ batch, and a retry may succeed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -16,12 +16,13 @@ import orjson
 from batch_pipeline.simulator.faults.declaration import (
     ErrorType,
     OddAnswer,
+    RefusedBody,
     RequestChance,
     RequestFaults,
     RequestMatch,
 )
 from batch_pipeline.simulator.faults.schedule import throw
-from batch_pipeline.simulator.wire import TYPE_STATUSES, ApiError, error_body
+from batch_pipeline.simulator.wire import STATUS_TYPES, TYPE_STATUSES, ApiError, error_body
 
 UNKNOWN_ERROR_TYPE = "novel_error"
 UNKNOWN_RESULT_TYPE = "deferred"
@@ -103,6 +104,24 @@ class RequestFate:
     def _applies(self, rule: Rule, attempt: int) -> bool:
         in_time = rule.attempts is None or attempt <= rule.attempts
         return in_time and rule.ways in (self.way, "both")
+
+
+def check_body(
+    rules: Sequence[RefusedBody], size: int, requests: Iterable[tuple[str, bytes, bytes]]
+) -> None:
+    """Errors: `ApiError` for a body of `size` bytes, with these requests, that is refused."""
+    params = [raw for _, _, raw in requests] if any(rule.contains for rule in rules) else []
+    for rule in rules:
+        where = ""
+        if rule.above_bytes is not None:
+            hit = size > rule.above_bytes
+        else:
+            text = _as_json(rule.contains or "")
+            row = next((number for number, raw in enumerate(params) if text in raw), None)
+            hit = row is not None
+            where = f"requests.{row}.params." if rule.names_row else ""
+        if hit:
+            raise ApiError(rule.status, STATUS_TYPES[rule.status], where + rule.message)
 
 
 def _as_json(text: str) -> bytes:

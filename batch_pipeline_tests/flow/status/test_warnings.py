@@ -106,6 +106,16 @@ def test_what_a_night_is_warned_of(state: Progress, codes: list[str]) -> None:
     assert [warning.code for warning in warnings.of(state, LIMITS)] == codes
 
 
+def test_submissions_of_unknown_outcome_are_told_together() -> None:
+    rows = (unknown(3 * HOUR), replace(unknown(60), token="another", error="HTTP 403: a page"))
+    [both] = warnings.of(replace(STATE, submissions=rows), LIMITS)
+    assert "2 submissions of" in both.message
+    assert "unknown for 3 h (the latest: HTTP 403: a page)" in both.message
+    assert both.alerts
+    [one] = warnings.of(replace(STATE, submissions=rows[:1]), LIMITS)
+    assert one.cause == both.cause
+
+
 def test_a_cause_is_the_same_whatever_the_time() -> None:
     earlier = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),)), LIMITS)
     later = warnings.of(replace(STATE, submissions=(accepted(23 * HOUR),), at=NOW + 600), LIMITS)
