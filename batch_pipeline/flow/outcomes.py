@@ -236,7 +236,7 @@ def _of_refusal(failure: ApiFailure) -> CreateVerdict:
         return CreateVerdict.PAUSE
     if failure.status == 429:
         return CreateVerdict.QUEUE_FULL
-    if ERROR_ACTIONS.get(failure.error_type) is Action.STOP:
+    if ERROR_ACTIONS.get(failure.error_type or "") is Action.STOP:
         return CreateVerdict.PAUSE
     of_headers = failure.message.lstrip().casefold().startswith(_OF_THE_HEADERS)
     if failure.status in OF_THE_BODY and not of_headers:
