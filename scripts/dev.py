@@ -28,6 +28,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # A shell that starts this in the background has it ignore Ctrl-C, and its children too.
         signal.signal(number, _interrupt)
+    # Dagster's events and logs name documents: they are for this user alone.
+    os.umask(0o077)
     home = Path(os.environ["BATCH_PIPELINE_HOME"]).resolve()
     dagster_home = ROOT / ".dagster"
     dagster_home.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ load the ledger, and `status` must not load the SDK.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -63,7 +64,13 @@ app.add_typer(dead_letters, name="dead-letter")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; errors are printed in the form that was asked for."""
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    # Files that libraries make on the way are for this user alone.
+    former = os.umask(0o077)
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        os.umask(former)
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:

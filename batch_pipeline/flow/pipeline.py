@@ -56,7 +56,9 @@ class Pipeline:
 
     @cached_property
     def files(self) -> Files:
-        return Files(self.settings.home)
+        files = Files(self.settings.home)
+        files.warn_if_open()
+        return files
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batch_pipeline.simulator.answers.tokens import count_input
 from batch_pipeline.simulator.batch import Batch
@@ -31,6 +31,7 @@ from batch_pipeline.simulator.faults.injection import FaultInjection
 from batch_pipeline.simulator.faults.requests import RequestFate
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.faults.visibility import Visibility
+from batch_pipeline.simulator.middleware import NameEveryResponse
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
 from batch_pipeline.simulator.rate_limits import RateLimiter
 from batch_pipeline.simulator.responses import Json, error_response
@@ -38,7 +39,6 @@ from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool, chunks_of
 from batch_pipeline.simulator.wire import (
     RETRY_AFTER_SECONDS,
-    SIMULATOR_HEADER,
     ApiError,
     api_key_of,
     invalid_request,
@@ -71,28 +71,6 @@ class Hooks:
     def results(self, _batch_id: str, chunks: Iterator[bytes], /) -> Iterator[bytes]:
         """Wraps the stream of a batch's result lines."""
         return chunks
-
-
-class NameEveryResponse:
-    """Middleware that puts the simulator's header and a request id on every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = new_id("req")
-        scope.setdefault("state", {})["request_id"] = request_id
-        extra = [(SIMULATOR_HEADER.encode(), b"1"), (b"request-id", request_id.encode())]
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        await self._app(scope, receive, send_named)
 
 
 class AheadOf:

@@ -6,7 +6,9 @@ relative to the home, with `/`: the ledger stores them, so that a home can be mo
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -21,11 +24,19 @@ from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import redacted
-from batch_pipeline.storage.durable import flush, make_folder
+from batch_pipeline.storage.durable import (
+    close_to_others,
+    flush,
+    make_file,
+    make_folder,
+    shared_with_group,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+
+log = logging.getLogger(__name__)
 
 STAGING = ".staging"
 # Longer than any upload or download lasts: older files were left by a process that died.
@@ -43,19 +54,24 @@ class Files:
             self._fs, self._root = url_to_fs(self.home)
         else:
             self._root = self.home
+        self._shared = 0 if self.is_remote else shared_with_group(Path(self._root))
 
     def uri(self, path: str) -> str:
         """The absolute path or URL of a path, for people and other programs; without secrets."""
         return redacted(f"{self.home}/{path}") if self.is_remote else str(Path(self._root, path))
+
+    def warn_if_open(self) -> None:
+        """Log once in a process that other users have access to a local home that exists."""
+        if not self.is_remote:
+            _warn_if_open(self.home, shared=bool(self._shared))
 
     # Writing
 
     @contextmanager
     def staged(self, suffix: str = "") -> Iterator[Path]:
         """A local path to write to; removed at the end of the block unless it was published."""
-        folder = Path(tempfile.gettempdir()) if self.is_remote else Path(self._root, STAGING)
         try:
-            make_folder(folder)
+            folder = self._staging_folder()
         except OSError as error:
             raise UsageError(
                 f"The home {self.home} cannot be written: {error}. Set BATCH_PIPELINE_HOME to a "
@@ -69,6 +85,19 @@ class Files:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+            if self.is_remote:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _staging_folder(self) -> Path:
+        """A folder that is closed to other users: libraries make files with modes of their own."""
+        if self.is_remote:
+            return Path(tempfile.mkdtemp(prefix="batch_pipeline-"))
+        folder = Path(self._root, STAGING)
+        make_folder(folder, self._shared)
+        if folder.stat().st_mode & 0o007:
+            with contextlib.suppress(PermissionError):  # another user's, in a shared home
+                close_to_others(folder, self._shared)
+        return folder
 
     def make_durable(self, staged: Path) -> None:
         """Flush a staged file, or each file of a staged folder, to the disk.
@@ -92,7 +121,9 @@ class Files:
                 self._fs.put_file(str(staged), target)
             return
         local = Path(self._root, path)
-        make_folder(local.parent)
+        make_folder(local.parent, self._shared)
+        for made in [staged, *staged.rglob("*")] if staged.is_dir() else [staged]:
+            close_to_others(made, self._shared)
         try:
             staged.replace(local)
         except OSError as error:
@@ -107,6 +138,14 @@ class Files:
             staged.write_bytes(data)
             self.make_durable(staged)
             self.publish(staged, path)
+
+    def make_file(self, path: str) -> Path:
+        """Make an empty file in a local home, which is written bit by bit; returns where it is."""
+        local = Path(self._root, path)
+        make_folder(local.parent, self._shared)
+        make_file(local, self._shared)
+        flush(local.parent)
+        return local
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
@@ -131,7 +170,9 @@ class Files:
             return
         for path in folder.iterdir():
             if time.time() - path.stat().st_mtime > STAGING_MAX_AGE_SECONDS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                # Another user of a shared home removes what is theirs.
+                with contextlib.suppress(PermissionError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     # Reading
 
@@ -203,4 +244,20 @@ class Files:
         filesystem = PyFileSystem(FSSpecHandler(self._fs))
         return ds.dataset(
             [f"{self._root}/{p}" for p in paths], format="parquet", filesystem=filesystem
+        )
+
+
+@lru_cache(maxsize=16)
+def _warn_if_open(home: str, *, shared: bool) -> None:
+    try:
+        mode = Path(home).stat().st_mode
+    except OSError:
+        return
+    if mode & 0o077:
+        log.warning(
+            "other users of this machine have access to the home %s (mode %04o), which stays so; "
+            "new files in it are for %s. To close it: chmod -R go-rwx",
+            home,
+            mode & 0o7777,
+            "its group too" if shared else "this user alone",
         )

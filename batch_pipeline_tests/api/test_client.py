@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from batch_pipeline.api import credentials
 from batch_pipeline.api import messages as messages_api
 from batch_pipeline.api.client import BATCHES, AnthropicApi
 from batch_pipeline.api.messages import RequestHead, SdkHeads, open_messages
@@ -469,40 +472,89 @@ def test_a_head_is_made_once_for_the_calls_of_a_while(sim: Simulator) -> None:
     assert all(head is first for head in others)
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
-def test_a_redirect_is_not_followed_with_a_document(
-    sim: Simulator, api: AnthropicApi, faults: Faults, path: str
+PARAMS = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+BATCH = "/v1/messages/batches/msgbatch_1"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("method", "path", "call"),
+    [
+        ("POST", "/v1/messages", lambda api: asked(api, PARAMS)),
+        ("POST", "/v1/messages/count_tokens", lambda api: api.count_tokens(PARAMS, ())),
+        ("POST", "/v1/messages/batches", create),
+        ("GET", "/v1/messages/batches", lambda api: api.list_batches(None, 20)),
+        ("GET", BATCH, lambda api: api.retrieve_batch("msgbatch_1")),
+        ("GET", f"{BATCH}/results", lambda api: list(api.stream_results("msgbatch_1").__enter__())),
+        ("POST", f"{BATCH}/cancel", lambda api: api.cancel_batch("msgbatch_1")),
+    ],
+)
+def test_no_call_follows_a_redirect(
+    sim: Simulator,
+    api: AnthropicApi,
+    faults: Faults,
+    method: str,
+    path: str,
+    call: Callable[[AnthropicApi], object],
+    status: int,
 ) -> None:
-    faults.on_request = lambda _: Response(
-        status_code=307, headers={"location": "/v1/messages/batches"}
-    )
+    """Key and documents would go to an address of the answer's choice."""
+    location = {"location": sim.url.replace("127.0.0.1", "user:s3cret@localhost")}
+    faults.on_request = lambda _: Response(status_code=status, headers=location)
     faults.calls.clear()
-    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
-    call: Callable[[], object] = (
-        (lambda: asked(api, params))
-        if path == "/v1/messages"
-        else (lambda: api.count_tokens(params, ()))
-    )
-    with pytest.raises(ApiFailure) as caught:
-        call()
-    assert caught.value.status == 307
-    assert faults.calls == [("POST", path)]
+    with pytest.raises(ApiFailure, match="a redirect to localhost") as caught:
+        call(api)
+    assert caught.value.status == status
+    assert "s3cret" not in str(caught.value)
+    assert faults.calls == [(method, path)]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://api.invalid:8080", 1),
+        ("http://user:s3cret@10.1.2.3/v1", 1),
+        ("http://localhost:9", 0),
+        ("http://127.0.0.1:9", 0),
+        ("http://[::1]:9", 0),
+        ("https://api.invalid", 0),
+    ],
+)
+def test_an_address_without_encryption_is_said_once(
+    url: str, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        credentials.say_if_unencrypted(httpx2.URL(url))
+    assert len(caplog.messages) == said
+    assert "s3cret" not in caplog.text
 
 
 def test_calls_go_through_the_proxy_that_the_environment_names(
-    sim: Simulator, faults: Faults, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", sim.url)
-    monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://api.invalid")
     hosts: list[str | None] = []
 
-    def look(request: Request) -> None:
-        hosts.append(request.headers.get("host"))
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hosts.append(self.headers.get("host"))
+            page = b'{"type":"message","data":[],"has_more":false}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(page)))
+            self.end_headers()
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.wfile.write(page)
 
-    faults.on_request = look
-    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
-    assert asked(AnthropicApi(), params).message["type"] == "message"
+        do_POST = do_GET  # noqa: N815  # http.server's names
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://api.invalid")
+        params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+        assert asked(AnthropicApi(), params).message["type"] == "message"
+        proxy.shutdown()
     # The probe by the SDK, and the call.
     assert hosts == ["api.invalid", "api.invalid"]
 

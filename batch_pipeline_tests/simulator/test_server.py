@@ -221,3 +221,22 @@ def test_serve_says_where_it_listens_and_cleans_up(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/simulator/books", "/simulator/faults", "/v1/messages/batches", "/v1/messages", "/x"]
+)
+def test_a_request_for_another_host_is_refused(sim: Simulator, path: str) -> None:
+    """A web page whose name leads to this machine must not read books and documents."""
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "[::]"):
+        for method in ("GET", "POST", "PUT"):
+            answer = httpx2.request(method, f"{sim.url}{path}", headers={"host": host})
+            assert (answer.status_code, answer.headers[SIMULATOR_HEADER]) == (403, "1")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8765", "a.localhost"]
+)
+def test_this_machine_has_several_names(sim: Simulator, host: str) -> None:
+    answer = httpx2.get(f"{sim.url}/simulator/books", headers={"host": host})
+    assert answer.status_code == 200

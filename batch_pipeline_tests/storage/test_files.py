@@ -129,3 +129,41 @@ def test_new_folders_survive_a_power_cut(tmp_path: Path, monkeypatch: pytest.Mon
     home = tmp_path / "home"
     Files(str(home)).write("a/b/c.json", b"x")
     assert {tmp_path, home, home / "a", home / "a" / "b"} <= set(flushed)
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder_bits", "file_bits"),
+    [(None, 0, 0), (0o755, 0, 0), (0o777, 0, 0), (0o775, 0, 0), (0o2770, 0o070, 0o060),
+     (0o2775, 0o070, 0o060), (0o770, 0o070, 0o060)],
+)  # fmt: skip
+def test_new_files_are_for_this_user_or_for_the_group_of_the_home(
+    tmp_path: Path, mode: int | None, folder_bits: int, file_bits: int
+) -> None:
+    home = tmp_path / "home"
+    if mode is not None:
+        home.mkdir()
+        home.chmod(mode)
+    former = os.umask(0)
+    try:
+        files = Files(str(home))
+        files.write("job/results/a.parquet", b"x")
+        files.make_file("job/raw/b.zst")
+        with files.staged() as folder:
+            folder.mkdir()
+            (folder / "x").write_bytes(b"x")
+            files.publish(folder, "job/snapshots/c")
+    finally:
+        os.umask(former)
+    assert mode is None or home.stat().st_mode & 0o7777 == mode
+    for path in home.rglob("*"):
+        bits = folder_bits if path.is_dir() else file_bits
+        assert path.stat().st_mode & 0o077 == bits, path
+    assert not Path(home, STAGING).stat().st_mode & 0o007
+
+
+def test_the_staging_of_a_remote_home_is_closed_to_other_users() -> None:
+    files = Files(f"memory://home-{uuid.uuid4().hex}")
+    with files.staged() as path:
+        assert path.parent.stat().st_mode & 0o077 == 0
+        path.write_bytes(b"x")
+    assert not path.parent.exists()

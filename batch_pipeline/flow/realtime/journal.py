@@ -21,7 +21,6 @@ from typing import Self
 
 import zstandard
 
-from batch_pipeline.storage.durable import flush, make_folder
 from batch_pipeline.storage.files import Files
 
 # The lowest level: higher ones slow the calls down and save little on small frames.
@@ -101,11 +100,8 @@ class Journal:
             staging = self._files.staged()
             path = staging.__enter__()
             return _Part(number, path, path.open("ab", buffering=0), staging)
-        path = Path(self._files.uri(f"{self._folder}/{self._name}.jsonl.zst"))
-        make_folder(path.parent)
-        file = path.open("ab", buffering=0)
-        flush(path.parent)
-        return _Part(number, path, file)
+        path = self._files.make_file(f"{self._folder}/{self._name}.jsonl.zst")
+        return _Part(number, path, path.open("ab", buffering=0))
 
     def _publish(self, part: _Part) -> None:
         part.file.close()

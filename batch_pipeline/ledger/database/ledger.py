@@ -29,7 +29,7 @@ from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger.database import migrations, tables
-from batch_pipeline.storage.durable import make_folder
+from batch_pipeline.storage.durable import make_file, make_folder, shared_with_group
 
 T = TypeVar("T")
 
@@ -223,8 +223,11 @@ def _create_engine(url: str) -> Engine:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
+            file = Path(parsed.database).absolute()
             with contextlib.suppress(OSError):  # connecting says it better
-                make_folder(Path(parsed.database).absolute().parent)
+                make_folder(file.parent)
+                # SQLite's further files get the mode of this one.
+                make_file(file, shared_with_group(file.parent))
         engine = sa.create_engine(parsed)
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
