@@ -69,8 +69,7 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
         status=status,
         error_type=error_type,
         error_code=_text(code),
-        # An answer may repeat what it was sent.
-        message=redacted(_text(detail.get("message")) or _beginning(content) or "no message"),
+        message=redacted(_text(detail.get("message")) or "") or _beginning(content) or "no message",
         retry_after=_seconds(headers.get("retry-after")),
         limits=rate_limits(headers),
         content_type=None if error_type else _content_type(headers),
@@ -113,7 +112,8 @@ def _unreadable(status: int, headers: Mapping[str, str], content: bytes) -> ApiF
 
 def _beginning(content: bytes) -> str:
     """The beginning of a body as text: enough to recognise a gateway's page."""
-    return clipped(content[: 4 * QUOTED].decode("utf-8", "replace").strip(), QUOTED)
+    # An answer may repeat what it was sent; a secret that is cut short is not recognised.
+    return clipped(redacted(content[: 4 * QUOTED].decode("utf-8", "replace").strip()), QUOTED)
 
 
 def _content_type(headers: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anthropic
 import pytest
 
-from batch_pipeline.api.failures import failures, refusal
+from batch_pipeline.api.failures import QUOTED, failures, object_in, refusal
 from batch_pipeline.api.protocol import ApiFailure
 
 
@@ -48,3 +48,19 @@ def test_without_a_token_nothing_was_sent() -> None:
     with pytest.raises(ApiFailure, match="no credentials: the file is gone") as caught, failures():
         raise anthropic.AnthropicError("the file is gone")
     assert (caught.value.status, caught.value.connected) == (None, False)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 403, 502])
+@pytest.mark.parametrize("before", [0, QUOTED - 10, QUOTED])
+def test_a_page_that_repeats_the_key_is_quoted_without_it(
+    status: int, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "pl4nted-s3cret")
+    page = b"<" * before + b"pl4nted-s3cret is not allowed"
+    if status == 200:
+        with pytest.raises(ApiFailure) as caught:
+            object_in(status, {}, page)
+        failure = caught.value
+    else:
+        failure = refusal(status, {}, page)
+    assert "pl4nt" not in failure.message
