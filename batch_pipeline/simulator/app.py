@@ -30,6 +30,8 @@ from batch_pipeline.simulator.faults.file import FaultsError, parse_faults
 from batch_pipeline.simulator.faults.injection import FaultInjection
 from batch_pipeline.simulator.faults.requests import RequestFate
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
+from batch_pipeline.simulator.faults.shown import page as page_shown
+from batch_pipeline.simulator.faults.shown import shown
 from batch_pipeline.simulator.faults.visibility import Visibility
 from batch_pipeline.simulator.middleware import NameEveryResponse
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
@@ -44,7 +46,6 @@ from batch_pipeline.simulator.wire import (
     invalid_request,
     new_id,
     not_found,
-    timestamp,
 )
 
 # A poll waits this long for results to be written before it answers that the batch still runs.
@@ -167,7 +168,7 @@ class Api:
     async def create_batch(self, request: Request) -> Response:
         incoming = await self._spool.receive(request.stream())
         batch = await run_sync(self._store.create, incoming, _version(request))
-        return Json(_shown(batch, request))
+        return Json(self._shown(batch, request))
 
     async def list_batches(self, request: Request) -> Response:
         query = request.query_params
@@ -180,22 +181,18 @@ class Api:
         batches, _ = self._store.page(*page, missing)
         await self._settle(batches)
         batches, has_more = self._store.page(*page, missing)
-        return Json({
-            "data": [_shown(batch, request) for batch in batches],
-            "has_more": has_more,
-            "first_id": batches[0].id if batches else None,
-            "last_id": batches[-1].id if batches else None,
-        })  # fmt: skip
+        faults = self._schedule.faults.shown
+        return Json(page_shown(batches, str(request.base_url), faults, has_more=has_more))
 
     async def retrieve_batch(self, request: Request) -> Response:
         batch = await self._current(request)
         self._visibility.check_retrieve(batch)
         headers = {} if batch.counts is not None else {"retry-after": str(RETRY_AFTER_SECONDS)}
-        return Json(_shown(batch, request), headers=headers)
+        return Json(self._shown(batch, request), headers=headers)
 
     async def cancel_batch(self, request: Request) -> Response:
         await self._current(request)
-        return Json(_shown(self._store.cancel(request.path_params["batch_id"]), request))
+        return Json(self._shown(self._store.cancel(request.path_params["batch_id"]), request))
 
     async def delete_batch(self, request: Request) -> Response:
         batch = await self._current(request)
@@ -212,6 +209,9 @@ class Api:
         return StreamingResponse(
             chunks, media_type="application/x-jsonl", headers={"content-disposition": disposition}
         )
+
+    def _shown(self, batch: Batch, request: Request) -> dict[str, Any]:
+        return shown(batch, str(request.base_url), self._schedule.faults.shown)
 
     async def _current(self, request: Request) -> Batch:
         batch = self._store.get(request.path_params["batch_id"])
@@ -312,26 +312,6 @@ class Api:
         except FaultsError as error:
             return error_response(request, invalid_request(str(error)))
         return Json({"type": "faults_replaced"})
-
-
-def _shown(batch: Batch, request: Request) -> dict[str, Any]:
-    """The batch as the API shows it: while it runs, all of its requests are `processing`."""
-    running = {"processing": batch.total, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
-    ended = batch.counts is not None
-    return {
-        "id": batch.id,
-        "type": "message_batch",
-        "processing_status": batch.status,
-        "request_counts": batch.counts or running,
-        "ended_at": timestamp(batch.ended_at) if ended else None,
-        "created_at": timestamp(batch.created_at),
-        "expires_at": timestamp(batch.expires_at),
-        "archived_at": None,
-        "cancel_initiated_at": timestamp(batch.cancel_initiated_at),
-        "results_url": (
-            f"{request.base_url}v1/messages/batches/{batch.id}/results" if ended else None
-        ),
-    }
 
 
 def _check_headers(request: Request) -> None:

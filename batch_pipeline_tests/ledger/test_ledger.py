@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
+from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.submissions import State
@@ -202,3 +203,21 @@ def test_an_older_ledger_is_brought_up_with_its_batch_in_flight(
         assert transitions.collect(connection, accepted, Counts(open=2), Decimal("0.5"))
         assert nights.get_night(connection, night.id).open_requests == 2
     ledger.close()
+
+
+def test_the_ledgers_clock_goes_on_evenly_while_the_time_of_day_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It follows once nothing is under way whose lease or wait it measures."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    with Ledger(url) as opened, opened.write() as connection:
+        accounts.register_account(connection, "default", simulated=True)
+        intent = begun(connection, a_night(connection, 3))
+        before = now(connection)
+    honest = database._time_of_day
+    monkeypatch.setattr(database, "_time_of_day", lambda connection: honest(connection) + 3_600)
+    with Ledger(url) as opened, opened.write() as connection:
+        assert before <= now(connection) < before + 60
+        transitions.give_back(connection, intent, State.ABSENT, "as a test has it")
+    with Ledger(url) as opened, opened.read() as connection:
+        assert before + 3_600 <= now(connection) < before + 3_660

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import orjson
@@ -22,6 +22,7 @@ from batch_pipeline.simulator import (
     parse_faults,
     running_simulator,
 )
+from batch_pipeline.simulator.faults.declaration import OddEntry
 from batch_pipeline_tests.simulator.conftest import params, requests, sdk
 
 ERRORS = (
@@ -309,3 +310,33 @@ def test_the_example_of_the_docs_is_a_declaration_and_shows_every_section() -> N
                  "unreadable", "cut", "slow", "lines", "normal"):  # fmt: skip
         assert f"kind: {kind}" in example
         assert f"`{kind}`" in page
+
+
+def test_batches_are_described_wrongly(sim: Simulator, http: httpx2.Client) -> None:
+    url = "/v1/messages/batches"
+    ours = http.post(url, json={"requests": requests(2)}).json()
+    sim.create_foreign_batch(3)
+    truth = http.get(f"{url}/{ours['id']}").json()
+    sim.set_faults(
+        Faults.of(
+            shown={
+                "clock": 3_600.0,
+                "counts": "wrong",
+                "foreign_entries": ["no_id"],
+                "has_more": "missing",
+            }
+        )
+    )
+    listed = http.get(url).json()
+    foreign, shown = listed["data"]
+    assert "has_more" not in listed
+    assert "id" not in foreign
+    assert shown == http.get(f"{url}/{ours['id']}").json()
+    assert shown["id"] == truth["id"]
+    assert shown["request_counts"]["succeeded"] == truth["request_counts"]["succeeded"] + 1
+    assert shown["created_at"][:13] != truth["created_at"][:13]
+    for oddity in get_args(OddEntry):
+        sim.set_faults(Faults.of(shown={"foreign_entries": [oddity], "counts": "text"}))
+        entry, shown = http.get(url).json()["data"]
+        assert shown["request_counts"] == "many"
+        assert (entry is None) is (oddity == "null")

@@ -203,6 +203,23 @@ class ForeignBatches(Declared):
     requests: Positive | None = None
 
 
+OddEntry = Literal["null", "no_id", "number_id", "no_times", "no_counts", "no_status"]
+
+
+class ShownFaults(Declared):
+    """How batches are described wrongly, in each answer that describes them.
+
+    `clock`: seconds by which the API's clock is ahead. `counts`: what `request_counts` say.
+    `foreign_entries`: how the list shows other tenants' batches, each of them in one of these ways.
+    `has_more`: whether the list says that it goes on.
+    """
+
+    clock: float = 0.0
+    counts: Literal["right", "wrong", "zero", "null", "text"] = "right"
+    foreign_entries: Annotated[tuple[OddEntry, ...], Field(strict=False)] = ()
+    has_more: Literal["told", "missing", "always"] = "told"
+
+
 class QueueFaults(Declared):
     """Whether the queue limit is enforced, and the requests of others that always count."""
 
@@ -227,6 +244,7 @@ class Faults(Declared):
     refused_bodies: Annotated[tuple[RefusedBody, ...], Field(strict=False)] = ()
     expired_batches: ExpiredBatches = ExpiredBatches()
     foreign_batches: ForeignBatches = ForeignBatches()
+    shown: ShownFaults = ShownFaults()
     queue: QueueFaults = QueueFaults()
 
     @classmethod

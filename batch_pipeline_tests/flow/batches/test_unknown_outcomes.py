@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from starlette.responses import Response
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.flow.status import warnings
+from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import submissions, transitions
+from batch_pipeline.ledger.database import ledger
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.simulator import Faults as SimulatorFaults
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -36,7 +40,7 @@ from batch_pipeline_tests.support import (
 )
 
 WINDOW = 0.05
-HOURS = timedelta(hours=5)
+HOUR = 3_600.0
 
 
 @pytest.fixture
@@ -103,19 +107,124 @@ def test_a_batch_that_the_list_has_not_counted_yet_may_be_the_lost_one(
     assert not accepted_twice(sim)
 
 
-@pytest.mark.parametrize("shift", [-HOURS, HOURS])
-def test_an_api_whose_clock_is_hours_off_shows_the_lost_batch_all_the_same(
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"clock": -30 * HOUR},
+        {"clock": 30 * HOUR},
+        {"counts": "wrong"},
+        {"counts": "zero"},
+        {"counts": "null"},
+        {"counts": "text"},
+        {"has_more": "missing"},
+        {"foreign_entries": ["no_times", "no_counts", "no_status", "number_id"]},
+        # Of these it is not known whether they are ours: what else is looked for is found.
+        {"foreign_entries": ["null", "no_id"]},
+    ],
+)
+def test_a_lost_batch_is_found_however_it_is_described(
     sim: Simulator,
     make_pipeline: MakePipeline,
     faults: Faults,
     spec: JobSpec,
-    shift: timedelta,
+    shown: dict[str, Any],
 ) -> None:
-    def shifted(batch: dict[str, Any]) -> None:
-        batch["created_at"] = (datetime.fromisoformat(batch["created_at"]) + shift).isoformat()
+    sim.set_faults(SimulatorFaults.of(shown=shown, foreign_batches={"probability": 1}))
+    sim.create_foreign_batch(5)
+    faults.on_response = losing(2, lambda _, response: response)
+    assert run(make_pipeline(reconcile_seconds=WINDOW), spec, PARTITION).complete
+    assert not accepted_twice(sim)
+    assert not sim.books.foreign_touched
 
+
+def of_unknown(pipeline: Pipeline, night: Night) -> str:
+    """What `status` says of the night's submission of unknown outcome."""
+    state = steps.progress(pipeline, night)
+    [said] = [w for w in warnings.of(state, AlertsSpec()) if w.code == "unknown_outcome"]
+    return said.message
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_running_candidate_is_waited_for_however_long_it_takes(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, made: bool
+) -> None:
+    """Beyond the reconcile time, and `status` says so; what others make later does not count."""
+    drop = {"kind": "drop", "when": "after" if made else "before"}
+    sim.set_faults(
+        SimulatorFaults.of(
+            create={"script": [drop]}, foreign_batches={"probability": 1, "when": "after"}
+        )
+    )
+    earlier = sim.create_foreign_batch(5)
+    sim.hold()
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
-    faults.on_response = losing(2, changed(shifted))
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    time.sleep(2 * WINDOW)
+    look_often(pipeline, night.account)
+    [one, *_] = submissions_of(pipeline)
+    assert one.state is State.UNKNOWN
+    assert one.candidates is not None
+    assert earlier not in one.candidates
+    assert one.candidates[0] in of_unknown(pipeline, night)
+    later = sim.create_foreign_batch(5)
+    look_often(make_pipeline(reconcile_seconds=WINDOW), night.account)
+    assert submissions_of(pipeline)[0].candidates == one.candidates
+    sim.set_faults(SimulatorFaults())
+    sim.release()
+    assert run(pipeline, spec, PARTITION).complete
+    assert not accepted_twice(sim)
+    assert set(sim.books.foreign_read) <= {*one.candidates, later}
+    assert set(sim.books.foreign_read.values()) <= {1}
+    assert not sim.books.foreign_touched
+    assert submissions_of(pipeline)[0].state is (State.COLLECTED if made else State.ABSENT)
+
+
+@pytest.mark.parametrize("entry", [None, {"id": None}, 7])
+def test_an_entry_without_an_id_proves_no_absence(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, spec: JobSpec, entry: object
+) -> None:
+    def with_odd_entry(request: Request, response: Response) -> Response:
+        if request.method == "GET" and request.url.path == CREATE[1]:
+            page = json.loads(bytes(response.body))
+            page["data"].append(entry)
+            return Response(json.dumps(page), media_type="application/json")
+        return response
+
+    sim.set_faults(SimulatorFaults.of(create={"script": [{"kind": "drop", "when": "before"}]}))
+    pipeline = make_pipeline(reconcile_seconds=WINDOW)
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    faults.on_response = with_odd_entry
+    time.sleep(2 * WINDOW)
+    look_often(pipeline, night.account)
+    assert submissions_of(pipeline)[0].state is State.UNKNOWN
+    assert "have no id" in of_unknown(pipeline, night)
+    faults.on_response = lambda _, response: response
+    assert run(pipeline, spec, PARTITION).complete
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_a_clock_that_is_set_does_not_end_the_wait(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    spec: JobSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    steady: bool,
+) -> None:
+    """By an hour, within the reconcile time. Where no steady clock is common to all processes, as
+    with PostgreSQL, the process that waits does not believe it."""
+    if not steady:
+        monkeypatch.setattr(ledger, "_boot", lambda: "")
+    sim.set_faults(
+        SimulatorFaults.of(create={"script": [{"kind": "drop"}]}, list={"lag": {"seconds": 3_600}})
+    )
+    pipeline = make_pipeline(reconcile_seconds=600)
+    account = run(pipeline, spec, PARTITION, wait=False).night.account
+    honest = ledger._time_of_day
+    monkeypatch.setattr(ledger, "_time_of_day", lambda connection: honest(connection) + 3_600)
+    look_often(make_pipeline(reconcile_seconds=600) if steady else pipeline, account)
+    [one, *_] = submissions_of(pipeline)
+    assert one.state is State.UNKNOWN
+    sim.set_faults(SimulatorFaults())
     assert run(pipeline, spec, PARTITION).complete
     assert not accepted_twice(sim)
 
