@@ -3,6 +3,7 @@
     BatchPipelineError                exit code 1, "failed"
     ├─ DeclarationError               exit code 2, "invalid_declaration"
     ├─ UsageError                     exit code 2, "usage"
+    │  └─ NoCredentialsError          api/client.py
     ├─ InputDataError                 exit code 1, "invalid_input_data"
     ├─ GateClosedError                exit code 3, "gate_closed"
     ├─ LedgerError                    exit code 1, "ledger"
@@ -57,6 +58,10 @@ class UsageError(BatchPipelineError):
 
     exit_code = 2
     code = "usage"
+
+
+class NoCredentialsError(UsageError):
+    """The environment has no credentials for the API; some commands can do without."""
 
 
 class InputDataError(BatchPipelineError):

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any, NoReturn, cast
+from typing import Any, cast
+from urllib.parse import quote
 
 import anthropic
 import httpx2
@@ -21,12 +22,15 @@ from anthropic.types import MessageCountTokensParams
 from batch_pipeline.api import credentials
 from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage
+from batch_pipeline.api.models import parse_model
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, ModelInfo
 from batch_pipeline.errors import AccountError, ApiError, UsageError
+from batch_pipeline.safe_text import redacted
 
 # The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 BATCHES = "/v1/messages/batches"
+MODELS = "/v1/models"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
 # gzip unpacks at most to a thousand times the size.
 PACKED_CHUNK_BYTES = 1 << 16
@@ -37,7 +41,7 @@ COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 class AnthropicApi:
-    """`Api` over the official SDK; key and base URL come from the environment unless given."""
+    """`Api` over the official SDK, which finds credentials and base URL unless they are given."""
 
     def __init__(
         self,
@@ -46,27 +50,30 @@ class AnthropicApi:
         api_key: str | None = None,
     ) -> None:
         credential = {"api_key": api_key} if api_key else credentials.of_environment()
-        if not credential:
-            _refuse_without_key()
         arguments: dict[str, Any] = {"base_url": credentials.base_url(base_url), **credential}
         self._arguments = arguments
         self._simulated: bool | None = None
+        self._models: Mapping[str, ModelInfo] | None = None
         hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
         # One context for both clients: reading the certificates takes longer than a call.
         tls = httpx2.create_ssl_context()
         # No client follows a redirect: key and documents would go to another address.
-        self._client = anthropic.Anthropic(
-            **arguments,
-            max_retries=READ_RETRIES,
-            http_client=anthropic.DefaultHttpxClient(
-                event_hooks=hooks, verify=tls, follow_redirects=False
-            ),
+        http_client = anthropic.DefaultHttpxClient(
+            event_hooks=hooks, verify=tls, follow_redirects=False
         )
+        try:
+            self._client = anthropic.Anthropic(
+                **arguments, max_retries=READ_RETRIES, http_client=http_client
+            )
+        except anthropic.AnthropicError as error:
+            # A profile that was asked for by name, and cannot be read.
+            said = redacted(str(error))
+            raise UsageError(f"The credentials for the API cannot be used: {said}") from None
+        self._credentials = credentials.source_of(self._client)
         credentials.say_if_unencrypted(self._client.base_url)
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
-        # unknown outcome, and cost the minutes of a reconciliation.
-        self._create_client = anthropic.Anthropic(
-            **arguments,
+        # unknown outcome, and cost the minutes of a reconciliation. A copy shares the access token.
+        self._create_client = self._client.copy(
             max_retries=0,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
@@ -88,6 +95,10 @@ class AnthropicApi:
 
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         headers = JSON_BODY | {"content-length": str(length)} | betas_header(betas)
+        if self._client.credentials is not None:
+            # Reads get a new access token where the API refuses the present one. A create cannot:
+            # its body can be sent only once, and a refusal of the token would pause the account.
+            self.list_batches(None, 1)
         with failures():
             response = self._create_client.post(
                 BATCHES, content=body, cast_to=httpx2.Response, options={"headers": headers}
@@ -155,6 +166,38 @@ class AnthropicApi:
             except (KeyError, TypeError, ValueError) as error:
                 raise unreadable(response) from error
 
+    def models(self) -> Mapping[str, ModelInfo]:
+        if self._models is None:
+            found: dict[str, ModelInfo] = {}
+            query: dict[str, object] = {"limit": 1_000}
+            while True:
+                page = self._get_once(MODELS, query)
+                listed = page.get("data")
+                entries = listed if isinstance(listed, list) else []
+                read = [info for info in map(parse_model, entries) if info is not None]
+                last = read[-1].id if read else None
+                # A list that never ends shows the same models again.
+                if not page.get("has_more") or last is None or last in found:
+                    break
+                found |= {info.id: info for info in read}
+                query["after_id"] = last
+            self._models = found | {info.id: info for info in read}
+        return self._models
+
+    def model(self, model_id: str) -> ModelInfo | None:
+        try:
+            return parse_model(self._get_once(f"{MODELS}/{quote(model_id, safe='')}", {}))
+        except ApiFailure as failure:
+            if failure.status == 404 and failure.error_type == "not_found_error":
+                return None
+            raise
+
+    def _get_once(self, path: str, query: dict[str, object]) -> dict[str, Any]:
+        """The object at a path, asked for once: for what may be left unknown."""
+        with failures():
+            options: Any = {"params": query, "max_retries": 0}
+            return json_of(self._client.get(path, cast_to=httpx2.Response, options=options))
+
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
         async with open_messages(concurrency, self._note_simulator, self._arguments) as messages:
@@ -172,9 +215,13 @@ class AnthropicApi:
                 )
         except ApiFailure as failure:
             if failure.status in (401, 402, 403):
+                # Without a connection it was not the API that refused: there was nothing to send.
+                what = (
+                    "refuses this key" if failure.connected else "cannot be given an access token"
+                )
                 raise AccountError(
-                    f"The API at {self._client.base_url} refuses this key ({failure}). Check "
-                    "ANTHROPIC_API_KEY."
+                    f"The API at {self._client.base_url} {what} ({failure}). Check "
+                    f"{self._credentials}."
                 ) from failure
             raise ApiError(
                 f"The API at {self._client.base_url} cannot be used now ({failure}). Check the "
@@ -282,11 +329,3 @@ def _timestamp(text: Any) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-
-
-def _refuse_without_key() -> NoReturn:
-    raise UsageError(
-        "No API key and no simulator: set ANTHROPIC_API_KEY. To try without one, run "
-        "`batch-pipeline demo`, or start `batch-pipeline simulator --port 8765` and set "
-        "ANTHROPIC_BASE_URL=http://127.0.0.1:8765 and any non-empty ANTHROPIC_API_KEY."
-    )

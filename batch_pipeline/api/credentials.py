@@ -13,9 +13,10 @@ import os
 import re
 from functools import lru_cache
 
+import anthropic
 import httpx2
 
-from batch_pipeline.errors import UsageError
+from batch_pipeline.errors import NoCredentialsError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,11 @@ KEY, TOKEN = "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"
 ADMIN_KEY = "ANTHROPIC_ADMIN_KEY"
 BASE_URL = "ANTHROPIC_BASE_URL"
 HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
+FEDERATION = (
+    "ANTHROPIC_FEDERATION_RULE_ID",
+    "ANTHROPIC_ORGANIZATION_ID",
+    "ANTHROPIC_IDENTITY_TOKEN_FILE or ANTHROPIC_IDENTITY_TOKEN",
+)
 
 
 def secret(name: str) -> str | None:
@@ -106,4 +112,25 @@ def _say_unencrypted(host: str) -> None:
         "be read on their way. Use https:// in %s unless the network is yours alone",
         host,
         BASE_URL,
+    )
+
+
+def source_of(client: anthropic.Anthropic) -> str:
+    """Where a client of the SDK has its credentials from; NoCredentialsError if it has none."""
+    if client.credentials is not None:
+        return "the profile or the federation variables that the SDK reads"
+    for value, name in ((client.api_key, KEY), (client.auth_token, TOKEN)):
+        if value and value.strip():
+            return name
+    # A blank key is one to the SDK.
+    sent = {name.lower() for name in client.default_headers} if client.api_key is None else set()
+    if sent & {"authorization", "x-api-key"}:
+        return HEADERS
+    missing = [name for name in FEDERATION if not any(map(os.environ.get, name.split(" or ")))]
+    begun = f" ({', '.join(missing)} missing for a federation)" if len(missing) < 3 else ""
+    raise NoCredentialsError(
+        f"No API key and no simulator: set {KEY}, or anything else that the official SDK reads: "
+        f"{TOKEN}, a profile, workload identity federation{begun}. To try without one, run "
+        "`batch-pipeline demo`, or start `batch-pipeline simulator --port 8765` and set "
+        f"{BASE_URL}=http://127.0.0.1:8765 and any non-empty {KEY}."
     )

@@ -46,9 +46,7 @@ def failures() -> Iterator[None]:
         connected = not _never_established(cause)
         raise ApiFailure(None, None, None, message, connected=connected) from None
     except anthropic.AnthropicError as error:
-        # No token: a profile that cannot be read, an identity provider that cannot be reached.
-        message = f"no credentials: {redacted(str(error))}"
-        raise ApiFailure(None, None, None, message, connected=False) from None
+        raise _no_token(error) from None
     except httpx2.HTTPError as error:
         # The SDK does not wrap the error of a stream that breaks.
         raise ApiFailure(None, None, None, said(error)) from None
@@ -82,6 +80,22 @@ def said(error: BaseException) -> str:
     if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
         return f"{name}: a header or address that cannot be used"
     return f"{name}: {redacted(str(error))}"
+
+
+def _no_token(error: anthropic.AnthropicError) -> ApiFailure:
+    """The failure to get an access token: what a person has to mend counts as a refusal (401)."""
+    message, refused = f"no credentials: {redacted(str(error))}", True
+    if isinstance(error, anthropic.WorkloadIdentityError):
+        status = error.status_code
+        refused = status is not None and 400 <= status < 500 and status not in (408, 429)
+        if status is not None:
+            # A body of another form may quote the identity token.
+            body = error.body if isinstance(error.body, dict) else {}
+            texts = filter(None, (_text(body.get("error")), _text(body.get("error_description"))))
+            message = ": ".join((f"the token exchange answered HTTP {status}", *texts))
+    if refused:
+        return ApiFailure(401, "authentication_error", None, message, connected=False)
+    return ApiFailure(None, None, None, message, connected=False)
 
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from batch_pipeline.api.failures import (
 from batch_pipeline.api.protocol import Answer, ApiFailure
 
 MESSAGES = "/v1/messages"
+UNAUTHORIZED = 401
 # The SDK renews a token at the latest 30 seconds before it expires; a token copied within that
 # time is still good when a call with it leaves.
 HEAD_SECONDS = 20.0
@@ -61,12 +62,14 @@ class SdkHeads(httpx2.AsyncBaseTransport):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._seen: httpx2.Request | None = None
+        self._refuses = False
         # By betas: declarations of several snapshots may be under way.
         self._heads: dict[tuple[str, ...], RequestHead] = {}
         self._making = asyncio.Lock()
         self.client = anthropic.AsyncAnthropic(
             **arguments,
-            max_retries=0,
+            # For `renewed` alone: no other request is ever answered with an error here.
+            max_retries=1,
             # Its header names one call; a copied header would give all calls that name.
             open_telemetry=False,
             http_client=httpx2.AsyncClient(transport=self, trust_env=False),
@@ -74,6 +77,9 @@ class SdkHeads(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self._seen = request
+        if self._refuses:
+            self._refuses = False
+            return httpx2.Response(401, headers={"retry-after-ms": "1"})
         return httpx2.Response(200)
 
     async def head(self, betas: Sequence[str]) -> RequestHead:
@@ -87,6 +93,22 @@ class SdkHeads(httpx2.AsyncBaseTransport):
                     self._heads[key] = await self._make(key)
             found = self._heads[key]
         return found
+
+    async def renewed(self, betas: Sequence[str], refused: RequestHead) -> RequestHead | None:
+        """A head with another access token than one that the API refused; None for a key.
+
+        May raise `ApiFailure` where no token can be had.
+        """
+        if self.client.credentials is None:
+            return None
+        key = tuple(betas)
+        async with self._making:
+            # Calls are refused together: the first one has the token renewed for all.
+            if self._heads.get(key) is refused:
+                self._heads.clear()
+                self._refuses = True
+                await self._make(key)
+        return await self.head(betas)
 
     async def _make(self, betas: tuple[str, ...]) -> RequestHead:
         made_at = time.monotonic()
@@ -130,6 +152,21 @@ class AnthropicMessages:
 
     async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
         head = await self._heads.head(betas)
+        status, headers, content = await self._post(head, params)
+        if status == UNAUTHORIZED:
+            renewed = await self._heads.renewed(betas, head)
+            if renewed is not None:
+                status, headers, content = await self._post(renewed, params)
+        if not 200 <= status < 300:
+            raise refusal(status, headers, content)
+        message = object_in(status, headers, content)
+        if message.get("type") == "error":
+            # A gateway may hand the API's error on under a status of its own.
+            raise refusal(status, headers, content)
+        return Answer(message, content.removeprefix(codecs.BOM_UTF8), rate_limits(headers))
+
+    async def _post(self, head: RequestHead, params: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the answer to one call."""
         try:
             async with self._session.post(
                 head.url,
@@ -145,15 +182,8 @@ class AnthropicMessages:
         except (aiohttp.ClientError, OSError) as error:
             # Time-outs are among these: what became of the request is open.
             raise _lost(error, connected=True) from None
-        status, headers = response.status, response.headers
-        self._note(headers)
-        if not 200 <= status < 300:
-            raise refusal(status, headers, content)
-        message = object_in(status, headers, content)
-        if message.get("type") == "error":
-            # A gateway may hand the API's error on under a status of its own.
-            raise refusal(status, headers, content)
-        return Answer(message, content.removeprefix(codecs.BOM_UTF8), rate_limits(headers))
+        self._note(response.headers)
+        return response.status, response.headers, content
 
 
 @asynccontextmanager

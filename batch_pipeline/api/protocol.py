@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, NoReturn, Protocol
 
 import orjson
@@ -56,6 +57,28 @@ class BatchPage:
     more: bool | None
     after: str | None
     odd: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as the API describes it; what it does not say is None.
+
+    `lifecycle` is `active`, `deprecated` or `retired`; `max_tokens` is the most that it writes.
+    """
+
+    id: str
+    lifecycle: str | None
+    retires: date | None
+    max_tokens: int | None
+    capabilities: Mapping[str, Any]
+
+    def supports(self, capability: str) -> bool | None:
+        """Whether the model has a capability such as `thinking.types.disabled`; None: not said."""
+        found: object = self.capabilities
+        for name in capability.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        said = found.get("supported") if isinstance(found, Mapping) else None
+        return said if isinstance(said, bool) else None
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,14 @@ class Api(Protocol):
 
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
         """Prompt tokens of Messages parameters; the endpoint is free of charge."""
+        ...
+
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The models that the API offers to this account, by id; aliases are not among them."""
+        ...
+
+    def model(self, model_id: str) -> ModelInfo | None:
+        """One model by its id or an alias; None if the API has none of that name."""
         ...
 
     def open_messages(self, concurrency: int) -> AbstractAsyncContextManager[Messages]:

@@ -38,18 +38,21 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.flow.dataset import input_dataset
-    from batch_pipeline.flow.gates import retirement
+    from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.plan import ShardLimits
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     price_for(spec)
+    api, unasked = opening.api_if_any(pipeline)
+    verdict = models.check(spec, api)
+    warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
     sources = input_dataset.find_input(pipeline, spec, key)
     snapshot = input_dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
     if spec.mode == "auto" and spec.deadline is None:
         context.obj.say("mode: auto without a deadline is the same as mode: batch.")
-    show_validation(context.obj, spec, key, sources, snapshot, limits, retirement.check(spec))
+    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings)
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -106,9 +109,9 @@ def show_validation(
     sources: Sources,
     snapshot: NewSnapshot,
     limits: ShardLimits,
-    retires: str | None,
+    warnings: list[str],
 ) -> None:
-    """What a night would send; `retires` says when its model does, if that is soon."""
+    """What a night would send, and what a person should know before it is sent."""
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -123,7 +126,7 @@ def show_validation(
         "requests": snapshot.units,
         "request_bytes": snapshot.request_bytes,
         "batches_at_least": max(by_count, by_bytes),
-        "warnings": [] if retires is None else [retires],
+        "warnings": warnings,
     }
 
     def show() -> None:
@@ -134,7 +137,7 @@ def show_validation(
             if name not in ("job", "partition", "valid", "warnings"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
-        if retires is not None:
-            console.print(f"Note: {retires}.", highlight=False, markup=False)
+        for warning in warnings:
+            console.print(f"Note: {warning}.", highlight=False, markup=False)
 
     output.answer(document, show)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from batch_pipeline.cli.output import Output, as_typed
-from batch_pipeline.errors import UsageError
+from batch_pipeline.errors import AccountError, ApiError, NoCredentialsError, UsageError
 
 if TYPE_CHECKING:
+    from batch_pipeline.api.protocol import Api
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.nights import Night
@@ -51,6 +52,16 @@ def open_night(
         return pipeline, spec, default_key(spec.partitions, now)
     check_key(spec.partitions, partition, now)
     return pipeline, spec, partition
+
+
+def api_if_any(pipeline: Pipeline) -> tuple[Api | None, str | None]:
+    """The API for a command that can do without, and why it cannot be asked despite a key."""
+    try:
+        return pipeline.api, None
+    except NoCredentialsError:
+        return None, None
+    except (UsageError, ApiError, AccountError) as error:
+        return None, f"the API was not asked about the model: {error}"
 
 
 def shown_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:

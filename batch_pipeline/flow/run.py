@@ -14,7 +14,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, BatchPipelineError
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.gates import retirement
+from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
@@ -54,9 +54,9 @@ def run(
     budget used up, and AccountError or ApiError where only a person can help; what is at the API by
     then is collected first. A night that is held is collected and left.
     """
-    if (retires := retirement.notice(spec)) is not None:
-        log.warning("%s: %s", spec.name, retires)
     night = steps.open_night(pipeline, spec, partition)
+    for notice in models.notices(spec, pipeline.api):
+        log.warning("%s: %s", spec.name, notice)
     night = steps.release(pipeline, night, resume=resume)
     if watch is None:
         return _Run(pipeline, spec, night, lambda _: None).to_end(wait=wait)

@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
-from batch_pipeline.flow.gates import budget, night_gates, retirement
+from batch_pipeline.flow.gates import budget, models, night_gates
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot import sample
 from batch_pipeline.flow.pipeline import Pipeline
@@ -213,7 +213,7 @@ def _read(
     current: Snapshot | None,
 ) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
-    retirement.check(spec)
+    models.check(spec, pipeline.api)
     declaration = Declaration.of(spec)
     if current is None or not kept_units.is_kept_on(night, current, declaration):
         return input_dataset.read_snapshot(pipeline, spec, night.partition, sources)

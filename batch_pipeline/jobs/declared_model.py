@@ -119,8 +119,8 @@ JsonObject = dict[str, JsonValue]
 NonEmptyTexts = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 
 
-def problem_with(key: str, message: str) -> InitErrorDetails:
-    """A problem with one key, in pydantic's form, so that its line in the file can be named."""
+def problem_with(path: tuple[int | str, ...], message: str) -> InitErrorDetails:
+    """A problem with the key at a path, in pydantic's form: so its line in the file is found."""
     # The message is passed as a value, because pydantic would take its braces for placeholders.
     error = PydanticCustomError("declared", "{message}", {"message": message})
-    return InitErrorDetails(type=error, loc=(key,), input=None)
+    return InitErrorDetails(type=error, loc=path, input=None)

@@ -9,12 +9,20 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import jsonschema_rs
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ValidationError
 
+from batch_pipeline.jobs import parameters
 from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -35,16 +43,6 @@ MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
 
-_PARAMS_NOT_ALLOWED = {
-    "model": "set model_id instead",
-    "messages": "set prompt.user or prompt.user_file instead",
-    "system": "set prompt.system or prompt.system_file instead",
-    "max_tokens": "set max_tokens beside params instead",
-    "betas": "set betas beside params instead: they are a header of the whole batch",
-    "stream": "remove it: batches refuse it",
-    "speed": "remove it: batches refuse it",
-    "store": "remove it: batches refuse it",
-}
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
@@ -242,15 +240,30 @@ class JobSpec(DeclaredModel):
 
     @field_validator("params")
     @classmethod
-    def _params_batches_take(cls, value: JsonObject) -> JsonObject:
-        problems = [
-            problem_with(key, f"does not belong into params; {advice}")
-            for key, advice in _PARAMS_NOT_ALLOWED.items()
-            if key in value
+    def _params_that_can_work(cls, value: JsonObject, info: ValidationInfo) -> JsonObject:
+        declared = {**info.data, "params": value}
+        found = [
+            problem_with(path[1:], message)
+            for path, message in parameters.problems(declared, "params.")
         ]
-        if problems:
-            raise ValidationError.from_exception_data("params", problems)
+        if found:
+            raise ValidationError.from_exception_data("params", found)
         return value
+
+    @model_validator(mode="after")
+    def _parts_that_work_together(self) -> Self:
+        found = [
+            problem_with(path, message)
+            for path, message in parameters.problems(self.declared())
+            if path[0] != "params"
+        ]
+        if found:
+            raise ValidationError.from_exception_data("job", found)
+        return self
+
+    def declared(self) -> parameters.Declared:
+        """The declaration as the table of parameters reads it."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     @field_validator("output_schema")
     @classmethod
@@ -296,7 +309,7 @@ class JobSpec(DeclaredModel):
         room, before = value.truncated_max_tokens, info.data.get("max_tokens")
         if room is not None and before is not None and room <= before:
             problem = problem_with(
-                "truncated_max_tokens", f"must be more than max_tokens ({before}), not {room}"
+                ("truncated_max_tokens",), f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
         return value

@@ -68,8 +68,8 @@ def describe_job(spec: JobSpec) -> str:
 
 
 @_safely
-def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Metadata:
-    """A night's input; `retires` says when the job's model is retired, if that is soon."""
+def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> Metadata:
+    """A night's input, and what a person should know of the job's model and parameters."""
     snapshot = taken.snapshot
     aside = snapshot.count_set_aside()
     headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
@@ -89,7 +89,7 @@ def of_input(spec: JobSpec, taken: InputTaken, retires: str | None = None) -> Me
             safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
         ),
         **_estimate(taken.night.estimate),
-        **({} if retires is None else {"model_retires": retires}),
+        **({"warnings": "; ".join(notices)} if notices else {}),
     }
 
 

@@ -15,7 +15,7 @@ import dagster as dg
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.gates import retirement
+from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
@@ -64,13 +64,13 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[Any]:
         with asset_steps.at_work(context, batch_pipeline) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET)
-            retires = retirement.notice(spec)
+            notices = models.notices(spec, pipeline.api)
             start = asset_steps.start_of(context.run)
             taken = steps.take_input(pipeline, spec, night, again=True, start=start)
         asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
-        if retires is not None:
-            asset_steps.log_of(context).warning("%s: %s", spec.name, retires)
-        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken, retires))
+        for notice in notices:
+            asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
+        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken, notices))
 
     return input_dataset
 

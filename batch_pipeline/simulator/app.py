@@ -130,6 +130,7 @@ class Api:
             self._route("count_tokens", "POST", "/v1/messages/count_tokens", self.count_tokens),
             self._route("models", "GET", "/v1/models", self.list_models),
             self._route("models", "GET", "/v1/models/{model_id}", self.retrieve_model),
+            Route("/v1/oauth/token", self.exchange_token, methods=["POST"]),
             Route(USAGE_REPORT, self.organisation_usage, methods=["GET"]),
             Route(COST_REPORT, self.organisation_costs, methods=["GET"]),
             Route("/simulator/books", self.show_books, methods=["GET"]),
@@ -266,14 +267,18 @@ class Api:
         return Json({"input_tokens": count_input(params)})
 
     async def list_models(self, request: Request) -> Response:
-        limit = _limit(request.query_params)
-        models = all_models()
-        data = [model_info(model) for model in models[:limit]]
+        query = request.query_params
+        limit, stages = _limit(query), query.getlist("lifecycle[]") or ["active", "deprecated"]
+        models = [info for info in map(model_info, all_models()) if info["lifecycle"] in stages]
+        if (after := query.get("after_id")) is not None:
+            names = [info["id"] for info in models]
+            models = models[names.index(after) + 1 :] if after in names else []
+        data = models[:limit]
         return Json({
             "data": data,
             "has_more": len(models) > limit,
-            "first_id": data[0]["id"],
-            "last_id": data[-1]["id"],
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
         })  # fmt: skip
 
     async def retrieve_model(self, request: Request) -> Response:
@@ -281,6 +286,18 @@ class Api:
         if name not in MODELS:
             raise not_found(f"model: {name}")
         return Json(model_info(MODELS[name]))
+
+    async def exchange_token(self, request: Request) -> Response:
+        """An access token for any identity token; like any key, it is not looked at afterwards."""
+        if (answer := await self._hooks.before(request)) is not None:
+            return answer
+        asked = await _json(request)
+        if not isinstance(asked, dict) or not (
+            asked.get("assertion") or asked.get("refresh_token")
+        ):
+            return Json({"error": "invalid_grant"}, status_code=400)
+        token = {"access_token": new_id("token"), "token_type": "Bearer"}
+        return Json({**token, "expires_in": 600})
 
     async def organisation_usage(self, request: Request) -> Response:
         return await self._report(request, self._books.organisation_usage)

@@ -16,7 +16,7 @@ from jsonschema_rs import ValidationError, validator_for
 from batch_pipeline.simulator.answers.schemas import SchemaWriter, UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import count_input
-from batch_pipeline.simulator.models import MODELS
+from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline.simulator.wire import (
     MAX_REQUESTS_PER_BATCH,
     VERSION_WITHOUT_SAMPLING,
@@ -270,9 +270,29 @@ def _check_model(params: dict[str, Any], max_tokens: int) -> ApiError | None:
             f"max_tokens: {max_tokens} > {model.max_output}, which is the maximum allowed"
             f" number of output tokens for {name}"
         )
+    if (problem := _not_supported(params, model)) is not None:
+        return invalid_request(problem)
     tokens = count_input(params)
     if tokens > model.context_window:
         return invalid_request(
             f"prompt is too long: {tokens} tokens > {model.context_window} maximum"
         )
+    return None
+
+
+def _not_supported(params: dict[str, Any], model: Model) -> str | None:
+    """What the params ask for that this model in particular refuses."""
+    thinking = (params.get("thinking") or {}).get("type")
+    if thinking is not None and thinking not in model.thinking.split():
+        return f'"thinking.type.{thinking}" is not supported for this model.'
+    effort = (params.get("output_config") or {}).get("effort")
+    if effort is not None and effort not in model.effort.split():
+        return f"output_config.effort: {effort!r} is not supported for this model"
+    if effort in ("xhigh", "max") and thinking in ("disabled", "between_tools"):
+        return f"thinking: {thinking} is not supported with effort {effort!r}"
+    choice = (params.get("tool_choice") or {}).get("type")
+    if choice in ("any", "tool") and not model.forced_tools:
+        return f"tool_choice: {choice!r} is not supported for this model"
+    if choice in ("any", "tool") and thinking in ("enabled", "adaptive"):
+        return "Thinking may not be enabled when tool_choice forces tool use."
     return None

@@ -6,6 +6,7 @@ pipeline uses that library: books that used it too could not show its mistakes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 PICO_USD_PER_TOKEN = 1_000_000  # one dollar per million tokens
 CACHE_WRITE_5M = 1.25
 CACHE_WRITE_1H = 2.0
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Model:
     aliases: tuple[str, ...] = ()
     long_prompt_tokens: int | None = None
     long_prompt_factor: float = 1.0
+    thinking: str = "adaptive disabled"
+    """The types of thinking that it accepts."""
+    effort: str = " ".join(EFFORTS)
+    forced_tools: bool = True
+    retires: str | None = None
+    """The day on which a deprecated model retires; the simulator answers for it all the same."""
 
     def cost_pico_usd(self, usage: dict[str, Any], *, batch: bool) -> int:
         """Price of one answer's `usage` in 1e-12 USD; a batch costs half."""
@@ -57,24 +65,37 @@ def _pico(usd_per_million: float) -> int:
 
 
 _200K, _1M = 200_000, 1_000_000
+_ALWAYS: dict[str, Any] = {"thinking": "adaptive"}
+_FREE: dict[str, Any] = {"thinking": "adaptive", "forced_tools": False}
+_BOTH: dict[str, Any] = {"thinking": "adaptive enabled disabled", "effort": "low medium high max"}
+_BUDGET: dict[str, Any] = {"thinking": "enabled disabled", "effort": ""}
 _MODELS = (
-    Model("claude-haiku-5-5", 0.1, 0.5, 0.01, _1M, 64_000, (), 100_000, 5.0),
-    Model("claude-sonnet-5-5", 2, 10, 0.1, _1M, 128_000),
-    Model("claude-opus-5-5", 4, 20, 0.2, _1M, 128_000),
-    Model("claude-fable-5-2", 8, 40, 0.2, _1M, 128_000),
-    Model("claude-mythos-5-2", 8, 40, 0.2, _1M, 128_000),
-    Model("claude-fable-5-1", 10, 50, 0.25, _1M, 128_000),
-    Model("claude-fable-5", 10, 50, 1, _1M, 128_000),
+    Model("claude-haiku-5-5", 0.1, 0.5, 0.01, _1M, 128_000, (), 100_000, 5.0),
+    Model(
+        "claude-sonnet-5-5", 2, 10, 0.1, _1M, 128_000,
+        thinking="adaptive between_tools", forced_tools=False,
+    ),
+    Model("claude-opus-5-5", 4, 20, 0.2, _1M, 128_000, **_FREE),
+    Model("claude-fable-5-2", 8, 40, 0.2, _1M, 128_000, **_FREE),
+    Model("claude-mythos-5-2", 8, 40, 0.2, _1M, 128_000, **_FREE),
+    Model("claude-fable-5-1", 10, 50, 0.25, _1M, 128_000, **_FREE),
+    Model("claude-fable-5", 10, 50, 1, _1M, 128_000, **_ALWAYS),
     Model("claude-sonnet-5", 2, 10, 0.2, _1M, 128_000),
     Model("claude-opus-5", 5, 25, 0.5, _1M, 128_000),
     Model("claude-opus-4-8", 5, 25, 0.5, _1M, 128_000),
     Model("claude-opus-4-7", 5, 25, 0.5, _1M, 128_000),
-    Model("claude-opus-4-6", 5, 25, 0.5, _1M, 128_000),
-    Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000),
-    Model("claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",)),
-    Model("claude-opus-4-5-20251101", 5, 25, 0.5, _200K, 64_000, ("claude-opus-4-5",)),
-    Model("claude-sonnet-4-5-20250929", 3, 15, 0.3, _200K, 64_000, ("claude-sonnet-4-5",)),
-)
+    Model("claude-opus-4-6", 5, 25, 0.5, _1M, 128_000, **_BOTH),
+    Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000, **_BOTH),
+    Model("claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",), **_BUDGET),
+    Model(
+        "claude-opus-4-5-20251101", 5, 25, 0.5, _200K, 64_000, ("claude-opus-4-5",),
+        thinking="enabled disabled", effort="low medium high", retires="2027-01-22",
+    ),
+    Model(
+        "claude-sonnet-4-5-20250929", 3, 15, 0.3, _200K, 64_000, ("claude-sonnet-4-5",),
+        retires="2026-11-30", **_BUDGET,
+    ),
+)  # fmt: skip
 
 MODELS: dict[str, Model] = {name: model for model in _MODELS for name in (model.id, *model.aliases)}
 """Every accepted model name (aliases included), newest first."""
@@ -87,12 +108,35 @@ def model_info(model: Model) -> dict[str, Any]:
         "id": model.id,
         "display_name": model.id.replace("-", " ").title(),
         "created_at": "1970-01-01T00:00:00Z",
-        "lifecycle": "active",
-        "deprecated_at": None,
-        "retires_at": None,
+        "lifecycle": "deprecated" if model.retires else "active",
+        "line": model.id.split("-")[1],
+        "deprecated_at": "2026-06-01T00:00:00Z" if model.retires else None,
+        "retires_at": f"{model.retires}T00:00:00Z" if model.retires else None,
         "max_input_tokens": model.context_window,
         "max_tokens": model.max_output,
+        "capabilities": _capabilities(model),
     }
+
+
+def _capabilities(model: Model) -> dict[str, Any]:
+    everything = (
+        "batch", "citations", "code_execution", "image_input", "pdf_input", "structured_outputs",
+    )  # fmt: skip
+    strategies = ("clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112")
+    types = ("adaptive", "between_tools", "disabled", "enabled")
+    tools = ("code_execution", "web_search")
+    yes = {"supported": True}
+    return {
+        **_supported(everything, everything),
+        "context_management": yes | _supported(strategies, strategies),
+        "effort": {"supported": bool(model.effort)} | _supported(EFFORTS, model.effort.split()),
+        "server_tools": yes | _supported(tools, tools),
+        "thinking": yes | {"types": _supported(types, model.thinking.split())},
+    }
+
+
+def _supported(names: Collection[str], held: Collection[str]) -> dict[str, Any]:
+    return {name: {"supported": name in held} for name in names}
 
 
 def all_models() -> tuple[Model, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow.gates import retirement
+from batch_pipeline.flow.gates import models
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.cli.program import Program, documents
 
@@ -67,7 +67,7 @@ def test_estimate_sends_nothing_and_fits_a_terminal(program: Program, simulator:
 
 
 def test_a_model_that_retires_is_named(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retirement, "_today", lambda: date(2026, 11, 25))
+    monkeypatch.setattr(models, "_today", lambda: date(2026, 11, 25))
     retiring = program.declare("old", documents(3), model_id="claude-sonnet-4-5-20250929")
     [warning] = program("validate", retiring, "--json").document["warnings"]
     assert "retires on 2026-11-30" in warning

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, Messages
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, Messages, ModelInfo
 
 
 def a_batch(
@@ -61,6 +61,12 @@ class FakeApi:
         raise NotImplementedError
 
     def count_tokens(self, params: bytes, betas: Sequence[str]) -> int:
+        raise NotImplementedError
+
+    def models(self) -> Mapping[str, ModelInfo]:
+        raise NotImplementedError
+
+    def model(self, model_id: str) -> ModelInfo | None:
         raise NotImplementedError
 
     @asynccontextmanager

@@ -113,6 +113,7 @@ attributes:
         "9: attributes.prompt.user_file: cannot read",
         "10: attributes.max_tokens: must be a whole number, not the text '5'",
         "11: attributes.base_dir: unknown key",
+        "13: attributes.params.temperature: does not belong",
         "14: attributes.params.stream: does not belong",
         "17: attributes.pilot.size: must be greater than or equal to 0, not the number -1",
         "18: attributes.mode: must be 'batch', 'realtime' or 'auto', not the",

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from anthropic import Anthropic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,6 +135,13 @@ def test_headers(sim: Simulator, headers: dict[str, str], status: int, kind: str
         ({"top_k": 3}, 400, "invalid_request_error"),
         ({"stream": True}, 400, "invalid_request_error"),
         ({"tool_choice": {"type": "any"}}, 400, "invalid_request_error"),
+        ({"thinking": {"type": "adaptive"}}, 400, "invalid_request_error"),
+        ({"output_config": {"effort": "low"}}, 400, "invalid_request_error"),
+        (
+            {"model": "claude-opus-5-5", "tools": [{"name": "t"}], "tool_choice": {"type": "any"}},
+            400,
+            "invalid_request_error",
+        ),
     ],
 )
 def test_real_time_says_at_once_what_a_batch_says_late(
@@ -184,3 +192,19 @@ def test_what_passes_the_checks_can_be_answered(name: str, value: Any) -> None:
     if check_message(asked, "2023-06-01") is None:
         got = Responder(0).message(asked, content_digest(asked), "msg_01", "batch")
         assert got["usage"]["input_tokens"] > 0
+
+
+def test_models_are_listed_in_the_shape_of_the_sdk(client: Anthropic) -> None:
+    pages = [page.data for page in client.models.list(limit=5).iter_pages()]
+    models = {model.id: model for page in pages for model in page}
+    assert len(models) == sum(map(len, pages)) > 5
+    opus = models["claude-opus-5-5"]
+    assert opus.capabilities is not None
+    assert (opus.lifecycle, opus.max_tokens) == ("active", 128_000)
+    assert opus.capabilities.batch.supported
+    assert not opus.capabilities.thinking.types.disabled.supported
+    assert opus.capabilities.effort.xhigh is not None
+    old = client.models.retrieve("claude-sonnet-4-5")
+    assert old.lifecycle == "deprecated"
+    assert str(old.retires_at).startswith("2026-11-30")
+    assert [model.id for model in client.models.list(lifecycle=["retired"])] == []

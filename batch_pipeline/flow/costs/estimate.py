@@ -16,7 +16,13 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, InputDataError, UsageError
+from batch_pipeline.errors import (
+    AccountError,
+    ApiError,
+    InputDataError,
+    NoCredentialsError,
+    UsageError,
+)
 from batch_pipeline.flow.costs import experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.dataset import input_dataset
@@ -24,7 +30,7 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
-from batch_pipeline.flow.gates import retirement
+from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
@@ -114,15 +120,15 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     """
     price_for(spec)
     declaration = Declaration.of(spec)
-    retires = retirement.check(spec)
     account, trouble = _account(pipeline, spec, partition)
+    verdict = models.check(spec, pipeline.api if trouble is None else None)
     with pipeline.ledger.read() as connection:
         night = nights.find_night(connection, spec.name, partition, account)
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
         left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
         found = experience.find(pipeline, spec.name, partition, account, declaration)
         tokens = _tokens(pipeline, spec, files, snapshot, left, found, counts=trouble is None)
-    notes = [note for note in (retires, trouble) if note is not None]
+    notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
     return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, notes)
 
 
@@ -154,7 +160,7 @@ def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, st
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
         account = pipeline.settings.account if shown is None else shown.account
-        why = "there is no key" if isinstance(error, UsageError) else str(error)
+        why = "there is no key" if isinstance(error, NoCredentialsError) else str(error)
         return account, f"the API was not asked to count tokens: {why}"
 
 

@@ -1,0 +1,173 @@
+"""What a job asks of its model, judged before anything is sent.
+
+Without an API the dates of retirement of `api.models` count, and the table of `jobs.parameters`.
+With one, what it says of the model comes first: whether it is offered, until when, its limits, and
+which parameters it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
+
+from batch_pipeline.api.protocol import Api, ApiFailure, ModelInfo
+from batch_pipeline.errors import UsageError
+from batch_pipeline.jobs import parameters
+from batch_pipeline.jobs.parameters import LONG_OUTPUT_BETA, LONG_OUTPUT_TOKENS, get
+from batch_pipeline.jobs.spec import JobSpec
+
+SERVER_TOOLS = ("web_search", "code_execution")
+
+
+@dataclass
+class Verdict:
+    """What stops a job's requests, what a person should know, and why the API was not asked."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    unasked: str | None = None
+
+
+def notices(spec: JobSpec, api: Api | None) -> list[str]:
+    """Everything to be said of a job's model and parameters; stops nothing."""
+    verdict = judge(spec, api)
+    return [*verdict.problems, *verdict.warnings]
+
+
+def check(spec: JobSpec, api: Api | None = None) -> Verdict:
+    """The verdict on a job whose requests can work; raises UsageError where they cannot."""
+    verdict = judge(spec, api)
+    if verdict.problems:
+        found = "\n".join(
+            f"{spec.name}, {problem}; nothing was sent." for problem in verdict.problems
+        )
+        raise UsageError(found)
+    return verdict
+
+
+def judge(spec: JobSpec, api: Api | None) -> Verdict:
+    """The verdict on a job, with what the API says of the model if there is an API to ask."""
+    verdict = Verdict(warnings=parameters.warnings(spec.declared()))
+    said = None
+    if api is not None:
+        try:
+            said = _ask(api, spec.model_id, verdict)
+        except ApiFailure as failure:
+            verdict.unasked = f"the API could not be asked about {spec.model_id} ({failure})"
+    if said is None:
+        _by_date(spec.model_id, _retires(spec), verdict)
+    else:
+        _by_lifecycle(spec.model_id, said, verdict)
+        verdict.problems.extend(_over_limits(spec, said))
+        verdict.problems.extend(_refused(spec, said))
+    return verdict
+
+
+def _ask(api: Api, model_id: str, verdict: Verdict) -> ModelInfo | None:
+    offered = api.models()
+    # An alias is not in the list.
+    said = offered.get(model_id) or api.model(model_id)
+    if said is None and offered:
+        close = get_close_matches(model_id, offered, n=3) or sorted(offered)[:10]
+        verdict.problems.append(
+            f"model_id: the API offers no {model_id} to this key; it offers {', '.join(close)}"
+        )
+    return said
+
+
+def _by_date(model_id: str, retires: date | None, verdict: Verdict) -> None:
+    found = describe(model_id, retires, _today())
+    if found is None or retires is None:
+        return
+    if _today() > retires:
+        verdict.problems.append(
+            f"model_id: {found}; choose a model that is offered today, or update the anthropic "
+            "package if the date has been put off"
+        )
+    else:
+        verdict.warnings.append(found)
+
+
+def _by_lifecycle(model_id: str, said: ModelInfo, verdict: Verdict) -> None:
+    if said.lifecycle == "retired":
+        on = f" on {said.retires}" if said.retires else ""
+        verdict.problems.append(
+            f"model_id: {model_id} was retired{on}; choose a model that is offered today"
+        )
+    elif said.retires is not None and _today() > said.retires:
+        verdict.warnings.append(
+            f"{model_id} was to retire on {said.retires} and is still offered; it may be refused "
+            "any day: choose another model_id"
+        )
+    elif (found := describe(model_id, said.retires, _today())) is not None:
+        verdict.warnings.append(found)
+    elif said.lifecycle == "deprecated":
+        verdict.warnings.append(
+            f"{model_id} is deprecated and will retire; choose another model_id before then"
+        )
+
+
+def _over_limits(spec: JobSpec, said: ModelInfo) -> Iterator[str]:
+    most = said.max_tokens
+    if most is None:
+        return
+    if any(beta.startswith(LONG_OUTPUT_BETA) for beta in spec.betas):
+        most = max(most, LONG_OUTPUT_TOKENS)
+    for key in ("max_tokens", "retry.truncated_max_tokens"):
+        asked = get(spec.declared(), key)
+        if asked is not None and asked > most:
+            yield f"{key}: {asked:,} is more than {spec.model_id} writes; it is at most {most:,}"
+
+
+def _refused(spec: JobSpec, said: ModelInfo) -> Iterator[str]:
+    """Parts of a declaration that need a capability which the model does not have."""
+    declared = spec.declared()
+    needs: list[tuple[str, str, str]] = []
+    if spec.mode != "realtime":
+        needs.append(("mode", "batches", "batch"))
+    if spec.output_schema is not None:
+        needs.append(("output_schema", "structured output", "structured_outputs"))
+    for key, capability in (
+        ("params.output_config.format", "structured_outputs"),
+        ("params.context_management", "context_management"),
+        ("params.output_config.effort", "effort"),
+        ("params.output_config.effort", "effort.{}"),
+        ("params.thinking.type", "thinking.types.{}"),
+    ):
+        value = get(declared, key)
+        if value is not None:
+            what = value if isinstance(value, str) else capability.replace("_", " ")
+            needs.append((key, what, capability.format(value)))
+    for tool in get(declared, "params.tools") or ():
+        kind = str(get(tool, "type"))
+        needs += [
+            ("params.tools", kind, f"server_tools.{name}")
+            for name in SERVER_TOOLS
+            if kind.startswith(name)
+        ]
+    for key, what, capability in dict.fromkeys(needs):
+        if said.supports(capability) is False:
+            yield f"{key}: {spec.model_id} does not support {what}, as the API says of it"
+
+
+def _retires(spec: JobSpec) -> date | None:
+    from batch_pipeline.api.models import retirement_date  # noqa: PLC0415  # the SDK is heavy
+
+    return retirement_date(spec.model_id)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def describe(model_id: str, retires: date | None, today: date) -> str | None:
+    """What to say on a day about a model with this date of retirement; None: nothing."""
+    if retires is None:
+        return None
+    if today > retires:
+        return f"{model_id} was retired on {retires}"
+    days = (retires - today).days
+    when = "today" if not days else "tomorrow" if days == 1 else f"in {days} days"
+    return f"{model_id} retires on {retires} ({when}); choose another model_id before then"
