@@ -126,7 +126,8 @@ def _budget_out_of_range(declared: Declared) -> bool:
     if not isinstance(budget, int) or budget < ROOM_TO_THINK:
         return True
     # With tools a beta lets the budget span several turns of thinking.
-    return budget >= declared.get("max_tokens", budget + 1) and not _tools(declared)
+    most = declared.get("max_tokens")
+    return most is not None and bool(budget >= most) and not _tools(declared)
 
 
 def _tools(declared: Declared) -> list[Any]:

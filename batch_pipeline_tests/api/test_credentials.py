@@ -223,7 +223,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(UsageError, match="Config file not found"):
         AnthropicApi()
     profile(tmp_path / "config", "night", {"type": "user_oauth"}).unlink()
-    with pytest.raises(UsageError, match="Credentials file not found"):
+    with pytest.raises(AccountError, match="Credentials file not found"):
         AnthropicApi()
 
 
