@@ -145,8 +145,9 @@ def _names_no_tool(declared: Declared) -> bool:
 
 
 def _has_calls(declared: Declared) -> bool:
+    mode: str = declared["mode"]
     pilot = declared["pilot"]
-    return declared["mode"] != "batch" or (pilot.size > 0 and pilot.via == "realtime")
+    return mode != "batch" or bool(pilot.size > 0 and pilot.via == "realtime")
 
 
 def _asks_for_long_output(declared: Declared) -> bool:
