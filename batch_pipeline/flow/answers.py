@@ -46,6 +46,10 @@ _OVERLAID_SCHEMA = pa.schema([("unit", pa.string())])
 _REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
 
 
+# In the names of files with what a submission's first publication lacked.
+REST = "-rest"
+
+
 @dataclass(frozen=True)
 class NightAnswers:
     """A night's answer files, and which of the answers were redriven.
@@ -64,7 +68,8 @@ def of_night(
 ) -> NightAnswers:
     """The answers of a night for a snapshot, as if those of the statuses in `also_redriven` were
     redriven too."""
-    collected = submissions.of_night(connection, night.id, State.COLLECTED)
+    every = submissions.of_night(connection, night.id, State.COLLECTED, State.ENDED)
+    collected = [each for each in every if each.has_answers]
     redriven = set(redrives.of_night(connection, night.id))
     redriven |= {Redriven(each.token, status) for each in collected for status in also_redriven}
     later = snapshot.layers[1:]
@@ -75,16 +80,21 @@ def of_night(
 def answer_paths(
     night: Night, collected: Sequence[submissions.Submission], *, duplicates: bool = False
 ) -> list[str]:
-    """The answer files of collected submissions; files that a crash has left do not count.
+    """The answer files of submissions that have answers; files that a crash has left do not count.
+
+    Where answers were published before all could be read, the rest has a file of its own.
 
     Of a shard that was bought twice only the first answers count; with `duplicates` the answer
     files of the second are returned instead, which were billed as well.
     """
     folder = paths.answers(night.job, night.partition, night.account)
     return [
-        f"{folder}/{submission.token}.parquet"
+        f"{folder}/{submission.token}{suffix}.parquet"
         for submission in collected
         if submission.duplicate is duplicates
+        for suffix in (
+            ("",) if submission.published is None or submission.state is State.ENDED else ("", REST)
+        )
     ]
 
 

@@ -74,7 +74,8 @@ def claim_ended(
     after: int,
     is_gone: Callable[[str], bool],
 ) -> Submission | None:
-    """Claim the night's next ended submission with an id above `after` that is not being collected.
+    """Claim the night's next ended submission with an id above `after` that is not being collected
+    and whose next download is due.
 
     `is_gone` tells of the owner of a claim whether its process has certainly ended.
     """
@@ -90,7 +91,8 @@ def claim_ended(
         .limit(MOST_CLAIMED)
     )
     at = now(connection)
-    for row in connection.execute(query).all():
+    due = sa.or_(columns.next_download_at.is_(None), columns.next_download_at <= at)
+    for row in connection.execute(query.where(due)).all():
         if row.collector is None or row.collect_until <= at or is_gone(row.collector):
             until = at + lease_seconds
             submissions.change(

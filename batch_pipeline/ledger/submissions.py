@@ -89,11 +89,23 @@ class Submission:
     collector: str | None = None
     collect_until: float | None = None
     downloads: int = 0
+    next_download_at: float | None = None
+    published: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     mark_id: int | None = None
     candidates: list[str] | None = None
     candidates_from: float | None = None
     waits_for: str | None = None
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether answers of it are published: all, or those that could be read so far."""
+        return self.state is State.COLLECTED or self.published is not None
+
+    @property
+    def published_usd(self) -> Decimal:
+        """What the answers are billed that are published while others are missing, in USD."""
+        return Decimal(0) if self.published is None else Decimal(self.published["cost_usd"])
 
     @property
     def tokens(self) -> dict[str, int]:

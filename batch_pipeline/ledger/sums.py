@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -59,6 +60,21 @@ class Counts:
     estimated_usd: Decimal = Decimal(0)
     duplicate: bool = False
 
+    def __add__(self, other: Counts) -> Counts:
+        """The counts of two parts of one submission."""
+        both = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in FIELDS}
+        return Counts(**{name: _sum(*pair) for name, pair in both.items()})
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts as JSON; amounts are texts."""
+        values = vars(self).items()
+        return {name: str(v) if isinstance(v, Decimal) else v for name, v in values}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Counts:
+        usd = {name for name in data if name.endswith("_usd")}
+        return cls(**{name: Decimal(v) if name in usd else v for name, v in data.items()})
+
     def columns(self) -> dict[str, object]:
         """What of this is kept in columns of `submission`."""
         return {
@@ -74,6 +90,15 @@ class Counts:
             "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,
             "duplicate": self.duplicate,
         }
+
+
+FIELDS = fields(Counts)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, Mapping):
+        return {**one, **other, **{key: _sum(one[key], other[key]) for key in one.keys() & other}}
+    return one or other if isinstance(one, bool) else one + other
 
 
 @dataclass(frozen=True)

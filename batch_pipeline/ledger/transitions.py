@@ -49,6 +49,9 @@ from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.ledger.sums import Counts
 
+# Between two attempts at the same thing.
+LONGEST_REST_SECONDS = 3_600.0
+
 
 def new_token() -> str:
     """80 random bits as 16 characters that a custom id may hold."""
@@ -278,12 +281,34 @@ def request_cancel(connection: Connection, submission: Submission) -> None:
     )
 
 
-def count_download(connection: Connection, submission: Submission) -> None:
-    """Count a whole download of an ended submission's results that lacked lines."""
+def count_download(
+    connection: Connection, submission: Submission, error: str, rest_seconds: float
+) -> None:
+    """Count a whole download of an ended submission's results that lacked lines.
+
+    The first pause before the next one is `rest_seconds`, each further one twice as long.
+    """
+    rest = rest_seconds * 2.0 ** min(submission.downloads, 30)
     submissions.change(
         connection,
         tables.submission.c.id == submission.id,
-        downloads=tables.submission.c.downloads + 1,
+        downloads=submission.downloads + 1,
+        next_download_at=now(connection) + min(rest, LONGEST_REST_SECONDS),
+        error=error,
+    )
+
+
+def publish(
+    connection: Connection, submission: Submission, counts: Counts, cost_usd: Decimal
+) -> None:
+    """Record that answers of an ended submission are published while other lines are missing.
+
+    It stays ENDED, with its shard and its bound: what is missing is not sent again.
+    """
+    submissions.change(
+        connection,
+        tables.submission.c.id == submission.id,
+        published={"cost_usd": str(cost_usd), "counts": counts.as_json()},
     )
 
 

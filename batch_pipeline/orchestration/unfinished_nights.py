@@ -127,7 +127,7 @@ def as_unfinished(
         pilot=stage,
         next_requests=next_requests,
         waiting=state.waiting,
-        to_collect=state.to_collect,
+        to_collect=state.collectable,
         settled_up=state.sent_everything and night.published and night.held_at is None,
         summary=state.describe(),
         calls_due=stage is PilotStage.JUDGED and realtime and to_plan > 0,
@@ -151,7 +151,7 @@ def _is_answered_now(submission: Submission, now: float) -> bool:
     """Whether the pilot's answers are on their way: at the API, or in another process's hands."""
     if submission.state is State.CALLING:
         return submission.lease_until > now
-    return submission.state is not State.ENDED
+    return submission.state is not State.ENDED or (submission.next_download_at or 0.0) > now
 
 
 def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue) -> int | None:

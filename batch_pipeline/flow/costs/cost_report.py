@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.costs import answer_sums, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.dataset.requests import Declaration
@@ -176,7 +177,7 @@ def _declarations(connection: Connection, state: Progress) -> dict[int, Declarat
 
 
 def _collected(state: Progress) -> list[Submission]:
-    return [s for s in state.submissions if s.state is State.COLLECTED]
+    return [s for s in state.submissions if s.has_answers]
 
 
 def _duplicates(state: Progress) -> Duplicates:
@@ -280,7 +281,7 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
         return ZERO
     folder = paths.results(state.night.job, state.night.partition)
     pending = {
-        f"{folder}/{s.batch_id or s.token}.parquet"
+        f"{folder}/{s.batch_id or s.token}{'' if s.published is None else REST}.parquet"
         for s in state.submissions
         if s.state is not State.COLLECTED
     }

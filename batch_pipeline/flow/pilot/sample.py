@@ -5,6 +5,7 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -22,16 +23,20 @@ from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
+from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission.admission import Waiting
-from batch_pipeline.ledger.admission.night_state import PILOT_AT_API, running
+from batch_pipeline.ledger.admission.night_state import PILOT_AT_API, RESULTS_MISSING, running
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
+
+log = logging.getLogger(__name__)
 
 # A pilot is at most a tenth of a night.
 UNITS_PER_SAMPLED = 10
@@ -56,22 +61,25 @@ def run_pilot(
             return verdict if verdict["open"] else _judged_again(pipeline, spec, night, verdict)
         night = plan.take_back_too_large(pipeline, spec, night)
         seen = plan.view(pipeline, night)
-        pilot = _latest(pipeline, seen)
+        published = _published(pipeline, night.id)
+        pilot = _latest(pipeline, seen, published)
         if pilot is None:
             _plan(pipeline, spec, seen)
-        elif pilot.state is ShardState.COLLECTED:
-            _decide(pipeline, spec, seen, price)
+        elif pilot.state is ShardState.COLLECTED or pilot.id in published:
+            # Lines that cannot be read may take a day: what can be read tells enough.
+            _decide(pipeline, spec, seen, price, in_part=bool(published))
         else:
             waiting = _send(pipeline, spec, seen.night, pilot)
             if waiting is not None:
                 return waiting
 
 
-def _latest(pipeline: Pipeline, seen: View) -> Shard | None:
-    """The first pilot of this snapshot that is not collected, else the newest: one that the API
+def _latest(pipeline: Pipeline, seen: View, published: set[int]) -> Shard | None:
+    """The first pilot of this snapshot that has no answers yet, else the newest: one that the API
     refused was split."""
     found = _pilots(pipeline, seen, ShardState.WAITING, ShardState.CLAIMED, ShardState.COLLECTED)
-    left = [pilot for pilot in found if pilot.state is not ShardState.COLLECTED]
+    done = ShardState.COLLECTED
+    left = [pilot for pilot in found if pilot.state is not done and pilot.id not in published]
     return next(iter(left), found[-1] if found else None)
 
 
@@ -116,21 +124,41 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
             for submission in submissions.of_night(connection, night.id, State.ENDED)
             if submission.pilot and submission.snapshot_id == pilot.snapshot_id
         ]
+        at = now(connection)
     if not ended:
         return Waiting(running(PILOT_AT_API), pilot.requests)
     watch = breaker.Watch(pipeline, spec.alerts, night)
+    looked_at: set[int] = set()
     for submission in ended:
-        lost_results.collect(pipeline, night, submission, spec.retry)
+        if (submission.next_download_at or 0.0) > at:
+            continue
+        try:
+            lost_results.collect(pipeline, night, submission, spec.retry)
+        except ResultsIncompleteError as error:
+            log.warning("batch %s: %s", submission.batch_id, error)
+            if submission.shard_id not in _published(pipeline, night.id):
+                continue
+        looked_at.add(submission.id)
         watch.collected()
         budget.note_if_passed(pipeline, spec, night, submission)
-    return None
+    return None if looked_at else Waiting(running(RESULTS_MISSING), pilot.requests)
 
 
-def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) -> None:
+def _published(pipeline: Pipeline, night_id: int) -> set[int]:
+    """The shards of which answers are published while others are missing."""
     with pipeline.ledger.read() as connection:
-        collected = submissions.of_night(connection, seen.night.id, State.COLLECTED)
-    sampled = {shard.id for shard in _pilots(pipeline, seen, ShardState.COLLECTED)}
-    every = [s for s in collected if s.shard_id in sampled and not s.duplicate]
+        found = submissions.of_night(connection, night_id, State.ENDED)
+    return {s.shard_id for s in found if s.published is not None}
+
+
+def _decide(
+    pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice, *, in_part: bool = False
+) -> Verdict | None:
+    """Judge the pilot and store the verdict; None: there is more to ask, or to wait for."""
+    with pipeline.ledger.read() as connection:
+        found = submissions.of_night(connection, seen.night.id, State.COLLECTED, State.ENDED)
+    sampled = {s.id for s in _pilots(pipeline, seen, ShardState.COLLECTED, ShardState.CLAIMED)}
+    every = [s for s in found if s.has_answers and s.shard_id in sampled and not s.duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
         columns=["unit", "id", "status", "final", "error_message", *TOKENS]
     )
@@ -142,15 +170,17 @@ def _decide(pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice) ->
     # they heal has to be known before the night is bought.
     bounds = _bounds(pipeline, spec, seen)
     size = _fitting(pipeline, spec, cut_off)
-    if asked_again and plan.plan_more_room(pipeline, seen, spec, size, bounds):
-        return
-    billed = sum((s.cost_usd or Decimal(0) for s in every), Decimal(0))
+    if asked_again and not in_part and plan.plan_more_room(pipeline, seen, spec, size, bounds):
+        return None
+    costs = (s.published_usd if s.cost_usd is None else s.cost_usd for s in every)
+    billed = sum(costs, Decimal(0))
     verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
-    if verdict is None:
+    if verdict is not None:
+        _store(pipeline, seen.night, verdict)
+    elif not in_part:
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
-    else:
-        _store(pipeline, seen.night, verdict)
+    return verdict
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:

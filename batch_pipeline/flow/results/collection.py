@@ -18,8 +18,9 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
@@ -39,6 +40,7 @@ from batch_pipeline.ledger import (
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import Counts
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +65,15 @@ def collect(
     retry: RetrySpec,
     *,
     gone: str | None = None,
+    in_part: bool = False,
 ) -> None:
     """Publish the files of an ended submission, and record its counts and costs.
 
     Raises ResultsIncompleteError or ApiFailure, and changes nothing, where lines are missing. With
+    `in_part` the answers that can be read are published before that, unless some are already. With
     `gone` missing lines are taken as lost for ever, for this reason: their requests are set aside.
     """
+    in_part = in_part and submission.published is None
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
@@ -78,13 +83,16 @@ def collect(
         datetime.fromtimestamp(submission.intent_at, UTC),
         submission.stated_prices,
     )
-    judge = LineJudge(pipeline, submission, snapshot, manifest, retry, price, gone=gone)
+    settled = _published(pipeline, night, submission)
+    left = replace(submission, usd_bound=submission.usd_bound - submission.published_usd)
+    judge = LineJudge(pipeline, left, snapshot, manifest, retry, price, gone=gone, settled=settled)
     with ExitStack() as stack:
         staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
             there = blocks if gone is None else _none_if_absent(blocks)
             _write(judge.chunks(there), staged)
-        judge.check_complete()
+        if not (in_part and judge.judged):
+            judge.check_complete()
         dead_letters.write(
             pipeline.files, snapshot, judge.letters, staged.letters,
             simulated=pipeline.account.simulated,
@@ -94,6 +102,16 @@ def collect(
                 pipeline.files.make_durable(path)
         with pipeline.ledger.write() as connection:
             _record(connection, pipeline, night, submission, judge, staged)
+    judge.check_complete()
+
+
+def _published(pipeline: Pipeline, night: Night, submission: Submission) -> list[int]:
+    """The numbers of the requests whose answers are published."""
+    if submission.published is None:
+        return []
+    [path] = night_answers.answer_paths(night, [submission])
+    names = pipeline.files.read_columns(path, ["custom_id"]).column("custom_id").to_pylist()
+    return [known[1] for known in map(parse_custom_id, names) if known is not None]
 
 
 def _write(chunks: Iterator[Chunk], staged: _Staged) -> None:
@@ -124,12 +142,15 @@ def _record(
     staged: _Staged,
 ) -> None:
     """Publish the files and mark the submission as collected, unless another collector has."""
-    if submissions.get(connection, submission.id).state is not State.ENDED:
+    current = submissions.get(connection, submission.id)
+    if current.state is not State.ENDED or current.published != submission.published:
         return
     shard = shards.get_shard(connection, submission.shard_id)
     # Another submission has answered the shard: this one was bought twice. Its answers count for
     # the bill alone.
     duplicate = shard.state is not ShardState.CLAIMED
+    if duplicate and judge.missing:
+        return
     if duplicate:
         log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
     # The folder may show the night of another account.
@@ -138,7 +159,13 @@ def _record(
     counts = judge.counts(duplicate=duplicate)
     if submission.progress is not None:
         counts = replace(counts, lost_usd=Decimal(submission.progress["lost_usd_bound"]))
-    transitions.collect(connection, submission, counts, judge.cost)
+    if judge.missing:
+        transitions.publish(connection, submission, counts, judge.cost)
+        return
+    if submission.published is not None:
+        counts += Counts.from_json(submission.published["counts"])
+    cost = judge.cost + submission.published_usd
+    transitions.collect(connection, submission, counts, cost)
     takeovers.settle(connection, night.id)
     if judge.stopped_by is not None:
         accounts.pause_account(connection, night.account, judge.stopped_by)
@@ -148,10 +175,11 @@ def _publish(
     pipeline: Pipeline, night: Night, submission: Submission, staged: _Staged, *, shown: bool
 ) -> None:
     job, partition, files = night.job, night.partition, pipeline.files
+    rest = "" if submission.published is None else night_answers.REST
+    name = f"{submission.batch_id or submission.token}{rest}"
     if staged.raw.exists():
-        files.publish(staged.raw, f"{paths.raw(job, partition)}/{submission.batch_id}.jsonl.zst")
+        files.publish(staged.raw, f"{paths.raw(job, partition)}/{name}.jsonl.zst")
     folder = paths.answers(job, partition, night.account)
-    files.publish(staged.answers, f"{folder}/{submission.token}.parquet")
+    files.publish(staged.answers, f"{folder}/{submission.token}{rest}.parquet")
     if shown:
-        name = submission.batch_id or submission.token
         results_folder.append(pipeline, night, name, staged.results, staged.letters)

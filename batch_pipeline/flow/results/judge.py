@@ -135,6 +135,7 @@ class LineJudge:
         self._seen = bytearray(manifest.num_rows)
         for number in settled:
             self._seen[number] = True
+        self._settled = len(self._seen) - self.missing
         # Results without a message, by request: a line that succeeded may still follow.
         self._pending: dict[int, _Read] = {}
         # Lines that cannot be read, the first of them quoted; lines of other submissions' requests.
@@ -161,6 +162,11 @@ class LineJudge:
     def missing(self) -> int:
         """Requests without a result."""
         return self._seen.count(0)
+
+    @property
+    def judged(self) -> int:
+        """Requests whose results were judged by now, beside those that are published."""
+        return len(self._seen) - self.missing - self._settled
 
     def chunks(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
         """The rows of blocks of whole lines; with `gone`, of requests without a line as well."""

@@ -16,13 +16,15 @@ from batch_pipeline.flow.results import collection
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
-from batch_pipeline.ledger import transitions
+from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
 
 log = logging.getLogger(__name__)
 
+# The answers that can be read are published after this number of whole downloads.
+PUBLISHED_AFTER = 3
 # Lines are lost after this number of whole downloads without them, and at least this time after
 # the batch was seen to have ended.
 MOST_DOWNLOADS = 20
@@ -32,16 +34,19 @@ LEAST_SECONDS = 24 * 3600.0
 def collect(pipeline: Pipeline, night: Night, submission: Submission, retry: RetrySpec) -> None:
     """Collect an ended submission, and set aside those of its requests whose results are lost.
 
-    Raises ResultsIncompleteError or ApiFailure, and changes nothing, where results are missing
-    that may still come.
+    Raises ResultsIncompleteError or ApiFailure where results are missing that may still come. After
+    the third whole download the others are published, once; what is missing stays with its batch.
     """
+    in_part = submission.batch_id is not None and submission.downloads + 1 >= PUBLISHED_AFTER
     try:
-        collection.collect(pipeline, night, submission, retry)
+        collection.collect(pipeline, night, submission, retry, in_part=in_part)
     except (ApiFailure, ResultsIncompleteError) as error:
         why = _why_gone(pipeline, submission, error)
         if why is None:
             raise
         log.error("batch %s: %s; its requests are set aside", submission.batch_id, why)
+        with pipeline.ledger.read() as connection:
+            submission = submissions.get(connection, submission.id)
         collection.collect(pipeline, night, submission, retry, gone=why)
 
 
@@ -88,5 +93,6 @@ def _why_gone(
     with pipeline.ledger.write() as connection:
         at = ledger.now(connection)
         if isinstance(error, ResultsIncompleteError):
-            transitions.count_download(connection, submission)
+            rest = pipeline.settings.poll_seconds
+            transitions.count_download(connection, submission, str(error), rest)
     return why_gone(submission, error, batch, at)

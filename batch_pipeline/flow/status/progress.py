@@ -79,6 +79,12 @@ class Progress:
         return tuple(s for s in self.submissions if s.state in LIVE)
 
     @property
+    def collectable(self) -> int:
+        """Of the requests to collect, those whose results are to be downloaded now."""
+        ended = (s for s in self.live if s.state is State.ENDED)
+        return sum(s.requests for s in ended if (s.next_download_at or 0.0) <= self.at)
+
+    @property
     def called(self) -> int:
         """Real-time calls that are answered and not collected yet."""
         return sum(s.progress["answered"] for s in self.live if s.progress is not None)
@@ -207,8 +213,12 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         statuses.update(snapshot.settled)
         statuses.update(sums.settled_items(connection, snapshot.id))
         first = breaker.first_attempts(connection, night_id, snapshot, overruled)
+        for submission in live:
+            if submission.published is not None and submission.snapshot_id == snapshot.id:
+                statuses.update(submission.published["counts"]["items"])
     cost = {"batch": Decimal(0), "realtime": Decimal(0)}
     for submission in live:
+        cost[submission.engine] += submission.published_usd
         if submission.progress is not None:
             # What calls have cost by their last checkpoint; what they are billed for follows.
             cost[submission.engine] += Decimal(submission.progress["cost_usd"])

@@ -195,6 +195,20 @@ def _waits_for(submission: Submission, at: float) -> str:
     return "the API's list is consulted until it is found, or proven absent"
 
 
+def _missing_lines(submission: Submission, name: str, at: float) -> NightWarning:
+    """What is missing of a batch whose results are fetched again and again."""
+    rest = max(0.0, (submission.next_download_at or at) - at)
+    kept = "the other answers are published, " if submission.published is not None else ""
+    return NightWarning(
+        "results_incomplete",
+        f"batch {name}, after {submission.downloads} whole downloads: {submission.error} {kept}"
+        f"the next download is due in {duration(rest)}, and nothing of it is sent again meanwhile",
+        name,
+        key="published" if kept else "",
+        alerts=bool(kept),
+    )
+
+
 def _near_expiry(name: str, left: float) -> Iterator[NightWarning]:
     if left > NEAR_EXPIRY_SECONDS:
         return
@@ -229,6 +243,8 @@ def _uncollected(submission: Submission, name: str, at: float) -> Iterator[Night
                 name,
             )
             return
+    if submission.state is State.ENDED and submission.downloads:
+        yield _missing_lines(submission, name, at)
     waited = at - (submission.ended_at if submission.ended_at is not None else at)
     if submission.state is State.ENDED and waited > UNCOLLECTED_SECONDS:
         yield NightWarning(

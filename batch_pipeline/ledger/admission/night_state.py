@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 PILOT_AT_API = "the pilot's batch is being processed"
+RESULTS_MISSING = (
+    "lines of the pilot's results are missing or cannot be read; they are fetched again"
+)
 PROCESSED = "its batches are being processed, or their results are to be collected"
 CALLED_ELSEWHERE = "another process makes its real-time calls"
 RUN_SUBMITS = "a run is submitting"

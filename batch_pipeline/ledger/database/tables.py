@@ -277,8 +277,11 @@ submission = Table(
     # Which process collects it, and until when its claim holds; see `leases`.
     Column("collector", String(200)),
     Column("collect_until", Double),
-    # Whole downloads of its results that lacked lines.
+    # Whole downloads of its results that lacked lines, and when the next one is due.
     Column("downloads", Integer, nullable=False, default=0),
+    Column("next_download_at", Double),
+    # What the answers come to that are published already, while other lines are missing.
+    Column("published", JSON(none_as_null=True)),
     # How far real-time calls were at their last checkpoint.
     Column("progress", JSON),
     Index("submission_by_account", "account", "state"),

@@ -23,6 +23,8 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
+from batch_pipeline.ledger import leases, transitions
+from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -154,6 +156,7 @@ def test_lines_that_never_come_are_set_aside_and_the_others_kept(
 
     faults.on_results = short
     monkeypatch.setattr(lost_results, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(transitions, "LONGEST_REST_SECONDS", 0.0)
     state = run(pipeline, spec, PARTITION)
     assert state.complete
     assert state.statuses == {"succeeded": 6, "errored": 2}
@@ -164,3 +167,79 @@ def test_lines_that_never_come_are_set_aside_and_the_others_kept(
     assert billed + state.gone_usd_bound > sim.books.batch_cost_usd > billed
     assert {s.downloads for s in submissions_of(pipeline)} == {MOST_DOWNLOADS}
     assert {s.state for s in submissions_of(pipeline)} == {State.COLLECTED}
+
+
+@pytest.mark.parametrize("pilot", [{"size": 0}, {"size": 20, "via": "batch"}], ids=["", "pilot"])
+def test_readable_answers_are_published_once_after_the_third_download(
+    sim: Simulator,
+    pipeline: Pipeline,
+    faults: Faults,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pilot: dict[str, object],
+) -> None:
+    spec = job(write_rows(tmp_path / "in.jsonl", documents(200)), pilot=pilot)
+    downloads: list[int] = []
+    seen: list[tuple[int, dict[str, str]]] = []
+
+    def odd(_batch_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        first, *others = b"".join(chunks).splitlines(keepends=True)
+        downloads.append(len(others) + 1)
+        seen.append((len(downloads), published()))
+        if len(downloads) == 5:
+            yield b"".join([first, *others]).replace(b'"text":"', b'"text":"changed ')
+        elif len(downloads) < 5:
+            yield b"".join([first.replace(b'"usage"', b"NaN"), *others])
+        else:
+            yield b"".join([first, *others])
+
+    def published() -> dict[str, str]:
+        folder = paths.results(spec.name, PARTITION)
+        if not pipeline.files.list(folder, ".parquet"):
+            return {}
+        return {row["id"]: row["content"] for row in results(pipeline, spec)}
+
+    faults.on_results = odd
+    monkeypatch.setattr(transitions, "LONGEST_REST_SECONDS", 0.0)
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 200}
+    assert sim.books.accepted_requests == 200, "nothing is sent again"
+    size = downloads[0]
+    counts = [len(found) for _, found in seen]
+    if size == 200:
+        assert counts == [0, 0, 0, 199, 199]
+        after = published()
+        assert {key: after[key] for key in seen[-1][1]} == seen[-1][1], "published answers changed"
+        assert sum(text.startswith("changed ") for text in after.values()) == 1
+    assert len(results(pipeline, spec)) == 200
+    rows = by_id(results(pipeline, spec))
+    assert sum((row["cost_usd"] for row in rows.values()), Decimal(0)) == sim.books.batch_cost_usd
+    report = write_report(pipeline, spec, state.night)
+    assert report.costs.batch_usd == sim.books.batch_cost_usd == report.costs.attributed_usd
+    assert report.estimated_cost_usd == 0
+
+
+def test_what_is_missing_is_told_and_waits_for_all_processes(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, spec: JobSpec
+) -> None:
+    pipeline = make_pipeline(poll_seconds=100.0)
+    faults.on_results = lambda _, chunks: iter([b"".join(chunks).replace(b"{", b"", 1)])
+    run(pipeline, spec, PARTITION, wait=False)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    pauses = []
+    for _ in range(8):
+        [first, _] = submissions_of(pipeline)
+        with pipeline.ledger.write() as connection:
+            assert first.next_download_at is not None
+            pauses.append(round(first.next_download_at - now(connection)))
+            assert leases.claim_ended(
+                connection, first.night_id, "me", 1, after=0, is_gone=lambda _: True
+            ) is None  # fmt: skip
+            transitions.count_download(connection, first, "m", pipeline.settings.poll_seconds)
+    assert pauses == [100, 200, 400, 800, 1600, 3200, 3600, 3600]
+    found = [w for w in warnings.of(state, AlertsSpec()) if w.code == "results_incomplete"]
+    assert len(found) == 2
+    assert "lack 1 of " in found[0].message
+    assert "1 lines cannot be read (line 1: " in found[0].message
+    assert "due in" in found[0].message
+    assert state.collectable == 0 < state.to_collect
