@@ -278,6 +278,25 @@ def is_spend_limit(failure: ApiFailure) -> bool:
     )
 
 
+# From this number of answers on, and this share of them, failures say something of the API and
+# nothing of the requests.
+STORM_ANSWERS = 20
+STORM_SHARE = 0.9
+
+
+def is_passing(outcome: Outcome) -> bool:
+    """Whether a result failed for a reason that passes: overload, outage, expiry."""
+    again = outcome.action in (Action.RETRY, Action.REOPEN)
+    return again and outcome.status is not Status.CANCELED
+
+
+def is_storm(answers: int, passing: int) -> bool | None:
+    """Whether nearly all answers failed for reasons that pass; None: too few to tell."""
+    if passing < STORM_SHARE * answers:
+        return False
+    return True if answers >= STORM_ANSWERS else None
+
+
 def with_more_room(outcome: Outcome) -> Outcome:
     """The outcome of a request that can be sent again with a larger `max_tokens`.
 

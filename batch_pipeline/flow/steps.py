@@ -37,6 +37,7 @@ from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, refusals, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, state_of
 from batch_pipeline.ledger.nights import Night
@@ -266,6 +267,9 @@ def submit(
     watched = _watching_deadline(pipeline, spec, night, meanwhile)
     called = calls.send_all(pipeline, spec, night, read_gates, watched)
     waiting = called.waiting if called.waiting.state is not None else submitted.waiting
+    if waiting.state is None:
+        with pipeline.ledger.read() as connection:
+            waiting = admission.resting(connection, night) or waiting
     return replace(submitted, waiting=waiting, answers=called.answers)
 
 
@@ -275,6 +279,9 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
     Batches are kept so small that several fit under the ceilings in USD at once: a night in one
     batch, reserved at its bound, might not fit although its real cost would.
     """
+    with pipeline.ledger.read() as connection:
+        if admission.resting(connection, night) is not None:
+            return
     found = takeover.course(pipeline, spec, night)
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
     wants_batches = takeover.wants_batches(pipeline, spec, found, limits)

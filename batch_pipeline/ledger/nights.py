@@ -16,6 +16,10 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.wording import moment
+
+# Between two attempts at the same thing.
+LONGEST_REST_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,21 @@ class Night:
     realtime_since: float | None = None
     forecast: dict[str, Any] | None = None
     pruned_at: float | None = None
+    retry_at: float | None = None
+    retry_rounds: int = 0
+    storm_since: float | None = None
+
+    def resting(self, at: float) -> str | None:
+        """Why requests that failed are not asked again at a time, as a clause; None: they are."""
+        if self.retry_at is None or self.retry_at <= at:
+            return None
+        again = f"what failed is asked again at {moment(self.retry_at)}"
+        if self.storm_since is None:
+            return again
+        return (
+            f"nearly all answers have failed since {moment(self.storm_since)} for reasons that "
+            f"pass (overload, an outage of the API); it counts no attempt, and {again}"
+        )
 
 
 def find_night(connection: Connection, job: str, partition: str, account: str) -> Night | None:
@@ -106,6 +125,26 @@ def list_nights(
 
 def update_night(connection: Connection, night_id: int, **values: Any) -> None:
     connection.execute(sa.update(tables.night).where(tables.night.c.id == night_id).values(values))
+
+
+def back_off(
+    connection: Connection, night_id: int, rest_seconds: float, *, again: int, storm: bool | None
+) -> None:
+    """Note what a collected submission says of the API: when requests that failed go again.
+
+    `again` of its requests are to go again because they failed. `storm`: nearly all answers failed
+    for reasons that pass; None: that cannot be said of so few. The pause is `rest_seconds` before
+    the first round, and twice as long before each further one in a row.
+    """
+    night, at = get_night(connection, night_id), now(connection)
+    if storm:
+        update_night(connection, night_id, storm_since=night.storm_since or at)
+    elif storm is False:
+        update_night(connection, night_id, storm_since=None, retry_rounds=0)
+        night = get_night(connection, night_id)
+    if again:
+        rest = min(rest_seconds * 2.0 ** min(night.retry_rounds, 30), LONGEST_REST_SECONDS)
+        update_night(connection, night_id, retry_at=at + rest)
 
 
 def mark_pruned(connection: Connection, pruned: Sequence[Night], at: float) -> None:

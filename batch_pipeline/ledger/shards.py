@@ -76,6 +76,10 @@ def add_shards(
         return False
     assert night.snapshot_id is not None
     insert(connection, night.id, night.snapshot_id, shards)
+    current = nights.get_night(connection, night.id)
+    if shards and current.retry_at is not None:
+        rounds = current.retry_rounds + 1
+        nights.update_night(connection, night.id, retry_at=None, retry_rounds=rounds)
     nights.update_night(
         connection, night.id, revision=night.revision + 1, open_requests=open_requests
     )

@@ -58,6 +58,9 @@ class Counts:
     gone_usd: Decimal = Decimal(0)
     lost_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
+    # Requests that failed for a reason that passes, and all that go again because they failed.
+    passing: int = 0
+    again: int = 0
     duplicate: bool = False
 
     def __add__(self, other: Counts) -> Counts:
@@ -72,8 +75,8 @@ class Counts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Counts:
-        usd = {name for name in data if name.endswith("_usd")}
-        return cls(**{name: Decimal(v) if name in usd else v for name, v in data.items()})
+        usd = {name: Decimal(data[name]) for name in data if name.endswith("_usd")}
+        return cls(**{**data, **usd})
 
     def columns(self) -> dict[str, object]:
         """What of this is kept in columns of `submission`."""
@@ -87,6 +90,7 @@ class Counts:
             "gone_requests": self.gone_requests,
             "gone_usd": self.gone_usd,
             "estimated_usd": self.estimated_usd,
+            "passing": self.passing,
             "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,
             "duplicate": self.duplicate,
         }

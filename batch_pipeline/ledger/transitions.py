@@ -49,9 +49,6 @@ from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.ledger.sums import Counts
 
-# Between two attempts at the same thing.
-LONGEST_REST_SECONDS = 3_600.0
-
 
 def new_token() -> str:
     """80 random bits as 16 characters that a custom id may hold."""
@@ -293,7 +290,7 @@ def count_download(
         connection,
         tables.submission.c.id == submission.id,
         downloads=submission.downloads + 1,
-        next_download_at=now(connection) + min(rest, LONGEST_REST_SECONDS),
+        next_download_at=now(connection) + min(rest, nights.LONGEST_REST_SECONDS),
         error=error,
     )
 

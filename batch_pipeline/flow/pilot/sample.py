@@ -26,6 +26,7 @@ from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import PILOT_AT_API, RESULTS_MISSING, running
 from batch_pipeline.ledger.database.ledger import now
@@ -67,7 +68,9 @@ def run_pilot(
             _plan(pipeline, spec, seen)
         elif pilot.state is ShardState.COLLECTED or pilot.id in published:
             # Lines that cannot be read may take a day: what can be read tells enough.
-            _decide(pipeline, spec, seen, price, in_part=bool(published))
+            waiting = _decide(pipeline, spec, seen, price, in_part=bool(published))
+            if waiting is not None:
+                return waiting
         else:
             waiting = _send(pipeline, spec, seen.night, pilot)
             if waiting is not None:
@@ -145,16 +148,19 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
 
 
 def _published(pipeline: Pipeline, night_id: int) -> set[int]:
-    """The shards of which answers are published while others are missing."""
+    """The pilots of which answers are published while others are missing."""
     with pipeline.ledger.read() as connection:
         found = submissions.of_night(connection, night_id, State.ENDED)
-    return {s.shard_id for s in found if s.published is not None}
+    return {s.shard_id for s in found if s.pilot and s.published is not None}
 
 
 def _decide(
     pipeline: Pipeline, spec: JobSpec, seen: View, price: ModelPrice, *, in_part: bool = False
-) -> Verdict | None:
-    """Judge the pilot and store the verdict; None: there is more to ask, or to wait for."""
+) -> Waiting | None:
+    """Judge the pilot and store the verdict, or plan what is to be asked before that.
+
+    Returns what either has to wait for.
+    """
     with pipeline.ledger.read() as connection:
         found = submissions.of_night(connection, seen.night.id, State.COLLECTED, State.ENDED)
     sampled = {s.id for s in _pilots(pipeline, seen, ShardState.COLLECTED, ShardState.CLAIMED)}
@@ -177,10 +183,15 @@ def _decide(
     verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
     if verdict is not None:
         _store(pipeline, seen.night, verdict)
-    elif not in_part:
+        return None
+    if in_part:
+        return Waiting(running(RESULTS_MISSING))
+    with pipeline.ledger.read() as connection:
+        waiting = admission.resting(connection, seen.night)
+    if waiting is None:
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
-    return verdict
+    return waiting
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:

@@ -8,7 +8,7 @@ collected; so neither a crash nor a second collector can publish or count an ans
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.prices import price_at
+from batch_pipeline.flow.outcomes import STORM_ANSWERS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results import dead_letters, lines, results_folder
@@ -77,6 +78,7 @@ def collect(
     with pipeline.ledger.read() as connection:
         shard = shards.get_shard(connection, submission.shard_id)
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
+        latest = submissions.latest_collected(connection, night.id, STORM_ANSWERS)
     manifest = manifests.read(pipeline.files, shard.manifest)
     price = price_at(
         Declaration.from_json(snapshot.declaration),
@@ -85,7 +87,10 @@ def collect(
     )
     settled = _published(pipeline, night, submission)
     left = replace(submission, usd_bound=submission.usd_bound - submission.published_usd)
-    judge = LineJudge(pipeline, left, snapshot, manifest, retry, price, gone=gone, settled=settled)
+    judge = LineJudge(
+        pipeline, left, snapshot, manifest, retry, price,
+        gone=gone, settled=settled, earlier=_earlier(latest),
+    )  # fmt: skip
     with ExitStack() as stack:
         staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
@@ -103,6 +108,17 @@ def collect(
         with pipeline.ledger.write() as connection:
             _record(connection, pipeline, night, submission, judge, staged)
     judge.check_complete()
+
+
+def _earlier(latest: Sequence[Submission]) -> tuple[int, int]:
+    """The latest answers of a night, and those of them that failed for a reason that passes."""
+    answers = passing = 0
+    for submission in reversed(latest):
+        if answers >= STORM_ANSWERS:
+            break
+        answers += submission.requests
+        passing += submission.passing
+    return answers, passing
 
 
 def _published(pipeline: Pipeline, night: Night, submission: Submission) -> list[int]:
@@ -166,6 +182,9 @@ def _record(
         counts += Counts.from_json(submission.published["counts"])
     cost = judge.cost + submission.published_usd
     transitions.collect(connection, submission, counts, cost)
+    rest = pipeline.settings.poll_seconds
+    if not duplicate:
+        nights.back_off(connection, night.id, rest, again=counts.again, storm=judge.storm)
     takeovers.settle(connection, night.id)
     if judge.stopped_by is not None:
         accounts.pause_account(connection, night.account, judge.stopped_by)

@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import mul
@@ -88,7 +88,9 @@ class LineJudge:
 
     `manifest` has a row for each request of the submission, in the order of their numbers. `gone`
     says why requests without a line are set aside; None: they may still come. `settled` are the
-    numbers of requests whose answers are published: their lines are passed over.
+    numbers of requests whose answers are published: their lines are passed over. `earlier` are the
+    latest answers of the night before these, and those of them that failed for a reason that
+    passes: where there are too few of these to tell a storm, both count.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class LineJudge:
         *,
         gone: str | None = None,
         settled: Iterable[int] = (),
+        earlier: tuple[int, int] = (0, 0),
     ) -> None:
         declaration = Declaration.from_json(snapshot.declaration)
         tiers = price.batch if submission.engine == "batch" else price.realtime
@@ -138,6 +141,12 @@ class LineJudge:
         self._settled = len(self._seen) - self.missing
         # Results without a message, by request: a line that succeeded may still follow.
         self._pending: dict[int, _Read] = {}
+        # Of these, calls with tries whose answers were lost: they may have been billed.
+        self._lost: set[int] = set()
+        self._earlier = earlier
+        self._passing = self._again = 0
+        # Whether nearly all answers failed for reasons that pass; None: too few to tell.
+        self.storm: bool | None = None
         # Lines that cannot be read, the first of them quoted; lines of other submissions' requests.
         self._unreadable = self._foreign = 0
         self._quoted: list[str] = []
@@ -188,6 +197,7 @@ class LineJudge:
             missing = [number for number in missing if number not in self._pending]
             self._given_up = len(missing)
             self._pending |= dict.fromkeys(missing, lost)
+        self._look_for_storm()
         while self._pending:
             numbers = list(itertools.islice(self._pending, _ROWS_AT_ONCE))
             yield self._chunk([self._settle(n, self._pending.pop(n)) for n in numbers])
@@ -246,6 +256,8 @@ class LineJudge:
             gone_requests=self._given_up,
             gone_usd=gone_usd if self._given_up else Decimal(0),
             estimated_usd=self._estimated,
+            passing=0 if duplicate else self._passing,
+            again=0 if duplicate else self._again,
             duplicate=duplicate,
         )
 
@@ -282,6 +294,8 @@ class LineJudge:
             # Calls alone have this mark, which is ours: from the API it would mean nothing.
             attempted = self._submission.batch_id is not None or data.get("attempted") is not False
             self._pending[number] = self._read(result, attempted=attempted)
+            if self._submission.batch_id is None and data.get("lost"):
+                self._lost.add(number)
         return None
 
     def _read(self, result: object, *, attempted: bool = True) -> _Read:
@@ -299,6 +313,22 @@ class LineJudge:
         model = None if model is None else str(model)
         return outcome, content, parsed, stop_reason, model, tokens_of(message)
 
+    def _look_for_storm(self) -> None:
+        """Tell a storm: what failed in it is sent again and was no attempt, unless an answer was
+        lost that may have been billed."""
+        passing = [n for n, read in self._pending.items() if outcomes.is_passing(read[0])]
+        canceled = sum(read[0].status is Status.CANCELED for read in self._pending.values())
+        answers = self.judged + len(self._pending) - canceled
+        self._passing = len(passing)
+        self.storm = outcomes.is_storm(answers, self._passing) if answers else None
+        if self.storm is None and answers:
+            earlier, failed = self._earlier
+            self.storm = outcomes.is_storm(answers + earlier, self._passing + failed)
+        for number in passing if self.storm else ():
+            if number not in self._lost:
+                outcome, *rest = self._pending[number]
+                self._pending[number] = (replace(outcome, action=Action.REOPEN), *rest)  # type: ignore[assignment]
+
     def _settle(self, number: int, read: _Read) -> tuple[Any, ...]:
         """Book the first result of a request; its answer in the order of `_JUDGED`."""
         self._seen[number] = True
@@ -314,6 +344,9 @@ class LineJudge:
         message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
         if not final:
             self._open += 1
+            self._again += outcome.status is not Status.CANCELED and (
+                outcome.action in (Action.RETRY, Action.RETRY_ONCE, Action.REOPEN)
+            )
         elif outcome.status not in NOT_DEAD:
             self._add_letters(number, outcome, message)
         if tokens is None:

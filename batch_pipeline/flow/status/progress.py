@@ -258,12 +258,13 @@ def with_all(connection: Connection, state: Progress) -> Progress:
 def wants_plan(state: Progress, full_shard: int) -> bool:
     """Whether open requests are to be cut into shards, at the first plan or for a retry round.
 
-    They are once the night has nothing else left to do, or once they fill a shard of `full_shard`
-    requests.
+    They are, unless they failed and rest for a time, once the night has nothing else left to do, or
+    once they fill a shard of `full_shard` requests.
     """
     unplanned = state.night.open_requests
     idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
-    return unplanned > 0 and (idle or unplanned >= full_shard)
+    rests = state.night.resting(state.at) is not None
+    return unplanned > 0 and not rests and (idle or unplanned >= full_shard)
 
 
 def _requests(found: list[Submission], *states: State) -> int:

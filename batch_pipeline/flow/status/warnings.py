@@ -72,6 +72,15 @@ def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
     found.extend(_unknown(state))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
+    since = state.night.storm_since
+    if since is not None:
+        message = (
+            f"nearly all answers have failed for {duration(state.at - since)}, for reasons that "
+            "pass (overload, an outage of the API); they are asked again ever more rarely, once an "
+            "hour at least, and no attempt is counted"
+        )
+        lasts = state.at - since > DAY
+        found.append(NightWarning("api_storm", message, key=f"{since:.0f}", alerts=lasts))
     return found
 
 

@@ -153,7 +153,18 @@ def facts_of(connection: Connection, night: Night) -> Facts:
         held=night.held_at is not None,
         paused=account.paused_reason,
         refused=night.refused,
+        backing_off=None if night.storm_since is None else night.resting(now(connection)),
     )
+
+
+def resting(connection: Connection, night: Night) -> Waiting | None:
+    """Why the night's requests that failed wait to be asked again; None: they may go."""
+    night = nights.get_night(connection, night.id)
+    reason = night.resting(now(connection))
+    if reason is None:
+        return None
+    facts = replace(facts_of(connection, night), backing_off=reason)
+    return Waiting(state_of(facts), night.open_requests)
 
 
 def unanswered(night: Night, failure: object, requests: int = 0) -> Waiting:

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     BREAKER_OPEN = "breaker_open"
     API_UNAVAILABLE = "api_unavailable"
     RUNNING = "running"
+    BACKING_OFF = "backing_off"
     SHORT_OF_BUDGET = "short_of_budget"
     SHARD_TOO_LARGE = "shard_too_large"
     OLDER_NIGHT_FIRST = "older_night_first"
@@ -98,6 +99,7 @@ class Facts:
 
     `terminated`: a person terminated the run that submitted it last. `unanswered` is how the API
     failed just now, `at_work` what is under way, `short_of_budget` the ceiling that has no room.
+    `backing_off` says until when requests that failed are not asked again.
     `too_large` are the requests of the next shard and the queue limit that they exceed,
     `older_night` names one that goes first, `queue_full` says which limit has no room.
     `asked` tells whether a person or a schedule wants this input to be submitted.
@@ -114,6 +116,7 @@ class Facts:
     gates: Gates = OPEN_GATES
     unanswered: str | None = None
     at_work: str | None = None
+    backing_off: str | None = None
     short_of_budget: ShortOfBudget | None = None
     too_large: tuple[int, int] | None = None
     older_night: str | None = None
@@ -219,7 +222,9 @@ def _approve(facts: Facts, gate: str) -> str:
 
 
 def _room(facts: Facts) -> Iterator[NightState]:
-    """States that end as batches end, or as limits are raised."""
+    """States that end with time, as batches end, or as limits are raised."""
+    if facts.backing_off is not None:
+        yield NightState(Kind.BACKING_OFF, facts.backing_off)
     if facts.short_of_budget is not None:
         yield NightState(
             Kind.SHORT_OF_BUDGET,

@@ -134,6 +134,11 @@ night = Table(
     Column("pruned_at", Double),
     # Since when open requests go in real time, because batches would miss the deadline.
     Column("realtime_since", Double),
+    # Requests that failed are not asked again before this time; rounds of them in a row so far.
+    Column("retry_at", Double),
+    Column("retry_rounds", Integer, nullable=False, default=0, server_default="0"),
+    # Since when nearly all answers fail for reasons that pass; NULL: they do not.
+    Column("storm_since", Double),
     # The last forecast of the deadline; see `flow.deadline`.
     Column("forecast", JSON),
     Column("completed_at", Double),
@@ -261,6 +266,8 @@ submission = Table(
     # judges by. 0 once the answers were redriven.
     Column("first_attempts", BigInteger, nullable=False, default=0),
     Column("first_need_fix", BigInteger, nullable=False, default=0),
+    # Requests that failed for a reason that passes.
+    Column("passing", BigInteger, nullable=False, default=0, server_default="0"),
     # Requests whose results can never be had, and what they may have cost at most.
     Column("gone_requests", BigInteger, nullable=False, default=0),
     Column("gone_usd", Usd, nullable=False, default=Decimal(0)),
