@@ -152,7 +152,7 @@ def test_lost_answers_of_calls_count_in_a_storm_too(
     run(pipeline, spec, PARTITION)
     rows = results(pipeline, spec)
     assert statuses(rows) == {"errored": 30}
-    assert {row["attempt"] for row in rows} == {3}
+    assert {row["attempt"] for row in rows} <= {2, 3}
     counted = sum(s.unproven_usd or 0 for s in submissions_of(pipeline))
     assert counted >= sim.books.realtime_cost_usd > 0
 
