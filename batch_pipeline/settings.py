@@ -134,8 +134,54 @@ class _Reader:
 def _cores() -> int:
     """The cores that this process may use: in a container often fewer than the machine's."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cpu_quota()
+    # A quota of 1.5 cores is 2 processes; one of 0.2 is still one.
+    return cores if quota >= cores else max(1, math.floor(quota + 0.5))
+
+
+def _cpu_quota(root: Path = Path("/")) -> float:
+    """The cores that Linux's control groups let this process use together; infinite without one.
+
+    A group is bound by the quotas of the groups above it too. Inside a container the path that the
+    kernel tells may be the host's, which is not there: the container's own group is then the top.
+    """
+    quotas = [math.inf]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            tops = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [root / "sys/fs/cgroup" / name for name in ("cpu", controllers, "cpu,cpuacct")]
+        else:
+            continue
+        for top in tops:
+            group = top / path.strip("/")
+            for folder in (group, *group.parents):
+                quotas.append(_quota_of(folder))
+                if folder == top:
+                    break
+    return min(quotas)
+
+
+def _quota_of(folder: Path) -> float:
+    """The quota of one control group, of version 2 (`cpu.max`) or 1, in cores."""
+    version_1 = (folder / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    texts = _text(folder / "cpu.max").split() or [_text(path).strip() for path in version_1]
+    try:
+        quota, period = map(int, texts)
+    except ValueError:  # there is no such file, or it says `max`
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeError):
+        return ""
 
 
 def _not_a(name: str, value: str, wanted: str, default: str) -> UsageError:

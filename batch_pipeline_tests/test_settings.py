@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 import batch_pipeline
+from batch_pipeline import settings
 from batch_pipeline.errors import UsageError
 from batch_pipeline.settings import Settings
 
@@ -21,6 +23,7 @@ def read(*, relative_home: bool = True, **variables: str) -> Settings:
 
 def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(settings, "_cpu_quota", lambda: math.inf)
     home = tmp_path / "batch_pipeline_home"
     assert Settings.from_environment({}) == Settings(
         home=str(home),
@@ -34,6 +37,63 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lease_seconds=60,
         workers=len(os.sched_getaffinity(0)),
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/app\n",
+                "sys/fs/cgroup/pod/cpu.max": "200000 100000\n",
+                "sys/fs/cgroup/pod/app/cpu.max": "max 100000\n",
+            },
+            2,
+        ),
+        # The host's path, which is not there in the container.
+        (
+            {"proc/self/cgroup": "0::/kube/x\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
+            0.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/\n4:cpu,cpuacct:/docker/x\n0::/\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            math.inf,
+        ),
+        ({}, math.inf),
+    ],
+)
+def test_a_containers_quota_is_read(tmp_path: Path, files: dict[str, str], cores: float) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert settings._cpu_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "workers"), [(0.2, 1), (1.4, 1), (1.5, 2), (2.0, 2), (7.6, 8), (64, 8), (math.inf, 8)]
+)
+def test_workers_are_the_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, quota: float, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(settings, "_cpu_quota", lambda: quota)
+    assert read().workers == workers
+    assert read(WORKERS="5").workers == 5
 
 
 def test_the_process_environment_is_read_at_call_time(monkeypatch: pytest.MonkeyPatch) -> None:

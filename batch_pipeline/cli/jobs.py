@@ -52,6 +52,10 @@ def validate(
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
     if spec.mode == "auto" and spec.deadline is None:
         context.obj.say("mode: auto without a deadline is the same as mode: batch.")
+    if sources.notice is not None:
+        warnings.append(sources.notice)
+    if not snapshot.items:
+        warnings.append("the input has no rows")
     show_validation(context.obj, spec, key, sources, snapshot, limits, warnings)
 
 

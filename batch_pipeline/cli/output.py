@@ -40,8 +40,20 @@ class Output:
         else:
             import orjson
 
-            text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+            try:
+                text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+            except TypeError:  # bytes of a path or an argument that are not UTF-8
+                text = orjson.dumps(_as_utf8(document), option=orjson.OPT_INDENT_2).decode()
             print(json_text(text), flush=True)
+
+
+def _as_utf8(value: Any) -> Any:
+    """A document with the bytes of its texts that are not UTF-8 as backslash escapes."""
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    if isinstance(value, Mapping):
+        return {_as_utf8(key): _as_utf8(item) for key, item in value.items()}
+    return [_as_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def report_error(output: Output, code: str, message: str, exit_code: int) -> int:

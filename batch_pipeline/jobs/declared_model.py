@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
 
+import orjson
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -85,9 +86,13 @@ def read_json(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, _FromFile):
         return value
     try:
-        return json.loads(cast("str", text))
+        found = json.loads(cast("str", text))
+        orjson.dumps(found)
     except json.JSONDecodeError as error:
         raise ValueError(f"{value.name}:{error.lineno} is not JSON: {error.msg}") from error
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"{value.name} cannot be sent as JSON: {error}") from error
+    return found
 
 
 def base_dir_of(info: ValidationInfo) -> Path:

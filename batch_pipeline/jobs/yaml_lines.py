@@ -7,6 +7,10 @@ from typing import Any
 
 import yaml
 
+# A declaration has some hundred values, a large schema some thousand.
+MOST_VALUES = 100_000
+MOST_LEVELS = 100
+
 KeyPath = tuple[int | str, ...]
 """Where a value is in a document: ("attributes", "upstream", 0)."""
 
@@ -49,6 +53,7 @@ def parse_yaml(content: bytes) -> YamlDocument:
         document = YamlDocument(None, {}, [])
         if node is None:
             return document
+        _check_size(node)
         # Before the values are built: that rewrites merged (`<<`) mappings.
         _walk(node, (), document, set())
         return replace(document, value=loader.construct_document(node))
@@ -56,8 +61,37 @@ def parse_yaml(content: bytes) -> YamlDocument:
         mark = error.problem_mark or error.context_mark
         message = " ".join(part for part in (error.context, error.problem) if part)
         raise YamlProblem(message + _hint(message), mark.line + 1 if mark else 1) from error
+    except RecursionError:
+        raise YamlProblem(f"is nested more than {MOST_LEVELS} levels deep", 1) from None
     except yaml.reader.ReaderError as error:
         raise YamlProblem(f"is not readable text: {error.reason}", 1) from error
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse, before it is expanded, a document that a few aliases make large or deep."""
+    # By node, the values that it comes to and its levels; None while its content is counted.
+    known: dict[int, tuple[int, int] | None] = {}
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        line = node.start_mark.line + 1
+        if id(node) not in known:
+            known[id(node)] = None
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            if isinstance(node, yaml.MappingNode):
+                inner = [part for pair in inner for part in pair]
+            found = [measure(part) for part in inner]
+            values = 1 + sum(count for count, _ in found)
+            levels = 1 + max((depth for _, depth in found), default=0)
+            if values > MOST_VALUES:
+                raise YamlProblem(f"comes to over {MOST_VALUES:,} values with its aliases", line)
+            if levels > MOST_LEVELS:
+                raise YamlProblem(f"is nested more than {MOST_LEVELS} levels deep", line)
+            known[id(node)] = values, levels
+        # An alias inside the value that it names is refused with that value's key, when it is
+        # validated.
+        return known[id(node)] or (1, 1)
+
+    measure(root)
 
 
 def _hint(message: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import orjson
 import pytest
 
 from batch_pipeline.flow.gates import models
@@ -73,6 +75,21 @@ def test_a_model_that_retires_is_named(program: Program, monkeypatch: pytest.Mon
     assert "retires on 2026-11-30" in warning
     assert "retires on 2026-11-30" in program("validate", retiring).out
     assert warning in program("estimate", retiring, "--json").document["warnings"]
+
+
+def test_a_name_that_is_not_utf_8_leaves_one_json_document(program: Program) -> None:
+    job = program.declare("odd", documents(3))
+    named = program.folder / os.fsdecode(b"caf\xe9")
+    named.mkdir()
+    ended = program("validate", job, "--partition", os.fsdecode(b"p\xff"), "--json")
+    assert "p" in ended.error["message"]
+    listed = program("jobs", "--json", BATCH_PIPELINE_JOBS_DIR=str(named))
+    assert orjson.loads(listed.out)["jobs_dir"] == f"{program.folder}/caf\\xe9"
+
+
+def test_validate_names_what_is_not_read(program: Program) -> None:
+    empty = program.declare("empty", [])
+    assert program("validate", empty, "--json").document["warnings"] == ["the input has no rows"]
 
 
 def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Program) -> None:

@@ -70,6 +70,62 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
     assert load_job(file).params == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
 
 
+def laughs(levels: int, template: str) -> str:
+    """Aliases of aliases: each level has ten times the values of the one before."""
+    lines = ["  params:", "    a0: &a0 {x: 1}"]
+    for level in range(1, levels):
+        below = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"    a{level}: &a{level} {template.format(below)}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (laughs(9, "[{}]"), "comes to over 100,000 values"),
+        (laughs(9, "{{<<: [{}]}}"), "comes to over 100,000 values"),
+        (f"  params: {{a: {'[' * 5_000}{']' * 5_000}}}\n", "nested more than 100 levels"),
+        (f"  params: {{a: {'[' * 150}{']' * 150}}}\n", "nested more than 100 levels"),
+        (f"  params: {'{a: ' * 150}1{'}' * 150}\n", "nested more than 100 levels"),
+        (
+            "  params:\n    a0: &a0 [1]\n"
+            + "".join(f"    a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 200)),
+            "nested more than 100 levels",
+        ),
+    ],
+    ids=["lists", "merges", "thousands of levels", "lists in lists", "mappings", "chain"],
+)
+def test_what_a_few_lines_would_make_endless_is_refused(
+    tmp_path: Path, extra: str, said: str
+) -> None:
+    [line] = refused(with_line(tmp_path, extra))
+    assert said in line
+
+
+def test_a_schema_that_no_request_can_hold_is_refused(tmp_path: Path) -> None:
+    file = with_line(tmp_path, "  output_schema_file: deep.json\n")
+    for depth in (300, 100_000):
+        (file.parent / "deep.json").write_text('{"a":' * depth + "1" + "}" * depth)
+        [line] = refused(file)
+        assert "output_schema_file: deep.json cannot be sent as JSON" in line
+
+
+@pytest.mark.parametrize(
+    ("csv", "said"),
+    [
+        ("{delimiter: ;;}", "csv.delimiter: must be one character"),
+        ("{delimiter: '\"'}", "csv.delimiter: must be one character"),
+        ("{encoding: utf-99}", "csv.encoding: must be a text encoding"),
+        ("{encoding: base64}", "csv.encoding: must be a text encoding"),
+        ("{separator: ';'}", "csv.separator: unknown key"),
+    ],
+)
+def test_how_csv_is_written_is_checked(tmp_path: Path, csv: str, said: str) -> None:
+    text = GOOD.format(name="one").replace("data/*.csv", f"data/*.csv\n    csv: {csv}")
+    [line] = refused(declare(tmp_path, "one", text))
+    assert said in line
+
+
 def test_every_problem_of_a_file_is_reported_with_its_line(tmp_path: Path) -> None:
     file = declare(
         tmp_path,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +19,18 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.reporting.report import SetAside
 from batch_pipeline.storage.files import Files
 
-ROW_GROUP_ROWS = 1_000
+# What is in memory at a time: a thousand rows may be all of a batch's 256 MB.
+GROUP_ROWS = 1_000
+GROUP_BYTES = 8_000_000
 # An error is systematic, and not chance, from this share of a night's dead letters and this number.
 SYSTEMATIC_SHARE = 0.2
 SYSTEMATIC_ITEMS = 5
 
 
-@dataclass(frozen=True)
+_REPEATED = ["reason", "attempts", "error_type", "simulated"]
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An item that was set aside; `ordinal` is its row in the snapshot."""
 
@@ -52,22 +58,31 @@ def write(
         return
     ordered = sorted(letters, key=lambda letter: letter.ordinal)
     inputs = snapshots.read_inputs(files, snapshot, [letter.ordinal for letter in ordered])
-    with pq.ParquetWriter(staged, DEAD_LETTER_SCHEMA, compression="zstd") as writer:
-        for start in range(0, len(ordered), ROW_GROUP_ROWS):
-            group = ordered[start : start + ROW_GROUP_ROWS]
-            rows = [
-                {
-                    "id": letter.id,
-                    "reason": letter.reason,
-                    "attempts": letter.attempts,
-                    "error_type": letter.error_type,
-                    "error_message": letter.error_message,
-                    "input": next(inputs).text.decode(),
-                    "simulated": simulated,
-                }
-                for letter in group
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema=DEAD_LETTER_SCHEMA))
+    group: list[tuple[DeadLetter, bytes]] = []
+    size = 0
+    # A text that hardly ever comes twice is not looked up in a dictionary, nor kept as statistics.
+    options = {"use_dictionary": _REPEATED, "write_statistics": _REPEATED}
+    with pq.ParquetWriter(staged, DEAD_LETTER_SCHEMA, compression="zstd", **options) as writer:
+        for letter, row in zip(ordered, inputs, strict=True):
+            group.append((letter, row.text))
+            size += len(row.text)
+            if size >= GROUP_BYTES or len(group) >= GROUP_ROWS:
+                writer.write_batch(_batch(group, simulated=simulated))
+                group.clear()
+                size = 0
+        if group:
+            writer.write_batch(_batch(group, simulated=simulated))
+
+
+def _batch(group: list[tuple[DeadLetter, bytes]], *, simulated: bool) -> pa.RecordBatch:
+    letters = [letter for letter, _ in group]
+    columns: dict[str, Any] = {
+        name: [getattr(letter, name) for letter in letters]
+        for name in ("id", "reason", "attempts", "error_type", "error_message")
+    }
+    columns["input"] = pa.array([text for _, text in group], pa.binary()).cast(pa.string())
+    columns["simulated"] = [simulated] * len(group)
+    return pa.RecordBatch.from_pydict(columns, schema=DEAD_LETTER_SCHEMA)
 
 
 def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:

@@ -36,6 +36,7 @@ TITLES = {
     "complete": "complete",
     "cost_per_document": "cost per document above its limit",
     "dead_letter_rate": "dead letters above their limit",
+    "empty_input": "the input has no rows",
     "error_rate": "error rate above its limit",
     "gate_closed": "the pilot's gate is closed",
     "near_expiry": "batches near their expiry",

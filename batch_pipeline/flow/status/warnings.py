@@ -108,7 +108,14 @@ def _key(kind: Kind, state: Progress) -> str:
 
 
 def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]:
-    """Limits of the job that its answers have passed."""
+    """Limits of the job that its answers have passed, and an input without a row."""
+    if state.complete and not state.items:
+        yield NightWarning(
+            "empty_input",
+            "the input has no rows, so that the night is complete without a request; check "
+            "input.path, and that the night's data has arrived",
+            key=str(state.night.revision),
+        )
     if state.answered >= alert_limits.after_items and state.error_rate > alert_limits.error_rate:
         yield NightWarning(
             "error_rate",

@@ -10,6 +10,8 @@ import pytest
 from batch_pipeline.errors import BatchPipelineError, InputDataError, UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import warnings
+from batch_pipeline.ledger import alerts
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
 
@@ -62,6 +64,30 @@ def test_a_damaged_file_stops_the_night(sim: Simulator, pipeline: Pipeline, tmp_
     with pytest.raises(InputDataError, match=r"2\.parquet"):
         run(pipeline, job(tmp_path / "*"), PARTITION)
     assert sim.books.accepted_requests == 0
+
+
+@pytest.mark.parametrize("data", ["", "\n\n"])
+def test_an_input_without_rows_is_complete_and_told(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(data)
+    state = run(pipeline, job(source), PARTITION)
+    assert state.complete
+    assert [warning.code for warning in warnings.of(state, job(source).alerts)] == ["empty_input"]
+    assert "files without a row" in caplog.text
+    with pipeline.ledger.read() as connection:
+        [alert] = alerts.of_night(connection, state.night.id)
+    assert alert.code == "empty_input"
+
+
+def test_what_is_not_read_is_told(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "in.jsonl", documents(3))
+    write_rows(tmp_path / "_more.jsonl", documents(3, start=3))
+    assert run(pipeline, job(tmp_path / "*.jsonl"), PARTITION).items == 3
+    assert "_more.jsonl" in caplog.text
 
 
 @pytest.mark.parametrize(("invalid", "stops"), [(2, False), (3, True)])
