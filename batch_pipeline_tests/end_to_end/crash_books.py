@@ -83,6 +83,11 @@ def check_nights(
             if document["text"] is None:
                 assert row["status"] == "invalid_input"
                 continue
+            if row["mode"] == "batch" and row["batch_id"] is None:
+                # A batch was refused for it: the API never took it in.
+                assert content_of(str(document["text"])) not in contents
+                assert (row["status"], row["cost_usd"]) == ("errored", 0)
+                continue
             content = contents.pop(content_of(str(document["text"])))
             once = int(row["status"] in BILLED)
             if row["mode"] == "realtime":

@@ -26,6 +26,14 @@ _REQUESTS = {
     ]
 }
 PLAIN = Faults.of(requests=_REQUESTS)
+# A batch is refused for item 9, which is named, and for item 20, which is not.
+REFUSING = Faults.of(
+    requests=_REQUESTS,
+    refused_bodies=[
+        {"contains": "document number 9 ", "names_row": True},
+        {"contains": "document number 20 "},
+    ],
+)
 LIST_LAG_SECONDS = 0.4
 HOSTILE = Faults.of(
     create={
@@ -102,13 +110,18 @@ def one_of_kind(points: Sequence[str], kind: str, seed: int) -> int:
 
 
 def killed_at(
-    forks: Forks, folder: Path, fatal: int | None, *, pilot_via: str = "realtime"
+    forks: Forks,
+    folder: Path,
+    fatal: int | None,
+    *,
+    pilot_via: str = "realtime",
+    faults: Faults = PLAIN,
 ) -> tuple[Figures, list[str]]:
     """A night whose first process dies at its point number `fatal`, and that a second completes.
 
     Returns the points of the first process as well; with None it dies at none.
     """
-    with a_night(folder, PLAIN, items=30) as (sim, planned, rows):
+    with a_night(folder, faults, items=30) as (sim, planned, rows):
         work = replace(planned, pilot_via=pilot_via)
         code = forks.wait(forks.start(work, "first", fatal))
         points = work.trace("first").read_text().splitlines()

@@ -15,6 +15,7 @@ from batch_pipeline_tests.end_to_end.crash_hurried import (
 )
 from batch_pipeline_tests.end_to_end.crash_nights import (
     PLAIN,
+    REFUSING,
     a_night,
     hunted,
     killed_at,
@@ -51,6 +52,14 @@ def test_a_night_killed_at_a_point_is_whole_and_paid_once(
     forks: Forks, points: list[str], tmp_path: Path, kind: str
 ) -> None:
     figures, _ = killed_at(forks, tmp_path / "night", one_of_kind(points, kind, SEED))
+    assert figures.kills == 1
+
+
+def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
+    forks: Forks, tmp_path: Path
+) -> None:
+    # In the midst of it: such a night passes more than 600 points.
+    figures, _ = killed_at(forks, tmp_path / "night", 300, faults=REFUSING)
     assert figures.kills == 1
 
 
