@@ -10,6 +10,7 @@
     │  └─ NightChangedError           flow/results/results_folder.py
     ├─ StorageError                   exit code 1, "storage"
     ├─ AccountError                   exit code 1, "account"
+    │  └─ AccountPausedError          exit code 4, "account"
     ├─ ApiError                       exit code 1, "api"
     │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; flow/results/judge.py
     └─ WorkerDiedError                flow/dataset/process_pool.py
@@ -93,6 +94,15 @@ class AccountError(BatchPipelineError):
     """The API refuses this account as a whole: credentials, billing, or the wrong account."""
 
     code = "account"
+
+
+class AccountPausedError(AccountError):
+    """The API refuses to work for this account now: no credit, a spend limit, an account on hold.
+
+    The night goes on where it stands once the account is in order.
+    """
+
+    exit_code = 4
 
 
 class ApiError(BatchPipelineError):

@@ -20,6 +20,8 @@ from sqlalchemy.exc import ArgumentError
 
 from batch_pipeline.errors import UsageError
 
+# A longer wait that the API asks for is cut to this one: then it is asked again.
+LONGEST_WAIT_SECONDS = 3600.0
 DEFAULT_HOME = "~/batch_pipeline_home"
 SIMULATOR_ACCOUNT = "simulator"
 """The simulator's own account, since none of its answers may count as one of the real API."""

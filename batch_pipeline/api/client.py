@@ -6,12 +6,15 @@ memory and parse unknown result types as known ones.
 
 from __future__ import annotations
 
+import logging
+import random
 import re
+import time
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import anthropic
@@ -20,22 +23,41 @@ import orjson
 from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api import credentials
-from batch_pipeline.api.failures import JSON_BODY, betas_header, failures, json_of, unreadable
+from batch_pipeline.api.failures import (
+    JSON_BODY,
+    betas_header,
+    failures,
+    json_of,
+    refuses_account,
+    refuses_key,
+    unreadable,
+)
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.models import parse_model
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, ModelInfo
-from batch_pipeline.errors import AccountError, ApiError, UsageError
+from batch_pipeline.errors import AccountError, AccountPausedError, ApiError, UsageError
 from batch_pipeline.safe_text import redacted
+
+log = logging.getLogger(__name__)
+
+Answered = TypeVar("Answered")
 
 # The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
+WORKSPACE_HEADER = "anthropic-workspace-id"
 BATCHES = "/v1/messages/batches"
 MODELS = "/v1/models"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
 # gzip unpacks at most to a thousand times the size.
 PACKED_CHUNK_BYTES = 1 << 16
-# The SDK repeats reads, with back-off. A create is never repeated: it may have been accepted.
-READ_RETRIES = 3
+# Pauses before a read is repeated, in seconds. A create is never repeated: it may have been
+# accepted.
+READ_PAUSES = (0.5, 1.0, 2.0)
+# A read that the API wants to be asked again later than this is left to the caller, who says so.
+LONGEST_READ_PAUSE = 5.0
+# Seconds without a byte of an answer, after which a read has failed.
+READ_TIMEOUT = 60.0
+CONNECT_TIMEOUT = 10.0
 BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
@@ -54,7 +76,8 @@ class AnthropicApi:
         self._arguments = arguments
         self._simulated: bool | None = None
         self._models: Mapping[str, ModelInfo] | None = None
-        hooks = {"response": [lambda response: self._note_simulator(response.headers)]}
+        self.workspace: str | None = None
+        hooks = {"response": [lambda response: self._note_headers(response.headers)]}
         # One context for both clients: reading the certificates takes longer than a call.
         tls = httpx2.create_ssl_context()
         # No client follows a redirect: key and documents would go to another address.
@@ -63,7 +86,11 @@ class AnthropicApi:
         )
         try:
             self._client = anthropic.Anthropic(
-                **arguments, max_retries=READ_RETRIES, http_client=http_client
+                **arguments,
+                # The SDK would sleep as long as `retry-after` says, hours too, without a word.
+                max_retries=0,
+                timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+                http_client=http_client,
             )
         except anthropic.AnthropicError as error:
             # A profile that was asked for by name, and cannot be read.
@@ -75,6 +102,7 @@ class AnthropicApi:
         # unknown outcome, and cost the minutes of a reconciliation. A copy shares the access token.
         self._create_client = self._client.copy(
             max_retries=0,
+            timeout=anthropic.DEFAULT_TIMEOUT,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
                 verify=tls,
@@ -106,38 +134,42 @@ class AnthropicApi:
             return _created(response)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
-        with failures():
-            return _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
+        return _patiently(
+            lambda: _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
+        )
 
     def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
         query: dict[str, object] = {"limit": limit}
         if after_id is not None:
             query["after_id"] = after_id
-        with failures():
+
+        def ask() -> BatchPage:
             response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
             page = json_of(response)
             if not isinstance(page.get("data"), list):
                 raise unreadable(response)
             return _page(page)
 
+        return _patiently(ask)
+
     def cancel_batch(self, batch_id: str) -> BatchInfo:
-        with failures():
-            return _batch(
-                self._client.post(f"{BATCHES}/{batch_id}/cancel", cast_to=httpx2.Response)
-            )
+        path = f"{BATCHES}/{batch_id}/cancel"
+        return _patiently(lambda: _batch(self._client.post(path, cast_to=httpx2.Response)))
 
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
-        with failures():
-            # With a response as `cast_to` the SDK returns it unread; the stream class is not used.
-            stream: object = self._client.get(
+        # With a response as `cast_to` the SDK returns it unread; the stream class is not used.
+        stream: object = _patiently(
+            lambda: self._client.get(
                 f"{BATCHES}/{batch_id}/results",
                 cast_to=httpx2.Response,
                 options={"headers": {"Accept": "application/x-jsonl"}},
                 stream=True,
                 stream_cls=anthropic.Stream[object],
             )
-            response = cast("httpx2.Response", stream)
+        )
+        response = cast("httpx2.Response", stream)
+        with failures():
             try:
                 if "html" in response.headers.get("content-type", ""):
                     # A login page, for example. As lines it would count as a whole download.
@@ -154,7 +186,8 @@ class AnthropicApi:
         # The endpoint refuses parameters that do not change the prompt, such as `max_tokens`.
         known = MessageCountTokensParams.__annotations__
         body = {name: value for name, value in orjson.loads(params).items() if name in known}
-        with failures():
+
+        def ask() -> int:
             response = self._client.post(
                 "/v1/messages/count_tokens",
                 content=orjson.dumps(body),
@@ -165,6 +198,8 @@ class AnthropicApi:
                 return int(json_of(response)["input_tokens"])
             except (KeyError, TypeError, ValueError) as error:
                 raise unreadable(response) from error
+
+        return _patiently(ask)
 
     def models(self) -> Mapping[str, ModelInfo]:
         if self._models is None:
@@ -200,21 +235,19 @@ class AnthropicApi:
 
     @asynccontextmanager
     async def open_messages(self, concurrency: int) -> AsyncIterator[AnthropicMessages]:
-        async with open_messages(concurrency, self._note_simulator, self._arguments) as messages:
+        async with open_messages(concurrency, self._note_headers, self._arguments) as messages:
             yield messages
 
     def _probe(self) -> None:
         """Raise before any work is done if the API cannot be reached or refuses the key."""
         try:
-            with failures():
-                # What the list holds does not matter here, nor that it can be read.
-                json_of(
-                    self._client.get(
-                        BATCHES, cast_to=httpx2.Response, options={"params": {"limit": 1}}
-                    )
-                )
+            # What the list holds does not matter here, nor that it can be read.
+            query: Any = {"params": {"limit": 1}}
+            _patiently(
+                lambda: json_of(self._client.get(BATCHES, cast_to=httpx2.Response, options=query))
+            )
         except ApiFailure as failure:
-            if failure.status in (401, 402, 403):
+            if refuses_key(failure):
                 # Without a connection it was not the API that refused: there was nothing to send.
                 what = (
                     "refuses this key" if failure.connected else "cannot be given an access token"
@@ -223,10 +256,19 @@ class AnthropicApi:
                     f"The API at {self._client.base_url} {what} ({failure}). Check "
                     f"{self._credentials}."
                 ) from failure
+            if refuses_account(failure):
+                raise AccountPausedError(
+                    f"The API at {self._client.base_url} refuses this account ({failure}). Settle "
+                    "it in the API's console, then run again: nothing is lost."
+                ) from failure
             raise ApiError(
                 f"The API at {self._client.base_url} cannot be used now ({failure}). Check the "
                 "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
             ) from failure
+
+    def _note_headers(self, headers: Mapping[str, str]) -> None:
+        self.workspace = headers.get(WORKSPACE_HEADER) or self.workspace
+        self._note_simulator(headers)
 
     def _note_simulator(self, headers: Mapping[str, str]) -> None:
         simulated = SIMULATOR_HEADER in headers
@@ -237,6 +279,31 @@ class AnthropicApi:
                 f"{self._client.base_url} was {'a simulator' if self._simulated else 'the API'} "
                 "at first and is not any more: what answers has changed under a running process."
             )
+
+
+def _patiently(ask: Callable[[], Answered]) -> Answered:
+    """What a read returns, repeated after failures that may pass: for a few seconds and no longer.
+
+    How to go on after that is decided by the caller, who can say that it waits.
+    """
+    for pause in READ_PAUSES:
+        try:
+            with failures():
+                return ask()
+        except ApiFailure as failure:
+            wanted = failure.retry_after or 0.0
+            if not _may_pass(failure) or wanted > LONGEST_READ_PAUSE:
+                raise
+            wait = max(wanted, pause * (1 - 0.25 * random.random()))  # noqa: S311  # no secret
+            log.info("the API did not answer (%s); asked again in %.1f s", failure, wait)
+            time.sleep(wait)
+    with failures():
+        return ask()
+
+
+def _may_pass(failure: ApiFailure) -> bool:
+    """Whether a read may succeed when it is repeated: as the SDK judges it."""
+    return failure.status is None or failure.status in (408, 409, 429) or failure.status >= 500
 
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,22 +1,50 @@
 """Turns errors and answers of the SDK and its transports into the protocol's plain values.
 
-Shared by all clients in this package; no call is made here.
+Shared by all clients in this package; no call is made here. How an error body is read, and whether
+it is about the account, is decided here alone, for HTTP answers and for lines of results. What is
+done about an error stands in `flow.outcomes`. The SDK is imported where it is used: commands that
+make no call read errors too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import anthropic
-import httpx2
 import orjson
 
 from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits, read_json
 from batch_pipeline.safe_text import redacted
+from batch_pipeline.settings import LONGEST_WAIT_SECONDS
 from batch_pipeline.wording import clipped
+
+if TYPE_CHECKING:
+    import anthropic
+    import httpx2
+
+ACCOUNT_TYPES = ("authentication_error", "permission_error", "billing_error")
+ACCOUNT_STATUSES = (401, 402, 403)
+# Codes of spend limits and of organisations or workspaces that are on hold, some by their prefix.
+ACCOUNT_CODES = (
+    "enforced_spend_limit_reached",
+    "contract_spend_limit_reached",
+    "organization_on_hold",
+    "workspace_human_review_disabled",
+)
+ACCOUNT_CODE_PREFIXES = ("cmek_", "linked_organization_")
+# The API says these as `invalid_request_error`. They count at the beginning of a message alone: the
+# rest of one may quote a document.
+ACCOUNT_MESSAGES = (
+    "your credit balance is too low",
+    "you have reached your specified",
+    "this organization has been disabled",
+)
 
 LIMITED = ("requests", "input-tokens", "output-tokens")
 _HEADERS = tuple(
@@ -35,6 +63,9 @@ def failures() -> Iterator[None]:
     Their own texts are left behind: a transport quotes a header or an address that it refuses, and
     a trace prints the causes of an error.
     """
+    import anthropic  # noqa: PLC0415  # see above
+    import httpx2  # noqa: PLC0415
+
     try:
         yield
     except anthropic.APIStatusError as error:
@@ -60,22 +91,22 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes) -> ApiFailu
         body = None
     if 300 <= status < 400:
         return ApiFailure(status, None, None, _redirect(headers))
-    detail = _inner(body, "error")
-    code = detail.get("code") or _inner(detail, "details").get("error_code")
-    error_type = _text(detail.get("type"))
+    found = read_error(body) if _inner(body, "error") else ApiErrorBody()
     return ApiFailure(
         status=status,
-        error_type=error_type,
-        error_code=_text(code),
-        message=redacted(_text(detail.get("message")) or "") or _beginning(content) or "no message",
-        retry_after=_seconds(headers.get("retry-after")),
+        error_type=found.type,
+        error_code=found.code,
+        message=redacted(found.message or "") or _beginning(content) or "no message",
+        retry_after=retry_after(headers),
         limits=rate_limits(headers),
-        content_type=None if error_type else _content_type(headers),
+        content_type=None if found.type else _content_type(headers),
     )
 
 
 def said(error: BaseException) -> str:
     """An error of a transport in words, without the header or address that it may quote."""
+    import httpx2  # noqa: PLC0415
+
     name = type(error).__name__
     if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
         return f"{name}: a header or address that cannot be used"
@@ -84,6 +115,8 @@ def said(error: BaseException) -> str:
 
 def _no_token(error: anthropic.AnthropicError) -> ApiFailure:
     """The failure to get an access token: what a person has to mend counts as a refusal (401)."""
+    import anthropic  # noqa: PLC0415
+
     message, refused = f"no credentials: {redacted(str(error))}", True
     if isinstance(error, anthropic.WorkloadIdentityError):
         status = error.status_code
@@ -96,6 +129,80 @@ def _no_token(error: anthropic.AnthropicError) -> ApiFailure:
     if refused:
         return ApiFailure(401, "authentication_error", None, message, connected=False)
     return ApiFailure(None, None, None, message, connected=False)
+
+
+@dataclass(frozen=True)
+class ApiErrorBody:
+    """What an error body of the API says; None where it says nothing, or no text."""
+
+    type: str | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+def read_error(body: object) -> ApiErrorBody:
+    """Read `{"type": "error", "error": {"type": …, "message": …}}`, or the inner object alone.
+
+    A code may stand in the error or beside it, as `code` or in `details.error_code`.
+    """
+    outer: Mapping[str, Any] = body if isinstance(body, Mapping) else {"message": body}
+    inner = _inner(outer, "error") or outer
+    codes = [
+        code
+        for place in (inner, outer)
+        for named in (place, _inner(place, "details"))
+        for code in (_text(named.get("code")), _text(named.get("error_code")))
+        if code
+    ]
+    code = next((code for code in codes if _is_of_account(code)), codes[0] if codes else None)
+    return ApiErrorBody(_text(inner.get("type")), code, _text(inner.get("message")))
+
+
+def concerns_account(
+    error_type: str | None, error_code: str | None, message: str | None, status: int | None = None
+) -> bool:
+    """Whether an error of the API is about the account and not about what was asked.
+
+    Then the account sends nothing until the API answers again. False without an error type: a
+    gateway's page is not an error of the API.
+    """
+    if error_type is None:
+        return False
+    return (
+        error_type in ACCOUNT_TYPES
+        or status in ACCOUNT_STATUSES
+        or (error_code is not None and _is_of_account(error_code))
+        or (message or "").lstrip().casefold().startswith(ACCOUNT_MESSAGES)
+    )
+
+
+def refuses_account(failure: ApiFailure) -> bool:
+    """As `concerns_account`, of a call that failed."""
+    return concerns_account(failure.error_type, failure.error_code, failure.message, failure.status)
+
+
+def refuses_key(failure: ApiFailure) -> bool:
+    """Whether a call failed for its key alone: no condition of the account is named."""
+    if failure.status not in (401, 403):
+        return False
+    return not concerns_account("", failure.error_code, failure.message)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait, at most `LONGEST_WAIT_SECONDS`; None: it does not say.
+
+    A number or a date is read; what is neither, and what has passed, asks for nothing.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except KeyError:
+            continue
+        except ValueError:
+            seconds = _seconds_until(headers[name])
+        if seconds > 0:
+            return min(seconds, LONGEST_WAIT_SECONDS)
+    return None
 
 
 def json_of(response: httpx2.Response) -> dict[str, Any]:
@@ -139,14 +246,20 @@ def betas_header(betas: Sequence[str]) -> dict[str, str]:
 
 
 def rate_limits(headers: Mapping[str, str]) -> RateLimits:
-    """The `anthropic-ratelimit-*` headers; those that are missing or malformed are left out."""
+    """The `anthropic-ratelimit-*` headers; those that are missing or malformed are left out.
+
+    What is left of a limit lies between nothing and all of it: any other number would keep calls
+    waiting for ever.
+    """
     found = {}
     for name, limit, remaining in _HEADERS:
         if limit in headers:
             try:
-                found[name] = RateLimit(float(headers[limit]), float(headers[remaining]))
+                most, left = float(headers[limit]), float(headers[remaining])
             except (KeyError, ValueError):
                 continue
+            if math.isfinite(most) and most > 0 and not math.isnan(left):
+                found[name] = RateLimit(most, min(max(0.0, left), most))
     return found
 
 
@@ -165,21 +278,29 @@ def _redirect(headers: Mapping[str, str]) -> str:
 
 def _never_established(cause: BaseException | None) -> bool:
     """Whether the request cannot have been sent, because there was no connection."""
+    import httpx2  # noqa: PLC0415
+
     return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
 
 
-def _inner(value: object, name: str) -> dict[str, Any]:
+def _is_of_account(code: str) -> bool:
+    return code in ACCOUNT_CODES or code.startswith(ACCOUNT_CODE_PREFIXES)
+
+
+def _inner(value: object, name: str) -> Mapping[str, Any]:
     """The object at a key of a parsed JSON value; an empty one if there is none."""
-    found = value.get(name) if isinstance(value, dict) else None
-    return found if isinstance(found, dict) else {}
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _seconds(value: str | None) -> float | None:
+def _seconds_until(date: str) -> float:
+    """Seconds from now to an HTTP date; NaN where the text is none."""
     try:
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        return None
+        at = parsedate_to_datetime(date)
+        return (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return math.nan

@@ -175,6 +175,11 @@ class Api(Protocol):
         """Whether a simulator answers, which a response header tells."""
         ...
 
+    @property
+    def workspace(self) -> str | None:
+        """The workspace of the key, as the last answer named it; None: no answer has."""
+        ...
+
     def create_batch(self, body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         """Send a create body of exactly `length` bytes, without any retry."""
         ...

@@ -111,6 +111,10 @@ class Limiter:
             (bucket.wait(now, use[name]) for name, bucket in self._buckets.items()), default=0.0
         )
 
+    def pause_left(self, now: float) -> float:
+        """Seconds for which no call leaves, because the API refused one or failed."""
+        return max(0.0, self._paused_until - now)
+
     def sent(self, now: float, size: int) -> Ticket:
         """Count a call of `size` bytes that leaves now."""
         use = self._use(size)

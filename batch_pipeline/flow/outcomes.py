@@ -7,11 +7,11 @@ types that it does not know as types that it knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from batch_pipeline.api.failures import concerns_account, read_error, refuses_account
 from batch_pipeline.api.protocol import ApiFailure
 
 
@@ -43,7 +43,7 @@ class Action(StrEnum):
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
     # Credentials, billing or a spend limit, not a fault of the request. The account sends nothing
-    # until a person has acted; then the request is sent again.
+    # until the API answers again; then the request is sent again, and this was no attempt.
     STOP = "stop"
     # Settled without an answer, not a fault of the request: a person may redrive it.
     GIVE_UP = "give up"
@@ -75,13 +75,8 @@ ERROR_ACTIONS = {
     "invalid_request_error": Action.SET_ASIDE,
     "request_too_large": Action.SET_ASIDE,
     "not_found_error": Action.STOP,
-    "authentication_error": Action.STOP,
-    "permission_error": Action.STOP,
-    "billing_error": Action.STOP,
     RESULTS_GONE: Action.GIVE_UP,
 }
-SPEND_LIMIT_CODES = ("enforced_spend_limit_reached", "contract_spend_limit_reached")
-SPEND_LIMIT_MESSAGE = "You have reached your specified"
 MAX_TOKENS = "max_tokens"
 # A stop reason that ends an answer as it should only where the request named tools to be used.
 TOOL_USE = "tool_use"
@@ -172,11 +167,10 @@ def of_error(error: object) -> Outcome:
 
     The inner object alone is read too.
     """
-    detail: Mapping[str, Any] = error if isinstance(error, Mapping) else {"message": error}
-    if isinstance(detail.get("error"), Mapping):
-        detail = detail["error"]
-    kind = str(detail.get("type") or "unknown")[:TYPE_CHARACTERS]
-    message = str(detail.get("message") or "no message")
+    found = read_error(error)
+    kind, message = (found.type or "unknown")[:TYPE_CHARACTERS], found.message or "no message"
+    if concerns_account(kind, found.code, message):
+        return Outcome(Status.ERRORED, Action.STOP, kind, message)
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
 
@@ -197,7 +191,7 @@ class CreateVerdict(StrEnum):
     UNKNOWN = "unknown"
     # No batch was made, the queue is full: wait.
     QUEUE_FULL = "queue full"
-    # No batch was made, and none will be until a person has acted.
+    # No batch was made, and none will be until the account is in order.
     PAUSE = "pause"
     # No batch was made, and none of this night would be: the request as a whole is refused.
     REFUSED = "refused"
@@ -232,7 +226,7 @@ def of_create_failure(failure: ApiFailure, *, sealed: bool = True) -> CreateVerd
 
 def _of_refusal(failure: ApiFailure) -> CreateVerdict:
     """What a definite refusal of the API means."""
-    if is_spend_limit(failure) or failure.status in (401, 402, 403):
+    if refuses_account(failure):
         return CreateVerdict.PAUSE
     if failure.status == 429:
         return CreateVerdict.QUEUE_FULL
@@ -262,20 +256,12 @@ def of_call_failure(failure: ApiFailure) -> Outcome:
         message = str(failure)
         return Outcome(Status.ERRORED, Action.RETRY, f"http_{failure.status or 'lost'}", message)
     outcome = of_error({"type": failure.error_type, "message": failure.message})
-    if is_spend_limit(failure) or failure.status in (401, 402, 403):
-        return replace(outcome, action=Action.STOP)
-    return outcome
+    return replace(outcome, action=Action.STOP) if refuses_account(failure) else outcome
 
 
 def is_refused_as_busy(failure: ApiFailure) -> bool:
     """HTTP 429 and 529: the API did not take the request in, so it is not an attempt."""
     return failure.status in (429, 529)
-
-
-def is_spend_limit(failure: ApiFailure) -> bool:
-    return (failure.status == 429 and failure.error_code in SPEND_LIMIT_CODES) or (
-        failure.status == 400 and failure.message.startswith(SPEND_LIMIT_MESSAGE)
-    )
 
 
 # From this number of answers on, and this share of them, failures say something of the API and

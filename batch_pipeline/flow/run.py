@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from batch_pipeline.api.failures import refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, BatchPipelineError
+from batch_pipeline.errors import AccountError, AccountPausedError, BatchPipelineError
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
@@ -27,8 +28,8 @@ from batch_pipeline.ledger.nights import Night
 
 log = logging.getLogger(__name__)
 
-# After this number of refusals of the key in a row a person is asked. A single one may be a fault
-# of the API.
+# After this number of refusals of key or account in a row a person is asked. A single one may be a
+# fault of the API.
 MOST_REFUSALS = 3
 
 Watch = Callable[[Progress], None]
@@ -87,7 +88,7 @@ class _Run:
         self._watch = watch
         # When the API was last asked which batches have ended.
         self._polled = time.monotonic()
-        # Refusals of the key in a row.
+        # Refusals of key or account in a row.
         self._refusals = 0
         # Causes that were logged: each is logged once, however long it lasts.
         self._warned: set[str] = set()
@@ -116,9 +117,9 @@ class _Run:
                 # Real-time calls have their answers already: what these left open goes at once.
                 continue
             _raise_if_stuck(state, sent, wait=wait)
+            self._log_wait(sent.waiting)
             if not wait or (state.night.held_at is not None and _nothing_pending(state)):
                 return state
-            self._log_wait(sent.waiting)
             self._pause(sent)
 
     def _step(self) -> tuple[Progress, Submitted]:
@@ -189,19 +190,24 @@ class _Run:
     def _api_faults(self) -> Iterator[list[ApiFailure]]:
         """Take note of a fault of the API in the block; the next step tries again.
 
-        Raises AccountError once the key was refused several times in a row: it is revoked, and
-        waiting does not help.
+        Raises AccountError once key or account were refused several times in a row: then waiting
+        does not help.
         """
         faults: list[ApiFailure] = []
         try:
             yield faults
         except ApiFailure as failure:
-            refused = failure.status in (401, 403) and failure.error_type is not None
-            self._refusals = self._refusals + 1 if refused else 0
+            self._refusals = self._refusals + 1 if refuses_account(failure) else 0
             if self._refusals >= MOST_REFUSALS:
-                raise AccountError(
-                    f"The API refuses the key ({failure}). Nothing is lost: what is in flight goes "
-                    "on there. Set ANTHROPIC_API_KEY to a key of the same workspace and run again."
+                kept = "Nothing is lost: what is in flight goes on there."
+                if refuses_key(failure):
+                    raise AccountError(
+                        f"The API refuses the key ({failure}). {kept} Set ANTHROPIC_API_KEY to a "
+                        "key of the same workspace and run again."
+                    ) from failure
+                raise AccountPausedError(
+                    f"The API refuses the account ({failure}). {kept} Settle it in the API's "
+                    "console and run again."
                 ) from failure
             log.warning("the API did not answer (%s); trying again", failure)
             faults.append(failure)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.batches import reconciliation, submission
@@ -40,9 +41,11 @@ from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, state_of
+from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.wording import duration
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,13 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
 
 
 def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
-    """Lift the night's refusal and its account's pause; with `resume` its hold after a cancel too.
+    """Lift the night's refusal, and let a paused account be tried at once; with `resume` lift its
+    hold after a cancel too.
 
     The person who starts a night is taken to have seen to their causes.
     """
     with pipeline.ledger.write() as connection:
-        accounts.pause_account(connection, night.account, None)
+        accounts.probe_at_once(connection, night.account)
         nights.update_night(connection, night.id, refused=None)
         refusals.forget(connection, night.id)
         if resume:
@@ -252,7 +256,7 @@ def submit(
 
     `meanwhile` is called again and again while calls are made.
     """
-    reconciliation.reconcile(pipeline, night.account)
+    _ask(pipeline, night.account, reconciliation.reconcile)
     night, snapshot = plan.current(pipeline, night)
     with pipeline.ledger.read() as connection:
         gates = night_gates.gates_of(connection, spec, Declaration.of(spec).hash, night)
@@ -329,8 +333,28 @@ def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
 
 def poll_account(pipeline: Pipeline, account: str) -> None:
     """See what has ended and what became of unknown submissions, for all nights of the account."""
-    reconciliation.reconcile(pipeline, account)
-    poll(pipeline, account)
+    _ask(pipeline, account, reconciliation.reconcile, poll)
+
+
+def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], object]) -> None:
+    """Ask the API for batches and lists, unless it asked to be left alone for a while.
+
+    Its wait is kept in the ledger, an hour of it at most, where all processes and `status` see it.
+    """
+    with pipeline.ledger.read() as connection:
+        until = accounts.get_account(connection, account).reads_wait_until
+        if accounts.waits(until, ledger.now(connection)):
+            return
+    try:
+        for read in reads:
+            read(pipeline, account)
+    except ApiFailure as failure:
+        seconds = failure.retry_after or 0.0
+        if seconds > pipeline.settings.poll_seconds:
+            with pipeline.ledger.write() as connection:
+                accounts.wait_with_reads(connection, account, seconds)
+            log.warning("the API is asked for batches again in %s", duration(seconds))
+        raise
 
 
 def collect_ended(

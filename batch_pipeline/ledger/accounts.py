@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -10,6 +12,15 @@ from sqlalchemy import Connection
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.settings import LONGEST_WAIT_SECONDS
+
+log = logging.getLogger(__name__)
+
+# A paused account is tried with one small shard or call: after the first time, then after twice as
+# long, at last every hour.
+FIRST_PROBE_SECONDS = 900.0
+LONGEST_PROBE_SECONDS = 3600.0
+WORKSPACE_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,25 @@ class Account:
     paused_reason: str | None = None
     wait_until: float = 0.0
     paused_at: float | None = None
+    paused_by_results: bool = False
+    probe_at: float | None = None
+    probe_seconds: float | None = None
+    lifted_at: float | None = None
+    reads_wait_until: float = 0.0
+    workspace: str | None = None
+    key_workspace: str | None = None
+
+    def probe_is_due(self, at: float) -> bool:
+        """Whether a paused account is to be tried at a time."""
+        return not waits(self.probe_at or 0.0, at)
+
+
+def waits(until: float, at: float) -> bool:
+    """Whether a wait until a time lasts at a time.
+
+    None is longer than `LONGEST_WAIT_SECONDS`: a time beyond it is left of a clock that was wrong.
+    """
+    return at < until <= at + LONGEST_WAIT_SECONDS
 
 
 def register_account(connection: Connection, name: str, *, simulated: bool) -> None:
@@ -52,23 +82,86 @@ def get_account(connection: Connection, name: str) -> Account:
     return Account(**connection.execute(query).mappings().one())
 
 
-def pause_account(connection: Connection, name: str, reason: str | None) -> None:
-    """Pause sending for a whole account, or go on (`reason` None)."""
-    paused_at = None
-    if reason is not None:
-        # A pause with a new reason is still the same pause, and causes no second alert.
-        paused_at = get_account(connection, name).paused_at or now(connection)
-    connection.execute(
-        sa.update(tables.account)
-        .where(tables.account.c.name == name)
-        .values(paused_reason=reason, paused_at=paused_at)
+def pause_account(
+    connection: Connection, name: str, reason: str, *, by_results: bool = False
+) -> None:
+    """Pause sending for a whole account; `by_results`: its creates are taken in all the same.
+
+    A pause with a new reason is still the same pause, causes no second alert and is probed no
+    later.
+    """
+    account = get_account(connection, name)
+    values: dict[str, Any] = {
+        "paused_reason": reason,
+        "paused_by_results": by_results or account.paused_by_results,
+    }
+    if account.paused_at is None:
+        at = now(connection)
+        values |= {"paused_at": at, "paused_by_results": by_results}
+        values |= {"probe_at": at + FIRST_PROBE_SECONDS, "probe_seconds": FIRST_PROBE_SECONDS * 2}
+    _update(connection, name, **values)
+
+
+def probe_at_once(connection: Connection, name: str) -> None:
+    """Let the next probe of a paused account go now: a person has seen to the cause."""
+    if get_account(connection, name).paused_reason is not None:
+        _update(connection, name, probe_at=0.0, probe_seconds=FIRST_PROBE_SECONDS)
+
+
+def take_probe(connection: Connection, name: str) -> None:
+    """Note that a probe of a paused account goes out: another one follows if it does not help."""
+    seconds = get_account(connection, name).probe_seconds or FIRST_PROBE_SECONDS
+    _update(
+        connection,
+        name,
+        probe_at=now(connection) + seconds,
+        probe_seconds=min(2 * seconds, LONGEST_PROBE_SECONDS),
     )
+
+
+def prove(connection: Connection, name: str, sent_at: float, *, by_results: bool) -> None:
+    """End a pause where the API has taken in what was sent at a time after its beginning.
+
+    `by_results`: it has answered it too, which a pause that results have caused asks for.
+    """
+    account = get_account(connection, name)
+    proves = by_results or not account.paused_by_results
+    if proves and account.paused_at is not None and sent_at >= account.paused_at:
+        lift_pause(connection, name)
+
+
+def lift_pause(connection: Connection, name: str) -> None:
+    """End a pause, if there is one: the API has answered the probe."""
+    if get_account(connection, name).paused_at is None:
+        return
+    ended = dict.fromkeys(("paused_reason", "paused_at", "probe_at", "probe_seconds"))
+    _update(connection, name, **ended, paused_by_results=False, lifted_at=now(connection))
+    log.info("account %s is paused no more: the API answers it again", name)
 
 
 def wait_for_queue(connection: Connection, name: str, seconds: float) -> None:
     """Create no batch of this account for `seconds`: the API said that its queue is full."""
+    _update(connection, name, wait_until=now(connection) + min(seconds, LONGEST_WAIT_SECONDS))
+
+
+def wait_with_reads(connection: Connection, name: str, seconds: float) -> None:
+    """Ask for no batch or list of this account for `seconds`: the API asked for that."""
+    until = now(connection) + min(seconds, LONGEST_WAIT_SECONDS)
+    _update(connection, name, reads_wait_until=until)
+
+
+def note_workspace(connection: Connection, name: str, seen: str, *, in_flight: bool) -> None:
+    """Note the workspace that the API names to the present key.
+
+    It is the account's own, unless batches are in flight that were made in another one.
+    """
+    known, seen = get_account(connection, name), seen[:WORKSPACE_CHARACTERS]
+    own = known.workspace if in_flight and known.workspace is not None else seen
+    if (own, seen) != (known.workspace, known.key_workspace):
+        _update(connection, name, workspace=own, key_workspace=seen)
+
+
+def _update(connection: Connection, name: str, **values: Any) -> None:
     connection.execute(
-        sa.update(tables.account)
-        .where(tables.account.c.name == name)
-        .values(wait_until=now(connection) + seconds)
+        sa.update(tables.account).where(tables.account.c.name == name).values(values)
     )

@@ -68,6 +68,7 @@ class Submission:
     ended_at: float | None
     collected_at: float | None
     cost_usd: Decimal | None
+    missing_since: float | None = None
     unproven_usd: Decimal | None = None
     # Another submission had answered the shard before this one was collected.
     duplicate: bool = False

@@ -269,6 +269,15 @@ def collect(
     return collected
 
 
+def note_missing(
+    connection: Connection, submission: Submission, at: float, *, missing: bool
+) -> None:
+    """Note whether the API knew a submission's batch at a time, and since when it does not."""
+    if missing != (submission.missing_since is not None):
+        since = at if missing else None
+        submissions.change(connection, tables.submission.c.id == submission.id, missing_since=since)
+
+
 def request_cancel(connection: Connection, submission: Submission) -> None:
     """Note that a cancel is asked for: what comes back cancelled is then no attempt."""
     submissions.change(

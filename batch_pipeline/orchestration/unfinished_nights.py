@@ -17,6 +17,7 @@ from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
 from batch_pipeline.ledger.admission.queue import Queue, read_queue
 from batch_pipeline.ledger.nights import Night
@@ -78,8 +79,10 @@ def _facts(
     assert state.snapshot is not None
     short = budget.shortfall(connection, settings, spec, state.night) if state.waiting else None
     facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec).hash)
+    probe = admission.probe_may_go(connection, state.night.account)
     return replace(
         facts,
+        paused=None if probe else facts.paused,
         # A late batch of a complete night is to be collected, and what it leaves to be sent.
         complete=False,
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.

@@ -287,6 +287,27 @@ def test_reads_are_repeated(sim: Simulator, api: AnthropicApi, faults: Faults) -
     assert left < 0
 
 
+@pytest.mark.parametrize("wait", ["7200", "1e300", "Fri, 31 Dec 2199 23:59:59 GMT"])
+def test_a_read_does_not_sleep_for_hours(
+    sim: Simulator, api: AnthropicApi, faults: Faults, wait: str
+) -> None:
+    def busy(_: Request) -> Response:
+        answer = error(429, "rate_limit_error")
+        answer.headers["retry-after"] = wait
+        return answer
+
+    faults.on_request = busy
+    asked = len(faults.calls)
+    with pytest.raises(ApiFailure) as caught:
+        api.list_batches(None, 1)
+    with pytest.raises(ApiFailure), api.stream_results("msgbatch_1"):
+        pass
+    with pytest.raises(ApiFailure):
+        api.count_tokens(b"{}", ())
+    assert caught.value.retry_after == 3_600
+    assert len(faults.calls) == asked + 3
+
+
 def test_a_stream_that_breaks_is_a_failure(
     sim: Simulator, api: AnthropicApi, faults: Faults
 ) -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import anthropic
 import pytest
 
-from batch_pipeline.api.failures import QUOTED, failures, object_in, refusal
-from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.api.failures import (
+    QUOTED,
+    concerns_account,
+    failures,
+    object_in,
+    rate_limits,
+    refusal,
+    retry_after,
+)
+from batch_pipeline.api.protocol import ApiFailure, RateLimit
 
 
 @pytest.mark.parametrize(
@@ -17,6 +25,14 @@ from batch_pipeline.api.protocol import ApiFailure
         (b'{"error": {"type": "a", "details": {"error_code": "c"}}}', "a", "c", None),
         # What comes from somebody on the way has no type.
         (b"<html>gateway</html>\n", None, None, "<html>gateway</html>"),
+        (b'{"error": {"type": "a"}, "details": {"error_code": "c"}}', "a", "c", None),
+        # A code that is about the account counts, wherever it stands.
+        (
+            b'{"error": {"type": "a", "code": "c", "details": {"error_code": "cmek_gone"}}}',
+            "a",
+            "cmek_gone",
+            None,
+        ),
         (b'{"error": "gateway"}', None, None, None),
         (b'{"error": {"type": 5, "details": "none", "message": ["m"]}}', None, None, None),
         (b'["error"]', None, None, None),
@@ -64,3 +80,71 @@ def test_a_page_that_repeats_the_key_is_quoted_without_it(
     else:
         failure = refusal(status, {}, page)
     assert "pl4nt" not in failure.message
+
+
+INVALID = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "message", "expected"),
+    [
+        (INVALID, None, "Your credit balance is too low to access the Claude API.", True),
+        (INVALID, None, "  your credit balance is too low", True),
+        (INVALID, None, "You have reached your specified workspace API usage limits.", True),
+        (INVALID, None, "This organization has been disabled.", True),
+        (INVALID, "linked_organization_suspended", "no", True),
+        ("rate_limit_error", "enforced_spend_limit_reached", "no", True),
+        ("billing_error", None, "no", True),
+        # A document is quoted.
+        (INVALID, None, "text: 'Your credit balance is too low to access'", False),
+        (INVALID, "string_too_long", "no", False),
+        ("rate_limit_error", None, "no", False),
+        ("not_found_error", None, "model: no", False),
+        # A gateway's page.
+        (None, None, "Your credit balance is too low", False),
+    ],
+)
+def test_what_concerns_the_account(
+    kind: str | None, code: str | None, message: str, expected: bool
+) -> None:
+    assert concerns_account(kind, code, message) is expected
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9),
+        ({"retry-after": "7200"}, 3_600),
+        ({"retry-after": "1e300"}, 3_600),
+        ({"retry-after": "inf"}, 3_600),
+        ({"retry-after": "Fri, 31 Dec 2199 23:59:59 GMT"}, 3_600),
+        *(
+            ({"retry-after": text}, None)
+            for text in ("-5", "0", "nan", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT", "31 Foo")
+        ),
+        ({}, None),
+    ],
+)
+def test_a_wait_is_an_hour_at_most(said: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(said) == seconds
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "expected"),
+    [
+        ("50", "60", RateLimit(50, 50)),
+        ("50", "-1e300", RateLimit(50, 0)),
+        *((limit, "1", None) for limit in ("0", "-1", "nan", "inf")),
+        ("50", "nan", None),
+    ],
+)
+def test_limits_that_would_keep_calls_waiting_for_ever_are_none(
+    limit: str, remaining: str, expected: RateLimit | None
+) -> None:
+    names = ("limit", "remaining")
+    said = dict(
+        zip([f"anthropic-ratelimit-requests-{n}" for n in names], (limit, remaining), strict=True)
+    )
+    assert rate_limits(said).get("requests") == expected

@@ -27,6 +27,7 @@ class FakeApi:
     """Batches newest first, as the list shows them; `hidden` ones are answered with 404."""
 
     simulated = False
+    workspace = None
 
     def __init__(self, batches: Sequence[BatchInfo], hidden: Sequence[str] = ()) -> None:
         self.batches = sorted(batches, key=lambda batch: batch.created_at or 0.0, reverse=True)

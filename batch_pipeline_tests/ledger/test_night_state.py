@@ -144,7 +144,7 @@ def test_as_text_and_as_json() -> None:
         (Queue(100, 0, 30), 31, 30, (31, 30), "the job's share of the queue (30 requests) is"),
         (Queue(100, 90, 30, 10), 15, 10, None, "the account's queue limit (100 requests) is"),
         (Queue(100, 90, 30, 20), 15, 10, None, "the job's share of the queue (30 requests)"),
-        (Queue(100, refused=True), 1, 100, None, REFUSED_BY_API),
+        (Queue(100, refused=REFUSED_BY_API), 1, 100, None, REFUSED_BY_API),
     ],
 )
 def test_room_at_the_queue(

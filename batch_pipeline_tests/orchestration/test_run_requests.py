@@ -63,7 +63,7 @@ def queued(night: UnfinishedNight, **queue: Any) -> UnfinishedNight:
         (queued(WAITS, account_used=900), {SUBMIT}, None),
         (queued(WAITS, account_used=901), set(), "the account's queue limit (1,000 requests)"),
         (queued(WAITS, job_limit=100, job_used=1), set(), "the job's share of the queue (100"),
-        (queued(WAITS, refused=True), set(), REFUSED_BY_API),
+        (queued(WAITS, refused=REFUSED_BY_API), set(), REFUSED_BY_API),
         (queued(WAITS, older_night="other 1"), set(), "an older night (other 1) goes first"),
         (held(WAITS), set(), "held"),
         (ENDED, {COLLECT}, None),
@@ -79,7 +79,7 @@ def queued(night: UnfinishedNight, **queue: Any) -> UnfinishedNight:
         (not_asked(replace(ENDED, pilot=MOVABLE)), {SUBMIT}, "its submission has not been"),
         (not_asked(ENDED), {COLLECT}, "its submission has not been asked for"),
         (replace(AT_THE_API, pilot=PilotStage.BUSY, waiting=9), set(), None),
-        (queued(replace(WAITS, calls_due=True), refused=True), {SUBMIT}, REFUSED_BY_API),
+        (queued(replace(WAITS, calls_due=True), refused=REFUSED_BY_API), {SUBMIT}, REFUSED_BY_API),
     ],
 )
 def test_a_night_gets_the_runs_that_bring_it_forward(

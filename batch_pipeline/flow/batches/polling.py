@@ -13,7 +13,7 @@ from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import cancel, listing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
-from batch_pipeline.ledger import submissions, transitions
+from batch_pipeline.ledger import accounts, submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.submissions import State, Submission
 
@@ -30,9 +30,15 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     """Mark the account's batches that have ended, in all its nights; returns their submissions."""
     with pipeline.ledger.read() as connection:
         in_flight = submissions.of_account(connection, account, State.ACCEPTED)
+        known = accounts.get_account(connection, account)
+    infos = look_up(pipeline.api, in_flight) if in_flight else {}
+    workspace = pipeline.api.workspace
+    if workspace is not None and {workspace} != {known.workspace, known.key_workspace}:
+        with pipeline.ledger.write() as connection:
+            accounts.note_workspace(connection, account, workspace, in_flight=bool(in_flight))
     if not in_flight:
         return []
-    infos = look_up(pipeline.api, in_flight)
+    _note_missing(pipeline, in_flight, infos)
     for submission in in_flight:
         if submission.batch_id not in infos:
             _end_if_deleted(pipeline, submission)
@@ -43,6 +49,23 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
             for submission in ended:
                 transitions.end(connection, submission)
     return ended
+
+
+def _note_missing(
+    pipeline: Pipeline, in_flight: Sequence[Submission], infos: Mapping[str, BatchInfo]
+) -> None:
+    """Note which batches the API does not know, for `status` and alerts to tell.
+
+    A new batch may be missing for minutes. None of all that are in flight: the key may be one of
+    another workspace.
+    """
+    missing = {s.id for s in in_flight if s.batch_id not in infos}
+    if not missing and not any(s.missing_since is not None for s in in_flight):
+        return
+    with pipeline.ledger.write() as connection:
+        at = ledger.now(connection)
+        for submission in in_flight:
+            transitions.note_missing(connection, submission, at, missing=submission.id in missing)
 
 
 def _ignores_cancel(submission: Submission, infos: Mapping[str, BatchInfo]) -> bool:

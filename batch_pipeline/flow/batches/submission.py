@@ -215,6 +215,8 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
     @insisting
     def record() -> bool:
         with pipeline.ledger.write() as connection:
+            sent_at = submission.intent_at
+            accounts.prove(connection, submission.account, sent_at, by_results=False)
             return listing.accept(connection, submission.id, batch)
 
     night_held = record()

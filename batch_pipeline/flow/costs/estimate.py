@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_pipeline.api.failures import refuses_account
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import (
     AccountError,
@@ -37,7 +38,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.open_units import Unbought, unbought
 from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -114,7 +115,9 @@ class Estimate:
 
 
 def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
-    """The estimate of a night as it stands; writes nothing and sends no message.
+    """The estimate of a night as it stands; sends no message.
+
+    Writes nothing but the pause of an account that the API refuses.
 
     Raises the errors that would stop the night: input that cannot be used, a model without a price.
     """
@@ -127,7 +130,10 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
         left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
         found = experience.find(pipeline, spec.name, partition, account, declaration)
-        tokens = _tokens(pipeline, spec, files, snapshot, left, found, counts=trouble is None)
+        counted: float | None = None
+        if trouble is None and (found is None or found.output is None):
+            counted, trouble = _count(pipeline, files, snapshot, left)
+        tokens = _tokens(spec, left, found, counted)
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
     return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, notes)
 
@@ -137,7 +143,7 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     declaration = Declaration.of(spec)
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     found = experience.find(pipeline, spec.name, night.partition, night.account, declaration)
-    tokens = _tokens(pipeline, spec, pipeline.files, snapshot, left, found, counts=False)
+    tokens = _tokens(spec, left, found, None)
     partition, account = night.partition, night.account
     return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, [])
 
@@ -196,23 +202,18 @@ def _snapshot(
 
 
 def _tokens(
-    pipeline: Pipeline,
     spec: JobSpec,
-    files: Files,
-    snapshot: NewSnapshot,
     left: Unbought,
     found: experience.Experience | None,
-    *,
-    counts: bool,
+    counted: float | None,
 ) -> Tokens:
-    """The tokens from the best source there is."""
+    """The tokens from the best source there is; `counted`: tokens a byte, by the API."""
     at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
     if found is not None and found.output is not None:
         per_byte = found.measured.tokens / found.measured.bytes
         shares = Shares.of(found.usage)
         source = found.source
         return Tokens("measured", source, source, per_byte, found.output, shares)
-    counted = _count(pipeline, files, snapshot, left) if counts else None
     if counted is not None:
         requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
         return Tokens("count_tokens", requests, at_most, counted)
@@ -226,10 +227,15 @@ def _tokens(
     return Tokens("rule", rule, at_most, 1 / RULE_BYTES_PER_TOKEN)
 
 
-def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought) -> float | None:
-    """Tokens for each byte of the sample, counted by the API; None where it does not answer."""
+def _count(
+    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought
+) -> tuple[float | None, str | None]:
+    """Tokens for each byte of the sample, counted by the API; or None, and why it did not.
+
+    An account that the API refuses is paused, as by a message.
+    """
     if not left.sample:
-        return None
+        return None, None
     declaration = Declaration.from_json(snapshot.declaration)
     builder = RequestBuilder(declaration)
     tokens = size = 0
@@ -238,9 +244,12 @@ def _count(pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unboug
             params = builder.rebuild(row.text, row.places)
             tokens += pipeline.api.count_tokens(params, declaration.betas)
             size += len(params)
-    except ApiFailure:
-        return None
-    return tokens / size
+    except ApiFailure as failure:
+        if refuses_account(failure):
+            with pipeline.ledger.write() as connection:
+                accounts.pause_account(connection, pipeline.account.name, str(failure))
+        return None, f"the API did not count tokens: {failure}"
+    return tokens / size, None
 
 
 def _assembled(

@@ -166,17 +166,21 @@ def _decide(
     sampled = {s.id for s in _pilots(pipeline, seen, ShardState.COLLECTED, ShardState.CLAIMED)}
     every = [s for s in found if s.has_answers and s.shard_id in sampled and not s.duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
-        columns=["unit", "id", "status", "final", "error_message", *TOKENS]
+        columns=["unit", "id", "status", "final", "counted", "error_message", *TOKENS]
     )
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
     answers = verdicts.latest(_answered(row, price, rest) for row in table.to_pylist())
-    cut_off = sum(not a.final and a.status == Status.TRUNCATED for a in answers)
-    asked_again = cut_off and spec.retry.truncated_max_tokens is not None
-    # Requests that are cut off and heal with a larger `max_tokens` must not close the gate; whether
-    # they heal has to be known before the night is bought.
+    # Requests that the API has not worked on, as where the account was paused, are no evidence.
+    again = [answer.unit for answer in answers if not answer.counted]
+    if spec.retry.truncated_max_tokens is not None:
+        # Requests that are cut off and heal with a larger `max_tokens` must not close the gate;
+        # whether they heal has to be known before the night is bought.
+        again += [a.unit for a in answers if not a.final and a.status == Status.TRUNCATED]
     bounds = _bounds(pipeline, spec, seen)
-    size = _fitting(pipeline, spec, cut_off)
-    if asked_again and not in_part and plan.plan_more_room(pipeline, seen, spec, size, bounds):
+    again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
+    with pipeline.ledger.read() as connection:
+        waiting = admission.resting(connection, seen.night)
+    if again and waiting is None and plan.plan_again(pipeline, seen, spec, again, bounds):
         return None
     costs = (s.published_usd if s.cost_usd is None else s.cost_usd for s in every)
     billed = sum(costs, Decimal(0))
@@ -186,8 +190,6 @@ def _decide(
         return None
     if in_part:
         return Waiting(running(RESULTS_MISSING))
-    with pipeline.ledger.read() as connection:
-        waiting = admission.resting(connection, seen.night)
     if waiting is None:
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))

@@ -64,7 +64,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answered:
-    """The last answer to one request of the pilot.
+    """The last answer to one request of the pilot; `counted`: the API has worked on it.
 
     `rest_usd` is what it would cost by the way that the rest of the night goes. Where the job has
     `retry.truncated_max_tokens`, a request that was cut off is asked once more before the verdict:
@@ -78,6 +78,7 @@ class Answered:
     error_message: str | None
     usage: TokenUsage
     rest_usd: Decimal
+    counted: bool = True
 
 
 @dataclass(frozen=True)

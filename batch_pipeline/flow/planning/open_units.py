@@ -90,7 +90,6 @@ _OPEN_UNITS = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
-_CUT_OFF_UNITS = f"SELECT * FROM ({_OPEN_UNITS}) WHERE cut_off ORDER BY ordinal"  # noqa: S608
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
@@ -126,15 +125,11 @@ class OpenUnits:
         """`ordinal`, `unit` and `request_bytes` of all units."""
         return self._found(_SIZES)
 
-    def cut_off(self, size: int) -> pa.Table:
-        """The first `size` units whose last answer was cut off at `max_tokens`."""
-        self._look_before()
-        found: list[pa.Table] = []
-        for _ in self._each_part():
-            found.append(self._connection.sql(_CUT_OFF_UNITS).to_arrow_table())
-            if sum(table.num_rows for table in found) >= size:
-                break
-        return pa.concat_tables(found).slice(0, size)
+    def of(self, units: Sequence[str]) -> pa.Table:
+        """Those of the given units that are open."""
+        wanted = pa.array(units, pa.string())
+        found = [t.filter(pc.is_in(t.column("unit"), wanted)) for t in self.all()]
+        return pa.concat_tables(found) if found else pa.table({})
 
     def sample(self, size: int, seed: int) -> pa.Table:
         """A seeded sample of `size` units over all lengths, so that the long tail is in it."""

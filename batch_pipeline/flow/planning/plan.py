@@ -172,13 +172,13 @@ def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds:
     return _add_pilot(pipeline, seen, spec, bounds, table)
 
 
-def plan_more_room(
-    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds
+def plan_again(
+    pipeline: Pipeline, seen: View, spec: JobSpec, wanted: Sequence[str], bounds: Bounds
 ) -> bool:
-    """Make a shard of the pilot's requests whose answers were cut off, to ask with more room;
-    returns False where there are none."""
+    """Make a shard of these units of the pilot, to ask them again; those that were cut off get more
+    room. Returns False where none of them is open."""
     with _open(pipeline, seen) as units:
-        table = units.cut_off(size)
+        table = units.of(wanted)
     if not table.num_rows:
         return False
     _add_pilot(pipeline, seen, spec, bounds, table)

@@ -13,7 +13,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batch_pipeline.errors import AccountError
+from sqlalchemy import Connection
+
+from batch_pipeline.api.failures import refuses_account
 from batch_pipeline.flow.concurrency import delayed_signals
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget, night_gates
@@ -21,7 +23,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, identity, leases, submissions, transitions
+from batch_pipeline.ledger import accounts, identity, leases, nights, submissions, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Gates, NightState
@@ -46,8 +48,9 @@ class Called:
 def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) -> Waiting | None:
     """Call for every request of one real-time shard that has no answer in a journal yet.
 
-    Returns None once all are answered and the submission has ended, or why the shard waits. Raises
-    AccountError where the API refuses the account: its key, its billing, the model.
+    Returns None once the submission has ended, or why the shard waits. It ends before all are
+    answered where calls must stop, for example because the account is paused: the others are open
+    again.
     """
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
@@ -64,12 +67,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
         found = next(claims, None)
         return Waiting(None) if found is None else _opened(pipeline, spec, night, found)
 
-    engine, stopped = _work(pipeline, spec, night, claim, closes=False)
-    if engine.refusal is not None:
-        raise AccountError(
-            f"The API refuses to go on: {engine.refusal}. Check the key, the account's billing and "
-            "model_id, then run again."
-        ) from engine.refusal
+    engine, stopped = _work(pipeline, spec, night, claim)
     with pipeline.ledger.read() as connection:
         if submissions.get(connection, intent.submission.id).state is not State.CALLING:
             return None
@@ -107,7 +105,7 @@ def send_all(
         spec,
         night,
         lambda: claimed.pop() if claimed else claim(),
-        closes=True,
+        breaks=True,
         meanwhile=meanwhile,
     )
     if engine.refusal is not None:
@@ -140,15 +138,15 @@ def _work(
     night: Night,
     claim: Claim,
     *,
-    closes: bool,
+    breaks: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[Engine, NightState | None]:
     """Run an engine over the shards that `claim` returns; raises the engine's error.
 
     Returns with it why the ledger stopped the calls, if it did.
 
-    `closes`: a shard that is left early for a reason is closed, so that its answers are collected.
-    A signal is passed on once the calls under way have ended.
+    A shard that is left early for a reason is closed, so that its answers are collected. `breaks`:
+    the circuit breaker is such a reason. A signal is passed on once the calls under way have ended.
     """
     limiter = pipeline.limiter(Declaration.of(spec).model_id)
     stopped: NightState | None = None
@@ -158,31 +156,31 @@ def _work(
         lease = pipeline.settings.lease_seconds
         with pipeline.ledger.write() as connection:
             for shard in shards:
-                progress = shard.progress(engine.per_second, limiter.refused)
+                progress = shard.progress(engine.per_second, limiter.refused, engine.waits_until)
                 leases.checkpoint(connection, shard.submission, progress, lease)
             gates = OPEN_GATES
-            if closes:
+            if breaks:
                 first = [shard.first for shard in shards]
                 gates = Gates(breaker=breaker.look(connection, spec.alerts, night, first))
-            stopped = admission.closed(connection, night, gates)
+            _note_account(connection, night, engine)
+            stopped = admission.closed(connection, night, gates, probe=engine.probing)
         return stopped is not None
 
     def settle(shard: OpenShard, end: End | None) -> None:
         shard.__exit__()
         with pipeline.ledger.write() as connection:
-            if engine.refusal is not None:
-                accounts.pause_account(connection, night.account, str(engine.refusal))
+            _note_account(connection, night, engine)
             held = leases.checkpoint(
                 connection,
                 shard.submission,
-                shard.progress(engine.per_second, limiter.refused),
+                shard.progress(engine.per_second, limiter.refused, None),
                 0.0,
             )
             if not held:
                 return
             if end is None:
                 transitions.end(connection, shard.submission)
-            elif end is End.CLOSE and closes:
+            elif end is End.CLOSE:
                 transitions.close(connection, shard.submission)
             else:
                 leases.let_go(connection, shard.submission)
@@ -197,6 +195,22 @@ def _work(
     )
     _supervise(pipeline, engine, spec.realtime.concurrency, meanwhile)
     return engine, stopped
+
+
+def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
+    """End the account's pause where the probe was answered, begin one where the API refuses it.
+
+    Another refusal, as of a model that the API does not know, is a fault of the night.
+    """
+    if engine.proved:
+        engine.proved = False
+        accounts.lift_pause(connection, night.account)
+    if engine.refusal is None:
+        return
+    if refuses_account(engine.refusal):
+        accounts.pause_account(connection, night.account, str(engine.refusal))
+    else:
+        nights.update_night(connection, night.id, refused=str(engine.refusal))
 
 
 def _supervise(

@@ -29,6 +29,7 @@ from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import CALLED_ELSEWHERE, running
+from batch_pipeline.wording import duration
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ ERROR_TRIES = 3
 TOO_LARGE_TRIES = 3
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
+# Longer pauses are logged, and shown by `status`.
+TOLD_PAUSE_SECONDS = 10.0
 # A checkpoint follows after `checkpoint_every` answers, and at the latest after this time.
 CHECKPOINT_SECONDS = 5.0
 # Progress is written to the ledger at most this often: other processes write to it as well.
@@ -103,9 +106,13 @@ class Engine:
         self.answered = 0
         self.waiting = Waiting(None)
         self.end: End | None = None
-        # A refusal that concerns the whole account: key, billing, model.
+        # A refusal that concerns the whole account, or all calls: key, billing, model.
         self.refusal: ApiFailure | None = None
+        # A paused account is tried: one call at a time until one is answered (`proved`).
+        self.probing = self.proved = False
         self.error: BaseException | None = None
+        # Until when the last pause that was logged lasts.
+        self._told_until = float("-inf")
         # Set after each shard that was settled, and at the end.
         self.settled = threading.Event()
 
@@ -124,6 +131,12 @@ class Engine:
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(self._abort)
+
+    @property
+    def waits_until(self) -> float | None:
+        """When calls go on after a long pause, in seconds since the epoch; None: there is none."""
+        left = self._limiter.pause_left(time.monotonic())
+        return time.time() + left if left > TOLD_PAUSE_SECONDS else None
 
     @property
     def per_second(self) -> float:
@@ -179,7 +192,7 @@ class Engine:
 
     def _next(self, now: float) -> tuple[Call | None, float | None]:
         """The call that leaves now, or None and the seconds to wait (None: until a change)."""
-        if len(self._in_flight) >= self._concurrency:
+        if len(self._in_flight) >= (1 if self.probing else self._concurrency):
             return None, None
         call = self._queue.first(now)
         if call is None:
@@ -223,6 +236,9 @@ class Engine:
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
         call.shard.succeeded(call, answer, usage, now - ticket.sent_at)
         self._write_soon(call.shard)
+        if self.probing:
+            self.probing, self.proved = False, True
+            self._checkpoint_due.set()
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
@@ -255,6 +271,7 @@ class Engine:
         limit = None
         if failure.status == 429:
             self._limiter.throttled(now, ticket, failure.retry_after, failure.limits)
+            self._tell_pause(now)
             limit = self._limiter.over(ticket, failure.limits)
         else:
             self._limiter.overloaded(now, ticket)
@@ -266,6 +283,13 @@ class Engine:
             self._try_again(call, now, call.busy, failure.retry_after)
         else:
             self._set_aside(call, ticket, outcome, now, attempted=False)
+
+    def _tell_pause(self, now: float) -> None:
+        """Log a long pause of the limiter; calls that are refused together are one pause."""
+        left = self._limiter.pause_left(now)
+        if left > TOLD_PAUSE_SECONDS and now > self._told_until:
+            self._told_until = now + left
+            log.warning("the API asks real-time calls to wait: they go on in %s", duration(left))
 
     def _try_again(self, call: Call, now: float, tries: int, retry_after: float | None) -> None:
         pause = min(FIRST_RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)
@@ -319,6 +343,7 @@ class Engine:
                 return False
             self._shards.append(found)
             self._source = found
+            self.probing = self.probing or found.probe
         source = self._source
         calls = await asyncio.to_thread(source.take, self._queue.ahead, AHEAD_BYTES)
         if calls:

@@ -81,6 +81,7 @@ class OpenShard:
     def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> None:
         self.submission = intent.submission
         self.shard = intent.shard
+        self.probe = intent.probe
         self._pipeline = pipeline
         self._folder = paths.raw_realtime(night.job, night.partition)
         with pipeline.ledger.read() as connection:
@@ -178,8 +179,10 @@ class OpenShard:
         """Make the journal durable."""
         self._journal.checkpoint()
 
-    def progress(self, per_second: float, refused: int) -> dict[str, Any]:
-        """Progress for the ledger; `per_second` and `refused` are those of the whole engine."""
+    def progress(
+        self, per_second: float, refused: int, waits_until: float | None
+    ) -> dict[str, Any]:
+        """Progress for the ledger; the arguments are those of the whole engine."""
         with self._lock:
             return {
                 "answered": self._done,
@@ -189,6 +192,7 @@ class OpenShard:
                 "refused": refused,
                 "latency_ms": _latency(self._latencies),
                 "lost_usd_bound": str(self._lost_usd),
+                "waits_until": waits_until,
             }
 
     def _calls_left(self) -> Iterator[Call]:

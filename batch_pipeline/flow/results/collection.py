@@ -186,8 +186,19 @@ def _record(
     if not duplicate:
         nights.back_off(connection, night.id, rest, again=counts.again, storm=judge.storm)
     takeovers.settle(connection, night.id)
-    if judge.stopped_by is not None:
-        accounts.pause_account(connection, night.account, judge.stopped_by)
+    _judge_account(connection, submission, judge)
+
+
+def _judge_account(connection: Connection, submission: Submission, judge: LineJudge) -> None:
+    """Pause the account where lines of results are refused for its sake; end a pause where the
+    results of what was sent since then are answers."""
+    name, sent_at = submission.account, submission.intent_at
+    if judge.stopped_by is None:
+        if judge.answered:
+            accounts.prove(connection, name, sent_at, by_results=True)
+    elif sent_at >= (accounts.get_account(connection, name).lifted_at or 0.0):
+        # What was sent before a pause that is over tells of that one.
+        accounts.pause_account(connection, name, judge.stopped_by, by_results=True)
 
 
 def _publish(

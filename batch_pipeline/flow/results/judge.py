@@ -59,6 +59,8 @@ _OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
 # content, parsed, stop reason, model and tokens (None: billed, and not known).
 _Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | None]
 _NO_TOKENS = (0, 0, 0, 0, 0)
+# Statuses of requests that need not have been worked on.
+_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
 _OUTPUT = TOKENS.index("output_tokens")
 # Lines that are quoted of those that cannot be read.
 _MOST_QUOTED = 3
@@ -160,6 +162,8 @@ class LineJudge:
         self._estimated = Decimal(0)
         # An error that concerns the whole account: credentials, billing or a spend limit.
         self.stopped_by: str | None = None
+        # The API has worked on a request.
+        self.answered = False
         self.letters: list[DeadLetter] = []
 
     @property
@@ -339,7 +343,8 @@ class LineJudge:
         else:
             outcome = self._in_this_submission(number, outcome)
             final = outcomes.settle(outcome, tried, self._max_attempts)
-            counted = outcome.action is not Action.REOPEN
+            counted = outcome.action not in (Action.REOPEN, Action.STOP)
+        self.answered = self.answered or outcome.status not in _NOT_WORKED_ON
         self._first.count(self._ids[number], tried, outcome)
         message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
         if not final:

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batch_pipeline.errors import AccountError, ApiError, BatchPipelineError, GateClosedError
+from batch_pipeline.errors import (
+    AccountPausedError,
+    ApiError,
+    BatchPipelineError,
+    GateClosedError,
+)
 from batch_pipeline.flow.gates import night_gates
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
@@ -20,12 +25,12 @@ from batch_pipeline.ledger.admission.night_state import (
     ShortOfBudget,
     state_of,
 )
-from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, ROOM_WANTED_SECONDS
+from batch_pipeline.ledger.admission.queue import ROOM_WANTED_SECONDS, refused_until
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import one_line
 
 ERRORS: dict[Kind, type[BatchPipelineError]] = {
-    Kind.PAUSED: AccountError,
+    Kind.PAUSED: AccountPausedError,
     Kind.REFUSED: ApiError,
     Kind.PILOT_CLOSED: GateClosedError,
     Kind.BREAKER_OPEN: GateClosedError,
@@ -63,6 +68,7 @@ def facts_of(
         complete=state.complete,
         held=night.held_at is not None,
         paused=state.account.paused_reason,
+        probe_at=state.account.probe_at,
         refused=night.refused,
         gates=gates,
         at_work=PROCESSED if state.at_work else None,
@@ -72,10 +78,8 @@ def facts_of(
 
 def _with_room(facts: Facts, state: Progress) -> Facts:
     """The facts with what the last attempt at submission found in its way, as the ledger has it."""
-    full = None
-    if state.account.wait_until > state.at:
-        full = REFUSED_BY_API
-    elif state.night.wanted_room_at > state.at - ROOM_WANTED_SECONDS:
+    full = refused_until(state.account, state.at)
+    if full is None and state.night.wanted_room_at > state.at - ROOM_WANTED_SECONDS:
         full = "it found no room in the account's queue"
     short = state.night.short_of_budget
     # What was planned before it failed may go, unless everything fails.

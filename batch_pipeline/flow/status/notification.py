@@ -28,9 +28,13 @@ PATIENCE_SECONDS = 8.0
 MOST_LINES = 5
 # Addresses may hold commas, but no scheme after one.
 SEPARATOR = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
-GOOD, BAD = ("complete",), ("gate_closed", "breaker_open", "account_paused", "night_refused")
+GOOD, BAD = (
+    ("complete",),
+    ("gate_closed", "breaker_open", "account_paused", "night_refused", "other_workspace"),
+)
 TITLES = {
     "account_paused": "submission is paused",
+    "batch_missing": "the API does not know a batch",
     "breaker_open": "the circuit breaker is open",
     "budget_reached": "the budget is reached",
     "complete": "complete",
@@ -41,6 +45,7 @@ TITLES = {
     "gate_closed": "the pilot's gate is closed",
     "near_expiry": "batches near their expiry",
     "night_refused": "the API refused a batch",
+    "other_workspace": "the key is one of another workspace",
     "over_budget": "a ceiling is passed",
     "results_gone": "results were deleted uncollected",
     "results_near_deletion": "results near their deletion",

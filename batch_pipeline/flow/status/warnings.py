@@ -6,7 +6,7 @@ A pure function of a night's progress. Command line and Dagster show the same wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
+from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.wording import duration, moment, usd
@@ -38,6 +39,8 @@ NEAR_DELETION_SECONDS = 5 * DAY
 UNCOLLECTED_SECONDS = 6 * HOUR
 # Most submissions of unknown outcome are found within minutes: those are worth no alert.
 UNKNOWN_LASTS_SECONDS = 1 * HOUR
+# A new batch, or one that has just ended, may be answered with 404 for minutes.
+MISSING_SECONDS = 10 * 60.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
     if state.complete:
         return list(_limits(state, alert_limits))
     found = list(of_state(state, alert_limits, STOPPED))
+    found.extend(_of_api(state))
     found.extend(_limits(state, alert_limits))
     found.extend(_unknown(state))
     for submission in state.submissions:
@@ -105,6 +109,63 @@ def _key(kind: Kind, state: Progress) -> str:
     if kind is Kind.PILOT_CLOSED and state.snapshot is not None:
         return f"{state.snapshot.declaration_hash} {state.snapshot.content_hash}"
     return _declared(state)
+
+
+def _of_api(state: Progress) -> Iterator[NightWarning]:
+    """Waits that the API asked for, and batches that it does not know under the present key."""
+    account = state.account
+    if accounts.waits(account.reads_wait_until, state.at):
+        until = moment(account.reads_wait_until)
+        yield NightWarning(
+            "api_wait",
+            f"the API asked not to be asked for batches now; it is asked again at {until}",
+            alerts=False,
+        )
+    calls = max([(s.progress or {}).get("waits_until") or 0.0 for s in state.live], default=0.0)
+    if accounts.waits(calls, state.at):
+        yield NightWarning(
+            "api_wait",
+            f"the API asked real-time calls to wait; they go on at {moment(calls)}",
+            batch="calls",
+            alerts=False,
+        )
+    flying = [s for s in state.live if s.state is State.ACCEPTED]
+    missing = [s for s in flying if s.missing_since is not None]
+    if flying and account.workspace != account.key_workspace:
+        yield NightWarning(
+            "other_workspace",
+            f"the key is one of workspace {account.key_workspace}, and {len(flying):,} batches are "
+            f"in flight in workspace {account.workspace}: set ANTHROPIC_API_KEY to a key of that "
+            "workspace, which alone can fetch their results",
+            key=f"{account.workspace} {account.key_workspace}",
+        )
+    elif len(flying) > 1 and len(missing) == len(flying):
+        lasted = state.at - max(s.missing_since or 0.0 for s in missing)
+        if lasted > MISSING_SECONDS:
+            yield NightWarning(
+                "other_workspace",
+                f"for {duration(lasted)} the API has known none of the {len(flying):,} batches in "
+                "flight (HTTP 404): is the key one of another workspace? Set ANTHROPIC_API_KEY to "
+                "a key of the workspace that made them, which alone can fetch their results",
+                key=f"{min(s.missing_since or 0.0 for s in missing):.0f}",
+                alerts=lasted > UNKNOWN_LASTS_SECONDS,
+            )
+    else:
+        yield from _missing(missing, state.at)
+
+
+def _missing(missing: Sequence[Submission], at: float) -> Iterator[NightWarning]:
+    for submission in missing:
+        lasted = at - (submission.missing_since or at)
+        if lasted > MISSING_SECONDS:
+            yield NightWarning(
+                "batch_missing",
+                f"for {duration(lasted)} the API has not known batch {submission.batch_id} (HTTP "
+                "404): was it deleted, or is the key one of another workspace? It is asked for on; "
+                "29 days after its creation its documents are set aside",
+                submission.batch_id,
+                alerts=lasted > UNKNOWN_LASTS_SECONDS,
+            )
 
 
 def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]:

@@ -40,7 +40,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 
 # Reads, in the transaction that claims a shard, what the flow says of the night's gates.
 ReadGates = Callable[[Connection, Night, Shard], Gates]
@@ -72,10 +72,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Intent:
-    """A shard that this owner may send now."""
+    """A shard that this owner may send now; `probe`: to try an account that is paused."""
 
     submission: Submission
     shard: Shard
+    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class _Decision:
     bound: Decimal
     short: ShortOfBudget | None
     wants_room: bool
+    probe: bool
 
 
 def begin(
@@ -102,7 +104,8 @@ def begin(
 ) -> Intent | Waiting:
     """Claim the night's next waiting batch shard, if limits, ceilings and gates allow it.
 
-    A night that finds the account's queue full notes it, and goes before younger ones.
+    A night that finds the account's queue full notes it, and goes before younger ones. Of a night
+    whose account is paused the cheapest shard goes, where a probe is due.
     """
     night = nights.get_night(connection, night.id)
     shard = shards.next_to_go(connection, night.id, "batch")
@@ -121,7 +124,11 @@ def _decide(
     connection: Connection, night: Night, shard: Shard, limits: Limits, read_gates: ReadGates
 ) -> _Decision:
     """Whether a night's next shard may go now; a real-time one needs no room at the queue."""
-    facts = replace(facts_of(connection, night), gates=read_gates(connection, night, shard))
+    probe = probe_may_go(connection, night.account)
+    if probe and shard.engine == "batch":
+        shard = shards.cheapest_to_go(connection, night.id, "batch") or shard
+    facts = facts_of(connection, night, probe=probe)
+    facts = replace(facts, gates=read_gates(connection, night, shard))
     found = affordable(connection, night, shard, limits.money)
     short, bound = None, Decimal(0)
     if isinstance(found, Shortfall):
@@ -140,18 +147,34 @@ def _decide(
         # A job that uses its own share up must not keep other jobs from the rest.
         and not queue.share_in_use(shard.requests)
     )
-    return _Decision(may_go(facts), state, shard, bound, short, wants_room)
+    return _Decision(may_go(facts), state, shard, bound, short, wants_room, probe)
 
 
-def facts_of(connection: Connection, night: Night) -> Facts:
-    """What the ledger says of a night by itself: held, its account paused, or refused."""
+def probe_may_go(connection: Connection, name: str) -> bool:
+    """Whether a paused account may be tried now: a probe is due, and none is at the API."""
+    account = accounts.get_account(connection, name)
+    if account.paused_at is None or not account.probe_is_due(now(connection)):
+        return False
+    sent_since = (
+        tables.submission.c.account == name,
+        tables.submission.c.intent_at >= account.paused_at,
+    )
+    return not submissions.find(connection, *sent_since, states=(*IN_QUEUE, State.ENDED))
+
+
+def facts_of(connection: Connection, night: Night, *, probe: bool = False) -> Facts:
+    """What the ledger says of a night by itself: held, its account paused, or refused.
+
+    To a `probe` the pause is no obstacle.
+    """
     account = accounts.get_account(connection, night.account)
     return Facts(
         job=night.job,
         partition=night.partition,
         account=night.account,
         held=night.held_at is not None,
-        paused=account.paused_reason,
+        paused=None if probe else account.paused_reason,
+        probe_at=account.probe_at,
         refused=night.refused,
         backing_off=None if night.storm_since is None else night.resting(now(connection)),
     )
@@ -184,10 +207,12 @@ def with_queue(facts: Facts, queue: Queue, requests: int) -> Facts:
     )
 
 
-def closed(connection: Connection, night: Night, gates: Gates = OPEN_GATES) -> NightState | None:
+def closed(
+    connection: Connection, night: Night, gates: Gates = OPEN_GATES, *, probe: bool = False
+) -> NightState | None:
     """Why nothing more of a night may go out, queue and budget apart; None: it may."""
     night = nights.get_night(connection, night.id)
-    state = state_of(replace(facts_of(connection, night), gates=gates))
+    state = state_of(replace(facts_of(connection, night, probe=probe), gates=gates))
     return None if state.kind is Kind.OPEN else state
 
 
@@ -240,7 +265,9 @@ def _claim(
         usd_bound=found.bound,
         stated_prices=limits.money.stated_prices,
     )
-    return Intent(submission, found.shard)
+    if found.probe:
+        accounts.take_probe(connection, night.account)
+    return Intent(submission, found.shard, found.probe)
 
 
 def begin_calls(
@@ -263,7 +290,8 @@ def begin_calls(
         takeovers.use(connection, night.id, found.bound)
         takeovers.settle(connection, night.id)
         return intent
-    stopped = closed(connection, night)
+    probe = probe_may_go(connection, night.account)
+    stopped = closed(connection, night, probe=probe)
     if stopped is not None:
         return Waiting(stopped, shard.requests)
     if shard.state is not ShardState.CLAIMED:
@@ -273,7 +301,9 @@ def begin_calls(
         return Waiting(running(CALLED_ELSEWHERE), shard.requests)
     if current.state is State.CALLING:
         leases.take_over(connection, current, owner, limits.lease_seconds)
-    return Intent(submissions.get(connection, current.id), shard)
+        if probe:
+            accounts.take_probe(connection, night.account)
+    return Intent(submissions.get(connection, current.id), shard, probe)
 
 
 def reserve_takeover(

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from batch_pipeline.wording import moment
+
 PILOT_AT_API = "the pilot's batch is being processed"
 RESULTS_MISSING = (
     "lines of the pilot's results are missing or cannot be read; they are fetched again"
@@ -97,9 +99,10 @@ class ShortOfBudget:
 class Facts:
     """What is known of a night; a default says that something is in order, or not known.
 
-    `terminated`: a person terminated the run that submitted it last. `unanswered` is how the API
-    failed just now, `at_work` what is under way, `short_of_budget` the ceiling that has no room.
-    `backing_off` says until when requests that failed are not asked again.
+    `terminated`: a person terminated the run that submitted it last. `paused` says why its account
+    sends nothing, `probe_at` when that is tried by itself (seconds since the epoch). `unanswered`
+    is how the API failed just now, `at_work` what is under way, `short_of_budget` the ceiling that
+    has no room. `backing_off` says until when requests that failed are not asked again.
     `too_large` are the requests of the next shard and the queue limit that they exceed,
     `older_night` names one that goes first, `queue_full` says which limit has no room.
     `asked` tells whether a person or a schedule wants this input to be submitted.
@@ -112,6 +115,7 @@ class Facts:
     held: bool = False
     terminated: bool = False
     paused: str | None = None
+    probe_at: float | None = None
     refused: str | None = None
     gates: Gates = OPEN_GATES
     unanswered: str | None = None
@@ -178,7 +182,8 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
         yield NightState(
             Kind.PAUSED,
             f"submission is paused for account {facts.account}: {facts.paused}",
-            "settle it in the API's console, then run the night again",
+            "settle it in the API's console, then run the night again: that tries at once"
+            f"{_probe(facts)}",
         )
     if facts.refused is not None:
         yield NightState(
@@ -186,6 +191,13 @@ def _until_a_person_acts(facts: Facts) -> Iterator[NightState]:
             facts.refused,
             "correct the declaration, or what else it complains of, then run the night again",
         )
+
+
+def _probe(facts: Facts) -> str:
+    """When the sensor tries a paused account; empty where the next run does."""
+    if not facts.probe_at:
+        return ""
+    return f"; the sensor tries it with one small batch or call at {moment(facts.probe_at)}"
 
 
 def _gates(facts: Facts, gates: Gates) -> Iterator[NightState]:

@@ -12,28 +12,38 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger import accounts
+from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import IN_QUEUE
+from batch_pipeline.wording import moment
 
 # An older night that wanted room this long ago and did not come back no longer goes first.
 ROOM_WANTED_SECONDS = 600.0
 REFUSED_BY_API = "the API's queue is full"
 
 
+def refused_until(account: Account, at: float) -> str | None:
+    """That the API said lately that its queue is full, and when it is asked again; None: it is
+    asked now."""
+    if not accounts.waits(account.wait_until, at):
+        return None
+    return f"{REFUSED_BY_API}, it is asked again at {moment(account.wait_until)}"
+
+
 @dataclass(frozen=True)
 class Queue:
     """The queue as one night finds it, in requests; `job_limit` None: the job has no share of it.
 
-    `refused`: the API said lately that it is full. `older_night` wants room too, and goes first.
+    `refused` says that the API found it full lately. `older_night` wants room too, and goes first.
     """
 
     account_limit: int
     account_used: int = 0
     job_limit: int | None = None
     job_used: int = 0
-    refused: bool = False
+    refused: str | None = None
     older_night: str | None = None
 
     @property
@@ -60,7 +70,7 @@ class Queue:
         if self.share_in_use(requests):
             return f"the job's share of the queue ({self.job_limit:,} requests) is in use"
         if self.refused:
-            return REFUSED_BY_API
+            return self.refused
         if self.account_limit - self.account_used < requests:
             return f"the account's queue limit ({self.account_limit:,} requests) is in use"
         return None
@@ -88,7 +98,7 @@ def read_queue(
         account_used=_requests(connection, night),
         job_limit=job_limit,
         job_used=0 if job_limit is None else _requests(connection, night, of_job),
-        refused=accounts.get_account(connection, night.account).wait_until > at,
+        refused=refused_until(accounts.get_account(connection, night.account), at),
         older_night=_older_night_that_wants_room(connection, night, at),
     )
 

@@ -91,12 +91,24 @@ account = Table(
     metadata,
     Column("name", String(100), primary_key=True),
     Column("simulated", Boolean, nullable=False),
-    # Credentials, billing, spend limit: nothing is sent until a person has acted.
+    # Credentials, billing, spend limit: nothing is sent but a probe, whose success ends the pause.
     Column("paused_reason", Text),
     # Since when, so that one pause causes one alert and the next one another.
     Column("paused_at", Double),
+    # Result lines told of it: an accepted batch proves nothing then, its results do.
+    Column("paused_by_results", Boolean, nullable=False, server_default=sa.false()),
+    # When the next probe may go, and how long after it the one that follows.
+    Column("probe_at", Double),
+    Column("probe_seconds", Double),
+    # When the last pause ended: what was sent before is no evidence for another one.
+    Column("lifted_at", Double),
     # The API said that its queue is full: no batch is created before this time.
     Column("wait_until", Double, nullable=False, default=0.0),
+    # The API asked not to be asked for batches and lists before this time.
+    Column("reads_wait_until", Double, nullable=False, server_default="0"),
+    # The workspace of what is in flight, and that of the key that asked last, by the API's headers.
+    Column("workspace", String(200)),
+    Column("key_workspace", String(200)),
 )
 
 night = Table(
@@ -253,6 +265,8 @@ submission = Table(
     Column("accepted_at", Double),
     Column("expires_at", Double),
     Column("cancel_requested_at", Double),
+    # Since when the API answers that it does not know the batch; NULL: it does.
+    Column("missing_since", Double),
     Column("ended_at", Double),
     Column("collected_at", Double),
     # What collection found; `sums` adds these up. Billed tokens by class, and their price.

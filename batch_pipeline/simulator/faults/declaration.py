@@ -127,13 +127,15 @@ Outcome = ErrorType | NotAnswered | OddAnswer
 class _Outcome(Declared):
     """The result of a request. `ways`: for requests in batches, in real time, or both.
 
-    `attempts`: only for this number of first attempts at a content (None: for all).
+    `attempts`: only for this number of first attempts at a content (None: for all). An error has
+    `message`, and `error_code` in its details.
     """
 
     outcome: Outcome
     ways: Literal["batch", "realtime", "both"] = "batch"
     attempts: Positive | None = None
     message: str = "A fault that was asked for."
+    error_code: str | None = None
 
     @model_validator(mode="after")
     def _exists_in_real_time(self) -> _Outcome:

@@ -28,7 +28,10 @@ _GATEWAY_PAGE = (
 
 def refusal(request: Request, error: ErrorAnswer) -> Response:
     """An answer with the API's error body, or with a gateway's page."""
-    headers = {} if error.retry_after is None else {"retry-after": f"{error.retry_after:g}"}
+    wait = error.retry_after
+    headers = (
+        {} if wait is None else {"retry-after": wait if isinstance(wait, str) else f"{wait:g}"}
+    )
     if error.html:
         return HTMLResponse(_GATEWAY_PAGE.format(status=error.status), error.status, headers)
     details = None if error.error_code is None else {"error_code": error.error_code}

@@ -32,7 +32,7 @@ class ErrorAnswer(Declared):
     type: str
     message: str
     error_code: str | None = None
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     html: bool = False
 
 
@@ -66,8 +66,9 @@ class Normal(_Fault):
 class Error(_Fault):
     """An HTTP error. With `accepted` the handler does its work, and only its answer is lost.
 
-    `html` sends a gateway's page instead of the API's error body. Without `retry_after` there is no
-    such header. `type` defaults to the API's type for the status.
+    `html` sends a gateway's page instead of the API's error body. `retry_after` is that header, as
+    seconds or as any text; without it there is none. `type` defaults to the API's type for the
+    status.
     """
 
     kind: Literal["error"]
@@ -75,7 +76,7 @@ class Error(_Fault):
     type: str | None = None
     message: str = "A fault that was asked for."
     error_code: str | None = None
-    retry_after: Seconds | None = None
+    retry_after: Seconds | str | None = None
     accepted: bool = False
     html: bool = False
 
@@ -130,19 +131,27 @@ class QueueFull(_Fault):
         )
 
 
+MESSAGES = {
+    "specified": "You have reached your specified API usage limits.",
+    "credit": "Your credit balance is too low to access the Anthropic API. Please go to Plans & "
+    "Billing to upgrade or purchase credits.",
+}
+
+
 class SpendLimit(_Fault):
-    """A spend limit: the API's own (429 with an error code) or one that was specified (400)."""
+    """A spend limit: the API's own (429 with an error code) or one that was specified (400), or
+    credit that has run out (400)."""
 
     kind: Literal["spend_limit"]
-    form: Literal["enforced", "contract", "specified"] = "enforced"
+    form: Literal["enforced", "contract", "specified", "credit"] = "enforced"
 
     @property
     def label(self) -> str:
         return f"spend_limit_{self.form}"
 
     def answer(self) -> ErrorAnswer:
-        if self.form == "specified":
-            message = "You have reached your specified API usage limits."
+        if self.form in MESSAGES:
+            message = MESSAGES[self.form]
             return ErrorAnswer(status=400, type="invalid_request_error", message=message)
         return ErrorAnswer(
             status=429,

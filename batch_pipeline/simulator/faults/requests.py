@@ -59,7 +59,8 @@ class RequestFate:
             return truth
         self.injected[f"requests.{rule.outcome}"] += 1
         if rule.outcome in _ERRORS:
-            error = error_body(_error_type(rule), rule.message, f"req_01{unique}")
+            details = None if rule.error_code is None else {"error_code": rule.error_code}
+            error = error_body(_error_type(rule), rule.message, f"req_01{unique}", details)
             return {"type": "errored", "error": error}
         if rule.outcome in _ODD_ANSWERS:
             return _odd(truth, rule.outcome)
@@ -79,7 +80,7 @@ class RequestFate:
         if result["type"] == "errored":
             error = result["error"]["error"]
             status = TYPE_STATUSES.get(error["type"], 500)
-            raise ApiError(status, error["type"], error["message"])
+            raise ApiError(status, error["type"], error["message"], details=error.get("details"))
         answer: dict[str, Any] = result["message"]
         return answer
 
