@@ -123,8 +123,9 @@ def as_unfinished(
         next_requests = to_plan if stage is PilotStage.JUDGED and not realtime else 0
     return UnfinishedNight(
         partition=night.partition,
-        # Planning and collecting raise the revision; sending and ending show in the counts.
-        marker=f"{night.revision}.{state.batches}.{state.batches_ended}",
+        # Planning and collecting raise the revision; sending and ending show in the counts. Each
+        # probe of a paused account, and the end of its pause, are a new start too.
+        marker=f"{night.revision}.{state.batches}.{state.batches_ended}{_tried(state)}",
         facts=facts,
         queue=queue,
         pilot=stage,
@@ -135,6 +136,11 @@ def as_unfinished(
         summary=state.describe(),
         calls_due=stage is PilotStage.JUDGED and realtime and to_plan > 0,
     )
+
+
+def _tried(state: Progress) -> str:
+    at = state.account.probe_at or state.account.lifted_at
+    return "" if at is None else f".{at:.0f}"
 
 
 def pilot_stage(state: Progress, planned: Sequence[Shard]) -> PilotStage:

@@ -1,0 +1,56 @@
+"""An account that the API refuses, under Dagster: the sensor tries it, and goes on by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.database.ledger import Ledger, now
+from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline_tests.orchestration.nightly import Nightly
+
+MakeNightly = Callable[..., Nightly]
+OUT_OF_CREDIT = {
+    "fault": {"kind": "spend_limit", "form": "credit"},
+    "endpoints": ["messages", "create"],
+}
+
+
+def probe_now(home: Path) -> None:
+    """As if the time to the next probe were over."""
+    ledger = Ledger(f"sqlite:///{home}/ledger.sqlite")
+    with ledger.write() as connection:
+        connection.execute(sa.update(tables.account).values(probe_at=now(connection) - 1))
+    ledger.close()
+
+
+@pytest.mark.parametrize("via", ["realtime", "batch"])
+def test_nights_that_stopped_in_their_pilot_go_on_after_a_probe(
+    nightly: MakeNightly, nights: list[str], environment: Path, sim: Simulator, via: str
+) -> None:
+    job = nightly(pilot={"size": 4, "via": via, "max_error_rate": 0.0, "max_truncated_rate": 1.0})
+    sim.set_faults(Faults.of(outages=[OUT_OF_CREDIT]))
+    two = nights[:2]
+    for night in two:
+        assert job.launch(night).success
+        assert "credit balance is too low" in job.metadata("pilot_sample", night)["summary"]
+    for _ in range(2):
+        tick = job.tick()
+        assert not tick.run_requests
+        assert "the sensor tries it" in str(tick.skip_message)
+        probe_now(environment)
+        requests = job.tick().run_requests
+        assert {request.partition_key for request in requests} == set(two)
+        assert all(result.success for result in job.follow(requests))
+        assert sim.books.accepted_requests == sim.books.billed_requests == 0
+    sim.set_faults(Faults())
+    assert not job.tick().run_requests
+    probe_now(environment)
+    job.run_to_the_end(*two)
+    for night in two:
+        assert job.metadata("collected_results", night)["succeeded"] == 40
+    assert sim.books.billed_requests == 80
