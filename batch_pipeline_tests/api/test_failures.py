@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import anthropic
 import pytest
 
 from batch_pipeline.api.failures import (
     QUOTED,
     concerns_account,
-    failures,
     object_in,
     rate_limits,
     refusal,
@@ -58,12 +56,6 @@ def test_a_page_is_quoted_by_its_beginning_and_its_type() -> None:
     # An error of the API is whole, and of no content type.
     error = b'{"error": {"type": "api_error", "message": "m"}}'
     assert str(refusal(500, {"content-type": "application/json"}, error)) == "HTTP 500 api_error: m"
-
-
-def test_without_a_token_nothing_was_sent() -> None:
-    with pytest.raises(ApiFailure, match="no credentials: the file is gone") as caught, failures():
-        raise anthropic.AnthropicError("the file is gone")
-    assert (caught.value.status, caught.value.connected) == (None, False)
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 403, 502])

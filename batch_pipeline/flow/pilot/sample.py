@@ -180,7 +180,9 @@ def _decide(
     again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
     with pipeline.ledger.read() as connection:
         waiting = admission.resting(connection, seen.night)
-    if again and waiting is None and plan.plan_again(pipeline, seen, spec, again, bounds):
+    if again and waiting is not None:
+        return waiting
+    if again and plan.plan_again(pipeline, seen, spec, again, bounds):
         return None
     costs = (s.published_usd if s.cost_usd is None else s.cost_usd for s in every)
     billed = sum(costs, Decimal(0))
