@@ -27,6 +27,7 @@ from batch_pipeline.cli.jobs import jobs, validate
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
 from batch_pipeline.cli.prune import prune
 from batch_pipeline.cli.reconcile_costs import reconcile_costs
+from batch_pipeline.cli.recover import recover
 from batch_pipeline.cli.report import report
 from batch_pipeline.cli.run import cancel, run
 from batch_pipeline.cli.simulator import simulator
@@ -47,6 +48,7 @@ COMMANDS = (
     cancel,
     prune,
     backup,
+    recover,
     reconcile_costs,
     simulator,
 )

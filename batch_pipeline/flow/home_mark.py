@@ -99,7 +99,7 @@ class HomeMark:
                 each for each in sent if account.simulated or each.account != SIMULATOR_ACCOUNT
             ]
             if told is not None and mine.home not in (None, told["home"]):
-                raise LedgerError(self._another_home(mine))
+                raise LedgerError(self.another_home(mine))
             if told is None:
                 self._refuse_unmarked(mine, account)
             elif told["ledger"] != mine.ledger and relevant:
@@ -175,6 +175,16 @@ class HomeMark:
         mark = {"home": home, "ledger": mine.ledger, "ledger_location": self._ledger_location}
         self._files.write(paths.MARK, orjson.dumps(mark, option=orjson.OPT_INDENT_2))
 
+    def another_home(self, mine: Identity) -> str:
+        """The message that the ledger serves another home."""
+        where = f", last seen at {mine.home_location}" if mine.home_location else ""
+        return (
+            f"The ledger {self._ledger_location} belongs to another home than "
+            f"{location(self._files.home)}{where}: what its nights consist of lies there. Nothing "
+            "was sent. Set BATCH_PIPELINE_HOME to that home, or BATCH_PIPELINE_LEDGER_URL to a "
+            "ledger of this home's own; one ledger serves one home."
+        )
+
     def _refuse_unmarked(self, mine: Identity, account: Account) -> None:
         """Refuse a home without a mark whose files the ledger does not know, or the other way."""
         with self._ledger.read() as connection:
@@ -193,16 +203,7 @@ class HomeMark:
                 f"ledger {self._ledger_location} does not know. {WHAT_TO_DO}"
             )
         if known and not self._files.glob("*/results/partition=*/*.parquet"):
-            raise LedgerError(self._another_home(mine))
-
-    def _another_home(self, mine: Identity) -> str:
-        where = f", last seen at {mine.home_location}" if mine.home_location else ""
-        return (
-            f"The ledger {self._ledger_location} belongs to another home than "
-            f"{location(self._files.home)}{where}: what its nights consist of lies there. Nothing "
-            "was sent. Set BATCH_PIPELINE_HOME to that home, or BATCH_PIPELINE_LEDGER_URL to a "
-            "ledger of this home's own; one ledger serves one home."
-        )
+            raise LedgerError(self.another_home(mine))
 
     def _refuse_behind(self, mine: Identity, top: Marked) -> None:
         with self._ledger.read() as connection:

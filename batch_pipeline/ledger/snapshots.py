@@ -54,6 +54,11 @@ class NewSnapshot:
     kept: int = field(default=0, kw_only=True)
     below: tuple[Layer, ...] = field(default=(), kw_only=True)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> NewSnapshot:
+        """The inverse of `asdict`."""
+        return cls(**{**data, "below": tuple(Layer(**layer) for layer in data["below"])})
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         """All layers, the lowest first."""

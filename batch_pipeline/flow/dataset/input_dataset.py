@@ -12,9 +12,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
@@ -106,24 +108,27 @@ def read_snapshot(
                 partition,
             )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
+        new = NewSnapshot(
+            folder=target,
+            # What has changed of items that no overlay reads is noticed by the next run.
+            signature=sources.signature if overlay is None else overlay.below.signature,
+            content_hash=whole.content.hexdigest(),
+            declaration_hash=declaration.hash,
+            declaration=declaration.to_json(),
+            parts=whole.parts,
+            items=whole.items,
+            set_aside=whole.set_aside_by_reason(),
+            duplicates=repeats.duplicates,
+            request_bytes=whole.request_bytes,
+            kept=repeats.kept,
+            below=() if overlay is None else overlay.below.layers,
+        )
         if keep:
+            facts = paths.snapshot_facts(str(folder))
+            Path(facts).write_bytes(orjson.dumps(asdict(new)))
             pipeline.files.make_durable(folder)
             pipeline.files.publish(folder, target)
-    return NewSnapshot(
-        folder=target,
-        # What has changed of items that no overlay reads is noticed by the next run.
-        signature=sources.signature if overlay is None else overlay.below.signature,
-        content_hash=whole.content.hexdigest(),
-        declaration_hash=declaration.hash,
-        declaration=declaration.to_json(),
-        parts=whole.parts,
-        items=whole.items,
-        set_aside=whole.set_aside_by_reason(),
-        duplicates=repeats.duplicates,
-        request_bytes=whole.request_bytes,
-        kept=repeats.kept,
-        below=() if overlay is None else overlay.below.layers,
-    )
+    return new
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ the row with the manifest's n-th ordinal, asked as the manifest's n-th variant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,6 +40,21 @@ _REPEATED = [
     for name in SCHEMA.names
     if name not in ("unit", "fingerprint", "ordinal", "id", "request_bytes")
 ]
+
+# In the metadata of the file: snapshot, engine, and whether it is a pilot's.
+_FACTS = b"shard"
+
+
+def with_facts(manifest: pa.Table, facts: Mapping[str, object]) -> pa.Table:
+    """A manifest that says whose it is, for a ledger that is lost."""
+    metadata = {**(manifest.schema.metadata or {}), _FACTS: orjson.dumps(facts)}
+    return manifest.replace_schema_metadata(metadata)
+
+
+def facts_of(manifest: pa.Table) -> dict[str, Any]:
+    """What `with_facts` was told; empty for a manifest of an earlier version."""
+    found: dict[str, Any] = orjson.loads((manifest.schema.metadata or {}).get(_FACTS, b"{}"))
+    return found
 
 
 def read(files: Files, path: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:

@@ -244,6 +244,8 @@ def _write_shard(
     *,
     pilot: bool,
 ) -> NewShard:
+    facts = {"snapshot": seen.snapshot.folder, "engine": engine, "pilot": pilot}
+    table = manifests.with_facts(table, facts)
     return new_shard(
         pipeline,
         seen.night,

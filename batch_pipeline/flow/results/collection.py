@@ -45,8 +45,7 @@ from batch_pipeline.ledger.sums import Counts
 
 log = logging.getLogger(__name__)
 
-# Statuses by which the API says that it has no results. Others pass, or are about the account.
-ABSENT = (400, 404, 410)
+ABSENT = lines.ABSENT
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def collect(
         staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
             there = blocks if gone is None else _none_if_absent(blocks)
-            _write(judge.chunks(there), staged)
+            _write(judge.chunks(there), staged, shard.manifest, submission.intent_at)
         if not (in_part and judge.judged):
             judge.check_complete()
         dead_letters.write(
@@ -130,7 +129,8 @@ def _published(pipeline: Pipeline, night: Night, submission: Submission) -> list
     return [known[1] for known in map(parse_custom_id, names) if known is not None]
 
 
-def _write(chunks: Iterator[Chunk], staged: _Staged) -> None:
+def _write(chunks: Iterator[Chunk], staged: _Staged, manifest: str, intent_at: float) -> None:
+    """Write rows as they come; answers say what they answer, for a ledger that is lost."""
     with (
         parquet_writer(staged.answers, ANSWERS_SCHEMA) as answers,
         parquet_writer(staged.results, RESULTS_SCHEMA) as results,
@@ -138,6 +138,7 @@ def _write(chunks: Iterator[Chunk], staged: _Staged) -> None:
         for chunk in chunks:
             answers.write_table(chunk.answers)
             results.write_table(chunk.results)
+        answers.add_key_value_metadata({"manifest": manifest, "intent_at": repr(intent_at)})
 
 
 def _none_if_absent(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 import zstandard
 
-from batch_pipeline.api.protocol import read_json
+from batch_pipeline.api.protocol import ApiFailure, read_json
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
@@ -26,6 +26,8 @@ from batch_pipeline.ledger.submissions import Submission
 BLOCK_BYTES = 2 << 20
 # The fastest level: it brings a line to a quarter of its size.
 RAW_LEVEL = 1
+# Statuses by which the API says that it has no results. Others pass, or are about the account.
+ABSENT = (400, 404, 410)
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def of_submission(
         yield whole_lines(line + b"\n" for line in _of_calls(pipeline, night, submission))
         return
     # Closed with the block, also after an error: the connection does not wait for the collector.
-    with closing(_downloaded(pipeline, submission.batch_id, raw)) as chunks:
+    with closing(_of_batch(pipeline, night, submission.batch_id, raw)) as chunks:
         yield whole_lines(chunks)
 
 
@@ -63,6 +65,23 @@ def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[by
     last = b"".join(parts)
     if last:
         yield last
+
+
+def _of_batch(pipeline: Pipeline, night: Night, batch_id: str, raw: Path) -> Generator[bytes]:
+    """A batch's lines as the API has them; those that the home has where the API has none any more.
+
+    They are in the home before they are collected if the ledger was rebuilt.
+    """
+    try:
+        yield from _downloaded(pipeline, batch_id, raw)
+    except ApiFailure as failure:
+        kept = f"{paths.raw(night.job, night.partition)}/{batch_id}.jsonl.zst"
+        if failure.status not in ABSENT or not pipeline.files.glob(kept):
+            raise
+        with pipeline.files.open(kept) as file:
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+            while chunk := reader.read(BLOCK_BYTES):
+                yield chunk
 
 
 def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes]:

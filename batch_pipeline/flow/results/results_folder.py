@@ -27,7 +27,7 @@ from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
-from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
+from batch_pipeline.ledger import accounts, nights, redrives, restoring, submissions, takeovers
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
@@ -107,6 +107,16 @@ def show(pipeline: Pipeline, night: Night) -> None:
         snapshot = inputs.get_snapshot(connection, night.snapshot_id)
     with _rebuilt(pipeline, night, snapshot, idle=False):
         pass
+
+
+def rebuild(pipeline: Pipeline, night: Night) -> None:
+    """Build the folder anew, as `show` does, and count anew what is settled: after a recovery."""
+    night = pipeline.refreshed(night)
+    assert night.snapshot_id is not None
+    with pipeline.ledger.read() as connection:
+        snapshot = inputs.get_snapshot(connection, night.snapshot_id)
+    with _rebuilt(pipeline, night, snapshot, idle=False) as (connection, _, settled):
+        restoring.settled(connection, snapshot.id, settled)
 
 
 def append(pipeline: Pipeline, night: Night, name: str, results: Path, letters: Path) -> None:

@@ -1,7 +1,11 @@
-"""Copies a ledger in use, as it is at one moment, into a SQLite file that is a whole ledger."""
+"""Copies a ledger in use, as it is at one moment, into a SQLite file that is a whole ledger; tells
+whether such a file is damaged."""
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -51,3 +55,23 @@ def copy_ledger(ledger: Ledger, target: Path) -> dict[str, int]:
     finally:
         part.unlink(missing_ok=True)
     return copied
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a SQLite file, which is there, is cut off or otherwise no whole database."""
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            return connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+    except sqlite3.DatabaseError:
+        return True
+
+
+def set_aside(file: Path) -> Path:
+    """Rename a damaged ledger and what belongs to it; returns its new name."""
+    aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = file.with_name(file.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    flush(file.parent)
+    return aside

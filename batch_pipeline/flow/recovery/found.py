@@ -1,0 +1,244 @@
+"""What a home holds of submissions: marks, answers, raw lines, journals, rows of results.
+
+Belongs here: reading alone. A submission is known by its token, which each custom id begins with.
+Which requests it asked follows from its mark; without one, from the manifest whose fingerprints are
+those of its answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeGuard
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import zstandard
+
+from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset.requests import parse_custom_id
+from batch_pipeline.flow.home_mark import HomeMark
+from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.realtime.journal import read_lines
+from batch_pipeline.ledger.identity import Sent
+from batch_pipeline.storage.files import Files
+
+_TOKEN = re.compile(r"[a-z2-7]{16}")
+_SAMPLE = ["custom_id", "fingerprint", "attempt", "batch_id", "mode"]
+
+
+@dataclass
+class Found:
+    """A submission that the home knows of.
+
+    `sent` is what its row can be made of; None: nothing names its requests. `answers` is the path
+    of its answers, `batch_id` that of its raw lines or answers. `shown`: results have rows of it.
+    """
+
+    token: str
+    job: str
+    partition: str
+    account: str | None = None
+    sent: Sent | None = None
+    answers: str | None = None
+    batch_id: str | None = None
+    raw: bool = False
+    journal: bool = False
+    shown: bool = False
+    # Number, fingerprint and attempt of one of its requests, by which its manifest is found.
+    sample: tuple[int, str, int] | None = None
+    engine: str = "batch"
+
+
+def find(
+    files: Files, mark: HomeMark, collected: Collection[str], taken: Collection[str]
+) -> list[Found]:
+    """All submissions of a home but those in `collected`, which the ledger has whole.
+
+    `taken` are the manifests of submissions that the ledger knows.
+    """
+    home = _Home(files, collected)
+    for marked in mark.sent():
+        if marked.token not in collected:
+            sent = mark.load(marked)
+            one = home.submission(sent.token, sent.job, sent.partition)
+            one.sent, one.account, one.engine = sent, sent.account, sent.engine
+    home.find_answers()
+    home.find_raw_lines()
+    home.find_rows()
+    found = list(home.found.values())
+    _name_requests(files, found, taken)
+    return sorted(found, key=lambda one: one.sent.intent_at if one.sent else 0.0)
+
+
+class _Home:
+    """The submissions of a home but those in `collected`, by token."""
+
+    def __init__(self, files: Files, collected: Collection[str]) -> None:
+        self._files, self._collected = files, collected
+        self.found: dict[str, Found] = {}
+
+    def submission(self, token: str, job: str, partition: str) -> Found:
+        name = partition.removeprefix("partition=")
+        return self.found.setdefault(token, Found(token, job, name))
+
+    def _is_wanted(self, token: str | None) -> TypeGuard[str]:
+        known = token is None or token in self._collected
+        return not known and _TOKEN.fullmatch(token or "") is not None
+
+    def find_answers(self) -> None:
+        for path in self._files.glob("*/answers/*/partition=*/*.parquet"):
+            job, _, account, partition, name = path.split("/")
+            token = name.removesuffix(".parquet")
+            if self._is_wanted(token):
+                one = self.submission(token, job, partition)
+                one.account, one.answers = account, path
+                one.sent = one.sent or _told_by(self._files, one, path)
+                _look_at(one, self._files.read_columns(path, _SAMPLE).slice(0, 1).to_pylist())
+
+    def find_raw_lines(self) -> None:
+        for path in self._files.glob("*/raw/partition=*/*.jsonl.zst"):
+            job, _, partition, name = path.split("/")
+            token = _first_token(self._files, path)
+            if self._is_wanted(token):
+                one = self.submission(token, job, partition)
+                one.raw, one.batch_id = True, name.removesuffix(".jsonl.zst")
+        for path in self._files.glob("*/raw_realtime/partition=*/*.jsonl.zst"):
+            job, _, partition, name = path.split("/")
+            if self._is_wanted(token := name.split("-")[0]):
+                one = self.submission(token, job, partition)
+                one.journal, one.engine = True, "realtime"
+
+    def find_rows(self) -> None:
+        for job, partition, rows in _results(self._files):
+            for row in rows:
+                parsed = parse_custom_id(row["custom_id"])
+                if parsed is not None and self._is_wanted(parsed[0]):
+                    one = self.submission(parsed[0], job, partition)
+                    one.shown = True
+                    _look_at(one, [row])
+
+
+def _look_at(one: Found, rows: list[dict[str, Any]]) -> None:
+    """Take from one answer what all answers of a submission have in common."""
+    for row in rows:
+        parsed = parse_custom_id(row["custom_id"])
+        if parsed is not None:
+            one.sample = one.sample or (parsed[1], row["fingerprint"], row["attempt"])
+            one.batch_id = one.batch_id or row["batch_id"]
+            one.engine = row["mode"] or one.engine
+
+
+def _first_token(files: Files, path: str) -> str | None:
+    with files.open(path) as file:
+        try:
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+            head = reader.read(1 << 16)
+            while b"\n" not in head and (more := reader.read(1 << 20)):
+                head += more
+            name = orjson.loads(head.split(b"\n")[0])["custom_id"]
+        except (zstandard.ZstdError, ValueError, KeyError, TypeError):
+            return None
+    parsed = parse_custom_id(name)
+    return None if parsed is None else parsed[0]
+
+
+def _results(files: Files) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """By night, one row of results of each submission that has one."""
+    nights: dict[tuple[str, str], list[str]] = {}
+    for path in files.glob("*/results/partition=*/*.parquet"):
+        job, _, part, _ = path.split("/")
+        nights.setdefault((job, part.removeprefix("partition=")), []).append(path)
+    for (job, partition), found in nights.items():
+        rows: dict[str, dict[str, Any]] = {}
+        for batch in files.dataset(found).to_batches(columns=_SAMPLE):
+            tokens = pc.utf8_slice_codeunits(batch.column("custom_id"), 0, 16)
+            for token in pc.unique(tokens.drop_null()).to_pylist():
+                if token not in rows:
+                    at = pc.index(tokens, token).as_py()
+                    rows[token] = batch.slice(at, 1).to_pylist()[0]
+        yield job, partition, list(rows.values())
+
+
+def _told_by(files: Files, one: Found, path: str) -> Sent | None:
+    """What answers say of their submission; None: an earlier version wrote them."""
+    with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
+        told = parquet.metadata.metadata or {}
+    manifest = told.get(b"manifest", b"").decode()
+    if not manifest or not files.glob(manifest):
+        return None
+    read = manifests.read(files, manifest)
+    return _of_manifest(one, manifest, read, float(told[b"intent_at"]))
+
+
+def _name_requests(files: Files, found: list[Found], taken: Collection[str]) -> None:
+    """Find the manifests of submissions that have answers and nothing that names their requests.
+
+    A manifest goes to one submission: two of one night may ask for the same requests, but then of
+    two manifests.
+    """
+    wanted: dict[tuple[str, str], dict[tuple[int, str, int], list[Found]]] = {}
+    used = {*taken, *(one.sent.manifest for one in found if one.sent is not None)}
+    for one in found:
+        if one.sent is None and one.sample is not None:
+            night = wanted.setdefault((one.job, one.partition), {})
+            night.setdefault(one.sample, []).append(one)
+    for (job, partition), samples in wanted.items():
+        fingerprints = pa.array({fingerprint for _, fingerprint, _ in samples})
+        for path in files.glob(f"{job}/manifests/*/partition={partition}/*.parquet"):
+            if path in used:
+                continue
+            manifest = manifests.read(files, path)
+            asked, attempts = manifest.column("fingerprint"), manifest.column("attempt")
+            for at in pc.indices_nonzero(pc.is_in(asked, fingerprints)).to_pylist():
+                key = (at, asked[at].as_py(), attempts[at].as_py())
+                mine = [
+                    one
+                    for one in samples.get(key, ())
+                    if one.sent is None and one.account in (None, path.split("/")[2])
+                ]
+                if mine:
+                    mine[0].account = path.split("/")[2]
+                    mine[0].sent = _of_manifest(mine[0], path, manifest, 0.0)
+                    break
+
+
+def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) -> Sent:
+    """What a submission's row can be made of, from its manifest; `intent_at` is 0 if not known."""
+    facts = manifests.facts_of(manifest)
+    sizes = manifest.column("request_bytes")
+    assert one.account is not None
+    return Sent(
+        number=0,
+        token=one.token,
+        account=one.account,
+        job=one.job,
+        partition=one.partition,
+        engine=facts.get("engine") or ("realtime" if one.engine == "realtime" else "batch"),
+        requests=manifest.num_rows,
+        usd_bound=Decimal(0),
+        stated_prices=None,
+        intent_at=intent_at,
+        snapshot=facts.get("snapshot", ""),
+        manifest=path,
+        pilot=facts.get("pilot", False),
+        bytes=pc.sum(sizes).as_py() or 0,
+        largest_bytes=pc.max(sizes).as_py() or 0,
+        output_tokens=0,
+        for_deadline=False,
+    )
+
+
+def calls_without_an_answer(files: Files, sent: Sent) -> int:
+    """Requests of a real-time submission of which its journals have no line."""
+    folder = paths.raw_realtime(sent.job, sent.partition)
+    answered = set()
+    for line in read_lines(files, folder, sent.token):
+        parsed = parse_custom_id(orjson.loads(line).get("custom_id"))
+        if parsed is not None:
+            answered.add(parsed[1])
+    return sent.requests - len(answered)

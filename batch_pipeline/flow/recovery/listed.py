@@ -1,0 +1,132 @@
+"""Finds out whose the batches are that the API has listed in the last 29 days.
+
+A batch that has ended has a token in its results. One that has not ended may be any: nothing is
+sent until it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.flow.batches import listing
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
+from batch_pipeline.ledger import listed_batches, submissions
+from batch_pipeline.ledger.submissions import State
+
+log = logging.getLogger(__name__)
+
+# Clocks may differ, and the list need not be in the order of time.
+MARGIN_SECONDS = 2 * 86_400.0
+
+
+@dataclass
+class Listed:
+    """Batches by id: ours, other tenants', those that have not ended, those whose results cannot be
+    read now, and those with a token of this project that nothing in the home names."""
+
+    ours: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
+
+    @property
+    def pending(self) -> list[str]:
+        return [*self.running, *self.unreadable]
+
+
+def identify(
+    pipeline: Pipeline,
+    account: str,
+    tokens: Collection[str],
+    sizes: Collection[int],
+    *,
+    dry_run: bool,
+) -> Listed:
+    """Attribute the account's listed batches; `tokens` are those that the home names.
+
+    A batch with another token of this project is another home's, unless it has as many requests as
+    one of `sizes`: those of shards of which the home does not tell whether they were sent.
+    Raises ApiFailure where the list cannot be read whole: a batch that it does not show would be
+    bought again.
+    """
+    oldest = time.time() - RESULTS_KEPT_SECONDS - MARGIN_SECONDS
+
+    def enough(read: Sequence[BatchInfo]) -> bool:
+        page = read[-listing.PAGE :]
+        return all(b.created_at is not None and b.created_at < oldest for b in page)
+
+    read = listing.read_list(pipeline.api, enough)
+    if read.fault is not None:
+        raise read.fault
+    if read.odd:
+        raise ApiFailure(200, None, None, f"{len(read.odd)} of the list's entries have no id")
+    with pipeline.ledger.read() as connection:
+        seen = listed_batches.known(connection, account, (b.id for b in read.batches))
+        seen |= {
+            one.batch_id
+            for one in submissions.of_account(connection, account)
+            if one.batch_id is not None
+        }
+    found = Listed()
+    for batch in read.batches:
+        if batch.id not in seen and not (batch.archived and batch.ended):
+            _attribute(pipeline, account, batch, tokens, sizes, found, dry_run=dry_run)
+    return found
+
+
+def _attribute(
+    pipeline: Pipeline,
+    account: str,
+    batch: BatchInfo,
+    tokens: Collection[str],
+    sizes: Collection[int],
+    found: Listed,
+    *,
+    dry_run: bool,
+) -> None:
+    if not batch.ended:
+        found.running.append(batch.id)
+        return
+    try:
+        token = listing.token_of(pipeline.api, batch.id)
+    except ApiFailure as failure:
+        gone = failure.status in (400, 404, 410) and _is_old(batch)
+        if not gone:
+            log.info("batch %s cannot be told apart yet: %s", batch.id, failure)
+            found.unreadable.append(batch.id)
+        return
+    ours = token in tokens
+    if token is not None and not ours and batch.requests in sizes:
+        found.unnamed.append(batch.id)
+        return
+    (found.ours if ours else found.foreign).append(batch.id)
+    if dry_run:
+        return
+    with pipeline.ledger.write() as connection:
+        owner = (
+            None if token is None or not ours else submissions.by_token(connection, account, token)
+        )
+        if owner is None or owner.state is State.COLLECTED:
+            owner_id = None if owner is None else owner.id
+            listed_batches.mark(connection, account, batch.id, owner_id)
+        else:
+            listing.accept(connection, owner.id, batch)
+
+
+def _is_old(batch: BatchInfo) -> bool:
+    return batch.created_at is not None and (
+        batch.created_at < time.time() - RESULTS_KEPT_SECONDS + MARGIN_SECONDS
+    )
+
+
+def forget(pipeline: Pipeline, account: str, batches: Sequence[str]) -> None:
+    """Record that batches are not of this home."""
+    with pipeline.ledger.write() as connection:
+        for batch_id in batches:
+            listed_batches.mark(connection, account, batch_id, None)

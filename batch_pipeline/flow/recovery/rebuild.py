@@ -1,0 +1,225 @@
+"""Makes a night's rows of the ledger again from what its home holds.
+
+What is there already stays, so that a recovery that was killed is simply run again. Answers that
+are in the home settle their items; a batch whose answers are not there is looked for at the API;
+calls go on from their journal. Waiting shards are dropped: what is open is planned anew, by the one
+rule.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from batch_pipeline.errors import BatchPipelineError
+from batch_pipeline.flow import paths, steps
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import plan
+from batch_pipeline.flow.recovery import tally
+from batch_pipeline.flow.recovery.found import Found
+from batch_pipeline.flow.results import results_folder
+from batch_pipeline.jobs.loading import find_job
+from batch_pipeline.ledger import accounts, nights, restoring
+from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.ledger.identity import Sent
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.settings import SIMULATOR_ACCOUNT
+
+log = logging.getLogger(__name__)
+
+COLLECTED, TO_COLLECT, TO_FIND, CALLS, UNNAMED = (
+    "collected", "to_collect", "looked_for", "calls", "unidentified",
+)  # fmt: skip
+_NO_DECLARATION = Declaration("", 1, None, "", {}, (), None, True, "id", 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found of one night under one account."""
+
+    job: str
+    partition: str
+    account: str
+    found: Sequence[Found]
+
+
+def parts_of(found: Sequence[Found], account: str) -> list[Part]:
+    """Found submissions by night; those whose account nothing names are taken as `account`'s."""
+    grouped: dict[tuple[str, str, str], list[Found]] = {}
+    for one in found:
+        one.account = one.account or account
+        grouped.setdefault((one.job, one.partition, one.account), []).append(one)
+    return [Part(*key, ones) for key, ones in sorted(grouped.items())]
+
+
+def fate_of(one: Found) -> str:
+    """What is made of a found submission."""
+    if one.answers is not None:
+        return COLLECTED
+    if one.sent is None:
+        return COLLECTED if one.shown else UNNAMED
+    if one.sent.engine == "realtime":
+        return CALLS
+    return TO_COLLECT if one.batch_id is not None else TO_FIND
+
+
+def restore(pipeline: Pipeline, part: Part) -> None:
+    """Make the rows of a night, and build its results folder from the answers that are there."""
+    deduplicate = _deduplicates(pipeline, part)
+    snapshots = _snapshots(pipeline, part)
+    tallies: dict[str, tally.Tally] = {}
+    for one in part.found:
+        if fate_of(one) == COLLECTED:
+            one.answers = one.answers or tally.answers_from_results(
+                pipeline.files, one, deduplicate=deduplicate
+            )
+            manifest = None if one.sent is None else one.sent.manifest
+            counted = tally.of_answers(pipeline.files, one.answers, manifest)
+            if counted is not None:
+                tallies[one.token] = counted
+    with pipeline.ledger.write() as connection:
+        simulated = part.account == SIMULATOR_ACCOUNT
+        accounts.register_account(connection, part.account, simulated=simulated)
+        night = nights.open_night(connection, part.job, part.partition, part.account)
+        current = night.snapshot_id
+        for one in sorted(part.found, key=lambda one: _left_at(one, tallies)):
+            counted = tallies.get(one.token)
+            if counted is None and fate_of(one) in (COLLECTED, UNNAMED):
+                continue
+            sent = one.sent or _without_manifest(one)
+            sent = replace(sent, intent_at=_left_at(one, tallies) or now(connection))
+            known = snapshots.get(sent.snapshot)
+            snapshot_id = restoring.snapshot(connection, night, known or _lost_snapshot())
+            if known is not None:
+                current = snapshot_id
+            made = restoring.submission(connection, night, snapshot_id, sent, one.batch_id)
+            if counted is not None and made.collected_at is None:
+                restoring.collected(connection, made, counted.counts, counted.cost_usd)
+        restoring.drop_waiting(connection, night)
+        night = nights.get_night(connection, night.id)
+        nights.update_night(
+            connection,
+            night.id,
+            snapshot_id=current,
+            revision=night.revision + 1,
+            completed_at=None,
+            refused=None,
+        )
+        shown = nights.shown_night(connection, part.job, part.partition)
+        if shown is None or shown.account == SIMULATOR_ACCOUNT:
+            nights.show_night(connection, night)
+    _settle(pipeline, pipeline.refreshed(night))
+
+
+def _settle(pipeline: Pipeline, night: Night) -> None:
+    """Build the results folder, count what is open, and mark the night complete if it is."""
+    if night.snapshot_id is None:
+        # Its input is read again by the next run, which finds its answers then. A night that was
+        # pruned is done for good.
+        if _was_pruned(pipeline, night):
+            _close(pipeline, night)
+        return
+    if not night.published:
+        return
+    results_folder.rebuild(pipeline, night)
+    seen = plan.view(pipeline, night)
+    left = plan.count_open(pipeline, seen)
+    with pipeline.ledger.write() as connection:
+        nights.update_night(connection, night.id, open_requests=left)
+    steps.finish(pipeline, pipeline.refreshed(night))
+
+
+def _was_pruned(pipeline: Pipeline, night: Night) -> bool:
+    """Whether a night without its snapshots was complete: its report says so."""
+    data = pipeline.files.read(paths.report(night.job, night.partition, ".json"))
+    folder = paths.snapshots(night.job, night.partition)
+    if data is None or pipeline.files.glob(f"{folder}/*/*.parquet"):
+        return False
+    return bool(orjson.loads(data).get("complete"))
+
+
+def _close(pipeline: Pipeline, night: Night) -> None:
+    """Restore a pruned night from its results: complete, its input not to be read again."""
+    files = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
+    rows = pipeline.files.dataset(files).to_table(["status"]).column("status").to_pylist()
+    statuses = Counter(rows)
+    new = replace(_lost_snapshot(), folder="pruned", items=len(rows))
+    with pipeline.ledger.write() as connection:
+        snapshot_id = restoring.snapshot(connection, night, new)
+        restoring.settled(connection, snapshot_id, statuses)
+        at = now(connection)
+        nights.update_night(
+            connection, night.id, snapshot_id=snapshot_id, open_requests=0, pruned_at=at,
+            completed_at=at,
+        )  # fmt: skip
+
+
+def _left_at(one: Found, tallies: dict[str, tally.Tally]) -> float:
+    """When a submission left; where that is not known, when its answers were collected; or 0."""
+    if one.sent is not None and one.sent.intent_at:
+        return one.sent.intent_at
+    counted = tallies.get(one.token)
+    return 0.0 if counted is None else counted.collected_at.timestamp()
+
+
+def _without_manifest(one: Found) -> Sent:
+    """The row of a collected submission of whose requests nothing but the answers is left."""
+    assert one.account is not None
+    fields: dict[str, Any] = dict.fromkeys(
+        ("number", "requests", "usd_bound", "intent_at", "bytes", "largest_bytes", "output_tokens"),
+        0,
+    )
+    return Sent(
+        **fields,
+        token=one.token,
+        account=one.account,
+        job=one.job,
+        partition=one.partition,
+        engine="realtime" if one.engine == "realtime" else "batch",
+        stated_prices=None,
+        snapshot="",
+        manifest="",
+        pilot=False,
+        for_deadline=False,
+    )
+
+
+def _snapshots(pipeline: Pipeline, part: Part) -> dict[str, NewSnapshot]:
+    """The snapshots of found submissions whose files are there, by folder."""
+    known = {}
+    for folder in {one.sent.snapshot for one in part.found if one.sent is not None}:
+        data = pipeline.files.read(paths.snapshot_facts(folder)) if folder else None
+        if data is not None:
+            known[folder] = NewSnapshot.from_json({**orjson.loads(data), "folder": folder})
+    return known
+
+
+def _lost_snapshot() -> NewSnapshot:
+    """Stands for a snapshot whose files are gone: answers that it asked for refer to it."""
+    return NewSnapshot(
+        folder="lost",
+        signature="",
+        content_hash="",
+        declaration_hash=_NO_DECLARATION.hash,
+        declaration=_NO_DECLARATION.to_json(),
+        parts=0,
+        items=0,
+        set_aside={},
+        duplicates=0,
+        request_bytes=0,
+    )
+
+
+def _deduplicates(pipeline: Pipeline, part: Part) -> bool:
+    """Whether the job buys identical requests once; as by default, where it is declared no more."""
+    try:
+        return find_job(pipeline.settings.jobs_dir, part.job).deduplicate
+    except BatchPipelineError:
+        return True
