@@ -36,13 +36,13 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow import paths
-from batch_pipeline.ledger import identity, nights, submissions
+from batch_pipeline.ledger import identity, nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.identity import Identity, Sent
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
-from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
 from batch_pipeline.storage.files import Files
 
@@ -113,6 +113,8 @@ class HomeMark:
                 self._refuse_behind(mine, max(relevant, key=lambda each: each.number))
             if told is None or told["ledger"] != mine.ledger or mine.home is None:
                 self.bind()
+                with self._ledger.read() as connection:
+                    mine = identity.read(connection)
             self._sweep(sent)
             self._begun_at = mine.sent
 
@@ -135,8 +137,22 @@ class HomeMark:
                     f"{location(self._files.home)} was exchanged while this process ran. "
                     f"{WHAT_TO_DO}"
                 )
+        self._write(sent)
+
+    def _write(self, sent: Sent) -> None:
         name = f"{sent.number:012d}-{sent.account}-{sent.token}.json"
         self._files.write(f"{paths.SENT}/{name}", orjson.dumps(asdict(sent), default=str))
+
+    def _note_snapshots(self) -> None:
+        """Write what the ledger knows of its nights' snapshots beside those that lack it."""
+        with self._ledger.read() as connection:
+            for night in nights.list_nights(connection):
+                found = snapshots.snapshots_of(connection, night.id).get(night.snapshot_id or 0)
+                if found is None or night.pruned_at is not None:
+                    continue
+                facts = paths.snapshot_facts(found.folder)
+                if not self._files.glob(facts) and self._files.glob(f"{found.folder}/*.parquet"):
+                    self._files.write(facts, orjson.dumps(found.as_json()))
 
     def read(self) -> dict[str, Any] | None:
         """What `home.json` says; None where the home has no mark."""
@@ -172,6 +188,12 @@ class HomeMark:
             mine = identity.read(connection)
             home = mine.home or (told["home"] if told is not None else uuid.uuid4().hex)
             identity.set_home(connection, home, place)
+            live = [] if told is not None else submissions.find(connection, states=LIVE)
+            sent = [identity.count_sent(connection, one.id) for one in live]
+        # A home of an earlier version: what is in flight, and what it asked for, is noted now.
+        for each in sent:
+            self._write(each)
+        self._note_snapshots()
         mark = {"home": home, "ledger": mine.ledger, "ledger_location": self._ledger_location}
         self._files.write(paths.MARK, orjson.dumps(mark, option=orjson.OPT_INDENT_2))
 

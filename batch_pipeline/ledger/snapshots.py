@@ -90,6 +90,11 @@ class Snapshot(NewSnapshot):
     settled: dict[str, int]
     taken_at: float
 
+    def as_json(self) -> dict[str, Any]:
+        """What `NewSnapshot.from_json` reads."""
+        own = {"id", "night_id", "settled", "taken_at"}
+        return {key: value for key, value in asdict(self).items() if key not in own}
+
 
 def get_snapshot(connection: Connection, snapshot_id: int) -> Snapshot:
     query = sa.select(tables.snapshot).where(tables.snapshot.c.id == snapshot_id)

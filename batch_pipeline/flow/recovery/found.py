@@ -28,7 +28,7 @@ from batch_pipeline.ledger.identity import Sent
 from batch_pipeline.storage.files import Files
 
 _TOKEN = re.compile(r"[a-z2-7]{16}")
-_SAMPLE = ["custom_id", "fingerprint", "attempt", "batch_id", "mode"]
+_SAMPLE = ["custom_id", "fingerprint", "attempt", "batch_id", "mode", "model"]
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Found:
     """A submission that the home knows of.
 
     `sent` is what its row can be made of; None: nothing names its requests. `answers` is the path
-    of its answers, `batch_id` that of its raw lines or answers. `shown`: results have rows of it.
+    of its answers, `batch_id` is that of its raw lines or answers. `raw` and `journal`: its lines
+    are in the home; `shown`: results have rows of it.
     """
 
     token: str
@@ -52,6 +53,9 @@ class Found:
     # Number, fingerprint and attempt of one of its requests, by which its manifest is found.
     sample: tuple[int, str, int] | None = None
     engine: str = "batch"
+    model: str | None = None
+    # Its requests can be made again: the files of its snapshot are there, and what they mean.
+    readable: bool = False
 
 
 def find(
@@ -72,6 +76,10 @@ def find(
     home.find_rows()
     found = list(home.found.values())
     _name_requests(files, found, taken)
+    folders = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
+    readable = {folder for folder in folders if files.glob(paths.snapshot_facts(folder))}
+    for one in found:
+        one.readable = one.sent is not None and one.sent.snapshot in readable
     return sorted(found, key=lambda one: one.sent.intent_at if one.sent else 0.0)
 
 
@@ -131,6 +139,7 @@ def _look_at(one: Found, rows: list[dict[str, Any]]) -> None:
             one.sample = one.sample or (parsed[1], row["fingerprint"], row["attempt"])
             one.batch_id = one.batch_id or row["batch_id"]
             one.engine = row["mode"] or one.engine
+            one.model = one.model or row["model"]
 
 
 def _first_token(files: Files, path: str) -> str | None:

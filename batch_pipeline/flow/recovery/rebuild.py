@@ -25,6 +25,7 @@ from batch_pipeline.flow.recovery import tally
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.jobs.loading import find_job
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, restoring
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.identity import Sent
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 COLLECTED, TO_COLLECT, TO_FIND, CALLS, UNNAMED = (
     "collected", "to_collect", "looked_for", "calls", "unidentified",
 )  # fmt: skip
-_NO_DECLARATION = Declaration("", 1, None, "", {}, (), None, True, "id", 0)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,18 @@ def parts_of(found: Sequence[Found], account: str) -> list[Part]:
 
 
 def fate_of(one: Found) -> str:
-    """What is made of a found submission."""
+    """What is made of a found submission.
+
+    Lines that the home has are collected as if they were downloaded; where it has none, rows of
+    results stand for them. What is asked again or judged needs the files of its snapshot.
+    """
     if one.answers is not None:
         return COLLECTED
-    if one.sent is None:
-        return COLLECTED if one.shown else UNNAMED
+    lines = one.journal or one.raw
+    if one.shown and not (lines and one.readable):
+        return COLLECTED
+    if one.sent is None or not one.readable:
+        return UNNAMED
     if one.sent.engine == "realtime":
         return CALLS
     return TO_COLLECT if one.batch_id is not None else TO_FIND
@@ -72,7 +79,10 @@ def fate_of(one: Found) -> str:
 
 def restore(pipeline: Pipeline, part: Part) -> None:
     """Make the rows of a night, and build its results folder from the answers that are there."""
-    deduplicate = _deduplicates(pipeline, part)
+    spec = _declared(pipeline, part.job)
+    deduplicate = spec is None or spec.deduplicate
+    models = [one.model for one in part.found if one.model is not None]
+    lost = _lost_snapshot(models[0] if models else spec.model_id if spec else "")
     snapshots = _snapshots(pipeline, part)
     tallies: dict[str, tally.Tally] = {}
     for one in part.found:
@@ -96,7 +106,7 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             sent = one.sent or _without_manifest(one)
             sent = replace(sent, intent_at=_left_at(one, tallies) or now(connection))
             known = snapshots.get(sent.snapshot)
-            snapshot_id = restoring.snapshot(connection, night, known or _lost_snapshot())
+            snapshot_id = restoring.snapshot(connection, night, known or lost)
             if known is not None:
                 current = snapshot_id
             made = restoring.submission(connection, night, snapshot_id, sent, one.batch_id)
@@ -115,16 +125,16 @@ def restore(pipeline: Pipeline, part: Part) -> None:
         shown = nights.shown_night(connection, part.job, part.partition)
         if shown is None or shown.account == SIMULATOR_ACCOUNT:
             nights.show_night(connection, night)
-    _settle(pipeline, pipeline.refreshed(night))
+    _settle(pipeline, pipeline.refreshed(night), lost)
 
 
-def _settle(pipeline: Pipeline, night: Night) -> None:
+def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
     """Build the results folder, count what is open, and mark the night complete if it is."""
     if night.snapshot_id is None:
         # Its input is read again by the next run, which finds its answers then. A night that was
         # pruned is done for good.
         if _was_pruned(pipeline, night):
-            _close(pipeline, night)
+            _close(pipeline, night, lost)
         return
     if not night.published:
         return
@@ -145,12 +155,12 @@ def _was_pruned(pipeline: Pipeline, night: Night) -> bool:
     return bool(orjson.loads(data).get("complete"))
 
 
-def _close(pipeline: Pipeline, night: Night) -> None:
+def _close(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
     """Restore a pruned night from its results: complete, its input not to be read again."""
     files = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
     rows = pipeline.files.dataset(files).to_table(["status"]).column("status").to_pylist()
     statuses = Counter(rows)
-    new = replace(_lost_snapshot(), folder="pruned", items=len(rows))
+    new = replace(lost, folder="pruned", items=len(rows))
     with pipeline.ledger.write() as connection:
         snapshot_id = restoring.snapshot(connection, night, new)
         restoring.settled(connection, snapshot_id, statuses)
@@ -201,14 +211,15 @@ def _snapshots(pipeline: Pipeline, part: Part) -> dict[str, NewSnapshot]:
     return known
 
 
-def _lost_snapshot() -> NewSnapshot:
+def _lost_snapshot(model_id: str) -> NewSnapshot:
     """Stands for a snapshot whose files are gone: answers that it asked for refer to it."""
+    declaration = Declaration(model_id, 1, None, "", {}, (), None, True, "id", 0)
     return NewSnapshot(
         folder="lost",
         signature="",
         content_hash="",
-        declaration_hash=_NO_DECLARATION.hash,
-        declaration=_NO_DECLARATION.to_json(),
+        declaration_hash=declaration.hash,
+        declaration=declaration.to_json(),
         parts=0,
         items=0,
         set_aside={},
@@ -217,9 +228,9 @@ def _lost_snapshot() -> NewSnapshot:
     )
 
 
-def _deduplicates(pipeline: Pipeline, part: Part) -> bool:
-    """Whether the job buys identical requests once; as by default, where it is declared no more."""
+def _declared(pipeline: Pipeline, job: str) -> JobSpec | None:
+    """The job, where it is still declared."""
     try:
-        return find_job(pipeline.settings.jobs_dir, part.job).deduplicate
+        return find_job(pipeline.settings.jobs_dir, job)
     except BatchPipelineError:
-        return True
+        return None

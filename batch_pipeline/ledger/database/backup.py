@@ -61,7 +61,7 @@ def is_damaged(file: Path) -> bool:
     """Whether a SQLite file, which is there, is cut off or otherwise no whole database."""
     try:
         with closing(sqlite3.connect(file)) as connection:
-            return connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",)
+            return connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]
     except sqlite3.DatabaseError:
         return True
 
