@@ -42,12 +42,24 @@ def explain(error: BaseException, home: str) -> BatchPipelineError | None:
                 f"The home {home}: {trouble} ({_short(cause)}). Nothing is lost: see to it and run "
                 "again, that goes on from here."
             )
+        if isinstance(cause, sa.exc.DBAPIError) and is_damage(cause):
+            return StorageError(
+                f"The ledger's file is damaged ({_short(cause)}). Restore a backup, or run "
+                "`batch-pipeline recover`, which keeps the damaged file aside and rebuilds the "
+                "ledger from its home."
+            )
         if isinstance(cause, sa.exc.DBAPIError):
             return StorageError(
                 f"The ledger does not answer ({_short(cause)}). Nothing is lost: run again once it "
                 "does, that goes on from here."
             )
     return None
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that a SQLite file is cut off, or no database at all."""
+    text = str(error)
+    return "malformed" in text or "not a database" in text
 
 
 def _trouble(error: BaseException) -> str | None:

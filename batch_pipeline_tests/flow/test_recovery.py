@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+import anthropic
 import pytest
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.costs.cost_report import write_report
+from batch_pipeline.flow.prune import prune
+from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.flow.recovery.recover import Recovered, recover
+from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.database.backup import copy_ledger
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
+    MODEL,
     PARTITION,
     accepted_twice,
     by_id,
@@ -96,14 +101,6 @@ def night(sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Pat
         alerts={"error_rate": 1},
     )
     return Night(sim, make_pipeline, home, source, spec)
-
-
-def cut_off(night: Night) -> None:
-    file = night.home / "ledger.sqlite"
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def answers_lost(night: Night) -> None:
@@ -198,3 +195,116 @@ def test_a_recovery_that_is_killed_is_run_again(
     assert night.recover().nights == []
     night.check(ITEMS)
     assert not accepted_twice(night.sim)
+
+
+def test_a_pruned_night_stays_final(night: Night) -> None:
+    made = night.make()
+    write_report(made, night.spec, run(made, night.spec, PARTITION).night)
+    prune(made, "review", "b")
+    made.close()
+    night.lose()
+    assert night.recover().complete
+    made = night.make()
+    state = run(made, night.spec, PARTITION)
+    assert (state.complete, state.night.pruned_at is not None) == (True, True)
+    assert state.statuses == {"succeeded": ITEMS}
+    made.close()
+    night.check(ITEMS)
+    assert not accepted_twice(night.sim)
+
+
+def test_calls_go_on_from_their_journal(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no message in the journal may have been billed: it is told, and asked again."""
+    night.spec = night.spec.model_copy(update={"mode": "realtime"})
+    night.sim.set_latency(0.05)
+    answered = 0
+
+    def die(shard: OpenShard) -> int:
+        nonlocal answered
+        answered += write(shard)
+        if answered >= 15:
+            raise KeyboardInterrupt
+        return answered
+
+    write = OpenShard.write_answers
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenShard, "write_answers", die)
+        with pytest.raises(KeyboardInterrupt):
+            night.run()
+    night.lose()
+
+    found = night.recover()
+    assert found.complete
+    assert sum(told["calls_at_most"] for told in found.possibly_billed) > 0
+    made = night.make()
+    assert run(made, night.spec, PARTITION).complete
+    rows = by_id(results(made, night.spec))
+    made.close()
+    assert set(rows) == {row["id"] for row in documents(ITEMS)}
+    twice = accepted_twice(night.sim)
+    assert len(twice) <= night.spec.realtime.concurrency
+
+
+def test_batches_of_other_tenants_hold_nothing_up_once_they_have_ended(night: Night) -> None:
+    night.run()
+    night.sim.hold()
+    body = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    other = anthropic.Anthropic().messages.batches.create(
+        requests=[{"custom_id": "theirs", "params": body}]
+    )
+    night.lose()
+    assert night.recover().batches.running == [other.id]
+    night.sim.release()
+    found = night.recover()
+    assert (found.complete, found.batches.foreign) == (True, [other.id])
+    made = night.make()
+    assert run(made, night.spec, PARTITION).complete
+    made.close()
+    assert not accepted_twice(night.sim)
+
+
+def test_without_marks_a_batch_that_may_be_ours_is_left_to_a_person(night: Night) -> None:
+    """A home of an earlier version: nothing but the count of requests connects it to a batch."""
+    night.spec = night.spec.model_copy(
+        update={"pilot": night.spec.pilot.model_copy(update={"size": 0})}
+    )
+    night.sim.hold()
+    night.run(wait=False)
+    night.sim.release()
+    mark_lost(night)
+    # Nothing was collected: the home has no results, only manifests.
+    found = night.recover()
+    assert (found.complete, len(found.unidentified)) == (False, 3)
+    assert night.recover(give_up=True).complete
+
+
+def test_a_redriven_night_and_a_home_in_an_object_store(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    home = f"memory://home-{uuid.uuid4().hex}"
+    urls = iter(f"sqlite:///{tmp_path / str(n)}.sqlite" for n in range(9))
+    source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
+    spec = job(source, alerts={"error_rate": 1})
+    sim.set_faults(
+        Faults.of(
+            requests={
+                "matching": [{"contains": "number 3 about", "outcome": "invalid_request_error"}]
+            }
+        )
+    )
+    first = make_pipeline(home=home, ledger_url=next(urls))
+    run(first, spec, PARTITION)
+    sim.set_faults(Faults())
+    redrive(first, spec, PARTITION)
+    run(first, spec, PARTITION)
+    taken_in = sim.books.accepted_requests
+
+    other = make_pipeline(home=home, ledger_url=next(urls))
+    with pytest.raises(LedgerError, match="belongs to another ledger"):
+        run(other, spec, PARTITION)
+    assert recover(other, wait=False).complete
+    state = run(make_pipeline(home=home, ledger_url=other.settings.ledger_url), spec, PARTITION)
+    assert state.complete
+    assert len(by_id(results(other, spec))) == ITEMS
+    assert state.statuses == {"succeeded": ITEMS}
+    assert sim.books.accepted_requests == taken_in

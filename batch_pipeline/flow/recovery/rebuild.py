@@ -160,7 +160,8 @@ def _close(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
     files = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
     rows = pipeline.files.dataset(files).to_table(["status"]).column("status").to_pylist()
     statuses = Counter(rows)
-    new = replace(lost, folder="pruned", items=len(rows))
+    # All of its requests count as made before: none is to be planned.
+    new = replace(lost, folder="pruned", items=len(rows), kept=len(rows))
     with pipeline.ledger.write() as connection:
         snapshot_id = restoring.snapshot(connection, night, new)
         restoring.settled(connection, snapshot_id, statuses)

@@ -30,6 +30,7 @@ from sqlalchemy import Connection, Engine
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger.database import migrations, tables
 from batch_pipeline.storage.durable import make_file, make_folder, shared_with_group
+from batch_pipeline.storage.storage_errors import is_damage
 
 T = TypeVar("T")
 
@@ -123,10 +124,13 @@ class Ledger:
                 if version is None or version >= migrations.OLDEST:
                     _set_clock(connection)
         except sa.exc.DBAPIError as error:
-            raise LedgerError(
-                f"The ledger cannot be opened: {error.orig}. Check BATCH_PIPELINE_HOME and "
-                "BATCH_PIPELINE_LEDGER_URL."
-            ) from error
+            what_to_do = "Check BATCH_PIPELINE_HOME and BATCH_PIPELINE_LEDGER_URL."
+            if is_damage(error):
+                what_to_do = (
+                    "Its file is damaged: restore a backup, or run `batch-pipeline recover`, which "
+                    "keeps the file aside and rebuilds the ledger from its home."
+                )
+            raise LedgerError(f"The ledger cannot be opened: {error.orig}. {what_to_do}") from error
         if version is not None and version < migrations.OLDEST:
             raise LedgerError(
                 f"The ledger has schema version {version}, which no release has written; the "
