@@ -24,6 +24,7 @@ stands in `recovery`.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ from batch_pipeline.storage.files import Files
 
 log = logging.getLogger(__name__)
 
+_NAME = re.compile(r"([0-9]+)-(.+)-([a-z2-7]{16})\.json")
 WHAT_TO_DO = (
     "Nothing was sent. Set BATCH_PIPELINE_HOME and BATCH_PIPELINE_LEDGER_URL to a home and its own "
     "ledger if they were mistaken. If the ledger is lost or older than the home, "
@@ -66,10 +68,10 @@ class Marked:
     path: str
 
     @classmethod
-    def of(cls, path: str) -> Marked:
-        number, _, rest = path.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
-        account, _, token = rest.rpartition("-")
-        return cls(int(number), account, token, path)
+    def of(cls, path: str) -> Marked | None:
+        """None for a file of another name."""
+        found = _NAME.fullmatch(path.rsplit("/", 1)[-1])
+        return None if found is None else cls(int(found[1]), found[2], found[3], path)
 
 
 class HomeMark:
@@ -109,7 +111,7 @@ class HomeMark:
                     f"which has sent {len(relevant):,} submissions that are marked here. "
                     f"{WHAT_TO_DO}"
                 )
-            elif relevant:
+            if relevant:
                 self._refuse_behind(mine, max(relevant, key=lambda each: each.number))
             if told is None or told["ledger"] != mine.ledger or mine.home is None:
                 self.bind()
@@ -170,12 +172,20 @@ class HomeMark:
 
     def sent(self) -> list[Marked]:
         """The files of submissions, by number."""
-        return [Marked.of(path) for path in self._files.list(paths.SENT, ".json")]
+        found = (Marked.of(path) for path in self._files.list(paths.SENT, ".json"))
+        return [marked for marked in found if marked is not None]
 
     def load(self, marked: Marked) -> Sent:
-        data = self._files.read(marked.path)
-        fields = orjson.loads(data or b"{}")
-        return Sent(**{**fields, "usd_bound": Decimal(fields["usd_bound"])})
+        """What a file says; raises LedgerError where it cannot be read."""
+        try:
+            fields = orjson.loads(self._files.read(marked.path) or b"")
+            return Sent(**{**fields, "usd_bound": Decimal(fields["usd_bound"])})
+        except (ValueError, KeyError, TypeError):
+            raise LedgerError(
+                f"{self._files.uri(marked.path)} cannot be read: it is not whole. It marks a "
+                "submission that may have been bought: bring it back from a backup of the home, "
+                "or remove it, if that may be bought again."
+            ) from None
 
     def bind(self) -> None:
         """Let home and ledger belong to each other from now on.

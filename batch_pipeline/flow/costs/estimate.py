@@ -161,7 +161,7 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
     """The account whose nights count as experience, and why the API cannot be asked, else None."""
     try:
-        return pipeline.account.name, None
+        return pipeline.account_as_it_is.name, None
     except (UsageError, ApiError, AccountError) as error:
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
