@@ -65,7 +65,8 @@ def identify(
     if read.fault is not None:
         raise read.fault
     if read.odd:
-        raise ApiFailure(200, None, None, f"{len(read.odd)} of the list's entries have no id")
+        # What has a mark and is not found is looked for on, entry by entry (`reconciliation`).
+        log.warning("%d entries of the list have no id", len(read.odd))
     with pipeline.ledger.read() as connection:
         seen = listed_batches.known(connection, account, (b.id for b in read.batches))
         seen |= {

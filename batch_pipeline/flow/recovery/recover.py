@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batch_pipeline.errors import LedgerError
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.errors import ApiError, LedgerError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.recovery import found as home
@@ -81,7 +82,7 @@ def recover(
 
     With `wait` until every listed batch has ended. `give_up` lets nights go on although there are
     answers of which nothing tells whose requests they answer. Raises LedgerError for the ledger of
-    another home, and ApiFailure where the list cannot be read whole.
+    another home, and ApiError where the list cannot be read whole.
     """
     account, mark = pipeline.account_as_it_is, pipeline.mark
     told = mark.read()
@@ -106,10 +107,19 @@ def recover(
     taken |= {one.sent.manifest for one in found if one.sent is not None}
     sizes = set() if marked else _sizes_of_unknown(pipeline, taken)
     while True:
-        batches = listed.identify(pipeline, account.name, tokens, sizes, dry_run=dry_run)
-        if dry_run or not wait or not batches.pending:
-            break
-        log.info("%d listed batches have not ended; nothing is sent before", len(batches.pending))
+        try:
+            batches = listed.identify(pipeline, account.name, tokens, sizes, dry_run=dry_run)
+        except ApiFailure as failure:
+            if dry_run or not wait or failure.status in (401, 403):
+                raise ApiError(
+                    f"The API's list of batches cannot be read whole ({failure}). Nothing is sent "
+                    "before it can: run the same command again."
+                ) from failure
+            log.warning("the list cannot be read whole, and is read again: %s", failure)
+        else:
+            if dry_run or not wait or not batches.pending:
+                break
+            log.info("%d listed batches have not ended; nothing is sent", len(batches.pending))
         time.sleep(pipeline.settings.poll_seconds)
     unidentified = [*unnamed, *batches.unnamed]
     complete = not dry_run and not batches.pending and (give_up or not unidentified)
