@@ -5,7 +5,7 @@ Belongs here: the rows. What they are made from is read in `flow.recovery`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
@@ -94,15 +94,32 @@ def submission(
     return submissions.get(connection, found.id)
 
 
-def collected(connection: Connection, found: Submission, counts: Counts, cost_usd: Decimal) -> None:
-    """Mark a submission, whose answers are in the home, as collected."""
+def collected(
+    connection: Connection,
+    found: Submission,
+    answers: Sequence[tuple[Counts, Decimal]],
+    *,
+    whole: bool,
+) -> None:
+    """Mark a submission, whose answers are in the home, as collected.
+
+    `answers` are counts and costs of what was published first, and of the rest. Unless they are
+    `whole` other lines are missing, and stay with their batch.
+    """
     shard = shards.get_shard(connection, found.shard_id)
     duplicate = shard.state is ShardState.COLLECTED
-    # Items that are settled are counted anew from all answers, see `settled`.
-    counts = replace(counts, items={}, open=0, duplicate=duplicate)
     ended = {"state": State.ENDED.value, "ended_at": now(connection)}
     submissions.change(connection, tables.submission.c.id == found.id, **ended)
-    transitions.collect(connection, submissions.get(connection, found.id), counts, cost_usd)
+    # Items that are settled are counted anew from all answers, see `settled`.
+    booked = [replace(counts, items={}, open=0, duplicate=duplicate) for counts, _ in answers]
+    found = submissions.get(connection, found.id)
+    if not whole or len(answers) > 1:
+        transitions.publish(connection, found, booked[0], answers[0][1])
+    if whole:
+        total, cost = booked[0], sum((cost for _, cost in answers), Decimal(0))
+        for rest in booked[1:]:
+            total += rest
+        transitions.collect(connection, found, total, cost)
 
 
 def drop_waiting(connection: Connection, night: Night) -> None:

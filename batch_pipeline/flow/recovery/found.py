@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
@@ -111,10 +112,11 @@ class _Home:
     def find_raw_lines(self) -> None:
         for path in self._files.glob("*/raw/partition=*/*.jsonl.zst"):
             job, _, partition, name = path.split("/")
-            token = _first_token(self._files, path)
+            batch_id = name.removesuffix(".jsonl.zst")
+            token = None if batch_id.endswith(REST) else _first_token(self._files, path)
             if self._is_wanted(token):
                 one = self.submission(token, job, partition)
-                one.raw, one.batch_id = True, name.removesuffix(".jsonl.zst")
+                one.raw, one.batch_id = True, batch_id
         for path in self._files.glob("*/raw_realtime/partition=*/*.jsonl.zst"):
             job, _, partition, name = path.split("/")
             if self._is_wanted(token := name.split("-")[0]):

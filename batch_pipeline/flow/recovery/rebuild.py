@@ -18,6 +18,7 @@ import orjson
 
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.flow import paths, steps
+from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
@@ -84,24 +85,25 @@ def restore(pipeline: Pipeline, part: Part) -> None:
     models = [one.model for one in part.found if one.model is not None]
     lost = _lost_snapshot(models[0] if models else spec.model_id if spec else "")
     snapshots = _snapshots(pipeline, part)
-    tallies: dict[str, tally.Tally] = {}
+    tallies: dict[str, list[tally.Tally]] = {}
     for one in part.found:
         if fate_of(one) == COLLECTED:
             one.answers = one.answers or tally.answers_from_results(
                 pipeline.files, one, deduplicate=deduplicate
             )
             manifest = None if one.sent is None else one.sent.manifest
-            counted = tally.of_answers(pipeline.files, one.answers, manifest)
-            if counted is not None:
-                tallies[one.token] = counted
+            rest = one.answers.replace(".parquet", f"{REST}.parquet")
+            files = [one.answers, *pipeline.files.glob(rest)]
+            read = [tally.of_answers(pipeline.files, path, manifest) for path in files]
+            tallies[one.token] = [each for each in read if each is not None]
     with pipeline.ledger.write() as connection:
         simulated = part.account == SIMULATOR_ACCOUNT
         accounts.register_account(connection, part.account, simulated=simulated)
         night = nights.open_night(connection, part.job, part.partition, part.account)
         current = night.snapshot_id
         for one in sorted(part.found, key=lambda one: _left_at(one, tallies)):
-            counted = tallies.get(one.token)
-            if counted is None and fate_of(one) in (COLLECTED, UNNAMED):
+            counted = tallies.get(one.token, [])
+            if not counted and fate_of(one) in (COLLECTED, UNNAMED):
                 continue
             sent = one.sent or _without_manifest(one)
             sent = replace(sent, intent_at=_left_at(one, tallies) or now(connection))
@@ -110,8 +112,10 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             if known is not None:
                 current = snapshot_id
             made = restoring.submission(connection, night, snapshot_id, sent, one.batch_id)
-            if counted is not None and made.collected_at is None:
-                restoring.collected(connection, made, counted.counts, counted.cost_usd)
+            if counted and made.collected_at is None:
+                whole = sum(each.answers for each in counted) >= sent.requests
+                booked = [(each.counts, each.cost_usd) for each in counted]
+                restoring.collected(connection, made, booked, whole=whole)
         restoring.drop_waiting(connection, night)
         night = nights.get_night(connection, night.id)
         nights.update_night(
@@ -172,12 +176,12 @@ def _close(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
         )  # fmt: skip
 
 
-def _left_at(one: Found, tallies: dict[str, tally.Tally]) -> float:
+def _left_at(one: Found, tallies: dict[str, list[tally.Tally]]) -> float:
     """When a submission left; where that is not known, when its answers were collected; or 0."""
     if one.sent is not None and one.sent.intent_at:
         return one.sent.intent_at
     counted = tallies.get(one.token)
-    return 0.0 if counted is None else counted.collected_at.timestamp()
+    return counted[0].collected_at.timestamp() if counted else 0.0
 
 
 def _without_manifest(one: Found) -> Sent:

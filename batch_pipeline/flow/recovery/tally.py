@@ -34,8 +34,9 @@ _READ = [
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts and cost of a submission's answers, and when they were collected."""
+    """Number, counts and cost of a file of answers, and when they were collected."""
 
+    answers: int
     counts: Counts
     cost_usd: Decimal
     collected_at: datetime
@@ -76,7 +77,7 @@ def of_answers(files: Files, path: str, manifest: str | None) -> Tally | None:
         examples=first.examples,
     )
     cost = sum((row["cost_usd"] for row in rows), Decimal(0))
-    return Tally(counts, cost, max(row["collected_at"] for row in rows))
+    return Tally(len(rows), counts, cost, max(row["collected_at"] for row in rows))
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
