@@ -166,8 +166,8 @@ class HomeMark:
             return {key: str(told[key]) for key in ("home", "ledger", "ledger_location")}
         except (ValueError, KeyError, TypeError):
             raise LedgerError(
-                f"{self._files.uri(paths.MARK)} cannot be read: it is not whole. Nothing was sent. "
-                "Remove it, and run again: the home is compared with the ledger then."
+                f"{location(self._files.uri(paths.MARK))} cannot be read: it is not whole. "
+                "Nothing was sent. Remove it, and run again: the home is compared with the ledger then."
             ) from None
 
     def sent(self) -> list[Marked]:
@@ -182,8 +182,8 @@ class HomeMark:
             return Sent(**{**fields, "usd_bound": Decimal(fields["usd_bound"])})
         except (ValueError, KeyError, TypeError):
             raise LedgerError(
-                f"{self._files.uri(marked.path)} cannot be read: it is not whole. It marks a "
-                "submission that may have been bought: bring it back from a backup of the home, "
+                f"{location(self._files.uri(marked.path))} cannot be read: it is not whole. "
+                "It marks a submission that may have been bought: bring it back from a backup of the home, "
                 "or remove it, if that may be bought again."
             ) from None
 
