@@ -167,7 +167,7 @@ class HomeMark:
         except (ValueError, KeyError, TypeError):
             raise LedgerError(
                 f"{location(self._files.uri(paths.MARK))} cannot be read: it is not whole. "
-                "Nothing was sent. Remove it, and run again: the home is compared with the ledger then."
+                "Nothing was sent. Remove it and run again: home and ledger are compared then."
             ) from None
 
     def sent(self) -> list[Marked]:
@@ -183,8 +183,8 @@ class HomeMark:
         except (ValueError, KeyError, TypeError):
             raise LedgerError(
                 f"{location(self._files.uri(marked.path))} cannot be read: it is not whole. "
-                "It marks a submission that may have been bought: bring it back from a backup of the home, "
-                "or remove it, if that may be bought again."
+                "It marks a submission that may have been bought: bring it back from a backup of "
+                "the home, or remove it, if that may be bought again."
             ) from None
 
     def bind(self) -> None:
