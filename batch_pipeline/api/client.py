@@ -58,7 +58,7 @@ LONGEST_READ_PAUSE = 5.0
 # Seconds without a byte of an answer, after which a read has failed.
 READ_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
-BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
+BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,99}")
 COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
