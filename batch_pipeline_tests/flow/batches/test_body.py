@@ -40,7 +40,7 @@ def inputs_of(rows: Sequence[bytes], columns: Sequence[str], *, known: bool) -> 
 def test_a_body_is_its_requests_put_together(
     texts: list[str], template: str, known: bool, chunk: int
 ) -> None:
-    declaration = Declaration.of(job("in.jsonl", prompt={"user": template}))
+    declaration = Declaration.of(job("in.jsonl", prompt={"user": template}, deduplicate=False))
     builder = RequestBuilder(declaration)
     larger = RequestBuilder(Variant("more_room", 123_456).declared_as(declaration))
     rows = rows_of(texts)

@@ -14,6 +14,7 @@ from batch_pipeline.flow.costs.estimate import as_json, estimate
 from batch_pipeline.flow.run import run
 from batch_pipeline.reporting.report_json import as_json as report_json
 from batch_pipeline.simulator import Simulator
+from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,
@@ -74,13 +75,15 @@ def test_a_night_is_billed_at_the_prices_that_the_job_states(
 
 
 def test_stated_prices_stand_in_where_none_are_published(
-    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unpriced = Model("claude-of-tomorrow", 5, 25, 0.5, 200_000, 64_000)
+    monkeypatch.setitem(MODELS, unpriced.id, unpriced)
     source = write_rows(tmp_path / "in.jsonl", documents(3))
-    with pytest.raises(UsageError, match="no batch price"):
-        run(make_pipeline(), job(source, model_id="claude-opus-4-1"), PARTITION)
+    with pytest.raises(UsageError, match="has no price"):
+        run(make_pipeline(), job(source, model_id=unpriced.id), PARTITION)
     assert sim.books.accepted_requests == 0
-    spec = job(source, model_id="claude-opus-4-1", prices=stated(7, 30))
+    spec = job(source, model_id=unpriced.id, prices=stated(7, 30))
     found = as_json(estimate(make_pipeline(), spec, PARTITION))
     assert found["price_library"] == "stated by the job"
     assert found["realtime"]["expected_usd"] == pytest.approx(3 * found["batch"]["expected_usd"])
