@@ -10,7 +10,7 @@ from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, facts_table, print_path
-from batch_pipeline.wording import percent, usd
+from batch_pipeline.wording import percent, status_label, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.reporting.report import Report
@@ -55,6 +55,8 @@ def show_report(output: Output, report: Report) -> None:
             rows.append(("estimated", usd(report.estimated_usd)))
         if report.cache_hit_rate:
             rows.append(("cache hit rate", percent(report.cache_hit_rate)))
+        rows += [(status_label(kind), usd(amount)) for kind, amount in report.fees_usd.items()]
+        rows += [("without a price, in no sum", fee.name) for fee in report.unpriced]
         for row in rows:
             table.add_row(*row)
         console.print(table)

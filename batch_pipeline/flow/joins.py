@@ -27,8 +27,9 @@ def tables(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to an empty database with a table over Parquet files for each name.
 
-    A name without files is an empty table of its schema. The database, and what it spilled, is gone
-    at the end of the block. Opening one takes about 30 ms.
+    A name without files is an empty table of its schema, and a column that a file lacks is NULL.
+    The database, and what it spilled, is gone at the end of the block. Opening one takes about
+    30 ms.
     """
     import duckdb  # noqa: PLC0415  # heavy: `status` and others join nothing
 
@@ -42,7 +43,7 @@ def tables(
         }
         with closing(duckdb.connect(config=config)) as connection:
             for name, (paths, schema) in sources.items():
-                data = files.dataset(paths) if paths else schema.empty_table()
+                data = files.dataset(paths, schema) if paths else schema.empty_table()
                 connection.register(name, data)
             yield connection
 

@@ -50,13 +50,15 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 # Internal: one row for each answer of the API. `id` is the item that bears its tokens and cost, the
 # first of those that its unit answers; `final` says whether it settles the unit, `counted` whether
-# it was an attempt.
+# it was an attempt. `other_way_usd` is what it would have cost in real time, or as a batch; NULL:
+# its tokens at the declared model's price.
 ANSWERS_SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string()),
         pa.field("final", pa.bool_()),
         pa.field("counted", pa.bool_()),
         *RESULTS_SCHEMA,
+        pa.field("other_way_usd", USD),
     ]
 )
 # Columns of a result that are sums over all answers of its item.
@@ -65,7 +67,7 @@ SUMMED = (*TOKENS, "cost_usd")
 # too large and throw it away.
 _REPEATED = (
     "final", "counted", "status", "stop_reason", "error_type", "model", *TOKENS, "cost_usd",
-    "attempt", "mode", "batch_id", "simulated", "collected_at",
+    "attempt", "mode", "batch_id", "simulated", "collected_at", "other_way_usd",
 )  # fmt: skip
 # Columns without statistics: the file's footer would hold the least and the greatest text in full.
 _TEXTS = ("content", "parsed", "error_message")

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +32,33 @@ _SUMMED = (
 )  # fmt: skip
 
 
+class FeeKind(StrEnum):
+    """What answers were billed beside tokens at the declared model's price."""
+
+    WEB_SEARCHES = "web_searches"
+    # Inference in a region that costs more, where the job did not declare it.
+    REGION = "inference_geo"
+    # Other models' work within an answer, whose tokens `usage` does not count at its top.
+    ITERATIONS = "iterations"
+    # What answers of another model than the declared one cost more; negative: less.
+    OTHER_MODEL = "other_model"
+    # What has no price, and is in no sum.
+    UNPRICED = "unpriced"
+
+
+@dataclass(frozen=True)
+class Fee:
+    """The sum of a night's fees of one kind and name; `usd` is None for what has no price.
+
+    `quantity` counts searches, iterations, or else answers.
+    """
+
+    kind: FeeKind
+    name: str
+    quantity: int
+    usd: Decimal | None
+
+
 @dataclass(frozen=True)
 class Counts:
     """What the collection of one submission found.
@@ -41,7 +69,8 @@ class Counts:
     `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
     `gone_requests` have results that can never be had, and may have cost up to `gone_usd`;
     `lost_usd` may have been billed for calls whose answers were lost, `estimated_usd` for answers
-    that do not say what was billed for them.
+    that do not say what was billed for them. `fees` by kind and name have a `quantity`, and
+    `picodollars` where there is a price; the submission's cost has them too.
     """
 
     items: Mapping[str, int] = field(default_factory=dict)
@@ -61,6 +90,7 @@ class Counts:
     # Requests that failed for a reason that passes, and all that go again because they failed.
     passing: int = 0
     again: int = 0
+    fees: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     duplicate: bool = False
 
     def __add__(self, other: Counts) -> Counts:
@@ -158,6 +188,14 @@ def record(connection: Connection, submission_id: int, counts: Counts) -> None:
             for kind, number in counts.first_errors.items()
         ]
         connection.execute(sa.insert(tables.first_error), rows)
+    rows = [
+        {"night_id": sent["night_id"], "submission_id": submission_id, "kind": kind, "name": name,
+         "quantity": fee["quantity"], "usd": _usd(fee.get("picodollars"))}
+        for kind, fees in counts.fees.items()
+        for name, fee in fees.items()
+    ]  # fmt: skip
+    if rows:
+        connection.execute(sa.insert(tables.fee), rows)
     known = _examples(connection, sent["night_id"]) if counts.examples else {}
     of_part = known.get((sent["snapshot_id"], sent["pilot"]), {})
     rows = [
@@ -213,6 +251,22 @@ def of_night(connection: Connection, night_id: int) -> list[Sums]:
     ]
 
 
+def fees(connection: Connection, night_id: int) -> tuple[Fee, ...]:
+    """All fees that were collected of a night, by kind and name."""
+    fee = tables.fee.c
+    amounts = usd_sum(fee.usd)
+    query = (
+        sa.select(fee.kind, fee.name, sa.func.sum(fee.quantity), sa.func.count(fee.usd), *amounts)
+        .where(fee.night_id == night_id)
+        .group_by(fee.kind, fee.name)
+        .order_by(fee.kind, fee.name)
+    )
+    return tuple(
+        Fee(FeeKind(kind), name, int(quantity), usd_of(whole, rest) if priced else None)
+        for kind, name, quantity, priced, whole, rest in connection.execute(query)
+    )
+
+
 def settled_items(connection: Connection, snapshot_id: int) -> dict[str, int]:
     """Items of a snapshot that collected answers have settled, by status."""
     columns = tables.settled_items.c
@@ -257,6 +311,10 @@ def forget_first_attempts(connection: Connection, night_id: int) -> None:
 def _collected(night_id: int) -> tuple[sa.ColumnElement[bool], ...]:
     # `collected_at IS NOT NULL` word for word: SQLite takes the partial index for no other term.
     return tables.submission.c.night_id == night_id, tables.submission.c.collected_at.is_not(None)
+
+
+def _usd(picodollars: int | None) -> Decimal | None:
+    return None if picodollars is None else picodollars / tables.PICODOLLARS
 
 
 def _examples(connection: Connection, night_id: int) -> dict[Part, dict[str, list[str]]]:

@@ -94,13 +94,15 @@ class ModelPrice:
     """The prices of one model on one date, both ways.
 
     `matched_model` is the library's id for the model: names match by prefix, so that a report names
-    it too. `library_version` is None where the job states its own prices.
+    it too. `library_version` is None where the job states its own prices. `web_search` is USD for
+    one search, the same both ways; None: not known.
     """
 
     matched_model: str
     library_version: str | None
     batch: Tiers
     realtime: Tiers
+    web_search: Decimal | None = None
 
     @property
     def source(self) -> str:
@@ -181,19 +183,43 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
                 f"{', '.join(missing)} on {at.astimezone(UTC):%Y-%m-%d} in genai-prices "
                 f"{version}. Choose a model with a published batch price, or update genai-prices."
             )
-    return ModelPrice(model.id, version, _tiers(batch, factor), _tiers(standard, factor))
+    return ModelPrice(
+        model.id, version, _tiers(batch, factor), _tiers(standard, factor), _web_search(model, at)
+    )
 
 
-def stated_price(model_id: str, stated: Mapping[str, Mapping[str, object]]) -> ModelPrice:
+def library_id(model_id: str) -> str | None:
+    """The library's id for a model, the same for its dated and undated names; None: not known."""
+    try:
+        return get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)[1].id
+    except LookupError:
+        return None
+
+
+def stated_price(
+    model_id: str, stated: Mapping[str, Mapping[str, object]], at: datetime
+) -> ModelPrice:
     """The prices that a job states: for each way USD per million tokens of the five classes.
 
-    They are what is billed: no factor of data residency is put on top, and there are no tiers.
+    They are what is billed: no factor of data residency is put on top, and there are no tiers. A
+    web search costs what the library says of the model at that time.
     """
     batch, realtime = (
         UnitPrices(*(Decimal(str(stated[mode][key])).scaleb(-6) for key in UnitPrices._fields))
         for mode in ("batch", "realtime")
     )
-    return ModelPrice(model_id, None, Tiers((), (batch,)), Tiers((), (realtime,)))
+    try:
+        _, model = get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)
+        web_search = _web_search(model, at)
+    except LookupError:
+        web_search = None
+    return ModelPrice(model_id, None, Tiers((), (batch,)), Tiers((), (realtime,)), web_search)
+
+
+def _web_search(model: ModelInfo, at: datetime) -> Decimal | None:
+    """USD for one web search; batches have no other price for it."""
+    thousand = model.get_prices(at).__dict__.get("web_searches_kcount")
+    return thousand.scaleb(-3) if isinstance(thousand, Decimal) else None
 
 
 def _batch_prices(model: ModelInfo, at: datetime) -> Mapping[str, Decimal | TieredPrices | None]:

@@ -162,6 +162,19 @@ NOTHING_GONE = Gone()
 
 
 @dataclass(frozen=True)
+class Billed:
+    """What was billed beside tokens at the declared model's price: `kind` is that of `FeeKind`.
+
+    `usd` is part of the night's costs; None: it has no price, and is in no sum.
+    """
+
+    kind: str
+    name: str
+    quantity: int
+    usd: Decimal | None
+
+
+@dataclass(frozen=True)
 class SetAside:
     """A night's dead letters of one reason and error type, with up to three of their ids."""
 
@@ -250,7 +263,21 @@ class Report:
     trend: tuple[NightCost, ...] = ()
     gone: Gone = NOTHING_GONE
     estimated_cost_usd: Decimal = ZERO
+    fees: tuple[Billed, ...] = ()
     deadline: DeadlineCost | None = None
+
+    @property
+    def fees_usd(self) -> dict[str, Decimal]:
+        """USD by kind of fee, as far as there is a price."""
+        found: dict[str, Decimal] = {}
+        for fee in self.fees:
+            if fee.usd is not None:
+                found[fee.kind] = found.get(fee.kind, ZERO) + fee.usd
+        return found
+
+    @property
+    def unpriced(self) -> list[Billed]:
+        return [fee for fee in self.fees if fee.usd is None]
 
     @property
     def wasted_usd(self) -> Decimal:

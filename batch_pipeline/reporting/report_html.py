@@ -111,6 +111,7 @@ def _template() -> Template:
         "wasted_label": lambda reason: WASTED.get(reason, status_label(reason)),
         "time": _time,
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
+        "fee_label": lambda fee: f"{status_label(fee.kind)} {fee.name}".strip(),
         "name": lambda text: clipped(text, ID_CHARACTERS),
     }
     return environment.get_template(TEMPLATE)

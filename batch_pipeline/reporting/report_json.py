@@ -42,6 +42,13 @@ def as_json(report: Report) -> dict[str, Any]:
         "results_gone_requests": report.gone.requests,
         "results_gone_usd_bound": report.gone.usd_bound,
         "estimated_cost_usd": report.estimated_cost_usd,
+        "fees_usd": report.fees_usd,
+        "fees": [
+            {"kind": fee.kind, "name": fee.name, "quantity": fee.quantity, "cost_usd": fee.usd}
+            for fee in report.fees
+            if fee.usd is not None
+        ],
+        "unpriced": [{"name": fee.name, "answers": fee.quantity} for fee in report.unpriced],
         "input_tokens": tokens.input_tokens,
         "output_tokens": tokens.output_tokens,
         "cache_read_tokens": tokens.cache_read_tokens,

@@ -58,6 +58,11 @@ def _notices(report: Report) -> list[str]:
     if report.estimated_cost_usd:
         at_most = f"at most {usd(report.estimated_cost_usd)} beside the sums"
         notices.append(f"**Answers without usable usage:** {at_most}")
+    if report.fees_usd:
+        fees = (f"{status_label(kind)} {usd(amount)}" for kind, amount in report.fees_usd.items())
+        notices.append(f"**Among what was billed:** {', '.join(fees)}")
+    if report.unpriced:
+        notices.append(f"**Without a price, in no sum:** {len(report.unpriced):,} things billed")
     if report.deadline is not None:
         notices.append(f"**Deadline** {_deadline(report.deadline)}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]

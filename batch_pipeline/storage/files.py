@@ -233,18 +233,21 @@ class Files:
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:
             return parquet.read(columns=list(columns), use_threads=False).select(columns)
 
-    def dataset(self, paths: Sequence[str]) -> ds.Dataset:
-        """Parquet files as one Arrow dataset, in the order given; at least one path."""
+    def dataset(self, paths: Sequence[str], schema: pa.Schema | None = None) -> ds.Dataset:
+        """Parquet files as one Arrow dataset, in the order given; at least one path.
+
+        With a `schema` a column that a file lacks is NULL; else the first file's columns count.
+        """
         import pyarrow.dataset as ds  # noqa: PLC0415  # `status` does without Arrow
 
         if not self.is_remote:
-            return ds.dataset([str(Path(self._root, p)) for p in paths], format="parquet")
+            local = [str(Path(self._root, p)) for p in paths]
+            return ds.dataset(local, schema=schema, format="parquet")
         from pyarrow.fs import FSSpecHandler, PyFileSystem  # noqa: PLC0415
 
         filesystem = PyFileSystem(FSSpecHandler(self._fs))
-        return ds.dataset(
-            [f"{self._root}/{p}" for p in paths], format="parquet", filesystem=filesystem
-        )
+        remote = [f"{self._root}/{p}" for p in paths]
+        return ds.dataset(remote, schema=schema, format="parquet", filesystem=filesystem)
 
 
 @lru_cache(maxsize=16)

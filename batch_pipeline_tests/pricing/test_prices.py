@@ -146,7 +146,7 @@ def test_stated_prices_are_a_million_tokens_each() -> None:
     classes = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
     batch = dict(zip(classes, (0.4, 2, 0.5, 0.8, 0.04), strict=True))
     realtime = {name: 2 * usd for name, usd in batch.items()}
-    price = stated_price("a-model", {"batch": batch, "realtime": realtime})
+    price = stated_price("a-model", {"batch": batch, "realtime": realtime}, AT)
     usage = TokenUsage(*[MILLION] * 5)
     assert price.cost(usage, mode="batch") == Decimal("3.74")
     assert price.cost(usage, mode="realtime") == Decimal("7.48")

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.gates import billing
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.prices import ModelPrice, library_id
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 _PROMPT = " + ".join(PROMPT_TOKENS)
 _BILLED = f"{_PROMPT} + output_tokens > 0"
 # One row for each mode and price tier: billed answers, what they cost, their tokens by class.
+# Answers that were billed more than their tokens have rows of their own, by answering model.
 _BY_TIER = """
-    SELECT mode, {tier} AS tier, count(*) FILTER ({billed}), sum(cost_usd), {sums}
-    FROM answers GROUP BY ALL ORDER BY ALL
+    SELECT mode, {tier} AS tier, if(other_way_usd IS NULL, NULL, model) AS answered,
+           count(*) FILTER ({billed}), sum(cost_usd), sum(other_way_usd), {sums}
+    FROM answers GROUP BY mode, tier, answered, other_way_usd IS NULL ORDER BY ALL
 """
 _ASKED = f"""
     SELECT count(*) FILTER (attempt = 1),
@@ -128,27 +131,39 @@ def _by_model(
         files = answer_paths(night, group, duplicates=duplicates)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
             rows = connection.execute(by_tier(price.realtime.starts)).fetchall()
-        for mode, tier, answers, usd, *sums in rows:
+        for mode, tier, answered, answers, usd, other_way, *sums in rows:
             tokens = TokenUsage(*map(int, sums))
+            if other_way is None:
+                in_realtime = price.realtime.prices[int(tier)].cost(tokens)
+            else:
+                in_realtime = Decimal(usd if mode == "realtime" else other_way)
             usage = ModelUsage(
                 model_id=model_id,
-                price_model=price.matched_model,
+                price_model=_price_model(answered, model_id, price),
                 mode=str(mode),
                 answers=int(answers),
                 tokens=tokens,
                 usd=Decimal(usd),
-                counterfactual_usd=price.realtime.prices[int(tier)].cost(tokens),
+                counterfactual_usd=in_realtime,
             )
-            way = (model_id, price.matched_model, usage.mode)
+            way = (model_id, usage.price_model, usage.mode)
             found[way] = found[way] + usage if way in found else usage
     return tuple(sorted(found.values(), key=lambda usage: (-usage.usd, usage.model_id)))
+
+
+def _price_model(answered: str | None, declared: str, price: ModelPrice) -> str:
+    """The library's id of the model that answered; that of the declared one where it has none."""
+    if answered is None or billing.is_same(answered, declared):
+        return price.matched_model
+    return library_id(answered) or price.matched_model
 
 
 def by_tier(starts: Sequence[int]) -> str:
     """The query for sums by mode and price tier; `starts` are those of `Tiers`.
 
-    Columns of a row: mode, tier (a position in `Tiers.prices`), billed answers, USD, and tokens by
-    class.
+    Columns of a row: mode, tier (a position in `Tiers.prices`), the model that answered, billed
+    answers, USD, USD the other way, and tokens by class. The model and the other way are NULL where
+    the tokens at the declared model's price are all that was billed.
     """
     tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
     sums = ", ".join(f"sum({name})" for name in TOKENS)

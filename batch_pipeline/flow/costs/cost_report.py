@@ -36,6 +36,7 @@ from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import (
     ZERO,
     Approval,
+    Billed,
     Costs,
     Duplicates,
     Gone,
@@ -112,6 +113,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         duplicates=_duplicates(state),
         gone=Gone(state.gone_requests, state.gone_usd_bound),
         estimated_cost_usd=sum((s.estimated_usd for s in state.submissions), ZERO),
+        fees=tuple(Billed(f.kind, f.name, f.quantity, f.usd) for f in state.fees),
         tokens=TokenUsage(**state.usage),
         pilot=_pilot(night.pilot),
         turnaround=Distribution.of_seconds(_turnarounds(state)),

@@ -39,10 +39,13 @@ def of_night(
         files = answer_paths(night, group)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
             rows = connection.execute(answer_sums.by_tier(price.batch.starts)).fetchall()
-        for _, tier, answers, usd, *sums in rows:
+        for _, tier, _, answers, usd, other_way, *sums in rows:
             requests += int(answers)
             realtime += Decimal(usd)
-            batch += price.batch.prices[int(tier)].cost(TokenUsage(*map(int, sums)))
+            if other_way is None:
+                batch += price.batch.prices[int(tier)].cost(TokenUsage(*map(int, sums)))
+            else:
+                batch += Decimal(other_way)
     return DeadlineCost(
         datetime.fromtimestamp(night.deadline_at, UTC), _met(state), requests, realtime, batch
     )

@@ -28,7 +28,7 @@ def price_at(
 ) -> ModelPrice:
     """The prices of a declaration's model at a time: those that the job states, if any."""
     if stated is not None:
-        return stated_price(declaration.model_id, stated)
+        return stated_price(declaration.model_id, stated, at)
     geo = declaration.params.get("inference_geo")
     return find_price(declaration.model_id, at, inference_geo=geo)
 

@@ -24,6 +24,7 @@ from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
@@ -39,6 +40,7 @@ from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 
 log = logging.getLogger(__name__)
 
+_COSTS = ("cost_usd", "other_way_usd")
 # A pilot is at most a tenth of a night.
 UNITS_PER_SAMPLED = 10
 
@@ -165,9 +167,11 @@ def _decide(
         found = submissions.of_night(connection, seen.night.id, State.COLLECTED, State.ENDED)
     sampled = {s.id for s in _pilots(pipeline, seen, ShardState.COLLECTED, ShardState.CLAIMED)}
     every = [s for s in found if s.has_answers and s.shard_id in sampled and not s.duplicate]
-    table = pipeline.files.dataset(answer_paths(seen.night, every)).to_table(
-        columns=["unit", "id", "status", "final", "counted", "error_message", *TOKENS]
-    )
+    table = pipeline.files.dataset(answer_paths(seen.night, every), ANSWERS_SCHEMA).to_table(
+        columns=[
+            "unit", "id", "status", "final", "counted", "error_message", "mode", *TOKENS, *_COSTS,
+        ]
+    )  # fmt: skip
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
     answers = verdicts.latest(_answered(row, price, rest) for row in table.to_pylist())
     # Requests that the API has not worked on, as where the account was paused, are no evidence.
@@ -213,7 +217,12 @@ def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
 def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
     """A row of the pilot's answers; `rest` is the way that the rest of the night goes."""
     usage = TokenUsage(**{name: row.pop(name) for name in TOKENS})
-    return Answered(**row, usage=usage, rest_usd=price.cost(usage, mode=rest))
+    mode, billed, other_way = (row.pop(name) for name in ("mode", *_COSTS))
+    if other_way is None:
+        cost = price.cost(usage, mode=rest)
+    else:
+        cost = billed if mode == rest else other_way
+    return Answered(**row, usage=usage, rest_usd=cost)
 
 
 def _took(collected: Sequence[Submission]) -> AnswerTimes:

@@ -234,7 +234,7 @@ class Engine:
         # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
         self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
-        call.shard.succeeded(call, answer, usage, now - ticket.sent_at)
+        call.shard.succeeded(call, answer, now - ticket.sent_at)
         self._write_soon(call.shard)
         if self.probing:
             self.probing, self.proved = False, True

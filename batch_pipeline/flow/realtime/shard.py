@@ -26,9 +26,9 @@ from batch_pipeline.flow.dataset.requests import (
     custom_id,
     parse_custom_id,
 )
+from batch_pipeline.flow.gates.billing import Biller, searches_bound
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.messages import usage_of
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
@@ -38,7 +38,6 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission.admission import Intent
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.distribution import nearest_rank
 
 
@@ -67,7 +66,6 @@ class _Ended:
 
     call: Call
     result: dict[str, Any]
-    usage: TokenUsage
     written: bytes
     latency_ms: int
     attempted: bool = True
@@ -94,6 +92,8 @@ class OpenShard:
         self._manifest = manifest.to_pydict()
         sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
         self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
+        self._biller = Biller(self.declaration, intent.submission, self._price)
+        self._searches = searches_bound(self.declaration, self._price)
         self._answered = bytearray(intent.shard.requests)
         self._ended: list[_Ended] = []
         self._lock = threading.Lock()
@@ -111,9 +111,7 @@ class OpenShard:
             data = read_json(line)
             known = parse_custom_id(data["custom_id"])
             if known is not None and not self._answered[known[1]]:
-                message = data["result"].get("message")
-                usage = usage_of(message) if message else TokenUsage()
-                self._count(known[1], data["result"], usage, data.get("latency_ms", 0))
+                self._count(known[1], data["result"], data.get("latency_ms", 0))
                 self._count_lost(known[1], data.get("lost", 0))
         self._calls = self._calls_left()
         self.lease = self._stack.enter_context(renewed_lease(self._pipeline, self.submission))
@@ -140,19 +138,19 @@ class OpenShard:
                 break
         return found
 
-    def succeeded(self, call: Call, answer: Answer, usage: TokenUsage, seconds: float) -> None:
+    def succeeded(self, call: Call, answer: Answer, seconds: float) -> None:
         """Note an answer; it counts once `write_answers` has written it."""
         # The bytes of the API unchanged, in one line: JSON has line ends between its tokens only.
         written = b'{"type":"succeeded","message":%b}' % answer.raw.replace(b"\n", b" ")
         result = {"type": "succeeded", "message": answer.message}
-        self._ended.append(_Ended(call, result, usage, written, round(seconds * 1_000)))
+        self._ended.append(_Ended(call, result, written, round(seconds * 1_000)))
 
     def failed(
         self, call: Call, result: dict[str, Any], seconds: float, *, attempted: bool = True
     ) -> None:
         """Note the error of a call that is not tried again, like an answer."""
         written, took = orjson.dumps(result), round(seconds * 1_000)
-        self._ended.append(_Ended(call, result, TokenUsage(), written, took, attempted))
+        self._ended.append(_Ended(call, result, written, took, attempted))
 
     def write_answers(self) -> int:
         """Append what was noted to the journal, in the form of batch results, and count it.
@@ -162,7 +160,7 @@ class OpenShard:
         ended, self._ended = self._ended, []
         self._journal.append([self._line(one) for one in ended])
         for one in ended:
-            self._count(one.call.number, one.result, one.usage, one.latency_ms)
+            self._count(one.call.number, one.result, one.latency_ms)
             self._count_lost(one.call.number, one.call.lost)
         return len(ended)
 
@@ -205,17 +203,17 @@ class OpenShard:
             params = builders[names[number]].rebuild(row.text, row.places)
             yield Call(self, number, params)
 
-    def _count(
-        self, number: int, result: dict[str, Any], usage: TokenUsage, latency_ms: int
-    ) -> None:
+    def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)
+        message = result.get("message")
+        cost = self._biller.cost(message) if isinstance(message, dict) else Decimal(0)
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
         with self._lock:
             self._answered[number] = 1
             self._done += 1
             self._latencies.append(latency_ms)
             self._errors += outcome.status is not Status.SUCCEEDED
-            self._cost += self._price.cost(usage, mode="realtime")
+            self._cost += cost
             self.first.count(self._manifest["id"][number], tried, outcome)
 
     def _count_lost(self, number: int, lost: int) -> None:
@@ -225,7 +223,8 @@ class OpenShard:
         most = self._asked[self._manifest["variant"][number]].max_tokens
         size = self._manifest["request_bytes"][number]
         with self._lock:
-            self._lost_usd += lost * self._price.upper_bound(size, most, "realtime")
+            bound = self._price.upper_bound(size, most, "realtime") + self._searches
+            self._lost_usd += lost * bound
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
         outcome = outcomes.of_result(result, tools_asked_for=self._tools)

@@ -29,6 +29,7 @@ from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
+from batch_pipeline.flow.gates.billing import Bill, Biller, searches_bound
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
@@ -56,8 +57,9 @@ _JUDGED = (
 )  # fmt: skip
 _OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
 # What a result says by itself, before it is known which attempt at which request it was: outcome,
-# content, parsed, stop reason, model and tokens (None: billed, and not known).
-_Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | None]
+# content, parsed, stop reason, model, tokens (None: billed, and not known), and the bill where it
+# is not that of the tokens alone.
+_Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | None, Bill | None]
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
 _NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
@@ -117,6 +119,10 @@ class LineJudge:
         self._tools = "tool_choice" in declaration.params
         self._tier_starts, self._prices = tiers.starts, tiers.picodollars()
         self._price = price
+        self._biller = Biller(declaration, submission, price)
+        self._searches = searches_bound(declaration, price)
+        # What answers whose bill is not that of their tokens would have cost the other way.
+        self._other_way: dict[int, int] = {}
         self._asked = variants.declarations_of(manifest, declaration)
         self._gone = gone
         self._manifest = manifest.combine_chunks()
@@ -260,6 +266,7 @@ class LineJudge:
             gone_requests=self._given_up,
             gone_usd=gone_usd if self._given_up else Decimal(0),
             estimated_usd=self._estimated,
+            fees=self._biller.fees,
             passing=0 if duplicate else self._passing,
             again=0 if duplicate else self._again,
             duplicate=duplicate,
@@ -306,16 +313,18 @@ class LineJudge:
         """What a result says; one without a message that succeeded has cost nothing."""
         outcome = outcomes.of_result(result, tools_asked_for=self._tools, attempted=attempted)
         if type(result) is not dict or result.get("type") != "succeeded":
-            return outcome, None, None, None, None, _NO_TOKENS
+            return outcome, None, None, None, None, _NO_TOKENS, None
         message = result.get("message")
         if type(message) is not dict:
-            return outcome, None, None, None, None, None
+            return outcome, None, None, None, None, None, None
         outcome, content, parsed = self._reader.read(message, outcome)
         stop_reason, model = message.get("stop_reason"), message.get("model")
         # What is no text cannot stand in a column of texts.
         stop_reason = None if stop_reason is None else str(stop_reason)
         model = None if model is None else str(model)
-        return outcome, content, parsed, stop_reason, model, tokens_of(message)
+        tokens = tokens_of(message)
+        bill = None if self._biller.is_plain(message) else self._biller.bill(message, tokens)
+        return outcome, content, parsed, stop_reason, model, tokens, bill
 
     def _look_for_storm(self) -> None:
         """Tell a storm: what failed in it is sent again and was no attempt, unless an answer was
@@ -336,7 +345,7 @@ class LineJudge:
     def _settle(self, number: int, read: _Read) -> tuple[Any, ...]:
         """Book the first result of a request; its answer in the order of `_JUDGED`."""
         self._seen[number] = True
-        outcome, content, parsed, stop_reason, model, tokens = read
+        outcome, content, parsed, stop_reason, model, tokens, bill = read
         tried = self._tried[number]
         if outcome.action is Action.KEEP:
             final = counted = True
@@ -356,21 +365,26 @@ class LineJudge:
             self._add_letters(number, outcome, message)
         if tokens is None:
             tokens = _NO_TOKENS
-            self._estimated += self._bound(number)
+            self._estimated += self._bound(number, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
         if prompt:
             self._measured_answers += 1
             self._measured_bytes += self._sizes[number]
-        prices = self._prices[bisect_left(self._tier_starts, prompt)]
+        if bill is None:
+            prices = self._prices[bisect_left(self._tier_starts, prompt)]
+            cost = sum(map(mul, prices, tokens))
+        else:
+            cost, self._other_way[number] = bill.picodollars, bill.other_way
         return (
             number, final, counted, outcome.status, content, parsed, stop_reason,
-            outcome.error_type, message, model, *tokens, sum(map(mul, prices, tokens)),
+            outcome.error_type, message, model, *tokens, cost,
         )  # fmt: skip
 
-    def _bound(self, number: int) -> Decimal:
-        """The most in USD that a request can have cost."""
+    def _bound(self, number: int, bill: Bill | None) -> Decimal:
+        """The most in USD that a request can have cost, beside what is known of its bill."""
         most = self._asked[self._variants[number]].max_tokens
-        return self._price.upper_bound(self._sizes[number], most, self._submission.engine)
+        price, searches = (self._price, self._searches) if bill is None else (bill.price, 0)
+        return price.upper_bound(self._sizes[number], most, self._submission.engine) + searches
 
     def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
         """What a result that is no success means for this request of this submission."""
@@ -409,6 +423,9 @@ class LineJudge:
             **{name: pa.repeat(value, len(answers)) for name, value in self._constants.items()},
             "custom_id": [custom_id(self._submission.token, number) for number in numbers],
             "cost_usd": _usd(judged["picodollars"]),
+            "other_way_usd": _usd([self._other_way.pop(number, None) for number in numbers])
+            if self._other_way
+            else pa.nulls(len(numbers), USD),
         }
         self._picodollars += sum(judged["picodollars"])
         for name in TOKENS:
@@ -441,7 +458,7 @@ class LineJudge:
         return pa.concat_tables([bearers, pa.table(columns, schema=RESULTS_SCHEMA)])
 
 
-def _usd(picodollars: Sequence[int]) -> pa.Array:
+def _usd(picodollars: Sequence[int | None]) -> pa.Array:
     """Whole picodollars as amounts in USD, exact: the scale of `USD` is 12."""
     whole = pa.array(picodollars, pa.int64()).cast(pa.decimal128(19))
     return pc.multiply(whole, _PICODOLLAR).cast(USD)

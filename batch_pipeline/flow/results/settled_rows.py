@@ -26,7 +26,7 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import NOT_DEAD
 from batch_pipeline.flow.results.dead_letters import DeadLetter
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA, SUMMED, parquet_writer
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 
@@ -138,7 +138,8 @@ class SettledRows:
         yield from self._selected(_ROWS_SET_ASIDE)
         for group in _groups(self._files, self._answers):
             # The view `answers` reads the files that have this name.
-            self._connection.register("collected_answers", self._files.dataset(group))
+            answers = self._files.dataset(group, ANSWERS_SCHEMA)
+            self._connection.register("collected_answers", answers)
             self._connection.execute(_ANSWERED)
             yield from self._selected(_ROWS_ANSWERED)
 

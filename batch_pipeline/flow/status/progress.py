@@ -30,7 +30,7 @@ from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
-from batch_pipeline.ledger.sums import Sums
+from batch_pipeline.ledger.sums import Fee, Sums
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.wording import moment, usd
 
@@ -50,7 +50,8 @@ class Progress:
     not sent yet, `in_flight` are at the API or may be (`unknown` of them have an unknown outcome),
     and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
     collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
-    every one). `first` is what the breaker counts, `approvals` are gates that a person overruled.
+    every one). `fees` are in the costs, unless they have no price. `first` is what the breaker
+    counts, `approvals` are gates that a person overruled.
     Cost in USD, `at` in seconds since the epoch.
     """
 
@@ -72,6 +73,7 @@ class Progress:
     approvals: tuple[Approval, ...]
     at: float
     collected: tuple[Sums, ...] = ()
+    fees: tuple[Fee, ...] = ()
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -247,6 +249,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         approvals=overruled,
         at=now(connection),
         collected=tuple(collected),
+        fees=sums.fees(connection, night_id),
     )
 
 

@@ -17,6 +17,7 @@ from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import FeeKind
 from batch_pipeline.wording import duration, moment, usd
 
 # Codes by kind: what only a person can lift, and gates, which are alerts and no warnings because
@@ -204,6 +205,7 @@ def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]
             f"list {state.night.job} --partition {state.night.partition}` groups them",
             key=_declared(state),
         )
+    yield from _fees(state)
     if state.night.over_budget is not None:
         yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))
     limit = alert_limits.max_usd_per_document
@@ -255,6 +257,27 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
         yield from _near_expiry(name, submission.expires_at - at)
     if submission.state in (State.ACCEPTED, State.ENDED):
         yield from _uncollected(submission, name, at)
+
+
+def _fees(state: Progress) -> Iterator[NightWarning]:
+    """What was billed and has no price here, and models that answered in place of the declared."""
+    for fee in state.fees:
+        if fee.kind is FeeKind.UNPRICED:
+            yield NightWarning(
+                "unpriced",
+                f"no price is known for {fee.name}, in {fee.quantity:,} answers: no sum holds it "
+                "(answers of a model without a price count at that of the declared one). The "
+                "organisation's own report has it: `batch-pipeline reconcile-costs`",
+                key=fee.name,
+            )
+        elif fee.kind is FeeKind.OTHER_MODEL and fee.usd is not None:
+            more = "more" if fee.usd >= 0 else "less"
+            yield NightWarning(
+                "other_model",
+                f"{fee.quantity:,} answers are of {fee.name} and not of the declared model; they "
+                f"are priced as such, {usd(abs(fee.usd))} {more}",
+                key=fee.name,
+            )
 
 
 def _waits_for(submission: Submission, at: float) -> str:

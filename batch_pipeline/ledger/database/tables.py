@@ -368,6 +368,20 @@ first_error = Table(
     sqlite_with_rowid=False,
 )
 
+# What answers were billed beside tokens at the declared model's price, by `FeeKind`; without an
+# amount: what has no price.
+fee = Table(
+    "fee",
+    metadata,
+    Column("night_id", ForeignKey("night.id"), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
+    Column("usd", Usd),
+    sqlite_with_rowid=False,
+)
+
 # Up to three examples of such an error, `id: message`, of each snapshot, of pilot and of the rest.
 error_example = Table(
     "error_example",
