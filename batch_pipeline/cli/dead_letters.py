@@ -69,7 +69,6 @@ def redrive_dead_letters(
 
     check_reasons(reason or ())
     pipeline, spec, key = opening.open_night(context, job, partition)
-    pipeline.files.sweep()
     progress_bar.announce_account(context.obj, pipeline)
     redriven = redrive(pipeline, spec, key, reason or ())
     say_redriven(context.obj, redriven)

@@ -27,7 +27,6 @@ def run(
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
-    pipeline.files.sweep()
     progress_bar.announce_account(output, pipeline)
     with progress_bar.shown() as watch:
         state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
@@ -47,7 +46,6 @@ def cancel(
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
-    pipeline.files.sweep()
     night = steps.open_night(pipeline, spec, key)
     state = steps.progress(pipeline, night)
     if state.complete:

@@ -89,13 +89,17 @@ def answer_paths(
     """
     folder = paths.answers(night.job, night.partition, night.account)
     return [
-        f"{folder}/{submission.token}{suffix}.parquet"
+        f"{folder}/{name}"
         for submission in collected
         if submission.duplicate is duplicates
-        for suffix in (
-            ("",) if submission.published is None or submission.state is State.ENDED else ("", REST)
-        )
+        for name in submission.answer_files or _answer_files(submission)
     ]
+
+
+def _answer_files(submission: submissions.Submission) -> list[str]:
+    """The names of answer files of a local home."""
+    in_part = submission.published is not None and submission.state is not State.ENDED
+    return [f"{submission.token}{suffix}.parquet" for suffix in (("", REST) if in_part else ("",))]
 
 
 @contextmanager

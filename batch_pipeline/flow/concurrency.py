@@ -1,4 +1,4 @@
-"""Threads and signals of this process: loops side by side, results in order, a delayed Ctrl-C.
+"""Threads, signals and other processes: loops side by side, results in order, a delayed Ctrl-C.
 
 Threads are for work that waits for the network or the disk. What keeps a core busy goes to
 `dataset/process_pool`.
@@ -7,7 +7,9 @@ Threads are for work that waits for the network or the disk. What keeps a core b
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -149,3 +151,18 @@ def delayed_signals(ask: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, before)
     if received:
         signal.raise_signal(received[0])
+
+
+def is_gone(owner: str) -> bool:
+    """Whether the process that holds a claim has ended; False for processes of other machines."""
+    host, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

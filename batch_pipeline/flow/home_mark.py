@@ -258,6 +258,7 @@ class HomeMark:
             return
         columns = tables.submission.c
         given_up = [State.ABSENT.value, State.REFUSED.value]
+        done: set[str] = set()
         with self._ledger.read() as connection:
             late = now(connection) - LATE_WATCH_SECONDS
             settled = sa.or_(
@@ -270,10 +271,10 @@ class HomeMark:
             for some in _groups(lower):
                 tokens = [each.token for each in some]
                 query = sa.select(columns.token).where(columns.token.in_(tokens), settled)
-                done = set(connection.scalars(query))
-                for each in some:
-                    if each.token in done:
-                        self._files.remove(each.path)
+                done.update(connection.scalars(query))
+        for each in lower:
+            if each.token in done:
+                self._files.remove(each.path)
 
 
 def _groups(marked: Sequence[Marked], size: int = 500) -> Iterator[Sequence[Marked]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -62,6 +62,7 @@ class InputTaken:
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     """The night under the account in force, made if it is new."""
     account = pipeline.account
+    publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:
         return nights.open_night(connection, spec.name, partition, account.name)
 

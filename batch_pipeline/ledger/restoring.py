@@ -108,7 +108,7 @@ def collected(
     """
     shard = shards.get_shard(connection, found.shard_id)
     duplicate = shard.state is ShardState.COLLECTED
-    ended = {"state": State.ENDED.value, "ended_at": now(connection)}
+    ended = {"state": State.ENDED.value, "ended_at": now(connection), "answer_files": None}
     submissions.change(connection, tables.submission.c.id == found.id, **ended)
     # Items that are settled are counted anew from all answers, see `settled`.
     booked = [replace(counts, items={}, open=0, duplicate=duplicate) for counts, _ in answers]

@@ -98,6 +98,7 @@ class Submission:
     candidates: list[str] | None = None
     candidates_from: float | None = None
     waits_for: str | None = None
+    answer_files: list[str] | None = None
 
     @property
     def has_answers(self) -> bool:
@@ -188,3 +189,9 @@ def change(connection: Connection, *conditions: sa.ColumnElement[bool], **values
     """Whether a row met the conditions and was changed."""
     result = connection.execute(sa.update(tables.submission).where(*conditions).values(values))
     return result.rowcount == 1
+
+
+def name_answers(connection: Connection, submission: Submission, name: str) -> None:
+    """Note the name of a further file of a submission's answers."""
+    names = [*(submission.answer_files or ()), name]
+    change(connection, tables.submission.c.id == submission.id, answer_files=names)

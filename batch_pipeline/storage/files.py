@@ -147,6 +147,21 @@ class Files:
         flush(local.parent)
         return local
 
+    def move(self, path: str, target: str) -> bool:
+        """Give a file of a remote home another name; False: it is lost.
+
+        To be repeated after a crash, in which case the file may have its name already.
+        """
+        fs, source, goal = self._fs, f"{self._root}/{path}", f"{self._root}/{target}"
+        fs.invalidate_cache()
+        if fs.exists(source):
+            fs.makedirs(goal.rpartition("/")[0], exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it
+                fs.mv(source, goal)
+                return True
+            fs.invalidate_cache()
+        return bool(fs.exists(goal))
+
     def remove(self, path: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
         if self.is_remote:

@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.costs import answer_sums, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letters
+from batch_pipeline.flow.results import dead_letters, results_folder
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
@@ -148,6 +148,8 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     anew, because an outdated `complete` would be believed.
     """
     while True:
+        if pipeline.refreshed(night).published:
+            results_folder.repair(pipeline, night)
         report = build_report(pipeline, spec, night)
         target = (report.job, report.partition)
         if not pipeline.refreshed(night).published:
@@ -156,12 +158,19 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         markdown, html = report_markdown.render(report), report_html.render(report)
         pipeline.files.write(paths.report(*target, ".md"), markdown.encode())
         pipeline.files.write(paths.report(*target, ".html"), html.encode())
-        with pipeline.ledger.write() as connection:
-            current = nights.get_night(connection, night.id)
-            completed_at = None if current.completed_at is None else _time(current.completed_at)
-            if current.published and completed_at == report.completed_at:
-                pipeline.files.write(paths.report(*target, ".json"), to_json(report).encode())
-                return report
+        with pipeline.files.staged() as staged:
+            staged.write_bytes(to_json(report).encode())
+            pipeline.files.make_durable(staged)
+            with (
+                publishing.prepared(pipeline, night, [staged]) as publish,
+                pipeline.ledger.write() as connection,
+            ):
+                current = nights.get_night(connection, night.id)
+                completed_at = None if current.completed_at is None else _time(current.completed_at)
+                same = completed_at == report.completed_at and not current.rebuilding
+                if current.published and same:
+                    publish(connection, [(staged, paths.report(*target, ".json"))])
+                    return report
 
 
 def _declarations(connection: Connection, state: Progress) -> dict[int, Declaration]:

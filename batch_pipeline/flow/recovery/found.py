@@ -102,8 +102,9 @@ class _Home:
     def find_answers(self) -> None:
         for path in self._files.glob("*/answers/*/partition=*/*.parquet"):
             job, _, account, partition, name = path.split("/")
-            token = name.removesuffix(".parquet")
-            if self._is_wanted(token):
+            # In a remote home a file has a name of its own behind the token.
+            token, _, further = name.removesuffix(".parquet").partition("-")
+            if self._is_wanted(token) and not f"-{further}".startswith(REST):
                 one = self.submission(token, job, partition)
                 one.account, one.answers = account, path
                 one.sent = one.sent or _told_by(self._files, one, path)

@@ -33,6 +33,7 @@ from batch_pipeline.ledger.identity import Sent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
+from batch_pipeline.storage.files import Files
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def restore(pipeline: Pipeline, part: Part) -> None:
     tallies: dict[str, list[tally.Tally]] = {}
     for one in part.found:
         if fate_of(one) == COLLECTED:
-            one.answers = one.answers or tally.answers_from_results(
+            one.answers = _named_by_token(pipeline.files, one) or tally.answers_from_results(
                 pipeline.files, one, deduplicate=deduplicate
             )
             manifest = None if one.sent is None else one.sent.manifest
@@ -130,6 +131,21 @@ def restore(pipeline: Pipeline, part: Part) -> None:
         if shown is None or shown.account == SIMULATOR_ACCOUNT:
             nights.show_night(connection, night)
     _settle(pipeline, pipeline.refreshed(night), lost)
+
+
+def _named_by_token(files: Files, one: Found) -> str | None:
+    """The path of a submission's answers, which get the name that the ledger looks for.
+
+    In a remote home the ledger knew their name, and that of the rest.
+    """
+    if one.answers is None or not files.is_remote:
+        return one.answers
+    folder = one.answers.rpartition("/")[0]
+    for path in files.glob(f"{folder}/{one.token}*.parquet"):
+        suffix = REST if f"/{one.token}{REST}" in path else ""
+        if path != (target := f"{folder}/{one.token}{suffix}.parquet"):
+            files.move(path, target)
+    return f"{folder}/{one.token}.parquet"
 
 
 def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -19,7 +17,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.concurrency import Stop, run_in_threads
+from batch_pipeline.flow.concurrency import Stop, is_gone, run_in_threads
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
@@ -112,21 +110,6 @@ def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:
         after = submission.id
         with _held(pipeline, submission):
             yield submission
-
-
-def is_gone(owner: str) -> bool:
-    """Whether the process that holds a claim has ended; False for processes of other machines."""
-    host, _, rest = owner.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 @contextlib.contextmanager

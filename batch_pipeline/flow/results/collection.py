@@ -1,13 +1,14 @@
 """Collects one submission: from its result lines to files of answers, results and dead letters.
 
 Both engines are collected alike: a batch's lines are downloaded, those of real-time calls come from
-their journal. Files are written aside and published in the transaction that marks the submission as
+their journal. Files are written aside and published by the transaction that marks the submission as
 collected; so neither a crash nor a second collector can publish or count an answer twice.
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,13 +20,14 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import answers as night_answers
-from batch_pipeline.flow import paths
+from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import STORM_ANSWERS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
-from batch_pipeline.flow.results import dead_letters, lines, results_folder
+from batch_pipeline.flow.publishing import Named, Publish
+from batch_pipeline.flow.results import dead_letters, lines
 from batch_pipeline.flow.results.judge import Chunk, LineJudge
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
@@ -104,8 +106,13 @@ def collect(
         for path in (staged.raw, staged.answers, staged.results, staged.letters):
             if path.exists():
                 pipeline.files.make_durable(path)
-        with pipeline.ledger.write() as connection:
-            _record(connection, pipeline, night, submission, judge, staged)
+        answers = _answers_file(pipeline, night, submission, staged)
+        shown = (staged.raw, staged.results, staged.letters)
+        with (
+            publishing.prepared(pipeline, night, shown) as publish,
+            pipeline.ledger.write() as connection,
+        ):
+            _record(connection, pipeline, night, submission, judge, staged, answers, publish)
     judge.check_complete()
 
 
@@ -157,6 +164,8 @@ def _record(
     submission: Submission,
     judge: LineJudge,
     staged: _Staged,
+    answers: str,
+    publish: Publish,
 ) -> None:
     """Publish the files and mark the submission as collected, unless another collector has."""
     current = submissions.get(connection, submission.id)
@@ -172,7 +181,12 @@ def _record(
         log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
     # The folder may show the night of another account.
     shown = not duplicate and nights.get_night(connection, night.id).published
-    _publish(pipeline, night, submission, staged, shown=shown)
+    named = _named(night, submission, staged, shown=shown)
+    if pipeline.files.is_remote:
+        submissions.name_answers(connection, submission, answers.rsplit("/", 1)[-1])
+    else:
+        named.append((staged.answers, answers))
+    publish(connection, named)
     counts = judge.counts(duplicate=duplicate)
     if submission.progress is not None:
         counts = replace(counts, lost_usd=Decimal(submission.progress["lost_usd_bound"]))
@@ -202,15 +216,31 @@ def _judge_account(connection: Connection, submission: Submission, judge: LineJu
         accounts.pause_account(connection, name, judge.stopped_by, by_results=True)
 
 
-def _publish(
-    pipeline: Pipeline, night: Night, submission: Submission, staged: _Staged, *, shown: bool
-) -> None:
-    job, partition, files = night.job, night.partition, pipeline.files
-    rest = "" if submission.published is None else night_answers.REST
-    name = f"{submission.batch_id or submission.token}{rest}"
-    if staged.raw.exists():
-        files.publish(staged.raw, f"{paths.raw(job, partition)}/{name}.jsonl.zst")
-    folder = paths.answers(job, partition, night.account)
-    files.publish(staged.answers, f"{folder}/{submission.token}{rest}.parquet")
+def _answers_file(pipeline: Pipeline, night: Night, submission: Submission, staged: _Staged) -> str:
+    """Where the answers are going to be; in a remote home they are there at once.
+
+    The ledger names that file with the transaction that collects. Until then nothing reads it: it
+    has a name of its own, so that two collectors do not write the same.
+    """
+    folder = paths.answers(night.job, night.partition, night.account)
+    name = f"{submission.token}{_rest(submission)}"
+    if not pipeline.files.is_remote:
+        return f"{folder}/{name}.parquet"
+    path = f"{folder}/{name}-{uuid.uuid4().hex[:8]}.parquet"
+    pipeline.files.publish(staged.answers, path)
+    return path
+
+
+def _rest(submission: Submission) -> str:
+    return "" if submission.published is None else night_answers.REST
+
+
+def _named(night: Night, submission: Submission, staged: _Staged, *, shown: bool) -> list[Named]:
+    """The names of a submission's raw lines, and of its results where the folder shows them."""
+    job, partition = night.job, night.partition
+    name = f"{submission.batch_id or submission.token}{_rest(submission)}"
+    named = [(staged.raw, f"{paths.raw(job, partition)}/{name}.jsonl.zst")]
     if shown:
-        results_folder.append(pipeline, night, name, staged.results, staged.letters)
+        named.append((staged.results, f"{paths.results(job, partition)}/{name}.parquet"))
+        named.append((staged.letters, f"{paths.dead_letter(job, partition)}/{name}.parquet"))
+    return [(path, target) for path, target in named if path.exists()]

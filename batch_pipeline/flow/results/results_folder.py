@@ -2,7 +2,8 @@
 
 There are two ways, and both leave one row for each item that is settled:
 
-- `append`: a collected submission adds a file with the rows of the items that it settled.
+- A submission that is collected adds a file with the rows of the items that it settled
+  (`collection`).
 - `switch_snapshot`, `show` and `repair` build all files anew from the snapshot and the answers that
   stand, because items came or went, are answered by what was bought before, or because another
   account's night was shown. `settled_rows` makes those rows.
@@ -18,13 +19,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import answers, joins, paths
+from batch_pipeline.flow import answers, joins, paths, publishing
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.publishing import Named
 from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 from batch_pipeline.ledger import accounts, nights, redrives, restoring, submissions, takeovers
@@ -84,8 +87,9 @@ def switch_snapshot(
 
 
 def repair(pipeline: Pipeline, night: Night) -> None:
-    """Build the results folder again if a process died while it did so."""
+    """Finish what a process that died has left: files to be moved, a folder to be built again."""
     while True:
+        publishing.carry_out(pipeline, night)
         night = pipeline.refreshed(night)
         if not night.rebuilding or night.snapshot_id is None:
             return
@@ -119,19 +123,9 @@ def rebuild(pipeline: Pipeline, night: Night) -> None:
         restoring.settled(connection, snapshot.id, settled)
 
 
-def append(pipeline: Pipeline, night: Night, name: str, results: Path, letters: Path) -> None:
-    """Publish a submission's local files of results and dead letters under its `name`.
-
-    To be called in the transaction that marks the submission as collected.
-    """
-    files, file_name = pipeline.files, f"{name}.parquet"
-    files.publish(results, f"{paths.results(night.job, night.partition)}/{file_name}")
-    if letters.exists():
-        files.publish(letters, f"{paths.dead_letter(night.job, night.partition)}/{file_name}")
-
-
 def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> None:
     """Input = succeeded + set aside, id by id, or the night does not count as complete."""
+    publishing.carry_out(pipeline, night)
     results = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
     with joins.tables(pipeline.files, {"results": (results, RESULTS_SCHEMA)}) as connection:
         add_table(connection, layers_of(pipeline.files, snapshot))
@@ -171,22 +165,34 @@ def _rebuilt(
         simulated = accounts.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
         answered = answers.of_night(connection, night, snapshot, redriven)
-    with pipeline.files.staged() as results, pipeline.files.staged() as letters:
+    publishing.carry_out(pipeline, night)
+    with (
+        pipeline.files.staged() as results,
+        pipeline.files.staged() as letters,
+        pipeline.files.staged() as report,
+    ):
         results.mkdir()
         letters.mkdir()
         settled = _write_rows(pipeline, snapshot, answered, results, letters, simulated=simulated)
-        pipeline.files.make_durable(results)
-        pipeline.files.make_durable(letters)
-        with pipeline.ledger.write() as connection:
+        named = [
+            *_no_longer_complete(pipeline, night, report),
+            *_replacing(paths.results(night.job, night.partition), results),
+            *_replacing(paths.dead_letter(night.job, night.partition), letters),
+        ]
+        staged = [path for path, _ in named if path is not None]
+        for path in (results, letters, *staged):
+            pipeline.files.make_durable(path)
+        with (
+            publishing.prepared(pipeline, night, staged) as publish,
+            pipeline.ledger.write() as connection,
+        ):
             current = nights.get_night(connection, night.id)
             busy = idle and submissions.of_night(connection, night.id, *submissions.LIVE)
             # `rebuilding` makes the next run repair the folder if this process dies while it
             # replaces files. Another process that has built the folder meanwhile has cleared it.
             if current.revision != night.revision or not current.rebuilding or busy:
                 raise _changed(night)
-            _replace(pipeline, paths.results(night.job, night.partition), results)
-            _replace(pipeline, paths.dead_letter(night.job, night.partition), letters)
-            pipeline.files.remove(paths.report(night.job, night.partition, ".json"))
+            publish(connection, named)
             nights.show_night(connection, current)
             yield connection, current, settled
             nights.update_night(connection, night.id, rebuilding=False)
@@ -222,15 +228,24 @@ def _changed(night: Night) -> NightChangedError:
     )
 
 
-def _replace(pipeline: Pipeline, target: str, folder: Path) -> None:
-    """Replace the files of a folder.
+def _replacing(target: str, folder: Path) -> list[Named]:
+    """A staged folder's files in the place of those of a folder.
 
     Former files are removed before new ones are published: for a moment a row may be missing, but
     it is never there twice. New files have new names: a reader opens a file several times, and must
     not read parts of two files.
     """
-    for path in pipeline.files.list(target, ".parquet"):
-        pipeline.files.remove(path)
     build = uuid.uuid4().hex[:8]
-    for file in sorted(folder.iterdir()):
-        pipeline.files.publish(file, f"{target}/{file.stem}-{build}{file.suffix}")
+    files = sorted(folder.iterdir())
+    named = [(file, f"{target}/{file.stem}-{build}{file.suffix}") for file in files]
+    return [(None, target), *named]
+
+
+def _no_longer_complete(pipeline: Pipeline, night: Night, staged: Path) -> list[Named]:
+    """The night's report, if there is one, saying that the results are not complete."""
+    path = paths.report(night.job, night.partition, ".json")
+    data = pipeline.files.read(path)
+    if data is None:
+        return []
+    staged.write_bytes(orjson.dumps({**orjson.loads(data), "complete": False}))
+    return [(staged, path)]

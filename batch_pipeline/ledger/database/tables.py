@@ -305,6 +305,8 @@ submission = Table(
     Column("published", JSON(none_as_null=True)),
     # How far real-time calls were at their last checkpoint.
     Column("progress", JSON),
+    # Names of the files of its answers, where they are others than its token says.
+    Column("answer_files", JSON(none_as_null=True)),
     Index("submission_by_account", "account", "state"),
     Index("submission_by_time", "account", "intent_at"),
     Index("submission_latest", "night_id", "state", "id"),
@@ -456,6 +458,21 @@ list_mark = Table(
     Column("odd", Integer, nullable=False),
     Column("whole", Boolean, nullable=False),
     Index("list_mark_by_account", "account", "id"),
+)
+
+# Remote homes: files that a transaction has given their names, and that are still to be moved; see
+# `publications`. Never two at a time of one partition.
+publication = Table(
+    "publication",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
+    Column("steps", JSON, nullable=False),
+    # Which process carries it out, and until when its claim holds.
+    Column("owner", String(200)),
+    Column("lease_until", Double),
+    Index("publication_by_partition", "job", "partition", "id"),
 )
 
 # SQLite: what a machine's steady clock, which no one sets, is to be raised by to give the ledger's

@@ -14,6 +14,7 @@ import pytest
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import steps
+from batch_pipeline.flow.concurrency import is_gone
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import claims as collecting
 from batch_pipeline.flow.results import collection
@@ -154,8 +155,8 @@ def test_a_claim_of_a_process_that_died_is_taken_over(
             assert leases.claim_ended(
                 connection, night.id, owner, 60.0, after=0, is_gone=lambda _: False
             )
-    assert collecting.is_gone(dead)
-    assert not collecting.is_gone(pipeline.owner)
+    assert is_gone(dead)
+    assert not is_gone(pipeline.owner)
     # All but what another machine holds, of which nobody here can know.
     assert steps.collect_ended(pipeline, spec, night) == BATCHES - 1
 

@@ -1,0 +1,279 @@
+"""Publishing in a remote home: after the commit, once, in order, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fsspec.implementations.memory import MemoryFileSystem
+
+from batch_pipeline.flow import paths, publishing
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.run import run
+from batch_pipeline.ledger import accounts, nights, publications
+from batch_pipeline.ledger.database import ledger as database
+from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.simulator import Simulator
+from batch_pipeline.storage.files import STAGING
+from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.support import (
+    PARTITION,
+    accepted_twice,
+    by_id,
+    documents,
+    job,
+    results,
+    settings,
+    write_rows,
+)
+
+FOLDER = paths.results("notes", PARTITION)
+REPORT = paths.report("notes", PARTITION, ".json")
+# Of the file system, those that write and those that read.
+WRITES = ("put_file", "cp_file", "rm", "pipe_file")
+READS = ("_open", "glob", "exists", "info")
+
+
+class DiedError(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def home() -> str:
+    return f"memory://home-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def new_pipeline(home: str, tmp_path: Path) -> Iterator[Callable[[], Pipeline]]:
+    """Makes pipelines of one home and ledger, each as another process would have it."""
+    made: list[Pipeline] = []
+
+    def make() -> Pipeline:
+        url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+        made.append(Pipeline(settings(home, ledger_url=url)))
+        return made[-1]
+
+    yield make
+    for pipeline in made:
+        pipeline.close()
+
+
+def _night(pipeline: Pipeline) -> Night:
+    with pipeline.ledger.write() as connection:
+        accounts.register_account(connection, "a", simulated=False)
+        night = nights.open_night(connection, "notes", PARTITION, "a")
+        nights.show_night(connection, night)
+        return night
+
+
+def _publish(
+    pipeline: Pipeline, folder: Path, names: list[str], *, replacing: bool = False
+) -> None:
+    """Publish files that hold their own name; with `replacing`, in the place of all others."""
+    night = _night(pipeline)
+    folder.mkdir(exist_ok=True)
+    named: list[publishing.Named] = []
+    if replacing:
+        report = folder / "report"
+        report.write_bytes(b'{"complete": false}')
+        named += [(report, REPORT), (None, FOLDER)]
+    for name in names:
+        (folder / name).write_text(name)
+        named.append((folder / name, f"{FOLDER}/{name}.parquet"))
+    staged = [path for path, _ in named if path is not None]
+    with publishing.prepared(pipeline, night, staged) as publish, pipeline.ledger.write() as tx:
+        publish(tx, named)
+
+
+def _shown(pipeline: Pipeline) -> dict[str, str]:
+    found = pipeline.files.list(FOLDER, ".parquet")
+    return {
+        path.rsplit("/", 1)[-1].removesuffix(".parquet"): (
+            pipeline.files.read(path) or b""
+        ).decode()
+        for path in found
+    }
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, number: int, look: Callable[[], None]) -> list[str]:
+    """Let the process die before the n-th write to the home; `look` sees the home before each."""
+    done: list[str] = []
+
+    def patch(name: str) -> None:
+        original = getattr(MemoryFileSystem, name)
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            look()
+            if len(done) == number:
+                raise DiedError
+            done.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(MemoryFileSystem, name, write)
+
+    for name in WRITES:
+        patch(name)
+    return done
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_a_folder_that_is_replaced_never_shows_old_and_new_files(
+    number: int,
+    new_pipeline: Callable[[], Pipeline],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = new_pipeline()
+    _publish(first, tmp_path / "old", ["old-1", "old-2"])
+    first.files.write(REPORT, b'{"complete": true}')
+
+    def look() -> None:
+        kinds = {name.partition("-")[0] for name in _shown(first)}
+        assert kinds in ({"old"}, set(), {"new"})
+        complete = json.loads(first.files.read(REPORT) or b"")["complete"]
+        assert not complete or kinds == {"old"}
+
+    with monkeypatch.context() as patched:
+        done = _die_at(patched, number, look)
+        try:
+            _publish(first, tmp_path / "new", ["new-1", "new-2"], replacing=True)
+            assert len(done) <= number
+        except DiedError:
+            pass
+    second = new_pipeline()
+    with second.ledger.read() as connection:
+        committed = len(done) >= number and publications.first(connection, "notes", PARTITION)
+    publishing.carry_out(second, _night(second))
+    look()
+    kind = "new" if committed or "new" in str(_shown(second)) else "old"
+    assert _shown(second) == {f"{kind}-{n}": f"{kind}-{n}" for n in (1, 2)}
+    with second.ledger.read() as connection:
+        assert publications.first(connection, "notes", PARTITION) is None
+        assert not nights.get_night(connection, _night(second).id).rebuilding
+    if kind == "new":
+        assert second.files.list(STAGING, "") == []
+
+
+def test_a_process_that_was_frozen_changes_nothing_when_it_wakes_up(
+    new_pipeline: Callable[[], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has committed, and sleeps before its files are moved; meanwhile others go on."""
+    frozen, other = new_pipeline(), new_pipeline()
+    _publish(other, tmp_path / "old", ["old"])
+    asleep, wake = threading.Event(), threading.Event()
+    move = frozen.files.move
+
+    def sleepy(path: str, target: str) -> bool:
+        asleep.set()
+        assert wake.wait(60)
+        return move(path, target)
+
+    monkeypatch.setattr(frozen.files, "move", sleepy)
+    sleeper = threading.Thread(target=_publish, args=(frozen, tmp_path / "first", ["first"]))
+    sleeper.start()
+    assert asleep.wait(60)
+    with other.ledger.write() as connection:
+        connection.execute(sa.update(tables.publication).values(lease_until=0.0))
+    _publish(other, tmp_path / "later", ["later"], replacing=True)
+    _publish(other, tmp_path / "last", ["last"])
+    wake.set()
+    sleeper.join()
+    assert set(_shown(other)) == {"later", "last"}
+    with other.ledger.read() as connection:
+        assert not nights.get_night(connection, _night(other).id).rebuilding
+
+
+def test_a_file_that_is_lost_lets_the_folder_be_built_again(
+    new_pipeline: Callable[[], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = new_pipeline()
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "carry_out", lambda *_: None)
+        _publish(pipeline, tmp_path / "new", ["new-1", "new-2"])
+    [lost, _] = pipeline.files.list(STAGING, "")
+    pipeline.files.remove(lost)
+    publishing.carry_out(pipeline, _night(pipeline))
+    assert set(_shown(pipeline)) == {"new-2"}
+    assert _night(pipeline).rebuilding
+
+
+def test_what_waits_to_be_moved_is_not_swept(
+    new_pipeline: Callable[[], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = new_pipeline()
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "carry_out", lambda *_: None)
+        patched.setattr("time.time", lambda: 1_000_000.0)
+        _publish(pipeline, tmp_path / "new", ["new"])
+        pipeline.files.write(f"{STAGING}/999999-left-0", b"by a process that died")
+    publishing.sweep(pipeline)
+    assert len(pipeline.files.list(STAGING, "")) == 1
+    publishing.carry_out(pipeline, _night(pipeline))
+    assert set(_shown(pipeline)) == {"new"}
+
+
+def test_no_file_is_touched_while_the_ledger_is_locked(
+    home: str,
+    postgres_url: str,
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A night, its report, and a second run with changed input, on a store that is slower than the
+    time after which the database ends a transaction that does nothing."""
+    from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
+
+    within, touched = threading.local(), []
+    slow = {f"{kind}/" for kind in ("answers", "reports", STAGING)}
+
+    def patch(name: str) -> None:
+        original = getattr(MemoryFileSystem, name)
+
+        def touch(self: MemoryFileSystem, *args: Any, **kwargs: Any) -> Any:
+            if getattr(within, "transaction", False):
+                touched.append((name, *args))
+            for kind in [kind for kind in slow if name == "put_file" and kind in str(args)]:
+                slow.discard(kind)
+                threading.Event().wait(1.5)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(MemoryFileSystem, name, touch)
+
+    def begin(_connection: sa.Connection) -> None:
+        within.transaction = True
+
+    def end(_connection: sa.Connection) -> None:
+        within.transaction = False
+
+    for name in (*WRITES, *READS):
+        patch(name)
+    monkeypatch.setattr(database, "POSTGRES_IDLE_LIMIT", "1s")
+    for event, note in (("begin", begin), ("commit", end), ("rollback", end)):
+        sa.event.listen(sa.Engine, event, note)
+    try:
+        source = write_rows(tmp_path / "in.jsonl", documents(8))
+        spec = job(source, pilot={"size": 0}, limits={"max_requests_per_batch": 5})
+        state = run(make_pipeline(home=home, ledger_url=postgres_url), spec, PARTITION)
+        pipeline = make_pipeline(home=home, ledger_url=postgres_url)
+        write_report(pipeline, spec, state.night)
+        write_rows(source, documents(9, start=1))
+        assert run(pipeline, spec, PARTITION).complete
+        said = json.loads(pipeline.files.read(paths.report(spec.name, PARTITION, ".json")) or b"")
+        assert said["complete"] is False
+        assert write_report(pipeline, spec, state.night).complete
+    finally:
+        for event, note in (("begin", begin), ("commit", end), ("rollback", end)):
+            sa.event.remove(sa.Engine, event, note)
+    assert not touched
+    assert not slow
+    assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(9, start=1)}
+    assert pipeline.files.list(STAGING, "") == []
+    assert not accepted_twice(sim)
