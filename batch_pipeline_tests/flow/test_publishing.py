@@ -221,18 +221,13 @@ def test_what_waits_to_be_moved_is_not_swept(
 
 def test_no_file_is_touched_while_the_ledger_is_locked(
     home: str,
-    postgres_url: str,
     sim: Simulator,
     make_pipeline: MakePipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A night, its report, and a second run with changed input, on a store that is slower than the
-    time after which the database ends a transaction that does nothing."""
-    from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
-
+    """A night, its report, and a second run with changed input."""
     within, touched = threading.local(), []
-    slow = {f"{kind}/" for kind in ("answers", "reports", STAGING)}
 
     def patch(name: str) -> None:
         original = getattr(MemoryFileSystem, name)
@@ -240,9 +235,6 @@ def test_no_file_is_touched_while_the_ledger_is_locked(
         def touch(self: MemoryFileSystem, *args: Any, **kwargs: Any) -> Any:
             if getattr(within, "transaction", False):
                 touched.append((name, *args))
-            for kind in [kind for kind in slow if name == "put_file" and kind in str(args)]:
-                slow.discard(kind)
-                threading.Event().wait(1.5)
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(MemoryFileSystem, name, touch)
@@ -255,25 +247,93 @@ def test_no_file_is_touched_while_the_ledger_is_locked(
 
     for name in (*WRITES, *READS):
         patch(name)
-    monkeypatch.setattr(database, "POSTGRES_IDLE_LIMIT", "1s")
     for event, note in (("begin", begin), ("commit", end), ("rollback", end)):
         sa.event.listen(sa.Engine, event, note)
     try:
-        source = write_rows(tmp_path / "in.jsonl", documents(8))
-        spec = job(source, pilot={"size": 0}, limits={"max_requests_per_batch": 5})
-        state = run(make_pipeline(home=home, ledger_url=postgres_url), spec, PARTITION)
-        pipeline = make_pipeline(home=home, ledger_url=postgres_url)
-        write_report(pipeline, spec, state.night)
-        write_rows(source, documents(9, start=1))
-        assert run(pipeline, spec, PARTITION).complete
-        said = json.loads(pipeline.files.read(paths.report(spec.name, PARTITION, ".json")) or b"")
-        assert said["complete"] is False
-        assert write_report(pipeline, spec, state.night).complete
+        url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+        _whole_story(make_pipeline(home=home, ledger_url=url), tmp_path)
     finally:
         for event, note in (("begin", begin), ("commit", end), ("rollback", end)):
             sa.event.remove(sa.Engine, event, note)
     assert not touched
-    assert not slow
+    assert not accepted_twice(sim)
+
+
+class SlowStore:
+    """moto's S3 server, which takes its time for the first write to each of several places."""
+
+    def __init__(self) -> None:
+        from moto.server import (  # noqa: PLC0415
+            DomainDispatcherApplication,
+            create_backend_app,
+        )
+
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.slow = {"/answers/", "/results/", "/raw/", "/reports/", "/.staging/"}
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
+        path = environ["PATH_INFO"]
+        for place in [p for p in self.slow if p in path and environ["REQUEST_METHOD"] == "PUT"]:
+            self.slow.discard(place)
+            threading.Event().wait(1.5)
+        return self._app(environ, start)
+
+
+def test_a_store_slower_than_a_transaction_may_last(
+    postgres_url: str,
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S3 and PostgreSQL; the first process dies between a commit and the move of its files."""
+    pytest.importorskip("moto")
+    import s3fs  # noqa: PLC0415
+    from werkzeug.serving import make_server  # noqa: PLC0415
+
+    store = SlowStore()
+    server = make_server("127.0.0.1", 0, store, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(database, "POSTGRES_IDLE_LIMIT", "1s")
+    bucket = f"homes-{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    try:
+
+        def make() -> Pipeline:
+            return make_pipeline(home=f"s3://{bucket}/home", ledger_url=postgres_url)
+
+        first = make()
+
+        def die(*_: object) -> bool:
+            raise DiedError
+
+        monkeypatch.setattr(first.files, "move", die)
+        with pytest.raises(DiedError):
+            _whole_story(first, tmp_path)
+        _whole_story(make(), tmp_path)
+    finally:
+        server.shutdown()
+    assert not store.slow
+    assert not accepted_twice(sim)
+
+
+def _whole_story(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A night, its report, and a second run with changed input."""
+    from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
+
+    source = write_rows(tmp_path / "in.jsonl", documents(8))
+    spec = job(source, pilot={"size": 0}, limits={"max_requests_per_batch": 5})
+    state = run(pipeline, spec, PARTITION)
+    assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(8)}
+    assert write_report(pipeline, spec, state.night).complete
+    write_rows(source, documents(9, start=1))
+    assert run(pipeline, spec, PARTITION).complete
+    said = json.loads(pipeline.files.read(paths.report(spec.name, PARTITION, ".json")) or b"")
+    assert said["complete"] is False
+    assert write_report(pipeline, spec, state.night).complete
     assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(9, start=1)}
     assert pipeline.files.list(STAGING, "") == []
-    assert not accepted_twice(sim)
