@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 import uuid
@@ -263,12 +264,8 @@ class SlowStore:
     """moto's S3 server, which takes its time for the first write to each of several places."""
 
     def __init__(self) -> None:
-        from moto.server import (  # noqa: PLC0415
-            DomainDispatcherApplication,
-            create_backend_app,
-        )
-
-        self._app = DomainDispatcherApplication(create_backend_app)
+        moto: Any = importlib.import_module("moto.server")
+        self._app = moto.DomainDispatcherApplication(moto.create_backend_app)
         self.slow = {"/answers/", "/results/", "/raw/", "/reports/", "/.staging/"}
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
@@ -288,7 +285,7 @@ def test_a_store_slower_than_a_transaction_may_last(
 ) -> None:
     """S3 and PostgreSQL; the first process dies between a commit and the move of its files."""
     pytest.importorskip("moto")
-    import s3fs  # noqa: PLC0415
+    s3fs: Any = importlib.import_module("s3fs")
     from werkzeug.serving import make_server  # noqa: PLC0415
 
     store = SlowStore()
