@@ -395,3 +395,18 @@ def test_a_billing_error_within_a_batch_pauses_the_account_and_sets_nothing_asid
     assert results(make_pipeline(), spec) == []
     state = run(make_pipeline(), spec, PARTITION)
     assert (state.complete, state.statuses) == (True, {"succeeded": 20})
+
+
+def test_a_snapshot_that_is_gone_is_no_trouble_of_the_api(
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+) -> None:
+    """The SDK would report it as a connection that failed, and the shard would wait for ever."""
+    source = write_rows(tmp_path / "in.jsonl", documents(4))
+    spec = job(source, pilot={"size": 0}, limits={"max_requests_per_batch": 2})
+    run(make_pipeline(max_queued_requests=2), spec, PARTITION, wait=False)
+    assert sim.books.accepted_requests == 2
+    for part in (home / spec.name / "snapshots").rglob("part-*.parquet"):
+        part.unlink()
+    with pytest.raises(FileNotFoundError, match="snapshots"):
+        run(make_pipeline(), spec, PARTITION)
+    assert sim.books.accepted_requests == 2

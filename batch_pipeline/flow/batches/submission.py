@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import listing, reconciliation, refused_shards
@@ -155,8 +156,8 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
     except ApiFailure as failure:
         verdict = of_create_failure(failure, sealed=chunks.sealed)
         _record_failure(pipeline, submission, _Failed(failure, verdict), sealed=chunks.sealed)
-        if chunks.unmarked is not None:
-            raise chunks.unmarked from failure
+        if chunks.broken_by is not None:
+            raise chunks.broken_by from None
         return _Failed(failure, verdict)
     except BaseException:
         # An interrupt, a full disk or a bug says nothing about the batch either.
@@ -182,10 +183,21 @@ class _SealedChunks:
         self._chunks = chunks
         self._stop = stop
         self.sealed = False
-        # Why the home's mark could not be raised.
-        self.unmarked: Exception | None = None
+        # An error of the home (a snapshot that cannot be read, a mark that cannot be raised). The
+        # SDK turns what is raised while it sends into an error of its connection, and the shard
+        # would be tried again for ever as if the API were down.
+        self.broken_by: Exception | None = None
 
     def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._sealed()
+        except (ApiFailure, SQLAlchemyError):  # the next round waits for a ledger that is down
+            raise
+        except Exception as error:
+            self.broken_by = error
+            raise
+
+    def _sealed(self) -> Iterator[bytes]:
         held_back = next(self._chunks)
         for chunk in self._chunks:
             self._stop.check()
@@ -197,12 +209,7 @@ class _SealedChunks:
             if not transitions.seal(connection, self._submission, lease_seconds):
                 raise ApiFailure(None, None, None, "the claim was lost before the last bytes")
             sent = identity.count_sent(connection, self._submission.id)
-        try:
-            self._pipeline.mark.raise_to(sent)
-        except Exception as error:
-            # The SDK turns what is raised here into an error of its connection.
-            self.unmarked = error
-            raise
+        self._pipeline.mark.raise_to(sent)
         # A process that was frozen here must not complete a body after its lease: the shard may
         # count as unknown by then, and the batch would appear after the look for it.
         if steady() - before > lease_seconds / 2:
