@@ -56,6 +56,10 @@ def _show(found: Estimate) -> None:
     console.print(tokens)
     say(f"Input from {found.tokens.prompt}.")
     say(f"Output from {found.tokens.answer}.")
+    fees = found.work.fees.get("realtime" if found.mode == "realtime" else "batch")
+    if fees:
+        how = "at most, for searches" if found.tokens.fees is None else "measured"
+        say(f"Beside the tokens {usd(fees)} a request ({how}).")
     ways = plain_table()
     ways.add_column(f"USD ({found.model_id})", overflow="fold")
     for name in ("as batches", "in real time", "saved"):

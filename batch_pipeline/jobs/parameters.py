@@ -113,6 +113,19 @@ def _small(declared: Declared) -> bool:
     return may_think(declared) and bool(declared["max_tokens"] < ROOM_TO_THINK)
 
 
+def _of_kind(declared: Declared, kind: str) -> list[Mapping[str, Any]]:
+    """The tools of the API's own whose dated type begins so."""
+    tools = [tool for tool in _tools(declared) if isinstance(tool, Mapping)]
+    return [tool for tool in tools if str(tool.get("type")).startswith(kind)]
+
+
+def _runs_code_for_money(declared: Declared) -> bool:
+    # Beside the newer web tools code execution is free.
+    web = [*_of_kind(declared, "web_search_2"), *_of_kind(declared, "web_fetch_2")]
+    free = any(str(tool["type"])[-8:] >= "20260209" for tool in web)
+    return bool(_of_kind(declared, "code_execution")) and not free
+
+
 def _forces_a_tool(declared: Declared) -> bool:
     return get(declared, "params.tool_choice.type") in ("any", "tool")
 
@@ -300,6 +313,29 @@ RULES = (
         "params.tool_choice.name",
         "is {value}, but params.tools has no tool of that name",
         when=lambda declared: _forces_a_tool(declared) and _names_no_tool(declared),
+    ),
+    # What is billed beside tokens.
+    Rule(
+        "params.tools",
+        "has a web search without max_uses: nothing bounds how often a request searches, for $10 "
+        "per 1,000, so that no ceiling and no estimate holds it before answers were measured; set "
+        "max_uses",
+        when=lambda d: any(tool.get("max_uses") is None for tool in _of_kind(d, "web_search")),
+        warns=True,
+    ),
+    Rule(
+        "params.tools",
+        "has an advisor, which is billed at its own model's price: no ceiling and no estimate "
+        "holds it before answers were measured",
+        when=lambda d: bool(_of_kind(d, "advisor")),
+        warns=True,
+    ),
+    Rule(
+        "params.tools",
+        "has code execution, which beyond a free allowance is billed by the hour and in no "
+        "answer's usage: no sum of this project holds it",
+        when=_runs_code_for_money,
+        warns=True,
     ),
     # What depends on how requests go out, and on the prompt.
     Rule(

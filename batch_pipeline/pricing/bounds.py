@@ -36,24 +36,33 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds for requests of one declaration; `caching` says that it asks for prompt caching."""
+    """Bounds for requests of one declaration; `caching` says that it asks for prompt caching, and
+    `fees` are USD of each request beside its tokens."""
 
     price: ModelPrice
     tokens_per_byte: Decimal = Decimal(1)
     caching: bool = True
+    fees: Decimal = Decimal(0)
 
     def usd(
-        self, mode: Mode, *, input_bytes: int, largest_bytes: int, output_tokens: int
+        self,
+        mode: Mode,
+        *,
+        input_bytes: int,
+        largest_bytes: int,
+        output_tokens: int,
+        requests: int = 1,
     ) -> Decimal:
-        """The most in USD for requests with `input_bytes` and at most `output_tokens` together; the
-        largest request has `largest_bytes`."""
-        return self.price.upper_bound(
+        """The most in USD for `requests` with `input_bytes` and at most `output_tokens` together;
+        the largest request has `largest_bytes`."""
+        tokens = self.price.upper_bound(
             self._tokens(input_bytes),
             output_tokens,
             mode,
             caching=self.caching,
             longest=self._tokens(largest_bytes),
         )
+        return tokens + self.fees * requests
 
     def _tokens(self, size: int) -> int:
         return int((self.tokens_per_byte * size).to_integral_value(ROUND_CEILING))

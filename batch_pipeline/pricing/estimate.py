@@ -6,8 +6,8 @@ Where the tokens are known from is in `flow.costs.estimate`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, UnitPrices
@@ -83,7 +83,8 @@ class Work:
     """What is still to be bought: requests, tokens of their prompts, and tokens of their answers.
 
     `lengths` has groups of requests from short to long, each as (number of requests, mean tokens of
-    a prompt), because price tiers go by the length of each prompt.
+    a prompt), because price tiers go by the length of each prompt. `fees` are USD of a request by
+    mode, beside its tokens.
     """
 
     requests: int
@@ -91,6 +92,7 @@ class Work:
     output: Spread
     lengths: Sequence[tuple[int, float]]
     shares: Shares = UNCACHED
+    fees: Mapping[Mode, Decimal] = field(default_factory=dict)
 
 
 def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts:
@@ -103,7 +105,9 @@ def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts
         ),
         Decimal(0),
     )
-    longest = _usd(tiers, work.shares, work.prompt.p95, work.output.p95) * work.requests
+    fees = work.fees.get(mode, Decimal(0)) * work.requests
+    expected += fees
+    longest = _usd(tiers, work.shares, work.prompt.p95, work.output.p95) * work.requests + fees
     return Amounts(
         expected=expected,
         buffered=expected * (1 + Decimal(str(buffer))),

@@ -21,6 +21,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.pricing.tokens import TokenUsage
 
 Mode = Literal["batch", "realtime"]
+MODES: tuple[Mode, Mode] = ("batch", "realtime")
 
 _PROVIDER = "anthropic"
 _BATCH = {"processing": "batch"}

@@ -46,7 +46,7 @@ REASONS = {
     "output_tokens": "tokens of the answers",
     "retries": "answers to requests sent again",
     "duplicates": "batches bought twice",
-    "price": "price: cache, tiers, real time, another model",
+    "price": "price: cache, tiers, fees, real time, another model",
 }
 # What billed answers that are of no use are called, by their status.
 WASTED = {

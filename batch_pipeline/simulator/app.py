@@ -249,7 +249,11 @@ class Api:
     def _message(self, params: dict[str, Any], digest: bytes) -> dict[str, Any]:
         message = self._responder.message(params, digest, new_id("msg"), "standard")
         fate = RequestFate(
-            self._schedule.faults.requests, self._schedule.seed, "realtime", self._books.attempts
+            self._schedule.faults.requests,
+            self._schedule.seed,
+            "realtime",
+            self._books.attempts,
+            self._schedule.faults.billed,
         )
         billed = None
         try:

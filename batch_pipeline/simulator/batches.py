@@ -255,7 +255,9 @@ class BatchStore:
             self._replace(batch)
         done = batch.total if batch.done is None else batch.done
         faults = RequestFaults() if batch.foreign else self._schedule.faults.requests
-        fate = RequestFate(faults, self._schedule.seed, "batch", self._books.attempts)
+        fate = RequestFate(
+            faults, self._schedule.seed, "batch", self._books.attempts, self._schedule.faults.billed
+        )
         settled = settle(
             self._spool.requests(batch.id), self._spool.results(batch.id), self._responder, fate,
             version=batch.version, done=done, rest=batch.rest,

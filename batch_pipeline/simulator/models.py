@@ -13,6 +13,7 @@ from typing import Any
 
 # Cost is kept as whole picodollars so that sums over millions of requests are exact.
 PICO_USD_PER_TOKEN = 1_000_000  # one dollar per million tokens
+PICO_USD_PER_SEARCH = 10_000_000_000
 CACHE_WRITE_5M = 1.25
 CACHE_WRITE_1H = 2.0
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -57,6 +58,21 @@ class Model:
             + usage["output_tokens"] * _pico(self.output_usd * factor)
         )
         return int(price)
+
+
+def billed_pico_usd(model: str, usage: dict[str, Any], *, batch: bool) -> int:
+    """What an answer of a model costs in 1e-12 USD, with all that its `usage` tells of.
+
+    An iteration that is no `message` is billed beside the tokens at the top, by its own model.
+    """
+    iterations = [each for each in usage.get("iterations") or () if each["type"] != "message"]
+    tokens = MODELS[model].cost_pico_usd(usage, batch=batch) + sum(
+        MODELS[each.get("model", model)].cost_pico_usd(each, batch=batch) for each in iterations
+    )
+    if usage["inference_geo"] == "us":
+        tokens = tokens * 11 // 10
+    searches = (usage.get("server_tool_use") or {}).get("web_search_requests", 0)
+    return tokens + int(searches) * PICO_USD_PER_SEARCH
 
 
 @lru_cache(maxsize=256)  # the same few prices for all answers

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator.answers.content import answer
+from batch_pipeline.simulator.answers.content import answer, searches
 from batch_pipeline.simulator.answers.schemas import UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.answers.tokens import PromptCache, usage
@@ -60,6 +60,7 @@ class Responder:
                 output_tokens=said.output_tokens,
                 thinking_tokens=said.thinking_tokens,
                 service_tier=service_tier,
+                searches=searches(params, digest),
             ),
         }
 

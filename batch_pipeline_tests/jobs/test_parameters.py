@@ -20,6 +20,7 @@ SONNET_5, SONNET_5_5 = "claude-sonnet-5", "claude-sonnet-5-5"
 OFF, ADAPTIVE = {"type": "disabled"}, {"type": "adaptive"}
 TOOLS = [{"name": "note", "input_schema": {}}]
 FORCED = {"tools": TOOLS, "tool_choice": {"type": "tool", "name": "note"}}
+RUNS_CODE = {"type": "code_execution_20250825", "name": "code_execution"}
 VIA_BATCH = {"via": "batch"}
 LONG = ["output-300k-2026-03-24"]
 
@@ -115,6 +116,8 @@ def test_what_cannot_work_is_refused(key: str, what: dict[str, Any]) -> None:
         declared({}, betas=LONG, pilot=VIA_BATCH),
         declared({}, betas=LONG, pilot={"size": 0}),
         declared({}, prompt={"user": "{{{text}}}"}),
+        declared({"tools": [{"type": "web_search_20250305", "max_uses": 5}]}),
+        declared({"tools": [{"type": "web_search_20260318", "max_uses": 5}, RUNS_CODE]}),
         # Of a model that came later nothing is known.
         declared({"thinking": OFF, "output_config": {"effort": "max"}}, "claude-opus-7"),
     ],
@@ -134,6 +137,11 @@ def test_what_works_is_accepted_without_a_word(what: dict[str, Any]) -> None:
          declared({"thinking": {"type": "between_tools"}}, SONNET_5)),
         ("params.output_config.effort: claude-haiku-4-5",
          declared({"output_config": {"effort": "low"}})),
+        ("params.tools: has a web search without",
+         declared({"tools": [{"type": "web_search_20250305"}]})),
+        ("params.tools: has an advisor", declared({"tools": [{"type": "advisor_20260301"}]})),
+        ("params.tools: has code execution",
+         declared({"tools": [RUNS_CODE, {"type": "web_search_20250305", "max_uses": 5}]})),
         ("prompt.user: has no {column} placeholder: the same request",
          declared({}, prompt={"user": "Write a joke."}, deduplicate=False)),
     ],

@@ -136,12 +136,13 @@ def _part(
     pipeline: Pipeline, night: Night, declaration: Declaration, whole: Shard, rows: pa.Table
 ) -> NewShard:
     def bound(size: dict[str, int]) -> Decimal:
-        # Input and output each cost at most what they cost of the whole, by their share.
+        # Input, output and fees each cost at most what they cost of the whole, by their share.
         shares = [
             Decimal(size[name]) / max(1, of_whole)
             for name, of_whole in (
                 ("input_bytes", whole.bytes),
                 ("output_tokens", whole.output_tokens),
+                ("requests", whole.requests),
             )
         ]
         return whole.usd_bound * max(shares)

@@ -20,7 +20,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import ModelPrice, library_id
+from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, library_id
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
@@ -168,6 +168,26 @@ def by_tier(starts: Sequence[int]) -> str:
     tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
     sums = ", ".join(f"sum({name})" for name in TOKENS)
     return _BY_TIER.format(tier=tier, billed=_BILLED, sums=sums)
+
+
+def fees_of_an_answer(
+    connection: duckdb.DuckDBPyConnection, price: ModelPrice
+) -> dict[Mode, Decimal]:
+    """What the mean answer of the table `answers` costs beside its tokens at a price, by mode."""
+    answers = 0
+    fees: dict[Mode, Decimal] = {"batch": ZERO, "realtime": ZERO}
+    tiers: dict[Mode, Tiers] = {"batch": price.batch, "realtime": price.realtime}
+    for mode, tier, _, billed, usd, other_way, *sums in connection.execute(
+        by_tier(price.batch.starts)
+    ).fetchall():
+        answers += int(billed)
+        if other_way is None:
+            continue
+        tokens = TokenUsage(*map(int, sums))
+        for way, tier_prices in tiers.items():
+            cost = Decimal(usd if way == mode else other_way)
+            fees[way] += cost - tier_prices.prices[int(tier)].cost(tokens)
+    return {way: amount / answers for way, amount in fees.items() if amount and answers}
 
 
 def _distribution(connection: duckdb.DuckDBPyConnection, column: str) -> Distribution | None:

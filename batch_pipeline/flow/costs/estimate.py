@@ -8,7 +8,7 @@ API's count of a sample, or a rule. The arithmetic is in `pricing.estimate`, the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
 from batch_pipeline.flow.gates import models
+from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
@@ -52,7 +53,7 @@ from batch_pipeline.pricing.estimate import (
     batch_hours,
     realtime_hours,
 )
-from batch_pipeline.pricing.prices import ModelPrice
+from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 
@@ -68,7 +69,8 @@ class Tokens:
     """Tokens for each byte of a prompt and of each answer, and where they are known from.
 
     `source` names that in a word; `prompt` and `answer` describe it. `output` is None where nothing
-    was measured: then each answer counts at `max_tokens`.
+    was measured: then each answer counts at `max_tokens`, and has as many web searches as its tools
+    allow. `fees` are USD of an answer beside its tokens, where that was measured.
     """
 
     source: str
@@ -77,6 +79,7 @@ class Tokens:
     per_byte: float
     output: Spread | None = None
     shares: Shares = UNCACHED
+    fees: Mapping[Mode, Decimal] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
 
     Raises the errors that would stop the night: input that cannot be used, a model without a price.
     """
-    price_for(spec)
+    price = price_for(spec)
     declaration = Declaration.of(spec)
     account, trouble = _account(pipeline, spec, partition)
     verdict = models.check(spec, pipeline.api if trouble is None else None)
@@ -129,7 +132,7 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         night = nights.find_night(connection, spec.name, partition, account)
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
         left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
-        found = experience.find(pipeline, spec.name, partition, account, declaration)
+        found = experience.find(pipeline, spec.name, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
             counted, trouble = _count(pipeline, files, snapshot, left)
@@ -142,7 +145,8 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     """As `estimate`, for a snapshot that was just taken; does not call the API."""
     declaration = Declaration.of(spec)
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
-    found = experience.find(pipeline, spec.name, night.partition, night.account, declaration)
+    price = price_for(spec)
+    found = experience.find(pipeline, spec.name, night.partition, night.account, declaration, price)
     tokens = _tokens(spec, left, found, None)
     partition, account = night.partition, night.account
     return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, [])
@@ -213,7 +217,7 @@ def _tokens(
         per_byte = found.measured.tokens / found.measured.bytes
         shares = Shares.of(found.usage)
         source = found.source
-        return Tokens("measured", source, source, per_byte, found.output, shares)
+        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees)
     if counted is not None:
         requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
         return Tokens("count_tokens", requests, at_most, counted)
@@ -265,12 +269,14 @@ def _assembled(
 ) -> Estimate:
     price = price_for(spec)
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
+    searches = searches_bound(Declaration.of(spec), price)
     work = Work(
         requests=left.requests,
         prompt=left.sizes.scaled(tokens.per_byte),
         output=output,
         lengths=[(requests, size * tokens.per_byte) for requests, size in left.lengths],
         shares=tokens.shares,
+        fees=tokens.fees if tokens.fees is not None else dict.fromkeys(MODES, searches),
     )
     buffer = spec.budget.buffer
     batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
@@ -351,6 +357,7 @@ def as_json(found: Estimate) -> dict[str, Any]:
             "input": _rounded(work.prompt),
             "output": _rounded(work.output),
         },
+        "fees_usd_per_request": {mode: _usd(fee) for mode, fee in work.fees.items() if fee},
         "mode": found.mode,
         "buffer": found.buffer,
         "batch": _way(found.batch, found.batch_hours, found.batch_hours_from),

@@ -5,13 +5,15 @@ Belongs here: which former nights say something about the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
 
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
@@ -21,6 +23,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.sums import Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured
 from batch_pipeline.pricing.estimate import Spread
+from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TokenUsage
 
 # How many of a job's former nights count, and how many submissions of each, the latest first.
@@ -40,17 +43,24 @@ class Experience:
     """Tokens of billed answers; `source` says in words which answers they are.
 
     `output` is None where the answers are of another job with this model: its prompts show how many
-    tokens a byte has, but its answers say nothing about this job's.
+    tokens a byte has, but its answers say nothing about this job's. `fees` are USD of an answer by
+    mode, beside its tokens at the declared model's price.
     """
 
     source: str
     measured: Measured
     usage: TokenUsage
     output: Spread | None
+    fees: Mapping[Mode, Decimal] = field(default_factory=dict)
 
 
 def find(
-    pipeline: Pipeline, job: str, partition: str, account: str, declaration: Declaration
+    pipeline: Pipeline,
+    job: str,
+    partition: str,
+    account: str,
+    declaration: Declaration,
+    price: ModelPrice,
 ) -> Experience | None:
     """The experience from this night, else from the job's last nights, else from the model's."""
     with pipeline.ledger.read() as connection:
@@ -58,15 +68,19 @@ def find(
         mine = [night for night in every if night.job == job]
         this = [night for night in mine if night.partition == partition]
         others = [night for night in mine if night.partition != partition][:MOST_NIGHTS]
-        found = _of_nights(pipeline, connection, this, declaration)
+        found = _of_nights(pipeline, connection, this, declaration, price)
         if found is not None:
             return found
-        found = _of_nights(pipeline, connection, others, declaration)
+        found = _of_nights(pipeline, connection, others, declaration, price)
         return found or _of_model(connection, every[:MOST_NIGHTS], declaration.model_id)
 
 
 def _of_nights(
-    pipeline: Pipeline, connection: Connection, candidates: Iterable[Night], declared: Declaration
+    pipeline: Pipeline,
+    connection: Connection,
+    candidates: Iterable[Night],
+    declared: Declaration,
+    price: ModelPrice,
 ) -> Experience | None:
     found: list[Sums] = []
     files: list[str] = []
@@ -95,10 +109,11 @@ def _of_nights(
         return None
     with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as joined:
         [(mean, quantiles)] = joined.execute(_OUTPUT).fetchall()
+        fees = answer_sums.fees_of_an_answer(joined, price)
     if mean is None:
         return None
     what = f"{prompts.answers:,} billed answers of this job: {', '.join(names)}"
-    return Experience(what, prompts, tokens, Spread(mean, *quantiles))
+    return Experience(what, prompts, tokens, Spread(mean, *quantiles), fees)
 
 
 def _of_model(

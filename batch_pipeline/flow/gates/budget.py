@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import Connection
 
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -28,9 +29,9 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.ledger.sums import Sums
-from batch_pipeline.pricing.bounds import Bounds, Measured
-from batch_pipeline.pricing.prices import Mode
+from batch_pipeline.ledger.sums import FeeKind, Sums
+from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Bounds, Measured
+from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import usd
 
@@ -112,11 +113,41 @@ def bounds_of(connection: Connection, spec: JobSpec, night: Night, snapshot: Sna
         for part in sums.of_night(connection, night.id)
         if snapshots[part.snapshot_id].declaration_hash == snapshot.declaration_hash
     )
+    price = price_at(declaration, datetime.now(UTC), stated_prices(spec))
     return Bounds(
-        price_at(declaration, datetime.now(UTC), stated_prices(spec)),
+        price,
         tokens.tokens_per_byte(spec.budget.buffer),
         asks_for_caching(declaration),
+        _fees(connection, spec, night, declaration, price, tokens),
     )
+
+
+def _fees(
+    connection: Connection,
+    spec: JobSpec,
+    night: Night,
+    declaration: Declaration,
+    price: ModelPrice,
+    tokens: Measured,
+) -> Decimal:
+    """The most in USD that a request is billed beside its tokens, as far as that is known.
+
+    Searches are bounded by the declaration, where it says `max_uses`. All else is what the night
+    has measured, with the buffer.
+    """
+    bound = searches_bound(declaration, price)
+    if tokens.answers < LEAST_ANSWERS:
+        return bound
+    measured_usd = sum(
+        (
+            fee.usd
+            for fee in sums.fees(connection, night.id)
+            if fee.usd is not None and not (bound and fee.kind is FeeKind.WEB_SEARCHES)
+        ),
+        Decimal(0),
+    )
+    each = max(measured_usd, Decimal(0)) / tokens.answers
+    return bound + each * (1 + Decimal(str(spec.budget.buffer)))
 
 
 def measured(collected: Iterable[Sums]) -> Measured:
@@ -146,6 +177,7 @@ def most_usd(bounds: Bounds, shard: Shard) -> Decimal:
         input_bytes=shard.bytes,
         largest_bytes=shard.largest_bytes,
         output_tokens=shard.output_tokens,
+        requests=shard.requests,
     )
 
 

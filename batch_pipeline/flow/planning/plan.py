@@ -286,12 +286,14 @@ def new_shard(
 
 
 def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
-    """What a bound in USD follows from: the bytes of all requests and of the largest, and the most
-    tokens that all answers together may have, each request by the variant that it is asked as."""
+    """What a bound in USD follows from: the number of requests, the bytes of all and of the
+    largest, and the most tokens that all answers together may have, each request by the variant
+    that it is asked as."""
     sizes = manifest.column("request_bytes")
     declared = variants.declarations_of(manifest, declaration)
     asked = manifest.column("variant").value_counts().to_pylist()
     return {
+        "requests": manifest.num_rows,
         "input_bytes": pc.sum(sizes, min_count=0).as_py(),
         "largest_bytes": pc.max(sizes).as_py() or 0,
         "output_tokens": sum(

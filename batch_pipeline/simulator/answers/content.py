@@ -22,6 +22,7 @@ TYPICAL_SHARE_OF_MAX = 12
 MAX_ANSWER_TOKENS = 4_000
 WORDS_PER_TOKEN = 0.6
 MAX_THINKING_TOKENS = 400
+MAX_SEARCHES = 3
 
 _OPENINGS = ("In short: ", "The document says: ", "The main point: ", "Summary: ", "")
 
@@ -35,6 +36,16 @@ class Answer:
     stop_sequence: str | None
     output_tokens: int
     thinking_tokens: int
+
+
+def searches(params: dict[str, Any], digest: bytes) -> int | None:
+    """The web searches of an answer, from one up to what its tools allow; None: no such tool."""
+    allowed = [
+        tool.get("max_uses") or MAX_SEARCHES
+        for tool in params.get("tools") or ()
+        if str(tool.get("type")).startswith("web_search")
+    ]
+    return 1 + digest[0] % min(allowed) if allowed else None
 
 
 def answer(params: dict[str, Any], digest: bytes, seed: int) -> Answer:

@@ -16,6 +16,15 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_REQUEST = 3
 MAX_TOKENS_PER_MEDIA_BLOCK = 1_600
+# What each entry of `usage.iterations` tells.
+NO_TOKENS: dict[str, Any] = {
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "cache_creation_input_tokens": 0,
+    "cache_read_input_tokens": 0,
+    "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+}
+ITERATION_TOKENS = tuple(NO_TOKENS)
 MIN_CACHED_TOKENS = 1_024  # a shorter prefix is not cached, without any error
 
 
@@ -118,6 +127,7 @@ def usage(
     output_tokens: int,
     thinking_tokens: int,
     service_tier: str,
+    searches: int | None = None,
 ) -> dict[str, Any]:
     """The `usage` of one answer, with every field that the API is known to send."""
     uncached, written_5m, written_1h, read = cache.split(params)
@@ -131,6 +141,9 @@ def usage(
         },
         "output_tokens": output_tokens,
         "output_tokens_details": {"thinking_tokens": thinking_tokens},
+        "server_tool_use": None
+        if searches is None
+        else {"web_search_requests": searches, "web_fetch_requests": 0},
         "service_tier": service_tier,
         "inference_geo": params.get("inference_geo") or "global",
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_pipeline.simulator.books import usage_report
 from batch_pipeline.simulator.books.usage_report import ModelBill
-from batch_pipeline.simulator.models import MODELS
+from batch_pipeline.simulator.models import MODELS, billed_pico_usd
 
 TOKEN_CLASSES = (
     "input_tokens",
@@ -35,7 +35,7 @@ class Bill:
 
     def add(self, digest: bytes, model: str, usage: dict[str, Any]) -> int:
         """Add an answer; returns its cost in picodollars."""
-        cost = MODELS[model].cost_pico_usd(usage, batch=self.batch)
+        cost = billed_pico_usd(model, usage, batch=self.batch)
         self.models[MODELS[model].id].add(usage, cost)
         self.answers.append((cost, digest))
         for name in TOKEN_CLASSES:

@@ -19,6 +19,7 @@ from batch_pipeline.simulator.faults.kinds import (
     ResultsFault,
     Seconds,
 )
+from batch_pipeline.simulator.models import MODELS
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Endpoint = Literal[
@@ -163,6 +164,37 @@ class RequestFaults(Declared):
     chances: Annotated[tuple[RequestChance, ...], Field(strict=False)] = ()
 
 
+def _known_model(name: str) -> str:
+    if name not in MODELS:
+        raise ValueError(f"no model {name!r} has a price here")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known_model)]
+
+
+class Iteration(Declared):
+    """Work of a beta feature within an answer, by a model of its own (None: the answer's)."""
+
+    type: Literal["advisor_message", "compaction"] = "advisor_message"
+    model: ModelName | None = None
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+
+
+class BilledFaults(Declared):
+    """What answers are billed beside what was asked for, as their `usage` tells.
+
+    `model` answers in place of the one that was asked, `inference_geo` is a default of the
+    workspace, `server_tool_use` are further counts, which cost nothing in the books.
+    """
+
+    model: ModelName | None = None
+    inference_geo: str | None = None
+    iterations: Annotated[tuple[Iteration, ...], Field(strict=False)] = ()
+    server_tool_use: dict[str, float] = Field(default_factory=dict)
+
+
 class RefusedBody(Declared):
     """Creates that are refused as a whole for their content or their size.
 
@@ -243,6 +275,7 @@ class Faults(Declared):
     models: EndpointFaults = EndpointFaults()
     outages: Annotated[tuple[Outage, ...], Field(strict=False)] = ()
     requests: RequestFaults = RequestFaults()
+    billed: BilledFaults = BilledFaults()
     refused_bodies: Annotated[tuple[RefusedBody, ...], Field(strict=False)] = ()
     expired_batches: ExpiredBatches = ExpiredBatches()
     foreign_batches: ForeignBatches = ForeignBatches()

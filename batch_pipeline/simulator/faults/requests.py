@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from batch_pipeline.simulator.answers.tokens import ITERATION_TOKENS, NO_TOKENS
 from batch_pipeline.simulator.faults.declaration import (
+    BilledFaults,
     ErrorType,
     OddAnswer,
     RefusedBody,
@@ -44,6 +46,7 @@ class RequestFate:
     seed: int
     way: Literal["batch", "realtime"]
     attempts_before: Callable[[bytes], int]
+    billed: BilledFaults = field(default_factory=BilledFaults)
     injected: Counter[str] = field(default_factory=Counter)
     _here: Counter[bytes] = field(default_factory=Counter)
 
@@ -54,6 +57,7 @@ class RequestFate:
 
         `raw` is the request's params as JSON, `unique` the end of ids that are made here.
         """
+        truth = self._as_billed(truth)
         rule = self._rule(digest, raw)
         if rule is None or (rule.outcome in _ODD_ANSWERS and truth["type"] != "succeeded"):
             return truth
@@ -72,17 +76,43 @@ class RequestFate:
         self, digest: bytes, params: dict[str, Any], truth: dict[str, Any]
     ) -> dict[str, Any]:
         """`result` for a real-time message. Errors: `ApiError` with the status of its type."""
-        if not self._anything_declared:
-            return truth
-        result = self.result(
-            digest, orjson.dumps(params), {"type": "succeeded", "message": truth}, ""
-        )
+        answered = {"type": "succeeded", "message": truth}
+        if self._anything_declared:
+            result = self.result(digest, orjson.dumps(params), answered, "")
+        else:
+            result = self._as_billed(answered)
         if result["type"] == "errored":
             error = result["error"]["error"]
             status = TYPE_STATUSES.get(error["type"], 500)
             raise ApiError(status, error["type"], error["message"], details=error.get("details"))
         answer: dict[str, Any] = result["message"]
         return answer
+
+    def _as_billed(self, truth: dict[str, Any]) -> dict[str, Any]:
+        """A result with what is billed beside what was asked for."""
+        declared = self.billed
+        if truth["type"] != "succeeded" or not declared.model_fields_set:
+            return truth
+        self.injected["billed"] += 1
+        message = truth["message"]
+        usage = dict(message["usage"])
+        if declared.inference_geo is not None:
+            usage["inference_geo"] = declared.inference_geo
+        if declared.server_tool_use:
+            usage["server_tool_use"] = {
+                **(usage.get("server_tool_use") or {}), **declared.server_tool_use,
+            }  # fmt: skip
+        if declared.iterations:
+            own = {name: usage[name] for name in ITERATION_TOKENS}
+            usage["iterations"] = [
+                {"type": "message", **own},
+                *(
+                    {**NO_TOKENS, **each.model_dump(exclude_none=True)}
+                    for each in declared.iterations
+                ),
+            ]
+        model = declared.model or message["model"]
+        return {**truth, "message": {**message, "model": model, "usage": usage}}
 
     @property
     def _anything_declared(self) -> bool:

@@ -96,13 +96,13 @@ def test_no_shard_is_larger_than_what_could_ever_go(
 @pytest.mark.parametrize(
     ("sizes", "names", "found"),
     [
-        ([5, 6], [None, None], (11, 6, 20)),
-        ([5, 6], [None, "larger"], (11, 6, 100)),
-        ([], [], (0, 0, 0)),
+        ([5, 6], [None, None], (2, 11, 6, 20)),
+        ([5, 6], [None, "larger"], (2, 11, 6, 100)),
+        ([], [], (0, 0, 0, 0)),
     ],
 )
 def test_what_the_bound_of_a_shard_follows_from(
-    sizes: list[int], names: list[str | None], found: tuple[int, int, int]
+    sizes: list[int], names: list[str | None], found: tuple[int, int, int, int]
 ) -> None:
     columns = {
         "request_bytes": pa.array(sizes, pa.int64()),
