@@ -99,8 +99,8 @@ def test_a_queue_that_is_smaller_than_said_is_never_overfilled(
 def test_polls_that_fail_are_repeated(
     plain_api: PlainApi, plain_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More faults in a row than the SDK's own repetitions get over.
-    monkeypatch.setattr(client, "READ_RETRIES", 1)
+    # More faults in a row than the repetitions of one read get over.
+    monkeypatch.setattr(client, "READ_PAUSES", (0.0,))
     plain_api.turnaround = 0.2
     assert not plain_pipeline.account.simulated
     plain_api.poll_faults = [529, 500, 0, 529]

@@ -312,7 +312,7 @@ def test_submission_rests_where_only_a_person_can_help(
     assert not accepted_twice(sim)
 
 
-def test_a_refused_body_is_not_sent_again_until_a_person_runs_the_night(
+def test_a_body_that_is_refused_in_every_part_waits_for_a_person_who_runs_the_night(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
     creates = 0
@@ -326,7 +326,7 @@ def test_a_refused_body_is_not_sent_again_until_a_person_runs_the_night(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(9)))
     with pytest.raises(ApiError, match="no such thing"):
         run(make_pipeline(), spec, PARTITION)
-    assert creates == 1
+    assert creates == 6
     faults.on_request = lambda _: None
     assert run(make_pipeline(), spec, PARTITION).complete
     assert not accepted_twice(sim)

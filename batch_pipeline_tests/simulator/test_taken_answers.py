@@ -31,7 +31,7 @@ def open_call(sim: Simulator, asked: dict[str, Any]) -> socket.socket:
     address = urlsplit(sim.url)
     connection = socket.create_connection((address.hostname, address.port))
     connection.sendall(
-        b"POST /v1/messages HTTP/1.1\r\nhost: simulator\r\nx-api-key: any\r\n"
+        b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: any\r\n"
         b"anthropic-version: 2026-10-21\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     )
     return connection

@@ -133,7 +133,7 @@ ERRORED = {
     "error a text": (of({"type": "errored", "error": "overloaded"}), "unknown", True),
     "error null": (of({"type": "errored", "error": None}), "unknown", True),
     "error of no type": (of({"type": "errored", "error": {"error": {}}}), "unknown", True),
-    "error type a list": (of({"type": "errored", "error": {"type": ["x"]}}), "['x']", True),
+    "error type a list": (of({"type": "errored", "error": {"type": ["x"]}}), "unknown", True),
     "error with a message of ours": (
         of({"type": "errored", "error": API_ERROR, "message": message("x")}), "api_error", True,
     ),
