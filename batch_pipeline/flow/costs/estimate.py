@@ -250,8 +250,9 @@ def _count(
             size += len(params)
     except ApiFailure as failure:
         if refuses_account(failure):
+            name = pipeline.account_as_it_is.name
             with pipeline.ledger.write() as connection:
-                accounts.pause_account(connection, pipeline.account.name, str(failure))
+                accounts.pause_account(connection, name, str(failure))
         return None, f"the API did not count tokens: {failure}"
     return tokens / size, None
 
