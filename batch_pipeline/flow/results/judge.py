@@ -13,9 +13,8 @@ import logging
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from operator import mul
 from typing import Any
@@ -28,7 +27,7 @@ from batch_pipeline.api.protocol import read_json
 from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
+from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.billing import Bill, Biller, searches_bound
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
@@ -37,7 +36,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import variants
 from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.flow.results.dead_letters import DeadLetter
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
+from batch_pipeline.flow.results.result_tables import JUDGED, Chunk, Judged, ResultTables
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
@@ -50,12 +49,6 @@ log = logging.getLogger(__name__)
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
-# What is read from a line; the other columns come from the manifest or are the same in all rows.
-_JUDGED = (
-    "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
-    "error_message", "model", *TOKENS, "picodollars",
-)  # fmt: skip
-_OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
 # What a result says by itself, before it is known which attempt at which request it was: outcome,
 # content, parsed, stop reason, model, tokens (None: billed, and not known), and the bill where it
 # is not that of the tokens alone.
@@ -69,21 +62,12 @@ _MOST_QUOTED = 3
 # Rows that are put together at once of requests whose results came without a message.
 _ROWS_AT_ONCE = 5_000
 _ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"([\w-]{1,64})"')
-_PICODOLLAR = pa.scalar(1 / PICODOLLARS, pa.decimal128(12, 12))
 
 
 class ResultsIncompleteError(ApiError):
     """A download lacks requests, or has lines that cannot be read; the next round repeats it."""
 
     code = "results_incomplete"
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows of `ANSWERS_SCHEMA` and `RESULTS_SCHEMA` that some lines come to."""
-
-    answers: pa.Table
-    results: pa.Table
 
 
 class LineJudge:
@@ -132,16 +116,8 @@ class LineJudge:
         self._variants = manifest.column("variant").to_pylist()
         self._ids = manifest.column("id").to_pylist()
         self._followers = decisions.followers(pipeline.files, snapshot, manifest.column("ordinal"))
-        constants = {
-            "mode": submission.engine,
-            "batch_id": submission.batch_id,
-            "simulated": pipeline.account.simulated,
-            "collected_at": datetime.now(UTC),
-        }
-        self._constants = {
-            name: pa.scalar(value, RESULTS_SCHEMA.field(name).type)
-            for name, value in constants.items()
-        }
+        simulated = pipeline.account.simulated
+        self._tables = ResultTables(submission, self._manifest, self._followers, simulated)
 
         self._seen = bytearray(manifest.num_rows)
         for number in settled:
@@ -272,8 +248,8 @@ class LineJudge:
             duplicate=duplicate,
         )
 
-    def _judge(self, line: bytes, place: int) -> tuple[Any, ...] | None:
-        """The answer that a line gives, in the order of `_JUDGED`; None: it gives none, or not yet.
+    def _judge(self, line: bytes, place: int) -> Judged | None:
+        """The answer that a line gives, in the order of `JUDGED`; None: it gives none, or not yet.
 
         `place` is the number of the line, counted from 1.
         """
@@ -342,8 +318,8 @@ class LineJudge:
                 outcome, *rest = self._pending[number]
                 self._pending[number] = (replace(outcome, action=Action.REOPEN), *rest)  # type: ignore[assignment]
 
-    def _settle(self, number: int, read: _Read) -> tuple[Any, ...]:
-        """Book the first result of a request; its answer in the order of `_JUDGED`."""
+    def _settle(self, number: int, read: _Read) -> Judged:
+        """Book the first result of a request; its answer in the order of `JUDGED`."""
         self._seen[number] = True
         outcome, content, parsed, stop_reason, model, tokens, bill = read
         tried = self._tried[number]
@@ -412,56 +388,16 @@ class LineJudge:
                 )
             )
 
-    def _chunk(self, answers: list[tuple[Any, ...]]) -> Chunk:
-        """Columns of answers and results, from tuples in the order of `_JUDGED`; counts them."""
-        judged = dict(zip(_JUDGED, zip(*answers, strict=True), strict=True))
-        numbers = judged["number"]
-        asked = self._manifest.take(pa.array(numbers))
-        columns: dict[str, Any] = {
-            **judged,
-            **{name: asked.column(name).chunk(0) for name in _OF_THE_MANIFEST},
-            **{name: pa.repeat(value, len(answers)) for name, value in self._constants.items()},
-            "custom_id": [custom_id(self._submission.token, number) for number in numbers],
-            "cost_usd": _usd(judged["picodollars"]),
-            "other_way_usd": _usd([self._other_way.pop(number, None) for number in numbers])
-            if self._other_way
-            else pa.nulls(len(numbers), USD),
-        }
-        self._picodollars += sum(judged["picodollars"])
+    def _chunk(self, answers: list[Judged]) -> Chunk:
+        """The rows of answers, which are counted."""
+        columns = dict(zip(JUDGED, zip(*answers, strict=True), strict=True))
+        self._picodollars += sum(columns["picodollars"])
         for name in TOKENS:
-            self._usage[name] += sum(judged[name])
-        table = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
-        results = self._results(table, asked, numbers)
-        self._statuses.update(results.column("status").to_pylist())
-        return Chunk(table, results)
-
-    def _results(self, answers: pa.Table, asked: pa.Table, numbers: tuple[int, ...]) -> pa.Table:
-        """The results of requests that are settled: rows of the items that bear the costs, then
-        rows of the items that asked the same, which cost nothing."""
-        columns = {name: answers.column(name) for name in RESULTS_SCHEMA.names}
-        for name in SUMMED:
-            total = pc.add(columns[name], asked.column(f"prior_{name}"))
-            columns[name] = total.cast(RESULTS_SCHEMA.field(name).type)
-        final = answers.column("final")
-        bearers = pa.table(columns, schema=RESULTS_SCHEMA).filter(final)
-        if not self._followers:
-            return bearers
-        others = [
-            (row, item_id)
-            for row, (number, is_final) in enumerate(zip(numbers, final.to_pylist(), strict=True))
-            for _, item_id in (self._followers.get(number, ()) if is_final else ())
-        ]
-        same = answers.take(pa.array([row for row, _ in others], pa.int64()))
-        columns = {name: same.column(name) for name in RESULTS_SCHEMA.names}
-        columns["id"] = [item_id for _, item_id in others]
-        columns |= dict.fromkeys(SUMMED, [0] * len(others))
-        return pa.concat_tables([bearers, pa.table(columns, schema=RESULTS_SCHEMA)])
-
-
-def _usd(picodollars: Sequence[int | None]) -> pa.Array:
-    """Whole picodollars as amounts in USD, exact: the scale of `USD` is 12."""
-    whole = pa.array(picodollars, pa.int64()).cast(pa.decimal128(19))
-    return pc.multiply(whole, _PICODOLLAR).cast(USD)
+            self._usage[name] += sum(columns[name])
+        other_way = [self._other_way.pop(number, None) for number in columns["number"]]
+        chunk = self._tables.chunk(columns, other_way)
+        self._statuses.update(chunk.results.column("status").to_pylist())
+        return chunk
 
 
 def _odd_line(line: bytes) -> dict[str, Any]:
