@@ -20,7 +20,8 @@ from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.tokens import TOKENS
 
-# What is read from a line, in this order; the other columns come from the manifest or are the same in all rows.
+# What is read from a line, in this order; other columns come from the manifest or are the same in
+# all rows.
 JUDGED = (
     "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
     "error_message", "model", *TOKENS, "picodollars",
