@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 
-# A declaration has some hundred values, a large schema some thousand.
-MOST_VALUES = 100_000
+# A declaration has some hundred values, a large schema some thousand. Within these bounds a
+# document is read in about a second; longer texts and schemas have files of their own.
+MOST_BYTES = 1_000_000
+MOST_VALUES = 20_000
 MOST_LEVELS = 100
 
 KeyPath = tuple[int | str, ...]
@@ -47,6 +49,12 @@ def parse_yaml(content: bytes) -> YamlDocument:
     A date becomes a date; an impossible one (`2026-02-30`) stays text, so that the validation of
     the value can name its key.
     """
+    if len(content) > MOST_BYTES:
+        raise YamlProblem(
+            f"has over {MOST_BYTES:,} bytes; put long texts and schemas into files of their own "
+            "(prompt.system_file, prompt.user_file, output_schema_file)",
+            1,
+        )
     try:
         loader = _Loader(content)
         node = loader.get_single_node()
@@ -61,8 +69,6 @@ def parse_yaml(content: bytes) -> YamlDocument:
         mark = error.problem_mark or error.context_mark
         message = " ".join(part for part in (error.context, error.problem) if part)
         raise YamlProblem(message + _hint(message), mark.line + 1 if mark else 1) from error
-    except RecursionError:
-        raise YamlProblem(f"is nested more than {MOST_LEVELS} levels deep", 1) from None
     except yaml.reader.ReaderError as error:
         raise YamlProblem(f"is not readable text: {error.reason}", 1) from error
 
@@ -82,16 +88,20 @@ def _check_size(root: yaml.Node) -> None:
             found = [measure(part) for part in inner]
             values = 1 + sum(count for count, _ in found)
             levels = 1 + max((depth for _, depth in found), default=0)
-            if values > MOST_VALUES:
-                raise YamlProblem(f"comes to over {MOST_VALUES:,} values with its aliases", line)
-            if levels > MOST_LEVELS:
-                raise YamlProblem(f"is nested more than {MOST_LEVELS} levels deep", line)
+            _check_bounds(values, levels, line)
             known[id(node)] = values, levels
         # An alias inside the value that it names is refused with that value's key, when it is
         # validated.
         return known[id(node)] or (1, 1)
 
     measure(root)
+
+
+def _check_bounds(values: int, levels: int, line: int) -> None:
+    if values > MOST_VALUES:
+        raise YamlProblem(f"comes to over {MOST_VALUES:,} values, aliases included", line)
+    if levels > MOST_LEVELS:
+        raise YamlProblem(f"is nested more than {MOST_LEVELS} levels deep", line)
 
 
 def _hint(message: str) -> str:
@@ -128,7 +138,29 @@ def _walk(node: yaml.Node, path: KeyPath, document: YamlDocument, seen: set[int]
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader: plain values only, no Python objects."""
+    """The safe loader: plain values only, no Python objects. It stops at the bounds."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._values = self._levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._values += 1
+        self._levels += 1
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        _check_bounds(self._values, self._levels, event.start_mark.line + 1)
+        node = super().compose_node(parent, index)
+        self._levels -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # a number of 5,000 digits
+            problem = f"{node.tag.rpartition(':')[2]} cannot be read: {error}"
+            raise yaml.constructor.ConstructorError(
+                problem=problem, problem_mark=node.start_mark
+            ) from error
 
     def timestamp(self, node: yaml.ScalarNode) -> object:
         try:

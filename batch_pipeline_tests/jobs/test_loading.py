@@ -82,8 +82,8 @@ def laughs(levels: int, template: str) -> str:
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (laughs(9, "[{}]"), "comes to over 100,000 values"),
-        (laughs(9, "{{<<: [{}]}}"), "comes to over 100,000 values"),
+        (laughs(9, "[{}]"), "comes to over 20,000 values"),
+        (laughs(9, "{{<<: [{}]}}"), "comes to over 20,000 values"),
         (f"  params: {{a: {'[' * 5_000}{']' * 5_000}}}\n", "nested more than 100 levels"),
         (f"  params: {{a: {'[' * 150}{']' * 150}}}\n", "nested more than 100 levels"),
         (f"  params: {'{a: ' * 150}1{'}' * 150}\n", "nested more than 100 levels"),
@@ -92,8 +92,21 @@ def laughs(levels: int, template: str) -> str:
             + "".join(f"    a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 200)),
             "nested more than 100 levels",
         ),
+        (f"  params: {{a: [{'1, ' * 30_000}]}}\n", "comes to over 20,000 values"),
+        (f"  params: {{a: {'[' * 100_000}\n", "nested more than 100 levels"),
+        (f"  description: {'long ' * 200_000}\n", "has over 1,000,000 bytes"),
     ],
-    ids=["lists", "merges", "thousands of levels", "lists in lists", "mappings", "chain"],
+    ids=[
+        "lists",
+        "merges",
+        "thousands of levels",
+        "lists in lists",
+        "mappings",
+        "chain",
+        "one list",
+        "never closed",
+        "bytes",
+    ],
 )
 def test_what_a_few_lines_would_make_endless_is_refused(
     tmp_path: Path, extra: str, said: str
@@ -204,6 +217,8 @@ attributes:
         ("   max: 5\n", "10: "),
         ("  description: [\n", "11: "),
         ("  description: !!python/name:os.system x\n", "10: could not determine a constructor"),
+        (f"  max_tokens: {'9' * 5_000}\n", "10: int cannot be read: Exceeds the limit"),
+        ("  description: !!timestamp x\n", "10: timestamp cannot be read"),
         ("  description: *nowhere\n", "10: found undefined alias"),
         ("---\nmore: 1\n", "10: expected a single document"),
     ],

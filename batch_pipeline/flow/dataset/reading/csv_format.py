@@ -24,6 +24,9 @@ from batch_pipeline.flow.dataset.reading.row_json import has_surrogate, row_of_c
 # Each cell takes memory of its own, an empty one too.
 _MOST_COLUMNS = 1_000_000
 _WIDE_LINE = 1_000_000
+# Reading a line costs as much as reading this many characters more. So what is compressed into one
+# quoted cell of endless short lines, which no request can hold, is refused in seconds.
+_LINE_COSTS = 30
 
 
 def read_csv(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows:
@@ -79,9 +82,12 @@ class _Lines:
         readline = self._text.readline
         while line := readline(ROW_BYTES):
             length = len(line)
-            self.left -= length
+            self.left -= length + _LINE_COSTS
             if self.left <= 0:
-                raise csv.Error(f"a row has over {ROW_BYTES:,} characters, more than any request")
+                raise csv.Error(
+                    f"a row has over {ROW_BYTES:,} characters (each line counts {_LINE_COSTS} "
+                    "more), and no request is as large"
+                )
             if length > _WIDE_LINE and line.count(self._delimiter) > _MOST_COLUMNS:
                 raise csv.Error(f"a line has over {_MOST_COLUMNS:,} cells")
             yield line
