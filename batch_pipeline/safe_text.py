@@ -48,6 +48,11 @@ HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
 # Shorter values, and plain words such as the key "simulator", would be found in other text.
 _SHORTEST, _SHORTEST_PASSWORD = 8, 6
 _WORD = re.compile("[a-z]{1,15}")
+# A shorter value, or one without digits or letters, may begin or end another word ("contract_rev"
+# in the name of a job): it is hidden as a word of its own alone, also behind an escape (\n, %0A).
+_LONG = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{20,}", re.DOTALL)
+_BEGINS = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[abfnrtv])|(?<=\\x[0-9a-f]{2})|(?<=%[0-9A-Fa-f]{2}))"
+_ENDS = "(?![A-Za-z0-9_-])"
 
 
 def one_line(text: str) -> str:
@@ -88,7 +93,12 @@ def _secrets_in(environ: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
                 found |= _long(_SHORTEST, [line.partition(":")[2].split(" ")[-1], line])
         elif name == ADDRESSES:
             found |= _long(_SHORTEST, re.split(r"[\s,/:@?&=]+", value))
-        elif _SECRET_NAME.search(name) and not _NO_SECRET.search(name):
+        elif (
+            _SECRET_NAME.search(name)
+            and not _NO_SECRET.search(name)
+            # A path is no secret, and begins others: MONKEY_HOME=/home/monkey.
+            and not (value.startswith("/") and os.path.exists(value))  # noqa: PTH110
+        ):
             found |= _long(_SHORTEST, [value, *value.split()])
         if "://" in value:
             parts = [pair.partition("=")[2] for pair in value.partition("?")[2].split("&")]
@@ -99,7 +109,12 @@ def _secrets_in(environ: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
         return None
     quoted = {way for secret in found for way in (secret, unquote(secret), repr(secret)[1:-1])}
     # The longest first: one may be part of another.
-    return re.compile("|".join(map(re.escape, sorted(quoted, key=len, reverse=True))))
+    return re.compile("|".join(map(_pattern_of, sorted(quoted, key=len, reverse=True))))
+
+
+def _pattern_of(secret: str) -> str:
+    found = re.escape(secret)
+    return found if _LONG.fullmatch(secret) else f"{_BEGINS}{found}{_ENDS}"
 
 
 def _long(shortest: int, values: Iterable[str]) -> set[str]:

@@ -95,3 +95,25 @@ def test_user_info_and_query_of_an_address_are_not_shown(url: str, shown: str) -
 def test_a_key_that_is_a_plain_word_is_left_in_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "simulator")
     assert safe_text.one_line("start the simulator") == "start the simulator"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text", "shown"),
+    [
+        (
+            "ANTHROPIC_API_KEY",
+            "contract_rev",
+            "contract_review 1 of contract_rev",
+            "contract_review 1 of ***",
+        ),
+        ("ANTHROPIC_API_KEY", "10000000", "$10000000, not 100000000", "$***, not 100000000"),
+        ("ANTHROPIC_API_KEY", "test-key", r"b'Bearer \ntest-key\r'", r"b'Bearer \n***\r'"),
+        ("ANTHROPIC_API_KEY", f"{KEY}x1", f"a{KEY}x1b", "a***b"),
+        ("MONKEY_HOME", "/usr/bin", "/usr/bin/env", "/usr/bin/env"),
+    ],
+)
+def test_a_short_key_hides_no_part_of_other_words(
+    name: str, value: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert safe_text.redacted(text) == shown

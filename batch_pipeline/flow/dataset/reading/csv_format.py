@@ -49,7 +49,7 @@ def read_csv(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows
         except csv.Error as error:
             raise InputDataError(
                 f"{place_of(file, start)}: not valid CSV: {error}. Quote cells that hold commas, "
-                "quotes or line breaks, and double the quotes inside them."
+                "quotes or line breaks, double the quotes inside them, and close each quote."
             ) from error
         except UnicodeError as error:
             raise InputDataError(

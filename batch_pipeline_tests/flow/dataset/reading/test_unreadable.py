@@ -105,6 +105,7 @@ def test_rows_are_counted_where_a_row_group_is_read_by_itself() -> None:
         ("x.csv", b"id,text\n1," + b"a" * 3_000),
         ("x.csv", b"id,text\n1," + b"," * 3_000),
         ("x.csv", b'id,text\n1,"' + b"a\n" * 1_500),
+        ("x.csv", b'id,text\n1,"' + b"\n" * 50),
         ("x.csv", b"id,text" + b",x" * 1_500),
     ],
 )
