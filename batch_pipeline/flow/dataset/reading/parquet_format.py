@@ -110,6 +110,10 @@ def _nested(kind: Any, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataT
         return pa.list_(changed(kind.value_field), kind.list_size)
     if pa.types.is_large_list(kind):
         return pa.large_list(changed(kind.value_field))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        # The texts of a view are made by way of a list, which has the same values.
+        value = changed(kind.value_field)
+        return kind if value == kind.value_field else pa.large_list(value)
     return pa.list_(changed(kind.value_field)) if pa.types.is_list(kind) else kind
 
 

@@ -81,6 +81,7 @@ def test_parquet_types(tmp_path: Path) -> None:
             "[0.1,null,10000000000.0]",
         ),
         "halves": (pa.array([[0.1, None]], pa.large_list(pa.float16())), "[0.1,null]"),
+        "view": (pa.array([[0.1]], pa.list_view(pa.float32())), "[0.1]"),
         "pair": (pa.array([[0.1, 0.2]], pa.list_(pa.float32(), 2)), "[0.1,0.2]"),
         "scores": (pa.array([[("a", 0.1)]], pa.map_(pa.string(), pa.float32())), '[["a",0.1]]'),
         "deep": (
