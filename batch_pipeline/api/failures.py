@@ -212,13 +212,18 @@ def json_of(response: httpx2.Response) -> dict[str, Any]:
 
 def object_in(status: int, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
     """The JSON object in the body of a 2xx answer; raises `ApiFailure` if there is none."""
-    try:
-        data = read_json(content)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(status, headers, content) from error
+    data = json_in(status, headers, content)
     if not isinstance(data, dict):
         raise _unreadable(status, headers, content)
     return data
+
+
+def json_in(status: int, headers: Mapping[str, str], content: bytes) -> object:
+    """The JSON value in the body of a 2xx answer; raises `ApiFailure` if there is none."""
+    try:
+        return read_json(content)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(status, headers, content) from error
 
 
 def unreadable(response: httpx2.Response) -> ApiFailure:

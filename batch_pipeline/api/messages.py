@@ -24,7 +24,7 @@ from batch_pipeline.api.failures import (
     JSON_BODY,
     betas_header,
     failures,
-    object_in,
+    json_in,
     rate_limits,
     refusal,
     said,
@@ -159,7 +159,9 @@ class AnthropicMessages:
                 status, headers, content = await self._post(renewed, params)
         if not 200 <= status < 300:
             raise refusal(status, headers, content)
-        message = object_in(status, headers, content)
+        found = json_in(status, headers, content)
+        # A value of another shape may have been billed: it is judged, and not asked for again.
+        message = found if isinstance(found, dict) else {}
         if message.get("type") == "error":
             # A gateway may hand the API's error on under a status of its own.
             raise refusal(status, headers, content)

@@ -126,6 +126,8 @@ class ApiFailure(Exception):
     def __str__(self) -> str:
         status = f"HTTP {self.status}" if self.status is not None else "no answer"
         kind = f" {self.error_type}" if self.error_type else ""
+        if self.error_code is not None:
+            kind += f" ({self.error_code})"
         if self.content_type is not None:
             kind = f" ({self.content_type})"
         return safe_text.one_line(f"{status}{kind}: {self.message}")

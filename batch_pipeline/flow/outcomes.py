@@ -81,6 +81,8 @@ MAX_TOKENS = "max_tokens"
 # A stop reason that ends an answer as it should only where the request named tools to be used.
 TOOL_USE = "tool_use"
 
+# A call that a gateway answered with a page of its own, while the API answered other calls.
+_PAGES = ("http_3", "http_4")
 _SUCCESS = Outcome(Status.SUCCEEDED, Action.KEEP)
 _STOP_REASONS = {
     "end_turn": _SUCCESS,
@@ -170,7 +172,10 @@ def of_error(error: object) -> Outcome:
     found = read_error(error)
     kind, message = (found.type or "unknown")[:TYPE_CHARACTERS], found.message or "no message"
     if concerns_account(kind, found.code, message):
+        message = f"{message} ({found.code})" if found.code else message
         return Outcome(Status.ERRORED, Action.STOP, kind, message)
+    if kind.startswith(_PAGES):
+        return Outcome(Status.ERRORED, Action.SET_ASIDE, kind, message)
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
 
@@ -243,6 +248,13 @@ def is_page(failure: ApiFailure) -> bool:
     API, nor a fault (5xx) that passes by itself."""
     answered = failure.status is not None and failure.status < 500
     return answered and of_create_failure(failure) is CreateVerdict.UNKNOWN
+
+
+def is_page_for_a_call(failure: ApiFailure) -> bool:
+    """Whether an answer to a Messages call is that of a gateway, and no fault (5xx) or load (429)
+    that passes by itself."""
+    status = failure.status
+    return failure.error_type is None and status is not None and status < 500 and status != 429
 
 
 def is_size_page(failure: ApiFailure) -> bool:

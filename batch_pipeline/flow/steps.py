@@ -36,7 +36,14 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, refusals, snapshots, submissions
+from batch_pipeline.ledger import (
+    accounts,
+    nights,
+    refusals,
+    snapshots,
+    submissions,
+    transitions,
+)
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
@@ -68,8 +75,8 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
 
 
 def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
-    """Lift the night's refusal, and let a paused account be tried at once; with `resume` lift its
-    hold after a cancel too.
+    """Lift the night's refusal, and let a paused account and downloads that failed be tried at
+    once; with `resume` lift its hold after a cancel too.
 
     The person who starts a night is taken to have seen to their causes.
     """
@@ -77,6 +84,7 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
         accounts.probe_at_once(connection, night.account)
         nights.update_night(connection, night.id, refused=None)
         refusals.forget(connection, night.id)
+        transitions.download_at_once(connection, night.id)
         if resume:
             nights.update_night(connection, night.id, held_at=None)
         return nights.get_night(connection, night.id)

@@ -36,8 +36,12 @@ MOST_CREATES = 20
 SYSTEMATIC = 6
 # Creates in a row that a gateway answers with a page of its own, after which the night stops.
 MOST_PAGES = 3
+PROVES_NOTHING = (
+    "{} in a row had an answer that proves nothing: is a gateway, a proxy or a login in between? "
+    "The last one: {}"
+)
 # What differs in two messages about the same fault.
-_VARIES = re.compile(r"\b[a-z2-7]{16}_\d+\b|\breq_\w+|\d+")
+_VARIES = re.compile(r"\b[a-z2-7]{16}_\d+\b|\breq_\w+|\w*\d\w*")
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,7 @@ def note_page(connection: Connection, submission: Submission, refusal: Refusal) 
         _stop(
             connection,
             submission.night_id,
-            f"{MOST_PAGES} creates in a row were answered, and not by the API: a gateway, a proxy "
-            f"or a login is in between, the last time with {refusal.told}",
+            PROVES_NOTHING.format(f"{MOST_PAGES} creates", refusal.told),
         )
 
 

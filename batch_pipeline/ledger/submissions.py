@@ -92,6 +92,7 @@ class Submission:
     collect_until: float | None = None
     downloads: int = 0
     next_download_at: float | None = None
+    failed_downloads: int = 0
     published: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     mark_id: int | None = None

@@ -295,11 +295,50 @@ def count_download(
     The first pause before the next one is `rest_seconds`, each further one twice as long.
     """
     rest = rest_seconds * 2.0 ** min(submission.downloads, 30)
+    _rest(connection, submission, error, rest)
     submissions.change(
         connection,
         tables.submission.c.id == submission.id,
         downloads=submission.downloads + 1,
-        next_download_at=now(connection) + min(rest, nights.LONGEST_REST_SECONDS),
+        failed_downloads=0,
+    )
+
+
+def count_failed_download(
+    connection: Connection, submission: Submission, error: str, rest_seconds: float, asked: float
+) -> None:
+    """Count a download of an ended submission's results that the API refused or that broke off.
+
+    It says nothing of the results. The pauses double as those of `count_download`; one is at least
+    the `asked` seconds that the API asked for.
+    """
+    rest = rest_seconds * 2.0 ** min(submission.failed_downloads, 30)
+    _rest(connection, submission, error, max(rest, asked))
+    submissions.change(
+        connection,
+        tables.submission.c.id == submission.id,
+        failed_downloads=submission.failed_downloads + 1,
+    )
+
+
+def download_at_once(connection: Connection, night_id: int) -> None:
+    """End the pauses of a night's downloads that failed: a person has seen to the cause."""
+    columns = tables.submission.c
+    submissions.change(
+        connection,
+        columns.night_id == night_id,
+        columns.failed_downloads > 0,
+        failed_downloads=0,
+        next_download_at=None,
+    )
+
+
+def _rest(connection: Connection, submission: Submission, error: str, seconds: float) -> None:
+    """Fetch the results of an ended submission again after a pause, an hour at most."""
+    submissions.change(
+        connection,
+        tables.submission.c.id == submission.id,
+        next_download_at=now(connection) + min(seconds, nights.LONGEST_REST_SECONDS),
         error=error,
     )
 

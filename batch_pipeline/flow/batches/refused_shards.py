@@ -55,7 +55,7 @@ def of_failure(failure: ApiFailure, token: str) -> Refusal:
         message=str(failure) if page else failure.message,
         told=str(failure),
         too_large=too_large,
-        page=page and (is_page(failure) or is_size_page(failure)),
+        page=is_page(failure) or is_size_page(failure),
         row=None if page else row_named(failure.message, token),
     )
 

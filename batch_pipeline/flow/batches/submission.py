@@ -273,4 +273,6 @@ def _record_failure(
             case CreateVerdict.BODY_REFUSED:
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 refusals.refuse_body(connection, submission, refusal)
+                # As a probe of a paused account it told nothing: the next part goes instead.
+                accounts.probe_at_once(connection, submission.account)
     log.warning("create of %s requests: %s (%s)", f"{submission.requests:,}", verdict, error)

@@ -23,7 +23,15 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
 from batch_pipeline.flow.realtime.shard import OpenShard
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, identity, leases, nights, submissions, transitions
+from batch_pipeline.ledger import (
+    accounts,
+    identity,
+    leases,
+    nights,
+    refusals,
+    submissions,
+    transitions,
+)
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Gates, NightState
@@ -200,7 +208,8 @@ def _work(
 def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
     """End the account's pause where the probe was answered, begin one where the API refuses it.
 
-    Another refusal, as of a model that the API does not know, is a fault of the night.
+    Another refusal, as of a model that the API does not know, or a gateway that answers in the
+    API's place, is a fault of the night.
     """
     if engine.proved:
         engine.proved = False
@@ -210,7 +219,10 @@ def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
     if refuses_account(engine.refusal):
         accounts.pause_account(connection, night.account, str(engine.refusal))
     else:
-        nights.update_night(connection, night.id, refused=str(engine.refusal))
+        told = str(engine.refusal)
+        page = engine.refusal.error_type is None
+        why = refusals.PROVES_NOTHING.format("calls", told) if page else told
+        nights.update_night(connection, night.id, refused=why)
 
 
 def _supervise(

@@ -24,7 +24,13 @@ from typing import Any
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.messages import usage_of
-from batch_pipeline.flow.outcomes import Action, Outcome, is_refused_as_busy, of_call_failure
+from batch_pipeline.flow.outcomes import (
+    Action,
+    Outcome,
+    is_page_for_a_call,
+    is_refused_as_busy,
+    of_call_failure,
+)
 from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission.admission import Waiting
@@ -43,6 +49,9 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
 # Longer pauses are logged, and shown by `status`.
 TOLD_PAUSE_SECONDS = 10.0
+# This number of documents with a gateway's page in place of an answer, and no answer of the API
+# since the first of these pages, shows that the gateway is at fault and not the documents.
+MOST_PAGES = 3
 # A checkpoint follows after `checkpoint_every` answers, and at the latest after this time.
 CHECKPOINT_SECONDS = 5.0
 # Progress is written to the ledger at most this often: other processes write to it as well.
@@ -108,6 +117,10 @@ class Engine:
         self.end: End | None = None
         # A refusal that concerns the whole account, or all calls: key, billing, model.
         self.refusal: ApiFailure | None = None
+        # When a gateway's page first arrived, for each call that had one in place of an answer, and
+        # when the latest call left that the API itself answered.
+        self._pages: list[float] = []
+        self._api_answered = float("-inf")
         # A paused account is tried: one call at a time until one is answered (`proved`).
         self.probing = self.proved = False
         self.error: BaseException | None = None
@@ -230,6 +243,7 @@ class Engine:
 
     def _succeeded(self, call: Call, ticket: Ticket, answer: Answer) -> None:
         now = time.monotonic()
+        self._api_answered = max(self._api_answered, ticket.sent_at)
         usage = usage_of(answer.message)
         # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
@@ -243,6 +257,12 @@ class Engine:
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
         outcome = of_call_failure(failure)
+        page = is_page_for_a_call(failure)
+        if failure.error_type is not None:
+            self._api_answered = max(self._api_answered, ticket.sent_at)
+        elif page and call.paged_at is None:
+            call.paged_at = now
+            self._pages.append(now)
         if outcome.action is Action.STOP:
             self._limiter.rejected(now, ticket, failure.limits)
             self.refusal = self.refusal or failure
@@ -252,16 +272,35 @@ class Engine:
             self._not_taken_in(call, ticket, failure, outcome, now)
             return
         if outcome.action is Action.RETRY:
-            self._limiter.failed(now, ticket)
+            if page:
+                # It says nothing of the API's load.
+                self._limiter.rejected(now, ticket, failure.limits)
+            else:
+                self._limiter.failed(now, ticket)
             call.failed += 1
             # Unless the API itself reported an error, the call may have been answered and billed.
-            call.lost += failure.error_type is None
+            if failure.error_type is None:
+                call.lost += 1
+                call.shard.count_lost(call.number, 1)
             if call.failed < ERROR_TRIES:
                 self._try_again(call, now, call.failed, failure.retry_after)
+                return
+            if page and self._is_behind_gateway():
+                self.refusal = self.refusal or failure
+                self._stop(End.CLOSE)
                 return
         else:
             self._limiter.rejected(now, ticket, failure.limits)
         self._set_aside(call, ticket, outcome, now)
+
+    def _is_behind_gateway(self) -> bool:
+        """Whether a gateway answers all calls with its page: no call that left after the first of
+        these pages was answered by the API.
+
+        Otherwise the page is about the one document, as that of a firewall which takes offence.
+        """
+        self._pages = [at for at in self._pages if at > self._api_answered]
+        return len(self._pages) >= MOST_PAGES
 
     def _not_taken_in(
         self, call: Call, ticket: Ticket, failure: ApiFailure, outcome: Outcome, now: float

@@ -47,6 +47,7 @@ class Call:
 
     `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
     `lost`: tries without any answer of the API; each may have been processed and billed.
+    `paged_at`: when a gateway first answered one with a page of its own, by the steady clock.
     """
 
     shard: OpenShard
@@ -55,6 +56,7 @@ class Call:
     failed: int = 0
     busy: int = 0
     lost: int = 0
+    paged_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class OpenShard:
             known = parse_custom_id(data["custom_id"])
             if known is not None and not self._answered[known[1]]:
                 self._count(known[1], data["result"], data.get("latency_ms", 0))
-                self._count_lost(known[1], data.get("lost", 0))
+                self.count_lost(known[1], data.get("lost", 0))
         self._calls = self._calls_left()
         self.lease = self._stack.enter_context(renewed_lease(self._pipeline, self.submission))
         name = f"{token}-{self.submission.fence}"
@@ -161,7 +163,6 @@ class OpenShard:
         self._journal.append([self._line(one) for one in ended])
         for one in ended:
             self._count(one.call.number, one.result, one.latency_ms)
-            self._count_lost(one.call.number, one.call.lost)
         return len(ended)
 
     def _line(self, ended: _Ended) -> bytes:
@@ -216,7 +217,7 @@ class OpenShard:
             self._cost += cost
             self.first.count(self._manifest["id"][number], tried, outcome)
 
-    def _count_lost(self, number: int, lost: int) -> None:
+    def count_lost(self, number: int, lost: int) -> None:
         """Add the upper bound of the price of tries whose answers were lost."""
         if not lost:
             return

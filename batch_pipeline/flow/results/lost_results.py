@@ -83,6 +83,14 @@ def _why_gone(
         return None
     batch: BatchInfo | None = None
     if isinstance(error, ApiFailure):
+        with pipeline.ledger.write() as connection:
+            transitions.count_failed_download(
+                connection,
+                submission,
+                str(error),
+                pipeline.settings.poll_seconds,
+                error.retry_after or 0.0,
+            )
         if error.status not in collection.ABSENT:
             return None
         try:

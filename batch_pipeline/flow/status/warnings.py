@@ -298,7 +298,11 @@ def _waits_for(submission: Submission, at: float) -> str:
 def _missing_lines(submission: Submission, name: str, at: float) -> NightWarning:
     """What is missing of a batch whose results are fetched again and again."""
     rest = max(0.0, (submission.next_download_at or at) - at)
-    kept = "the other answers are published, " if submission.published is not None else ""
+    kept = ""
+    if submission.published is not None:
+        kept = "The other answers are published"
+        again = submission.published["counts"].get("again", 0)
+        kept += f", of which {again:,} failed and are asked again after it; " if again else "; "
     return NightWarning(
         "results_incomplete",
         f"batch {name}, after {submission.downloads} whole downloads: {submission.error} {kept}"
@@ -306,6 +310,20 @@ def _missing_lines(submission: Submission, name: str, at: float) -> NightWarning
         name,
         key="published" if kept else "",
         alerts=bool(kept),
+    )
+
+
+def _failed_download(submission: Submission, name: str, at: float) -> NightWarning:
+    """The results of a batch that the API does not give now."""
+    rest = max(0.0, (submission.next_download_at or at) - at)
+    waited = at - (submission.ended_at if submission.ended_at is not None else at)
+    return NightWarning(
+        "download_failed",
+        f"the download of batch {name} failed ({submission.error}; number "
+        f"{submission.failed_downloads} in a row); the next one is due in {duration(rest)}, and "
+        "nothing of it is sent again meanwhile",
+        name,
+        alerts=waited > UNKNOWN_LASTS_SECONDS,
     )
 
 
@@ -343,7 +361,9 @@ def _uncollected(submission: Submission, name: str, at: float) -> Iterator[Night
                 name,
             )
             return
-    if submission.state is State.ENDED and submission.downloads:
+    if submission.state is State.ENDED and submission.failed_downloads:
+        yield _failed_download(submission, name, at)
+    elif submission.state is State.ENDED and submission.downloads:
         yield _missing_lines(submission, name, at)
     waited = at - (submission.ended_at if submission.ended_at is not None else at)
     if submission.state is State.ENDED and waited > UNCOLLECTED_SECONDS:

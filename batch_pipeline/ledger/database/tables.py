@@ -301,6 +301,8 @@ submission = Table(
     # Whole downloads of its results that lacked lines, and when the next one is due.
     Column("downloads", Integer, nullable=False, default=0),
     Column("next_download_at", Double),
+    # Downloads in a row that failed: the API gave no results, or they broke off.
+    Column("failed_downloads", Integer, nullable=False, default=0, server_default="0"),
     # What the answers come to that are published already, while other lines are missing.
     Column("published", JSON(none_as_null=True)),
     # How far real-time calls were at their last checkpoint.

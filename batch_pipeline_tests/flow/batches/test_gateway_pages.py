@@ -27,6 +27,8 @@ from batch_pipeline_tests.support import Faults as Hooks
 
 WINDOW = 0.05
 COUNT = 8
+# With these statuses it proves nothing, as a page does.
+API_BODY = '{"type": "error", "error": {"type": "invalid_request_error", "message": "a bad row"}}'
 
 
 def paged(**page: Any) -> Faults:
@@ -45,6 +47,8 @@ def creates(faults: Hooks) -> int:
         ({"status": 200}, ["HTTP 200 (text/html", "Blocked"]),
         ({"status": 200, "body": "{}", "content_type": "application/json"}, ["HTTP 200", "{}"]),
         ({"status": 201, "body": ""}, ["HTTP 201", "it is empty"]),
+        ({"status": 422, "body": API_BODY}, ["HTTP 422 invalid_request_error: a bad row"]),
+        ({"status": 409, "body": API_BODY}, ["HTTP 409 invalid_request_error: a bad row"]),
         ({"status": 302, "body": "to the login"}, ["HTTP 302"]),
         ({"status": 403, "accepted": True}, []),
     ],

@@ -38,6 +38,7 @@ from batch_pipeline_tests.support import (
 )
 from batch_pipeline_tests.support import Faults as Hooks
 
+CREDIT = "Your credit balance is too low to access the Anthropic API."
 BAD = "an unusable text"
 TOKEN = "abcdefghijklmnop"
 
@@ -96,6 +97,29 @@ def test_rows_that_a_batch_is_refused_for_are_found_and_set_aside(
     assert state.batches == sim.books.batches_created
     if rule.get("names_row") and len(bad) == 1:
         assert refused(pipeline) == 1
+
+
+def test_credit_that_runs_out_during_the_search_pauses_and_one_run_goes_on_with_it(
+    sim: Simulator, pipeline: Pipeline, faults: Hooks, tmp_path: Path
+) -> None:
+    spec = with_bad(tmp_path, 12, [0, 5, 11])
+    sim.set_faults(refusing())
+    creates = 0
+
+    def run_out(request: Request) -> Response | None:
+        nonlocal creates
+        creates += is_create(request)
+        return error(400, "invalid_request_error", CREDIT) if creates > 1 else None
+
+    faults.on_request = run_out
+    with pytest.raises(errors.AccountPausedError):
+        run(pipeline, spec, PARTITION)
+    assert creates == 2
+    faults.on_request = lambda _: None
+    # The first part that tries the account is refused for a row too, which tells nothing of it.
+    assert run(pipeline, spec, PARTITION).complete
+    assert set_aside(results(pipeline, spec)) == {0, 5, 11}
+    assert not accepted_twice(sim)
 
 
 def test_all_items_that_ask_for_the_same_are_set_aside_with_it(

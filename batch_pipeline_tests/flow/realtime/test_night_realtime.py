@@ -15,7 +15,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.errors import AccountError, GateClosedError
+from batch_pipeline.errors import AccountError, ApiError, GateClosedError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs import cost_report
@@ -141,6 +141,8 @@ ODD_MESSAGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: {**m, "content": [{"type": "text", "text": None}]}, "invalid_output"),
     (lambda m: {**m, "stop_reason": 3}, "invalid_output"),
     (lambda m: {"ok": True}, "invalid_output"),
+    (lambda m: None, "invalid_output"),
+    (lambda m: [m], "invalid_output"),
 ]
 
 
@@ -169,6 +171,52 @@ def test_answers_of_unexpected_shape_are_bought_once_and_judged_like_lines(
         page = pipeline.files.read(paths.report(spec.name, PARTITION, suffix))
         assert page is not None
         assert b"usable" in page
+
+
+PAGES = [
+    Response("<html>Log in</html>", 403, media_type="text/html"),
+    Response("<html>Log in</html>", 200, media_type="text/html"),
+    Response(status_code=302, headers={"location": "http://login.example/"}),
+]
+
+
+@pytest.mark.parametrize("pilot", [0, 5])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.status_code)
+def test_a_gateway_that_answers_all_calls_stops_the_night_and_sets_no_document_aside(
+    pipeline: Pipeline, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    page: Response, pilot: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    spec = realtime(tmp_path, pilot={"size": pilot})
+    faults.on_request = lambda request: page if is_message(request) else None
+    with pytest.raises(ApiError, match=f"a gateway.*HTTP {page.status_code}"):
+        run(pipeline, spec, PARTITION)
+    calls = sum(path == "/v1/messages" for _, path in faults.calls)
+    assert calls <= 3 * (pilot or ITEMS)
+    assert not results(pipeline, spec)
+    assert not dead_letters(pipeline, spec)
+    faults.on_request = lambda _: None
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": ITEMS}
+
+
+def test_a_page_for_some_documents_alone_sets_these_aside(
+    pipeline: Pipeline, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a firewall's that takes offence at a document: the API answers the others."""
+    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    spec = realtime(tmp_path, alerts={"error_rate": 1, "dead_letter_rate": 1})
+    blocked = {f"document number {n} about" for n in range(5)}
+
+    def block(request: Request, response: Response) -> Response:
+        body: bytes = getattr(request, "_body", b"")
+        return PAGES[0] if any(text.encode() in body for text in blocked) else response
+
+    faults.on_response = block
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": ITEMS - 5, "errored": 5}
+    letters = dead_letters(pipeline, spec)
+    assert {row["error_type"] for row in letters} == {"http_403"}
+    assert "Log in" in letters[0]["error_message"]
 
 
 def test_requests_that_fail_are_retried_in_rounds_and_then_set_aside(

@@ -243,3 +243,33 @@ def test_what_is_missing_is_told_and_waits_for_all_processes(
     assert "1 lines cannot be read (line 1: " in found[0].message
     assert "due in" in found[0].message
     assert state.collectable == 0 < state.to_collect
+
+
+def test_a_download_that_fails_is_repeated_with_back_off_and_told(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, spec: JobSpec
+) -> None:
+    pipeline = make_pipeline(poll_seconds=100.0)
+    down = True
+
+    def fail(request: Request) -> Response | None:
+        refused = error(529, "overloaded_error")
+        refused.headers["retry-after"] = "250"
+        return refused if down and request.url.path.endswith("/results") else None
+
+    faults.on_request = fail
+    run(pipeline, spec, PARTITION, wait=False)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    pauses = []
+    for _ in range(7):
+        first, _ = submissions_of(pipeline)
+        with pipeline.ledger.write() as connection:
+            assert first.next_download_at is not None
+            pauses.append(round(first.next_download_at - now(connection)))
+            transitions.count_failed_download(connection, first, "m", 100.0, 0.0)
+    assert pauses == [250, 200, 400, 800, 1600, 3200, 3600]
+    found = [w for w in warnings.of(state, AlertsSpec()) if w.code == "download_failed"]
+    assert len(found) == 2
+    assert "HTTP 529 overloaded_error" in found[0].message
+    down = False
+    # A person who runs the night does not wait for the pause.
+    assert run(pipeline, spec, PARTITION, wait=False).complete
