@@ -150,6 +150,11 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
         if unknown and failure.status != 200:
             raise
         log.warning("the list of batches cannot be read, and is read again: %s", failure)
+        why = f"it cannot be read ({failure})"
+        with pipeline.ledger.write() as connection:
+            for submission in unknown:
+                found = submission.candidates or ()
+                transitions.wait_for(connection, submission, found, submission.candidates_from, why)
         return
     _attribute(pipeline, account, _to_read(pipeline, look, unknown, given_up), waited)
     for submission in unknown:

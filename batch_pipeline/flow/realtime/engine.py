@@ -39,7 +39,8 @@ from batch_pipeline.wording import duration
 
 log = logging.getLogger(__name__)
 
-# Tries of one call in a row: refused because the API is busy (for minutes, often), or failed.
+# Tries of one call in a row: refused because the API is busy (for minutes, often) or turned away by
+# a gateway, or failed.
 BUSY_TRIES = 8
 ERROR_TRIES = 3
 # After this many refusals a call that is estimated to be larger than a rate limit is given up. The
@@ -278,16 +279,18 @@ class Engine:
             else:
                 self._limiter.failed(now, ticket)
             call.failed += 1
-            # Unless the API itself reported an error, the call may have been answered and billed.
-            if failure.error_type is None:
+            turned_away = page and failure.status is not None and failure.status >= 300
+            # Unless the API reported an error, or a gateway turned the call away, it may have been
+            # answered and billed.
+            if failure.error_type is None and not turned_away:
                 call.lost += 1
                 call.shard.count_lost(call.number, 1)
-            if call.failed < ERROR_TRIES:
-                self._try_again(call, now, call.failed, failure.retry_after)
-                return
-            if page and self._is_behind_gateway():
+            if page and call.failed >= ERROR_TRIES and self._is_behind_gateway():
                 self.refusal = self.refusal or failure
                 self._stop(End.CLOSE)
+                return
+            if call.failed < (BUSY_TRIES if turned_away else ERROR_TRIES):
+                self._try_again(call, now, call.failed, failure.retry_after)
                 return
         else:
             self._limiter.rejected(now, ticket, failure.limits)

@@ -107,6 +107,28 @@ def test_a_batch_that_the_list_has_not_counted_yet_may_be_the_lost_one(
     assert not accepted_twice(sim)
 
 
+def test_a_list_that_cannot_be_read_is_told(
+    sim: Simulator, make_pipeline: MakePipeline, faults: Faults, spec: JobSpec
+) -> None:
+    def unreadable(request: Request, response: Response) -> Response:
+        is_list = (request.method, request.url.path) == ("GET", CREATE[1])
+        return Response('{"data": null}', media_type="application/json") if is_list else response
+
+    pipeline = make_pipeline(reconcile_seconds=WINDOW)
+    faults.on_response = losing(1, unreadable)
+    night = run(pipeline, spec, PARTITION, wait=False).night
+    look_often(pipeline, night.account)
+    state = steps.progress(pipeline, night)
+    [said] = [w for w in warnings.of(state, AlertsSpec()) if w.code == "unknown_outcome"]
+    assert (
+        'cannot be read (HTTP 200 (application/json): an answer that cannot be read: {"data"'
+        in (said.message)
+    )
+    faults.on_response = lambda _, response: response
+    assert run(pipeline, spec, PARTITION).complete
+    assert not accepted_twice(sim)
+
+
 @pytest.mark.parametrize(
     "shown",
     [
