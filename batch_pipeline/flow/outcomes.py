@@ -81,8 +81,6 @@ MAX_TOKENS = "max_tokens"
 # A stop reason that ends an answer as it should only where the request named tools to be used.
 TOOL_USE = "tool_use"
 
-# A call that a gateway answered with a page of its own, while the API answered other calls.
-_PAGES = ("http_3", "http_4")
 _SUCCESS = Outcome(Status.SUCCEEDED, Action.KEEP)
 _STOP_REASONS = {
     "end_turn": _SUCCESS,
@@ -174,7 +172,8 @@ def of_error(error: object) -> Outcome:
     if concerns_account(kind, found.code, message):
         message = f"{message} ({found.code})" if found.code else message
         return Outcome(Status.ERRORED, Action.STOP, kind, message)
-    if kind.startswith(_PAGES):
+    if kind.startswith(("http_3", "http_4")) and kind != "http_408":
+        # A gateway turned the call away, while the API answered other calls.
         return Outcome(Status.ERRORED, Action.SET_ASIDE, kind, message)
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
@@ -251,10 +250,15 @@ def is_page(failure: ApiFailure) -> bool:
 
 
 def is_page_for_a_call(failure: ApiFailure) -> bool:
-    """Whether an answer to a Messages call is that of a gateway, and no fault (5xx) or load (429)
-    that passes by itself."""
+    """Whether an answer to a Messages call is that of a gateway, and no fault (5xx, 408) or load
+    (429) that passes by itself."""
     status = failure.status
-    return failure.error_type is None and status is not None and status < 500 and status != 429
+    return (
+        status is not None
+        and status < 500
+        and status not in (408, 429)
+        and failure.error_type is None
+    )
 
 
 def is_size_page(failure: ApiFailure) -> bool:
