@@ -113,4 +113,4 @@ def test_pages_stop_a_night_only_in_a_row(ledger: Ledger) -> None:
         accept(connection, begun(connection, night))
         stopped = [paged(connection, night) for _ in range(MOST_PAGES)]
         assert stopped[:-1] == [None, None]
-        assert "not by the API" in (stopped[-1] or "")
+        assert "a gateway" in (stopped[-1] or "")
