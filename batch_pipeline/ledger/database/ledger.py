@@ -127,8 +127,9 @@ class Ledger:
             what_to_do = "Check BATCH_PIPELINE_HOME and BATCH_PIPELINE_LEDGER_URL."
             if is_damage(error):
                 what_to_do = (
-                    "Its file is damaged: restore a backup, or run `batch-pipeline recover`, which "
-                    "keeps the file aside and rebuilds the ledger from its home."
+                    "Its file is damaged, or BATCH_PIPELINE_LEDGER_URL names another file: restore "
+                    "a backup, or run `batch-pipeline recover`, which keeps the file aside and "
+                    "rebuilds the ledger from its home."
                 )
             raise LedgerError(f"The ledger cannot be opened: {error.orig}. {what_to_do}") from error
         if version is not None and version < migrations.OLDEST:
