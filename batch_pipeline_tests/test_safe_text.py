@@ -9,6 +9,7 @@ import pytest
 
 from batch_pipeline import safe_text
 from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.errors import DeclarationError, InputDataError
 
 KEY = "sk-ant-0123-recognizable"
@@ -117,3 +118,8 @@ def test_a_short_key_hides_no_part_of_other_words(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert safe_text.redacted(text) == shown
+
+
+def test_a_table_or_line_of_a_command_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    SafeConsole().print("Nothing under ftp://u:s3cret@host/h", soft_wrap=True, markup=False)
+    assert "ftp://***@host/h" in capsys.readouterr().out

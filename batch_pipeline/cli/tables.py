@@ -6,25 +6,30 @@ User data is never read as markup: an id may hold brackets.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from batch_pipeline.safe_text import visible
+from batch_pipeline.safe_text import redacted, visible
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
 
 
 class SafeConsole(Console):
-    """A console that shows control characters in data escaped; its own styles stay."""
+    """A console without secrets, control characters in data escaped; its own styles stay."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        # As a whole: highlighting would cut an address into pieces.
+        super().print(*(redacted(o) if isinstance(o, str) else o for o in objects), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else visible(text), style, control)
+            yield Segment(text if control else visible(redacted(text)), style, control)
 
 
 def plain_table() -> Table:
