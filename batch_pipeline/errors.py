@@ -12,6 +12,7 @@
     ├─ AccountError                   exit code 1, "account"
     │  └─ AccountPausedError          exit code 4, "account"
     ├─ ApiError                       exit code 1, "api"
+    │  ├─ ApiUnavailableError        exit code 1, "api"
     │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; flow/results/judge.py
     └─ WorkerDiedError                flow/dataset/process_pool.py
 
@@ -109,3 +110,7 @@ class ApiError(BatchPipelineError):
     """The API gave no usable answer to a request that costs nothing: a poll or a download."""
 
     code = "api"
+
+
+class ApiUnavailableError(ApiError):
+    """The API cannot be reached, or fails: waiting for it helps."""

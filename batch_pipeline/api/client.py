@@ -27,6 +27,7 @@ from batch_pipeline.api.failures import (
     JSON_BODY,
     betas_header,
     failures,
+    is_outage,
     json_of,
     refuses_account,
     refuses_key,
@@ -35,7 +36,13 @@ from batch_pipeline.api.failures import (
 from batch_pipeline.api.messages import AnthropicMessages, open_messages
 from batch_pipeline.api.models import parse_model
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo, BatchPage, ModelInfo
-from batch_pipeline.errors import AccountError, AccountPausedError, ApiError, UsageError
+from batch_pipeline.errors import (
+    AccountError,
+    AccountPausedError,
+    ApiError,
+    ApiUnavailableError,
+    UsageError,
+)
 from batch_pipeline.safe_text import redacted
 
 log = logging.getLogger(__name__)
@@ -261,7 +268,8 @@ class AnthropicApi:
                     f"The API at {self._client.base_url} refuses this account ({failure}). Settle "
                     "it in the API's console, then run again: nothing is lost."
                 ) from failure
-            raise ApiError(
+            kind = ApiUnavailableError if is_outage(failure) or failure.status == 429 else ApiError
+            raise kind(
                 f"The API at {self._client.base_url} cannot be used now ({failure}). Check the "
                 "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
             ) from failure

@@ -181,6 +181,11 @@ def refuses_account(failure: ApiFailure) -> bool:
     return concerns_account(failure.error_type, failure.error_code, failure.message, failure.status)
 
 
+def is_outage(failure: ApiFailure) -> bool:
+    """Whether the API was not reached, or failed: it may answer later, whatever it was asked."""
+    return failure.status is None or failure.status == 408 or failure.status >= 500
+
+
 def refuses_key(failure: ApiFailure) -> bool:
     """Whether a call failed for its key alone: no condition of the account is named."""
     if failure.status not in (401, 403):

@@ -82,8 +82,11 @@ def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
-        # A service manager stops a program by SIGTERM: end as after Ctrl-C.
+        # A service manager stops a program by SIGTERM, a terminal that is lost by SIGHUP: end as
+        # after Ctrl-C. `nohup` lets SIGHUP be ignored.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         code = app(list(arguments), PROGRAM, standalone_mode=False, obj=output) or COMPLETE
         if code == INTERRUPTED:  # typer returns it after Ctrl-C, and prints nothing

@@ -22,11 +22,14 @@ def run(
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import progress_bar
+    from batch_pipeline.flow import outage
     from batch_pipeline.flow import run as runner
     from batch_pipeline.flow.costs.cost_report import write_report
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
+    if not no_wait:
+        outage.wait_for_api(pipeline, spec, key)
     progress_bar.announce_account(output, pipeline)
     with progress_bar.shown() as watch:
         state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)

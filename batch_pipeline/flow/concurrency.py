@@ -117,7 +117,7 @@ def results_in_order(
 
 @contextmanager
 def delayed_signals(ask: Callable[[], None]) -> Iterator[None]:
-    """Call `ask` at the first SIGINT or SIGTERM in the block, and deliver the signal after it.
+    """Call `ask` at the first SIGINT, SIGTERM or SIGHUP in the block, deliver the signal after it.
 
     A second signal goes at once to the handler that was there before: the command line's for
     Ctrl-C, or Dagster's for the termination of a run. In another thread than the main one, which
@@ -141,7 +141,9 @@ def delayed_signals(ask: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, before)
             signal.raise_signal(number)
 
-    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+    for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue
         former[number] = signal.getsignal(number)
         signal.signal(number, handle)
     try:

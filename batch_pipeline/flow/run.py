@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from batch_pipeline.api.failures import refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, AccountPausedError, BatchPipelineError
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
@@ -55,6 +55,8 @@ def run(
     budget used up, and AccountError or ApiError where only a person can help; what is at the API by
     then is collected first. A night that is held is collected and left.
     """
+    if wait:
+        outage.wait_for_api(pipeline, spec, partition)
     night = steps.open_night(pipeline, spec, partition)
     for notice in models.notices(spec, pipeline.api):
         log.warning("%s: %s", spec.name, notice)
@@ -209,6 +211,7 @@ class _Run:
                     f"The API refuses the account ({failure}). {kept} Settle it in the API's "
                     "console and run again."
                 ) from failure
+            outage.note(self._pipeline, self._night.account, failure)
             log.warning("the API did not answer (%s); trying again", failure)
             faults.append(failure)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import paths, publishing
+from batch_pipeline.flow import outage, paths, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -355,8 +355,9 @@ def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], obj
         if accounts.waits(until, ledger.now(connection)):
             return
     try:
-        for read in reads:
-            read(pipeline, account)
+        with outage.noted(pipeline, account):
+            for read in reads:
+                read(pipeline, account)
     except ApiFailure as failure:
         seconds = failure.retry_after or 0.0
         if seconds > pipeline.settings.poll_seconds:

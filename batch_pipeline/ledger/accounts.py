@@ -43,6 +43,7 @@ class Account:
     reads_wait_until: float = 0.0
     workspace: str | None = None
     key_workspace: str | None = None
+    unanswered: dict[str, Any] | None = None
 
     def probe_is_due(self, at: float) -> bool:
         """Whether a paused account is to be tried at a time."""
@@ -148,6 +149,30 @@ def wait_with_reads(connection: Connection, name: str, seconds: float) -> None:
     """Ask for no batch or list of this account for `seconds`: the API asked for that."""
     until = now(connection) + min(seconds, LONGEST_WAIT_SECONDS)
     _update(connection, name, reads_wait_until=until)
+
+
+def note_unanswered(connection: Connection, name: str, reason: str) -> None:
+    """Note that the API does not answer now; an outage begins with the first time.
+
+    Where nothing was asked for an hour, what happened before belongs to another one.
+    """
+    at = now(connection)
+    known = get_account(connection, name).unanswered or {"since": at, "at": at}
+    goes_on = at - known["at"] <= LONGEST_WAIT_SECONDS
+    since = known["since"] if goes_on else at
+    _update(connection, name, unanswered={"since": since, "at": at, "reason": reason[:500]})
+
+
+def note_answered(connection: Connection, name: str) -> None:
+    """Note that the API answers."""
+    _update(connection, name, unanswered=None)
+
+
+def likely(connection: Connection, declared: str) -> str:
+    """The account of a key that the API has told nothing of: the declared one, unless the ledger
+    knows one other alone."""
+    known = list(connection.scalars(sa.select(tables.account.c.name)))
+    return known[0] if len(known) == 1 else declared
 
 
 def note_workspace(connection: Connection, name: str, seen: str, *, in_flight: bool) -> None:

@@ -54,18 +54,12 @@ def beating(name: str, seconds: float, beat: Callable[[], bool]) -> Iterator[Non
 
 
 @contextmanager
-def alive(
-    ledger: Ledger, run: str, lease_seconds: float, *, pause_seconds: float
-) -> Iterator[None]:
-    """Give signs of life for the worker of a run while the block lasts.
+def alive(ledger: Ledger, run: str, lease_seconds: float) -> Iterator[None]:
+    """Give signs of life for the worker of a run while the block lasts."""
 
-    After an error the worker counts as alive for `pause_seconds` more, in which the scheduler may
-    try the run again.
-    """
-
-    def beat(seconds: float = lease_seconds) -> bool:
+    def beat() -> bool:
         with ledger.write() as connection:
-            give_sign(connection, run, seconds)
+            give_sign(connection, run, lease_seconds)
         return True
 
     beat()
@@ -74,7 +68,7 @@ def alive(
             yield
     except Exception:
         with contextlib.suppress(sa.exc.DBAPIError):  # the error itself is what counts
-            beat(lease_seconds + pause_seconds)
+            beat()
         raise
     beat()
 

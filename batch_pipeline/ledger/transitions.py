@@ -279,11 +279,13 @@ def note_missing(
 
 
 def request_cancel(connection: Connection, submission: Submission) -> None:
-    """Note that a cancel is asked for: what comes back cancelled is then no attempt."""
+    """Note since when a cancel is asked for: what comes back cancelled is then no attempt."""
     submissions.change(
         connection,
         tables.submission.c.id == submission.id,
-        cancel_requested_at=now(connection),
+        cancel_requested_at=sa.func.coalesce(
+            tables.submission.c.cancel_requested_at, now(connection)
+        ),
     )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 
+from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
-from batch_pipeline.flow import approval, steps
+from batch_pipeline.errors import (
+    ApiError,
+    ApiUnavailableError,
+    BatchPipelineError,
+    StorageError,
+)
+from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
@@ -24,6 +31,7 @@ from batch_pipeline.orchestration.names import (
     BACKFILL_TAG,
     FOLLOW_UP_TAG,
     KIND_TAG,
+    OUTAGE_TAG,
     SCHEDULE_TAG,
     USER_TAG,
     Kind,
@@ -33,11 +41,15 @@ from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import lines, one_line, redacted
 from batch_pipeline.storage import storage_errors
 
-# Dagster retries the input alone: an API or storage that fails for a moment at 1 o'clock must not
-# cost the night, and a night without input is none that the sensor goes on with.
-INPUT_RETRIES = dg.RetryPolicy(max_retries=3, delay=60, backoff=dg.Backoff.EXPONENTIAL)
-# The last of the pauses between these attempts, in seconds: the run gives no sign of life in it.
-LONGEST_PAUSE = 240.0
+# Seconds after which an input that could not be taken is tried again: storage that fails for a
+# moment at 1 o'clock must not cost the night. Dagster's own retries would pause without a sign of
+# life, and such a run would be started again beside itself.
+INPUT_PAUSES = (60.0, 180.0, 420.0)
+# How long a step waits for an API that does not answer. Its run fails then, and the sensor asks for
+# another one.
+PATIENCE_SECONDS = 3600.0
+
+Taken = TypeVar("Taken")
 
 
 class StepLog(logging.LoggerAdapter[logging.Logger]):
@@ -80,21 +92,51 @@ def failing_clearly() -> Iterator[None]:
 
 
 @contextmanager
-def at_work(context: dg.AssetExecutionContext, resource: PipelineResource) -> Iterator[Pipeline]:
-    """The pipeline of a step; within the block, its run gives signs of life in the ledger."""
+def at_work(
+    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec
+) -> Iterator[Pipeline]:
+    """The pipeline of a step, once the API answers; its run gives signs of life meanwhile and
+    within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
-        alive = heartbeat.alive(
-            pipeline.ledger, context.run.run_id, lease, pause_seconds=LONGEST_PAUSE
-        )
         try:
-            with alive:
+            with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
+                if context.has_partition_key:
+                    key = context.partition_key
+                    outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
+            if _is_outage(error):
+                context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+def _is_outage(error: Exception) -> bool:
+    failed = isinstance(error, ApiFailure) and is_outage(error)
+    return failed or isinstance(error, ApiUnavailableError)
+
+
+def patiently(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, work: Callable[[], Taken]
+) -> Taken:
+    """What `work` returns, tried again where API or storage fail; within `at_work`."""
+    for pause in INPUT_PAUSES:
+        try:
+            return work()
+        except Exception as error:
+            passing = isinstance(error, ApiError | ApiFailure | StorageError)
+            if not passing and storage_errors.explain(error, pipeline.settings.home) is None:
+                raise
+            log_of(context).warning("tried again in %.0f s: %s", pause, error)
+            if isinstance(error, ApiFailure):
+                outage.note(pipeline, pipeline.account.name, error)
+        time.sleep(pause)
+        key = context.partition_key
+        outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
+    return work()
 
 
 def open_night(

@@ -68,7 +68,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
             state = _collect(context, pipeline, spec, night)
             if not state.complete:

@@ -24,6 +24,7 @@ from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     JOB_TAG,
     KIND_TAG,
+    OUTAGE_TAG,
     PARTITION_TAG,
     REPEATS_TAG,
     USER_TAG,
@@ -145,9 +146,11 @@ def repeat_requests(instance: dg.DagsterInstance, job: str) -> list[dg.RunReques
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether a run failed because its worker died, and not because of a step or its definition."""
-    failed = run.status is dg.DagsterRunStatus.FAILURE
-    return failed and run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
+    """Whether a run failed because its worker died, and not because of a step or its definition;
+    or because the API did not answer for long, which passes too."""
+    if run.status is not dg.DagsterRunStatus.FAILURE:
+        return False
+    return OUTAGE_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
 
 
 def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:

@@ -28,6 +28,8 @@ KIND_TAG = "batch_pipeline/kind"
 # On the runs that a sensor asks for: they go on with a night, they do not start one. Its value is
 # how far the night was, so that runs that changed nothing are recognised.
 FOLLOW_UP_TAG = "batch_pipeline/follow_up"
+# A run that failed because the API did not answer for long: its night goes on by itself.
+OUTAGE_TAG = "batch_pipeline/outage"
 # On the run that a sensor asks for in place of one whose worker died, with that run's id.
 REPEATS_TAG = "batch_pipeline/repeats"
 # Overrules a closed gate; its value is `pilot: reason` or `breaker: reason`.

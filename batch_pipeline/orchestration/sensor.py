@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError
-from batch_pipeline.flow import steps
+from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
+from batch_pipeline.flow import outage, steps
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
@@ -68,10 +69,12 @@ OpenPipeline = Callable[[], Pipeline]
 
 @dataclass
 class Polled:
-    """The outcome of a poll: its account (None: not known yet), and what went wrong."""
+    """The outcome of a poll: its account (None: not known yet), and what went wrong; `outage`: the
+    API does not answer, and a run would find nothing else."""
 
     account: str | None = None
     trouble: str | None = None
+    outage: bool = False
     bug: BaseException | None = None
 
 
@@ -136,7 +139,8 @@ def _tick(
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
-    requests, rests = _requests(instance, spec, plan, MOST_REQUESTS - len(again))
+    most = 0 if polled.outage else MOST_REQUESTS - len(again)
+    requests, rests = _requests(instance, spec, plan, most)
     requests = [*again, *requests]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
@@ -170,6 +174,12 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
                 polled.account = pipeline.account.name
                 steps.poll_account(pipeline, polled.account)
         except (ApiFailure, ApiError, AccountError) as error:
+            polled.outage = isinstance(error, ApiUnavailableError) or (
+                isinstance(error, ApiFailure) and is_outage(error)
+            )
+            if isinstance(error, ApiUnavailableError):
+                with open_pipeline() as pipeline:
+                    polled.account = outage.note_unreached(pipeline, error)
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
             polled.bug = error

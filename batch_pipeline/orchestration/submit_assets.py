@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
@@ -57,16 +57,19 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         group_name=spec.name,
         kinds={"python", "parquet"},
         description=metadata.describe_job(spec),
-        retry_policy=asset_steps.INPUT_RETRIES,
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET)
-            notices = models.notices(spec, pipeline.api)
             start = asset_steps.start_of(context.run)
-            taken = steps.take_input(pipeline, spec, night, again=True, start=start)
+
+            def take() -> tuple[list[str], steps.InputTaken]:
+                found = models.notices(spec, pipeline.api)
+                return found, steps.take_input(pipeline, spec, night, again=True, start=start)
+
+            notices, taken = asset_steps.patiently(context, pipeline, spec, take)
         asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
         for notice in notices:
             asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
@@ -110,12 +113,13 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     def pilot_sample(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, PILOT_SAMPLE)
             asset_steps.require_input(night)
             try:
                 verdict = steps.run_pilot(pipeline, spec, night)
             except ApiFailure as failure:
+                outage.note(pipeline, night.account, failure)
                 verdict = admission.unanswered(night, failure, night.open_requests)
             simulated = pipeline.account.simulated
             state = steps.progress(pipeline, night)
@@ -166,7 +170,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
     def submitted_batches(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> dg.MaterializeResult[Any]:
-        with asset_steps.at_work(context, batch_pipeline) as pipeline:
+        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
             asset_steps.require_input(night)
             before = steps.progress(pipeline, night)
@@ -176,6 +180,7 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
                 steps.meet_deadline(pipeline, spec, night)
                 waiting = _submit(context, pipeline, spec, night).waiting
             except ApiFailure as failure:
+                outage.note(pipeline, night.account, failure)
                 waiting = admission.unanswered(night, failure, night.open_requests)
             state = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, state)

@@ -8,7 +8,9 @@ by transactions.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -33,9 +35,36 @@ _BY_TEXT = {
 }
 
 
+# What SQLite says of a ledger that was removed.
+_GONE = ("unable to open database file", "disk i/o error", "no such table")
+# Libraries of remote homes, whose errors tell that a store cannot be reached or refuses access.
+_OF_STORES = {
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "ftplib",
+    "paramiko",
+    "gcsfs",
+    "google",
+    "azure",
+}
+
+
 def explain(error: BaseException, home: str) -> BatchPipelineError | None:
     """The error to show to a person; None where the storage is not to blame."""
+    if "://" not in home and _is_removed(Path(home), error):
+        return StorageError(
+            f"The home {home} is gone, or its ledger is: it was removed or exchanged while this "
+            "process ran. Nothing was sent since. Put it back as it was and run again; if it is "
+            "lost, a backup and `batch-pipeline recover` bring back what was bought."
+        )
     for cause in _causes(error):
+        if "://" in home and _is_unreachable(cause):
+            return StorageError(
+                f"The home {home} cannot be reached, or refuses access ({_short(cause)}). Nothing "
+                "is lost: check BATCH_PIPELINE_HOME, its credentials and the network, and run "
+                "again, that goes on from here."
+            )
         trouble = _trouble(cause)
         if trouble is not None:
             return StorageError(
@@ -60,6 +89,27 @@ def is_damage(error: BaseException) -> bool:
     """Whether an error says that a SQLite file is cut off, or no database at all."""
     text = str(error)
     return "malformed" in text or "not a database" in text
+
+
+def _is_removed(home: Path, error: BaseException) -> bool:
+    """Whether a local home was removed under this process, so that it failed.
+
+    Staging makes the folder anew, and SQLite an empty ledger in it, but not the home's mark.
+    """
+    if (home / "_ledger").is_dir():
+        return False
+    text = " ".join(str(cause).lower() for cause in _causes(error))
+    if "readonly database" in text:
+        # SQLite says so too of a file that was removed while it was open.
+        return not (home / "ledger.sqlite").exists()
+    missing = any(isinstance(cause, FileNotFoundError) for cause in _causes(error))
+    return missing or any(part in text for part in _GONE)
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    if type(error).__module__.partition(".")[0] in _OF_STORES:
+        return True
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
 
 
 def _trouble(error: BaseException) -> str | None:

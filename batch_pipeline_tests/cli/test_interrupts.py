@@ -44,7 +44,9 @@ def wait_for_calls(sim: Simulator, process: subprocess.Popen[str], calls: int) -
         time.sleep(0.02)  # an event of another process: there is nothing to wait on
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
+)
 def test_the_first_signal_waits_for_the_calls_in_flight(
     sim: Simulator, program: Program, number: signal.Signals
 ) -> None:

@@ -121,7 +121,7 @@ def test_no_secret_is_written_whatever_fails(program: Program, repeating: str, p
         "a_job", documents(3), **({} if path is None else {"input": {"path": path}})
     )
     said, codes = "", []
-    for command in (["run", job], ["validate", job], ["status"], ["reconcile-costs"]):
+    for command in (["run", job, "--no-wait"], ["validate", job], ["status"], ["reconcile-costs"]):
         # The message is on stderr too, for people.
         ended = program(*command, "--json", **environ)
         said += ended.out + ended.err

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from batch_pipeline.ledger import heartbeat
-from batch_pipeline.ledger.database.ledger import Ledger, now
+from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.heartbeat import beating
 
 PATIENCE_SECONDS = 20.0
@@ -49,21 +47,9 @@ def test_a_run_counts_as_alive_while_its_block_lasts_and_a_lease_longer(ledger: 
             return heartbeat.alive_until(connection, ["run"]).get("run")
 
     assert until() is None
-    with heartbeat.alive(ledger, "run", 60.0, pause_seconds=0.0):
+    with heartbeat.alive(ledger, "run", 60.0):
         begun = until()
     ended = until()
     assert begun is not None
     assert ended is not None
     assert ended >= begun
-
-
-def test_a_run_that_failed_may_rest_before_it_is_tried_again(ledger: Ledger) -> None:
-    class TriedAgain(Exception):
-        pass
-
-    with pytest.raises(TriedAgain), heartbeat.alive(ledger, "run", 1.0, pause_seconds=1_000.0):
-        raise TriedAgain
-    with ledger.read() as connection:
-        found = heartbeat.alive_until(connection, ["run", "another"])
-        assert found.keys() == {"run"}
-        assert found["run"] > now(connection) + 900

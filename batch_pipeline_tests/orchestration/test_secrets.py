@@ -55,7 +55,8 @@ def test_no_secret_is_stored_whatever_fails(
         return Response(f"not allowed: {dict(request.headers)} {request.url}", 401)
 
     faults.on_request = repeat
-    monkeypatch.setattr(asset_steps, "INPUT_RETRIES", dg.RetryPolicy(max_retries=0))
+    monkeypatch.setattr(asset_steps, "INPUT_PAUSES", ())
+    monkeypatch.setattr(asset_steps, "PATIENCE_SECONDS", 0.0)
     path = {"input": {"path": "${INPUT}/{partition}.jsonl", "id_column": "id"}}
     job = nightly(**(path if "INPUT" in environ else {}))
     for name, value in environ.items():

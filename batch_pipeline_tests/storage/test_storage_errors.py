@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ftplib
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,11 @@ def chained(cause: BaseException) -> Exception:
         (ValueError("a bug"), None),
     ],
 )
-def test_the_storages_errors_are_told_from_bugs(error: BaseException, said: str | None) -> None:
-    found = storage_errors.explain(error, "/home/of/batches")
+def test_the_storages_errors_are_told_from_bugs(
+    error: BaseException, said: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "_ledger").mkdir()
+    found = storage_errors.explain(error, str(tmp_path))
     if said is None:
         assert found is None
     else:
@@ -55,3 +59,23 @@ def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         connection.execute(sa.text("CREATE TABLE t (x)"))
     ledger.close()
     assert "it cannot be written" in str(storage_errors.explain(caught.value, str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("error", "home", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file"), "", "is gone"),
+        (chained(Exception("disk I/O error")), "", "is gone"),
+        (Exception("attempt to write a readonly database"), "", "is gone"),
+        (Exception("no such table: night"), "", "is gone"),
+        (ConnectionRefusedError(111, "refused"), "ftp://host/home", "cannot be reached"),
+        (chained(TimeoutError("timed out")), "s3://bucket/home", "cannot be reached"),
+        (ftplib.error_perm("530 Login incorrect"), "ftp://host/home", "530 Login incorrect"),
+        (KeyError("a bug"), "s3://bucket/home", None),
+    ],
+)
+def test_a_home_that_is_gone_or_out_of_reach_is_told(
+    error: BaseException, home: str, said: str | None, tmp_path: Path
+) -> None:
+    found = storage_errors.explain(error, home or str(tmp_path / "removed"))
+    assert (said is None and found is None) or (said is not None and said in str(found))

@@ -24,7 +24,7 @@ from batch_pipeline.wording import usd
 
 log = logging.getLogger(__name__)
 
-ACCOUNT_WIDE = ("account_paused", "other_workspace")
+ACCOUNT_WIDE = ("account_paused", "other_workspace", "api_unavailable")
 # Of one kind and one look; the ledger has them all.
 MOST_LOGGED = 5
 

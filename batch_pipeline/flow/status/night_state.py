@@ -71,6 +71,7 @@ def facts_of(
         probe_at=state.account.probe_at,
         refused=night.refused,
         gates=gates,
+        unanswered=(state.account.unanswered or {}).get("reason"),
         at_work=PROCESSED if state.at_work else None,
     )
     return _with_room(facts, state) if state.waiting else facts

@@ -40,6 +40,10 @@ NEAR_DELETION_SECONDS = 5 * DAY
 UNCOLLECTED_SECONDS = 6 * HOUR
 # Most submissions of unknown outcome are found within minutes: those are worth no alert.
 UNKNOWN_LASTS_SECONDS = 1 * HOUR
+# An API that does not answer for longer than this is told to a person.
+OUTAGE_SECONDS = 12 * 60.0
+# A cancel takes minutes; a batch that does not end after it is waited for until it expires.
+CANCEL_SECONDS = 1 * HOUR
 # A new batch, or one that has just ended, may be answered with 404 for minutes.
 MISSING_SECONDS = 10 * 60.0
 
@@ -115,6 +119,16 @@ def _key(kind: Kind, state: Progress) -> str:
 def _of_api(state: Progress) -> Iterator[NightWarning]:
     """Waits that the API asked for, and batches that it does not know under the present key."""
     account = state.account
+    if account.unanswered is not None:
+        since, asked = account.unanswered["since"], account.unanswered["at"]
+        yield NightWarning(
+            "api_unavailable",
+            f"the API has not answered since {moment(since)}, last asked at {moment(asked)} "
+            f"({account.unanswered['reason']}); nothing is lost, and the night goes on by itself "
+            "once it answers",
+            key=f"{since:.0f}",
+            alerts=asked - since >= OUTAGE_SECONDS,
+        )
     if accounts.waits(account.reads_wait_until, state.at):
         until = moment(account.reads_wait_until)
         yield NightWarning(
@@ -255,6 +269,16 @@ def _of_submission(submission: Submission, at: float) -> Iterator[NightWarning]:
     name = submission.batch_id or submission.token
     if submission.state is State.ACCEPTED and submission.expires_at is not None:
         yield from _near_expiry(name, submission.expires_at - at)
+    cancelled = submission.cancel_requested_at
+    if submission.state is State.ACCEPTED and cancelled is not None:
+        lasted = at - cancelled
+        if lasted > CANCEL_SECONDS:
+            yield NightWarning(
+                "cancel_lasts",
+                f"batch {name} was cancelled {duration(lasted)} ago and has not ended; it is asked "
+                "for on, and what was answered is collected when it ends or expires",
+                name,
+            )
     if submission.state in (State.ACCEPTED, State.ENDED):
         yield from _uncollected(submission, name, at)
 

@@ -109,6 +109,8 @@ account = Table(
     # The workspace of what is in flight, and that of the key that asked last, by the API's headers.
     Column("workspace", String(200)),
     Column("key_workspace", String(200)),
+    # Since when the API does not answer, when it was asked last, and how it failed; NULL: it does.
+    Column("unanswered", JSON(none_as_null=True)),
 )
 
 night = Table(

@@ -62,6 +62,8 @@ def unknown(since: float) -> Submission:
             accepted(28.5 * DAY),
             [("near_expiry", "27 days 12 h ago"), ("results_near_deletion", "in 12 h")],
         ),
+        (accepted(4 * HOUR, cancel_requested_at=NOW - 3_500), []),
+        (accepted(4 * HOUR, cancel_requested_at=NOW - 2 * HOUR), [("cancel_lasts", "2 h ago")]),
         (unknown(42), [("unknown_outcome", "unknown for 42 s")]),
         (unknown(3_000), [("unknown_outcome", "unknown for 50 min")]),
         (replace(ended(40 * DAY, 39 * DAY), state=State.COLLECTED), []),
