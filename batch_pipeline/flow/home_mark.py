@@ -35,7 +35,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from batch_pipeline.errors import LedgerError
+from batch_pipeline.errors import LedgerError, StorageError
 from batch_pipeline.flow import paths
 from batch_pipeline.ledger import identity, nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
@@ -46,6 +46,7 @@ from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
 from batch_pipeline.storage.files import Files
+from batch_pipeline.storage.storage_errors import removed
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,14 @@ class HomeMark:
                 facts = paths.snapshot_facts(found.folder)
                 if not self._files.glob(facts) and self._files.glob(f"{found.folder}/*.parquet"):
                     self._files.write(facts, orjson.dumps(found.as_json()))
+
+    def check_there(self) -> None:
+        """Raise StorageError where the home was removed under this process.
+
+        A SQLite ledger that is open goes on without its file, and what it records is lost.
+        """
+        if self.read() is None:
+            raise StorageError(removed(self._files.home))
 
     def read(self) -> dict[str, Any] | None:
         """What `home.json` says; None where the home has no mark."""

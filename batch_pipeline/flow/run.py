@@ -103,6 +103,7 @@ class _Run:
         # A redrive touches no other items: their changes in the input are for the next run.
         finishes_redrive = steps.is_redriven(state.night, state.snapshot)
         while True:
+            pipeline.mark.check_there()
             if state.night.held_at is None and _nothing_pending(state):
                 # What changed while batches were in flight is taken up here.
                 steps.take_input(pipeline, spec, night)

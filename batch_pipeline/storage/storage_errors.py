@@ -53,11 +53,7 @@ _OF_STORES = {
 def explain(error: BaseException, home: str) -> BatchPipelineError | None:
     """The error to show to a person; None where the storage is not to blame."""
     if "://" not in home and _is_removed(Path(home), error):
-        return StorageError(
-            f"The home {home} is gone, or its ledger is: it was removed or exchanged while this "
-            "process ran. Nothing was sent since. Put it back as it was and run again; if it is "
-            "lost, a backup and `batch-pipeline recover` bring back what was bought."
-        )
+        return StorageError(removed(home))
     for cause in _causes(error):
         if "://" in home and _is_unreachable(cause):
             return StorageError(
@@ -83,6 +79,15 @@ def explain(error: BaseException, home: str) -> BatchPipelineError | None:
                 "does, that goes on from here."
             )
     return None
+
+
+def removed(home: str) -> str:
+    """The message that a home is gone."""
+    return (
+        f"The home {home} is gone, or the mark in it is: it was removed or exchanged while this "
+        "process ran. Put it back as it was and run again; if it is lost, a backup and "
+        "`batch-pipeline recover` bring back what was bought, which is still at the API."
+    )
 
 
 def is_damage(error: BaseException) -> bool:
