@@ -249,8 +249,13 @@ def _normalized(text: str, *, relative_allowed: bool) -> str:
     if url.drivername in {"postgresql", "postgres"}:
         # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and the extra brings psycopg2.
         return url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
-    if url.get_backend_name() != "sqlite":
+    if url.get_backend_name() == "postgresql":
         return text
+    if url.get_backend_name() != "sqlite":
+        raise UsageError(
+            f"{name} names a database of the kind {url.get_backend_name()!r}; a ledger is kept in "
+            "sqlite or postgresql"
+        )
     if url.database in {None, "", ":memory:"}:
         raise UsageError(
             f"{name} is a SQLite database in memory, which forgets what was paid for when the "

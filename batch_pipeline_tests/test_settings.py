@@ -135,6 +135,11 @@ def test_relative_places_are_made_absolute_for_the_command_line(
     assert read(LEDGER_URL="sqlite:///x.db").ledger_url == f"sqlite:///{tmp_path}/x.db"
 
 
+def test_a_ledger_in_another_database_is_refused() -> None:
+    with pytest.raises(UsageError, match="kept in sqlite or postgresql"):
+        read(LEDGER_URL="mysql://u:p@host/db")
+
+
 @pytest.mark.parametrize("variable", ["HOME", "LEDGER_URL"])
 def test_relative_places_are_refused_for_dagster(variable: str) -> None:
     value = {"HOME": ".home", "LEDGER_URL": "sqlite:///x.db"}[variable]

@@ -51,7 +51,13 @@ class Files:
         self.is_remote = "://" in home
         self._fs: Any = None
         if self.is_remote:
-            self._fs, self._root = url_to_fs(self.home)
+            try:
+                self._fs, self._root = url_to_fs(self.home)
+            except (ImportError, ValueError) as error:
+                raise UsageError(
+                    f"BATCH_PIPELINE_HOME is {self.home}, which cannot be used: {error}. For s3:// "
+                    "and gs:// install batch-pipeline[s3] or batch-pipeline[gcs]."
+                ) from error
         else:
             self._root = self.home
         self._shared = 0 if self.is_remote else shared_with_group(Path(self._root))

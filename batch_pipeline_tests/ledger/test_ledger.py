@@ -138,6 +138,11 @@ def test_a_ledger_that_cannot_be_opened_says_what_to_check(tmp_path: Path) -> No
         Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
 
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(LedgerError, match=r"install batch-pipeline\[postgres\]"):
+        Ledger("postgresql+driver_of_tomorrow://host/db")
+
+
 def test_sums_of_amounts_are_exact_beyond_64_bits(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
     amounts = [Decimal("9000000.000000000001")] * 3

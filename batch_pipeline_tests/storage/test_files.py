@@ -167,3 +167,8 @@ def test_the_staging_of_a_remote_home_is_closed_to_other_users() -> None:
         assert path.parent.stat().st_mode & 0o077 == 0
         path.write_bytes(b"x")
     assert not path.parent.exists()
+
+
+def test_a_home_of_an_unknown_kind_says_what_to_install() -> None:
+    with pytest.raises(UsageError, match=r"BATCH_PIPELINE_HOME is foo://x/y.*batch-pipeline\[s3\]"):
+        Files("foo://x/y")

@@ -55,7 +55,13 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = _create_engine(url)
+        try:
+            self._engine = _create_engine(url)
+        except (ImportError, sa.exc.NoSuchModuleError) as error:
+            raise LedgerError(
+                f"The ledger cannot be opened: {error}. For PostgreSQL install "
+                "batch-pipeline[postgres]."
+            ) from error
         self._closed = False
         try:
             self._prepare_schema()
