@@ -1,10 +1,13 @@
 """Joins over Parquet files in bounded memory, from which the state of each item follows.
 
-DuckDB does the joining and Arrow the reading, so that remote homes work the same way.
+DuckDB does the joining. Files on a disk are read by Arrow. Files of a remote home are read by
+DuckDB itself: Arrow starts a scan while it holds Python's lock, and may then wait for a thread in
+which fsspec opens a file and waits for that lock, for ever.
 """
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -43,9 +46,46 @@ def tables(
         }
         with closing(duckdb.connect(config=config)) as connection:
             for name, (paths, schema) in sources.items():
-                data = files.dataset(paths, schema) if paths else schema.empty_table()
-                connection.register(name, data)
+                add_files(connection, name, [(files, paths)], schema)
             yield connection
+
+
+def add_files(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    sources: Sequence[tuple[Files, Sequence[str]]],
+    schema: pa.Schema,
+) -> None:
+    """Make Parquet files the table `name`, in place of a table of that name.
+
+    Without files it is empty, and a column that a file lacks is NULL.
+    """
+    import pyarrow.dataset as ds  # noqa: PLC0415  # heavy, as DuckDB is
+
+    sources = [(files, paths) for files, paths in sources if paths]
+    if not any(files.is_remote for files, _ in sources):
+        found = [files.dataset(paths, schema) for files, paths in sources]
+        connection.register(name, ds.dataset(found) if found else schema.empty_table())
+        return
+    connection.register(f"{name}_columns", schema.empty_table())
+    pieces = [f"{name}_columns"]
+    for number, (files, paths) in enumerate(sources):
+        pieces.append(f"{name}_{number}")
+        if files.is_remote:
+            _register_filesystem(connection, files)
+            urls = [glob.escape(url) for url in files.urls(paths)]
+            connection.read_parquet(urls, union_by_name=True).create_view(pieces[-1])
+        else:
+            connection.register(pieces[-1], files.dataset(paths, schema))
+    union = " UNION ALL BY NAME ".join(f"SELECT * FROM {piece}" for piece in pieces)  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {union}")
+
+
+def _register_filesystem(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+    protocol = files.filesystem.protocol
+    name = protocol if isinstance(protocol, str) else protocol[0]
+    if not connection.filesystem_is_registered(name):
+        connection.register_filesystem(files.filesystem)
 
 
 def batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:

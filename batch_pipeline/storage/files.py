@@ -254,6 +254,16 @@ class Files:
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:
             return parquet.read(columns=list(columns), use_threads=False).select(columns)
 
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of a remote home."""
+        return self._fs
+
+    def urls(self, paths: Sequence[str]) -> list[str]:
+        """Where a remote home's files are, for programs that are given its `filesystem`."""
+        protocol = self.home.partition("://")[0]
+        return [f"{protocol}://{self._root}/{path}" for path in paths]
+
     def dataset(self, paths: Sequence[str], schema: pa.Schema | None = None) -> ds.Dataset:
         """Parquet files as one Arrow dataset, in the order given; at least one path.
 

@@ -119,7 +119,7 @@ def test_a_model_without_a_price_is_no_surprise_on_the_bill(offline: Program) ->
 
 def test_nobody_listens(offline: Program) -> None:
     job = offline.declare("review", documents(1))
-    ended = offline("run", job, "--json", ANTHROPIC_API_KEY=KEY)
+    ended = offline("run", job, "--no-wait", "--json", ANTHROPIC_API_KEY=KEY)
     assert ended.code == 1
     assert ended.error["code"] == "api"
     assert "ANTHROPIC_BASE_URL" in ended.error["message"]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.flow import joins
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -41,10 +43,9 @@ def path_of(snapshot: NewSnapshot) -> str:
 
 def add_table(connection: duckdb.DuckDBPyConnection, files: Files, snapshot: NewSnapshot) -> None:
     """Make the decisions of a snapshot, which lies in `files`, the table `decisions`."""
-    connection.register("decisions_file", files.dataset([path_of(snapshot)]))
+    joins.add_files(connection, "decisions_file", [(files, [path_of(snapshot)])], SCHEMA)
     # A table and not a view: it is joined with each part of the snapshot.
     connection.execute("CREATE TEMP TABLE decisions AS FROM decisions_file")
-    connection.unregister("decisions_file")
 
 
 def followers(

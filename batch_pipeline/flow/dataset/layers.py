@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow.dataset as ds
-
+from batch_pipeline.flow import joins
 from batch_pipeline.flow.dataset.snapshot import ORDINALS_A_PIECE, SCHEMA
 from batch_pipeline.flow.paths import parts_in
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -57,8 +56,7 @@ def add_table(
 ) -> None:
     """Make the rows of all layers the table `name`."""
     _add_newer(connection, layers, name)
-    found = [files.dataset(paths) for files, paths in layers if paths]
-    connection.register(f"{name}_rows", ds.dataset(found) if found else SCHEMA.empty_table())
+    joins.add_files(connection, f"{name}_rows", layers, SCHEMA)
     connection.execute(_CURRENT.format(name))
 
 
@@ -74,7 +72,8 @@ def each_part(connection: duckdb.DuckDBPyConnection, layers: Layers, items: int)
     together = min(MOST_TOGETHER, max(1, ROWS_TOGETHER * count // max(1, items)))
     for files, paths in layers:
         for first in range(0, len(paths), together):
-            connection.register("snapshot_rows", files.dataset(paths[first : first + together]))
+            some = [(files, paths[first : first + together])]
+            joins.add_files(connection, "snapshot_rows", some, SCHEMA)
             connection.execute(_CURRENT.format("snapshot"))
             yield
 
@@ -83,5 +82,5 @@ def _add_newer(connection: duckdb.DuckDBPyConnection, layers: Layers, name: str)
     connection.execute(_NEWER.format(name))
     for files, paths in layers[1:]:
         if paths:
-            connection.register(f"{name}_rows", files.dataset(paths))
+            joins.add_files(connection, f"{name}_rows", [(files, paths)], SCHEMA)
             connection.execute(_ADD_NEWER.format(name))

@@ -138,8 +138,8 @@ class SettledRows:
         yield from self._selected(_ROWS_SET_ASIDE)
         for group in _groups(self._files, self._answers):
             # The view `answers` reads the files that have this name.
-            answers = self._files.dataset(group, ANSWERS_SCHEMA)
-            self._connection.register("collected_answers", answers)
+            found = [(self._files, group)]
+            joins.add_files(self._connection, "collected_answers", found, ANSWERS_SCHEMA)
             self._connection.execute(_ANSWERED)
             yield from self._selected(_ROWS_ANSWERED)
 
