@@ -259,7 +259,7 @@ class Files:
         """The fsspec filesystem of a remote home."""
         return self._fs
 
-    def urls(self, paths: Sequence[str]) -> list[str]:
+    def urls(self, paths: Sequence[str]) -> Sequence[str]:
         """Where a remote home's files are, for programs that are given its `filesystem`."""
         protocol = self.home.partition("://")[0]
         return [f"{protocol}://{self._root}/{path}" for path in paths]
