@@ -141,7 +141,7 @@ class AnthropicApi:
             return _created(response)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
-        return _patiently(
+        return self._patiently(
             lambda: _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
         )
 
@@ -157,16 +157,16 @@ class AnthropicApi:
                 raise unreadable(response)
             return _page(page)
 
-        return _patiently(ask)
+        return self._patiently(ask)
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
         path = f"{BATCHES}/{batch_id}/cancel"
-        return _patiently(lambda: _batch(self._client.post(path, cast_to=httpx2.Response)))
+        return self._patiently(lambda: _batch(self._client.post(path, cast_to=httpx2.Response)))
 
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
         # With a response as `cast_to` the SDK returns it unread; the stream class is not used.
-        stream: object = _patiently(
+        stream: object = self._patiently(
             lambda: self._client.get(
                 f"{BATCHES}/{batch_id}/results",
                 cast_to=httpx2.Response,
@@ -206,7 +206,7 @@ class AnthropicApi:
             except (KeyError, TypeError, ValueError) as error:
                 raise unreadable(response) from error
 
-        return _patiently(ask)
+        return self._patiently(ask)
 
     def models(self) -> Mapping[str, ModelInfo]:
         if self._models is None:
@@ -250,7 +250,7 @@ class AnthropicApi:
         try:
             # What the list holds does not matter here, nor that it can be read.
             query: Any = {"params": {"limit": 1}}
-            _patiently(
+            self._patiently(
                 lambda: json_of(self._client.get(BATCHES, cast_to=httpx2.Response, options=query))
             )
         except ApiFailure as failure:
@@ -274,6 +274,39 @@ class AnthropicApi:
                 "network and ANTHROPIC_BASE_URL, then run again: nothing is lost."
             ) from failure
 
+    def _patiently(self, ask: Callable[[], Answered]) -> Answered:
+        """What a read returns, repeated after failures that may pass: for a few seconds and no
+        longer; once with a new access token where the API refuses the present one.
+
+        How to go on after that is decided by the caller, who can say that it waits.
+        """
+        renewable = self._client.credentials is not None
+        for pause in READ_PAUSES:
+            try:
+                with failures():
+                    return ask()
+            except ApiFailure as failure:
+                if renewable and failure.status == 401 and failure.connected:
+                    renewable = False
+                    self._renew_token()
+                    continue
+                wanted = failure.retry_after or 0.0
+                if not _may_pass(failure) or wanted > LONGEST_READ_PAUSE:
+                    raise
+                wait = max(wanted, pause * (1 - 0.25 * random.random()))  # noqa: S311  # no secret
+                log.info("the API did not answer (%s); asked again in %.1f s", failure, wait)
+                time.sleep(wait)
+        with failures():
+            return ask()
+
+    def _renew_token(self) -> None:
+        """Let the SDK exchange the access token, which it does before its second try."""
+        query: Any = {"params": {"limit": 1}}
+        with failures():
+            self._client.with_options(max_retries=1).get(
+                BATCHES, cast_to=httpx2.Response, options=query
+            )
+
     def _note_headers(self, headers: Mapping[str, str]) -> None:
         self.workspace = headers.get(WORKSPACE_HEADER) or self.workspace
         self._note_simulator(headers)
@@ -287,26 +320,6 @@ class AnthropicApi:
                 f"{self._client.base_url} was {'a simulator' if self._simulated else 'the API'} "
                 "at first and is not any more: what answers has changed under a running process."
             )
-
-
-def _patiently(ask: Callable[[], Answered]) -> Answered:
-    """What a read returns, repeated after failures that may pass: for a few seconds and no longer.
-
-    How to go on after that is decided by the caller, who can say that it waits.
-    """
-    for pause in READ_PAUSES:
-        try:
-            with failures():
-                return ask()
-        except ApiFailure as failure:
-            wanted = failure.retry_after or 0.0
-            if not _may_pass(failure) or wanted > LONGEST_READ_PAUSE:
-                raise
-            wait = max(wanted, pause * (1 - 0.25 * random.random()))  # noqa: S311  # no secret
-            log.info("the API did not answer (%s); asked again in %.1f s", failure, wait)
-            time.sleep(wait)
-    with failures():
-        return ask()
 
 
 def _may_pass(failure: ApiFailure) -> bool:
