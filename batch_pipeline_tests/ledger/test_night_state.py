@@ -63,6 +63,7 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
         "it is tried again",
     ),
     (Kind.RUNNING, {"at_work": "its calls are made"}, "its calls are made", ""),
+    (Kind.BACKING_OFF, {"backing_off": "the API fails"}, "the API fails", ""),
     (
         Kind.SHORT_OF_BUDGET,
         {"short_of_budget": ShortOfBudget("budget.max", "$5 has no room")},
@@ -97,7 +98,7 @@ def test_each_kind_says_why_and_what_to_do(
     state = state_of(replace(NIGHT, **facts))
     assert (state.kind, state.reason) == (kind, reason)
     assert remedy in state.remedy
-    assert bool(state.remedy) is (kind not in (Kind.COMPLETE, Kind.RUNNING))
+    assert bool(state.remedy) is (kind not in (Kind.COMPLETE, Kind.RUNNING, Kind.BACKING_OFF))
     assert may_go(replace(NIGHT, **facts)) is (kind is Kind.OPEN)
 
 

@@ -115,6 +115,8 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
     columns = {
         **{name: table.column(name) for name in table.column_names},
         "unit": pa.array(units, pa.string()), "final": ours, "counted": ours,
+        # Not among the results: it is then taken from the tokens.
+        "other_way_usd": pa.nulls(len(first), ANSWERS_SCHEMA.field("other_way_usd").type),
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"
