@@ -15,6 +15,7 @@ import pytest
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline.storage.files import STAGING
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow.night_processes import CALLS, Plan
 from batch_pipeline_tests.support import (
@@ -183,6 +184,8 @@ def test_two_processes_share_a_night_over_postgres_and_a_home_elsewhere(
     assert set(rows) == {d["id"] for d in documents(ITEMS)}
     assert statuses(rows.values()) == {"succeeded": ITEMS}
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
+    # What is written aside gets its name or goes; an object store has no empty folders.
+    assert not [left for left in (home / STAGING).rglob("*") if left.is_file()]
 
 
 def test_two_pipelines_of_one_process_share_a_night(
