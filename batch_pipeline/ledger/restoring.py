@@ -122,21 +122,6 @@ def collected(
         transitions.collect(connection, found, total, cost)
 
 
-def drop_waiting(connection: Connection, night: Night) -> None:
-    """Drop shards that wait: what of their requests is open is planned anew.
-
-    An older ledger has shards whose requests were planned otherwise after it, and bought.
-    """
-    connection.execute(
-        sa.update(tables.shard)
-        .where(
-            tables.shard.c.night_id == night.id,
-            tables.shard.c.state == ShardState.WAITING.value,
-        )
-        .values(state=ShardState.DROPPED.value)
-    )
-
-
 def settled(connection: Connection, snapshot_id: int, counts: Mapping[str, int]) -> None:
     """Record how many items of a snapshot are settled, by status, in place of former counts."""
     items = tables.settled_items

@@ -131,6 +131,18 @@ def list_shards(connection: Connection, night_id: int, *states: ShardState) -> l
     return [_shard(row) for row in connection.execute(query).mappings()]
 
 
+def _waiting(night_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    """What is asked of a night's shards that wait."""
+    columns = tables.shard.c
+    return columns.night_id == night_id, columns.state == ShardState.WAITING.value
+
+
+def drop_waiting(connection: Connection, night_id: int) -> None:
+    """Drop the shards of a night that wait: what of their requests is open is planned anew."""
+    change = sa.update(tables.shard).where(*_waiting(night_id))
+    connection.execute(change.values(state=ShardState.DROPPED.value))
+
+
 def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
     """The first waiting shard, of one engine or of any, one that is to be split first left out:
     look-ups in indexes.
@@ -141,11 +153,7 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
     columns = tables.shard.c
     query = (
         sa.select(tables.shard)
-        .where(
-            columns.night_id == night_id,
-            columns.state == ShardState.WAITING.value,
-            columns.refused_by.is_(None),
-        )
+        .where(*_waiting(night_id), columns.refused_by.is_(None))
         .order_by(columns.engine, columns.id)
         .limit(1)
     )
@@ -164,11 +172,7 @@ def shards_to_split(connection: Connection, night_id: int) -> list[Shard]:
     columns = tables.shard.c
     query = (
         sa.select(tables.shard)
-        .where(
-            columns.night_id == night_id,
-            columns.state == ShardState.WAITING.value,
-            columns.refused_by > 0,
-        )
+        .where(*_waiting(night_id), columns.refused_by > 0)
         .order_by(columns.id)
     )
     return [_shard(row) for row in connection.execute(query).mappings()]
@@ -179,8 +183,7 @@ def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Sha
     query = (
         sa.select(tables.shard)
         .where(
-            tables.shard.c.night_id == night_id,
-            tables.shard.c.state == ShardState.WAITING.value,
+            *_waiting(night_id),
             tables.shard.c.engine == engine,
             tables.shard.c.refused_by.is_(None),
         )
@@ -200,9 +203,7 @@ def waiting_by_engine(connection: Connection, night_id: int) -> dict[Engine, int
     """Requests in shards that wait, by engine."""
     query = (
         sa.select(tables.shard.c.engine, sa.func.sum(tables.shard.c.requests))
-        .where(
-            tables.shard.c.night_id == night_id, tables.shard.c.state == ShardState.WAITING.value
-        )
+        .where(*_waiting(night_id))
         .group_by(tables.shard.c.engine)
     )
     return {engine: int(requests) for engine, requests in connection.execute(query)}
@@ -299,8 +300,7 @@ def waiting_size(connection: Connection, night_id: int, engine: Engine) -> tuple
     query = sa.select(
         sa.func.count(), sa.func.coalesce(sa.func.sum(tables.shard.c.bytes), 0)
     ).where(
-        tables.shard.c.night_id == night_id,
-        tables.shard.c.state == ShardState.WAITING.value,
+        *_waiting(night_id),
         tables.shard.c.engine == engine,
     )
     count, size = connection.execute(query).one()

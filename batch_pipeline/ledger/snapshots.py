@@ -13,11 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import nights, shards
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.shards import ShardState
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,7 @@ def replace_snapshot(
         )
     )
     snapshot_id = int(result.inserted_primary_key[0])  # type: ignore[index]
-    connection.execute(
-        sa.update(tables.shard)
-        .where(
-            tables.shard.c.night_id == night.id,
-            tables.shard.c.state == ShardState.WAITING.value,
-        )
-        .values(state=ShardState.DROPPED.value)
-    )
+    shards.drop_waiting(connection, night.id)
     nights.update_night(
         connection,
         night.id,

@@ -27,7 +27,7 @@ from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, restoring
+from batch_pipeline.ledger import accounts, nights, restoring, shards
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.identity import Sent
 from batch_pipeline.ledger.nights import Night
@@ -117,7 +117,8 @@ def restore(pipeline: Pipeline, part: Part) -> None:
                 whole = sum(each.answers for each in counted) >= sent.requests
                 booked = [(each.counts, each.cost_usd) for each in counted]
                 restoring.collected(connection, made, booked, whole=whole)
-        restoring.drop_waiting(connection, night)
+        # An older ledger has shards whose requests were planned otherwise after it, and bought.
+        shards.drop_waiting(connection, night.id)
         night = nights.get_night(connection, night.id)
         nights.update_night(
             connection,
