@@ -97,7 +97,7 @@ class Work:
 
 def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts:
     """USD for the work one way, at the tokens that are assumed."""
-    tiers = price.batch if mode == "batch" else price.realtime
+    tiers = price.tiers(mode)
     expected = sum(
         (
             _usd(tiers, work.shares, length, work.output.mean) * requests

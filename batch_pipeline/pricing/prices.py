@@ -112,14 +112,17 @@ class ModelPrice:
             return "stated by the job"
         return f"genai-prices {self.library_version}"
 
+    def tiers(self, mode: Mode) -> Tiers:
+        """The unit prices of one way."""
+        return self.batch if mode == "batch" else self.realtime
+
     def cost(self, usage: TokenUsage, *, mode: Mode) -> Decimal:
         """USD for the usage of one request, exact.
 
         The price tier follows from the length of the request's own prompt, so that usages of
         several requests must not be added up before they are priced.
         """
-        tiers = self.batch if mode == "batch" else self.realtime
-        return tiers.at(usage.prompt_tokens).cost(usage)
+        return self.tiers(mode).at(usage.prompt_tokens).cost(usage)
 
     def upper_bound(
         self,
@@ -136,8 +139,7 @@ class ModelPrice:
         for no `caching` that is plain input. The tokens are those of one request, or of several
         whose longest prompt has `longest` tokens: all count at the dearest tier that it may reach.
         """
-        tiers = self.batch if mode == "batch" else self.realtime
-        reachable = tiers.up_to(input_tokens if longest is None else longest)
+        reachable = self.tiers(mode).up_to(input_tokens if longest is None else longest)
         dearest_input = max(
             max(prices.input, prices.cache_write_5m, prices.cache_write_1h, prices.cache_read)
             if caching
@@ -155,8 +157,6 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
     would answer with the standard price, silently), or without one of the five token classes, and
     for a data residency whose factor is not known.
     """
-    # 1.6 MB of prices as Python code: not loaded by commands that price nothing.
-
     if at.tzinfo is None:
         raise ValueError("a price needs a time with a zone")
     version = genai_prices.__version__
@@ -166,13 +166,12 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
         raise UsageError(
             f"no price is known for inference_geo {inference_geo!r}. Use 'us' or 'global'."
         ) from None
-    try:
-        _, model = get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)
-    except LookupError:
+    model = _find_model(model_id)
+    if model is None:
         raise UsageError(
             f"model {model_id!r} has no price in genai-prices {version}. Check model_id for a "
             "typing error, or update genai-prices."
-        ) from None
+        )
 
     standard = model.get_prices(at).__dict__
     batch = _batch_prices(model, at)
@@ -191,10 +190,8 @@ def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None)
 
 def library_id(model_id: str) -> str | None:
     """The library's id for a model, the same for its dated and undated names; None: not known."""
-    try:
-        return get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)[1].id
-    except LookupError:
-        return None
+    model = _find_model(model_id)
+    return None if model is None else model.id
 
 
 def stated_price(
@@ -209,12 +206,16 @@ def stated_price(
         UnitPrices(*(Decimal(str(stated[mode][key])).scaleb(-6) for key in UnitPrices._fields))
         for mode in ("batch", "realtime")
     )
-    try:
-        _, model = get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)
-        web_search = _web_search(model, at)
-    except LookupError:
-        web_search = None
+    model = _find_model(model_id)
+    web_search = None if model is None else _web_search(model, at)
     return ModelPrice(model_id, None, Tiers((), (batch,)), Tiers((), (realtime,)), web_search)
+
+
+def _find_model(model_id: str) -> ModelInfo | None:
+    try:
+        return get_snapshot().find_provider_model(model_id, None, _PROVIDER, None)[1]
+    except LookupError:
+        return None
 
 
 def _web_search(model: ModelInfo, at: datetime) -> Decimal | None:

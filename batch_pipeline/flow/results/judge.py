@@ -95,7 +95,7 @@ class LineJudge:
         earlier: tuple[int, int] = (0, 0),
     ) -> None:
         declaration = Declaration.from_json(snapshot.declaration)
-        tiers = price.batch if submission.engine == "batch" else price.realtime
+        tiers = price.tiers(submission.engine)
         self._submission = submission
         self._max_attempts = retry.max_attempts
         self._room = MoreRoom.of(retry, declaration)
