@@ -63,6 +63,7 @@ class Biller:
 
     def __init__(self, declaration: Declaration, submission: Submission, price: ModelPrice) -> None:
         self._declared, self._price = declaration, price
+        self._searches = searches_bound(declaration, price)
         self._mode: Mode = submission.engine
         self._at = datetime.fromtimestamp(submission.intent_at, UTC)
         self._stated = submission.stated_prices
@@ -110,6 +111,11 @@ class Biller:
         plain = self._more(TokenUsage(*(tokens or ())), self._price)
         billed, other_way = map(sum, zip(plain, *parts, strict=True))
         return Bill(billed, other_way, price)
+
+    def upper_bound(self, request_bytes: int, max_tokens: int, bill: Bill | None = None) -> Decimal:
+        """The most in USD that a request can have cost, beside what is known of its bill."""
+        price, searches = (self._price, self._searches) if bill is None else (bill.price, 0)
+        return price.upper_bound(request_bytes, max_tokens, self._mode) + searches
 
     @property
     def _ways(self) -> tuple[Mode, Mode]:

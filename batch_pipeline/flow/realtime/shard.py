@@ -26,7 +26,7 @@ from batch_pipeline.flow.dataset.requests import (
     custom_id,
     parse_custom_id,
 )
-from batch_pipeline.flow.gates.billing import Biller, searches_bound
+from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
@@ -93,9 +93,8 @@ class OpenShard:
         self._asked = variants.declarations_of(manifest, self.declaration)
         self._manifest = manifest.to_pydict()
         sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
-        self._price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
-        self._biller = Biller(self.declaration, intent.submission, self._price)
-        self._searches = searches_bound(self.declaration, self._price)
+        price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
+        self._biller = Biller(self.declaration, intent.submission, price)
         self._answered = bytearray(intent.shard.requests)
         self._ended: list[_Ended] = []
         self._lock = threading.Lock()
@@ -224,8 +223,7 @@ class OpenShard:
         most = self._asked[self._manifest["variant"][number]].max_tokens
         size = self._manifest["request_bytes"][number]
         with self._lock:
-            bound = self._price.upper_bound(size, most, "realtime") + self._searches
-            self._lost_usd += lost * bound
+            self._lost_usd += lost * self._biller.upper_bound(size, most)
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
         outcome = outcomes.of_result(result, tools_asked_for=self._tools)

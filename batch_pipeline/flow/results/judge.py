@@ -28,7 +28,7 @@ from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
-from batch_pipeline.flow.gates.billing import Bill, Biller, searches_bound
+from batch_pipeline.flow.gates.billing import Bill, Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
@@ -102,9 +102,7 @@ class LineJudge:
         self._reader = AnswerReader(declaration.output_schema)
         self._tools = "tool_choice" in declaration.params
         self._tier_starts, self._prices = tiers.starts, tiers.picodollars()
-        self._price = price
         self._biller = Biller(declaration, submission, price)
-        self._searches = searches_bound(declaration, price)
         # What answers whose bill is not that of their tokens would have cost the other way.
         self._other_way: dict[int, int] = {}
         self._asked = variants.declarations_of(manifest, declaration)
@@ -341,7 +339,8 @@ class LineJudge:
             self._add_letters(number, outcome, message)
         if tokens is None:
             tokens = _NO_TOKENS
-            self._estimated += self._bound(number, bill)
+            most = self._asked[self._variants[number]].max_tokens
+            self._estimated += self._biller.upper_bound(self._sizes[number], most, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
         if prompt:
             self._measured_answers += 1
@@ -355,12 +354,6 @@ class LineJudge:
             number, final, counted, outcome.status, content, parsed, stop_reason,
             outcome.error_type, message, model, *tokens, cost,
         )  # fmt: skip
-
-    def _bound(self, number: int, bill: Bill | None) -> Decimal:
-        """The most in USD that a request can have cost, beside what is known of its bill."""
-        most = self._asked[self._variants[number]].max_tokens
-        price, searches = (self._price, self._searches) if bill is None else (bill.price, 0)
-        return price.upper_bound(self._sizes[number], most, self._submission.engine) + searches
 
     def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
         """What a result that is no success means for this request of this submission."""
