@@ -20,7 +20,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.pricing.prices import Mode, ModelPrice, Tiers, library_id
+from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice, library_id
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
@@ -69,6 +69,33 @@ class Priced:
     submission: Submission
     model_id: str
     price: ModelPrice
+
+
+@dataclass(frozen=True)
+class TierSums:
+    """Sums over answers of one mode and price tier; `tier` is a position in `Tiers.prices`.
+
+    `model` answered, and would have cost `other_way_usd` by the other way: both are None where the
+    tokens at the declared model's price are all that was billed.
+    """
+
+    mode: Mode
+    tier: int
+    model: str | None
+    answers: int
+    usd: Decimal
+    other_way_usd: Decimal | None
+    tokens: TokenUsage
+
+    def plain_usd(self, price: ModelPrice, way: Mode) -> Decimal:
+        """USD for the tokens alone, at this price and by this way."""
+        return price.tiers(way).prices[self.tier].cost(self.tokens)
+
+    def usd_by(self, way: Mode, price: ModelPrice) -> Decimal:
+        """USD by this way; `price` is that of the declared model."""
+        if self.other_way_usd is None:
+            return self.plain_usd(price, way)
+        return self.usd if self.mode == way else self.other_way_usd
 
 
 @dataclass(frozen=True)
@@ -130,21 +157,16 @@ def _by_model(
     for (model_id, price, duplicates), group in groups.items():
         files = answer_paths(night, group, duplicates=duplicates)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
-            rows = connection.execute(by_tier(price.realtime.starts)).fetchall()
-        for mode, tier, answered, answers, usd, other_way, *sums in rows:
-            tokens = TokenUsage(*map(int, sums))
-            if other_way is None:
-                in_realtime = price.realtime.prices[int(tier)].cost(tokens)
-            else:
-                in_realtime = Decimal(usd if mode == "realtime" else other_way)
+            rows = by_tier(connection, price.realtime.starts)
+        for row in rows:
             usage = ModelUsage(
                 model_id=model_id,
-                price_model=_price_model(answered, model_id, price),
-                mode=str(mode),
-                answers=int(answers),
-                tokens=tokens,
-                usd=Decimal(usd),
-                counterfactual_usd=in_realtime,
+                price_model=_price_model(row.model, model_id, price),
+                mode=row.mode,
+                answers=row.answers,
+                tokens=row.tokens,
+                usd=row.usd,
+                counterfactual_usd=row.usd_by("realtime", price),
             )
             way = (model_id, usage.price_model, usage.mode)
             found[way] = found[way] + usage if way in found else usage
@@ -158,35 +180,37 @@ def _price_model(answered: str | None, declared: str, price: ModelPrice) -> str:
     return library_id(answered) or price.matched_model
 
 
-def by_tier(starts: Sequence[int]) -> str:
-    """The query for sums by mode and price tier; `starts` are those of `Tiers`.
-
-    Columns of a row: mode, tier (a position in `Tiers.prices`), the model that answered, billed
-    answers, USD, USD the other way, and tokens by class. The model and the other way are NULL where
-    the tokens at the declared model's price are all that was billed.
-    """
+def by_tier(connection: duckdb.DuckDBPyConnection, starts: Sequence[int]) -> list[TierSums]:
+    """The table `answers` by mode and price tier; `starts` are those of `Tiers`."""
     tier = " + ".join(f"CAST({_PROMPT} > {start} AS INTEGER)" for start in starts) or "0"
     sums = ", ".join(f"sum({name})" for name in TOKENS)
-    return _BY_TIER.format(tier=tier, billed=_BILLED, sums=sums)
+    query = _BY_TIER.format(tier=tier, billed=_BILLED, sums=sums)
+    return [
+        TierSums(
+            mode=mode,
+            tier=int(place),
+            model=model,
+            answers=int(answers),
+            usd=Decimal(usd),
+            other_way_usd=None if other_way is None else Decimal(other_way),
+            tokens=TokenUsage(*map(int, tokens)),
+        )
+        for mode, place, model, answers, usd, other_way, *tokens in connection.execute(
+            query
+        ).fetchall()
+    ]
 
 
 def fees_of_an_answer(
     connection: duckdb.DuckDBPyConnection, price: ModelPrice
 ) -> dict[Mode, Decimal]:
     """What the mean answer of the table `answers` costs beside its tokens at a price, by mode."""
-    answers = 0
-    fees: dict[Mode, Decimal] = {"batch": ZERO, "realtime": ZERO}
-    tiers: dict[Mode, Tiers] = {"batch": price.batch, "realtime": price.realtime}
-    for mode, tier, _, billed, usd, other_way, *sums in connection.execute(
-        by_tier(price.batch.starts)
-    ).fetchall():
-        answers += int(billed)
-        if other_way is None:
-            continue
-        tokens = TokenUsage(*map(int, sums))
-        for way, tier_prices in tiers.items():
-            cost = Decimal(usd if way == mode else other_way)
-            fees[way] += cost - tier_prices.prices[int(tier)].cost(tokens)
+    rows = by_tier(connection, price.batch.starts)
+    answers = sum(row.answers for row in rows)
+    fees = {
+        way: sum((row.usd_by(way, price) - row.plain_usd(price, way) for row in rows), ZERO)
+        for way in MODES
+    }
     return {way: amount / answers for way, amount in fees.items() if amount and answers}
 
 

@@ -16,7 +16,6 @@ from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice
-from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.report import DeadlineCost
 
 
@@ -38,14 +37,10 @@ def of_night(
     for price, group in groups.items():
         files = answer_paths(night, group)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
-            rows = connection.execute(answer_sums.by_tier(price.batch.starts)).fetchall()
-        for _, tier, _, answers, usd, other_way, *sums in rows:
-            requests += int(answers)
-            realtime += Decimal(usd)
-            if other_way is None:
-                batch += price.batch.prices[int(tier)].cost(TokenUsage(*map(int, sums)))
-            else:
-                batch += Decimal(other_way)
+            rows = answer_sums.by_tier(connection, price.batch.starts)
+        requests += sum(row.answers for row in rows)
+        realtime += sum((row.usd for row in rows), Decimal(0))
+        batch += sum((row.usd_by("batch", price) for row in rows), Decimal(0))
     return DeadlineCost(
         datetime.fromtimestamp(night.deadline_at, UTC), _met(state), requests, realtime, batch
     )
