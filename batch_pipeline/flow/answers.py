@@ -44,8 +44,6 @@ _WITH_REDRIVEN = """
 _WITHOUT_REDRIVEN = "CREATE TEMP VIEW answers AS SELECT *, false AS redriven FROM collected_answers"
 _OVERLAID_SCHEMA = pa.schema([("unit", pa.string())])
 _REDRIVEN_SCHEMA = pa.schema([("token", pa.string()), ("status", pa.string())])
-
-
 # In the names of files with what a submission's first publication lacked.
 REST = "-rest"
 
@@ -94,6 +92,11 @@ def answer_paths(
         if submission.duplicate is duplicates
         for name in submission.answer_files or _answer_files(submission)
     ]
+
+
+def next_suffix(submission: submissions.Submission) -> str:
+    """What the names of the files end with that a submission's next publication makes."""
+    return "" if submission.published is None else REST
 
 
 def _answer_files(submission: submissions.Submission) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths, publishing
-from batch_pipeline.flow.answers import REST
+from batch_pipeline.flow.answers import next_suffix
 from batch_pipeline.flow.costs import answer_sums, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.dataset.requests import Declaration
@@ -292,7 +292,7 @@ def _attributed(pipeline: Pipeline, state: Progress) -> Decimal:
         return ZERO
     folder = paths.results(state.night.job, state.night.partition)
     pending = {
-        f"{folder}/{s.batch_id or s.token}{'' if s.published is None else REST}.parquet"
+        f"{folder}/{s.batch_id or s.token}{next_suffix(s)}.parquet"
         for s in state.submissions
         if s.state is not State.COLLECTED
     }

@@ -48,8 +48,6 @@ from batch_pipeline.ledger.sums import Counts
 
 log = logging.getLogger(__name__)
 
-ABSENT = lines.ABSENT
-
 
 @dataclass(frozen=True)
 class _Staged:
@@ -154,7 +152,7 @@ def _none_if_absent(blocks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from blocks
     except ApiFailure as failure:
-        if failure.status not in ABSENT:
+        if failure.status not in lines.ABSENT:
             raise
 
 
@@ -224,7 +222,7 @@ def _answers_file(pipeline: Pipeline, night: Night, submission: Submission, stag
     has a name of its own, so that two collectors do not write the same.
     """
     folder = paths.answers(night.job, night.partition, night.account)
-    name = f"{submission.token}{_rest(submission)}"
+    name = f"{submission.token}{night_answers.next_suffix(submission)}"
     if not pipeline.files.is_remote:
         return f"{folder}/{name}.parquet"
     path = f"{folder}/{name}-{uuid.uuid4().hex[:8]}.parquet"
@@ -232,14 +230,10 @@ def _answers_file(pipeline: Pipeline, night: Night, submission: Submission, stag
     return path
 
 
-def _rest(submission: Submission) -> str:
-    return "" if submission.published is None else night_answers.REST
-
-
 def _named(night: Night, submission: Submission, staged: _Staged, *, shown: bool) -> list[Named]:
     """The names of a submission's raw lines, and of its results where the folder shows them."""
     job, partition = night.job, night.partition
-    name = f"{submission.batch_id or submission.token}{_rest(submission)}"
+    name = f"{submission.batch_id or submission.token}{night_answers.next_suffix(submission)}"
     named = [(staged.raw, f"{paths.raw(job, partition)}/{name}.jsonl.zst")]
     if shown:
         named.append((staged.results, f"{paths.results(job, partition)}/{name}.parquet"))

@@ -12,7 +12,7 @@ import logging
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import collection
+from batch_pipeline.flow.results import collection, lines
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import RetrySpec
@@ -66,7 +66,7 @@ def why_gone(
             at <= submission.accepted_at + RESULTS_KEPT_SECONDS
         )
         archived = batch is not None and batch.archived
-        if error.status not in collection.ABSENT or (kept and not archived):
+        if error.status not in lines.ABSENT or (kept and not archived):
             return None
         return "the API has deleted the results of its batch: they are kept for 29 days"
     waited = at - (submission.ended_at if submission.ended_at is not None else at)
@@ -91,7 +91,7 @@ def _why_gone(
                 pipeline.settings.poll_seconds,
                 error.retry_after or 0.0,
             )
-        if error.status not in collection.ABSENT:
+        if error.status not in lines.ABSENT:
             return None
         try:
             batch = pipeline.api.retrieve_batch(submission.batch_id)
