@@ -111,6 +111,10 @@ class Submission:
         """What the answers are billed that are published while others are missing, in USD."""
         return Decimal(0) if self.published is None else Decimal(self.published["cost_usd"])
 
+    def until_download(self, at: float) -> float:
+        """Seconds until its results may be downloaded; 0: now."""
+        return max(0.0, (self.next_download_at or at) - at)
+
     @property
     def tokens(self) -> dict[str, int]:
         """Billed tokens by class."""

@@ -160,7 +160,7 @@ def _is_answered_now(submission: Submission, now: float) -> bool:
     """Whether the pilot's answers are on their way: at the API, or in another process's hands."""
     if submission.state is State.CALLING:
         return submission.lease_until > now
-    return submission.state is not State.ENDED or (submission.next_download_at or 0.0) > now
+    return submission.state is not State.ENDED or submission.until_download(now) > 0
 
 
 def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue) -> int | None:

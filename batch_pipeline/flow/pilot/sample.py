@@ -135,7 +135,7 @@ def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> W
     watch = breaker.Watch(pipeline, spec.alerts, night)
     looked_at: set[int] = set()
     for submission in ended:
-        if (submission.next_download_at or 0.0) > at:
+        if submission.until_download(at):
             continue
         try:
             lost_results.collect(pipeline, night, submission, spec.retry)

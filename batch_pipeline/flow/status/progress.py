@@ -84,7 +84,7 @@ class Progress:
     def collectable(self) -> int:
         """Of the requests to collect, those whose results are to be downloaded now."""
         ended = (s for s in self.live if s.state is State.ENDED)
-        return sum(s.requests for s in ended if (s.next_download_at or 0.0) <= self.at)
+        return sum(s.requests for s in ended if not s.until_download(self.at))
 
     @property
     def called(self) -> int:

@@ -321,7 +321,7 @@ def _waits_for(submission: Submission, at: float) -> str:
 
 def _missing_lines(submission: Submission, name: str, at: float) -> NightWarning:
     """What is missing of a batch whose results are fetched again and again."""
-    rest = max(0.0, (submission.next_download_at or at) - at)
+    rest = submission.until_download(at)
     kept = ""
     if submission.published is not None:
         kept = "The other answers are published"
@@ -339,7 +339,7 @@ def _missing_lines(submission: Submission, name: str, at: float) -> NightWarning
 
 def _failed_download(submission: Submission, name: str, at: float) -> NightWarning:
     """The results of a batch that the API does not give now."""
-    rest = max(0.0, (submission.next_download_at or at) - at)
+    rest = submission.until_download(at)
     waited = at - (submission.ended_at if submission.ended_at is not None else at)
     return NightWarning(
         "download_failed",
