@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -220,6 +220,18 @@ class Files:
                 return file.read()
         except FileNotFoundError:
             return None
+
+    def decompressed(self, path: str, size: int = 1 << 20) -> Generator[bytes]:
+        """The content of a zstd file, at most `size` bytes at a time.
+
+        Raises ZstdError at a frame that is damaged; one that was cut off ends without an error.
+        """
+        import zstandard  # noqa: PLC0415  # as below
+
+        with self.open(path) as file:
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+            while block := reader.read(size):
+                yield block
 
     def glob(self, pattern: str) -> list[str]:
         """The paths of the files that a pattern with `*` in any of its parts matches, sorted."""

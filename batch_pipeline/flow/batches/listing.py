@@ -6,7 +6,7 @@ Belongs here: reading alone. What a listed batch means for a submission is decid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -94,19 +94,24 @@ def token_of(api: Api, batch_id: str) -> str | None:
     Reads the first lines alone. Raises ApiFailure where no custom id can be read, which tells
     nothing.
     """
-    told = False
     with api.stream_results(batch_id) as chunks:
-        for name in islice(_custom_ids(chunks), LINES_TOLD_BY):
-            told = True
-            parsed = parse_custom_id(name)
-            if parsed is not None:
-                return parsed[0]
+        return token_in(chunks)
+
+
+def token_in(chunks: Iterable[bytes]) -> str | None:
+    """`token_of` of results that are there, as chunks of bytes."""
+    told = False
+    for name in islice(_custom_ids(chunks), LINES_TOLD_BY):
+        told = True
+        parsed = parse_custom_id(name)
+        if parsed is not None:
+            return parsed[0]
     if not told:
         raise ApiFailure(200, None, None, "none of its result lines can be read")
     return None
 
 
-def _custom_ids(chunks: Iterator[bytes]) -> Iterator[str]:
+def _custom_ids(chunks: Iterable[bytes]) -> Iterator[str]:
     """The custom ids of the lines that have a readable one."""
     for line in _lines(chunks):
         try:
@@ -117,7 +122,7 @@ def _custom_ids(chunks: Iterator[bytes]) -> Iterator[str]:
             yield name
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")

@@ -120,12 +120,10 @@ def read_lines(files: Files, folder: str, token: str) -> Iterator[bytes]:
     for path in files.list(folder, ".jsonl.zst"):
         if not path.rsplit("/", 1)[-1].startswith(f"{token}-"):
             continue
-        with files.open(path) as file:
-            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            rest = b""
-            try:
-                while chunk := reader.read(1 << 20):
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    yield from filter(None, lines)
-            except zstandard.ZstdError:
-                continue
+        rest = b""
+        try:
+            for block in files.decompressed(path):
+                *lines, rest = (rest + block).split(b"\n")
+                yield from filter(None, lines)
+        except zstandard.ZstdError:
+            continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeGuard
@@ -19,8 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import REST
+from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
@@ -114,7 +117,7 @@ class _Home:
         for path in self._files.glob("*/raw/partition=*/*.jsonl.zst"):
             job, _, partition, name = path.split("/")
             batch_id = name.removesuffix(".jsonl.zst")
-            token = None if batch_id.endswith(REST) else _first_token(self._files, path)
+            token = None if batch_id.endswith(REST) else _token_in(self._files, path)
             if self._is_wanted(token):
                 one = self.submission(token, job, partition)
                 one.raw, one.batch_id = True, batch_id
@@ -145,18 +148,14 @@ def _look_at(one: Found, rows: list[dict[str, Any]]) -> None:
             one.model = one.model or row["model"]
 
 
-def _first_token(files: Files, path: str) -> str | None:
-    with files.open(path) as file:
+def _token_in(files: Files, path: str) -> str | None:
+    """The token in a file of raw lines; None where there is none, or none can be read."""
+    # Few at a time: what is damaged further on in the file does not matter here.
+    with closing(files.decompressed(path, 1 << 16)) as chunks:
         try:
-            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            head = reader.read(1 << 16)
-            while b"\n" not in head and (more := reader.read(1 << 20)):
-                head += more
-            name = orjson.loads(head.split(b"\n")[0])["custom_id"]
-        except (zstandard.ZstdError, ValueError, KeyError, TypeError):
+            return listing.token_in(chunks)
+        except (zstandard.ZstdError, ApiFailure):
             return None
-    parsed = parse_custom_id(name)
-    return None if parsed is None else parsed[0]
 
 
 def _results(files: Files) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.results.lines import ABSENT
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import listed_batches, submissions
 from batch_pipeline.ledger.submissions import State
@@ -97,7 +98,7 @@ def _attribute(
     try:
         token = listing.token_of(pipeline.api, batch.id)
     except ApiFailure as failure:
-        gone = failure.status in (400, 404, 410) and _is_old(batch)
+        gone = failure.status in ABSENT and _is_old(batch)
         if not gone:
             log.info("batch %s cannot be told apart yet: %s", batch.id, failure)
             found.unreadable.append(batch.id)

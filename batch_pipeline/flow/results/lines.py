@@ -78,10 +78,7 @@ def _of_batch(pipeline: Pipeline, night: Night, batch_id: str, raw: Path) -> Gen
         kept = f"{paths.raw(night.job, night.partition)}/{batch_id}.jsonl.zst"
         if failure.status not in ABSENT or not pipeline.files.glob(kept):
             raise
-        with pipeline.files.open(kept) as file:
-            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            while chunk := reader.read(BLOCK_BYTES):
-                yield chunk
+        yield from pipeline.files.decompressed(kept)
 
 
 def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes]:
