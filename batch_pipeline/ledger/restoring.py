@@ -6,14 +6,14 @@ Belongs here: the rows. What they are made from is read in `flow.recovery`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import listed_batches, shards, snapshots, submissions, transitions
+from batch_pipeline.ledger import shards, snapshots, submissions, transitions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.identity import Sent
@@ -46,13 +46,7 @@ def snapshot(connection: Connection, night: Night, new: NewSnapshot) -> int:
     for known_id, found in snapshots.snapshots_of(connection, night.id).items():
         if found.folder == new.folder:
             return known_id
-    columns = {**vars(new), "below": [asdict(layer) for layer in new.below]}
-    added = connection.execute(
-        sa.insert(tables.snapshot).values(
-            night_id=night.id, taken_at=now(connection), settled={}, **columns
-        )
-    )
-    return int(added.inserted_primary_key[0])  # type: ignore[index]
+    return snapshots.add(connection, night, new, {}).id
 
 
 def submission(
@@ -90,7 +84,6 @@ def submission(
             shards.set_shard_state(connection, found.shard_id, ShardState.CLAIMED)
     if batch_id is not None and found.batch_id is None:
         transitions.accept(connection, found.id, batch_id, accepted_at=at, expires_at=None)
-        listed_batches.mark(connection, night.account, batch_id, found.id)
     return submissions.get(connection, found.id)
 
 

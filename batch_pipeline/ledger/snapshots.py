@@ -118,27 +118,36 @@ def snapshots_of(connection: Connection, night_id: int) -> dict[int, Snapshot]:
     return {row["id"]: _snapshot(row) for row in connection.execute(query).mappings()}
 
 
+def add(
+    connection: Connection, night: Night, new: NewSnapshot, settled: dict[str, int]
+) -> Snapshot:
+    """Add a snapshot to those of a night; its current one stays.
+
+    `settled` is the number of its items that are settled already, by status.
+    """
+    columns = {**vars(new), "below": [asdict(layer) for layer in new.below]}
+    added = connection.execute(
+        sa.insert(tables.snapshot).values(
+            night_id=night.id, taken_at=now(connection), settled=settled, **columns
+        )
+    )
+    return get_snapshot(connection, added.inserted_primary_key[0])  # type: ignore[index]
+
+
 def replace_snapshot(
     connection: Connection, night: Night, new: NewSnapshot, settled: dict[str, int]
 ) -> Snapshot:
-    """Make a snapshot the night's current one; shards of the former that wait are dropped.
+    """`add` a snapshot and make it the night's current one; shards of the former that wait are
+    dropped.
 
-    `settled` is the number of its items that are settled already, by status. The caller has seen to
-    it that nothing of the night is in flight.
+    The caller has seen to it that nothing of the night is in flight.
     """
-    taken_at = now(connection)
-    columns = {**vars(new), "below": [asdict(layer) for layer in new.below]}
-    result = connection.execute(
-        sa.insert(tables.snapshot).values(
-            night_id=night.id, taken_at=taken_at, settled=settled, **columns
-        )
-    )
-    snapshot_id = int(result.inserted_primary_key[0])  # type: ignore[index]
+    snapshot = add(connection, night, new, settled)
     shards.drop_waiting(connection, night.id)
     nights.update_night(
         connection,
         night.id,
-        snapshot_id=snapshot_id,
+        snapshot_id=snapshot.id,
         open_requests=new.units,
         revision=night.revision + 1,
         realtime_since=None,
@@ -147,4 +156,4 @@ def replace_snapshot(
         pruned_at=None,
         completed_at=None,
     )
-    return get_snapshot(connection, snapshot_id)
+    return snapshot
