@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeGuard
 
@@ -110,8 +110,7 @@ class _Home:
             if self._is_wanted(token) and not f"-{further}".startswith(REST):
                 one = self.submission(token, job, partition)
                 one.account, one.answers = account, path
-                one.sent = one.sent or _told_by(self._files, one, path)
-                _look_at(one, self._files.read_columns(path, _SAMPLE).slice(0, 1).to_pylist())
+                _look_into(self._files, one, path)
 
     def find_raw_lines(self) -> None:
         for path in self._files.glob("*/raw/partition=*/*.jsonl.zst"):
@@ -175,15 +174,17 @@ def _results(files: Files) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
         yield job, partition, list(rows.values())
 
 
-def _told_by(files: Files, one: Found, path: str) -> Sent | None:
-    """What answers say of their submission; None: an earlier version wrote them."""
+def _look_into(files: Files, one: Found, path: str) -> None:
+    """Take from a file of answers what its footer says of the submission, and its first answer."""
     with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
         told = parquet.metadata.metadata or {}
+        first = next(parquet.iter_batches(1, columns=_SAMPLE, use_threads=False), None)
+    # Files of an earlier version say nothing.
     manifest = told.get(b"manifest", b"").decode()
-    if not manifest or not files.glob(manifest):
-        return None
-    read = manifests.read(files, manifest)
-    return _of_manifest(one, manifest, read, float(told[b"intent_at"]))
+    if one.sent is None and manifest and files.glob(manifest):
+        read = manifests.read(files, manifest)
+        one.sent = _of_manifest(one, manifest, read, float(told[b"intent_at"]))
+    _look_at(one, [] if first is None else first.to_pylist())
 
 
 def _name_requests(files: Files, found: list[Found], taken: Collection[str]) -> None:
@@ -222,6 +223,22 @@ def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) ->
     """What a submission's row can be made of, from its manifest; `intent_at` is 0 if not known."""
     facts = manifests.facts_of(manifest)
     sizes = manifest.column("request_bytes")
+    sent = without_manifest(one)
+    return replace(
+        sent,
+        engine=facts.get("engine") or sent.engine,
+        requests=manifest.num_rows,
+        intent_at=intent_at,
+        snapshot=facts.get("snapshot", ""),
+        manifest=path,
+        pilot=facts.get("pilot", False),
+        bytes=pc.sum(sizes).as_py() or 0,
+        largest_bytes=pc.max(sizes).as_py() or 0,
+    )
+
+
+def without_manifest(one: Found) -> Sent:
+    """What a submission's row is made of where nothing of its requests but answers is left."""
     assert one.account is not None
     return Sent(
         number=0,
@@ -229,16 +246,16 @@ def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) ->
         account=one.account,
         job=one.job,
         partition=one.partition,
-        engine=facts.get("engine") or ("realtime" if one.engine == "realtime" else "batch"),
-        requests=manifest.num_rows,
+        engine="realtime" if one.engine == "realtime" else "batch",
+        requests=0,
         usd_bound=Decimal(0),
         stated_prices=None,
-        intent_at=intent_at,
-        snapshot=facts.get("snapshot", ""),
-        manifest=path,
-        pilot=facts.get("pilot", False),
-        bytes=pc.sum(sizes).as_py() or 0,
-        largest_bytes=pc.max(sizes).as_py() or 0,
+        intent_at=0.0,
+        snapshot="",
+        manifest="",
+        pilot=False,
+        bytes=0,
+        largest_bytes=0,
         output_tokens=0,
         for_deadline=False,
     )

@@ -12,7 +12,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 
@@ -23,13 +22,12 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.recovery import tally
-from batch_pipeline.flow.recovery.found import Found
+from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, restoring, shards
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.identity import Sent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
@@ -106,7 +104,7 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             counted = tallies.get(one.token, [])
             if not counted and fate_of(one) in (COLLECTED, UNNAMED):
                 continue
-            sent = one.sent or _without_manifest(one)
+            sent = one.sent or without_manifest(one)
             sent = replace(sent, intent_at=_left_at(one, tallies) or now(connection))
             known = snapshots.get(sent.snapshot)
             snapshot_id = restoring.snapshot(connection, night, known or lost)
@@ -199,28 +197,6 @@ def _left_at(one: Found, tallies: dict[str, list[tally.Tally]]) -> float:
         return one.sent.intent_at
     counted = tallies.get(one.token)
     return counted[0].collected_at.timestamp() if counted else 0.0
-
-
-def _without_manifest(one: Found) -> Sent:
-    """The row of a collected submission of whose requests nothing but the answers is left."""
-    assert one.account is not None
-    fields: dict[str, Any] = dict.fromkeys(
-        ("number", "requests", "usd_bound", "intent_at", "bytes", "largest_bytes", "output_tokens"),
-        0,
-    )
-    return Sent(
-        **fields,
-        token=one.token,
-        account=one.account,
-        job=one.job,
-        partition=one.partition,
-        engine="realtime" if one.engine == "realtime" else "batch",
-        stated_prices=None,
-        snapshot="",
-        manifest="",
-        pilot=False,
-        for_deadline=False,
-    )
 
 
 def _snapshots(pipeline: Pipeline, part: Part) -> dict[str, NewSnapshot]:

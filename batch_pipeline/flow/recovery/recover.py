@@ -12,13 +12,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, LedgerError
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.recovery import found as home
 from batch_pipeline.flow.recovery import listed, rebuild
 from batch_pipeline.flow.recovery.found import Found
@@ -54,7 +53,7 @@ class Recovered:
     unidentified: Sequence[str]
     dry_run: bool
     complete: bool
-    not_known: Sequence[str] = field(default=NOT_KNOWN)
+    not_known: Sequence[str] = NOT_KNOWN
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -168,8 +167,4 @@ def _possibly_billed(pipeline: Pipeline, found: Sequence[Found]) -> list[dict[st
 def _sizes_of_unknown(pipeline: Pipeline, known: Collection[str]) -> set[int]:
     """The numbers of requests of manifests of which nothing tells whether they were sent."""
     every = pipeline.files.glob("*/manifests/*/partition=*/*.parquet")
-    return {
-        manifests.read(pipeline.files, path, ["ordinal"]).num_rows
-        for path in every
-        if path not in known
-    }
+    return {pipeline.files.dataset([path]).count_rows() for path in every if path not in known}

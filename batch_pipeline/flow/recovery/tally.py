@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import parse_custom_id, unit_of
@@ -21,7 +20,7 @@ from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.recovery.found import Found
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, parquet_writer
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.storage.files import Files
@@ -121,7 +120,8 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"
     with files.staged() as staged:
-        pq.write_table(answers, staged, compression="zstd")
+        with parquet_writer(staged, ANSWERS_SCHEMA) as writer:
+            writer.write_table(answers)
         files.make_durable(staged)
         files.publish(staged, path)
     return path
