@@ -43,6 +43,7 @@ from batch_pipeline.ledger import (
     snapshots,
     submissions,
     transitions,
+    waits,
 )
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
@@ -352,7 +353,7 @@ def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], obj
     """
     with pipeline.ledger.read() as connection:
         until = accounts.get_account(connection, account).reads_wait_until
-        if accounts.waits(until, ledger.now(connection)):
+        if waits.lasts(until, ledger.now(connection)):
             return
     try:
         with outage.noted(pipeline, account):

@@ -10,16 +10,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.errors import LedgerError
+from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.settings import LONGEST_WAIT_SECONDS
 
 log = logging.getLogger(__name__)
 
-# A paused account is tried with one small shard or call: after the first time, then after twice as
-# long, at last every hour.
+# A paused account is tried with one small shard or call: after this time, then after twice as long,
+# at last every hour.
 FIRST_PROBE_SECONDS = 900.0
-LONGEST_PROBE_SECONDS = 3600.0
 WORKSPACE_CHARACTERS = 200
 
 
@@ -47,15 +47,7 @@ class Account:
 
     def probe_is_due(self, at: float) -> bool:
         """Whether a paused account is to be tried at a time."""
-        return not waits(self.probe_at or 0.0, at)
-
-
-def waits(until: float, at: float) -> bool:
-    """Whether a wait until a time lasts at a time.
-
-    None is longer than `LONGEST_WAIT_SECONDS`: a time beyond it is left of a clock that was wrong.
-    """
-    return at < until <= at + LONGEST_WAIT_SECONDS
+        return not waits.lasts(self.probe_at or 0.0, at)
 
 
 def register_account(connection: Connection, name: str, *, simulated: bool) -> None:
@@ -115,8 +107,8 @@ def take_probe(connection: Connection, name: str) -> None:
     _update(
         connection,
         name,
-        probe_at=now(connection) + seconds,
-        probe_seconds=min(2 * seconds, LONGEST_PROBE_SECONDS),
+        probe_at=waits.until(connection, seconds),
+        probe_seconds=min(2 * seconds, LONGEST_WAIT_SECONDS),
     )
 
 
@@ -142,13 +134,12 @@ def lift_pause(connection: Connection, name: str) -> None:
 
 def wait_for_queue(connection: Connection, name: str, seconds: float) -> None:
     """Create no batch of this account for `seconds`: the API said that its queue is full."""
-    _update(connection, name, wait_until=now(connection) + min(seconds, LONGEST_WAIT_SECONDS))
+    _update(connection, name, wait_until=waits.until(connection, seconds))
 
 
 def wait_with_reads(connection: Connection, name: str, seconds: float) -> None:
     """Ask for no batch or list of this account for `seconds`: the API asked for that."""
-    until = now(connection) + min(seconds, LONGEST_WAIT_SECONDS)
-    _update(connection, name, reads_wait_until=until)
+    _update(connection, name, reads_wait_until=waits.until(connection, seconds))
 
 
 def note_unanswered(connection: Connection, name: str, reason: str) -> None:

@@ -14,12 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.wording import moment
-
-# Between two attempts at the same thing.
-LONGEST_REST_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -136,15 +134,15 @@ def back_off(
     for reasons that pass; None: that cannot be said of so few. The pause is `rest_seconds` before
     the first round, and twice as long before each further one in a row.
     """
-    night, at = get_night(connection, night_id), now(connection)
+    night = get_night(connection, night_id)
     if storm:
-        update_night(connection, night_id, storm_since=night.storm_since or at)
+        update_night(connection, night_id, storm_since=night.storm_since or now(connection))
     elif storm is False:
         update_night(connection, night_id, storm_since=None, retry_rounds=0)
         night = get_night(connection, night_id)
     if again:
-        rest = min(rest_seconds * 2.0 ** min(night.retry_rounds, 30), LONGEST_REST_SECONDS)
-        update_night(connection, night_id, retry_at=at + rest)
+        rest = waits.doubled(rest_seconds, night.retry_rounds)
+        update_night(connection, night_id, retry_at=waits.until(connection, rest))
 
 
 def mark_pruned(connection: Connection, pruned: Sequence[Night], at: float) -> None:

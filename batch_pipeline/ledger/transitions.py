@@ -41,7 +41,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import listed_batches, nights, shards, submissions, sums
+from batch_pipeline.ledger import listed_batches, nights, shards, submissions, sums, waits
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -296,7 +296,7 @@ def count_download(
 
     The first pause before the next one is `rest_seconds`, each further one twice as long.
     """
-    rest = rest_seconds * 2.0 ** min(submission.downloads, 30)
+    rest = waits.doubled(rest_seconds, submission.downloads)
     _rest(connection, submission, error, rest)
     submissions.change(
         connection,
@@ -314,7 +314,7 @@ def count_failed_download(
     It says nothing of the results. The pauses double as those of `count_download`; one is at least
     the `asked` seconds that the API asked for.
     """
-    rest = rest_seconds * 2.0 ** min(submission.failed_downloads, 30)
+    rest = waits.doubled(rest_seconds, submission.failed_downloads)
     _rest(connection, submission, error, max(rest, asked))
     submissions.change(
         connection,
@@ -340,7 +340,7 @@ def _rest(connection: Connection, submission: Submission, error: str, seconds: f
     submissions.change(
         connection,
         tables.submission.c.id == submission.id,
-        next_download_at=now(connection) + min(seconds, nights.LONGEST_REST_SECONDS),
+        next_download_at=waits.until(connection, seconds),
         error=error,
     )
 

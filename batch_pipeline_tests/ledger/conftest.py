@@ -17,6 +17,7 @@ from batch_pipeline.ledger import (
     shards,
     snapshots,
     transitions,
+    waits,
 )
 from batch_pipeline.ledger.admission import admission, budget, queue
 from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
@@ -32,7 +33,7 @@ LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
 # What asks the database for the time.
 TELL_TIME = (
     accounts, admission, budget, leases, listed_batches, nights, queue, shards,
-    snapshots, transitions
+    snapshots, transitions, waits
 )  # fmt: skip
 
 

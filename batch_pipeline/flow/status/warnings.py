@@ -14,7 +14,7 @@ from batch_pipeline.flow.outcomes import RESULTS_GONE
 from batch_pipeline.flow.status import night_state
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts
+from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import FeeKind
@@ -129,7 +129,7 @@ def _of_api(state: Progress) -> Iterator[NightWarning]:
             key=f"{since:.0f}",
             alerts=asked - since >= OUTAGE_SECONDS,
         )
-    if accounts.waits(account.reads_wait_until, state.at):
+    if waits.lasts(account.reads_wait_until, state.at):
         until = moment(account.reads_wait_until)
         yield NightWarning(
             "api_wait",
@@ -137,7 +137,7 @@ def _of_api(state: Progress) -> Iterator[NightWarning]:
             alerts=False,
         )
     calls = max([(s.progress or {}).get("waits_until") or 0.0 for s in state.live], default=0.0)
-    if accounts.waits(calls, state.at):
+    if waits.lasts(calls, state.at):
         yield NightWarning(
             "api_wait",
             f"the API asked real-time calls to wait; they go on at {moment(calls)}",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import accounts
+from batch_pipeline.ledger import accounts, waits
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
@@ -27,7 +27,7 @@ REFUSED_BY_API = "the API's queue is full"
 def refused_until(account: Account, at: float) -> str | None:
     """That the API said lately that its queue is full, and when it is asked again; None: it is
     asked now."""
-    if not accounts.waits(account.wait_until, at):
+    if not waits.lasts(account.wait_until, at):
         return None
     return f"{REFUSED_BY_API}, it is asked again at {moment(account.wait_until)}"
 

@@ -23,7 +23,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
-from batch_pipeline.ledger import leases, nights, transitions
+from batch_pipeline.ledger import leases, transitions, waits
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
@@ -156,7 +156,7 @@ def test_lines_that_never_come_are_set_aside_and_the_others_kept(
 
     faults.on_results = short
     monkeypatch.setattr(lost_results, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(nights, "LONGEST_REST_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "LONGEST_WAIT_SECONDS", 0.0)
     state = run(pipeline, spec, PARTITION)
     assert state.complete
     assert state.statuses == {"succeeded": 6, "errored": 2}
@@ -200,7 +200,7 @@ def test_readable_answers_are_published_once_after_the_third_download(
         return {row["id"]: row["content"] for row in results(pipeline, spec)}
 
     faults.on_results = odd
-    monkeypatch.setattr(nights, "LONGEST_REST_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "LONGEST_WAIT_SECONDS", 0.0)
     state = run(pipeline, spec, PARTITION)
     assert state.statuses == {"succeeded": 200}
     assert sim.books.accepted_requests == 200, "nothing is sent again"
