@@ -28,8 +28,19 @@ class SafeConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else visible(redacted(text)), style, control)
+        segments = list(super().render(renderable, options))
+        # Together first: a table has thousands of pieces, and mostly none that has to change.
+        together = "\n".join(text for text, _, control in segments if not control)
+        if _safe(together) == together:
+            return segments
+        return [
+            Segment(text if control else _safe(text), style, control)
+            for text, style, control in segments
+        ]
+
+
+def _safe(text: str) -> str:
+    return visible(redacted(text))
 
 
 def plain_table() -> Table:
