@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batch_pipeline.api.protocol import ApiFailure, RateLimit, RateLimits, read_json
+from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.settings import LONGEST_WAIT_SECONDS
 from batch_pipeline.wording import clipped
@@ -181,9 +182,11 @@ def refuses_account(failure: ApiFailure) -> bool:
     return concerns_account(failure.error_type, failure.error_code, failure.message, failure.status)
 
 
-def is_outage(failure: ApiFailure) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether the API was not reached, or failed: it may answer later, whatever it was asked."""
-    return failure.status is None or failure.status == 408 or failure.status >= 500
+    if isinstance(error, ApiFailure):
+        return error.status is None or error.status == 408 or error.status >= 500
+    return isinstance(error, ApiUnavailableError)
 
 
 def refuses_key(failure: ApiFailure) -> bool:

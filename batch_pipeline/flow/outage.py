@@ -39,7 +39,7 @@ def wait_for_api(
             with noted(pipeline, pipeline.account.name):
                 return
         except (ApiUnavailableError, ApiFailure) as error:
-            if isinstance(error, ApiFailure) and not is_outage(error):
+            if not is_outage(error):
                 raise
             name = note_unreached(pipeline, error)
             with pipeline.ledger.write() as connection:

@@ -13,12 +13,7 @@ import dagster as dg
 
 from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import (
-    ApiError,
-    ApiUnavailableError,
-    BatchPipelineError,
-    StorageError,
-)
+from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.due_times import Start
@@ -106,17 +101,12 @@ def at_work(
                     outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            if _is_outage(error):
+            if is_outage(error):
                 context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
-
-
-def _is_outage(error: Exception) -> bool:
-    failed = isinstance(error, ApiFailure) and is_outage(error)
-    return failed or isinstance(error, ApiUnavailableError)
 
 
 def patiently(

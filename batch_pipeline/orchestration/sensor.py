@@ -69,8 +69,10 @@ OpenPipeline = Callable[[], Pipeline]
 
 @dataclass
 class Polled:
-    """The outcome of a poll: its account (None: not known yet), and what went wrong; `outage`: the
-    API does not answer, and a run would find nothing else."""
+    """The outcome of a poll: its account (None: not known yet), and what went wrong.
+
+    With `outage` the API does not answer, and a run would find nothing else.
+    """
 
     account: str | None = None
     trouble: str | None = None
@@ -144,12 +146,13 @@ def _tick(
     requests = [*again, *requests]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
-    lines = [*map(one_line, [*lines, *_lines(seen.nights, plan, rests)])]
+    lines += _lines(seen.nights, plan, rests)
+    reason = "\n".join(map(one_line, lines)) or "no night is under way"
     return dg.SensorResult(
         run_requests=requests,
         asset_events=events,
         cursor=write_cursor(observed),
-        skip_reason=None if requests else "\n".join(lines) or "no night is under way",
+        skip_reason=None if requests else reason,
     )
 
 
@@ -174,9 +177,7 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
                 polled.account = pipeline.account.name
                 steps.poll_account(pipeline, polled.account)
         except (ApiFailure, ApiError, AccountError) as error:
-            polled.outage = isinstance(error, ApiUnavailableError) or (
-                isinstance(error, ApiFailure) and is_outage(error)
-            )
+            polled.outage = is_outage(error)
             if isinstance(error, ApiUnavailableError):
                 with open_pipeline() as pipeline:
                     polled.account = outage.note_unreached(pipeline, error)
