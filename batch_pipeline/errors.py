@@ -3,7 +3,7 @@
     BatchPipelineError                exit code 1, "failed"
     ├─ DeclarationError               exit code 2, "invalid_declaration"
     ├─ UsageError                     exit code 2, "usage"
-    │  └─ NoCredentialsError          api/client.py
+    │  └─ NoCredentialsError
     ├─ InputDataError                 exit code 1, "invalid_input_data"
     ├─ GateClosedError                exit code 3, "gate_closed"
     ├─ LedgerError                    exit code 1, "ledger"
@@ -12,7 +12,7 @@
     ├─ AccountError                   exit code 1, "account"
     │  └─ AccountPausedError          exit code 4, "account"
     ├─ ApiError                       exit code 1, "api"
-    │  ├─ ApiUnavailableError        exit code 1, "api"
+    │  ├─ ApiUnavailableError         exit code 1, "api"
     │  └─ ResultsIncompleteError      exit code 1, "results_incomplete"; flow/results/judge.py
     └─ WorkerDiedError                flow/dataset/process_pool.py
 

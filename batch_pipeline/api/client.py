@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -23,6 +21,7 @@ import orjson
 from anthropic.types import MessageCountTokensParams
 
 from batch_pipeline.api import credentials
+from batch_pipeline.api.batches import batch_of, created_of, page_of
 from batch_pipeline.api.failures import (
     JSON_BODY,
     betas_header,
@@ -43,7 +42,6 @@ from batch_pipeline.errors import (
     ApiUnavailableError,
     UsageError,
 )
-from batch_pipeline.safe_text import redacted
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +63,6 @@ LONGEST_READ_PAUSE = 5.0
 # Seconds without a byte of an answer, after which a read has failed.
 READ_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
-BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,99}")
-COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 class AnthropicApi:
@@ -138,12 +134,11 @@ class AnthropicApi:
             response = self._create_client.post(
                 BATCHES, content=body, cast_to=httpx2.Response, options={"headers": headers}
             )
-            return _created(response)
+            return created_of(response)
 
     def retrieve_batch(self, batch_id: str) -> BatchInfo:
-        return self._patiently(
-            lambda: _batch(self._client.get(f"{BATCHES}/{batch_id}", cast_to=httpx2.Response))
-        )
+        path = f"{BATCHES}/{batch_id}"
+        return self._patiently(lambda: batch_of(self._client.get(path, cast_to=httpx2.Response)))
 
     def list_batches(self, after_id: str | None, limit: int) -> BatchPage:
         query: dict[str, object] = {"limit": limit}
@@ -152,16 +147,13 @@ class AnthropicApi:
 
         def ask() -> BatchPage:
             response = self._client.get(BATCHES, cast_to=httpx2.Response, options={"params": query})
-            page = json_of(response)
-            if not isinstance(page.get("data"), list):
-                raise unreadable(response)
-            return _page(page)
+            return page_of(response)
 
         return self._patiently(ask)
 
     def cancel_batch(self, batch_id: str) -> BatchInfo:
         path = f"{BATCHES}/{batch_id}/cancel"
-        return self._patiently(lambda: _batch(self._client.post(path, cast_to=httpx2.Response)))
+        return self._patiently(lambda: batch_of(self._client.post(path, cast_to=httpx2.Response)))
 
     @contextmanager
     def stream_results(self, batch_id: str) -> Iterator[Iterator[bytes]]:
@@ -345,75 +337,3 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise ApiFailure(None, None, None, f"a download that is damaged: {error}") from error
     if inside:
         raise ApiFailure(None, None, None, "a compressed download that was cut")
-
-
-def _batch(response: httpx2.Response) -> BatchInfo:
-    batch = _parse_batch(json_of(response))
-    if batch is None:
-        raise unreadable(response)
-    return batch
-
-
-def _created(response: httpx2.Response) -> BatchInfo:
-    """The batch of a create's answer. An id is enough: without it the batch is hard to find."""
-    data = json_of(response)
-    batch = _parse_batch(data)
-    # An object that does not call itself a batch may come from a gateway.
-    if batch is None or not (data.get("type") == "message_batch" or _is_described(batch)):
-        raise unreadable(response)
-    return batch
-
-
-def _is_described(batch: BatchInfo) -> bool:
-    known = batch.processing_status in ("in_progress", "canceling", "ended")
-    return known and batch.created_at is not None
-
-
-def _page(page: Mapping[str, Any]) -> BatchPage:
-    batches: list[BatchInfo] = []
-    odd: list[int] = []
-    last: BatchInfo | None = None
-    for entry in page["data"]:
-        last = _parse_batch(entry)
-        if last is None:
-            odd.append(len(batches))
-        else:
-            batches.append(last)
-    # The cursor is the last entry's own id: a `last_id` may be missing, or stand still.
-    after = last.id if last is not None else _batch_id(page.get("last_id"))
-    if after is None and batches:
-        after = batches[-1].id
-    has_more = page.get("has_more")
-    return BatchPage(batches, has_more if isinstance(has_more, bool) else None, after, odd)
-
-
-def _parse_batch(data: Any) -> BatchInfo | None:
-    """The batch that the API describes; None only where its id cannot be read."""
-    batch_id = _batch_id(data.get("id")) if isinstance(data, dict) else None
-    if batch_id is None:
-        return None
-    counts = data.get("request_counts")
-    read = {name: counts.get(name) for name in COUNTS} if isinstance(counts, dict) else {}
-    return BatchInfo(
-        id=batch_id,
-        processing_status=str(data.get("processing_status")),
-        counts={name: count for name, count in read.items() if type(count) is int and count >= 0},
-        created_at=_timestamp(data.get("created_at")),
-        expires_at=_timestamp(data.get("expires_at")),
-        ended_at=_timestamp(data.get("ended_at")),
-        archived=data.get("archived_at") is not None,
-    )
-
-
-def _batch_id(value: Any) -> str | None:
-    """An id as text, if it is one that a path may hold."""
-    if type(value) is int:
-        value = str(value)
-    return value if isinstance(value, str) and BATCH_ID.fullmatch(value) else None
-
-
-def _timestamp(text: Any) -> float | None:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None

@@ -172,8 +172,7 @@ def concerns_account(
     return (
         error_type in ACCOUNT_TYPES
         or status in ACCOUNT_STATUSES
-        or (error_code is not None and _is_of_account(error_code))
-        or (message or "").lstrip().casefold().startswith(ACCOUNT_MESSAGES)
+        or _names_condition(error_code, message)
     )
 
 
@@ -191,9 +190,8 @@ def is_outage(error: BaseException) -> bool:
 
 def refuses_key(failure: ApiFailure) -> bool:
     """Whether a call failed for its key alone: no condition of the account is named."""
-    if failure.status not in (401, 403):
-        return False
-    return not concerns_account("", failure.error_code, failure.message)
+    named = _names_condition(failure.error_code, failure.message)
+    return failure.status in (401, 403) and not named
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -294,6 +292,13 @@ def _never_established(cause: BaseException | None) -> bool:
     import httpx2  # noqa: PLC0415
 
     return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+
+
+def _names_condition(error_code: str | None, message: str | None) -> bool:
+    """Whether an error names a condition of the account, such as a spend limit."""
+    if error_code is not None and _is_of_account(error_code):
+        return True
+    return (message or "").lstrip().casefold().startswith(ACCOUNT_MESSAGES)
 
 
 def _is_of_account(code: str) -> bool:
