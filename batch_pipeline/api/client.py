@@ -42,6 +42,7 @@ from batch_pipeline.errors import (
     ApiUnavailableError,
     UsageError,
 )
+from batch_pipeline.safe_text import redacted
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while calls or uploads are under way: those end, and the next run goes on."""
+"""Signals while calls or uploads are under way: those end, and the next run goes on."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ def test_the_first_signal_waits_for_the_calls_in_flight(
     assert (ended.code, ended.document["succeeded"]) == (0, ITEMS)
     assert sim.books.billed_requests == ITEMS
     assert sim.books.billed_more_than_once == []
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile"),
+    [(signal.SIG_IGN, signal.SIG_IGN), (signal.SIG_DFL, signal.default_int_handler)],
+    ids=["nohup", "terminal"],
+)
+def test_a_terminal_that_is_lost_is_ignored_under_nohup(
+    offline: Program, before: signal.Handlers, meanwhile: object
+) -> None:
+    former = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGHUP, before)
+        assert offline("--help").code == 0
+        assert signal.getsignal(signal.SIGHUP) is meanwhile
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def test_the_second_signal_ends_at_once(sim: Simulator, program: Program) -> None:

@@ -77,12 +77,26 @@ def test_a_model_that_retires_is_named(program: Program, monkeypatch: pytest.Mon
     assert warning in program("estimate", retiring, "--json").document["warnings"]
 
 
+def test_with_a_key_the_api_is_asked_about_the_model(program: Program) -> None:
+    price = dict.fromkeys(("input", "output", "cache_write_5m", "cache_write_1h", "cache_read"), 1)
+    job = program.declare(
+        "unknown",
+        documents(3),
+        model_id="claude-haiku-4-6",
+        prices={"batch": price, "realtime": price},
+    )
+    assert program("validate", job, ANTHROPIC_API_KEY=None).code == 0
+    asked = program("validate", job, "--json")
+    assert asked.code == 2
+    assert "no claude-haiku-4-6" in asked.error["message"]
+
+
 def test_a_name_that_is_not_utf_8_leaves_one_json_document(program: Program) -> None:
     job = program.declare("odd", documents(3))
     named = program.folder / os.fsdecode(b"caf\xe9")
     named.mkdir()
     ended = program("validate", job, "--partition", os.fsdecode(b"p\xff"), "--json")
-    assert "p" in ended.error["message"]
+    assert r"'p\udcff'" in ended.error["message"]
     listed = program("jobs", "--json", BATCH_PIPELINE_JOBS_DIR=str(named))
     assert orjson.loads(listed.out)["jobs_dir"] == f"{program.folder}/caf\\xe9"
 

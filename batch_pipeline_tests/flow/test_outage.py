@@ -43,6 +43,12 @@ class Outage:
         return Response(page, 502, media_type="text/html") if self.left >= 0 else None
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "READ_PAUSES", ())
+    monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.05)
+
+
 @pytest.mark.parametrize("asked_before", [0, 1], ids=["at the start", "in the middle"])
 def test_an_outage_is_waited_for_and_told_once(
     asked_before: int,
@@ -50,10 +56,7 @@ def test_an_outage_is_waited_for_and_told_once(
     faults: Faults,
     make_pipeline: MakePipeline,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client, "READ_PAUSES", ())
-    monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.05)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(6)), pilot={"size": 0})
     pipeline = make_pipeline()
     if asked_before:
@@ -76,13 +79,8 @@ def test_an_outage_is_waited_for_and_told_once(
 
 
 def test_without_waiting_an_api_that_is_down_is_said_at_once(
-    sim: Simulator,
-    faults: Faults,
-    make_pipeline: MakePipeline,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sim: Simulator, faults: Faults, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(client, "READ_PAUSES", ())
     faults.on_request = Outage(1000)
     spec = job(write_rows(tmp_path / "in.jsonl", documents(3)))
     with pytest.raises(ApiUnavailableError, match="cannot be used now"):

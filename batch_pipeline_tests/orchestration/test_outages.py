@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +17,6 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration import asset_steps, lost_runs, run_requests
 from batch_pipeline.orchestration.names import OUTAGE_TAG
-from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import Faults
 
@@ -35,8 +34,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.5)
 
 
-def told(home: Path) -> list[str]:
-    with Ledger(f"sqlite:///{home}/ledger.sqlite") as ledger, ledger.read() as connection:
+@pytest.fixture
+def ledger(environment: Path) -> Iterator[Ledger]:
+    with Ledger(f"sqlite:///{environment}/ledger.sqlite") as opened:
+        yield opened
+
+
+def told(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
         return list(connection.scalars(sa.select(tables.alert.c.code)))
 
 
@@ -44,8 +49,7 @@ def test_a_night_that_an_outage_has_stopped_goes_on_by_itself(
     nightly: MakeNightly,
     instance: dg.DagsterInstance,
     nights: list[str],
-    environment: Path,
-    sim: Simulator,
+    ledger: Ledger,
     faults: Faults,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -58,22 +62,21 @@ def test_a_night_that_an_outage_has_stopped_goes_on_by_itself(
         assert not launched.success
         [run] = instance.get_runs(dg.RunsFilter(run_ids=[launched.run_id]))
         assert OUTAGE_TAG in run.tags
-    assert told(environment) == ["api_unavailable"]
+    assert told(ledger) == ["api_unavailable"]
     faults.on_request = lambda _: None
     [again] = job.tick().run_requests
     assert again.partition_key == night
     assert all(result.success for result in job.follow([again]))
     job.run_to_the_end(night)
     assert job.metadata("collected_results", night)["succeeded"] == 40
-    assert told(environment) == ["api_unavailable"]
+    assert told(ledger) == ["api_unavailable"]
 
 
 def test_a_run_that_waits_for_the_api_is_alive(
     nightly: MakeNightly,
     instance: dg.DagsterInstance,
     nights: list[str],
-    environment: Path,
-    sim: Simulator,
+    ledger: Ledger,
     faults: Faults,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -94,8 +97,7 @@ def test_a_run_that_waits_for_the_api_is_alive(
         asked.clear()
         assert asked.wait(60)
         assert not job.tick().run_requests
-        with Ledger(f"sqlite:///{environment}/ledger.sqlite") as ledger:
-            lost_runs.report_dead(instance, ledger, job.name, 1.0)
+        lost_runs.report_dead(instance, ledger, job.name, 1.0)
     faults.on_request = lambda _: None
     run.join()
     assert results == [True]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from batch_pipeline_tests.flow.dataset.prepared_rows import (
 )
 
 LIMITS = AlertsSpec()
+PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def accepted(age: float, **changes: Any) -> Submission:
@@ -116,6 +119,37 @@ def test_submissions_of_unknown_outcome_are_told_together() -> None:
     assert both.alerts
     [one] = warnings.of(replace(STATE, submissions=rows[:1]), LIMITS)
     assert one.cause == both.cause
+
+
+@pytest.mark.parametrize(("lasted", "alerts"), [(11 * 60, False), (12 * 60, True)])
+def test_an_api_that_does_not_answer_is_an_alert_after_twelve_minutes(
+    lasted: float, alerts: bool
+) -> None:
+    unanswered = {"since": NOW - lasted, "at": NOW, "reason": "HTTP 529"}
+    account = replace(ACCOUNT, unanswered=unanswered)
+    [warning] = warnings.of(replace(STATE, account=account), LIMITS)
+    assert (warning.code, warning.alerts) == ("api_unavailable", alerts)
+    assert "HTTP 529" in warning.message
+
+
+@pytest.mark.parametrize(("left", "codes"), [(600, ["api_wait"]), (-1, [])])
+def test_calls_that_wait_for_the_api_are_told(left: float, codes: list[str]) -> None:
+    calls = submission(
+        state=State.CALLING, batch_id=None, accepted_at=None, progress={"waits_until": NOW + left}
+    )
+    found = warnings.of(replace(STATE, submissions=(calls,)), LIMITS)
+    assert [(warning.code, warning.alerts) for warning in found] == [
+        (code, False) for code in codes
+    ]
+
+
+def test_every_warning_is_in_the_docs() -> None:
+    """Codes as the module has them, and the first column of the page's table."""
+    source = Path(warnings.__file__).read_text()
+    codes = {*re.findall(r'NightWarning\(\s*"(\w+)"', source), *warnings.STOPPED.values()}
+    table = PAGE.read_text().partition("## Warnings")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(codes)
 
 
 def test_a_cause_is_the_same_whatever_the_time() -> None:

@@ -253,6 +253,19 @@ def test_csv_is_read_as_it_is_declared(tmp_path: Path) -> None:
     assert [row.values["größe"] for row in rows] == ["a;b", "€ 5"]
 
 
+def test_a_table_of_many_columns_is_read(tmp_path: Path) -> None:
+    """Where each cell cost as much as all those before it, this would take hours."""
+    path = tmp_path / "x.csv"
+    columns = 300_000
+    cells = [",".join(map(str, range(columns))), *(",".join(["a"] * columns) for _ in range(3))]
+    names = ["id,text", "1,one", "2,two", "3,three"]
+    path.write_text("".join(f"{cell},{name}\n" for cell, name in zip(cells, names, strict=True)))
+    rows = read(path)
+    assert [(row.id, row.values["text"]) for row in rows] == [
+        ("1", "one"), ("2", "two"), ("3", "three"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 def test_all_members_of_a_compressed_file_are_read(tmp_path: Path, ending: str) -> None:
     lines = [b'{"id":%d,"text":"x"}\n' % number for number in range(3)]
