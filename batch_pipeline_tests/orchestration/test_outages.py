@@ -81,7 +81,7 @@ def test_a_run_that_waits_for_the_api_is_alive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ticks meanwhile neither report it dead nor ask for another run."""
-    monkeypatch.setenv("BATCH_PIPELINE_LEASE_SECONDS", "1")
+    monkeypatch.setenv("BATCH_PIPELINE_LEASE_SECONDS", "3")
     job, night, asked = nightly(), nights[0], threading.Event()
 
     def down(_: object) -> Response:
@@ -97,7 +97,7 @@ def test_a_run_that_waits_for_the_api_is_alive(
         asked.clear()
         assert asked.wait(60)
         assert not job.tick().run_requests
-        lost_runs.report_dead(instance, ledger, job.name, 1.0)
+        lost_runs.report_dead(instance, ledger, job.name, 3.0)
     faults.on_request = lambda _: None
     run.join()
     assert results == [True]

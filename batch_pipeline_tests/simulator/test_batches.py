@@ -88,6 +88,7 @@ def test_results_stream_has_the_documented_headers_and_never_changes(
     assert usage.keys() == {
         "input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens",
         "cache_creation", "service_tier", "inference_geo", "output_tokens_details",
+        "server_tool_use",
     }  # fmt: skip
     assert usage["service_tier"] == "batch"
 

@@ -130,15 +130,16 @@ def test_a_claim_is_given_up_where_collecting_fails(
     spec: JobSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, other = make_pipeline(), make_pipeline()
+    # Without a pause after the failure, each is due at once again.
+    one, other = make_pipeline(poll_seconds=0.0), make_pipeline(poll_seconds=0.0)
     night = ended(one, spec)
     with monkeypatch.context() as patch:
-        failure = ApiFailure(500, "api_error", None, "in trouble")
-        patch.setattr(collection, "collect", _raising(failure))
-        assert steps.collect_ended(one, spec, night) == 0
         patch.setattr(collection, "collect", _raising(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             steps.collect_ended(one, spec, night)
+        failure = ApiFailure(500, "api_error", None, "in trouble")
+        patch.setattr(collection, "collect", _raising(failure))
+        assert steps.collect_ended(one, spec, night) == 0
     assert steps.collect_ended(other, spec, night) == BATCHES
 
 
