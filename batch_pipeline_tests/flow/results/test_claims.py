@@ -131,7 +131,7 @@ def test_a_claim_is_given_up_where_collecting_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Without a pause after the failure, each is due at once again.
-    one, other = make_pipeline(poll_seconds=0.0), make_pipeline(poll_seconds=0.0)
+    one, other = make_pipeline(poll_seconds=1e-6), make_pipeline(poll_seconds=1e-6)
     night = ended(one, spec)
     with monkeypatch.context() as patch:
         patch.setattr(collection, "collect", _raising(KeyboardInterrupt()))
