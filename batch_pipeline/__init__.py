@@ -9,16 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from batch_pipeline.safe_text import guard_log_records
-
 if TYPE_CHECKING:
     from batch_pipeline.component import BatchJobComponent
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.orchestration.build import build_batch_job
 
 __all__ = ["BatchJobComponent", "JobSpec", "build_batch_job"]
-
-guard_log_records(__name__)
 
 _MODULES = {
     "BatchJobComponent": "batch_pipeline.component",

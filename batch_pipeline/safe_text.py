@@ -131,24 +131,23 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
-class _Record(logging.LogRecord):
-    def getMessage(self) -> str:  # noqa: N802  # logging's own name
-        return one_line(super().getMessage())
+class SafeLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose records are in one line and without secrets.
 
-
-def guard_log_records(package: str) -> None:
-    """Have each log record of a package's loggers in one line and without secrets.
-
-    Done where records are made: the command line, Dagster and a user's own program each have other
-    handlers.
+    The text is made safe before a record is made: the command line, Dagster and a user's program
+    each have other handlers.
     """
-    former = logging.getLogRecordFactory()
 
-    def record(name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        ours = f"{name}.".startswith(f"{package}.")
-        return (_Record if ours else former)(name, *args, **kwargs)
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            text = str(msg) % args if args else str(msg)
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            self.logger.log(level, "%s", one_line(text), **kwargs)
 
-    logging.setLogRecordFactory(record)
+
+def get_logger(name: str) -> SafeLogger:
+    """The logger of a module of this package."""
+    return SafeLogger(logging.getLogger(name))
 
 
 class Formatter(logging.Formatter):

@@ -6,7 +6,6 @@ memory and parse unknown result types as known ones.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 import zlib
@@ -42,9 +41,9 @@ from batch_pipeline.errors import (
     ApiUnavailableError,
     UsageError,
 )
-from batch_pipeline.safe_text import redacted
+from batch_pipeline.safe_text import get_logger, redacted
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Answered = TypeVar("Answered")
 

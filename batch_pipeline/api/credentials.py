@@ -8,7 +8,6 @@ off; what cannot be sent is refused by the variable's name, never with its value
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 from functools import lru_cache
@@ -17,8 +16,9 @@ import anthropic
 import httpx2
 
 from batch_pipeline.errors import NoCredentialsError, UsageError
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 KEY, TOKEN = "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"
 ADMIN_KEY = "ANTHROPIC_ADMIN_KEY"

@@ -17,10 +17,10 @@ from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress
-from batch_pipeline.safe_text import Formatter
+from batch_pipeline.safe_text import Formatter, get_logger
 from batch_pipeline.wording import usd
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Without a terminal, a line in the log at least every five minutes: `watch` is called once a minute
 # at the latest.

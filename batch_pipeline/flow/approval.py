@@ -7,7 +7,6 @@ record, with the approval beside it.
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import socket
 
@@ -22,8 +21,9 @@ from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def approve(

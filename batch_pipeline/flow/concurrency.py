@@ -6,7 +6,6 @@ Threads are for work that waits for the network or the disk. What keeps a core b
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -18,7 +17,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-log = logging.getLogger(__name__)
+from batch_pipeline.safe_text import get_logger
+
+log = get_logger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

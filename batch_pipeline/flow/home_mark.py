@@ -23,7 +23,6 @@ stands in `recovery`.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import uuid
@@ -44,11 +43,12 @@ from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.identity import Identity, Sent
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
 from batch_pipeline.storage.files import Files
 from batch_pipeline.storage.storage_errors import removed
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _NAME = re.compile(r"([0-9]+)-(.+)-([a-z2-7]{16})\.json")
 WHAT_TO_DO = (

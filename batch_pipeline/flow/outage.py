@@ -7,7 +7,6 @@ for one, and would be taken for dead.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def wait_for_api(

@@ -6,7 +6,6 @@ input is not read again, so that nothing of it can be bought again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,9 @@ from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ and move leaves its record to the next one, which `carry_out` finds.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +25,10 @@ from batch_pipeline.ledger import nights, publications
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.publications import Publication
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.files import STAGING, STAGING_MAX_AGE_SECONDS, Files
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # How often a process looks whether another one has carried a publication out.
 LOOK_SECONDS = 0.5

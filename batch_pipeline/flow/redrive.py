@@ -8,7 +8,6 @@ has happened; after it the night is like any other that has requests to send, an
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 REASONS = tuple(str(status) for status in Status if status not in NOT_DEAD)
 

@@ -5,7 +5,6 @@ Run again after a crash, an interrupt or a `--no-wait`, it goes on from where th
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +24,9 @@ from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # After this number of refusals of key or account in a row a person is asked. A single one may be a
 # fault of the API.

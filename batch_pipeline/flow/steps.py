@@ -6,7 +6,6 @@ each looks at the ledger and does what is left to do.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,9 +52,10 @@ from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import duration
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

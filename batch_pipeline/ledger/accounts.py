@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,10 @@ from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import LONGEST_WAIT_SECONDS
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # A paused account is tried with one small shard or call: after this time, then after twice as long,
 # at last every hour.

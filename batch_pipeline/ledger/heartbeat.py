@@ -9,7 +9,6 @@ leases.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # How long the row of a run is kept after its worker's last sign of life.
 KEPT_SECONDS = 24 * 3600.0

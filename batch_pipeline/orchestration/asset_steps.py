@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 
@@ -33,7 +32,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.safe_text import lines, one_line, redacted
+from batch_pipeline.safe_text import SafeLogger, lines, redacted
 from batch_pipeline.storage import storage_errors
 
 # Seconds after which an input that could not be taken is tried again: storage that fails for a
@@ -47,15 +46,9 @@ PATIENCE_SECONDS = 3600.0
 Taken = TypeVar("Taken")
 
 
-class StepLog(logging.LoggerAdapter[logging.Logger]):
+def log_of(context: dg.AssetExecutionContext) -> SafeLogger:
     """The log of a step, with data of users and of the API as they may be shown."""
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        self.logger.log(level, one_line(str(msg) % args if args else str(msg)), **kwargs)
-
-
-def log_of(context: dg.AssetExecutionContext) -> StepLog:
-    return StepLog(context.log, {})
+    return SafeLogger(context.log)
 
 
 @contextmanager

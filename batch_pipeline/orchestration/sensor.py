@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +46,13 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
-from batch_pipeline.safe_text import one_line
+from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
 POLL_SECONDS = 25.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.safe_text import redacted
+from batch_pipeline.safe_text import get_logger, redacted
 from batch_pipeline.storage.durable import (
     close_to_others,
     flush,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 STAGING = ".staging"
 # Longer than any upload or download lasts: older files were left by a process that died.

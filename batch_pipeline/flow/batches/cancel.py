@@ -7,7 +7,6 @@ before the hold was recorded would miss that batch.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -16,8 +15,9 @@ from batch_pipeline.ledger import nights, submissions, takeovers, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def hold(pipeline: Pipeline, night: Night) -> int:

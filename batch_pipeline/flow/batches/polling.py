@@ -6,7 +6,6 @@ whose batch id is not known are looked for in `reconciliation`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
@@ -16,8 +15,9 @@ from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import accounts, submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Up to this number of batches one retrieve for each costs no more calls than pages of the list.
 FEW = 2

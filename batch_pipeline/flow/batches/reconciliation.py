@@ -22,7 +22,6 @@ The rules, each with the failure that it prevents:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +34,9 @@ from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.database.ledger import steady
 from batch_pipeline.ledger.listed_batches import Mark
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Ids in a mark: so many batches can be deleted, or be listed in another order, until it tells less.
 MARKED = 200

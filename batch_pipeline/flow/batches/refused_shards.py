@@ -13,7 +13,6 @@ stands in `ledger.refusals`.
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import replace
 from decimal import Decimal
@@ -30,8 +29,9 @@ from batch_pipeline.ledger import refusals, shards, snapshots, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.refusals import Refusal
 from batch_pipeline.ledger.shards import NewShard, Shard
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TOO_LARGE = "request_too_large"
 INVALID = "invalid_request_error"

@@ -24,7 +24,6 @@ Belongs here: sending. What became of a submission whose answer was lost is foun
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,8 +45,9 @@ from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database.ledger import insisting, steady
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # A full queue is tried again after this time if the API's answer has no `retry-after`.
 QUEUE_FULL_SECONDS = 60.0

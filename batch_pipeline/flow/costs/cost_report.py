@@ -5,7 +5,6 @@ Belongs here: where each number comes from. Its arithmetic and its pages are in 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -47,8 +46,9 @@ from batch_pipeline.reporting.report import (
     SetAside,
 )
 from batch_pipeline.reporting.report_json import to_json
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # How many groups of dead letters a report shows; `dead-letter list` has all of them.
 MOST_GROUPS = 20

@@ -7,7 +7,6 @@ that stops the night before anything is sent. What is done for a piece of it is 
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -36,10 +35,11 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.durable import flushing
 from batch_pipeline.storage.files import Files
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # By a large estimate, how many times as large as a compressed file its content is.
 _UNPACKED = 5

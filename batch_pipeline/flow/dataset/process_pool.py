@@ -6,7 +6,6 @@ Belongs here: starting the processes, handing out tasks, and their end. What a t
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -23,8 +22,9 @@ from typing import Any, TypeVar
 
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.flow.concurrency import results_in_order
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Task = tuple[Any, ...]
 Result = TypeVar("Result")

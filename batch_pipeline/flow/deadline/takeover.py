@@ -11,7 +11,6 @@ process goes on from there: a crash in between costs nothing but time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -36,9 +35,10 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import Settings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Real-time shards for a deadline are cut to take about this long: what has come back from batches
 # is looked at between two of them.

@@ -10,7 +10,6 @@ what a single result means (`outcomes`), and the pilot's own gate (`pilot`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,9 @@ from batch_pipeline.ledger.sums import Part
 if TYPE_CHECKING:
     from batch_pipeline.flow.pipeline import Pipeline
 
-log = logging.getLogger(__name__)
+from batch_pipeline.safe_text import get_logger
+
+log = get_logger(__name__)
 
 
 def judge(

@@ -5,7 +5,6 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -37,8 +36,9 @@ from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import Bounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _COSTS = ("cost_usd", "other_way_usd")
 # A pilot is at most a tenth of a night.

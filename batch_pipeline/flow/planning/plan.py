@@ -7,7 +7,6 @@ the state of the night that it was read at, and is thrown away where the night h
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,8 +33,9 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # The most requests of a real-time shard.
 MOST_CALLS = 2_000

@@ -8,7 +8,6 @@ again: the API has no list of calls to find it in. Every other answer is in a jo
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,8 +37,9 @@ from batch_pipeline.ledger.admission.night_state import OPEN_GATES, Gates, Night
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # How often `meanwhile` runs while calls are made.
 WATCH_SECONDS = 1.0

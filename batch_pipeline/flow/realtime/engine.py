@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import threading
 import time
@@ -35,9 +34,10 @@ from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import CALLED_ELSEWHERE, running
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import duration
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Tries of one call in a row: refused because the API is busy (for minutes, often) or turned away by
 # a gateway, or failed.

@@ -6,7 +6,6 @@ sent until it has.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from batch_pipeline.flow.results.lines import ABSENT
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import listed_batches, submissions
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Clocks may differ, and the list need not be in the order of time.
 MARGIN_SECONDS = 2 * 86_400.0

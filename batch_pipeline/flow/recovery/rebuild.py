@@ -8,7 +8,6 @@ rule.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +29,11 @@ from batch_pipeline.ledger import accounts, nights, restoring, shards
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
 from batch_pipeline.storage.files import Files
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 COLLECTED, TO_COLLECT, TO_FIND, CALLS, UNNAMED = (
     "collected", "to_collect", "looked_for", "calls", "unidentified",

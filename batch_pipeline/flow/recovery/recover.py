@@ -8,7 +8,6 @@ until then nothing can send (`home_mark`). Run again, it goes on; what is there 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -24,8 +23,9 @@ from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.recovery.listed import Listed
 from batch_pipeline.ledger import identity, restoring
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # What nothing in a home or at the API tells.
 NOT_KNOWN = (

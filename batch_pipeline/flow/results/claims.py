@@ -9,7 +9,6 @@ machine, on another when its lease has run out. How a submission is collected st
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -27,8 +26,9 @@ from batch_pipeline.ledger import leases, submissions
 from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Fewer requests are collected by one thread: a second one takes longer to start than it saves.
 SEVERAL_FROM_REQUESTS = 10_000

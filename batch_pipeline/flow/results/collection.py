@@ -7,7 +7,6 @@ collected; so neither a crash nor a second collector can publish or count an ans
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -45,8 +44,9 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ stands in `collection`.
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -44,8 +43,9 @@ from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000

@@ -8,8 +8,6 @@ the most that they can have cost is kept beside the bill, and a person may redri
 
 from __future__ import annotations
 
-import logging
-
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import collection, lines
@@ -20,8 +18,9 @@ from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # The answers that can be read are published after this number of whole downloads.
 PUBLISHED_AFTER = 3

@@ -13,7 +13,6 @@ At a night's end `reconcile_counts` compares the folder with the snapshot, id by
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -35,8 +34,9 @@ from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.safe_text import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class NightChangedError(LedgerError):

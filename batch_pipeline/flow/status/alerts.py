@@ -10,7 +10,6 @@ an alert that is lost is worse than one that comes twice. Sending never holds up
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from batch_pipeline.flow.pipeline import Pipeline
@@ -20,9 +19,10 @@ from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import alerts as recorded
 from batch_pipeline.ledger.alerts import NewAlert
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import usd
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 ACCOUNT_WIDE = ("account_paused", "other_workspace", "api_unavailable")
 # Of one kind and one look; the ledger has them all.

@@ -19,9 +19,9 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.safe_text import one_line
+from batch_pipeline.safe_text import get_logger, one_line
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # As long as a step of the flow, or a tick of the sensor, may wait for a target that hangs.
 PATIENCE_SECONDS = 8.0

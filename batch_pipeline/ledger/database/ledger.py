@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from sqlalchemy import Connection, Engine
 
 from batch_pipeline.errors import LedgerError
 from batch_pipeline.ledger.database import migrations, tables
+from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.durable import make_file, make_folder, shared_with_group
 from batch_pipeline.storage.storage_errors import is_damage
 
@@ -44,7 +44,7 @@ CLOCK_SET_SECONDS = 1.0
 # States of submissions whose leases, or the time since, decide what is sent.
 MEASURED = ("intent", "sealed", "unknown", "calling")
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Ledger:
