@@ -70,7 +70,7 @@ def test_a_storm_counts_no_attempt_and_is_waited_out(
     declared: dict[str, Any],
     outcome: str,
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(Limiter, "_backoff", lambda _: 0.0)
     sim.set_faults(failing(outcome))
     pipeline = make_pipeline(poll_seconds=100.0)
@@ -140,7 +140,7 @@ def test_lost_answers_of_calls_count_in_a_storm_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(Limiter, "_backoff", lambda _: 0.0)
 
     def lost(request: Request, response: Response) -> Response:

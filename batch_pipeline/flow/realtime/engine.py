@@ -1,58 +1,43 @@
-"""The event loop that makes many Messages calls at once: when a call leaves, what its end means.
+"""The event loop that makes many Messages calls at once.
 
 Requests are read from the shards as calls leave, so that memory does not grow with the night. An
 answer is written to its shard's journal before it counts as done: a process that dies has then at
 most the calls in flight to make again. Checkpoints make the journals durable and report progress to
 the ledger; they run in threads, so that the loop does not wait for a disk. Which shards there are,
-and what happens to a shard that has ended, is decided in `calls`.
+and what happens to a shard that has ended, is decided in `calls`; what becomes of a call that
+failed, in `call_failures`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.messages import usage_of
-from batch_pipeline.flow.outcomes import (
-    Action,
-    Outcome,
-    is_page_for_a_call,
-    is_refused_as_busy,
-    of_call_failure,
+from batch_pipeline.flow.outcomes import Outcome
+from batch_pipeline.flow.realtime.call_failures import (
+    TOLD_PAUSE_SECONDS,
+    CallFailures,
+    SetAside,
+    Stop,
+    TryAgain,
 )
 from batch_pipeline.flow.realtime.call_queue import AHEAD_BYTES, CallQueue
 from batch_pipeline.flow.realtime.shard import Call, OpenShard
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import CALLED_ELSEWHERE, running
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.wording import duration
 
 log = get_logger(__name__)
 
-# Tries of one call in a row: refused because the API is busy (for minutes, often) or turned away by
-# a gateway, or failed.
-BUSY_TRIES = 8
-ERROR_TRIES = 3
-# After this many refusals a call that is estimated to be larger than a rate limit is given up. The
-# estimate of its tokens may be too high, so that one refusal proves nothing.
-TOO_LARGE_TRIES = 3
-FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 60.0
-# Longer pauses are logged, and shown by `status`.
-TOLD_PAUSE_SECONDS = 10.0
-# This number of documents with a gateway's page in place of an answer, and no answer of the API
-# since the first of these pages, shows that the gateway is at fault and not the documents.
-MOST_PAGES = 3
 # A checkpoint follows after `checkpoint_every` answers, and at the latest after this time.
 CHECKPOINT_SECONDS = 5.0
 # Progress is written to the ledger at most this often: other processes write to it as well.
@@ -96,6 +81,7 @@ class Engine:
         self._concurrency = concurrency
         self._checkpoint_every = checkpoint_every
         self._limiter = limiter
+        self._failures = CallFailures(limiter)
         self._claim, self._report, self._settle = claim, report, settle
         self._queue = CallQueue(concurrency)
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -118,15 +104,9 @@ class Engine:
         self.end: End | None = None
         # A refusal that concerns the whole account, or all calls: key, billing, model.
         self.refusal: ApiFailure | None = None
-        # When a gateway's page first arrived, for each call that had one in place of an answer, and
-        # when the latest call left that the API itself answered.
-        self._pages: list[float] = []
-        self._api_answered = float("-inf")
         # A paused account is tried: one call at a time until one is answered (`proved`).
         self.probing = self.proved = False
         self.error: BaseException | None = None
-        # Until when the last pause that was logged lasts.
-        self._told_until = float("-inf")
         # Set after each shard that was settled, and at the end.
         self.settled = threading.Event()
 
@@ -244,7 +224,7 @@ class Engine:
 
     def _succeeded(self, call: Call, ticket: Ticket, answer: Answer) -> None:
         now = time.monotonic()
-        self._api_answered = max(self._api_answered, ticket.sent_at)
+        self._failures.answered(ticket)
         usage = usage_of(answer.message)
         # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
@@ -257,93 +237,16 @@ class Engine:
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
         now = time.monotonic()
-        outcome = of_call_failure(failure)
-        page = is_page_for_a_call(failure)
-        if failure.error_type is not None:
-            self._api_answered = max(self._api_answered, ticket.sent_at)
-        elif page and call.paged_at is None:
-            call.paged_at = now
-            self._pages.append(now)
-        if outcome.action is Action.STOP:
-            self._limiter.rejected(now, ticket, failure.limits)
-            self.refusal = self.refusal or failure
-            self._stop(End.CLOSE)
-            return
-        if is_refused_as_busy(failure) or not failure.connected:
-            self._not_taken_in(call, ticket, failure, outcome, now)
-            return
-        if outcome.action is Action.RETRY:
-            if page:
-                # It says nothing of the API's load.
-                self._limiter.rejected(now, ticket, failure.limits)
-            else:
-                self._limiter.failed(now, ticket)
-            call.failed += 1
-            turned_away = page and failure.status is not None and failure.status >= 300
-            # Unless the API reported an error, or a gateway turned the call away, it may have been
-            # answered and billed.
-            if failure.error_type is None and not turned_away:
-                call.lost += 1
-                call.shard.count_lost(call.number, 1)
-            if page and call.failed >= ERROR_TRIES and self._is_behind_gateway():
-                self.refusal = self.refusal or failure
+        match self._failures.judge(call, ticket, failure, now):
+            case TryAgain(at):
+                self._queue.try_again(call, at)
+            case SetAside(outcome, attempted):
+                result, took = _errored(outcome), now - ticket.sent_at
+                call.shard.failed(call, result, took, attempted=attempted)
+                self._write_soon(call.shard)
+            case Stop(reason):
+                self.refusal = self.refusal or reason
                 self._stop(End.CLOSE)
-                return
-            if call.failed < (BUSY_TRIES if turned_away else ERROR_TRIES):
-                self._try_again(call, now, call.failed, failure.retry_after)
-                return
-        else:
-            self._limiter.rejected(now, ticket, failure.limits)
-        self._set_aside(call, ticket, outcome, now)
-
-    def _is_behind_gateway(self) -> bool:
-        """Whether a gateway answers all calls with its page: no call that left after the first of
-        these pages was answered by the API.
-
-        Otherwise the page is about the one document, as that of a firewall which takes offence.
-        """
-        self._pages = [at for at in self._pages if at > self._api_answered]
-        return len(self._pages) >= MOST_PAGES
-
-    def _not_taken_in(
-        self, call: Call, ticket: Ticket, failure: ApiFailure, outcome: Outcome, now: float
-    ) -> None:
-        """Handle a call whose request the API did not take in: too busy, or not connected."""
-        call.busy += 1
-        limit = None
-        if failure.status == 429:
-            self._limiter.throttled(now, ticket, failure.retry_after, failure.limits)
-            self._tell_pause(now)
-            limit = self._limiter.over(ticket, failure.limits)
-        else:
-            self._limiter.overloaded(now, ticket)
-        if limit is not None and call.busy >= TOO_LARGE_TRIES:
-            message = f"larger than the account's limit of {limit}: {outcome.error_message}"
-            self._set_aside(call, ticket, replace(outcome, error_message=message), now)
-        elif call.busy < BUSY_TRIES or not failure.connected:
-            # Without a connection the request was not refused: it is tried until there is one.
-            self._try_again(call, now, call.busy, failure.retry_after)
-        else:
-            self._set_aside(call, ticket, outcome, now, attempted=False)
-
-    def _tell_pause(self, now: float) -> None:
-        """Log a long pause of the limiter; calls that are refused together are one pause."""
-        left = self._limiter.pause_left(now)
-        if left > TOLD_PAUSE_SECONDS and now > self._told_until:
-            self._told_until = now + left
-            log.warning("the API asks real-time calls to wait: they go on in %s", duration(left))
-
-    def _try_again(self, call: Call, now: float, tries: int, retry_after: float | None) -> None:
-        pause = min(FIRST_RETRY_SECONDS * 2 ** (tries - 1), LONGEST_RETRY_SECONDS)
-        pause *= 0.5 + 0.5 * random.random()  # noqa: S311  # no secret, only spread
-        at = now + max(pause, min(retry_after or 0.0, LONGEST_RETRY_SECONDS))
-        self._queue.try_again(call, at)
-
-    def _set_aside(
-        self, call: Call, ticket: Ticket, outcome: Outcome, now: float, *, attempted: bool = True
-    ) -> None:
-        call.shard.failed(call, _errored(outcome), now - ticket.sent_at, attempted=attempted)
-        self._write_soon(call.shard)
 
     def _write_soon(self, shard: OpenShard) -> None:
         """Have a shard's answers written at the end of this turn of the loop.

@@ -186,7 +186,7 @@ def test_a_gateway_that_answers_all_calls_stops_the_night_and_sets_no_document_a
     pipeline: Pipeline, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     page: Response, pilot: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.01)
     spec = realtime(tmp_path, pilot={"size": pilot})
     faults.on_request = lambda request: page if is_message(request) else None
     with pytest.raises(ApiError, match=f"a gateway.*HTTP {page.status_code}"):
@@ -203,7 +203,7 @@ def test_a_page_for_some_documents_alone_sets_these_aside(
     pipeline: Pipeline, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a firewall's that takes offence at a document: the API answers the others."""
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.01)
     spec = realtime(tmp_path, alerts={"error_rate": 1, "dead_letter_rate": 1})
     blocked = {f"document number {n} about" for n in range(5)}
 
@@ -222,7 +222,7 @@ def test_a_page_for_some_documents_alone_sets_these_aside(
 def test_requests_that_fail_are_retried_in_rounds_and_then_set_aside(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.01)
     spec = realtime(tmp_path, 30, alerts={"error_rate": 1}, retry={"max_attempts": 2})
     matching = [
         {"contains": "Text of document 3.", "outcome": "invalid_request_error", "ways": "both"},
@@ -275,7 +275,7 @@ def test_it_keeps_to_rate_limits_and_comes_to_its_end(
 def test_a_request_larger_than_a_limit_is_set_aside_and_says_so(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_pipeline.flow.realtime.engine.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.01)
     sim.set_message_limits(MessageLimits(input_tokens=60_000))
     spec = realtime(tmp_path, 5, retry={"max_attempts": 1}, pilot={"size": 0})
     # Only just: the server says how long a bucket takes that would hold it.
