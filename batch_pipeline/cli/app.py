@@ -1,7 +1,7 @@
 """`batch-pipeline`: its commands, and how the program ends.
 
-A command is a function in the module of its name; to add one, write it and name it in `COMMANDS`.
-Errors become exit codes here and nowhere else.
+A command is a function in the module of its name in `commands`; to add one, write it and name it in
+`COMMANDS`. Errors become exit codes here and nowhere else.
 
 Each command imports the flow in its function and not at the head of its module: `--help` must not
 load the ledger, and `status` must not load the SDK.
@@ -18,20 +18,20 @@ from collections.abc import Sequence
 
 import typer
 
-from batch_pipeline.cli.approve import approve
-from batch_pipeline.cli.backup import backup
-from batch_pipeline.cli.dead_letters import dead_letters
-from batch_pipeline.cli.demo import demo
-from batch_pipeline.cli.estimate import estimate
-from batch_pipeline.cli.jobs import jobs, validate
+from batch_pipeline.cli.commands.approve import approve
+from batch_pipeline.cli.commands.backup import backup
+from batch_pipeline.cli.commands.dead_letters import dead_letters
+from batch_pipeline.cli.commands.demo import demo
+from batch_pipeline.cli.commands.estimate import estimate
+from batch_pipeline.cli.commands.jobs import jobs, validate
+from batch_pipeline.cli.commands.prune import prune
+from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
+from batch_pipeline.cli.commands.recover import recover
+from batch_pipeline.cli.commands.report import report
+from batch_pipeline.cli.commands.run import cancel, run
+from batch_pipeline.cli.commands.simulator import simulator
+from batch_pipeline.cli.commands.status import status
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
-from batch_pipeline.cli.prune import prune
-from batch_pipeline.cli.reconcile_costs import reconcile_costs
-from batch_pipeline.cli.recover import recover
-from batch_pipeline.cli.report import report
-from batch_pipeline.cli.run import cancel, run
-from batch_pipeline.cli.simulator import simulator
-from batch_pipeline.cli.status import status
 from batch_pipeline.errors import BatchPipelineError
 from batch_pipeline.safe_text import Formatter
 

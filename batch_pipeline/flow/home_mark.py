@@ -5,9 +5,9 @@ and would buy it again. So the home says what the ledger has to know, in `_ledge
 
 - `home.json` names the home and its ledger.
 - `sent/<number>-<account>-<token>.json` is one file for each submission that was sealed, or whose
-  calls have begun. The number is the ledger's (`ledger.identity`), raised in the transaction that
-  seals; the file is written after that transaction and before the last bytes of the body, or the
-  first call, leave. So the mark is never ahead of a ledger that was rolled back or whose process
+  calls have begun. The number is the ledger's (`ledger.home.identity`), raised in the transaction
+  that seals; the file is written after that transaction and before the last bytes of the body, or
+  the first call, leave. So the mark is never ahead of a ledger that was rolled back or whose process
   died, and a submission that may have been bought always has its file.
 
 The highest number is the mark. Each file has a name of its own, so that several processes and
@@ -36,11 +36,12 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError, StorageError
 from batch_pipeline.flow import paths
-from batch_pipeline.ledger import identity, nights, snapshots, submissions
+from batch_pipeline.ledger import nights, snapshots, submissions
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
-from batch_pipeline.ledger.identity import Identity, Sent
+from batch_pipeline.ledger.home import identity
+from batch_pipeline.ledger.home.identity import Identity, Sent
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.safe_text import get_logger

@@ -21,10 +21,11 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.concurrency import is_gone
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import nights, publications
-from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.home import publications
+from batch_pipeline.ledger.home.publications import Publication
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.publications import Publication
+from batch_pipeline.ledger.processes.heartbeat import beating
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.files import STAGING, STAGING_MAX_AGE_SECONDS, Files
 

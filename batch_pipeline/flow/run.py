@@ -22,8 +22,8 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.ledger.heartbeat import beating
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes.heartbeat import beating
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)

@@ -17,8 +17,8 @@ from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes import heartbeat
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,

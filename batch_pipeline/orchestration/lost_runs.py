@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.database.ledger import Ledger, now
+from batch_pipeline.ledger.processes import heartbeat
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,

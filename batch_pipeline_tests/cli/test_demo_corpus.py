@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.cli.demo_corpus import (
+from batch_pipeline.cli.commands.demo_corpus import (
     Document,
     collect_documents,
     find_documents,

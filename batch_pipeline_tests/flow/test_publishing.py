@@ -17,9 +17,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger import accounts, nights, publications
+from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.home import publications
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.storage.files import STAGING

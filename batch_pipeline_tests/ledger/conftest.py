@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
     accounts,
-    leases,
     listed_batches,
     nights,
     shards,
@@ -24,6 +23,7 @@ from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Engine, NewShard
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import Submission

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from batch_pipeline.ledger import heartbeat
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.ledger.processes.heartbeat import beating
 
 PATIENCE_SECONDS = 20.0
 

@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import (
     accounts,
-    leases,
     listed_batches,
     nights,
     shards,
@@ -29,6 +28,7 @@ from batch_pipeline.ledger.admission.night_state import (
 )
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts

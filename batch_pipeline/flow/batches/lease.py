@@ -1,7 +1,8 @@
 """A process's lease on a submission, kept alive while a body is uploaded or calls are made.
 
 Belongs here: how a holder keeps its lease, and how it notices that it was frozen (a suspended
-machine, SIGSTOP). What the ledger does with a lease that has run out stands in `ledger.leases`.
+machine, SIGSTOP). What the ledger does with a lease that has run out stands in
+`ledger.processes.leases`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import leases
 from batch_pipeline.ledger.database.ledger import steady
-from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger.processes import leases
+from batch_pipeline.ledger.processes.heartbeat import beating
 from batch_pipeline.ledger.submissions import Submission
 
 

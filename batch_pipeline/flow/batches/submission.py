@@ -38,11 +38,12 @@ from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, identity, nights, refusals, shards, transitions
+from batch_pipeline.ledger import accounts, nights, refusals, shards, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database.ledger import insisting, steady
+from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger

@@ -28,7 +28,7 @@ from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines
-from batch_pipeline.ledger.identity import Sent
+from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.storage.files import Files
 
 _TOKEN = re.compile(r"[a-z2-7]{16}")

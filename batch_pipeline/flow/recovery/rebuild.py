@@ -25,8 +25,9 @@ from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights, restoring, shards
+from batch_pipeline.ledger import accounts, nights, shards
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.safe_text import get_logger

@@ -21,7 +21,7 @@ from batch_pipeline.flow.recovery import found as home
 from batch_pipeline.flow.recovery import listed, rebuild
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.recovery.listed import Listed
-from batch_pipeline.ledger import identity, restoring
+from batch_pipeline.ledger.home import identity, restoring
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.safe_text import get_logger
 

@@ -22,9 +22,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import leases, submissions
-from batch_pipeline.ledger.heartbeat import beating
+from batch_pipeline.ledger import submissions
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes import leases
+from batch_pipeline.ledger.processes.heartbeat import beating
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.safe_text import get_logger
 

@@ -29,9 +29,10 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.publishing import Named
 from batch_pipeline.flow.results import dead_letters, settled_rows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
-from batch_pipeline.ledger import accounts, nights, redrives, restoring, submissions, takeovers
+from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger

@@ -12,15 +12,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import (
-    accounts,
-    leases,
-    nights,
-    shards,
-    submissions,
-    takeovers,
-    transitions,
-)
+from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.budget import NO_CEILING, Money, Shortfall
 from batch_pipeline.ledger.admission.night_state import (
@@ -39,6 +31,7 @@ from batch_pipeline.ledger.admission.queue import Queue, read_queue
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 

@@ -23,8 +23,9 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
 from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
-from batch_pipeline.ledger import leases, transitions, waits
+from batch_pipeline.ledger import transitions, waits
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline

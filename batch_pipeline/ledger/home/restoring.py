@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger import shards, snapshots, submissions, transitions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
-from batch_pipeline.ledger.identity import Sent
+from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot

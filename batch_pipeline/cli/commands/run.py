@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from batch_pipeline.cli import opening
+from batch_pipeline.cli.commands.report import show_report
 from batch_pipeline.cli.options import Job, Json, NoWait, Partition
 from batch_pipeline.cli.output import COMPLETE, Output, exit_code
-from batch_pipeline.cli.report import show_report
 
 
 def run(

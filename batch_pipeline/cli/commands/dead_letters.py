@@ -10,9 +10,9 @@ import typer
 from rich.text import Text
 
 from batch_pipeline.cli import opening
+from batch_pipeline.cli.commands.report import show_report
 from batch_pipeline.cli.options import Job, Json, NoWait, Partition
 from batch_pipeline.cli.output import Output, as_typed, exit_code
-from batch_pipeline.cli.report import show_report
 from batch_pipeline.cli.tables import SafeConsole, plain_table, print_path
 from batch_pipeline.safe_text import one_line
 from batch_pipeline.wording import clipped

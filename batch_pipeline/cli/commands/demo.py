@@ -43,7 +43,7 @@ def demo(
     """Run the whole flow on documents found on this machine, against the simulator."""
     from batch_pipeline.api.client import AnthropicApi
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.cli.demo_corpus import collect_documents
+    from batch_pipeline.cli.commands.demo_corpus import collect_documents
     from batch_pipeline.flow.pipeline import Pipeline
     from batch_pipeline.jobs.loading import load_job
     from batch_pipeline.jobs.partitions import all_keys
