@@ -7,8 +7,8 @@ and would buy it again. So the home says what the ledger has to know, in `_ledge
 - `sent/<number>-<account>-<token>.json` is one file for each submission that was sealed, or whose
   calls have begun. The number is the ledger's (`ledger.home.identity`), raised in the transaction
   that seals; the file is written after that transaction and before the last bytes of the body, or
-  the first call, leave. So the mark is never ahead of a ledger that was rolled back or whose process
-  died, and a submission that may have been bought always has its file.
+  the first call, leave. So the mark is never ahead of a ledger that was rolled back or whose
+  process died, and a submission that may have been bought always has its file.
 
 The highest number is the mark. Each file has a name of its own, so that several processes and
 machines raise the mark without reading it first, in a folder or in an object store that knows
