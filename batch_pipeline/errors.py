@@ -3,7 +3,7 @@
     BatchPipelineError                exit code 1, "failed"
     ├─ DeclarationError               exit code 2, "invalid_declaration"
     ├─ UsageError                     exit code 2, "usage"
-    │  └─ NoCredentialsError
+    │  └─ NoCredentialsError          exit code 2, "usage"
     ├─ InputDataError                 exit code 1, "invalid_input_data"
     ├─ GateClosedError                exit code 3, "gate_closed"
     ├─ LedgerError                    exit code 1, "ledger"
