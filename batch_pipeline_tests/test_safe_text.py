@@ -47,7 +47,7 @@ def test_log_records_of_the_package_are_safe(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}\n")
-    logging.getLogger("batch_pipeline.flow.any").warning("%s of %s", "a\nb", KEY)
+    safe_text.get_logger("batch_pipeline.flow.any").warning("%s of %s", "a\nb", KEY)
     logging.getLogger("another").warning("%s", "a\nb")
     assert caplog.messages == [r"a\nb of ***", "a\nb"]
 
