@@ -45,13 +45,15 @@ def show_status(
     states: Sequence[progress.Progress],
     alert_limits: Mapping[str, AlertsSpec],
     recorded: Mapping[int, Sequence[Alert]],
+    ledger_problem: str | None,
     *,
     details: bool,
 ) -> None:
     """One line a night, and its warnings; with `details` its batches and alerts too.
 
     `alert_limits` are by job; a job that is declared no more has the defaults.
-    `recorded` are the alerts of each night, by its id.
+    `recorded` are the alerts of each night, by its id; `ledger_problem` says why nothing would be
+    sent from this ledger.
     """
     limits = {state.night.id: alert_limits.get(state.night.job, AlertsSpec()) for state in states}
     found = {
@@ -66,7 +68,8 @@ def show_status(
                 "alerts": [alert.as_json() for alert in recorded[state.night.id]],
             }
             for state in states
-        ]
+        ],
+        "ledger_problem": ledger_problem,
     }
 
     def show() -> None:

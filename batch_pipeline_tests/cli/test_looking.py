@@ -133,7 +133,7 @@ def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Pr
 
 
 def test_status_before_anything_was_run(offline: Program) -> None:
-    assert offline("status", "--json").document == {"nights": []}
+    assert offline("status", "--json").document == {"nights": [], "ledger_problem": None}
     assert "Nothing has been run yet" in offline("status").out
 
 
