@@ -90,6 +90,11 @@ class NewSnapshot:
         """Distinct requests that its own declaration makes, and that the night itself buys."""
         return self.units - self.reused
 
+    @property
+    def filtered_by(self) -> dict[str, int]:
+        """Rows that filters set aside, by filter."""
+        return self.set_aside.get("filtered", {})
+
     def count_set_aside(self, *statuses: str) -> int:
         """Rows that are set aside with one of these statuses; without any, with whatever status."""
         found = [self.set_aside.get(status, {}) for status in statuses or self.set_aside]
