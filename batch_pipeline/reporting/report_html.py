@@ -235,7 +235,7 @@ def _each_chart(report: Report) -> Chart:
         shown,
         x_title="night",
         y_title="USD for 1,000",
-        y_text=short_usd,
+        y_text=lambda amount: f"${short_count(amount)}",
     )
 
 
