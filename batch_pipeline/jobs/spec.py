@@ -38,6 +38,7 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
+from batch_pipeline.jobs.thrift import FiltersSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
@@ -228,6 +229,7 @@ class JobSpec(DeclaredModel):
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
     deduplicate: bool = True
+    filters: FiltersSpec = FiltersSpec()
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()

@@ -12,13 +12,16 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
+
+if TYPE_CHECKING:
+    from batch_pipeline.ledger.snapshots import NewSnapshot
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
@@ -32,7 +35,8 @@ CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 class Declaration:
     """The part of a job that shapes its requests, and how their answers are read.
 
-    A request of more than `max_request_bytes` fits in no batch.
+    A request of more than `max_request_bytes` fits in no batch. `filters` shape no request, and are
+    no part of the hash: they say which rows make one (None: all).
     """
 
     model_id: str
@@ -46,6 +50,7 @@ class Declaration:
     id_column: str
     max_request_bytes: int
     fingerprint_version: int = FINGERPRINT_VERSION
+    filters: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
@@ -61,6 +66,7 @@ class Declaration:
             deduplicate=spec.deduplicate,
             id_column=spec.input.id_column,
             max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
+            filters=spec.filters.model_dump(mode="json") if spec.filters.declared else None,
         )
 
     @classmethod
@@ -68,12 +74,22 @@ class Declaration:
         return cls(**{**data, "betas": tuple(data["betas"])})
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "betas": list(self.betas)}
+        data = {**asdict(self), "betas": list(self.betas)}
+        if self.filters is None:
+            # As ledgers have it that were written before there were filters.
+            del data["filters"]
+        return data
+
+    def has_made(self, snapshot: NewSnapshot) -> bool:
+        """Whether a snapshot was taken under this declaration, with the same filters."""
+        same_rows = snapshot.declaration.get("filters") == self.filters
+        return snapshot.declaration_hash == self.hash and same_rows
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex: changes when what is sent, or how it is read, may change."""
-        return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
+        """SHA-256 in hex: changes when what a row is asked, or how it is read, may change."""
+        shaping = {key: value for key, value in self.to_json().items() if key != "filters"}
+        return hashlib.sha256(orjson.dumps(shaping)).hexdigest()
 
 
 class RequestBuilder:

@@ -190,6 +190,8 @@ class Progress:
             parts.append(f"{self.waiting:,} requests wait")
         if self.unknown:
             parts.append(f"{self.unknown:,} of unknown outcome")
+        if self.filtered:
+            parts.append(f"{self.filtered:,} filtered")
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
         parts.append(usd(self.total_cost_usd))

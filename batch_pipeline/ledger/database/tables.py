@@ -32,7 +32,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PICODOLLARS = Decimal(10) ** 12
 
 
@@ -180,6 +180,8 @@ snapshot = Table(
     Column("kept", BigInteger, nullable=False, default=0, server_default="0"),
     # Layers of rows that those of this snapshot lie on: folder, parts, hash of the declaration.
     Column("below", JSON, nullable=False, server_default="[]"),
+    # Requests that are not sent although rows asked for them: {cause: {documents, bytes}}.
+    Column("avoided", JSON, nullable=False, server_default="{}"),
     # Items by status that were settled when the snapshot was taken: set aside, or bought before.
     Column("settled", JSON, nullable=False),
     Column("taken_at", Double, nullable=False),

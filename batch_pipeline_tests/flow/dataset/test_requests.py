@@ -246,3 +246,18 @@ def test_what_counts_as_another_declaration(change: dict[str, Any], changes: boo
         return Declaration.of(spec).hash
 
     assert (digest(job("in.jsonl", **change)) != digest(job("in.jsonl"))) is changes
+
+
+def test_the_hash_of_a_declaration_is_that_of_ledgers_in_use() -> None:
+    """A job that declares nothing new has the hash that former versions have stored."""
+    spec = JobSpec(
+        name="a",
+        input={"path": "/x.jsonl"},
+        prompt={"user": "{t}", "system": "s"},
+        model_id="claude-haiku-4-5",
+        max_tokens=5,
+        params={"metadata": {}},
+        betas=["b-1"],
+    )
+    stored = "4e9af0e77cb4d311cd590cb99bcf8cb6f290f31c966cda8412df096f6215b27b"
+    assert Declaration.of(spec).hash == stored
