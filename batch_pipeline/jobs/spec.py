@@ -38,6 +38,7 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
+from batch_pipeline.jobs.thrift import ReuseSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
@@ -228,6 +229,7 @@ class JobSpec(DeclaredModel):
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
     deduplicate: bool = True
+    reuse: ReuseSpec | None = None
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()
@@ -312,6 +314,18 @@ class JobSpec(DeclaredModel):
                 ("truncated_max_tokens",), f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
+        return value
+
+    @field_validator("reuse")
+    @classmethod
+    def _nights_before_another(
+        cls, value: ReuseSpec | None, info: ValidationInfo
+    ) -> ReuseSpec | None:
+        if value is not None and info.data.get("partitions", value) is None:
+            raise ValueError(
+                "takes over answers of earlier nights, but the job has one night only; declare "
+                "`partitions`, or remove `reuse`"
+            )
         return value
 
     @field_validator("deadline")

@@ -26,7 +26,7 @@ from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, sampling
-from batch_pipeline.flow.schemas import SUMMED
+from batch_pipeline.flow.schemas import REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -90,6 +90,17 @@ _OPEN_UNITS = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
+_KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
+_REUSED = f"""
+    CREATE TEMP TABLE reused AS
+        SELECT DISTINCT unit FROM answers WHERE final AND mode = '{REUSED}'
+"""  # noqa: S608
+_COUNT_REUSED = """
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM snapshot s
+    ANTI JOIN decisions d ON d.ordinal = s.ordinal
+    SEMI JOIN reused r ON r.unit = s.unit
+"""
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
@@ -120,6 +131,20 @@ class OpenUnits:
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
         return self._found(_ALL)
+
+    def keep(self, table: str) -> duckdb.DuckDBPyConnection:
+        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`; returns its
+        database."""
+        self._connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
+        for _ in self._each_part():
+            self._connection.execute(f"INSERT INTO {table} {_KEPT}")
+        return self._connection
+
+    def count_reused(self) -> tuple[int, int]:
+        """The units that are not open because copied answers settle them, and their bytes."""
+        self._connection.execute(_REUSED)
+        counts = [self._connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
         """`ordinal`, `unit` and `request_bytes` of all units."""
