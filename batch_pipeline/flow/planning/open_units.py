@@ -26,7 +26,7 @@ from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, sampling
-from batch_pipeline.flow.schemas import REUSED, SUMMED
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -44,6 +44,11 @@ LENGTH_GROUPS = 100
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
+# What a night may reuse of another one's answers: what that one bought itself, and was accepted.
+REUSABLE = f"final AND status = '{Status.SUCCEEDED}' AND mode <> '{REUSED}'"
+_REUSABLE = f"""
+    CREATE TEMP TABLE reusable AS SELECT DISTINCT unit FROM reusable_answers WHERE {REUSABLE}
+"""  # noqa: S608
 # Units that are not open: settled by an answer, or in a shard. Tables and not views: DuckDB builds
 # the joins on the smaller side only if it knows the sizes.
 _TAKEN = """
@@ -101,6 +106,10 @@ _COUNT_REUSED = """
     ANTI JOIN decisions d ON d.ordinal = s.ordinal
     SEMI JOIN reused r ON r.unit = s.unit
 """
+_COUNT_REUSABLE = f"""
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
+"""  # noqa: S608
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
@@ -114,12 +123,14 @@ class OpenUnits:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
+        home: Files,
         files: Files,
         snapshot: NewSnapshot,
         *,
         answered: bool,
     ) -> None:
         self._connection = connection
+        self._home = home
         self._layers = layers_of(files, snapshot)
         self._items = snapshot.items
         self._answered = answered
@@ -144,6 +155,18 @@ class OpenUnits:
         """The units that are not open because copied answers settle them, and their bytes."""
         self._connection.execute(_REUSED)
         counts = [self._connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
+
+    def take_reusable(self, files: Sequence[str]) -> tuple[int, int]:
+        """Let succeeded answers of other nights settle units, as if they were copied; returns the
+        number of these units and their bytes."""
+        sources = [(self._home, files)]
+        joins.add_files(self._connection, "reusable_answers", sources, ANSWERS_SCHEMA)
+        self._connection.execute(_REUSABLE)
+        counts = [
+            self._connection.execute(_COUNT_REUSABLE).fetchall()[0] for _ in self._each_part()
+        ]
+        self._connection.execute("INSERT INTO taken SELECT unit FROM reusable")
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
@@ -201,7 +224,7 @@ def open_units(
     with night_answers.tables(home, answers, in_shards) as connection:
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
-        yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
+        yield OpenUnits(connection, home, files, snapshot, answered=bool(answers.files))
 
 
 @dataclass(frozen=True)
@@ -210,18 +233,26 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
+    `reusable` requests are answered by earlier nights, and are in none of these.
     """
 
     requests: int
     sizes: Spread
     lengths: Sequence[tuple[int, float]]
     sample: Sequence[int]
+    reusable: int = 0
 
 
 def unbought(
-    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, night: Night | None, sample: int
+    pipeline: Pipeline,
+    files: Files,
+    snapshot: NewSnapshot,
+    night: Night | None,
+    sample: int,
+    earlier: Sequence[str] = (),
 ) -> Unbought:
-    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one).
+    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one), if it
+    reuses what it can of the answers in the files `earlier`.
 
     The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
     a shard counts as not bought.
@@ -233,10 +264,11 @@ def unbought(
             found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
         claimed = [shard.manifest for shard in found]
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
+        reusable, _ = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
     sizes = lengths.sizes
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), reusable)
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -245,6 +277,7 @@ def unbought(
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=lengths.drawn(sample).tolist() if sample else (),
+        reusable=reusable,
     )
 
 

@@ -21,10 +21,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.planning.open_units import REUSABLE, open_units
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.reuse import window
@@ -46,14 +45,13 @@ log = get_logger(__name__)
 # The begin of the names of files of copied answers; no token of a submission is like it.
 FILE_PREFIX = "reused-"
 
-_GOOD = f"final AND status = '{Status.SUCCEEDED}' AND mode <> '{REUSED}'"
 # A unit may have been answered twice, where a shard was.
 _PICK = f"""
     CREATE OR REPLACE TEMP TABLE picked AS
         SELECT e.unit, max_by(e.custom_id, e.collected_at) AS custom_id,
                any_value(w.id) AS id, any_value(w.fingerprint) AS fingerprint
         FROM earlier e JOIN wanted w ON w.unit = e.unit
-        WHERE {_GOOD} GROUP BY e.unit
+        WHERE {REUSABLE} GROUP BY e.unit
 """  # noqa: S608  # made of constants
 _TAKE = "DELETE FROM wanted WHERE unit IN (SELECT unit FROM picked)"
 # The side with the answers' texts is the probe side: DuckDB holds the other one.
@@ -66,7 +64,7 @@ _COPIES = f"""
     FROM earlier e
     JOIN picked p ON p.unit = e.unit AND p.custom_id = e.custom_id
     CROSS JOIN constants k
-    WHERE {_GOOD}
+    WHERE {REUSABLE}
 """  # noqa: S608
 _SELECT_COPIES = f"SELECT {', '.join(ANSWERS_SCHEMA.names)} FROM ({_COPIES})"  # noqa: S608
 
@@ -120,11 +118,23 @@ def settle(pipeline: Pipeline, spec: JobSpec, night: Night) -> str | None:
             log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
 
 
-def sources(pipeline: Pipeline, spec: JobSpec, night: Night) -> list[Source]:
+def reusable(pipeline: Pipeline, spec: JobSpec, partition: str, account: str) -> list[str]:
+    """The answer files of earlier nights that a night which has decided nothing may yet reuse."""
+    if spec.reuse is None:
+        return []
+    with pipeline.ledger.read() as connection:
+        night = nights.find_night(connection, spec.name, partition, account)
+        begun = night is not None and night.snapshot_id is not None
+        if night is not None and begun and not window.is_due(connection, spec, night):
+            return []
+    return [path for each in sources(pipeline, spec, partition, account) for path in each.files]
+
+
+def sources(pipeline: Pipeline, spec: JobSpec, partition: str, account: str) -> list[Source]:
     """The earlier nights that have answers, the newest first."""
     found = []
     with pipeline.ledger.read() as connection:
-        for each in window.earlier_nights(connection, spec, night):
+        for each in window.earlier_nights(connection, spec, partition, account):
             files = night_answers.files_of(connection, each)
             if files:
                 found.append((each, files))
@@ -174,7 +184,7 @@ def _copy(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
 
 def _find(pipeline: Pipeline, spec: JobSpec, seen: View, target: Path) -> _Found:
     """Write copies for the open units of a night into a local file, if there are any."""
-    earlier = sources(pipeline, spec, seen.night)
+    earlier = sources(pipeline, spec, seen.night.partition, seen.night.account)
     with pipeline.ledger.read() as connection:
         copied = any(f.name for f in answers_files.of_night(connection, seen.night.id))
     if not earlier and not copied:
