@@ -38,7 +38,7 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
-from batch_pipeline.jobs.thrift import ReuseSpec
+from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
@@ -229,6 +229,8 @@ class JobSpec(DeclaredModel):
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
     deduplicate: bool = True
+    filters: FiltersSpec = FiltersSpec()
+    near_duplicates: NearDuplicatesSpec | None = None
     reuse: ReuseSpec | None = None
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
@@ -314,6 +316,26 @@ class JobSpec(DeclaredModel):
                 ("truncated_max_tokens",), f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
+        return value
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _answers_that_can_be_compared(
+        cls, value: NearDuplicatesSpec | None, info: ValidationInfo
+    ) -> NearDuplicatesSpec | None:
+        if value is None or value.action == "filter":
+            return value
+        if info.data.get("output_schema", value) is None:
+            raise ValueError(
+                "action: reuse compares the answers of near duplicates, which needs an "
+                "`output_schema`; declare one, or set action: filter"
+            )
+        pilot: PilotSpec | None = info.data.get("pilot")
+        if pilot is not None and pilot.size == 0:
+            raise ValueError(
+                "action: reuse lets the pilot find out whether near duplicates have equal answers; "
+                "set pilot.size, or action: filter"
+            )
         return value
 
     @field_validator("reuse")

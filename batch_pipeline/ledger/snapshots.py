@@ -71,9 +71,14 @@ class NewSnapshot:
         return (*self.below, Layer(self.folder, self.parts, self.declaration_hash))
 
     @property
+    def asked(self) -> int:
+        """Rows that are not set aside."""
+        return self.items - self.count_set_aside()
+
+    @property
     def units(self) -> int:
         """Distinct requests that its own declaration makes."""
-        return self.items - self.count_set_aside() - self.duplicates - self.kept
+        return self.asked - self.duplicates - self.kept
 
     @property
     def reused(self) -> int:

@@ -195,7 +195,7 @@ def _snapshot(
     if night is not None and night.snapshot_id is not None and night.pruned_at is None:
         with pipeline.ledger.read() as connection:
             current = inputs.get_snapshot(connection, night.snapshot_id)
-        if current.declaration_hash != Declaration.of(spec).hash:
+        if not Declaration.of(spec).has_made(current):
             current = None
     try:
         sources = input_dataset.find_input(pipeline, spec, partition)

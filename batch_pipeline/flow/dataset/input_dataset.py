@@ -16,21 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.dataset import asked_before
+from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.duplicates import note_repeats
+from batch_pipeline.flow.dataset.filters import MOST_FAILED, WHERE_FAILED
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
-from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
+from batch_pipeline.flow.dataset.near import decide as near_decide
+from batch_pipeline.flow.dataset.near import signatures as near_signatures
+from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, Decided
+from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare, wanted_by
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
-from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Codec
-from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -41,6 +49,8 @@ from batch_pipeline.storage.files import Files
 
 log = get_logger(__name__)
 
+# The signatures of all rows, as long as a snapshot is made.
+_SIGNATURES = "signatures"
 # By a large estimate, how many times as large as a compressed file its content is.
 _UNPACKED = 5
 # How many times the size of the input has to be free on the disk, for a snapshot to be written
@@ -65,16 +75,22 @@ def read_snapshot(
     keep: bool = True,
     kept: KeptUnits | None = None,
     overlay: Overlay | None = None,
+    former: Former | None = None,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
     their unit, as long as the declaration that made it makes the same of their row. For an
-    `overlay` its items alone are read, as a layer on its snapshot. Raises InputDataError for what
-    stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows that
-    have to be set aside.
+    `overlay` its items alone are read, as a layer on its snapshot. What the `former` snapshot asked
+    and has an answer keeps it, whatever filters say. Raises InputDataError for what stops the
+    night: an unreadable file, a missing column, null or duplicate ids, too many rows that have to
+    be set aside.
     """
     declaration = Declaration.of(spec)
+    if spec.filters.languages:
+        language.require()
+    if spec.near_duplicates is not None:
+        near_signatures.require()
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
         whole = _Whole(declaration, kept, overlay)
@@ -96,7 +112,12 @@ def read_snapshot(
                 made_by = [layer.declaration_hash for layer in overlay.below.layers]
                 declarations = [*made_by, *declarations]
                 whole.count_again(pipeline.files, layers)
+            before = asked_before.NONE
+            if former is not None and whole.has_requests_set_aside:
+                before = asked_before.find(pipeline, former, layers)
+                whole.take_back(before)
             _refuse_too_many_invalid(spec, partition, whole)
+            _refuse_a_failing_where(spec, partition, whole)
             repeats = note_repeats(
                 pipeline.files,
                 folder,
@@ -106,7 +127,10 @@ def read_snapshot(
                 whole.lines_before,
                 spec,
                 partition,
+                before,
+                filters=whole.has_requests_set_aside,
             )
+            near = whole.decide_near_duplicates(pipeline, folder, layers, former)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         new = NewSnapshot(
             folder=target,
@@ -118,9 +142,10 @@ def read_snapshot(
             parts=whole.parts,
             items=whole.items,
             set_aside=whole.set_aside_by_reason(),
-            duplicates=repeats.duplicates,
+            duplicates=repeats.duplicates - near.duplicates,
             request_bytes=whole.request_bytes,
             kept=repeats.kept,
+            avoided=repeats.avoided | near.avoided,
             below=() if overlay is None else overlay.below.layers,
         )
         if keep:
@@ -158,8 +183,11 @@ class _Whole:
         self._declaration = declaration
         self._kept_units = kept
         self._overlay = overlay
-        self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
+        self._columns = wanted_by(declaration)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
+        if declaration.selecting:
+            # What was approved or refused of these rows was so of those that were let through.
+            self.content.update(orjson.dumps(declaration.selecting))
         self.parts = self.items = self.request_bytes = 0
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
@@ -175,6 +203,41 @@ class _Whole:
         if self._overlay is not None:
             made_from.append(self._overlay.below.folder)
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    def decide_near_duplicates(
+        self, pipeline: Pipeline, folder: Path, layers: Layers, former: Former | None
+    ) -> Decided:
+        """Decide what becomes of near duplicates, and count those that are set aside."""
+        declared, near = self._declaration.near_duplicates, Decided()
+        if self._overlay is not None:
+            near = near_decide.carry_on(pipeline, folder, self._overlay.below)
+        elif declared is not None:
+            signatures = folder / _SIGNATURES
+            signatures.touch()
+            near = near_decide.decide(
+                pipeline, folder, layers, self.items, signatures, declared, former
+            )
+            signatures.unlink()
+        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered
+        self.set_aside = +self.set_aside
+        self.request_bytes -= near.row_bytes
+        self._kept.update(near.digest)
+        return near
+
+    @property
+    def has_requests_set_aside(self) -> bool:
+        """Whether rows are set aside that have a request: by filters."""
+        return any(
+            status == Status.FILTERED or reason == WHERE_FAILED for status, reason in self.set_aside
+        )
+
+    def take_back(self, rows: pa.Table) -> None:
+        """Count rows that were set aside as asked."""
+        reasons = (rows.column(name).to_pylist() for name in ("status", "reason"))
+        self.set_aside -= Counter(zip(*reasons, strict=True))
+        self.request_bytes += pc.sum(rows.column("request_bytes")).as_py() or 0
+        for ordinal in rows.column("ordinal").to_pylist():
+            self._kept.update(b"%d\n" % ordinal)
 
     def set_aside_by_reason(self) -> dict[str, dict[str, int]]:
         """How many rows are set aside: {status: {reason: count}}."""
@@ -244,6 +307,10 @@ class _Whole:
             for number, part in enumerate(piece.parts, self.parts)
         ]
         self.parts += len(added)
+        if piece.signatures is not None:
+            with (folder / _SIGNATURES).open("ab") as whole, piece.signatures.open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
+            piece.signatures.unlink()
         self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
         self.content.update(piece.content)
         self._kept.update(piece.kept)
@@ -294,6 +361,19 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
         )
 
 
+def _refuse_a_failing_where(spec: JobSpec, partition: str, whole: _Whole) -> None:
+    """Stop the night where `filters.where` fails on so many rows that it is itself at fault."""
+    failed = whole.set_aside.get((Status.INVALID_INPUT, WHERE_FAILED), 0)
+    if whole.items and failed / whole.items > MOST_FAILED:
+        raise InputDataError(
+            f"{spec.name} {partition}: filters.where cannot be evaluated for {failed:,} of "
+            f"{whole.items:,} rows ({failed / whole.items:.1%}, at most {MOST_FAILED:.0%} are set "
+            f"aside); nothing was sent. The first: {'; '.join(whole.problems)}. Correct the "
+            "expression: try_cast(column as int) is NULL where a cast fails, and such rows are "
+            "filtered."
+        )
+
+
 def _hint(problems: Sequence[str]) -> str:
     if any("undecodable" in problem and ".csv" in problem.lower() for problem in problems):
         return " CSV in another encoding than UTF-8 is read with input.csv: {encoding: …}."
@@ -301,7 +381,7 @@ def _hint(problems: Sequence[str]) -> str:
 
 
 _COUNTS = """
-    SELECT status, reason, count(*), coalesce(sum(request_bytes), 0)
+    SELECT status, reason, count(*), coalesce(sum(request_bytes) FILTER (status IS NULL), 0)
     FROM snapshot GROUP BY status, reason
 """
 _CHANGES = """

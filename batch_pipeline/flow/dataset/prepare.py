@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset import filters
+from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS
+from batch_pipeline.flow.dataset.filters import Filters, SetAside
+from batch_pipeline.flow.dataset.near.signatures import SignatureFile
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
+from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
 
 if TYPE_CHECKING:
@@ -50,7 +55,7 @@ class Prepared:
 
     `set_aside` counts rows by status and reason, `problems` names the first of them. `content` is
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
-    jsonl file. `without_rows` are files.
+    jsonl file. `without_rows` are files. `signatures` is the file of them, where they are wanted.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -62,6 +67,7 @@ class Prepared:
     kept: bytes = b""
     seen: LinesSeen | None = None
     without_rows: list[str] = field(default_factory=list)
+    signatures: Path | None = None
 
 
 def prepare(
@@ -79,15 +85,29 @@ def prepare(
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
     """
-    try:
-        return _Preparation(number, declaration, folder, codec, kept, only).of(piece)
-    except InputDataError:
-        counted = tuple(map(with_lines_counted, piece))
-        if counted == piece:
+    wanted = declaration.near_duplicates is not None and only is None
+    with (
+        filters.opened(declaration.filters) as asked,
+        SignatureFile(folder / f"piece-{number:06d}.signatures" if wanted else None) as signatures,
+    ):
+        arguments = number, declaration, folder, codec, kept, only, asked, signatures
+        try:
+            return _Preparation(*arguments).of(piece)
+        except InputDataError:
+            counted = tuple(map(with_lines_counted, piece))
+            if counted == piece:
+                raise
+            # The message names a line of the file; the lines before the piece are counted only now.
+            _Preparation(*arguments).of(counted)
             raise
-        # The message names a line of the file; the lines before the piece are counted only now.
-        _Preparation(number, declaration, folder, codec, kept, only).of(counted)
-        raise
+
+
+def wanted_by(declaration: Declaration) -> Wanted:
+    """The columns that a declaration reads."""
+    columns = Template.parse(declaration.user).columns
+    also = [(name, "filters.where") for name in filters.columns_of(declaration.filters)]
+    further = [pair for pair in also if pair[0] not in columns]
+    return Wanted(declaration.id_column, columns, tuple(further))
 
 
 class _Preparation:
@@ -101,41 +121,74 @@ class _Preparation:
         codec: Codec,
         kept: KeptUnits | None,
         only: Collection[str] | None,
+        asked: Filters | None,
+        signatures: SignatureFile,
     ) -> None:
         self._builder = RequestBuilder(declaration)
         self._writer = SnapshotWriter(folder, number, codec)
-        self._kept, self._only = kept, only
+        self._kept, self._only, self._filters = kept, only, asked
+        self._signatures = signatures
+        # Rows that the filters have not been asked of yet, and whether they are to be.
+        self._waiting: list[tuple[Row, SnapshotRow, bool]] = []
+        self._waiting_bytes = 0
         self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
         self._done = Prepared()
         self._rows = 0
 
     def of(self, piece: Piece) -> Prepared:
-        wanted = Wanted(self._builder.declaration.id_column, self._builder.columns)
+        wanted = wanted_by(self._builder.declaration)
         done = self._done
         for section in piece:
             if section.end is not None:
-                done.seen = LinesSeen(set(wanted.columns))
+                done.seen = LinesSeen(set(wanted.read))
             before = self._rows
             for row in read_section(section, wanted, done.seen):
                 self._rows += 1
                 if self._only is None or row.id in self._only:
-                    self._add(row)
+                    self._take(row)
             if self._rows == before and section.end is None:
                 done.without_rows.append(section.file.path)
+        self._add_waiting()
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
+        done.signatures = self._signatures.path
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
-    def _add(self, row: Row) -> None:
+    def _take(self, row: Row) -> None:
+        """Make a row's request; where there are filters, the row waits until a batch is full."""
         prepared = prepare_row(row, self._builder)
         self._content.update(_content_of(row, prepared.fingerprint))
-        if self._kept is not None:
-            prepared = self._as_kept(row, self._kept) or prepared
+        kept = None if self._kept is None else self._as_kept(row, self._kept)
+        if self._filters is None:
+            self._add(row, kept or prepared)
+            return
+        # A row that keeps its answer is asked no filter.
+        self._waiting.append((row, kept or prepared, kept is None and prepared.status is None))
+        self._waiting_bytes += len(row.input)
+        if len(self._waiting) >= BATCH_ROWS or self._waiting_bytes >= BATCH_BYTES:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if self._filters is None:
+            return
+        asked = [row for row, _, is_asked in self._waiting if is_asked]
+        verdicts = iter(self._filters.verdicts(asked))
+        for row, prepared, is_asked in self._waiting:
+            verdict = next(verdicts) if is_asked else None
+            self._add(row, prepared if verdict is None else _without(prepared, verdict))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _add(self, row: Row, prepared: SnapshotRow) -> None:
         if prepared.status is not None:
             self._count_set_aside(row, prepared)
-        self._done.request_bytes += prepared.request_bytes or 0
-        self._writer.add(prepared)
+        else:
+            self._done.request_bytes += prepared.request_bytes or 0
+        ordinal = self._writer.add(prepared)
+        if self._signatures.path is not None and prepared.status is None:
+            texts = (row.values[column] for column in self._builder.columns)
+            self._signatures.add(ordinal, "\n".join(texts))
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where
@@ -154,7 +207,7 @@ class _Preparation:
     def _count_set_aside(self, row: Row, prepared: SnapshotRow) -> None:
         done, reason = self._done, prepared.reason or ""
         done.set_aside[str(prepared.status), reason] += 1
-        if len(done.problems) < EXAMPLES:
+        if len(done.problems) < EXAMPLES and prepared.status != Status.FILTERED:
             message = prepared.detail or reason
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
@@ -163,8 +216,8 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """A row as the snapshot has it: with its request, or with the status and reason why it is not
     sent.
 
-    What sets a row aside for what is in this row alone is checked here, in order. A filter on the
-    row's texts belongs after its own problems and before its request.
+    What sets a row aside for what is in this row alone is checked here, in order. Filters are asked
+    of many rows at a time, and of those alone that have no problem.
     """
     problem = row.problem or builder.problem(row.values)
     if problem is not None:
@@ -196,6 +249,11 @@ def _set_aside(row: Row, status: Status, reason: str, detail: str | None = None)
     return SnapshotRow(
         row.id, None, None, None, status, reason, detail, row.source, row.number, row.input
     )
+
+
+def _without(prepared: SnapshotRow, verdict: SetAside) -> SnapshotRow:
+    """A row that is not sent though it has a request, by which it is known what that saves."""
+    return prepared._replace(status=verdict.status, reason=verdict.reason, detail=verdict.value)
 
 
 def _content_of(row: Row, fingerprint: str | None) -> bytes:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from batch_pipeline.storage.files import Files
 
 # `request_bytes` is the size of the parameters as they go on the wire. A row that is not sent has
-# no unit but a `status`, which is its status in the results, and a `reason`, the same for all such
-# rows; `detail` says more of this row. A line's `row` counts from where its piece begins. `input`
-# is the row as JSON, `places` where in it the texts of the request stand (`row_json.places_of`), if
-# that is known. `kept_from` is the hash of the former declaration that made the request of a kept
-# unit.
+# a `status`, which is its status in the results, and a `reason`, the same for all such rows;
+# `detail` says more of this row. It has no unit, unless a filter sets it aside. A line's `row`
+# counts from where its piece begins. `input` is the row as JSON, `places` where in it the texts of
+# the request stand (`row_json.places_of`), if that is known. `kept_from` is the hash of the former
+# declaration that made the request of a kept unit.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -107,13 +107,16 @@ class SnapshotWriter:
         self.parts: list[Path] = []
         self.items = 0
 
-    def add(self, row: SnapshotRow) -> None:
+    def add(self, row: SnapshotRow) -> int:
+        """Write a row; returns its ordinal."""
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
+        ordinal = self._piece * ORDINALS_A_PIECE + self.items + self._rows
         self._rows += 1
         self._row_bytes += len(row.input)
         if self._row_bytes >= GROUP_BYTES or self._rows >= GROUP_ROWS:
             self._flush()
+        return ordinal
 
     def close(self) -> None:
         self._flush()

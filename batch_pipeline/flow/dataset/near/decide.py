@@ -2,12 +2,13 @@
 
 With `action: filter` a twin is set aside in the snapshot's decisions, and with it each row that
 asks for the very same. With `action: reuse` the twins are listed in a file of their own: whether
-their leaders answer for them is known only after the pilot, see `flow.planning.held_twins`.
+their leaders answer for them is known only after the pilot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow import joins
+from batch_pipeline.flow import answers, joins
 from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.near import twins
-from batch_pipeline.flow.dataset.near.twins import Places, Twins
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.storage.files import Files
+from batch_pipeline.flow.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,11 +34,11 @@ NEAR_DUPLICATE = "near_duplicate"
 # The cause in `avoided`.
 NEAR_DUPLICATES = "near_duplicates"
 FILE_NAME = "twins.parquet"
-# A twin's ordinal and unit, and those of its leader with the leader's id; bytes of the twin's
-# request.
+# A twin's ordinal, id and unit, the bytes of its request, and its leader.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
         pa.field("unit", pa.string(), nullable=False),
         pa.field("request_bytes", pa.int64(), nullable=False),
         pa.field("leader", pa.int64(), nullable=False),
@@ -51,37 +52,54 @@ _LEADERS = """
     INSERT INTO leaders SELECT s.ordinal, s.unit, s.id FROM snapshot s
     SEMI JOIN found f ON f.leader = s.ordinal
 """
-_NAMED = f"""
+_TWINS = """
     INSERT INTO twins
-    SELECT s.ordinal, s.unit, s.request_bytes, f.leader, l.unit, l.id, f.similarity, s.id AS id
+    SELECT s.ordinal, s.id, s.unit, s.request_bytes, f.leader, l.unit, l.id, f.similarity
     FROM snapshot s
     JOIN found f ON f.ordinal = s.ordinal
     JOIN leaders l ON l.ordinal = f.leader
 """
-_SET_ASIDE = f"""'{Status.FILTERED}' AS status, '{NEAR_DUPLICATE}' AS reason,
-    NULL AS answered_by, NULL AS unit,
-    printf('%.2f the same as ', t.similarity) || t.leader_id AS detail"""
-# Twins, and rows that were decided on before; those that ask the same as a twin share its fate.
-_DECIDED = f"""
-    SELECT t.ordinal, t.id, {_SET_ASIDE} FROM twins t
-    UNION ALL
-    SELECT d.ordinal, d.id, {_SET_ASIDE} FROM decided d JOIN twins t ON t.ordinal = d.answered_by
-    UNION ALL
-    SELECT d.ordinal, d.id, d.status, d.reason, d.answered_by, d.unit, d.detail FROM decided d
-    ANTI JOIN twins t ON t.ordinal = d.answered_by
-    ORDER BY ordinal
+_DETAIL = "'a near duplicate of ' || leader_id || printf(' (similarity %.2f)', similarity)"
+# Twins and the rows that ask the same as a twin, which share its fate, with their bytes.
+_FILTERED = f"""
+    CREATE TEMP TABLE filtered AS
+        SELECT ordinal, id, {_DETAIL} AS detail, request_bytes FROM twins
+        UNION ALL
+        SELECT d.ordinal, d.id, {_DETAIL} AS detail, t.request_bytes
+        FROM decided d JOIN twins t ON t.ordinal = d.answered_by
 """  # noqa: S608  # made of constants
+_DECIDED = f"""
+    SELECT ordinal, id, '{Status.FILTERED}' AS status, '{NEAR_DUPLICATE}' AS reason,
+           NULL AS answered_by, NULL AS unit, detail
+    FROM filtered
+    UNION ALL
+    SELECT ordinal, id, status, reason, answered_by, unit, detail
+    FROM decided d ANTI JOIN filtered f USING (ordinal)
+    ORDER BY ordinal
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Rows that are set aside, how many of them were to be answered by another row's request, and
-    the requests that are not sent for it, with their bytes."""
+    """What became of near duplicates.
+
+    `filtered` rows of `row_bytes` are set aside, `duplicates` of which were to be answered by
+    another row's request; `documents` requests of `size` bytes are not sent for it. `digest`
+    differs where the decisions do.
+    """
 
     filtered: int = 0
     duplicates: int = 0
+    row_bytes: int = 0
     documents: int = 0
-    bytes: int = 0
+    size: int = 0
+    digest: bytes = b""
+
+    @property
+    def avoided(self) -> dict[str, dict[str, int]]:
+        """As in `NewSnapshot.avoided`."""
+        counts = {"documents": self.documents, "bytes": self.size}
+        return {NEAR_DUPLICATES: counts} if self.documents else {}
 
 
 def path_of(snapshot: NewSnapshot) -> str:
@@ -89,65 +107,121 @@ def path_of(snapshot: NewSnapshot) -> str:
 
 
 def decide(
-    files: Files,
+    pipeline: Pipeline,
     folder: Path,
     layers: Layers,
     items: int,
     signatures: Path,
-    declared: Mapping[str, Any],
-    bought: Places,
+    declared: dict[str, Any],
+    former: Former | None,
 ) -> Decided:
     """Find the twins among the rows of a snapshot, and write down what becomes of them.
 
-    `folder` has the decisions that were made before. Rows in `bought` (ordinals) have their answers
-    already: they may lead, and are no twins.
+    `folder` has the decisions that were made before. A row whose unit has an answer of the night,
+    under the `former` snapshot, keeps it: it may lead, and is no twin.
     """
     path = folder / decisions.FILE_NAME
-    decided = pq.read_table(path, columns=["ordinal"]).column("ordinal").to_numpy()
-    found = twins.find(signatures, declared["threshold"], np.sort(decided))
-    left = ~np.isin(found.ordinals, bought)
-    found = Twins(found.ordinals[left], found.leaders[left], found.similarities[left])
-    if not len(found.ordinals):
-        return Decided()
-    with joins.tables(files, {}) as connection:
-        _name(connection, layers, items, found)
+    passed_over = pq.read_table(path, columns=["ordinal"]).column("ordinal").to_numpy()
+    found = twins.find(signatures, declared["threshold"], np.sort(passed_over))
+    with joins.tables(pipeline.files, {}) as connection:
+        columns = {
+            "ordinal": found.ordinals,
+            "leader": found.leaders,
+            "similarity": found.similarities,
+        }
+        connection.register("found", pa.table(columns))
+        connection.register("nothing", SCHEMA.empty_table())
+        connection.execute("CREATE TEMP TABLE leaders (ordinal BIGINT, unit VARCHAR, id VARCHAR)")
+        connection.execute("CREATE TEMP TABLE twins AS FROM nothing")
+        if len(found.ordinals):
+            for query in (_LEADERS, _TWINS):
+                for _ in each_part(connection, layers, items):
+                    connection.execute(query)
+            _leave_answered(connection, pipeline, former)
         if declared["action"] == "filter":
             return _filter(connection, path)
-        _list(connection, folder / FILE_NAME)
-    return Decided()
+        return _list(connection, folder / FILE_NAME)
 
 
-def _name(connection: duckdb.DuckDBPyConnection, layers: Layers, items: int, found: Twins) -> None:
-    """Make the table `twins`: the columns of `SCHEMA`, and the twin's `id`."""
-    columns = {
-        "ordinal": found.ordinals, "leader": found.leaders, "similarity": found.similarities
-    }  # fmt: skip
-    connection.register("found", pa.table(columns))
-    connection.execute("CREATE TEMP TABLE leaders (ordinal BIGINT, unit VARCHAR, id VARCHAR)")
-    for _ in each_part(connection, layers, items):
-        connection.execute(_LEADERS)
-    connection.register("no_twins", SCHEMA.append(pa.field("id", pa.string())).empty_table())
-    connection.execute("CREATE TEMP TABLE twins AS FROM no_twins")
-    for _ in each_part(connection, layers, items):
-        connection.execute(_NAMED)
+def carry_on(pipeline: Pipeline, folder: Path, below: NewSnapshot) -> Decided:
+    """Let the near duplicates of a snapshot stay set aside in one that lies on it.
+
+    What a redrive asks again is none of them: they are no dead letters.
+    """
+    sources = {"former": ([decisions.path_of(below)], decisions.SCHEMA)}
+    path = folder / decisions.FILE_NAME
+    with joins.tables(pipeline.files, sources) as connection:
+        connection.register("decided", pq.read_table(path))
+        connection.execute(
+            f"""
+            CREATE TEMP TABLE filtered AS
+                SELECT ordinal, id, detail FROM former WHERE reason = '{NEAR_DUPLICATE}'
+            """  # noqa: S608
+        )
+        return _decided(connection, path)
+
+
+def _leave_answered(
+    connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, former: Former | None
+) -> None:
+    """Take those out of the twins whose units have answers."""
+    if former is None:
+        return
+    with pipeline.ledger.read() as ledger:
+        known = answers.of_night(ledger, former.night, former.snapshot)
+    if not known.files:
+        return
+    units = connection.sql("SELECT DISTINCT unit FROM twins").to_arrow_table()
+    with answers.tables(pipeline.files, known, {}) as answered:
+        answered.register("units", units)
+        query = "SELECT unit FROM units SEMI JOIN (FROM answers WHERE final) USING (unit)"
+        connection.register("answered", answered.sql(query).to_arrow_table())
+    connection.execute("DELETE FROM twins WHERE unit IN (FROM answered)")
 
 
 def _filter(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
     """Add the twins to the decisions in a file."""
     # Read whole before the file is written anew: a row takes about 100 bytes.
     connection.register("decided", pq.read_table(path))
-    [(documents, size)] = connection.execute(
-        "SELECT count(*), sum(request_bytes) FROM twins"
+    connection.execute(_FILTERED)
+    documents, size = _sums(connection, "twins", "request_bytes")
+    return _decided(connection, path, documents, size)
+
+
+def _decided(
+    connection: duckdb.DuckDBPyConnection, path: Path, documents: int = 0, size: int = 0
+) -> Decided:
+    """Write the decisions with the rows in `filtered` anew."""
+    [(duplicates,)] = connection.execute(
+        "SELECT count(*) FROM decided SEMI JOIN filtered USING (ordinal)"
     ).fetchall()
-    rows = connection.sql(_DECIDED).to_arrow_table().cast(decisions.SCHEMA)
-    [(same,)] = connection.execute(
-        "SELECT count(*) FROM decided d SEMI JOIN twins t ON t.ordinal = d.answered_by"
-    ).fetchall()
+    columns = connection.sql("FROM filtered").columns
+    rows, row_bytes = _sums(
+        connection, "filtered", "request_bytes" if "request_bytes" in columns else "0"
+    )
+    table = connection.sql(_DECIDED).to_arrow_table().cast(decisions.SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+    digest = _digest(connection, "filtered", ["ordinal", "detail"])
+    return Decided(rows, duplicates, row_bytes, documents, size, digest)
+
+
+def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
+    """Write the twins into a file."""
+    rows = connection.sql("FROM twins ORDER BY ordinal").to_arrow_table().cast(SCHEMA)
     pq.write_table(rows, path, compression="zstd")
-    return Decided(documents + same, same, documents, int(size))
+    return Decided(digest=_digest(connection, "twins", ["ordinal", "leader"]))
 
 
-def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    names = ", ".join(SCHEMA.names)
-    rows = connection.sql(f"SELECT {names} FROM twins ORDER BY ordinal")  # noqa: S608
-    pq.write_table(rows.to_arrow_table().cast(SCHEMA), path, compression="zstd")
+def _sums(connection: duckdb.DuckDBPyConnection, table: str, size: str) -> tuple[int, int]:
+    query = f"SELECT count(*), coalesce(sum({size}), 0) FROM {table}"  # noqa: S608
+    [(rows, total)] = connection.execute(query).fetchall()
+    return int(rows), int(total)
+
+
+def _digest(connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> bytes:
+    digest = hashlib.sha256()
+    query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY ordinal"  # noqa: S608
+    for batch in joins.batches(connection, query):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(f"{row}\n".encode())
+    return digest.digest()

@@ -78,7 +78,8 @@ def _hashed(data: Bytes) -> Hashes:
 
 
 def _chosen(hashed: Hashes) -> Hashes:
-    return hashed[hashed >> _EIGHTH == 0]
+    chosen: Hashes = hashed[hashed >> _EIGHTH == 0]
+    return chosen
 
 
 def signatures_of(pieces: Sequence[Hashes]) -> Numbers:
@@ -95,19 +96,23 @@ def signatures_of(pieces: Sequence[Hashes]) -> Numbers:
 
 
 class SignatureFile:
-    """Writes the signatures of rows into a local file: for each its ordinal and its numbers."""
+    """Writes the signatures of rows into a local file: for each its ordinal and its numbers.
+
+    Without a path nothing is to be added.
+    """
 
     ROW = np.dtype([("ordinal", "<i8"), ("numbers", "<u4", (NUMBERS,))])
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
         self._file: BinaryIO | None = None
         self._ordinals: list[int] = []
         self._pieces: list[Hashes] = []
         self._hashes = 0
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
+        if self.path is not None:
+            self._file = self.path.open("wb")
         return self
 
     def __exit__(
@@ -116,10 +121,10 @@ class SignatureFile:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        assert self._file is not None
-        if kind is None:
-            self._flush()
-        self._file.close()
+        if self._file is not None:
+            if kind is None:
+                self._flush()
+            self._file.close()
 
     def add(self, ordinal: int, text: str) -> None:
         pieces = pieces_of(text)
