@@ -32,7 +32,7 @@ from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.realtime import calls
 from batch_pipeline.flow.results import claims, results_folder
-from batch_pipeline.flow.reuse import copies
+from batch_pipeline.flow.reuse import copies, twins
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
@@ -421,6 +421,9 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
     state = progress(pipeline, night)
     if state.complete or not state.sent_everything or state.night.held_at is not None:
         return state
+    if state.night.held_twins:
+        twins.settle(pipeline, night)
+        return finish(pipeline, night) if _is_rid_of_twins(pipeline, night) else state
     if not state.night.published:
         # The folder shows another account's; taking the input shows this one again.
         return state
@@ -431,6 +434,10 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
         if current.revision == state.night.revision and current.published:
             nights.update_night(connection, night.id, completed_at=state.at)
         return progress_of.of_night(connection, night.id)
+
+
+def _is_rid_of_twins(pipeline: Pipeline, night: Night) -> bool:
+    return not pipeline.refreshed(night).held_twins
 
 
 def progress(pipeline: Pipeline, night: Night) -> Progress:

@@ -7,6 +7,7 @@ Belongs here: what the ledger knows of a snapshot. The files that hold its items
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -111,6 +112,21 @@ class Snapshot(NewSnapshot):
     settled: dict[str, int]
     taken_at: float
 
+    def is_judged_by(self, verdict: Mapping[str, Any]) -> bool:
+        """Whether a pilot's verdict is valid for this snapshot.
+
+        An open one is valid for all input under its declaration, a closed one for its own input
+        alone: corrected data get a pilot of their own. Near duplicates that may share answers are
+        judged for their threshold.
+        """
+        if verdict["declaration_hash"] != self.declaration_hash:
+            return False
+        near = self.declaration.get("near_duplicates") or {}
+        judged = verdict.get("near_duplicates") or {}
+        if near.get("action") == "reuse" and judged.get("threshold") != near["threshold"]:
+            return False
+        return bool(verdict["open"]) or verdict["content_hash"] == self.content_hash
+
     def as_json(self) -> dict[str, Any]:
         """What `NewSnapshot.from_json` reads."""
         own = {"id", "night_id", "settled", "taken_at"}
@@ -189,5 +205,6 @@ def replace_snapshot(
         refused=None,
         pruned_at=None,
         completed_at=None,
+        held_twins=0,
     )
     return snapshot

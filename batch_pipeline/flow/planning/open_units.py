@@ -9,7 +9,7 @@ memory holds one part and the rows that it is joined with, whatever the size of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, sampling
+from batch_pipeline.flow.planning import held_twins, manifests, sampling
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
@@ -134,7 +134,7 @@ class OpenUnits:
         *,
         answered: bool,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._home = home
         self._layers = layers_of(files, snapshot)
         self._items = snapshot.items
@@ -142,36 +142,61 @@ class OpenUnits:
         self._know_before = False
 
     def count(self) -> int:
-        return sum(self._connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
+        return sum(self.connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
         return self._found(_ALL)
 
-    def keep(self, table: str) -> duckdb.DuckDBPyConnection:
-        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`; returns its
-        database."""
-        self._connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
+    def keep(self, table: str) -> None:
+        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`, in the
+        database of `connection`."""
+        self.connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
         for _ in self._each_part():
-            self._connection.execute(f"INSERT INTO {table} {_KEPT}")
-        return self._connection
+            self.connection.execute(f"INSERT INTO {table} {_KEPT}")
+
+    def count_held(self) -> int:
+        """Twins that wait, where they are held."""
+        [(count,)] = self.connection.execute("SELECT count(*) FROM held").fetchall()
+        return int(count)
+
+    def release_twins(self) -> None:
+        """Let units that are held count as open."""
+        self.connection.execute("DELETE FROM not_asked WHERE ordinal IN (SELECT ordinal FROM held)")
+
+    def pairs(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """A seeded sample of held twins with their leaders, by unit, of which both are open."""
+        query = """
+            SELECT unit, leader_unit FROM held
+            WHERE leader_unit NOT IN (SELECT unit FROM taken)
+            ORDER BY md5(unit || $seed) LIMIT $count
+        """
+        return self.connection.execute(query, {"seed": str(seed), "count": count}).fetchall()
+
+    def pairs_of(self, asked: Collection[str]) -> list[tuple[str, str]]:
+        """Twins with their leaders, by unit, of which both are among these units."""
+        self.connection.register("asked", pa.table({"unit": pa.array(list(asked), pa.string())}))
+        query = """
+            SELECT unit, leader_unit FROM twins
+            WHERE unit IN (SELECT unit FROM asked) AND leader_unit IN (SELECT unit FROM asked)
+            ORDER BY ordinal
+        """
+        return self.connection.execute(query).fetchall()
 
     def count_reused(self) -> tuple[int, int]:
         """The units that are not open because copied answers settle them, and their bytes."""
-        self._connection.execute(_REUSED)
-        counts = [self._connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        self.connection.execute(_REUSED)
+        counts = [self.connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def take_reusable(self, files: Sequence[str]) -> tuple[int, int]:
         """Let succeeded answers of other nights settle units, as if they were copied; returns the
         number of these units and their bytes."""
         sources = [(self._home, files)]
-        joins.add_files(self._connection, "reusable_answers", sources, ANSWERS_SCHEMA)
-        self._connection.execute(_REUSABLE)
-        counts = [
-            self._connection.execute(_COUNT_REUSABLE).fetchall()[0] for _ in self._each_part()
-        ]
-        self._connection.execute("INSERT INTO taken SELECT unit FROM reusable")
+        joins.add_files(self.connection, "reusable_answers", sources, ANSWERS_SCHEMA)
+        self.connection.execute(_REUSABLE)
+        counts = [self.connection.execute(_COUNT_REUSABLE).fetchall()[0] for _ in self._each_part()]
+        self.connection.execute("INSERT INTO taken SELECT unit FROM reusable")
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
@@ -198,17 +223,17 @@ class OpenUnits:
             return
         if self._answered:
             for _ in self._each_part():
-                self._connection.execute(_OPEN_ITEMS)
-        self._connection.execute(_BEFORE)
+                self.connection.execute(_OPEN_ITEMS)
+        self.connection.execute(_BEFORE)
         self._know_before = True
 
     def _found(self, query: str) -> Iterator[pa.Table]:
         for _ in self._each_part():
-            for batch in joins.batches(self._connection, query):
+            for batch in joins.batches(self.connection, query):
                 yield pa.Table.from_batches([batch])
 
     def _each_part(self) -> Iterator[None]:
-        return each_part(self._connection, self._layers, self._items)
+        return each_part(self.connection, self._layers, self._items)
 
 
 @contextmanager
@@ -218,17 +243,22 @@ def open_units(
     answers: NightAnswers,
     planned: Sequence[str],
     files: Files | None = None,
+    *,
+    hold_twins: bool = False,
 ) -> Iterator[OpenUnits]:
     """The open units of a snapshot, given the night's answers.
 
     What the manifests in `planned` list is not open: it is in a shard. `files` is where the
-    snapshot lies, if that is not the home.
+    snapshot lies, if that is not the home. With `hold_twins` near duplicates wait for their leaders
+    (`held_twins`).
     """
     files = files or home
     in_shards = {"in_shards": (planned, manifests.SCHEMA)}
     with night_answers.tables(home, answers, in_shards) as connection:
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
+        if hold_twins:
+            held_twins.hold(connection, files, snapshot)
         yield OpenUnits(connection, home, files, snapshot, answered=bool(answers.files))
 
 

@@ -13,7 +13,7 @@ from batch_pipeline.ledger import answers_files, nights, snapshots
 from batch_pipeline.ledger.answers_files import AnswersFile
 from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
+from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.storage.files import Files
 
 
@@ -26,9 +26,10 @@ class Copied:
     account: str
     name: str
     rows: int
+    origin: str
     snapshot: str
     documents: int
-    bytes: int
+    size: int
 
 
 def find(files: Files, connection: Connection) -> list[Copied]:
@@ -46,9 +47,9 @@ def restore(
     """Let the ledger name a file of copies again; returns the id of its snapshot."""
     new = known.get(copied.snapshot) or lost
     snapshot = snapshots.get_snapshot(connection, restoring.snapshot(connection, night, new))
-    file = AnswersFile(snapshot.id, REUSE, copied.name, copied.rows)
+    file = AnswersFile(snapshot.id, copied.origin, copied.name, copied.rows)
     answers_files.add(connection, night.id, file)
-    snapshots.avoid(connection, snapshot, REUSE, copied.documents, copied.bytes)
+    snapshots.avoid(connection, snapshot, copied.origin, copied.documents, copied.size)
     return snapshot.id
 
 
@@ -63,9 +64,10 @@ def _every(files: Files) -> Iterator[Copied]:
                 account,
                 name,
                 rows=parquet.metadata.num_rows,
+                origin=told[b"origin"].decode(),
                 snapshot=told[b"snapshot"].decode(),
                 documents=int(told[b"documents"]),
-                bytes=int(told[b"bytes"]),
+                size=int(told[b"bytes"]),
             )
 
 

@@ -170,7 +170,7 @@ def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
         return
     results_folder.rebuild(pipeline, night)
     seen = plan.view(pipeline, night)
-    left = plan.count_open(pipeline, seen)
+    left = plan.count_unsettled(pipeline, seen)
     with pipeline.ledger.write() as connection:
         nights.update_night(connection, night.id, open_requests=left)
     steps.finish(pipeline, pipeline.refreshed(night))

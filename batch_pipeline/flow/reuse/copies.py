@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,14 +74,18 @@ _SELECT_COPIES = f"SELECT {', '.join(ANSWERS_SCHEMA.names)} FROM ({_COPIES})"  #
 class _Found:
     """How many units earlier nights answer, by partition, and how many are `left` open.
 
-    `documents` and `bytes` are of all requests of the snapshot that copied answers answer, those
+    `documents` of `size` bytes are all requests of the snapshot that copied answers answer, those
     that were copied for a former snapshot of the night too.
     """
 
     by_partition: dict[str, int]
     left: int
     documents: int
-    bytes: int
+    size: int
+
+    @property
+    def avoided(self) -> tuple[int, int]:
+        return self.documents, self.size
 
 
 @dataclass(frozen=True)
@@ -157,22 +162,18 @@ def _copy(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     """
     with pipeline.files.staged(".parquet") as staged:
         found = _find(pipeline, spec, seen, staged)
-        path = _publish(pipeline, seen.night, staged) if found.by_partition else None
+        path = publish(pipeline, seen.night, staged) if found.by_partition else None
     if path is None:
         with pipeline.ledger.write() as connection:
             if nights.get_night(connection, seen.night.id).snapshot_id == seen.snapshot.id:
-                _record(connection, seen, found, None)
+                record(connection, seen, REUSE, None, 0, found.avoided)
         return
-    try:
-        rebuilt = results_folder.with_answers(pipeline, seen.night, seen.snapshot, path)
-        with rebuilt as (connection, current):
-            _record(connection, seen, found, path)
-            nights.update_night(
-                connection, current.id, open_requests=found.left, revision=current.revision + 1
-            )
-    except results_folder.NightChangedError:
-        pipeline.files.remove(path)
-        raise
+    with published(pipeline, seen, path) as (connection, current):
+        copied = sum(found.by_partition.values())
+        record(connection, seen, REUSE, path, copied, found.avoided)
+        nights.update_night(
+            connection, current.id, open_requests=found.left, revision=current.revision + 1
+        )
     log.info(
         "%s %s: earlier nights answer requests (%s); %s are open",
         seen.night.job,
@@ -188,10 +189,11 @@ def _find(pipeline: Pipeline, spec: JobSpec, seen: View, target: Path) -> _Found
     with pipeline.ledger.read() as connection:
         copied = any(f.name for f in answers_files.of_night(connection, seen.night.id))
     if not earlier and not copied:
-        return _Found({}, left=0, documents=0, bytes=0)
+        return _Found({}, left=0, documents=0, size=0)
     with open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests) as units:
         documents, size = units.count_reused()
-        database = units.keep("wanted")
+        units.keep("wanted")
+        database = units.connection
         before, before_bytes = _wanted(database)
         writer = _Writer(target, seen.snapshot.folder)
         with writer:
@@ -238,12 +240,22 @@ class _Writer:
 
     def finish(self, documents: int, size: int) -> None:
         """Note in the file what it is for, for a ledger that is lost."""
-        facts = {"snapshot": self._snapshot, "documents": str(documents), "bytes": str(size)}
         if self._file is not None:
-            self._file.add_key_value_metadata(facts)
+            self._file.add_key_value_metadata(facts_of(REUSE, self._snapshot, documents, size))
 
 
-def _publish(pipeline: Pipeline, night: Night, staged: Path) -> str:
+def facts_of(origin: str, snapshot: str, documents: int, size: int) -> dict[str, str]:
+    """What a file of copies says of itself, for a ledger that is lost: why it was made, the folder
+    of its snapshot, and what is not bought for it."""
+    return {
+        "origin": origin,
+        "snapshot": snapshot,
+        "documents": str(documents),
+        "bytes": str(size),
+    }
+
+
+def publish(pipeline: Pipeline, night: Night, staged: Path) -> str:
     """Give the file a name that nothing refers to before the transaction; returns its path."""
     pipeline.files.make_durable(staged)
     folder = paths.answers(night.job, night.partition, night.account)
@@ -252,11 +264,32 @@ def _publish(pipeline: Pipeline, night: Night, staged: Path) -> str:
     return path
 
 
-def _record(connection: Connection, seen: View, found: _Found, path: str | None) -> None:
+@contextmanager
+def published(pipeline: Pipeline, seen: View, path: str) -> Iterator[tuple[Connection, Night]]:
+    """`results_folder.with_answers` for a file that is removed again where the night has changed
+    since it was seen."""
+    try:
+        with results_folder.with_answers(pipeline, seen.night, seen.snapshot, path) as found:
+            yield found
+    except results_folder.NightChangedError:
+        pipeline.files.remove(path)
+        raise
+
+
+def record(
+    connection: Connection,
+    seen: View,
+    origin: str,
+    path: str | None,
+    copied: int,
+    avoided: tuple[int, int],
+) -> None:
+    """Let the ledger name a file of copies, and say what is not bought for it: requests, bytes."""
     name = None if path is None else path.rpartition("/")[2]
-    copied = sum(found.by_partition.values())
-    answers_files.add(connection, seen.night.id, AnswersFile(seen.snapshot.id, REUSE, name, copied))
-    snapshots.avoid(connection, seen.snapshot, REUSE, found.documents, found.bytes)
+    answers_files.add(
+        connection, seen.night.id, AnswersFile(seen.snapshot.id, origin, name, copied)
+    )
+    snapshots.avoid(connection, seen.snapshot, origin, *avoided)
 
 
 def _copies(

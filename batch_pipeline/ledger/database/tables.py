@@ -153,6 +153,8 @@ night = Table(
     Column("retry_rounds", Integer, nullable=False, default=0, server_default="0"),
     # The partition whose end is waited for, because its answers may be reused.
     Column("waits_for", String(200)),
+    # Near duplicates that are not asked, because their leaders are to answer for them.
+    Column("held_twins", BigInteger, nullable=False, default=0, server_default="0"),
     # Since when nearly all answers fail for reasons that pass; NULL: they do not.
     Column("storm_since", Double),
     # The last forecast of the deadline; see `flow.deadline`.

@@ -198,7 +198,7 @@ def test_a_crash_while_answers_are_taken_over_changes_nothing(
     write_rows(tmp_path / f"{day(1)}.jsonl", documents(10))
     write_rows(tmp_path / f"{day(2)}.jsonl", documents(12))
     run(make_pipeline(), spec, day(1))
-    for place in ("_publish", "_record"):
+    for place in ("publish", "record"):
         with monkeypatch.context() as patched:
             patched.setattr(copies, place, Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):

@@ -90,7 +90,7 @@ def test_a_redrive_leaves_near_duplicates_as_they_are(
     bad = {"id": "bad", "text": f"{text(99)} refused once"}
     spec = job(write_rows(tmp_path / "in.jsonl", [*rows, bad]), near_duplicates=FILTER)
     fault = {"contains": "refused once", "outcome": "invalid_request_error", "attempts": 1}
-    sim.faults = Faults.of(requests={"matching": [fault]})
+    sim.set_faults(Faults.of(requests={"matching": [fault]}))
     assert run(pipeline, spec, PARTITION).statuses["errored"] == 1
     before = {name: row for name, row in by_id(results(pipeline, spec)).items() if name != "bad"}
     assert redrive(pipeline, spec, PARTITION).sent == {"errored": 1}
