@@ -89,7 +89,10 @@ class NewSnapshot:
     @property
     def bought(self) -> int:
         """Distinct requests that its own declaration makes, and that the night itself buys."""
-        return self.units - self.reused
+        near = self.declaration.get("near_duplicates") or {}
+        # Those that are filtered are none of its units.
+        led = self.avoided.get("near_duplicates", {}) if near.get("action") == "reuse" else {}
+        return self.units - self.reused - led.get("documents", 0)
 
     def count_set_aside(self, *statuses: str) -> int:
         """Rows that are set aside with one of these statuses; without any, with whatever status."""

@@ -26,6 +26,7 @@ from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.orchestration.unfinished_nights import read_night
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -132,6 +133,11 @@ def test_a_night_waits_for_earlier_ones_that_go_on_by_themselves(
     assert steps.submit(pipeline, spec, second).batches == 0
     shown = of_progress(steps.progress(pipeline, second), spec.alerts)
     assert shown.kind is Kind.EARLIER_ANSWERS_FIRST
+    # No run is asked for that could only wait.
+    with pipeline.ledger.read() as connection:
+        found, _ = read_night(connection, pipeline.settings, spec, second, lambda *_: True)
+    assert found.blocked is not None
+    assert found.blocked.kind is Kind.EARLIER_ANSWERS_FIRST
     run(pipeline, spec, first.partition)
     assert run(pipeline, spec, second.partition).complete
     assert sim.books.accepted_requests == 20

@@ -96,17 +96,19 @@ def signatures_of(pieces: Sequence[Hashes]) -> Numbers:
 
 
 class SignatureFile:
-    """Writes the signatures of rows into a local file: for each its ordinal and its numbers.
+    """Writes the signatures of rows into a local file: for each its ordinal, a group, and its
+    numbers. Rows of different groups, which are asked in different ways, are no twins.
 
     Without a path nothing is to be added.
     """
 
-    ROW = np.dtype([("ordinal", "<i8"), ("numbers", "<u4", (NUMBERS,))])
+    ROW = np.dtype([("ordinal", "<i8"), ("group", "<u4"), ("numbers", "<u4", (NUMBERS,))])
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._file: BinaryIO | None = None
         self._ordinals: list[int] = []
+        self._groups: list[int] = []
         self._pieces: list[Hashes] = []
         self._hashes = 0
 
@@ -126,9 +128,10 @@ class SignatureFile:
                 self._flush()
             self._file.close()
 
-    def add(self, ordinal: int, text: str) -> None:
+    def add(self, ordinal: int, text: str, group: int = 0) -> None:
         pieces = pieces_of(text)
         self._ordinals.append(ordinal)
+        self._groups.append(group)
         self._pieces.append(pieces)
         self._hashes += len(pieces)
         if len(self._pieces) >= _TOGETHER or self._hashes >= _HASHES_TOGETHER:
@@ -137,7 +140,7 @@ class SignatureFile:
     def _flush(self) -> None:
         assert self._file is not None
         rows = np.empty(len(self._pieces), self.ROW)
-        rows["ordinal"] = self._ordinals
+        rows["ordinal"], rows["group"] = self._ordinals, self._groups
         rows["numbers"] = signatures_of(self._pieces)
         self._file.write(rows.tobytes())
-        self._ordinals, self._pieces, self._hashes = [], [], 0
+        self._ordinals, self._groups, self._pieces, self._hashes = [], [], [], 0

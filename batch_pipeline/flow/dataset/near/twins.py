@@ -75,7 +75,7 @@ def _read(path: Path) -> Iterator[npt.NDArray[np.void]]:
 
 
 def _bands(path: Path, rows: int) -> Iterator[npt.NDArray[np.uint64]]:
-    """For each band the numbers of all rows in it, as a hash."""
+    """For each band the numbers of all rows in it, with their group, as a hash."""
     bands = range(NUMBERS // BAND)
     odd = np.uint64(0x9E3779B97F4A7C15)
     for first in range(0, len(bands), _BANDS_TOGETHER):
@@ -83,13 +83,13 @@ def _bands(path: Path, rows: int) -> Iterator[npt.NDArray[np.uint64]]:
         keys = np.empty((len(some), rows), np.uint64)
         at = 0
         for block in _read(path):
-            numbers = block["numbers"]
+            numbers, group = block["numbers"], block["group"] * odd
             for key, band in zip(keys, some, strict=True):
                 four = np.ascontiguousarray(numbers[:, BAND * band : BAND * (band + 1)])
                 two = four.view(np.uint64)
                 mixed = two[:, 0] * odd
                 mixed ^= mixed >> np.uint64(29)
-                key[at : at + len(block)] = (mixed + two[:, 1]) * odd
+                key[at : at + len(block)] = (mixed + two[:, 1] + group) * odd
             at += len(block)
         yield from keys
 

@@ -78,6 +78,14 @@ def test_many_of_one_form_have_one_leader(tmp_path: Path) -> None:
     assert found(tmp_path / "signatures", texts, 0.9) == dict.fromkeys(range(2, 1_001), 1)
 
 
+def test_rows_that_are_asked_in_different_ways_are_no_twins(tmp_path: Path) -> None:
+    with SignatureFile(tmp_path / "signatures") as file:
+        for ordinal, group in enumerate((0, 1, 0, 1)):
+            file.add(ordinal, text(1), group)
+    made = twins.find(tmp_path / "signatures", 0.9, np.empty(0, np.int64))
+    assert (made.ordinals.tolist(), made.leaders.tolist()) == ([2, 3], [0, 1])
+
+
 def test_rows_that_are_passed_over_neither_lead_nor_follow(tmp_path: Path) -> None:
     with SignatureFile(tmp_path / "signatures") as file:
         for ordinal in (1, 2, 3):
