@@ -133,16 +133,21 @@ def test_a_failed_leaders_twins_are_bought(
             }
         )
     )
-    spec = forms(tmp_path, SAME, alerts={"error_rate": 1.0}, pilot={"size": 2, "max_error_rate": 1})
-    spec = spec.model_copy(update={"pilot": spec.pilot.model_copy(update={"seed": 3})})
+    spec = forms(tmp_path, SAME, alerts={"error_rate": 1.0})
     state = run(pipeline, spec, PARTITION)
-    assert state.complete
     rows = by_id(results(pipeline, spec))
+    assert state.complete
     assert state.night.pilot is not None
-    if not state.night.pilot["near_duplicates"]["accepted"]:
-        pytest.skip("the seed drew a pair with a failing leader")
-    assert state.statuses == {"succeeded": 2 * FORMS - 30, "errored": 30}
-    assert {rows[f"{form}-1"]["mode"] for form in range(30, 60)} <= {"batch", "realtime"}
+    assert state.night.pilot["near_duplicates"]["accepted"]
+    # The fault is one of batches: what the pilot asked in real time is answered.
+    failed = {name.split("-")[0] for name, row in rows.items() if row["status"] == "errored"}
+    assert 20 < len(failed) == state.statuses["errored"]
+    assert {
+        (row["status"], row["mode"], row["answered_by"])
+        for row in rows.values()
+        if row["id"] in {f"{form}-1" for form in failed}
+    } == {("succeeded", "batch", None)}
+    assert not accepted_twice(sim)
 
 
 def test_a_crash_while_twins_are_answered_changes_nothing(
