@@ -94,6 +94,11 @@ class NewSnapshot:
         led = self.avoided.get("near_duplicates", {}) if near.get("action") == "reuse" else {}
         return self.units - self.reused - led.get("documents", 0)
 
+    @property
+    def filtered_by(self) -> dict[str, int]:
+        """Rows that filters set aside, by filter."""
+        return self.set_aside.get("filtered", {})
+
     def count_set_aside(self, *statuses: str) -> int:
         """Rows that are set aside with one of these statuses; without any, with whatever status."""
         found = [self.set_aside.get(status, {}) for status in statuses or self.set_aside]

@@ -24,7 +24,7 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import experience
+from batch_pipeline.flow.costs import avoided, experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
@@ -43,7 +43,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
 from batch_pipeline.pricing.estimate import (
     UNCACHED,
     Amounts,
@@ -55,6 +55,7 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
+from batch_pipeline.reporting.avoided import Avoided, by_cause
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 
@@ -104,9 +105,8 @@ class Estimate:
     realtime_hours: float
     realtime_hours_from: str
     advice: Advice
-    # Requests that earlier nights answer.
-    reused: int
     warnings: tuple[str, ...]
+    avoided: tuple[Avoided, ...]
 
     @property
     def expected_usd(self) -> Decimal:
@@ -114,6 +114,11 @@ class Estimate:
         if self.mode == "realtime":
             return self.realtime.expected
         return self.batch.expected + self.pilot_extra_usd
+
+    @property
+    def reused(self) -> int:
+        """Requests that earlier nights answer."""
+        return self.snapshot.reused
 
     @property
     def already_bought(self) -> int:
@@ -278,6 +283,10 @@ def _assembled(
     notes: list[str],
 ) -> Estimate:
     price = price_for(spec)
+    if left.reusable:
+        # As the snapshot will be once that is decided.
+        counts = {"documents": left.reusable, "bytes": left.reusable_bytes}
+        snapshot = replace(snapshot, avoided={**snapshot.avoided, REUSE: counts})
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
     searches = searches_bound(Declaration.of(spec), price)
     work = Work(
@@ -324,9 +333,30 @@ def _assembled(
             f"({'measured' if speed.measured else 'assumed: none was measured yet'})"
         ),
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
-        reused=snapshot.reused + left.reusable,
         warnings=tuple(notes),
+        avoided=avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec)),
     )
+
+
+def way_of(spec: JobSpec) -> Mode:
+    """The way that most of a job's requests go."""
+    return "realtime" if spec.mode == "realtime" else "batch"
+
+
+def tokens_without_api(
+    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, account: str | None = None
+) -> Tokens:
+    """What is known of a night's tokens without asking the API.
+
+    Without an `account` it is the one whose results are shown, else the declared one.
+    """
+    if account is None:
+        with pipeline.ledger.read() as connection:
+            shown = nights.shown_night(connection, spec.name, partition)
+        account = pipeline.settings.account if shown is None else shown.account
+    declaration = Declaration.of(spec)
+    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    return _tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)
 
 
 def _batch_hours_from(turnaround: Turnaround, rounds: int, queue: int) -> str:
@@ -360,6 +390,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "duplicates": snapshot.duplicates,
         "invalid_input": snapshot.count_set_aside("invalid_input"),
         "too_large": snapshot.count_set_aside("too_large"),
+        "filtered": snapshot.count_set_aside("filtered"),
+        "filtered_by": snapshot.filtered_by,
         "reused": found.reused,
         "already_bought": found.already_bought,
         "tokens": {
@@ -377,6 +409,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "pilot_extra_usd": _usd(found.pilot_extra_usd),
         "expected_usd": _usd(found.expected_usd),
         "savings_usd": _usd(found.savings_usd),
+        "avoided_usd": {cause: _usd(amount) for cause, amount in by_cause(found.avoided).items()},
+        "avoided": [{**each.as_json(), "avoided_usd": _usd(each.usd)} for each in found.avoided],
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }

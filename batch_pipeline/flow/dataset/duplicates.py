@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
@@ -24,11 +25,14 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.storage.files import Files
 
+# The cause in `NewSnapshot.avoided` of rows that the request of another row answers.
+DUPLICATES = "duplicates"
+
 
 @dataclass(frozen=True)
 class Repeats:
     """The number of rows that the request of another row answers, the number of requests that
-    another declaration has made than the snapshot's own, and those that filters avoid, by filter
+    another declaration has made than the snapshot's own, and what both and the filters avoid
     (`NewSnapshot.avoided`)."""
 
     duplicates: int
@@ -67,21 +71,24 @@ def note_repeats(
         if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
             found = list(joins.batches(connection, _DUPLICATE_IDS))
             _refuse_duplicate_ids(found, lines_before, spec, partition)
-        count = 0
+        count = size = 0
         path = folder / decisions.FILE_NAME
         with pq.ParquetWriter(path, decisions.SCHEMA, compression="zstd") as writer:
             for _ in each_part(connection, layers if repeated else (), items):
                 for batch in joins.batches(connection, _ANSWERED_BY_ANOTHER.format(**names)):
-                    writer.write_batch(batch.cast(decisions.SCHEMA))
+                    writer.write_batch(batch.select(decisions.SCHEMA.names).cast(decisions.SCHEMA))
                     count += batch.num_rows
+                    size += pc.sum(batch.column("request_bytes")).as_py()
             if before.num_rows:
                 for batch in joins.batches(connection, _ASKED_BEFORE):
                     writer.write_batch(batch.cast(decisions.SCHEMA))
         filtered = connection.execute(_AVOIDED.format(**names)).fetchall() if filters else []
     avoided = {
-        f"filter:{reason}": {"documents": count, "bytes": int(size)}
-        for reason, count, size in filtered
+        f"filter:{reason}": {"documents": requests, "bytes": int(saved)}
+        for reason, requests, saved in filtered
     }
+    if count:
+        avoided[DUPLICATES] = {"documents": count, "bytes": size}
     return Repeats(count, int(kept), avoided)
 
 
@@ -117,7 +124,7 @@ _DUPLICATE_IDS = f"""
 _KEPT = "SELECT count(DISTINCT unit) FROM snapshot s WHERE {asked} AND {made_by} <> '{own}'"
 _ANSWERED_BY_ANOTHER = f"""
     SELECT s.ordinal, s.id, NULL AS status, '{decisions.IDENTICAL_REQUEST}' AS reason,
-           r.asked AS answered_by, s.unit, NULL AS detail
+           r.asked AS answered_by, s.unit, NULL AS detail, s.request_bytes
     FROM snapshot s JOIN repeated_units r ON r.unit = s.unit
     WHERE s.ordinal <> r.asked AND {{asked}}
 """  # noqa: S608

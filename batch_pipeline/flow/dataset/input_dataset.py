@@ -142,10 +142,10 @@ def read_snapshot(
             parts=whole.parts,
             items=whole.items,
             set_aside=whole.set_aside_by_reason(),
-            duplicates=repeats.duplicates - near.duplicates,
+            duplicates=repeats.duplicates - near.duplicates[0],
             request_bytes=whole.request_bytes,
             kept=repeats.kept,
-            avoided=repeats.avoided | near.avoided,
+            avoided=near.avoided(repeats.avoided),
             below=() if overlay is None else overlay.below.layers,
         )
         if keep:
@@ -210,7 +210,8 @@ class _Whole:
         """Decide what becomes of near duplicates, and count those that are set aside."""
         declared, near = self._declaration.near_duplicates, Decided()
         if self._overlay is not None:
-            near = near_decide.carry_on(pipeline, folder, self._overlay.below)
+            below = self._overlay.below
+            near = near_decide.carry_on(pipeline, folder, layers, self.items, below)
         elif declared is not None:
             signatures = folder / _SIGNATURES
             signatures.touch()
@@ -218,9 +219,9 @@ class _Whole:
                 pipeline, folder, layers, self.items, signatures, declared, former
             )
             signatures.unlink()
-        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered
+        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered[0]
         self.set_aside = +self.set_aside
-        self.request_bytes -= near.row_bytes
+        self.request_bytes -= near.filtered[1]
         self._kept.update(near.digest)
         return near
 

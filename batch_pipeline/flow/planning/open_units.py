@@ -268,7 +268,8 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
-    `reusable` requests are answered by earlier nights, and are in none of these.
+    `reusable` requests, of `reusable_bytes`, are answered by earlier nights, and are in none of
+    these.
     """
 
     requests: int
@@ -276,6 +277,7 @@ class Unbought:
     lengths: Sequence[tuple[int, float]]
     sample: Sequence[int]
     reusable: int = 0
+    reusable_bytes: int = 0
 
 
 def unbought(
@@ -299,11 +301,11 @@ def unbought(
             found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
         claimed = [shard.manifest for shard in found]
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
-        reusable, _ = units.take_reusable(earlier) if earlier else (0, 0)
+        reusable = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
     sizes = lengths.sizes
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), reusable)
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), *reusable)
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -312,7 +314,8 @@ def unbought(
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=lengths.drawn(sample).tolist() if sample else (),
-        reusable=reusable,
+        reusable=reusable[0],
+        reusable_bytes=reusable[1],
     )
 
 

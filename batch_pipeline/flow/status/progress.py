@@ -195,6 +195,8 @@ class Progress:
             parts.append(f"{self.waiting:,} requests wait")
         if self.unknown:
             parts.append(f"{self.unknown:,} of unknown outcome")
+        if self.filtered:
+            parts.append(f"{self.filtered:,} filtered")
         if self.reused:
             parts.append(f"{self.reused:,} requests answered by earlier nights")
         if self.dead_letter:

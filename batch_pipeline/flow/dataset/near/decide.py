@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from batch_pipeline.flow import answers, joins
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.asked_before import Former
+from batch_pipeline.flow.dataset.duplicates import DUPLICATES
 from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.near import twins
 from batch_pipeline.flow.outcomes import Status
@@ -68,6 +69,16 @@ _FILTERED = f"""
         SELECT d.ordinal, d.id, {_DETAIL} AS detail, t.request_bytes
         FROM decided d JOIN twins t ON t.ordinal = d.answered_by
 """  # noqa: S608  # made of constants
+_NO_FILTERED = """
+    CREATE TEMP TABLE filtered (
+        ordinal BIGINT, id VARCHAR, detail VARCHAR, request_bytes BIGINT
+    )
+"""
+_CARRIED_ON = f"""
+    INSERT INTO filtered
+    SELECT s.ordinal, s.id, f.detail, s.request_bytes
+    FROM snapshot s JOIN former f ON f.ordinal = s.ordinal WHERE f.reason = '{NEAR_DUPLICATE}'
+"""  # noqa: S608
 _DECIDED = f"""
     SELECT ordinal, id, '{Status.FILTERED}' AS status, '{NEAR_DUPLICATE}' AS reason,
            NULL AS answered_by, NULL AS unit, detail
@@ -79,27 +90,36 @@ _DECIDED = f"""
 """  # noqa: S608
 
 
+# A number of rows or requests, and their bytes together.
+Counted = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Decided:
     """What became of near duplicates.
 
-    `filtered` rows of `row_bytes` are set aside, `duplicates` of which were to be answered by
-    another row's request; `documents` requests of `size` bytes are not sent for it. `digest`
-    differs where the decisions do.
+    `filtered` rows are set aside, `duplicates` of which were to be answered by another row's
+    request; `requests` are not sent for it. `digest` differs where the decisions do.
     """
 
-    filtered: int = 0
-    duplicates: int = 0
-    row_bytes: int = 0
-    documents: int = 0
-    size: int = 0
+    filtered: Counted = (0, 0)
+    duplicates: Counted = (0, 0)
+    requests: Counted = (0, 0)
     digest: bytes = b""
 
-    @property
-    def avoided(self) -> dict[str, dict[str, int]]:
-        """As in `NewSnapshot.avoided`."""
-        counts = {"documents": self.documents, "bytes": self.size}
-        return {NEAR_DUPLICATES: counts} if self.documents else {}
+    def avoided(self, before: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        """`NewSnapshot.avoided` with these near duplicates, given that without them."""
+        found = dict(before)
+        if self.duplicates[0]:
+            same = {name: found[DUPLICATES][name] for name in ("documents", "bytes")}
+            same["documents"] -= self.duplicates[0]
+            same["bytes"] -= self.duplicates[1]
+            found[DUPLICATES] = same
+            if not same["documents"]:
+                del found[DUPLICATES]
+        if self.requests[0]:
+            found[NEAR_DUPLICATES] = {"documents": self.requests[0], "bytes": self.requests[1]}
+        return found
 
 
 def path_of(snapshot: NewSnapshot) -> str:
@@ -143,22 +163,25 @@ def decide(
         return _list(connection, folder / FILE_NAME)
 
 
-def carry_on(pipeline: Pipeline, folder: Path, below: NewSnapshot) -> Decided:
+def carry_on(
+    pipeline: Pipeline, folder: Path, layers: Layers, items: int, below: NewSnapshot
+) -> Decided:
     """Let the near duplicates of a snapshot stay set aside in one that lies on it.
 
     What a redrive asks again is none of them: they are no dead letters.
     """
-    sources = {"former": ([decisions.path_of(below)], decisions.SCHEMA)}
+    if NEAR_DUPLICATE not in below.filtered_by:
+        return Decided()
     path = folder / decisions.FILE_NAME
-    with joins.tables(pipeline.files, sources) as connection:
+    with joins.tables(pipeline.files, {}) as connection:
+        source = [(pipeline.files, [decisions.path_of(below)])]
+        joins.add_files(connection, "former", source, decisions.SCHEMA)
         connection.register("decided", pq.read_table(path))
-        connection.execute(
-            f"""
-            CREATE TEMP TABLE filtered AS
-                SELECT ordinal, id, detail FROM former WHERE reason = '{NEAR_DUPLICATE}'
-            """  # noqa: S608
-        )
-        return _decided(connection, path)
+        connection.execute(_NO_FILTERED)
+        for _ in each_part(connection, layers, items):
+            connection.execute(_CARRIED_ON)
+        counts = below.avoided.get(NEAR_DUPLICATES, {"documents": 0, "bytes": 0})
+        return _decided(connection, path, counts["documents"], counts["bytes"])
 
 
 def _leave_answered(
@@ -189,20 +212,15 @@ def _filter(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
 
 
 def _decided(
-    connection: duckdb.DuckDBPyConnection, path: Path, documents: int = 0, size: int = 0
+    connection: duckdb.DuckDBPyConnection, path: Path, documents: int, size: int
 ) -> Decided:
     """Write the decisions with the rows in `filtered` anew."""
-    [(duplicates,)] = connection.execute(
-        "SELECT count(*) FROM decided SEMI JOIN filtered USING (ordinal)"
-    ).fetchall()
-    columns = connection.sql("FROM filtered").columns
-    rows, row_bytes = _sums(
-        connection, "filtered", "request_bytes" if "request_bytes" in columns else "0"
-    )
+    rows = _sums(connection, "filtered", "request_bytes")
+    duplicates = _sums(connection, "filtered SEMI JOIN decided USING (ordinal)", "request_bytes")
     table = connection.sql(_DECIDED).to_arrow_table().cast(decisions.SCHEMA)
     pq.write_table(table, path, compression="zstd")
     digest = _digest(connection, "filtered", ["ordinal", "detail"])
-    return Decided(rows, duplicates, row_bytes, documents, size, digest)
+    return Decided(rows, duplicates, (documents, size), digest)
 
 
 def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
