@@ -102,7 +102,8 @@ _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
 _KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
 _REUSED = f"""
     CREATE TEMP TABLE reused AS
-        SELECT DISTINCT unit FROM answers WHERE final AND mode = '{REUSED}'
+        SELECT DISTINCT unit FROM answers
+        WHERE final AND mode = '{REUSED}' AND starts_with(answered_by, 'partition:')
 """  # noqa: S608
 _COUNT_REUSED = """
     SELECT count(*), coalesce(sum(s.request_bytes), 0)
@@ -184,7 +185,7 @@ class OpenUnits:
         return self.connection.execute(query).fetchall()
 
     def count_reused(self) -> tuple[int, int]:
-        """The units that are not open because copied answers settle them, and their bytes."""
+        """The units that answers of earlier nights settle, and their bytes."""
         self.connection.execute(_REUSED)
         counts = [self.connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))

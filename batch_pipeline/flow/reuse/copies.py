@@ -105,20 +105,20 @@ def settle(pipeline: Pipeline, spec: JobSpec, night: Night) -> str | None:
     if spec.reuse is None:
         return None
     while True:
-        seen = plan.view(pipeline, night)
         with pipeline.ledger.read() as connection:
-            if not window.is_due(connection, spec, seen.night) or not seen.night.published:
+            current = nights.get_night(connection, night.id)
+            if not window.is_due(connection, spec, current) or not current.published:
                 return None
             if submissions.of_night(connection, night.id, *submissions.LIVE):
                 return None
-            awaited = window.waits_for(connection, spec, seen.night)
-        if awaited != seen.night.waits_for:
+            awaited = window.waits_for(connection, spec, current)
+        if awaited != current.waits_for:
             with pipeline.ledger.write() as connection:
                 nights.update_night(connection, night.id, waits_for=awaited)
         if awaited is not None:
             return awaited
         try:
-            _copy(pipeline, spec, seen)
+            _copy(pipeline, spec, plan.view(pipeline, night))
         except results_folder.NightChangedError:
             log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
 
