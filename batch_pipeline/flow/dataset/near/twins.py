@@ -7,6 +7,7 @@ the texts: 100 bytes a row, and the signatures stay on the disk.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,7 @@ BAND = 4
 # Bands that are read from the file together: 8 bytes a row for each of them.
 _BANDS_TOGETHER = 7
 _ROWS_READ = 1 << 15
-# Rows whose signatures are held at once. The file is mapped for them and unmapped again: a page of
-# it that was looked at counts as the process's memory as long as it is mapped.
+# Rows whose signatures are held at once.
 _ROWS_HELD = 1 << 14
 # Rows of the same band are compared with the first of them and with this number of neighbours: of a
 # thousand equal forms all pairs would be half a million.
@@ -190,5 +190,14 @@ def _similarities(path: Path, one: Places, other: Places) -> npt.NDArray[np.floa
 
 
 def _numbers(path: Path, places: Sequence[Places]) -> list[Numbers]:
-    mapped = np.memmap(path, SignatureFile.ROW, "r")
-    return [np.array(mapped["numbers"][rows]) for rows in places]
+    """The signatures of rows. They are read one by one: of a mapped file the kernel would count
+    sixteen pages for each row as memory of this process."""
+    size, start = SignatureFile.ROW.itemsize, SignatureFile.ROW.fields["numbers"][1]
+    length = NUMBERS * np.dtype(np.uint32).itemsize
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        found = [
+            b"".join(os.pread(descriptor, length, size * row + start) for row in rows.tolist())
+            for rows in places
+        ]
+    return [np.frombuffer(data, "<u4").reshape(-1, NUMBERS) for data in found]
