@@ -153,6 +153,11 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
         notes.append(f"{state.filtered:,} documents are filtered ({by})")
     if state.reused:
         notes.append(f"{state.reused:,} requests are answered by earlier nights, at no cost")
+    near = (state.night.pilot or {}).get("near_duplicates")
+    if near is not None:
+        notes.append(f"near duplicates: {near['reason']}")
+    if state.night.held_twins:
+        notes.append(f"{state.night.held_twins:,} near duplicates wait for their leaders' answers")
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)

@@ -341,6 +341,7 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
         error_rate=verdict["error_rate"],
         truncated_rate=verdict["truncated_rate"],
         projected_usd=Decimal(str(verdict["projected_usd"])) if verdict["judged"] else None,
+        near_duplicates=(verdict.get("near_duplicates") or {}).get("reason"),
     )
 
 
