@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline_tests.support import job
 
 DAILY = {"partitions": {"start": "2026-01-01"}}
@@ -40,3 +41,13 @@ def test_what_can_work_is_accepted() -> None:
     )  # fmt: skip
     assert spec.near_duplicates is not None
     assert (spec.near_duplicates.threshold, spec.near_duplicates.min_agreement) == (0.9, 0.95)
+
+
+def test_what_saves_money_shapes_no_request() -> None:
+    """Ledgers in use know declarations by this hash: another one would buy their nights again."""
+    plain = Declaration.of(job("/in.jsonl"))
+    assert plain.hash == "caccae3fd1114a10c75b688a3ef09918ff89f2a582211cbcf622bc0960c91aa0"
+    assert not {"filters", "near_duplicates"} & plain.to_json().keys()
+    thrifty = Declaration.of(job("/in.jsonl", near_duplicates={}, filters={"min_words": 3}))
+    assert thrifty.hash == plain.hash
+    assert Declaration.from_json(thrifty.to_json()) == thrifty

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from batch_pipeline.flow import steps
+from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.deadline.forecast import ASSUMED_TURNAROUND_SECONDS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prune import prune
@@ -61,6 +62,9 @@ def test_what_earlier_nights_answered_is_not_bought(
     write_rows(tmp_path / f"{day(2)}.jsonl", [*documents(40), twin])
     write_rows(tmp_path / f"{day(3)}.jsonl", documents(45))
     first = run(pipeline, spec, day(1))
+    expected = estimate(pipeline, spec, day(2))
+    assert (expected.reused, expected.work.requests, expected.already_bought) == (30, 10, 0)
+    assert "reuse" in {each.cause for each in expected.avoided}
     second = run(pipeline, spec, day(2))
     third = run(pipeline, spec, day(3))
     assert (first.complete, second.complete, third.complete) == (True, True, True)
