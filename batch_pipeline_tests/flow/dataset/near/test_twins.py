@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.near import twins
 from batch_pipeline.flow.dataset.near.signatures import (
     PIECE_BYTES,
     SignatureFile,
     pieces_of,
+    require,
     signatures_of,
 )
 
@@ -70,6 +73,14 @@ def test_each_twin_meets_the_threshold_with_its_leader_itself(tmp_path: Path) ->
     assert 0 in leaders.values()
     assert len(set(leaders.values())) > 1
     assert all(leader < twin for twin, leader in leaders.items())
+
+
+def test_a_missing_library_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'batch-pipeline\[near-duplicates\]'"):
+        require()
 
 
 def test_many_of_one_form_have_one_leader(tmp_path: Path) -> None:
