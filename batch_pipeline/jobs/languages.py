@@ -27,6 +27,6 @@ def problem(code: str) -> str | None:
     close = [short] if short in CODES else get_close_matches(short, CODES, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return (
-        f"{code!r} is no language that the model knows; {hint}It takes codes of ISO 639 like en, "
+        f"{code!r} is no language that the model knows; {hint}codes are those of ISO 639, like en, "
         "de or zh"
     )

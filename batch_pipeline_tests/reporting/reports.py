@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Bins, Distribution
 from batch_pipeline.reporting.report import (
@@ -132,6 +133,17 @@ EMPTY = replace(
     wasted=(),
     differences=(),
     trend=(),
+)
+
+
+FILTERED = replace(
+    REPORT,
+    filtered=700,
+    filtered_by={"where": 500, "language:fr": 200},
+    avoided=(
+        Avoided("filter:where", 500, 480, 1_500_000, Decimal("2.4")),
+        Avoided("filter:language:fr", 200, 200, 300_000, Decimal("0.61")),
+    ),
 )
 
 

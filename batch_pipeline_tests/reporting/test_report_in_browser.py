@@ -11,7 +11,7 @@ from batch_pipeline.reporting import report_html
 from batch_pipeline.reporting.report import Report
 from batch_pipeline_tests.reporting import browser
 from batch_pipeline_tests.reporting.browser import Page
-from batch_pipeline_tests.reporting.reports import EMPTY, REPORT
+from batch_pipeline_tests.reporting.reports import EMPTY, FILTERED, REPORT
 from batch_pipeline_tests.reporting.test_report_pages import HUGE
 
 # Words of a chart that stick out of their picture, which would cut them off.
@@ -51,7 +51,9 @@ def page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("width", [1200, 768, 360])
-@pytest.mark.parametrize("report", [REPORT, EMPTY, HUGE], ids=["usual", "empty", "huge"])
+@pytest.mark.parametrize(
+    "report", [REPORT, EMPTY, HUGE, FILTERED], ids=["usual", "empty", "huge", "filtered"]
+)
 def test_everything_is_seen_at_any_width_and_nothing_is_fetched(
     page: Page, tmp_path: Path, report: Report, width: int
 ) -> None:

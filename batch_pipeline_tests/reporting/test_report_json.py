@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.reporting.report import Costs
 from batch_pipeline.reporting.report_json import as_json, to_json
-from batch_pipeline_tests.reporting.reports import EMPTY, REPORT, changed
+from batch_pipeline_tests.reporting.reports import EMPTY, FILTERED, REPORT, changed
 
 PROMISED = {
     "job", "partition", "items", "succeeded", "dead_letter", "filtered", "batches",
@@ -52,6 +52,17 @@ def test_json_holds_what_is_promised() -> None:
     assert [found[name] for name in ("batches", "min", "median", "max")] == [
         2, 900.0, 900.0, 1741.0,
     ]  # fmt: skip
+
+
+def test_what_was_avoided_is_by_cause_and_in_no_sum() -> None:
+    found = as_json(FILTERED)
+    assert found["avoided_usd"] == {
+        "filter:where": Decimal("2.4"),
+        "filter:language:fr": Decimal("0.61"),
+    }
+    assert [each["documents"] for each in found["avoided"]] == [500, 200]
+    assert found["filtered_by"] == {"where": 500, "language:fr": 200}
+    assert found["savings_usd"] == as_json(REPORT)["savings_usd"]
 
 
 def test_an_empty_night_is_complete_and_has_no_cost_per_document() -> None:

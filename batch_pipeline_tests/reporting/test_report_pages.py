@@ -20,7 +20,7 @@ from batch_pipeline.reporting.report import (
     Report,
     SetAside,
 )
-from batch_pipeline_tests.reporting.reports import EMPTY, REPORT, changed
+from batch_pipeline_tests.reporting.reports import EMPTY, FILTERED, REPORT, changed
 
 RENDERERS = [report_markdown.render, report_html.render]
 FETCHING = {
@@ -77,7 +77,9 @@ class _Page(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("report", [REPORT, EMPTY, HUGE], ids=["usual", "empty", "huge"])
+@pytest.mark.parametrize(
+    "report", [REPORT, EMPTY, HUGE, FILTERED], ids=["usual", "empty", "huge", "filtered"]
+)
 def test_markdown_is_short_enough_to_show_inline(report: Report) -> None:
     assert len(report_markdown.render(report)) < report_markdown.INLINE_CHARACTERS
 
@@ -98,6 +100,21 @@ def test_markdown_has_the_costs() -> None:
     text = report_markdown.render(REPORT)
     for expected in ("$25.22", "$24.81", "$50.04", "49.6%", "$0.00210", "160 errored"):
         assert expected in text
+
+
+def test_what_was_not_asked_is_shown_with_what_it_would_have_cost() -> None:
+    assert "| Avoided: 700 documents not asked | $3.01 |" in report_markdown.render(FILTERED)
+    page = _Page(report_html.render(FILTERED)).text
+    for expected in ("Where the money went", "filter: language: fr", "$2.40", "$3.01", "700"):
+        assert expected in page
+    assert "Where the money went" not in report_html.render(REPORT)
+
+
+def test_the_headline_is_the_cost_of_a_document() -> None:
+    assert "\n\n**$0.00210 a document**\n" in report_markdown.render(REPORT)
+    page = report_html.render(REPORT)
+    assert page.index("Cost per document") < page.index(">Billed<")
+    assert "Cost per document by night" in page
 
 
 def test_names_do_not_become_emphasis() -> None:
