@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	$(BIN)/batch-pipeline demo
 
 test: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 crash-test: $(TEST_INSTALLED)
 	$(BIN)/python scripts/crash_test.py

@@ -20,25 +20,20 @@ from batch_pipeline.safe_text import one_line
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import duration, usd
 
-# The state of a night in a word or two, for the table and for `state` in JSON.
-WORDS = {
-    Kind.COMPLETE: "complete",
-    Kind.HELD: "held",
-    Kind.PAUSED: "paused",
-    Kind.REFUSED: "refused",
-    Kind.DECLARATION_CHANGED: "declaration changed",
+# Kinds that have another name for people than in the code.
+_WORDS = {
     Kind.PILOT_CLOSED: "gate closed",
-    Kind.BREAKER_OPEN: "breaker open",
     Kind.API_UNAVAILABLE: "no answer",
-    Kind.RUNNING: "running",
     Kind.EARLIER_ANSWERS_FIRST: "waits for answers",
-    Kind.BACKING_OFF: "backing off",
     Kind.SHORT_OF_BUDGET: "budget reached",
     Kind.SHARD_TOO_LARGE: "batch too large",
     Kind.OLDER_NIGHT_FIRST: "older first",
-    Kind.QUEUE_FULL: "queue full",
-    Kind.OPEN: "open",
 }
+
+
+def word_of(kind: Kind) -> str:
+    """The state of a night in a word or two, for the table and for `state` in JSON."""
+    return _WORDS.get(kind, kind.value.replace("_", " "))
 
 
 def show_status(
@@ -47,13 +42,15 @@ def show_status(
     states: Sequence[progress.Progress],
     alert_limits: Mapping[str, AlertsSpec],
     recorded: Mapping[int, Sequence[Alert]],
+    ledger_problem: str | None,
     *,
     details: bool,
 ) -> None:
     """One line a night, and its warnings; with `details` its batches and alerts too.
 
     `alert_limits` are by job; a job that is declared no more has the defaults.
-    `recorded` are the alerts of each night, by its id.
+    `recorded` are the alerts of each night, by its id; `ledger_problem` says why nothing would be
+    sent from this ledger.
     """
     limits = {state.night.id: alert_limits.get(state.night.job, AlertsSpec()) for state in states}
     found = {
@@ -68,7 +65,8 @@ def show_status(
                 "alerts": [alert.as_json() for alert in recorded[state.night.id]],
             }
             for state in states
-        ]
+        ],
+        "ledger_problem": ledger_problem,
     }
 
     def show() -> None:
@@ -104,7 +102,7 @@ def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, Night
         table.add_row(
             f"{state.night.job} {state.night.partition}",
             state.night.account,
-            WORDS[found[state.night.id].kind],
+            word_of(found[state.night.id].kind),
             f"{state.items:,}",
             f"{state.settled / state.items:.0%}" if state.items else "n/a",
             f"{state.dead_letter:,}",
@@ -183,7 +181,7 @@ def _document(
     breaker = state.breaker(alert_limits)
     document = {
         **progress.as_json(state),
-        "state": WORDS[found.kind],
+        "state": word_of(found.kind),
         "night_state": found.as_json(),
         "statuses": state.statuses,
         "filtered_by": {} if state.snapshot is None else state.snapshot.filtered_by,

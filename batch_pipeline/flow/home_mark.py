@@ -99,28 +99,46 @@ class HomeMark:
             told, sent = self.read(), self.sent()
             with self._ledger.write() as connection:
                 mine = identity.read(connection)
-            relevant = [
-                each for each in sent if account.simulated or each.account != SIMULATOR_ACCOUNT
-            ]
-            if told is not None and mine.home not in (None, told["home"]):
-                raise LedgerError(self.another_home(mine))
-            if told is None:
-                self._refuse_unmarked(mine, account)
-            elif told["ledger"] != mine.ledger and relevant:
-                raise LedgerError(
-                    f"The home {location(self._files.home)} belongs to another ledger than "
-                    f"{self._ledger_location}: to the one last seen at {told['ledger_location']}, "
-                    f"which has sent {len(relevant):,} submissions that are marked here. "
-                    f"{WHAT_TO_DO}"
-                )
-            if relevant:
-                self._refuse_behind(mine, max(relevant, key=lambda each: each.number))
+            self._compare(told, sent, mine, account)
             if told is None or told["ledger"] != mine.ledger or mine.home is None:
                 self.bind()
                 with self._ledger.read() as connection:
                     mine = identity.read(connection)
             self._sweep(sent)
             self._begun_at = mine.sent
+
+    def problem(self, account: Account) -> str | None:
+        """Why `check` would refuse the ledger, without changing the home; None: it would not."""
+        with self._ledger.write() as connection:
+            mine = identity.read(connection)
+        try:
+            self._compare(self.read(), self.sent(), mine, account)
+        except LedgerError as error:
+            return str(error)
+        return None
+
+    def _compare(
+        self,
+        told: dict[str, Any] | None,
+        sent: Sequence[Marked],
+        mine: Identity,
+        account: Account,
+    ) -> None:
+        """Raise LedgerError where the ledger lacks what the home has."""
+        relevant = [each for each in sent if account.simulated or each.account != SIMULATOR_ACCOUNT]
+        if told is not None and mine.home not in (None, told["home"]):
+            raise LedgerError(self.another_home(mine))
+        if told is None:
+            self._refuse_unmarked(mine, account)
+        elif told["ledger"] != mine.ledger and relevant:
+            raise LedgerError(
+                f"The home {location(self._files.home)} belongs to another ledger than "
+                f"{self._ledger_location}: to the one last seen at {told['ledger_location']}, "
+                f"which has sent {len(relevant):,} submissions that are marked here. "
+                f"{WHAT_TO_DO}"
+            )
+        if relevant:
+            self._refuse_behind(mine, max(relevant, key=lambda each: each.number))
 
     def raise_to(self, sent: Sent) -> None:
         """Write the file of a submission that is about to leave.

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from batch_pipeline.flow.gates import models
-from batch_pipeline.simulator import Simulator
+from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.cli.program import Program, documents
 
 
@@ -133,7 +133,7 @@ def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Pr
 
 
 def test_status_before_anything_was_run(offline: Program) -> None:
-    assert offline("status", "--json").document == {"nights": []}
+    assert offline("status", "--json").document == {"nights": [], "ledger_problem": None}
     assert "Nothing has been run yet" in offline("status").out
 
 
@@ -169,3 +169,15 @@ def test_reconcile_costs_shows_ledger_and_organisation(
     assert (missing.code, missing.error["code"]) == (2, "usage")
     wrong = program("reconcile-costs", "--date", "today", ANTHROPIC_ADMIN_KEY="sk-admin")
     assert wrong.code == 2
+
+
+def test_a_night_that_backs_off_says_so(program: Program, simulator: Simulator) -> None:
+    failing = {"probability": 1.0, "outcome": "api_error", "ways": "both"}
+    simulator.set_faults(Faults.of(requests={"chances": [failing]}))
+    job = program.declare("review", documents(20))
+    for _ in range(2):
+        assert program("run", job, "--no-wait", BATCH_PIPELINE_POLL_SECONDS="100").code == 4
+    simulator.set_faults(Faults())
+    assert "backing off" in program("status").out
+    [night] = program("status", "--json").document["nights"]
+    assert night["state"] == "backing off"

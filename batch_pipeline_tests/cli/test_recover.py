@@ -33,6 +33,9 @@ def test_a_damaged_ledger_is_rebuilt_before_anything_is_sent(
     refused = program("run", job, "--json")
     assert (refused.code, refused.error["code"]) == (1, "ledger")
     assert "batch-pipeline recover" in refused.error["message"]
+    status = program("status", "--json")
+    told = status.error["message"] if status.code else status.document["ledger_problem"]
+    assert "batch-pipeline recover" in told
     looked = program("recover", "--dry-run", "--json")
     assert looked.document["submissions"] == {"looked_for": 3}
     assert looked.code == 0

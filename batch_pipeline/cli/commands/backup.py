@@ -11,6 +11,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Json
 from batch_pipeline.errors import UsageError
+from batch_pipeline.safe_text import one_line
 
 
 def backup(
@@ -34,4 +35,4 @@ def backup(
     counts = {name: rows[name] for name in ("night", "submission")}
     document = {"file": str(target), "bytes": target.stat().st_size, "rows": counts}
     told = f"{target}: {counts['night']:,} nights, {counts['submission']:,} submissions"
-    context.obj.answer(document, lambda: print(told))
+    context.obj.answer(document, lambda: print(one_line(told)))

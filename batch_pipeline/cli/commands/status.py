@@ -28,6 +28,7 @@ def status(
     from batch_pipeline.jobs.loading import find_job
     from batch_pipeline.jobs.partitions import check_key
     from batch_pipeline.ledger import alerts, nights
+    from batch_pipeline.ledger.accounts import Account
 
     pipeline = opening.open_pipeline(context)
     settings = pipeline.settings
@@ -44,7 +45,10 @@ def status(
         ]
         recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
     limits = _alert_limits(settings) if found else {}
-    show_status(context.obj, settings, found, limits, recorded, details=job is not None)
+    problem = pipeline.mark.problem(Account(settings.account, simulated=True))
+    if problem is not None:
+        context.obj.say(f"Warning: {problem}")
+    show_status(context.obj, settings, found, limits, recorded, problem, details=job is not None)
 
 
 def _alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
