@@ -192,8 +192,9 @@ def _similarities(path: Path, one: Places, other: Places) -> npt.NDArray[np.floa
 def _numbers(path: Path, places: Sequence[Places]) -> list[Numbers]:
     """The signatures of rows. They are read one by one: of a mapped file the kernel would count
     sixteen pages for each row as memory of this process."""
-    size, start = SignatureFile.ROW.itemsize, SignatureFile.ROW.fields["numbers"][1]
-    length = NUMBERS * np.dtype(np.uint32).itemsize
+    size, length = SignatureFile.ROW.itemsize, NUMBERS * np.dtype(np.uint32).itemsize
+    # They end the row.
+    start = size - length
     with path.open("rb") as file:
         descriptor = file.fileno()
         found = [
