@@ -215,6 +215,8 @@ class _Whole:
         elif declared is not None:
             signatures = folder / _SIGNATURES
             signatures.touch()
+            # Arrow keeps freed memory for allocations of the same sizes, and these are others.
+            pa.default_memory_pool().release_unused()
             near = near_decide.decide(
                 pipeline, folder, layers, self.items, signatures, declared, former
             )

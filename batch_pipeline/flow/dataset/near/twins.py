@@ -21,7 +21,7 @@ Places = npt.NDArray[np.int64]
 
 BAND = 4
 # Bands that are read from the file together: 8 bytes a row for each of them.
-_BANDS_TOGETHER = 7
+_BANDS_TOGETHER = 4
 _ROWS_READ = 1 << 15
 # Rows whose signatures are held at once.
 _ROWS_HELD = 1 << 14
