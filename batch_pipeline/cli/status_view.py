@@ -24,6 +24,7 @@ from batch_pipeline.wording import duration, usd
 _WORDS = {
     Kind.PILOT_CLOSED: "gate closed",
     Kind.API_UNAVAILABLE: "no answer",
+    Kind.EARLIER_ANSWERS_FIRST: "waits for answers",
     Kind.SHORT_OF_BUDGET: "budget reached",
     Kind.SHARD_TOO_LARGE: "batch too large",
     Kind.OLDER_NIGHT_FIRST: "older first",
@@ -148,6 +149,13 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     if state.filtered and state.snapshot is not None:
         by = ", ".join(f"{count:,} {why}" for why, count in state.snapshot.filtered_by.items())
         notes.append(f"{state.filtered:,} documents are filtered ({by})")
+    if state.reused:
+        notes.append(f"{state.reused:,} requests are answered by earlier nights, at no cost")
+    near = (state.night.pilot or {}).get("near_duplicates")
+    if near is not None:
+        notes.append(f"near duplicates: {near['reason']}")
+    if state.night.held_twins:
+        notes.append(f"{state.night.held_twins:,} near duplicates wait for their leaders' answers")
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)

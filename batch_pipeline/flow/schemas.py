@@ -35,6 +35,8 @@ RESULTS_SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("simulated", pa.bool_()),
         ("collected_at", pa.timestamp("us", "UTC")),
+        # Whose answer a row reuses: `partition:P` or `id:X`.
+        ("answered_by", pa.string()),
     ]
 )
 DEAD_LETTER_SCHEMA = pa.schema(
@@ -61,13 +63,16 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("other_way_usd", USD),
     ]
 )
+# The mode of a row whose answer was bought for another row; its tokens and cost are 0.
+REUSED = "reused"
 # Columns of a result that are sums over all answers of its item.
 SUMMED = (*TOKENS, "cost_usd")
 # Columns with few values in a file. For texts and ids the writer would build a dictionary, find it
 # too large and throw it away.
 _REPEATED = (
     "final", "counted", "status", "stop_reason", "error_type", "model", *TOKENS, "cost_usd",
-    "attempt", "mode", "batch_id", "simulated", "collected_at", "other_way_usd",
+    "attempt", "mode", "batch_id", "simulated", "collected_at", "answered_by",
+    "other_way_usd",
 )  # fmt: skip
 # Columns without statistics: the file's footer would hold the least and the greatest text in full.
 _TEXTS = ("content", "parsed", "error_message")

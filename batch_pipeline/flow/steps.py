@@ -32,6 +32,7 @@ from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.realtime import calls
 from batch_pipeline.flow.results import claims, results_folder
+from batch_pipeline.flow.reuse import copies, twins
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
@@ -253,12 +254,33 @@ def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
     return note
 
 
+def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
+    """Let earlier nights of the job answer what they can; returns what that waits for, or None.
+
+    Comes before anything of the night is planned, and is decided once for each of its snapshots.
+    """
+    if spec.reuse is None:
+        return None
+    before = pipeline.refreshed(night)
+    awaited = copies.settle(pipeline, spec, night)
+    night, snapshot = plan.current(pipeline, night)
+    if awaited is not None:
+        facts = Facts(night.job, night.partition, night.account, waits_for=awaited)
+        return Waiting(state_of(facts), night.open_requests)
+    if night.revision != before.revision:
+        _keep_estimate(pipeline, spec, night, snapshot)
+    return None
+
+
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
     night: Night,
 ) -> dict[str, Any] | Waiting:
     """Bring the pilot as far as it goes now: its verdict, or why it waits."""
+    waiting = reuse_answers(pipeline, spec, night)
+    if waiting is not None:
+        return waiting
     return sample.run_pilot(pipeline, spec, night, price_for(spec))
 
 
@@ -273,6 +295,9 @@ def submit(
     `meanwhile` is called again and again while calls are made.
     """
     _ask(pipeline, night.account, reconciliation.reconcile)
+    awaits = reuse_answers(pipeline, spec, night)
+    if awaits is not None:
+        return Submitted(0, awaits)
     night, snapshot = plan.current(pipeline, night)
     with pipeline.ledger.read() as connection:
         gates = night_gates.gates_of(connection, spec, Declaration.of(spec), night)
@@ -396,6 +421,9 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
     state = progress(pipeline, night)
     if state.complete or not state.sent_everything or state.night.held_at is not None:
         return state
+    if state.night.held_twins:
+        twins.settle(pipeline, night)
+        return finish(pipeline, night) if _is_rid_of_twins(pipeline, night) else state
     if not state.night.published:
         # The folder shows another account's; taking the input shows this one again.
         return state
@@ -406,6 +434,10 @@ def finish(pipeline: Pipeline, night: Night) -> Progress:
         if current.revision == state.night.revision and current.published:
             nights.update_night(connection, night.id, completed_at=state.at)
         return progress_of.of_night(connection, night.id)
+
+
+def _is_rid_of_twins(pipeline: Pipeline, night: Night) -> bool:
+    return not pipeline.refreshed(night).held_twins
 
 
 def progress(pipeline: Pipeline, night: Night) -> Progress:

@@ -38,7 +38,7 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
-from batch_pipeline.jobs.thrift import FiltersSpec
+from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
@@ -230,6 +230,8 @@ class JobSpec(DeclaredModel):
     retry: RetrySpec = RetrySpec()
     deduplicate: bool = True
     filters: FiltersSpec = FiltersSpec()
+    near_duplicates: NearDuplicatesSpec | None = None
+    reuse: ReuseSpec | None = None
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()
@@ -314,6 +316,38 @@ class JobSpec(DeclaredModel):
                 ("truncated_max_tokens",), f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
+        return value
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _answers_that_can_be_compared(
+        cls, value: NearDuplicatesSpec | None, info: ValidationInfo
+    ) -> NearDuplicatesSpec | None:
+        if value is None or value.action == "filter":
+            return value
+        if info.data.get("output_schema", value) is None:
+            raise ValueError(
+                "action: reuse compares the answers of near duplicates, which needs an "
+                "`output_schema`; declare one, or set action: filter"
+            )
+        pilot: PilotSpec | None = info.data.get("pilot")
+        if pilot is not None and pilot.size == 0:
+            raise ValueError(
+                "action: reuse lets the pilot find out whether near duplicates have equal answers; "
+                "set pilot.size, or action: filter"
+            )
+        return value
+
+    @field_validator("reuse")
+    @classmethod
+    def _nights_before_another(
+        cls, value: ReuseSpec | None, info: ValidationInfo
+    ) -> ReuseSpec | None:
+        if value is not None and info.data.get("partitions", value) is None:
+            raise ValueError(
+                "takes over answers of earlier nights, but the job has one night only; declare "
+                "`partitions`, or remove `reuse`"
+            )
         return value
 
     @field_validator("deadline")

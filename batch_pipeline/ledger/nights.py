@@ -49,6 +49,8 @@ class Night:
     retry_at: float | None = None
     retry_rounds: int = 0
     storm_since: float | None = None
+    waits_for: str | None = None
+    held_twins: int = 0
 
     def resting(self, at: float) -> str | None:
         """Why requests that failed are not asked again at a time, as a clause; None: they are."""
@@ -143,6 +145,17 @@ def back_off(
     if again:
         rest = waits.doubled(rest_seconds, night.retry_rounds)
         update_night(connection, night_id, retry_at=waits.until(connection, rest))
+
+
+def release_twins(connection: Connection, night: Night, open_requests: int) -> None:
+    """Note that no near duplicate waits for its leader any more, and how many requests are open."""
+    update_night(
+        connection,
+        night.id,
+        held_twins=0,
+        open_requests=open_requests,
+        revision=night.revision + 1,
+    )
 
 
 def mark_pruned(connection: Connection, pruned: Sequence[Night], at: float) -> None:

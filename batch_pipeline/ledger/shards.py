@@ -81,7 +81,11 @@ def add_shards(
         rounds = current.retry_rounds + 1
         nights.update_night(connection, night.id, retry_at=None, retry_rounds=rounds)
     nights.update_night(
-        connection, night.id, revision=night.revision + 1, open_requests=open_requests
+        connection,
+        night.id,
+        revision=night.revision + 1,
+        open_requests=open_requests,
+        waits_for=None,
     )
     return True
 

@@ -7,6 +7,7 @@ Belongs here: what the ledger knows of a snapshot. The files that hold its items
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -88,7 +89,10 @@ class NewSnapshot:
     @property
     def bought(self) -> int:
         """Distinct requests that its own declaration makes, and that the night itself buys."""
-        return self.units - self.reused
+        near = self.declaration.get("near_duplicates") or {}
+        # Those that are filtered are none of its units.
+        led = self.avoided.get("near_duplicates", {}) if near.get("action") == "reuse" else {}
+        return self.units - self.reused - led.get("documents", 0)
 
     @property
     def filtered_by(self) -> dict[str, int]:
@@ -115,6 +119,21 @@ class Snapshot(NewSnapshot):
     night_id: int
     settled: dict[str, int]
     taken_at: float
+
+    def is_judged_by(self, verdict: Mapping[str, Any]) -> bool:
+        """Whether a pilot's verdict is valid for this snapshot.
+
+        An open one is valid for all input under its declaration, a closed one for its own input
+        alone: corrected data get a pilot of their own. Near duplicates that may share answers are
+        judged for their threshold.
+        """
+        if verdict["declaration_hash"] != self.declaration_hash:
+            return False
+        near = self.declaration.get("near_duplicates") or {}
+        judged = verdict.get("near_duplicates") or {}
+        if near.get("action") == "reuse" and judged.get("threshold") != near["threshold"]:
+            return False
+        return bool(verdict["open"]) or verdict["content_hash"] == self.content_hash
 
     def as_json(self) -> dict[str, Any]:
         """What `NewSnapshot.from_json` reads."""
@@ -194,5 +213,6 @@ def replace_snapshot(
         refused=None,
         pruned_at=None,
         completed_at=None,
+        held_twins=0,
     )
     return snapshot

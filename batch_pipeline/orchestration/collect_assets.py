@@ -46,12 +46,13 @@ _MEANING = {
     "cache_read_tokens": "billed for this item in this night",
     "cost_usd": "billed for this item in this night",
     "attempt": "which attempt this answer is",
-    "mode": "batch or realtime",
+    "mode": "batch, realtime or reused",
     "batch_id": "the API's batch",
     "custom_id": "the id on the wire",
     "fingerprint": "identifies the request by its content",
     "simulated": "whether a simulator answered",
     "collected_at": "when the answer was fetched",
+    "answered_by": "the partition or the document whose answer is reused",
 }
 
 

@@ -200,8 +200,14 @@ def of_pilot(
         "mean_output_tokens": round(verdict["mean_output_tokens"], 1),
         "cache_read_percent": _percent(verdict["cache_read_share"]),
         **_took(verdict),
+        **_near_duplicates(verdict),
         "simulated": simulated,
     }
+
+
+def _near_duplicates(verdict: Mapping[str, Any]) -> dict[str, str]:
+    found = verdict.get("near_duplicates")
+    return {} if found is None else {"near_duplicates": found["reason"]}
 
 
 def _took(verdict: Mapping[str, Any]) -> dict[str, float]:

@@ -71,7 +71,10 @@ class PricedModel:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The pilot's verdict; `projected_usd` is for the whole night, None without a sample."""
+    """The pilot's verdict; `projected_usd` is for the whole night, None without a sample.
+
+    `near_duplicates` says whether they may share answers, and why; None: that was no question.
+    """
 
     open: bool
     reasons: tuple[str, ...]
@@ -79,6 +82,7 @@ class Pilot:
     error_rate: float
     truncated_rate: float
     projected_usd: Decimal | None
+    near_duplicates: str | None = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,12 @@ WAYS: list[tuple[Kind, dict[str, Any], str, str]] = [
         "it is tried again",
     ),
     (Kind.RUNNING, {"at_work": "its calls are made"}, "its calls are made", ""),
+    (
+        Kind.EARLIER_ANSWERS_FIRST,
+        {"waits_for": "2026-01-01"},
+        "2026-01-01 is under way, whose answers are reused",
+        "once that night is complete",
+    ),
     (Kind.BACKING_OFF, {"backing_off": "the API fails"}, "the API fails", ""),
     (
         Kind.SHORT_OF_BUDGET,

@@ -87,7 +87,8 @@ def _what(found: Estimate) -> str:
         (snapshot.duplicates, "answered by an identical request"),
         (snapshot.count_set_aside("filtered"), "filtered"),
         (snapshot.count_set_aside("invalid_input", "too_large"), "cannot be sent"),
-        (snapshot.units - found.work.requests, "requests bought before or at the API"),
+        (found.reused, "requests answered by earlier nights"),
+        (found.already_bought, "requests bought before or at the API"),
     ):
         if count:
             parts.append(f"{count:,} {why}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, NEAR_DUPLICATES
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.pricing.estimate import Spread, Work, amounts
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
@@ -36,7 +37,7 @@ def priced(
         fees = dict.fromkeys(MODES, searches_bound(declaration, price))
     # Of a filter all rows that it sets aside; of other causes there is a row for each request.
     rows = {cause: counts["documents"] for cause, counts in snapshot.avoided.items()}
-    rows |= {FILTER + reason: count for reason, count in snapshot.filtered_by.items()}
+    rows |= {_cause(reason): count for reason, count in snapshot.filtered_by.items()}
     found = []
     for cause, documents in rows.items():
         counts = snapshot.avoided.get(cause, {"documents": 0, "bytes": 0})
@@ -53,3 +54,8 @@ def priced(
         usd = amounts(work, price, mode, 0).expected
         found.append(Avoided(cause, documents, requests, round(prompt * requests), usd))
     return tuple(sorted(found, key=lambda each: (-each.usd, each.cause)))
+
+
+def _cause(reason: str) -> str:
+    """The cause in `NewSnapshot.avoided` of rows that are filtered for a reason."""
+    return NEAR_DUPLICATES if reason == NEAR_DUPLICATE else FILTER + reason

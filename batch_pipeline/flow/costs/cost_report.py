@@ -287,7 +287,7 @@ def _expected(connection: Connection, night: Night) -> list[Expected]:
     if verdict is None or not verdict["judged"]:
         return found
     measured = [
-        snapshot.units
+        snapshot.bought
         for snapshot in snapshots.snapshots_of(connection, night.id).values()
         if snapshot.declaration_hash == verdict["declaration_hash"]
         and snapshot.content_hash == verdict["content_hash"]
@@ -341,6 +341,7 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
         error_rate=verdict["error_rate"],
         truncated_rate=verdict["truncated_rate"],
         projected_usd=Decimal(str(verdict["projected_usd"])) if verdict["judged"] else None,
+        near_duplicates=(verdict.get("near_duplicates") or {}).get("reason"),
     )
 
 

@@ -37,12 +37,13 @@ from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.open_units import Unbought, unbought
+from batch_pipeline.flow.reuse import copies
 from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
 from batch_pipeline.pricing.estimate import (
     UNCACHED,
     Amounts,
@@ -115,6 +116,16 @@ class Estimate:
         return self.batch.expected + self.pilot_extra_usd
 
     @property
+    def reused(self) -> int:
+        """Requests that earlier nights answer."""
+        return self.snapshot.reused
+
+    @property
+    def already_bought(self) -> int:
+        """Requests of the night that were bought before, or are at the API."""
+        return self.snapshot.units - self.reused - self.work.requests
+
+    @property
     def savings_usd(self) -> Decimal:
         return self.realtime.expected - self.batch.expected
 
@@ -133,7 +144,8 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     with pipeline.ledger.read() as connection:
         night = nights.find_night(connection, spec.name, partition, account)
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
-        left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
+        earlier = copies.reusable(pipeline, spec, partition, account)
+        left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS, earlier)
         found = experience.find(pipeline, spec.name, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
@@ -271,6 +283,10 @@ def _assembled(
     notes: list[str],
 ) -> Estimate:
     price = price_for(spec)
+    if left.reusable:
+        # As the snapshot will be once that is decided.
+        counts = {"documents": left.reusable, "bytes": left.reusable_bytes}
+        snapshot = replace(snapshot, avoided={**snapshot.avoided, REUSE: counts})
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
     searches = searches_bound(Declaration.of(spec), price)
     work = Work(
@@ -376,7 +392,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "too_large": snapshot.count_set_aside("too_large"),
         "filtered": snapshot.count_set_aside("filtered"),
         "filtered_by": snapshot.filtered_by,
-        "already_bought": snapshot.units - work.requests,
+        "reused": found.reused,
+        "already_bought": found.already_bought,
         "tokens": {
             "source": found.tokens.source,
             "input_from": found.tokens.prompt,

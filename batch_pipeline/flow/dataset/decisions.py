@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # Either the row is set aside with `status` in the results, or `status` is NULL and the request of
 # the row with the ordinal `answered_by` answers it too; `unit` is then the unit of that request. A
-# decision without either takes back that the row's own status sets it aside. `reason` says why. (An
-# answer of another partition would need one more column, the partition.)
+# decision without either takes back that the row's own status sets it aside. `reason` says why, the
+# same for all such rows, and `detail` says more of this row.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("answered_by", pa.int64()),
         pa.field("unit", pa.string()),
+        pa.field("detail", pa.string()),
     ]
 )
 FILE_NAME = "decisions.parquet"

@@ -124,13 +124,13 @@ _DUPLICATE_IDS = f"""
 _KEPT = "SELECT count(DISTINCT unit) FROM snapshot s WHERE {asked} AND {made_by} <> '{own}'"
 _ANSWERED_BY_ANOTHER = f"""
     SELECT s.ordinal, s.id, NULL AS status, '{decisions.IDENTICAL_REQUEST}' AS reason,
-           r.asked AS answered_by, s.unit, s.request_bytes
+           r.asked AS answered_by, s.unit, NULL AS detail, s.request_bytes
     FROM snapshot s JOIN repeated_units r ON r.unit = s.unit
     WHERE s.ordinal <> r.asked AND {{asked}}
 """  # noqa: S608
 _ASKED_BEFORE = f"""
     SELECT b.ordinal, b.id, NULL AS status, '{decisions.ASKED_BEFORE}' AS reason,
-           NULL AS answered_by, b.unit
+           NULL AS answered_by, b.unit, NULL AS detail
     FROM asked_before b LEFT JOIN repeated_units r ON r.unit = b.unit
     WHERE r.unit IS NULL OR r.asked = b.ordinal
 """  # noqa: S608

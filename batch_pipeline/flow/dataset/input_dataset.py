@@ -27,6 +27,9 @@ from batch_pipeline.flow.dataset.duplicates import note_repeats
 from batch_pipeline.flow.dataset.filters import MOST_FAILED, WHERE_FAILED
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
+from batch_pipeline.flow.dataset.near import decide as near_decide
+from batch_pipeline.flow.dataset.near import signatures as near_signatures
+from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, Decided
 from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare, wanted_by
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
@@ -46,6 +49,8 @@ from batch_pipeline.storage.files import Files
 
 log = get_logger(__name__)
 
+# The signatures of all rows, as long as a snapshot is made.
+_SIGNATURES = "signatures"
 # By a large estimate, how many times as large as a compressed file its content is.
 _UNPACKED = 5
 # How many times the size of the input has to be free on the disk, for a snapshot to be written
@@ -84,6 +89,8 @@ def read_snapshot(
     declaration = Declaration.of(spec)
     if spec.filters.languages:
         language.require()
+    if spec.near_duplicates is not None:
+        near_signatures.require()
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
         whole = _Whole(declaration, kept, overlay)
@@ -123,6 +130,7 @@ def read_snapshot(
                 before,
                 filters=whole.has_requests_set_aside,
             )
+            near = whole.decide_near_duplicates(pipeline, folder, layers, former)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         new = NewSnapshot(
             folder=target,
@@ -134,10 +142,10 @@ def read_snapshot(
             parts=whole.parts,
             items=whole.items,
             set_aside=whole.set_aside_by_reason(),
-            duplicates=repeats.duplicates,
+            duplicates=repeats.duplicates - near.duplicates[0],
             request_bytes=whole.request_bytes,
             kept=repeats.kept,
-            avoided=repeats.avoided,
+            avoided=near.avoided(repeats.avoided),
             below=() if overlay is None else overlay.below.layers,
         )
         if keep:
@@ -177,9 +185,9 @@ class _Whole:
         self._overlay = overlay
         self._columns = wanted_by(declaration)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
-        if declaration.filters is not None:
-            # What was approved or refused of these rows was so of those that filters let through.
-            self.content.update(orjson.dumps(declaration.filters))
+        if declaration.selecting:
+            # What was approved or refused of these rows was so of those that were let through.
+            self.content.update(orjson.dumps(declaration.selecting))
         self.parts = self.items = self.request_bytes = 0
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
@@ -195,6 +203,29 @@ class _Whole:
         if self._overlay is not None:
             made_from.append(self._overlay.below.folder)
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    def decide_near_duplicates(
+        self, pipeline: Pipeline, folder: Path, layers: Layers, former: Former | None
+    ) -> Decided:
+        """Decide what becomes of near duplicates, and count those that are set aside."""
+        declared, near = self._declaration.near_duplicates, Decided()
+        if self._overlay is not None:
+            below = self._overlay.below
+            near = near_decide.carry_on(pipeline, folder, layers, self.items, below)
+        elif declared is not None:
+            signatures = folder / _SIGNATURES
+            signatures.touch()
+            # Arrow keeps freed memory for allocations of the same sizes, and these are others.
+            pa.default_memory_pool().release_unused()
+            near = near_decide.decide(
+                pipeline, folder, layers, self.items, signatures, declared, former
+            )
+            signatures.unlink()
+        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered[0]
+        self.set_aside = +self.set_aside
+        self.request_bytes -= near.filtered[1]
+        self._kept.update(near.digest)
+        return near
 
     @property
     def has_requests_set_aside(self) -> bool:
@@ -279,6 +310,10 @@ class _Whole:
             for number, part in enumerate(piece.parts, self.parts)
         ]
         self.parts += len(added)
+        if piece.signatures is not None:
+            with (folder / _SIGNATURES).open("ab") as whole, piece.signatures.open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 20)
+            piece.signatures.unlink()
         self._layout.update(b"%d %d\n" % (piece.items, len(piece.parts)))
         self.content.update(piece.content)
         self._kept.update(piece.kept)

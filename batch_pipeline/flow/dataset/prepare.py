@@ -18,6 +18,7 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset import filters
 from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS
 from batch_pipeline.flow.dataset.filters import Filters, SetAside
+from batch_pipeline.flow.dataset.near.signatures import SignatureFile
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
@@ -54,7 +55,7 @@ class Prepared:
 
     `set_aside` counts rows by status and reason, `problems` names the first of them. `content` is
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
-    jsonl file. `without_rows` are files.
+    jsonl file. `without_rows` are files. `signatures` is the file of them, where they are wanted.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Prepared:
     kept: bytes = b""
     seen: LinesSeen | None = None
     without_rows: list[str] = field(default_factory=list)
+    signatures: Path | None = None
 
 
 def prepare(
@@ -83,8 +85,12 @@ def prepare(
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
     """
-    with filters.opened(declaration.filters) as asked:
-        arguments = number, declaration, folder, codec, kept, only, asked
+    wanted = declaration.near_duplicates is not None and only is None
+    with (
+        filters.opened(declaration.filters) as asked,
+        SignatureFile(folder / f"piece-{number:06d}.signatures" if wanted else None) as signatures,
+    ):
+        arguments = number, declaration, folder, codec, kept, only, asked, signatures
         try:
             return _Preparation(*arguments).of(piece)
         except InputDataError:
@@ -116,10 +122,12 @@ class _Preparation:
         kept: KeptUnits | None,
         only: Collection[str] | None,
         asked: Filters | None,
+        signatures: SignatureFile,
     ) -> None:
         self._builder = RequestBuilder(declaration)
         self._writer = SnapshotWriter(folder, number, codec)
         self._kept, self._only, self._filters = kept, only, asked
+        self._signatures = signatures
         # Rows that the filters have not been asked of yet, and whether they are to be.
         self._waiting: list[tuple[Row, SnapshotRow, bool]] = []
         self._waiting_bytes = 0
@@ -143,6 +151,7 @@ class _Preparation:
         self._add_waiting()
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
+        done.signatures = self._signatures.path
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
@@ -176,7 +185,10 @@ class _Preparation:
             self._count_set_aside(row, prepared)
         else:
             self._done.request_bytes += prepared.request_bytes or 0
-        self._writer.add(prepared)
+        ordinal = self._writer.add(prepared)
+        if self._signatures.path is not None and prepared.status is None:
+            texts = (row.values[column] for column in self._builder.columns)
+            self._signatures.add(ordinal, "\n".join(texts))
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where

@@ -28,6 +28,8 @@ FINGERPRINT_CHARACTERS = 32
 BODY_START = b'{"requests":['
 # The last chunk of a body: it leaves only once the submission is sealed.
 BODY_END = b"]}"
+# Fields of a declaration that say which rows make a request.
+SELECTING = ("filters", "near_duplicates")
 CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
@@ -35,8 +37,8 @@ CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 class Declaration:
     """The part of a job that shapes its requests, and how their answers are read.
 
-    A request of more than `max_request_bytes` fits in no batch. `filters` shape no request, and are
-    no part of the hash: they say which rows make one (None: all).
+    A request of more than `max_request_bytes` fits in no batch. What is in `SELECTING` shapes no
+    request, and is no part of the hash: it says which rows make one (None: all).
     """
 
     model_id: str
@@ -51,6 +53,7 @@ class Declaration:
     max_request_bytes: int
     fingerprint_version: int = FINGERPRINT_VERSION
     filters: dict[str, Any] | None = None
+    near_duplicates: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
@@ -67,6 +70,9 @@ class Declaration:
             id_column=spec.input.id_column,
             max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
             filters=spec.filters.model_dump(mode="json") if spec.filters.declared else None,
+            near_duplicates=None
+            if spec.near_duplicates is None
+            else spec.near_duplicates.model_dump(mode="json", include={"threshold", "action"}),
         )
 
     @classmethod
@@ -75,20 +81,25 @@ class Declaration:
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "betas": list(self.betas)}
-        if self.filters is None:
-            # As ledgers have it that were written before there were filters.
-            del data["filters"]
-        return data
+        # What is not declared is left out, as in ledgers that were written before it could be.
+        absent = {name for name in SELECTING if data[name] is None}
+        return {name: value for name, value in data.items() if name not in absent}
+
+    @property
+    def selecting(self) -> dict[str, Any]:
+        """What says which rows make a request, as far as it is declared."""
+        found = {name: getattr(self, name) for name in SELECTING}
+        return {name: value for name, value in found.items() if value is not None}
 
     def has_made(self, snapshot: NewSnapshot) -> bool:
-        """Whether a snapshot was taken under this declaration, with the same filters."""
-        same_rows = snapshot.declaration.get("filters") == self.filters
-        return snapshot.declaration_hash == self.hash and same_rows
+        """Whether a snapshot was taken under this declaration, with the same choice of rows."""
+        same = all(snapshot.declaration.get(name) == getattr(self, name) for name in SELECTING)
+        return snapshot.declaration_hash == self.hash and same
 
     @property
     def hash(self) -> str:
         """SHA-256 in hex: changes when what a row is asked, or how it is read, may change."""
-        shaping = {key: value for key, value in self.to_json().items() if key != "filters"}
+        shaping = {key: value for key, value in self.to_json().items() if key not in SELECTING}
         return hashlib.sha256(orjson.dumps(shaping)).hexdigest()
 
 

@@ -107,13 +107,16 @@ class SnapshotWriter:
         self.parts: list[Path] = []
         self.items = 0
 
-    def add(self, row: SnapshotRow) -> None:
+    def add(self, row: SnapshotRow) -> int:
+        """Write a row; returns its ordinal."""
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
+        ordinal = self._piece * ORDINALS_A_PIECE + self.items + self._rows
         self._rows += 1
         self._row_bytes += len(row.input)
         if self._row_bytes >= GROUP_BYTES or self._rows >= GROUP_ROWS:
             self._flush()
+        return ordinal
 
     def close(self) -> None:
         self._flush()

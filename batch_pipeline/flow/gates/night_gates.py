@@ -71,13 +71,5 @@ def pilot_gate(
 
 
 def verdict_applies(verdict: Mapping[str, Any] | None, snapshot: Snapshot | None) -> bool:
-    """Whether a pilot's verdict is valid for this snapshot.
-
-    An open one is valid for all input under its declaration, a closed one for its own input alone:
-    corrected data get a pilot of their own.
-    """
-    if verdict is None or snapshot is None:
-        return False
-    if verdict["declaration_hash"] != snapshot.declaration_hash:
-        return False
-    return bool(verdict["open"]) or verdict["content_hash"] == snapshot.content_hash
+    """Whether there is a pilot's verdict, and it is valid for this snapshot."""
+    return verdict is not None and snapshot is not None and snapshot.is_judged_by(verdict)

@@ -5,8 +5,8 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from batch_pipeline.flow.batches.submission import submit_waiting
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
 from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pilot import agreement
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
@@ -25,6 +26,7 @@ from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.thrift import NearDuplicatesSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
@@ -103,10 +105,48 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     if wanted:
         wanted = sample_size(wanted, units, plan.count_open(pipeline, seen))
     if wanted:
-        plan.plan_pilot(pipeline, seen, spec, wanted, _bounds(pipeline, spec, seen))
+        wanted, pairs = _with_pairs(pipeline, spec, seen, wanted)
+        bounds = _bounds(pipeline, spec, seen)
+        plan.plan_pilot(pipeline, seen, spec, wanted, bounds, pairs)
     else:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
-        _store(pipeline, seen.night, verdicts.without_sample(seen.snapshot, reason))
+        near = _agreement(spec, seen, (), {})
+        verdict = replace(verdicts.without_sample(seen.snapshot, reason), near_duplicates=near)
+        _store(pipeline, seen.night, verdict)
+
+
+def _with_pairs(
+    pipeline: Pipeline, spec: JobSpec, seen: View, wanted: int
+) -> tuple[int, list[tuple[str, str]]]:
+    """The size of the sample, and pairs of near duplicates that are asked beside it.
+
+    All together are at most a tenth of the night. As many pairs are asked as show the agreement
+    although one of them is unequal; where there is no room for as many as show it at best, none is.
+    """
+    near = spec.near_duplicates
+    if near is None or not seen.hold_twins:
+        return wanted, []
+    most = _fitting(pipeline, spec, seen.snapshot.units // UNITS_PER_SAMPLED)
+    room = (most - wanted // 2) // 2
+    pairs = min(room, agreement.least_pairs(near.min_agreement, unequal=1))
+    found = plan.sample_pairs(pipeline, seen, spec, max(0, pairs))
+    if len(found) < agreement.least_pairs(near.min_agreement):
+        return wanted, []
+    return max(1, min(wanted, most - 2 * len(found))), found
+
+
+def _agreement(
+    spec: JobSpec,
+    seen: View,
+    pairs: Sequence[tuple[str, str]],
+    answers: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """What the verdict says of near duplicates that may share answers; None: there are none."""
+    declared, near = seen.snapshot.declaration.get("near_duplicates"), spec.near_duplicates
+    if declared is None or declared["action"] != "reuse":
+        return None
+    least = NearDuplicatesSpec().min_agreement if near is None else near.min_agreement
+    return agreement.judge(declared, least, pairs, answers)
 
 
 def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
@@ -170,10 +210,13 @@ def _decide(
     table = pipeline.files.dataset(answer_paths(seen.night, every), ANSWERS_SCHEMA).to_table(
         columns=[
             "unit", "id", "status", "final", "counted", "error_message", "mode", *TOKENS, *_COSTS,
+            *(["parsed"] if seen.hold_twins else ()),
         ]
     )  # fmt: skip
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
-    answers = verdicts.latest(_answered(row, price, rest) for row in table.to_pylist())
+    rows = table.to_pylist()
+    parsed = {row["unit"]: row.pop("parsed") for row in rows if "parsed" in row}
+    answers = verdicts.latest(_answered(row, price, rest) for row in rows)
     # Requests that the API has not worked on, as where the account was paused, are no evidence.
     again = [answer.unit for answer in answers if not answer.counted]
     if spec.retry.truncated_max_tokens is not None:
@@ -190,7 +233,7 @@ def _decide(
         return None
     costs = (s.published_usd if s.cost_usd is None else s.cost_usd for s in every)
     billed = sum(costs, Decimal(0))
-    verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
+    verdict = _verdict(pipeline, spec, seen, answers, parsed, billed, _took(every))
     if verdict is not None:
         _store(pipeline, seen.night, verdict)
         return None
@@ -200,6 +243,32 @@ def _decide(
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
     return waiting
+
+
+def _verdict(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    seen: View,
+    answers: Sequence[Answered],
+    parsed: Mapping[str, str | None],
+    billed: Decimal,
+    took: AnswerTimes,
+) -> Verdict | None:
+    """The verdict on all of the pilot's answers; pairs of near duplicates tell of nothing else."""
+    pairs, held = plan.asked_pairs(pipeline, seen, parsed)
+    final = {
+        each.unit: {"status": each.status, "parsed": parsed.get(each.unit)}
+        for each in answers
+        if each.final
+    }
+    near = _agreement(spec, seen, pairs, final)
+    of_pairs = {unit for pair in pairs for unit in pair}
+    sampled = [each for each in answers if each.unit not in of_pairs] or answers
+    # Requests that are answered already, or that are not to be asked.
+    besides = len(answers) - len(sampled)
+    besides += held if near is not None and near["accepted"] else 0
+    verdict = verdicts.judge(spec.pilot, seen.snapshot, sampled, billed, took, besides=besides)
+    return None if verdict is None else replace(verdict, near_duplicates=near)
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:

@@ -34,7 +34,8 @@ class Verdict:
     `error_rate`. `examples` are up to three ids with what went wrong. The night is projected to
     cost `projected_usd`, with 95 % confidence between the low and the high amount (None: one answer
     has no spread). `cache_read_share` is of the prompts' tokens. Latencies are of calls in real
-    time, `turnaround_seconds` of a pilot that went as a batch.
+    time, `turnaround_seconds` of a pilot that went as a batch. `near_duplicates` says whether they
+    may share answers (`agreement.judge`).
     """
 
     open: bool
@@ -60,6 +61,7 @@ class Verdict:
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     turnaround_seconds: float | None = None
+    near_duplicates: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,14 @@ def judge(
     answers: Sequence[Answered],
     billed_usd: Decimal,
     took: AnswerTimes = UNTIMED,
+    *,
+    besides: int = 0,
 ) -> Verdict | None:
     """The verdict on a collected pilot; None where too little of it was worked on.
 
     The projected cost of the night is what the sample was billed, and for each other request the
-    sample's mean at the price of the way that the rest goes.
+    sample's mean at the price of the way that the rest goes. `besides` requests of the night are
+    neither of the sample nor still to be bought.
     """
     # An answer that was cut off may still be open: if the job no longer asks for more room.
     judged = [a for a in answers if a.final or a.status == Status.TRUNCATED]
@@ -111,7 +116,8 @@ def judge(
         return None
     good = (Status.SUCCEEDED, Status.TRUNCATED)
     usage = sum((answer.usage for answer in judged), TokenUsage())
-    projected = project([a.rest_usd for a in judged], billed_usd, snapshot.units - len(answers))
+    rest = max(0, snapshot.bought - len(answers) - besides)
+    projected = project([a.rest_usd for a in judged], billed_usd, rest)
     measured = Verdict(
         open=True,
         reasons=(),

@@ -9,7 +9,7 @@ memory holds one part and the rows that it is joined with, whatever the size of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,8 +25,8 @@ from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, sampling
-from batch_pipeline.flow.schemas import SUMMED
+from batch_pipeline.flow.planning import held_twins, manifests, sampling
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -44,6 +44,11 @@ LENGTH_GROUPS = 100
 _CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
+# What a night may reuse of another one's answers: what that one bought itself, and was accepted.
+REUSABLE = f"final AND status = '{Status.SUCCEEDED}' AND mode <> '{REUSED}'"
+_REUSABLE = f"""
+    CREATE TEMP TABLE reusable AS SELECT DISTINCT unit FROM reusable_answers WHERE {REUSABLE}
+"""  # noqa: S608
 # Units that are not open: settled by an answer, or in a shard. Tables and not views: DuckDB builds
 # the joins on the smaller side only if it knows the sizes.
 _TAKEN = """
@@ -94,6 +99,23 @@ _OPEN_UNITS = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
+_KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
+_REUSED = f"""
+    CREATE TEMP TABLE reused AS
+        SELECT DISTINCT unit FROM answers
+        WHERE final AND mode = '{REUSED}' AND starts_with(answered_by, 'partition:')
+"""  # noqa: S608
+_COUNT_REUSED = """
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM snapshot s
+    ANTI JOIN not_asked d ON d.ordinal = s.ordinal
+    SEMI JOIN reused r ON r.unit = s.unit
+    WHERE s.status IS NULL OR s.ordinal IN (FROM asked_before)
+"""
+_COUNT_REUSABLE = f"""
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
+"""  # noqa: S608
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
@@ -107,23 +129,76 @@ class OpenUnits:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
+        home: Files,
         files: Files,
         snapshot: NewSnapshot,
         *,
         answered: bool,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
+        self._home = home
         self._layers = layers_of(files, snapshot)
         self._items = snapshot.items
         self._answered = answered
         self._know_before = False
 
     def count(self) -> int:
-        return sum(self._connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
+        return sum(self.connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
         return self._found(_ALL)
+
+    def keep(self, table: str) -> None:
+        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`, in the
+        database of `connection`."""
+        self.connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
+        for _ in self._each_part():
+            self.connection.execute(f"INSERT INTO {table} {_KEPT}")
+
+    def count_held(self) -> int:
+        """Twins that wait, where they are held."""
+        [(count,)] = self.connection.execute("SELECT count(*) FROM held").fetchall()
+        return int(count)
+
+    def release_twins(self) -> None:
+        """Let units that are held count as open."""
+        self.connection.execute("DELETE FROM not_asked WHERE ordinal IN (SELECT ordinal FROM held)")
+
+    def pairs(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """A seeded sample of held twins with their leaders, by unit, of which both are open."""
+        query = """
+            SELECT unit, leader_unit FROM held
+            WHERE leader_unit NOT IN (SELECT unit FROM taken)
+            ORDER BY md5(unit || $seed) LIMIT $count
+        """
+        return self.connection.execute(query, {"seed": str(seed), "count": count}).fetchall()
+
+    def pairs_of(self, asked: Collection[str]) -> list[tuple[str, str]]:
+        """Twins with their leaders, by unit, of which both are among these units."""
+        self.connection.register("asked", pa.table({"unit": pa.array(list(asked), pa.string())}))
+        query = """
+            SELECT unit, leader_unit FROM twins
+            WHERE unit IN (SELECT unit FROM asked) AND leader_unit IN (SELECT unit FROM asked)
+            ORDER BY ordinal
+        """
+        return self.connection.execute(query).fetchall()
+
+    def count_reused(self) -> tuple[int, int]:
+        """The units that answers of earlier nights settle, and their bytes."""
+        self.connection.execute(_REUSED)
+        counts = [self.connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
+
+    def take_reusable(self, files: Sequence[str]) -> tuple[int, int]:
+        """Let succeeded answers of other nights settle units, as if they were copied; returns the
+        number of these units and their bytes."""
+        sources = [(self._home, files)]
+        joins.add_files(self.connection, "reusable_answers", sources, ANSWERS_SCHEMA)
+        self.connection.execute(_REUSABLE)
+        counts = [self.connection.execute(_COUNT_REUSABLE).fetchall()[0] for _ in self._each_part()]
+        self.connection.execute("INSERT INTO taken SELECT unit FROM reusable")
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
         """`ordinal`, `unit` and `request_bytes` of all units."""
@@ -149,17 +224,17 @@ class OpenUnits:
             return
         if self._answered:
             for _ in self._each_part():
-                self._connection.execute(_OPEN_ITEMS)
-        self._connection.execute(_BEFORE)
+                self.connection.execute(_OPEN_ITEMS)
+        self.connection.execute(_BEFORE)
         self._know_before = True
 
     def _found(self, query: str) -> Iterator[pa.Table]:
         for _ in self._each_part():
-            for batch in joins.batches(self._connection, query):
+            for batch in joins.batches(self.connection, query):
                 yield pa.Table.from_batches([batch])
 
     def _each_part(self) -> Iterator[None]:
-        return each_part(self._connection, self._layers, self._items)
+        return each_part(self.connection, self._layers, self._items)
 
 
 @contextmanager
@@ -169,18 +244,23 @@ def open_units(
     answers: NightAnswers,
     planned: Sequence[str],
     files: Files | None = None,
+    *,
+    hold_twins: bool = False,
 ) -> Iterator[OpenUnits]:
     """The open units of a snapshot, given the night's answers.
 
     What the manifests in `planned` list is not open: it is in a shard. `files` is where the
-    snapshot lies, if that is not the home.
+    snapshot lies, if that is not the home. With `hold_twins` near duplicates wait for their leaders
+    (`held_twins`).
     """
     files = files or home
     in_shards = {"in_shards": (planned, manifests.SCHEMA)}
     with night_answers.tables(home, answers, in_shards) as connection:
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
-        yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
+        if hold_twins:
+            held_twins.hold(connection, files, snapshot)
+        yield OpenUnits(connection, home, files, snapshot, answered=bool(answers.files))
 
 
 @dataclass(frozen=True)
@@ -189,18 +269,28 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
+    `reusable` requests, of `reusable_bytes`, are answered by earlier nights, and are in none of
+    these.
     """
 
     requests: int
     sizes: Spread
     lengths: Sequence[tuple[int, float]]
     sample: Sequence[int]
+    reusable: int = 0
+    reusable_bytes: int = 0
 
 
 def unbought(
-    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, night: Night | None, sample: int
+    pipeline: Pipeline,
+    files: Files,
+    snapshot: NewSnapshot,
+    night: Night | None,
+    sample: int,
+    earlier: Sequence[str] = (),
 ) -> Unbought:
-    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one).
+    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one), if it
+    reuses what it can of the answers in the files `earlier`.
 
     The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
     a shard counts as not bought.
@@ -212,10 +302,11 @@ def unbought(
             found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
         claimed = [shard.manifest for shard in found]
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
+        reusable = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
     sizes = lengths.sizes
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), *reusable)
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -224,6 +315,8 @@ def unbought(
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=lengths.drawn(sample).tolist() if sample else (),
+        reusable=reusable[0],
+        reusable_bytes=reusable[1],
     )
 
 

@@ -8,7 +8,7 @@ the state of the night that it was read at, and is thrown away where the night h
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -23,7 +23,7 @@ from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning import held_twins, manifests, variants
 from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.flow.planning.variants import MoreRoom
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
@@ -83,6 +83,7 @@ class View:
     snapshot: Snapshot
     answers: NightAnswers
     manifests: Sequence[str]
+    hold_twins: bool = False
 
 
 def current(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot]:
@@ -105,6 +106,7 @@ def view(pipeline: Pipeline, night: Night) -> View:
             snapshot=snapshot,
             answers=night_answers.of_night(connection, night, snapshot),
             manifests=[shard.manifest for shard in planned],
+            hold_twins=held_twins.may_be_led(night.pilot, snapshot),
         )
 
 
@@ -137,6 +139,12 @@ def count_open(pipeline: Pipeline, seen: View) -> int:
         return units.count()
 
 
+def count_unsettled(pipeline: Pipeline, seen: View) -> int:
+    """As `count_open`, with the twins that wait for their leaders."""
+    with _open(pipeline, seen) as units:
+        return units.count() + (units.count_held() if seen.hold_twins else 0)
+
+
 def plan_all(
     pipeline: Pipeline,
     seen: View,
@@ -160,15 +168,46 @@ def plan_all(
     with _open(pipeline, seen) as units:
         tables = (_as_manifest(table, room) for table in units.all())
         planned = list(map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE))
+        held = units.count_held() if seen.hold_twins else 0
     # Arrow keeps freed memory for allocations of the same sizes, and what comes next has others.
     pa.default_memory_pool().release_unused()
-    return _add(pipeline, seen, planned, open_requests=0)
+    return _add(pipeline, seen, planned, open_requests=0, held=held)
 
 
-def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds) -> int:
-    """Make a seeded sample of the open units a shard of its own; returns how many were added."""
+def sample_pairs(pipeline: Pipeline, seen: View, spec: JobSpec, most: int) -> list[tuple[str, str]]:
+    """At most `most` held twins with their leaders, by unit, for the pilot to ask both."""
+    if not seen.hold_twins or not most:
+        return []
+    with _open(pipeline, seen) as units:
+        return units.pairs(most, spec.pilot.seed)
+
+
+def asked_pairs(
+    pipeline: Pipeline, seen: View, asked: Collection[str]
+) -> tuple[list[tuple[str, str]], int]:
+    """The pairs of twin and leader among units that were asked, and how many twins are held."""
+    if not seen.hold_twins:
+        return [], 0
+    with _open(pipeline, seen) as units:
+        return units.pairs_of(asked), units.count_held()
+
+
+def plan_pilot(
+    pipeline: Pipeline,
+    seen: View,
+    spec: JobSpec,
+    size: int,
+    bounds: Bounds,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Make a seeded sample of the open units, and pairs of twins, a shard of its own; returns how
+    many were added."""
     with _open(pipeline, seen) as units:
         table = units.sample(size, spec.pilot.seed)
+        if pairs:
+            units.release_twins()
+            wanted = {unit for pair in pairs for unit in pair} - set(table["unit"].to_pylist())
+            table = pa.concat_tables([table, units.of(sorted(wanted))])
     return _add_pilot(pipeline, seen, spec, bounds, table)
 
 
@@ -227,7 +266,13 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
 
 
 def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
-    return open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests)
+    return open_units(
+        pipeline.files,
+        seen.snapshot,
+        seen.answers,
+        seen.manifests,
+        hold_twins=seen.hold_twins,
+    )
 
 
 def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
@@ -302,9 +347,19 @@ def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
     }
 
 
-def _add(pipeline: Pipeline, seen: View, new: Sequence[NewShard], *, open_requests: int) -> int:
+def _add(
+    pipeline: Pipeline,
+    seen: View,
+    new: Sequence[NewShard],
+    *,
+    open_requests: int,
+    held: int | None = None,
+) -> int:
+    """Add planned shards; `held` twins wait for their leaders (None: that is not known)."""
     with pipeline.ledger.write() as connection:
         added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
+        if added and held is not None and held != seen.night.held_twins:
+            nights.update_night(connection, seen.night.id, held_twins=held)
     if added:
         return len(new)
     # Another process has changed the night since the view was read: the next plan starts from that.

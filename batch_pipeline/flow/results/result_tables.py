@@ -61,6 +61,7 @@ class ResultTables:
             "batch_id": submission.batch_id,
             "simulated": simulated,
             "collected_at": datetime.now(UTC),
+            "answered_by": None,
         }
         self._constants = {
             name: pa.scalar(value, RESULTS_SCHEMA.field(name).type)

@@ -38,7 +38,7 @@ FILE_ROWS = 100_000
 GROUP_ANSWERS = 100_000
 # Columns that come from an answer: they are NULL in the rows of items that were never sent.
 _OF_THE_ANSWER = (
-    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id",
+    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id", "answered_by",
 )  # fmt: skip
 # A unit has one final answer, after a redrive several: `latest` has the last one of several.
 _TABLES = f"""
@@ -55,7 +55,8 @@ _TABLES = f"""
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
     SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint,
-           {decisions.STATUS} AS status, coalesce(d.reason, s.reason) AS reason, s.detail,
+           {decisions.STATUS} AS status, coalesce(d.reason, s.reason) AS reason,
+           coalesce(d.detail, s.detail) AS detail,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
     FROM snapshot s LEFT JOIN sums c ON c.id = s.id LEFT JOIN decisions d ON d.ordinal = s.ordinal
 """  # noqa: S608

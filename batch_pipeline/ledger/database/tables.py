@@ -151,6 +151,10 @@ night = Table(
     # Requests that failed are not asked again before this time; rounds of them in a row so far.
     Column("retry_at", Double),
     Column("retry_rounds", Integer, nullable=False, default=0, server_default="0"),
+    # The partition whose end is waited for, because its answers may be reused.
+    Column("waits_for", String(200)),
+    # Near duplicates that are not asked, because their leaders are to answer for them.
+    Column("held_twins", BigInteger, nullable=False, default=0, server_default="0"),
     # Since when nearly all answers fail for reasons that pass; NULL: they do not.
     Column("storm_since", Double),
     # The last forecast of the deadline; see `flow.deadline`.
@@ -348,6 +352,23 @@ submission = Table(
         sqlite_where=sa.text("collected_at IS NOT NULL"),
         postgresql_where=sa.text("collected_at IS NOT NULL"),
     ),
+)
+
+# Files of answers that no submission of their night bought, with the schema of answers. `origin`
+# says why they were made: a row without a `name` records that nothing was found.
+answers_file = Table(
+    "answers_file",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    Column("origin", String(20), nullable=False),
+    # In the night's folder of answers.
+    Column("name", Text),
+    # Distinct requests that it answers.
+    Column("units", BigInteger, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    Index("answers_file_by_night", "night_id"),
 )
 
 # Items that the answers of a collected submission settled, by status. Clustered by snapshot on

@@ -1,0 +1,245 @@
+"""Decides what becomes of the near duplicates in a snapshot that is not published yet.
+
+With `action: filter` a twin is set aside in the snapshot's decisions, and with it each row that
+asks for the very same. With `action: reuse` the twins are listed in a file of their own: whether
+their leaders answer for them is known only after the pilot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.asked_before import Former
+from batch_pipeline.flow.dataset.duplicates import DUPLICATES
+from batch_pipeline.flow.dataset.layers import Layers, each_part
+from batch_pipeline.flow.dataset.near import twins
+from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+
+NEAR_DUPLICATE = "near_duplicate"
+# The cause in `avoided`.
+NEAR_DUPLICATES = "near_duplicates"
+FILE_NAME = "twins.parquet"
+# A twin's ordinal, id and unit, the bytes of its request, and its leader.
+SCHEMA = pa.schema(
+    [
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("request_bytes", pa.int64(), nullable=False),
+        pa.field("leader", pa.int64(), nullable=False),
+        pa.field("leader_unit", pa.string(), nullable=False),
+        pa.field("leader_id", pa.string(), nullable=False),
+        pa.field("similarity", pa.float64(), nullable=False),
+    ]
+)
+# `found` has each twin's ordinal, leader and similarity; of the snapshot a part is there at a time.
+_LEADERS = """
+    INSERT INTO leaders SELECT s.ordinal, s.unit, s.id FROM snapshot s
+    SEMI JOIN found f ON f.leader = s.ordinal
+"""
+_TWINS = """
+    INSERT INTO twins
+    SELECT s.ordinal, s.id, s.unit, s.request_bytes, f.leader, l.unit, l.id, f.similarity
+    FROM snapshot s
+    JOIN found f ON f.ordinal = s.ordinal
+    JOIN leaders l ON l.ordinal = f.leader
+"""
+_DETAIL = "'a near duplicate of ' || leader_id || printf(' (similarity %.2f)', similarity)"
+# Twins and the rows that ask the same as a twin, which share its fate, with their bytes.
+_FILTERED = f"""
+    CREATE TEMP TABLE filtered AS
+        SELECT ordinal, id, {_DETAIL} AS detail, request_bytes FROM twins
+        UNION ALL
+        SELECT d.ordinal, d.id, {_DETAIL} AS detail, t.request_bytes
+        FROM decided d JOIN twins t ON t.ordinal = d.answered_by
+"""  # noqa: S608  # made of constants
+_NO_FILTERED = """
+    CREATE TEMP TABLE filtered (
+        ordinal BIGINT, id VARCHAR, detail VARCHAR, request_bytes BIGINT
+    )
+"""
+_CARRIED_ON = f"""
+    INSERT INTO filtered
+    SELECT s.ordinal, s.id, f.detail, s.request_bytes
+    FROM snapshot s JOIN former f ON f.ordinal = s.ordinal WHERE f.reason = '{NEAR_DUPLICATE}'
+"""  # noqa: S608
+_DECIDED = f"""
+    SELECT ordinal, id, '{Status.FILTERED}' AS status, '{NEAR_DUPLICATE}' AS reason,
+           NULL AS answered_by, NULL AS unit, detail
+    FROM filtered
+    UNION ALL
+    SELECT ordinal, id, status, reason, answered_by, unit, detail
+    FROM decided d ANTI JOIN filtered f USING (ordinal)
+    ORDER BY ordinal
+"""  # noqa: S608
+
+
+# A number of rows or requests, and their bytes together.
+Counted = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What became of near duplicates.
+
+    `filtered` rows are set aside, `duplicates` of which were to be answered by another row's
+    request; `requests` are not sent for it. `digest` differs where the decisions do.
+    """
+
+    filtered: Counted = (0, 0)
+    duplicates: Counted = (0, 0)
+    requests: Counted = (0, 0)
+    digest: bytes = b""
+
+    def avoided(self, before: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        """`NewSnapshot.avoided` with these near duplicates, given that without them."""
+        found = dict(before)
+        if self.duplicates[0]:
+            same = {name: found[DUPLICATES][name] for name in ("documents", "bytes")}
+            same["documents"] -= self.duplicates[0]
+            same["bytes"] -= self.duplicates[1]
+            found[DUPLICATES] = same
+            if not same["documents"]:
+                del found[DUPLICATES]
+        if self.requests[0]:
+            found[NEAR_DUPLICATES] = {"documents": self.requests[0], "bytes": self.requests[1]}
+        return found
+
+
+def path_of(snapshot: NewSnapshot) -> str:
+    return f"{snapshot.folder}/{FILE_NAME}"
+
+
+def decide(
+    pipeline: Pipeline,
+    folder: Path,
+    layers: Layers,
+    items: int,
+    signatures: Path,
+    declared: dict[str, Any],
+    former: Former | None,
+) -> Decided:
+    """Find the twins among the rows of a snapshot, and write down what becomes of them.
+
+    `folder` has the decisions that were made before. A row whose unit has an answer of the night,
+    under the `former` snapshot, keeps it: it may lead, and is no twin.
+    """
+    path = folder / decisions.FILE_NAME
+    passed_over = pq.read_table(path, columns=["ordinal"]).column("ordinal").to_numpy()
+    found = twins.find(signatures, declared["threshold"], np.sort(passed_over))
+    with joins.tables(pipeline.files, {}) as connection:
+        columns = {
+            "ordinal": found.ordinals,
+            "leader": found.leaders,
+            "similarity": found.similarities,
+        }
+        connection.register("found", pa.table(columns))
+        connection.register("nothing", SCHEMA.empty_table())
+        connection.execute("CREATE TEMP TABLE leaders (ordinal BIGINT, unit VARCHAR, id VARCHAR)")
+        connection.execute("CREATE TEMP TABLE twins AS FROM nothing")
+        if len(found.ordinals):
+            for query in (_LEADERS, _TWINS):
+                for _ in each_part(connection, layers, items):
+                    connection.execute(query)
+            _leave_answered(connection, pipeline, former)
+        if declared["action"] == "filter":
+            return _filter(connection, path)
+        return _list(connection, folder / FILE_NAME)
+
+
+def carry_on(
+    pipeline: Pipeline, folder: Path, layers: Layers, items: int, below: NewSnapshot
+) -> Decided:
+    """Let the near duplicates of a snapshot stay set aside in one that lies on it.
+
+    What a redrive asks again is none of them: they are no dead letters.
+    """
+    if NEAR_DUPLICATE not in below.filtered_by:
+        return Decided()
+    path = folder / decisions.FILE_NAME
+    with joins.tables(pipeline.files, {}) as connection:
+        source = [(pipeline.files, [decisions.path_of(below)])]
+        joins.add_files(connection, "former", source, decisions.SCHEMA)
+        connection.register("decided", pq.read_table(path))
+        connection.execute(_NO_FILTERED)
+        for _ in each_part(connection, layers, items):
+            connection.execute(_CARRIED_ON)
+        counts = below.avoided.get(NEAR_DUPLICATES, {"documents": 0, "bytes": 0})
+        return _decided(connection, path, counts["documents"], counts["bytes"])
+
+
+def _leave_answered(
+    connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, former: Former | None
+) -> None:
+    """Take those out of the twins whose units have answers."""
+    if former is None:
+        return
+    with pipeline.ledger.read() as ledger:
+        known = answers.of_night(ledger, former.night, former.snapshot)
+    if not known.files:
+        return
+    units = connection.sql("SELECT DISTINCT unit FROM twins").to_arrow_table()
+    with answers.tables(pipeline.files, known, {}) as answered:
+        answered.register("units", units)
+        query = "SELECT unit FROM units SEMI JOIN (FROM answers WHERE final) USING (unit)"
+        connection.register("answered", answered.sql(query).to_arrow_table())
+    connection.execute("DELETE FROM twins WHERE unit IN (FROM answered)")
+
+
+def _filter(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
+    """Add the twins to the decisions in a file."""
+    # Read whole before the file is written anew: a row takes about 100 bytes.
+    connection.register("decided", pq.read_table(path))
+    connection.execute(_FILTERED)
+    documents, size = _sums(connection, "twins", "request_bytes")
+    return _decided(connection, path, documents, size)
+
+
+def _decided(
+    connection: duckdb.DuckDBPyConnection, path: Path, documents: int, size: int
+) -> Decided:
+    """Write the decisions with the rows in `filtered` anew."""
+    rows = _sums(connection, "filtered", "request_bytes")
+    duplicates = _sums(connection, "filtered SEMI JOIN decided USING (ordinal)", "request_bytes")
+    table = connection.sql(_DECIDED).to_arrow_table().cast(decisions.SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+    digest = _digest(connection, "filtered", ["ordinal", "detail"])
+    return Decided(rows, duplicates, (documents, size), digest)
+
+
+def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
+    """Write the twins into a file."""
+    rows = connection.sql("FROM twins ORDER BY ordinal").to_arrow_table().cast(SCHEMA)
+    pq.write_table(rows, path, compression="zstd")
+    return Decided(digest=_digest(connection, "twins", ["ordinal", "leader"]))
+
+
+def _sums(connection: duckdb.DuckDBPyConnection, table: str, size: str) -> tuple[int, int]:
+    query = f"SELECT count(*), coalesce(sum({size}), 0) FROM {table}"  # noqa: S608
+    [(rows, total)] = connection.execute(query).fetchall()
+    return int(rows), int(total)
+
+
+def _digest(connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> bytes:
+    digest = hashlib.sha256()
+    query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY ordinal"  # noqa: S608
+    for batch in joins.batches(connection, query):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(f"{row}\n".encode())
+    return digest.digest()
