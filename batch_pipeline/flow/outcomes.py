@@ -40,6 +40,8 @@ class Action(StrEnum):
     RETRY_ONCE = "retry once"
     # Sent once more with a larger `max_tokens`, whatever the number of attempts.
     MORE_ROOM = "more room"
+    # A stronger model is asked once, as far as the share of the night allows that.
+    ESCALATE = "escalate"
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
     # Credentials, billing or a spend limit, not a fault of the request. The account sends nothing
@@ -315,7 +317,7 @@ def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
     Attempts are counted from 1, and after a redrive from 1 again.
     """
     match outcome.action:
-        case Action.REOPEN | Action.MORE_ROOM | Action.STOP:
+        case Action.REOPEN | Action.MORE_ROOM | Action.ESCALATE | Action.STOP:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

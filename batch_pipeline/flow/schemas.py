@@ -35,6 +35,8 @@ RESULTS_SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("simulated", pa.bool_()),
         ("collected_at", pa.timestamp("us", "UTC")),
+        ("answered_by", pa.string()),
+        ("route", pa.string()),
     ]
 )
 DEAD_LETTER_SCHEMA = pa.schema(
@@ -59,6 +61,8 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("counted", pa.bool_()),
         *RESULTS_SCHEMA,
         pa.field("other_way_usd", USD),
+        pa.field("variant", pa.string()),
+        pa.field("escalate", pa.string()),
     ]
 )
 # Columns of a result that are sums over all answers of its item.
@@ -67,7 +71,8 @@ SUMMED = (*TOKENS, "cost_usd")
 # too large and throw it away.
 _REPEATED = (
     "final", "counted", "status", "stop_reason", "error_type", "model", *TOKENS, "cost_usd",
-    "attempt", "mode", "batch_id", "simulated", "collected_at", "other_way_usd",
+    "attempt", "mode", "batch_id", "simulated", "collected_at", "other_way_usd", "route",
+    "answered_by", "variant", "escalate",
 )  # fmt: skip
 # Columns without statistics: the file's footer would hold the least and the greatest text in full.
 _TEXTS = ("content", "parsed", "error_message")

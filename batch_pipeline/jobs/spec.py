@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -38,10 +39,14 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
+from batch_pipeline.jobs.thrift import AskedOtherwise, EscalateSpec, RouteSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
+
+# Where a value stands in a declaration.
+KeyPath = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -176,10 +181,12 @@ class LimitsSpec(DeclaredModel):
 
 
 class RetrySpec(DeclaredModel):
-    """How often an item is asked (the first time included), and the `max_tokens` once truncated."""
+    """How often an item is asked (the first time included), the `max_tokens` once truncated, and
+    what is asked once more of a stronger model."""
 
     max_attempts: int = Field(default=3, ge=1)
     truncated_max_tokens: int | None = Field(default=None, ge=1)
+    escalate: EscalateSpec | None = None
 
 
 class RealtimeSpec(DeclaredModel):
@@ -227,6 +234,7 @@ class JobSpec(DeclaredModel):
     prices: PricesSpec | None = None
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
+    routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
     deduplicate: bool = True
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
@@ -257,13 +265,62 @@ class JobSpec(DeclaredModel):
             for path, message in parameters.problems(self.declared())
             if path[0] != "params"
         ]
+        for path, message in self._ways_that_cannot_work():
+            found.append(problem_with(path, message))
         if found:
             raise ValidationError.from_exception_data("job", found)
         return self
 
+    def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
+        """What is wrong with routes and escalation beside the rest of the job."""
+        rules: dict[str, int] = {}
+        for number, ((path, asked), route) in enumerate(
+            zip(self.asked_by_routes(), self.routes, strict=True)
+        ):
+            if _asks(asked) == _asks(self):
+                yield path, "asks as the rest of the job does; remove the route, or change it"
+            rule = " ".join(route.where.split())
+            if rule in rules:
+                same = f"is that of routes.{rules[rule]}, which is first: no row is left for it"
+                yield (*path, "where"), same
+            rules.setdefault(rule, number)
+        for path, asked in self.asked_all_ways()[1:]:
+            for key, message in parameters.problems(asked.declared()):
+                if key[0] in ("params", "model_id", "max_tokens"):
+                    yield (*path, *key), message
+        escalate = self.retry.escalate
+        if escalate is not None and escalate.model_id == self.model_id:
+            yield (
+                ("retry", "escalate", "model_id"),
+                f"is the job's own model ({self.model_id}); name a stronger one",
+            )
+
     def declared(self) -> parameters.Declared:
         """The declaration as the table of parameters reads it."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def asked_by_routes(self) -> list[tuple[KeyPath, JobSpec]]:
+        """The job as each of its routes asks, with the path of the route's keys."""
+        return [(("routes", n), self._asked(route)) for n, route in enumerate(self.routes)]
+
+    def asked_all_ways(self) -> list[tuple[KeyPath, JobSpec]]:
+        """The job in each way that its requests are asked: as declared, by its routes, and by the
+        escalation; each with the path of its keys."""
+        found: list[tuple[KeyPath, JobSpec]] = [((), self), *self.asked_by_routes()]
+        if self.retry.escalate is not None:
+            found.append((("retry", "escalate"), self._asked(self.retry.escalate)))
+        return found
+
+    def _asked(self, otherwise: AskedOtherwise) -> JobSpec:
+        model_id = otherwise.model_id or self.model_id
+        asked = {
+            "model_id": model_id,
+            "max_tokens": otherwise.max_tokens or self.max_tokens,
+            "params": otherwise.params_over(self.params),
+            # What the job states are prices of its own model.
+            "prices": self.prices if model_id == self.model_id else None,
+        }
+        return self.model_copy(update={**asked, "routes": (), "retry": RetrySpec()})
 
     @field_validator("output_schema")
     @classmethod
@@ -328,6 +385,10 @@ class JobSpec(DeclaredModel):
                 "set mode: auto, or remove the deadline"
             )
         return value
+
+
+def _asks(spec: JobSpec) -> tuple[str, int, JsonObject]:
+    return spec.model_id, spec.max_tokens, dict(spec.params)
 
 
 def _schema_problem(schema: JsonObject) -> str | None:

@@ -49,6 +49,7 @@ class Night:
     retry_at: float | None = None
     retry_rounds: int = 0
     storm_since: float | None = None
+    undecided: int = 0
 
     def resting(self, at: float) -> str | None:
         """Why requests that failed are not asked again at a time, as a clause; None: they are."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -29,10 +29,21 @@ CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
+class Route:
+    """Rows for which `where` is true ask this model, with these parameters."""
+
+    where: str
+    model_id: str
+    max_tokens: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Declaration:
     """The part of a job that shapes its requests, and how their answers are read.
 
-    A request of more than `max_request_bytes` fits in no batch.
+    A request of more than `max_request_bytes` fits in no batch. The first of the `routes` that
+    matches makes a row's request; rows that none matches are asked as the job itself declares.
     """
 
     model_id: str
@@ -46,6 +57,7 @@ class Declaration:
     id_column: str
     max_request_bytes: int
     fingerprint_version: int = FINGERPRINT_VERSION
+    routes: tuple[Route, ...] = ()
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
@@ -61,14 +73,34 @@ class Declaration:
             deduplicate=spec.deduplicate,
             id_column=spec.input.id_column,
             max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
+            routes=tuple(
+                Route(route.where, asked.model_id, asked.max_tokens, dict(asked.params))
+                for route, (_, asked) in zip(spec.routes, spec.asked_by_routes(), strict=True)
+            ),
         )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Declaration:
-        return cls(**{**data, "betas": tuple(data["betas"])})
+        routes = tuple(Route(**route) for route in data.get("routes", ()))
+        return cls(**{**data, "betas": tuple(data["betas"]), "routes": routes})
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "betas": list(self.betas)}
+        data = {**asdict(self), "betas": list(self.betas), "routes": list(map(asdict, self.routes))}
+        if not self.routes:
+            # As ledgers have it of jobs without routes, whose hash stays as it is.
+            del data["routes"]
+        return data
+
+    def by_route(self) -> dict[str | None, Declaration]:
+        """What makes the requests of each route, by its name: its place in the list, counted from
+        1. Under None that of the rows which no route matches."""
+        own = replace(self, routes=())
+        return {None: own} | {
+            str(number): replace(
+                own, model_id=route.model_id, max_tokens=route.max_tokens, params=route.params
+            )
+            for number, route in enumerate(self.routes, 1)
+        }
 
     @property
     def hash(self) -> str:
@@ -111,7 +143,8 @@ class RequestBuilder:
         ]
         self._last = b'"' + self._suffix
         constant = [self._prefix, self._first, *others, self._last]
-        self._constant_bytes = sum(map(len, constant))
+        # The bytes of a request beside the texts of its row.
+        self.constant_bytes = sum(map(len, constant))
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
@@ -144,7 +177,7 @@ class RequestBuilder:
 
     def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
         """The fingerprint and the bytes of what `splice` makes of a row, without making it."""
-        digest, size = self._begun.copy(), self._constant_bytes
+        digest, size = self._begun.copy(), self.constant_bytes
         for at, literal in self._slots:
             text = row[places[at] : places[at + 1]]
             digest.update(text)

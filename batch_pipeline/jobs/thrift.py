@@ -1,0 +1,55 @@
+"""What a job declares to spend less: which rows ask which model, and which are asked again.
+
+Belongs here: the keys, their defaults, and what can be told of each by itself. The rules between
+them and the rest of a job are in `spec`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from batch_pipeline.jobs.declared_model import DeclaredModel, JsonObject, NonEmpty, Rate
+
+# Outcomes of an answer that another model may better, by their status in the results.
+Escalated = Literal["invalid_output", "truncated", "refused"]
+
+
+class AskedOtherwise(DeclaredModel):
+    """What a request is asked with in place of what the job declares.
+
+    `params` lie on the job's own, key by key; a key that is null leaves the job's out.
+    """
+
+    model_id: NonEmpty | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    params: JsonObject = Field(default_factory=dict)
+
+    def params_over(self, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """The parameters of these requests, given those of the job."""
+        merged = {**params, **self.params}
+        return {key: value for key, value in merged.items() if value is not None}
+
+
+class RouteSpec(AskedOtherwise):
+    """Rows for which an expression is true are asked otherwise."""
+
+    where: NonEmpty
+
+
+class EscalateSpec(AskedOtherwise):
+    """What the job's model could not do, or is unsure of, is asked once more of a stronger one.
+
+    `where` is an expression over an answer that succeeded; `max_share` is of the night's bought
+    requests.
+    """
+
+    model_id: NonEmpty
+    outcomes: Annotated[tuple[Escalated, ...], Field(strict=False)] = (
+        "invalid_output",
+        "truncated",
+        "refused",
+    )
+    where: NonEmpty | None = None
+    max_share: Rate = 0.2
