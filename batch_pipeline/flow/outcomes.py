@@ -51,6 +51,18 @@ class Action(StrEnum):
     GIVE_UP = "give up"
 
 
+class Undecided(StrEnum):
+    """Why an answer is not final although it is not asked for again as it was: the values of the
+    answers' column `escalate`."""
+
+    # It is no good, and a stronger model may better it.
+    FAILED = "failed"
+    # It succeeded, and is unsure by the job's own rule.
+    UNSURE = "unsure"
+    # The stronger model failed: the former answer, which succeeded, stands.
+    STANDS = "stands"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one result means; `error_type` and `error_message` are None for a success."""
@@ -63,6 +75,8 @@ class Outcome:
 
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
+# Statuses of answers that were billed.
+BILLED = (Status.SUCCEEDED, Status.TRUNCATED, Status.REFUSED, Status.INVALID_OUTPUT)
 # Error types of this project. The API cannot say any more what became of a request:
 RESULTS_GONE = "results_gone"
 # An answer that was billed and has another shape than the API's.

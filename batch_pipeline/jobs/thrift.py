@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
+from batch_pipeline.jobs import expressions
 from batch_pipeline.jobs.declared_model import DeclaredModel, JsonObject, NonEmpty, Rate
+from batch_pipeline.jobs.expressions import NUMBER, TEXT
 
+# The columns of an answer that `retry.escalate.where` may read, with their types. `parsed` is JSON
+# text where an output_schema is declared.
+ANSWER_COLUMNS = {
+    **dict.fromkeys(("content", "parsed", "stop_reason", "model"), TEXT),
+    **dict.fromkeys(
+        (
+            "input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
+            "cache_read_tokens",
+        ),
+        NUMBER,
+    ),
+}  # fmt: skip
 # Outcomes of an answer that another model may better, by their status in the results.
 Escalated = Literal["invalid_output", "truncated", "refused"]
 
@@ -37,6 +51,12 @@ class RouteSpec(AskedOtherwise):
 
     where: NonEmpty
 
+    @field_validator("where")
+    @classmethod
+    def _a_condition_on_a_row(cls, value: str) -> str:
+        expressions.parse(value)
+        return value
+
 
 class EscalateSpec(AskedOtherwise):
     """What the job's model could not do, or is unsure of, is asked once more of a stronger one.
@@ -53,3 +73,10 @@ class EscalateSpec(AskedOtherwise):
     )
     where: NonEmpty | None = None
     max_share: Rate = 0.2
+
+    @field_validator("where")
+    @classmethod
+    def _a_condition_on_an_answer(cls, value: str | None) -> str | None:
+        if value is not None:
+            expressions.parse(value, ANSWER_COLUMNS)
+        return value

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.expressions import Failed
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
-from batch_pipeline.flow.dataset.reading.splits import Piece, with_lines_counted
+from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
+from batch_pipeline.flow.dataset.routes import Found, router
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.outcomes import Status
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.kept_units import KeptUnits
 
+# Why a row is set aside for which a route's expression cannot be evaluated.
+RULE_FAILED = "a route's rule cannot be evaluated"
 # How many rows that are set aside an error message names.
 EXAMPLES = 5
 # Bytes from which on a row's texts are not hashed a second time.
@@ -102,7 +106,11 @@ class _Preparation:
         kept: KeptUnits | None,
         only: Collection[str] | None,
     ) -> None:
-        self._builder = RequestBuilder(declaration)
+        self._declaration = declaration
+        self._builders = {
+            route: RequestBuilder(asked) for route, asked in declaration.by_route().items()
+        }
+        self._builder = self._builders[None]
         self._writer = SnapshotWriter(folder, number, codec)
         self._kept, self._only = kept, only
         self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
@@ -116,10 +124,9 @@ class _Preparation:
             if section.end is not None:
                 done.seen = LinesSeen(set(wanted.columns))
             before = self._rows
-            for row in read_section(section, wanted, done.seen):
-                self._rows += 1
-                if self._only is None or row.id in self._only:
-                    self._add(row)
+            with router(self._declaration) as routes:
+                for row, route in routes.routed(self._wanted(section, wanted)):
+                    self._add(row, route)
             if self._rows == before and section.end is None:
                 done.without_rows.append(section.file.path)
         self._writer.close()
@@ -127,8 +134,17 @@ class _Preparation:
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
-    def _add(self, row: Row) -> None:
-        prepared = prepare_row(row, self._builder)
+    def _wanted(self, section: Section, wanted: Wanted) -> Iterator[Row]:
+        for row in read_section(section, wanted, self._done.seen):
+            self._rows += 1
+            if self._only is None or row.id in self._only:
+                yield row
+
+    def _add(self, row: Row, route: Found) -> None:
+        if isinstance(route, Failed):
+            prepared = _set_aside(row, Status.INVALID_INPUT, RULE_FAILED, route.message)
+        else:
+            prepared = prepare_row(row, self._builders[route])._replace(route=route)
         self._content.update(_content_of(row, prepared.fingerprint))
         if self._kept is not None:
             prepared = self._as_kept(row, self._kept) or prepared
@@ -143,13 +159,13 @@ class _Preparation:
         found = kept.of(row.id)
         if found is None:
             return None
-        unit, builder = found
+        unit, made_by, builder = found
         values, problem = row_values(row.input, builder.columns)
         former = prepare_row(row._replace(values=values, problem=problem, places=None), builder)
         if former.unit != unit:
             return None
         self._kept_found.update(f"{unit}{len(row.id)}\n{row.id}".encode())
-        return former._replace(kept_from=builder.declaration.hash)
+        return former._replace(kept_from=made_by.declaration, route=made_by.route)
 
     def _count_set_aside(self, row: Row, prepared: SnapshotRow) -> None:
         done, reason = self._done, prepared.reason or ""

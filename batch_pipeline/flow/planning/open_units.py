@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +24,11 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
+from batch_pipeline.flow.outcomes import BILLED, MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, sampling
-from batch_pipeline.flow.schemas import SUMMED
+from batch_pipeline.flow.planning.variants import ESCALATED
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -40,8 +42,20 @@ if TYPE_CHECKING:
 
 # An estimate groups requests by length this finely, because price tiers depend on the length.
 LENGTH_GROUPS = 100
+# The state of an open unit that was asked of the stronger model, and is to be asked so again.
+AGAIN = "again"
 
-_CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
+_CUT_OFF = (
+    f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final "
+    "AND escalate IS NULL"
+)
+# How far an open unit is with the stronger model: one of `Undecided`, or `AGAIN`. NULL: the unit has
+# no answer that needs it.
+_STATE = f"""
+    CASE WHEN bool_or(escalate = '{Undecided.STANDS}' AND NOT redriven) THEN '{Undecided.STANDS}'
+         WHEN bool_or(variant = '{ESCALATED}' AND NOT redriven) THEN '{AGAIN}'
+         ELSE max(escalate) FILTER (NOT redriven) END
+"""
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
 # Units that are not open: settled by an answer, or in a shard. Tables and not views: DuckDB builds
@@ -70,19 +84,25 @@ _BEFORE = f"""
         WHERE redriven GROUP BY id;
     CREATE TEMP TABLE tried AS
         SELECT unit, count(*) FILTER (attempt > coalesce(attempts, 0)) AS attempts,
-               bool_or({_CUT_OFF}) AS cut_off
+               bool_or({_CUT_OFF}) AS cut_off, {_STATE} AS state,
+               coalesce(bool_or(escalate = '{Undecided.UNSURE}' AND NOT redriven), false)
+                   AS optional
         FROM answers SEMI JOIN open_items USING (unit) LEFT JOIN units_before USING (unit)
         WHERE counted GROUP BY unit;
+    CREATE TEMP TABLE left_out AS
+        SELECT unit FROM tried WHERE state = '{Undecided.STANDS}';
     CREATE TEMP TABLE billed AS
         SELECT id, {_SUMS} FROM answers SEMI JOIN open_items USING (id) GROUP BY id;
     DROP TABLE open_items;
 """  # noqa: S608  # made of constants
 _OPEN_UNITS = f"""
-    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes,
+    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, s.route,
            greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
            attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
-           coalesce(a.cut_off, false) AS cut_off
+           coalesce(a.cut_off AND a.state IS NULL, false) AS cut_off,
+           a.state IS NOT NULL AS escalate, coalesce(a.optional, false) AS optional
     FROM (SELECT s.* {_NARROWED}) s
+    ANTI JOIN left_out o ON o.unit = s.unit
     LEFT JOIN tried a ON a.unit = s.unit
     LEFT JOIN units_before b ON b.unit = s.unit
     LEFT JOIN items_before i ON i.id = s.id
@@ -93,11 +113,74 @@ _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
+# What the share of escalated requests is of, and how many have been escalated or are to be.
+_SHARE = f"""
+    SELECT (SELECT count(DISTINCT unit) FROM answers
+            WHERE counted AND mode IN ('batch', 'realtime')
+            AND status IN ({", ".join(f"'{status}'" for status in BILLED)})),
+           (SELECT count(DISTINCT unit) FROM (
+                SELECT unit FROM answers WHERE counted AND variant = '{ESCALATED}'
+                UNION ALL SELECT unit FROM in_shards WHERE variant = '{ESCALATED}'
+           )),
+           (SELECT count(*) FROM in_shards WHERE variant IS DISTINCT FROM '{ESCALATED}')
+"""  # noqa: S608
+_STATES = "SELECT state, count(*) FROM tried WHERE state IS NOT NULL GROUP BY state"
+_WAITS = f"state IN ('{Undecided.FAILED}', '{Undecided.UNSURE}')"
+_LEAVE_OUT = f"""
+    INSERT INTO left_out SELECT unit FROM tried
+    WHERE state = '{Undecided.STANDS}' OR {_WAITS} AND unit NOT IN (
+        SELECT unit FROM tried WHERE {_WAITS}
+        AND (state = '{Undecided.FAILED}' OR $unsure)
+        ORDER BY state = '{Undecided.UNSURE}', unit LIMIT $most
+    )
+"""
+# The answer that stands of a unit that is left out: one that succeeded, else the last one.
+_PICK_STANDING = f"""
+    CREATE OR REPLACE TEMP TABLE picked AS
+        SELECT unit, custom_id FROM answers SEMI JOIN left_out USING (unit)
+        WHERE counted AND NOT redriven
+        QUALIFY row_number() OVER (
+            PARTITION BY unit ORDER BY status = '{Status.SUCCEEDED}' DESC, attempt DESC
+        ) = 1
+"""
+_STANDING = f"""
+    SELECT {", ".join(f"a.{name}" for name in ANSWERS_SCHEMA.names)}
+    FROM answers a JOIN picked p ON p.unit = a.unit AND p.custom_id = a.custom_id
+    WHERE a.counted AND NOT a.redriven
+"""  # noqa: S608
+_OF_LEFT_OUT = _OPEN_UNITS.replace("ANTI JOIN left_out", "SEMI JOIN left_out")
+
+
+@dataclass(frozen=True)
+class Escalations:
+    """How many open units wait for the stronger model because their answer `failed` or is `unsure`,
+    and for how many it failed, so that a former answer `stands`.
+
+    `bought` units of the night were billed, `escalated` ones were asked of the stronger model or
+    are about to be. `all_answered`: no open unit and no shard lacks its first answer.
+    """
+
+    failed: int = 0
+    unsure: int = 0
+    stands: int = 0
+    bought: int = 0
+    escalated: int = 0
+    all_answered: bool = True
+
+    @property
+    def waiting(self) -> int:
+        return self.failed + self.unsure
+
+    def allowed(self, max_share: float) -> int:
+        """How many more may be escalated by the share of the night's bought units."""
+        return max(0, floor(max_share * self.bought + 1e-9) - self.escalated)
+
+
 class OpenUnits:
     """The open units of a snapshot, in its order.
 
     Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
-    in place of `variant`.
+    and `escalate` (the stronger model is to be asked) in place of `variant`.
     """
 
     def __init__(
@@ -120,6 +203,38 @@ class OpenUnits:
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
         return self._found(_ALL)
+
+    def escalations(self) -> Escalations:
+        """How the open units that the stronger model may be asked for stand to the whole night."""
+        self._look_before()
+        states = dict(self._connection.execute(_STATES).fetchall())
+        if not states:
+            return Escalations()
+        [(bought, escalated, asked_first)] = self._connection.execute(_SHARE).fetchall()
+        unanswered = self.count() - sum(states.values())
+        return Escalations(
+            failed=states.get(Undecided.FAILED, 0),
+            unsure=states.get(Undecided.UNSURE, 0),
+            stands=states.get(Undecided.STANDS, 0),
+            bought=bought,
+            escalated=escalated,
+            all_answered=not unanswered and not asked_first,
+        )
+
+    def leave_out(self, most: int, *, unsure: bool) -> None:
+        """Let the stronger model be asked for at most `most` of the units that wait for that, and
+        none of the others be open: units with a failed answer come first, and those with an
+        `unsure` one are all left out unless they may go."""
+        self._look_before()
+        self._connection.execute("DELETE FROM left_out")
+        self._connection.execute(_LEAVE_OUT, {"most": max(0, most), "unsure": unsure})
+
+    def left_out(self) -> tuple[pa.Table, Iterator[pa.RecordBatch]]:
+        """The units that were left out, in the form of a manifest, and the answers that stand for
+        them, in any order."""
+        units = pa.concat_tables(list(self._found(_OF_LEFT_OUT)))
+        self._connection.execute(_PICK_STANDING)
+        return units, joins.batches(self._connection, _STANDING)
 
     def sizes(self) -> Iterator[pa.Table]:
         """`ordinal`, `unit` and `request_bytes` of all units."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 
 import numpy as np
@@ -21,18 +21,19 @@ from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
+from batch_pipeline.flow.dataset.priced import part_of
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.planning.open_units import Escalations, OpenUnits, open_units
+from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds, Part, ShardSize
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
@@ -141,31 +142,67 @@ def plan_all(
     pipeline: Pipeline,
     seen: View,
     limits: ShardLimits,
-    bounds: Bounds,
+    bounds: ModelBounds,
     retry: RetrySpec,
     engine: Engine = "batch",
     *,
     for_deadline: bool = False,
+    unsure: bool = True,
 ) -> int:
     """Cut all open units into waiting shards of an engine; returns how many shards were added.
 
-    `for_deadline` marks those that go in real time only because batches would be too late.
+    `for_deadline` marks those that go in real time only because batches would be too late. Units
+    whose first answer is unsure are escalated only if `unsure` ones may be; they are in shards of
+    their own, which the night can do without.
     """
-    room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
+    ways = Ways(retry, Declaration.from_json(seen.snapshot.declaration))
 
     def write(table: pa.Table) -> NewShard:
         shard = _write_shard(pipeline, seen, table, engine, bounds, pilot=False)
         return replace(shard, for_deadline=for_deadline)
 
+    planned: list[NewShard] = []
     with _open(pipeline, seen) as units:
-        tables = (_as_manifest(table, room) for table in units.all())
-        planned = list(map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE))
+        undecided, several = choose(units, retry, unsure=unsure)
+        for optional in (False, True) if several else (None,):
+            tables = (_as_manifest(table, ways) for table in _only(units.all(), optional))
+            planned += map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE)
     # Arrow keeps freed memory for allocations of the same sizes, and what comes next has others.
     pa.default_memory_pool().release_unused()
-    return _add(pipeline, seen, planned, open_requests=0)
+    return _add(pipeline, seen, planned, open_requests=0, undecided=undecided)
 
 
-def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: Bounds) -> int:
+def choose(units: OpenUnits, retry: RetrySpec, *, unsure: bool) -> tuple[int, bool]:
+    """Choose which units the stronger model is asked for, as far as the job's share of the night's
+    bought units allows; the others are left out.
+
+    Units with a failed answer are chosen as they come. Those with an unsure one wait until no first
+    answer is missing, so that failures of the whole night come before them; with `unsure` False
+    none is chosen. Returns how many are left out, and whether any unit has been escalated, or
+    waits for it.
+    """
+    found = units.escalations()
+    if found == Escalations():
+        return 0, False
+    allowed = 0 if retry.escalate is None else found.allowed(retry.escalate.max_share)
+    unsure = unsure and found.all_answered
+    units.leave_out(allowed, unsure=unsure)
+    chosen = min(allowed, found.failed + (found.unsure if unsure else 0))
+    return found.waiting - chosen + found.stands, True
+
+
+def _only(tables: Iterator[pa.Table], optional: bool | None) -> Iterator[pa.Table]:
+    """The units with this value in the column `optional`; None: all of them."""
+    for table in tables:
+        if optional is None:
+            yield table
+            continue
+        wanted = table.filter(pc.equal(table.column("optional"), optional))
+        if wanted.num_rows:
+            yield wanted
+
+
+def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: ModelBounds) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
     with _open(pipeline, seen) as units:
         table = units.sample(size, spec.pilot.seed)
@@ -173,7 +210,7 @@ def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds:
 
 
 def plan_again(
-    pipeline: Pipeline, seen: View, spec: JobSpec, wanted: Sequence[str], bounds: Bounds
+    pipeline: Pipeline, seen: View, spec: JobSpec, wanted: Sequence[str], bounds: ModelBounds
 ) -> bool:
     """Make a shard of these units of the pilot, to ask them again; those that were cut off get more
     room. Returns False where none of them is open."""
@@ -186,10 +223,10 @@ def plan_again(
 
 
 def _add_pilot(
-    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: Bounds, units: pa.Table
+    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: ModelBounds, units: pa.Table
 ) -> int:
-    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
-    table = _as_manifest(units, room)
+    ways = Ways(spec.retry, Declaration.from_json(seen.snapshot.declaration))
+    table = _as_manifest(units, ways)
     # If batches would miss the deadline, so would a pilot in a batch, which the others wait for.
     hurried = spec.mode == "auto" and seen.night.realtime_since is not None
     engine = "realtime" if hurried else spec.pilot.via
@@ -197,7 +234,7 @@ def _add_pilot(
         _write_shard(pipeline, seen, table, engine, bounds, pilot=True),
         for_deadline=engine != spec.pilot.via,
     )
-    left = max(0, seen.night.open_requests - planned.requests)
+    left = max(0, seen.night.open_requests + seen.night.undecided - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 
 
@@ -230,9 +267,9 @@ def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
     return open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests)
 
 
-def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
-    manifest = room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
-    return variants.with_definitions(manifest, [room.variant] if room.variant else [])
+def _as_manifest(table: pa.Table, ways: Ways) -> pa.Table:
+    manifest = ways.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
+    return variants.with_definitions(manifest, ways.definitions())
 
 
 def _write_shard(
@@ -240,7 +277,7 @@ def _write_shard(
     seen: View,
     table: pa.Table,
     engine: Engine,
-    bounds: Bounds,
+    bounds: ModelBounds,
     *,
     pilot: bool,
 ) -> NewShard:
@@ -252,7 +289,7 @@ def _write_shard(
         Declaration.from_json(seen.snapshot.declaration),
         table,
         engine,
-        lambda size: bounds.usd(engine, **size),
+        lambda size: bounds.of_size(engine, size),
         pilot=pilot,
     )
 
@@ -263,7 +300,7 @@ def new_shard(
     declaration: Declaration,
     table: pa.Table,
     engine: Engine,
-    bound: Callable[[dict[str, int]], Decimal],
+    bound: Callable[[ShardSize], Decimal],
     *,
     pilot: bool,
 ) -> NewShard:
@@ -272,16 +309,19 @@ def new_shard(
     folder = paths.manifests(night.job, night.partition, night.account)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
-    size = sizes_of(table, declaration)
+    size, parts = sizes_of(table, declaration), parts_of(table, declaration)
+    optional = table.column("optional")
     return NewShard(
         engine=engine,
         pilot=pilot,
         manifest=path,
         requests=table.num_rows,
         bytes=size["input_bytes"],
-        usd_bound=bound(size),
+        usd_bound=bound(ShardSize(size, parts)),
         largest_bytes=size["largest_bytes"],
         output_tokens=size["output_tokens"],
+        parts=None if parts is None else [asdict(part) for part in parts],
+        optional=table.num_rows > 0 and pc.sum(optional).as_py() == table.num_rows,
     )
 
 
@@ -302,9 +342,40 @@ def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
     }
 
 
-def _add(pipeline: Pipeline, seen: View, new: Sequence[NewShard], *, open_requests: int) -> int:
+def parts_of(manifest: pa.Table, declaration: Declaration) -> list[Part] | None:
+    """The requests of a manifest by what they are priced at; None: all at the declared model."""
+    declared = variants.declarations_of(manifest, declaration)
+    names = manifest.column("variant")
+    others = [
+        name
+        for name in names.unique().to_pylist()
+        if (declared[name].model_id, declared[name].params)
+        != (declaration.model_id, declaration.params)
+    ]
+    if not others:
+        return None
+    found = []
+    for name in names.unique().to_pylist():
+        is_of = pc.is_null(names) if name is None else pc.equal(names, name)
+        sizes = manifest.column("request_bytes").filter(pc.fill_null(is_of, False))
+        asked, count = declared[name], len(sizes)
+        size, largest = pc.sum(sizes).as_py(), pc.max(sizes).as_py()
+        found.append(part_of(asked, count, size, largest, count * asked.max_tokens))
+    return found
+
+
+def _add(
+    pipeline: Pipeline,
+    seen: View,
+    new: Sequence[NewShard],
+    *,
+    open_requests: int,
+    undecided: int = 0,
+) -> int:
     with pipeline.ledger.write() as connection:
-        added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
+        added = shards.add_shards(
+            connection, seen.night, new, open_requests=open_requests, undecided=undecided
+        )
     if added:
         return len(new)
     # Another process has changed the night since the view was read: the next plan starts from that.
