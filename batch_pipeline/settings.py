@@ -22,6 +22,8 @@ from batch_pipeline.errors import UsageError
 
 # A longer wait that the API asks for is cut to this one: then it is asked again.
 LONGEST_WAIT_SECONDS = 3600.0
+# The jobs that come with the package.
+PACKAGED_JOBS = Path(__file__).absolute().parent / "defs"
 DEFAULT_HOME = "~/batch_pipeline_home"
 SIMULATOR_ACCOUNT = "simulator"
 """The simulator's own account, since none of its answers may count as one of the real API."""
@@ -200,7 +202,7 @@ def _home(read: _Reader, *, relative_allowed: bool) -> str:
 def _jobs_dir(read: _Reader) -> Path:
     text = read.text("BATCH_PIPELINE_JOBS_DIR")
     if text is None:
-        return Path(__file__).absolute().parent / "defs"
+        return PACKAGED_JOBS
     if "://" in text:
         raise UsageError(f"BATCH_PIPELINE_JOBS_DIR is {text!r}; set it to a local folder")
     return _absolute("BATCH_PIPELINE_JOBS_DIR", text, relative_allowed=True)

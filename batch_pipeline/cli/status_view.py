@@ -31,6 +31,8 @@ WORDS = {
     Kind.BREAKER_OPEN: "breaker open",
     Kind.API_UNAVAILABLE: "no answer",
     Kind.RUNNING: "running",
+    Kind.EARLIER_ANSWERS_FIRST: "waits for answers",
+    Kind.BACKING_OFF: "backing off",
     Kind.SHORT_OF_BUDGET: "budget reached",
     Kind.SHARD_TOO_LARGE: "batch too large",
     Kind.OLDER_NIGHT_FIRST: "older first",

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import joins, paths
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
-from batch_pipeline.ledger import redrives, submissions
+from batch_pipeline.ledger import answers_files, redrives, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.redrives import Redriven
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -66,13 +66,30 @@ def of_night(
 ) -> NightAnswers:
     """The answers of a night for a snapshot, as if those of the statuses in `also_redriven` were
     redriven too."""
-    every = submissions.of_night(connection, night.id, State.COLLECTED, State.ENDED)
-    collected = [each for each in every if each.has_answers]
+    collected = _collected(connection, night)
     redriven = set(redrives.of_night(connection, night.id))
     redriven |= {Redriven(each.token, status) for each in collected for status in also_redriven}
     later = snapshot.layers[1:]
     overlaid = [part for each in later for part in paths.parts_in(each.folder, each.parts)]
-    return NightAnswers(answer_paths(night, collected), tuple(redriven), overlaid)
+    return NightAnswers(_files(connection, night, collected), tuple(redriven), overlaid)
+
+
+def files_of(connection: Connection, night: Night) -> list[str]:
+    """All files of a night's answers: those of its submissions, and copied ones."""
+    return _files(connection, night, _collected(connection, night))
+
+
+def _files(
+    connection: Connection, night: Night, collected: Sequence[submissions.Submission]
+) -> list[str]:
+    copied = [f.name for f in answers_files.of_night(connection, night.id) if f.name is not None]
+    return [*answer_paths(night, collected), *(f"{_folder(night)}/{name}" for name in copied)]
+
+
+def _collected(connection: Connection, night: Night) -> list[submissions.Submission]:
+    """The night's submissions that have answers."""
+    every = submissions.of_night(connection, night.id, State.COLLECTED, State.ENDED)
+    return [each for each in every if each.has_answers]
 
 
 def answer_paths(
@@ -85,13 +102,16 @@ def answer_paths(
     Of a shard that was bought twice only the first answers count; with `duplicates` the answer
     files of the second are returned instead, which were billed as well.
     """
-    folder = paths.answers(night.job, night.partition, night.account)
     return [
-        f"{folder}/{name}"
+        f"{_folder(night)}/{name}"
         for submission in collected
         if submission.duplicate is duplicates
         for name in submission.answer_files or _answer_files(submission)
     ]
+
+
+def _folder(night: Night) -> str:
+    return paths.answers(night.job, night.partition, night.account)
 
 
 def next_suffix(submission: submissions.Submission) -> str:

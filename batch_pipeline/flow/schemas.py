@@ -35,7 +35,9 @@ RESULTS_SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
         ("simulated", pa.bool_()),
         ("collected_at", pa.timestamp("us", "UTC")),
+        # Whose answer a row reuses: `partition:P` or `id:X`.
         ("answered_by", pa.string()),
+        # The rule of the job that the row was asked by, see `dataset.routes`; NULL: none.
         ("route", pa.string()),
     ]
 )
@@ -65,6 +67,8 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("escalate", pa.string()),
     ]
 )
+# The mode of a row whose answer was bought for another row; its tokens and cost are 0.
+REUSED = "reused"
 # Columns of a result that are sums over all answers of its item.
 SUMMED = (*TOKENS, "cost_usd")
 # Columns with few values in a file. For texts and ids the writer would build a dictionary, find it

@@ -111,6 +111,12 @@ def keys_between(spec: PartitionsSpec | None, first: str, last: str, now: dateti
     return _days(date.fromisoformat(first), date.fromisoformat(last))
 
 
+def key_before(spec: PartitionsSpec, key: str, count: int) -> str:
+    """The key `count` partitions before an existing one, or the first where there are fewer."""
+    day = date.fromisoformat(key)
+    return (day - timedelta(days=min(count, (day - spec.start).days))).isoformat()
+
+
 def all_keys(spec: PartitionsSpec | None, now: datetime) -> list[str]:
     """Every partition that exists at `now`, oldest first."""
     if spec is None:

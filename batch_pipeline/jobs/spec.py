@@ -43,6 +43,7 @@ from batch_pipeline.jobs.thrift import (
     ANSWER_COLUMNS,
     AskedOtherwise,
     EscalateSpec,
+    ReuseSpec,
     RouteSpec,
 )
 
@@ -241,6 +242,7 @@ class JobSpec(DeclaredModel):
     retry: RetrySpec = RetrySpec()
     routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
     deduplicate: bool = True
+    reuse: ReuseSpec | None = None
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()
@@ -389,6 +391,18 @@ class JobSpec(DeclaredModel):
                 ("truncated_max_tokens",), f"must be more than max_tokens ({before}), not {room}"
             )
             raise ValidationError.from_exception_data("retry", [problem])
+        return value
+
+    @field_validator("reuse")
+    @classmethod
+    def _nights_before_another(
+        cls, value: ReuseSpec | None, info: ValidationInfo
+    ) -> ReuseSpec | None:
+        if value is not None and info.data.get("partitions", value) is None:
+            raise ValueError(
+                "takes over answers of earlier nights, but the job has one night only; declare "
+                "`partitions`, or remove `reuse`"
+            )
         return value
 
     @field_validator("deadline")

@@ -1,4 +1,4 @@
-"""What a job declares to spend less: which rows ask which model, and which are asked again.
+"""What a job declares to spend less: what is not asked, what was answered, and which model is asked.
 
 Belongs here: the keys, their defaults, and what can be told of each by itself. The rules between
 them and the rest of a job are in `spec`.
@@ -14,6 +14,8 @@ from batch_pipeline.jobs import expressions
 from batch_pipeline.jobs.declared_model import DeclaredModel, JsonObject, NonEmpty, Rate
 from batch_pipeline.jobs.expressions import NUMBER, TEXT
 
+MOST_NIGHTS = 3_660
+"""The longest window of reuse: ten years of days."""
 # The columns of an answer that `retry.escalate.where` may read, with their types. `parsed` is JSON
 # text where an output_schema is declared.
 ANSWER_COLUMNS = {
@@ -80,3 +82,22 @@ class EscalateSpec(AskedOtherwise):
         if value is not None:
             expressions.parse(value, ANSWER_COLUMNS)
         return value
+
+
+class ReuseSpec(DeclaredModel):
+    """Answers of the job's earlier partitions are taken over, of this number of partitions back."""
+
+    nights: int = Field(ge=1, le=MOST_NIGHTS)
+
+
+class NearDuplicatesSpec(DeclaredModel):
+    """What is done with documents that are nearly the same as an earlier one of their night.
+
+    `threshold` is the share of their texts that two documents have in common at least. `filter`
+    does not ask for the later document. `reuse` gives it the answer of the earlier one, if the
+    pilot shows that at least `min_agreement` of such pairs have equal answers.
+    """
+
+    threshold: float = Field(default=0.9, ge=0.5, le=1)
+    action: Literal["filter", "reuse"] = "filter"
+    min_agreement: float = Field(default=0.95, gt=0, lt=1)

@@ -96,6 +96,7 @@ def add_shards(
         revision=night.revision + 1,
         open_requests=open_requests,
         undecided=undecided,
+        waits_for=None,
     )
     return True
 
@@ -263,6 +264,31 @@ def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shar
     since = current.realtime_since or now(connection)
     nights.update_night(connection, night.id, realtime_since=since)
     return True
+
+
+def optional_shards(connection: Connection, night_id: int) -> set[int]:
+    """Ids of the shards that the night can do without."""
+    query = sa.select(tables.shard.c.id).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.optional.is_(True)
+    )
+    return set(connection.scalars(query))
+
+
+def drop_optional(connection: Connection, night_id: int) -> int:
+    """Drop the waiting shards that a night can do without; returns how many.
+
+    It is not decided then what becomes of their requests.
+    """
+    night = nights.get_night(connection, night_id)
+    waiting = list_shards(connection, night_id, ShardState.WAITING)
+    dropped = [shard for shard in waiting if shard.optional]
+    for shard in dropped:
+        set_shard_state(connection, shard.id, ShardState.DROPPED)
+    if dropped:
+        undecided = night.undecided + sum(shard.requests for shard in dropped)
+        revision = night.revision + 1
+        nights.update_night(connection, night_id, undecided=undecided, revision=revision)
+    return len(dropped)
 
 
 def _reopen(connection: Connection, night: Night, shards: Sequence[Shard]) -> None:

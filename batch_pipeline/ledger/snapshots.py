@@ -18,6 +18,9 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 
+# The cause in `avoided` of requests that answers of earlier nights answer.
+REUSE = "reuse"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -36,6 +39,9 @@ class NewSnapshot:
     are answered by the request of an earlier row; `request_bytes` is the size of all requests.
     `kept` requests are those of a former declaration, which are answered.
 
+    `avoided` counts, by cause, the requests that rows asked for and that are not sent, and their
+    bytes: `{cause: {"documents": n, "bytes": b}}`.
+
     A redrive reads its items alone: they are a layer of their own on the layers `below`, and take
     the place of the rows with the same ids there. Counts are of all layers together.
     """
@@ -52,6 +58,7 @@ class NewSnapshot:
     request_bytes: int
     kept: int = field(default=0, kw_only=True)
     below: tuple[Layer, ...] = field(default=(), kw_only=True)
+    avoided: dict[str, dict[str, int]] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewSnapshot:
@@ -67,6 +74,16 @@ class NewSnapshot:
     def units(self) -> int:
         """Distinct requests that its own declaration makes."""
         return self.items - self.count_set_aside() - self.duplicates - self.kept
+
+    @property
+    def reused(self) -> int:
+        """Distinct requests that answers of earlier nights answer."""
+        return self.avoided.get(REUSE, {}).get("documents", 0)
+
+    @property
+    def bought(self) -> int:
+        """Distinct requests that its own declaration makes, and that the night itself buys."""
+        return self.units - self.reused
 
     def count_set_aside(self, *statuses: str) -> int:
         """Rows that are set aside with one of these statuses; without any, with whatever status."""
@@ -132,6 +149,18 @@ def add(
         )
     )
     return get_snapshot(connection, added.inserted_primary_key[0])  # type: ignore[index]
+
+
+def avoid(
+    connection: Connection, snapshot: Snapshot, cause: str, documents: int, size: int
+) -> None:
+    """Record how many requests of a snapshot are not sent for a cause, and their bytes."""
+    avoided = {**snapshot.avoided, cause: {"documents": documents, "bytes": size}}
+    connection.execute(
+        sa.update(tables.snapshot)
+        .where(tables.snapshot.c.id == snapshot.id)
+        .values(avoided=avoided)
+    )
 
 
 def replace_snapshot(

@@ -13,6 +13,7 @@ from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.gates import budget
 from batch_pipeline.flow.gates.night_gates import verdict_applies
 from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.reuse import window
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
@@ -89,6 +90,7 @@ def _facts(
         gates=replace(facts.gates, judged=True),
         at_work=None,
         queue_full=None,
+        waits_for=window.waits_for(connection, spec, state.night) if state.waiting else None,
         short_of_budget=None if short is None else short.as_fact(),
         asked=not state.waiting
         or any(not shard.pilot for shard in planned)
@@ -181,4 +183,4 @@ def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue)
 def _to_plan(state: Progress, limits: ShardLimits) -> int:
     """The size of the next shard that would be made of open requests; 0: none is due."""
     due = progress.wants_plan(state, limits.requests)
-    return min(state.night.open_requests, limits.requests) if due else 0
+    return min(state.night.unplanned, limits.requests) if due else 0

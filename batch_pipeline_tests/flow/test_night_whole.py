@@ -62,6 +62,7 @@ CONTRACT = [
     ("fingerprint", pa.string()),
     ("simulated", pa.bool_()),
     ("collected_at", pa.timestamp("us", "UTC")),
+    ("answered_by", pa.string()),
 ]
 DIRTY: list[dict[str, Any] | bytes] = [
     {"id": "null", "text": None},

@@ -48,6 +48,7 @@ def demo(
     from batch_pipeline.jobs.loading import load_job
     from batch_pipeline.jobs.partitions import all_keys
     from batch_pipeline.reporting.report_json import to_json
+    from batch_pipeline.settings import PACKAGED_JOBS
     from batch_pipeline.simulator import StateInUseError, running_simulator
 
     output: Output = context.obj
@@ -55,7 +56,7 @@ def demo(
     if settings.home_is_remote:
         raise UsageError("The demo wants a local home: unset BATCH_PIPELINE_HOME.")
     # The package's own job, wherever the user keeps theirs.
-    spec = load_job(Path(__file__).parents[1] / "defs" / JOB / "defs.yaml")
+    spec = load_job(PACKAGED_JOBS / JOB / "defs.yaml")
     keys = all_keys(spec.partitions, datetime.now(UTC))[-NIGHTS:]
     counts = collect_documents(Path(settings.home) / "demo_input", keys)
     for key, count in counts.items():

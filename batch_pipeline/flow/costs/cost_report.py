@@ -268,7 +268,7 @@ def _expected(connection: Connection, night: Night) -> list[Expected]:
     if verdict is None or not verdict["judged"]:
         return found
     measured = [
-        snapshot.units
+        snapshot.bought
         for snapshot in snapshots.snapshots_of(connection, night.id).values()
         if snapshot.declaration_hash == verdict["declaration_hash"]
         and snapshot.content_hash == verdict["content_hash"]

@@ -111,7 +111,7 @@ def judge(
         return None
     good = (Status.SUCCEEDED, Status.TRUNCATED)
     usage = sum((answer.usage for answer in judged), TokenUsage())
-    projected = project([a.rest_usd for a in judged], billed_usd, snapshot.units - len(answers))
+    projected = project([a.rest_usd for a in judged], billed_usd, snapshot.bought - len(answers))
     measured = Verdict(
         open=True,
         reasons=(),

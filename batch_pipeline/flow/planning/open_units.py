@@ -28,7 +28,7 @@ from batch_pipeline.flow.outcomes import BILLED, MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, sampling
 from batch_pipeline.flow.planning.variants import ESCALATED
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, SUMMED
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -110,6 +110,17 @@ _OPEN_UNITS = f"""
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
+_KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
+_REUSED = f"""
+    CREATE TEMP TABLE reused AS
+        SELECT DISTINCT unit FROM answers WHERE final AND mode = '{REUSED}'
+"""  # noqa: S608
+_COUNT_REUSED = """
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM snapshot s
+    ANTI JOIN decisions d ON d.ordinal = s.ordinal
+    SEMI JOIN reused r ON r.unit = s.unit
+"""
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
 
 
@@ -124,11 +135,15 @@ _SHARE = f"""
            )),
            (SELECT count(*) FROM in_shards WHERE variant IS DISTINCT FROM '{ESCALATED}')
 """  # noqa: S608
-_STATES = "SELECT state, count(*) FROM tried WHERE state IS NOT NULL GROUP BY state"
+_STATES = f"""
+    SELECT state, count(*) FROM tried WHERE state IS NOT NULL GROUP BY state
+    UNION ALL SELECT 'optional', count(*) FROM tried WHERE state = '{AGAIN}' AND optional
+"""  # noqa: S608
 _WAITS = f"state IN ('{Undecided.FAILED}', '{Undecided.UNSURE}')"
 _LEAVE_OUT = f"""
     INSERT INTO left_out SELECT unit FROM tried
-    WHERE state = '{Undecided.STANDS}' OR {_WAITS} AND unit NOT IN (
+    WHERE state = '{Undecided.STANDS}' OR (state = '{AGAIN}' AND optional AND NOT $unsure)
+    OR {_WAITS} AND unit NOT IN (
         SELECT unit FROM tried WHERE {_WAITS}
         AND (state = '{Undecided.FAILED}' OR $unsure)
         ORDER BY state = '{Undecided.UNSURE}', unit LIMIT $most
@@ -148,13 +163,13 @@ _STANDING = f"""
     FROM answers a JOIN picked p ON p.unit = a.unit AND p.custom_id = a.custom_id
     WHERE a.counted AND NOT a.redriven
 """  # noqa: S608
-_OF_LEFT_OUT = _OPEN_UNITS.replace("ANTI JOIN left_out", "SEMI JOIN left_out")
 
 
 @dataclass(frozen=True)
 class Escalations:
     """How many open units wait for the stronger model because their answer `failed` or is `unsure`,
-    and for how many it failed, so that a former answer `stands`.
+    and for how many it failed, so that a former answer `stands`. Of those with an unsure answer it
+    is to be asked `again` for some.
 
     `bought` units of the night were billed, `escalated` ones were asked of the stronger model or
     are about to be. `all_answered`: no open unit and no shard lacks its first answer.
@@ -163,6 +178,7 @@ class Escalations:
     failed: int = 0
     unsure: int = 0
     stands: int = 0
+    again: int = 0
     bought: int = 0
     escalated: int = 0
     all_answered: bool = True
@@ -208,6 +224,7 @@ class OpenUnits:
         """How the open units that the stronger model may be asked for stand to the whole night."""
         self._look_before()
         states = dict(self._connection.execute(_STATES).fetchall())
+        again = states.pop("optional", 0)
         if not states:
             return Escalations()
         [(bought, escalated, asked_first)] = self._connection.execute(_SHARE).fetchall()
@@ -216,6 +233,7 @@ class OpenUnits:
             failed=states.get(Undecided.FAILED, 0),
             unsure=states.get(Undecided.UNSURE, 0),
             stands=states.get(Undecided.STANDS, 0),
+            again=again,
             bought=bought,
             escalated=escalated,
             all_answered=not unanswered and not asked_first,
@@ -224,17 +242,30 @@ class OpenUnits:
     def leave_out(self, most: int, *, unsure: bool) -> None:
         """Let the stronger model be asked for at most `most` of the units that wait for that, and
         none of the others be open: units with a failed answer come first, and those with an
-        `unsure` one are all left out unless they may go."""
+        `unsure` one are all left out unless they may go.
+        """
         self._look_before()
         self._connection.execute("DELETE FROM left_out")
         self._connection.execute(_LEAVE_OUT, {"most": max(0, most), "unsure": unsure})
 
-    def left_out(self) -> tuple[pa.Table, Iterator[pa.RecordBatch]]:
-        """The units that were left out, in the form of a manifest, and the answers that stand for
-        them, in any order."""
-        units = pa.concat_tables(list(self._found(_OF_LEFT_OUT)))
+    def standing(self) -> Iterator[pa.RecordBatch]:
+        """The answers that stand for the units that were left out, in any order."""
         self._connection.execute(_PICK_STANDING)
-        return units, joins.batches(self._connection, _STANDING)
+        return joins.batches(self._connection, _STANDING)
+
+    def keep(self, table: str) -> duckdb.DuckDBPyConnection:
+        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`; returns its
+        database."""
+        self._connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
+        for _ in self._each_part():
+            self._connection.execute(f"INSERT INTO {table} {_KEPT}")
+        return self._connection
+
+    def count_reused(self) -> tuple[int, int]:
+        """The units that are not open because copied answers settle them, and their bytes."""
+        self._connection.execute(_REUSED)
+        counts = [self._connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
         """`ordinal`, `unit` and `request_bytes` of all units."""

@@ -134,7 +134,7 @@ def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Nigh
 
 def count_open(pipeline: Pipeline, seen: View) -> int:
     """Units that neither have an answer nor are part of a shard."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         return units.count()
 
 
@@ -162,7 +162,7 @@ def plan_all(
         return replace(shard, for_deadline=for_deadline)
 
     planned: list[NewShard] = []
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         undecided, several = choose(units, retry, unsure=unsure)
         for optional in (False, True) if several else (None,):
             tables = (_as_manifest(table, ways) for table in _only(units.all(), optional))
@@ -188,7 +188,8 @@ def choose(units: OpenUnits, retry: RetrySpec, *, unsure: bool) -> tuple[int, bo
     unsure = unsure and found.all_answered
     units.leave_out(allowed, unsure=unsure)
     chosen = min(allowed, found.failed + (found.unsure if unsure else 0))
-    return found.waiting - chosen + found.stands, True
+    again = 0 if unsure else found.again
+    return found.waiting - chosen + found.stands + again, True
 
 
 def _only(tables: Iterator[pa.Table], optional: bool | None) -> Iterator[pa.Table]:
@@ -202,9 +203,11 @@ def _only(tables: Iterator[pa.Table], optional: bool | None) -> Iterator[pa.Tabl
             yield wanted
 
 
-def plan_pilot(pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: ModelBounds) -> int:
+def plan_pilot(
+    pipeline: Pipeline, seen: View, spec: JobSpec, size: int, bounds: ModelBounds
+) -> int:
     """Make a seeded sample of the open units a shard of its own; returns how many were added."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         table = units.sample(size, spec.pilot.seed)
     return _add_pilot(pipeline, seen, spec, bounds, table)
 
@@ -214,7 +217,7 @@ def plan_again(
 ) -> bool:
     """Make a shard of these units of the pilot, to ask them again; those that were cut off get more
     room. Returns False where none of them is open."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         table = units.of(wanted)
     if not table.num_rows:
         return False
@@ -263,7 +266,8 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
         yield pa.concat_tables(current)
 
 
-def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+def open_of(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+    """The open units of a night as it was seen."""
     return open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests)
 
 

@@ -20,7 +20,7 @@ from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.recovery.found import Found
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, parquet_writer
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.storage.files import Files
@@ -95,8 +95,10 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
     """Write a submission's answers from its rows of results; returns the path."""
     assert one.account is not None
     shown = files.list(paths.results(one.job, one.partition), ".parquet")
-    wanted = pc.starts_with(pc.field("custom_id"), f"{one.token}_")
-    rows = files.dataset(shown).to_table(filter=wanted)
+    mine = pc.starts_with(pc.field("custom_id"), f"{one.token}_")
+    # What was reused names the answer's own submission.
+    wanted = mine & (pc.field("mode") != REUSED)
+    rows = files.dataset(shown, RESULTS_SCHEMA).to_table(filter=wanted)
     # Of items with the same request one bears the costs; the others show the same answer.
     order = rows.sort_by([("custom_id", "ascending"), ("cost_usd", "descending")])
     seen: set[str] = set()
@@ -116,6 +118,7 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
         "unit": pa.array(units, pa.string()), "final": ours, "counted": ours,
         # Not among the results: it is then taken from the tokens.
         "other_way_usd": pa.nulls(len(first), ANSWERS_SCHEMA.field("other_way_usd").type),
+        **{name: pa.nulls(len(first), pa.string()) for name in ("variant", "escalate")},
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"

@@ -14,8 +14,9 @@ At a night's end `reconcile_counts` compares the folder with the snapshot, id by
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -146,6 +147,23 @@ def reconcile_counts(pipeline: Pipeline, night: Night, snapshot: Snapshot) -> No
 
 
 @contextmanager
+def with_answers(
+    pipeline: Pipeline, night: Night, snapshot: Snapshot, path: str
+) -> Iterator[tuple[Connection, Night]]:
+    """Build the folder anew with a further file of answers, which is in the home, and run the block
+    in the transaction that publishes it.
+
+    Yields the connection, and the night as the ledger has it now. Raises NightChangedError, and
+    changes nothing, where a submission of the night is in flight, or where the night has another
+    revision than `night` has.
+    """
+    rebuilt = _rebuilt(pipeline, night, snapshot, idle=True, further=[path])
+    with rebuilt as (connection, current, settled):
+        restoring.settled(connection, snapshot.id, settled)
+        yield connection, current
+
+
+@contextmanager
 def _rebuilt(
     pipeline: Pipeline,
     night: Night,
@@ -153,19 +171,22 @@ def _rebuilt(
     *,
     idle: bool,
     redriven: Collection[str] = (),
+    further: Sequence[str] = (),
 ) -> Iterator[tuple[Connection, Night, dict[str, int]]]:
     """Build all files anew, and run the block in the transaction that replaces the former ones.
 
     Yields the connection, the night as the ledger has it now, and the number of settled items by
-    status. `idle` demands that no submission of the night is in flight. Raises NightChangedError.
+    status. `idle` demands that no submission of the night is in flight. `further` are files of
+    answers that the ledger does not know yet. Raises NightChangedError.
     """
     with pipeline.ledger.write() as connection:
         seen, night = night, nights.get_night(connection, night.id)
-        if redriven and night.revision != seen.revision:
+        if (redriven or further) and night.revision != seen.revision:
             raise _changed(night)
         simulated = accounts.get_account(connection, night.account).simulated
         nights.update_night(connection, night.id, rebuilding=True)
         answered = answers.of_night(connection, night, snapshot, redriven)
+    answered = replace(answered, files=[*answered.files, *further])
     publishing.carry_out(pipeline, night)
     with (
         pipeline.files.staged() as results,

@@ -38,7 +38,7 @@ FILE_ROWS = 100_000
 GROUP_ANSWERS = 100_000
 # Columns that come from an answer: they are NULL in the rows of items that were never sent.
 _OF_THE_ANSWER = (
-    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id",
+    "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id", "answered_by",
 )  # fmt: skip
 # A unit has one final answer, after a redrive several: `latest` has the last one of several.
 _TABLES = f"""
@@ -54,7 +54,7 @@ _TABLES = f"""
     )
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
-    SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint,
+    SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint, s.route,
            coalesce(d.status, s.status) AS status, coalesce(d.reason, s.reason) AS reason, s.detail,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
     FROM snapshot s LEFT JOIN sums c ON c.id = s.id LEFT JOIN decisions d ON d.ordinal = s.ordinal
@@ -74,14 +74,14 @@ _ROWS_SET_ASIDE = f"""
     SELECT s.ordinal, s.id, s.status, s.status AS error_type,
            coalesce(s.detail, s.reason) AS error_message,
            {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
-           {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint,
+           {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint, s.route,
            k.simulated, k.at AS collected_at
     FROM here s CROSS JOIN constants k
 """  # noqa: S608
 _ROWS_ANSWERED = f"""
     SELECT s.ordinal, s.id, a.status, a.error_type, a.error_message,
            {", ".join(f"a.{name}" for name in _OF_THE_ANSWER)},
-           {", ".join(f"s.{name}" for name in SUMMED)}, a.attempt, s.fingerprint,
+           {", ".join(f"s.{name}" for name in SUMMED)}, a.attempt, s.fingerprint, s.route,
            k.simulated, a.collected_at
     FROM answers a
     JOIN here s ON s.unit = a.unit

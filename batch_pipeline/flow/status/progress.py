@@ -236,7 +236,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
-        waiting=shards.requests_waiting(connection, night) + night.open_requests,
+        waiting=shards.requests_waiting(connection, night) + night.unplanned,
         in_flight=_requests(live, *IN_QUEUE, State.CALLING),
         unknown=_requests(live, State.UNKNOWN),
         to_collect=_requests(live, State.ENDED),
@@ -262,12 +262,12 @@ def wants_plan(state: Progress, full_shard: int) -> bool:
     """Whether open requests are to be cut into shards, at the first plan or for a retry round.
 
     They are, unless they failed and rest for a time, once the night has nothing else left to do, or
-    once they fill a shard of `full_shard` requests.
+    once they fill a shard of `full_shard` requests. What is not decided is decided at the former.
     """
-    unplanned = state.night.open_requests
-    idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
-    rests = state.night.resting(state.at) is not None
-    return unplanned > 0 and not rests and (idle or unplanned >= full_shard)
+    if state.night.resting(state.at) is not None:
+        return False
+    idle = not state.in_flight and not state.to_collect and state.waiting == state.night.unplanned
+    return (idle and state.night.unplanned > 0) or state.night.open_requests >= full_shard
 
 
 def _requests(found: list[Submission], *states: State) -> int:

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     BREAKER_OPEN = "breaker_open"
     API_UNAVAILABLE = "api_unavailable"
     RUNNING = "running"
+    EARLIER_ANSWERS_FIRST = "earlier_answers_first"
     BACKING_OFF = "backing_off"
     SHORT_OF_BUDGET = "short_of_budget"
     SHARD_TOO_LARGE = "shard_too_large"
@@ -103,6 +104,7 @@ class Facts:
     sends nothing, `probe_at` when that is tried by itself (seconds since the epoch). `unanswered`
     is how the API failed just now, `at_work` what is under way, `short_of_budget` the ceiling that
     has no room. `backing_off` says until when requests that failed are not asked again.
+    `waits_for` is the partition whose answers the night is to reuse, once that one is complete.
     `too_large` are the requests of the next shard and the queue limit that they exceed,
     `older_night` names one that goes first, `queue_full` says which limit has no room.
     `asked` tells whether a person or a schedule wants this input to be submitted.
@@ -120,6 +122,7 @@ class Facts:
     gates: Gates = OPEN_GATES
     unanswered: str | None = None
     at_work: str | None = None
+    waits_for: str | None = None
     backing_off: str | None = None
     short_of_budget: ShortOfBudget | None = None
     too_large: tuple[int, int] | None = None
@@ -235,6 +238,14 @@ def _approve(facts: Facts, gate: str) -> str:
 
 def _room(facts: Facts) -> Iterator[NightState]:
     """States that end with time, as batches end, or as limits are raised."""
+    if facts.waits_for is not None:
+        earlier = f"{facts.job} --partition {facts.waits_for}"
+        yield NightState(
+            Kind.EARLIER_ANSWERS_FIRST,
+            f"{facts.waits_for} is under way, whose answers are reused",
+            f"it goes on once that night is complete: `batch-pipeline run {earlier}` goes on with "
+            f"that one; a night that is held (`batch-pipeline cancel {earlier}`) is not waited for",
+        )
     if facts.backing_off is not None:
         yield NightState(Kind.BACKING_OFF, facts.backing_off)
     if facts.short_of_budget is not None:

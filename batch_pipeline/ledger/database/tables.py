@@ -124,8 +124,8 @@ night = Table(
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
     Column("open_requests", BigInteger, nullable=False, default=0),
-    # Requests with an answer that may be escalated, or stands, which is not decided yet. They are in
-    # no shard, and not among the `open_requests`.
+    # Requests with an answer of which is not decided yet whether it is escalated, or stands. They
+    # are in no shard, and not among the `open_requests`.
     Column("undecided", BigInteger, nullable=False, default=0, server_default="0"),
     # Raised by every change of what is to be sent: a plan made for an older revision is discarded.
     Column("revision", Integer, nullable=False, default=0),
@@ -154,6 +154,8 @@ night = Table(
     # Requests that failed are not asked again before this time; rounds of them in a row so far.
     Column("retry_at", Double),
     Column("retry_rounds", Integer, nullable=False, default=0, server_default="0"),
+    # The partition whose end is waited for, because its answers may be reused.
+    Column("waits_for", String(200)),
     # Since when nearly all answers fail for reasons that pass; NULL: they do not.
     Column("storm_since", Double),
     # The last forecast of the deadline; see `flow.deadline`.
@@ -183,6 +185,8 @@ snapshot = Table(
     Column("kept", BigInteger, nullable=False, default=0, server_default="0"),
     # Layers of rows that those of this snapshot lie on: folder, parts, hash of the declaration.
     Column("below", JSON, nullable=False, server_default="[]"),
+    # Requests that are not sent although rows asked for them: {cause: {documents, bytes}}.
+    Column("avoided", JSON, nullable=False, server_default="{}"),
     # Items by status that were settled when the snapshot was taken: set aside, or bought before.
     Column("settled", JSON, nullable=False),
     Column("taken_at", Double, nullable=False),
@@ -373,6 +377,23 @@ model_usage = Table(
     Column("measured_bytes", BigInteger, nullable=False),
     Column("measured_tokens", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Files of answers that no submission of their night bought, with the schema of answers. `origin`
+# says why they were made: a row without a `name` records that nothing was found.
+answers_file = Table(
+    "answers_file",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False),
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    Column("origin", String(20), nullable=False),
+    # In the night's folder of answers.
+    Column("name", Text),
+    # Distinct requests that it answers.
+    Column("units", BigInteger, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    Index("answers_file_by_night", "night_id"),
 )
 
 # Items that the answers of a collected submission settled, by status. Clustered by snapshot on

@@ -1,0 +1,1 @@
+"""Answers of the job's earlier nights are taken over for requests that are the same."""
