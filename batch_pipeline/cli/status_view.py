@@ -148,6 +148,8 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     notes = []
     if state.waiting:
         notes.append(f"{state.waiting:,} requests wait to be sent")
+    if state.reused:
+        notes.append(f"{state.reused:,} requests are answered by earlier nights, at no cost")
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)

@@ -79,6 +79,12 @@ def files_of(connection: Connection, night: Night) -> list[str]:
     return _files(connection, night, _collected(connection, night))
 
 
+def still_there(files: Files, night: Night, found: Sequence[str]) -> list[str]:
+    """Those of a night's answer files that were not removed by hand, as with old nights."""
+    listed = set(files.list(_folder(night), ".parquet"))
+    return [path for path in found if path in listed]
+
+
 def _files(
     connection: Connection, night: Night, collected: Sequence[submissions.Submission]
 ) -> list[str]:

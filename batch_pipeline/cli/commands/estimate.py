@@ -84,7 +84,8 @@ def _what(found: Estimate) -> str:
     for count, why in (
         (snapshot.duplicates, "answered by an identical request"),
         (snapshot.count_set_aside(), "cannot be sent"),
-        (snapshot.units - found.work.requests, "requests bought before or at the API"),
+        (found.reused, "requests answered by earlier nights"),
+        (found.already_bought, "requests bought before or at the API"),
     ):
         if count:
             parts.append(f"{count:,} {why}")

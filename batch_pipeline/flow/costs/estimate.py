@@ -37,6 +37,7 @@ from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.open_units import Unbought, unbought
+from batch_pipeline.flow.reuse import copies
 from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
@@ -103,6 +104,8 @@ class Estimate:
     realtime_hours: float
     realtime_hours_from: str
     advice: Advice
+    # Requests that earlier nights answer.
+    reused: int
     warnings: tuple[str, ...]
 
     @property
@@ -111,6 +114,11 @@ class Estimate:
         if self.mode == "realtime":
             return self.realtime.expected
         return self.batch.expected + self.pilot_extra_usd
+
+    @property
+    def already_bought(self) -> int:
+        """Requests of the night that were bought before, or are at the API."""
+        return self.snapshot.units - self.reused - self.work.requests
 
     @property
     def savings_usd(self) -> Decimal:
@@ -131,7 +139,8 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     with pipeline.ledger.read() as connection:
         night = nights.find_night(connection, spec.name, partition, account)
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
-        left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS)
+        earlier = copies.reusable(pipeline, spec, partition, account)
+        left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS, earlier)
         found = experience.find(pipeline, spec.name, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
@@ -315,6 +324,7 @@ def _assembled(
             f"({'measured' if speed.measured else 'assumed: none was measured yet'})"
         ),
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
+        reused=snapshot.reused + left.reusable,
         warnings=tuple(notes),
     )
 
@@ -350,7 +360,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "duplicates": snapshot.duplicates,
         "invalid_input": snapshot.count_set_aside("invalid_input"),
         "too_large": snapshot.count_set_aside("too_large"),
-        "already_bought": snapshot.units - work.requests,
+        "reused": found.reused,
+        "already_bought": found.already_bought,
         "tokens": {
             "source": found.tokens.source,
             "input_from": found.tokens.prompt,

@@ -12,7 +12,7 @@ from decimal import Decimal
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.answers import answer_paths
+from batch_pipeline.flow.answers import answer_paths, still_there
 from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.budget import measured
@@ -99,7 +99,7 @@ def _of_nights(
         if not informative:
             continue
         found += informative
-        files += _answers(connection, night, wanted)
+        files += still_there(pipeline.files, night, _answers(connection, night, wanted))
         only_pilot = all(each.pilot for each in informative)
         names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
         if len(names) == LAST_NIGHTS:

@@ -34,7 +34,7 @@ from batch_pipeline.ledger.admission.budget import Shortfall, shortfall, spendin
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import Settings
 
@@ -154,7 +154,7 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
 
 
 def change_over(
-    pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: Bounds
+    pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: ModelBounds
 ) -> None:
     """Plan real-time shards of the requests that the course gives to real time.
 

@@ -33,7 +33,7 @@ from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 from batch_pipeline.safe_text import get_logger
@@ -209,7 +209,7 @@ def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
     return min(requests, plan.queue_limit_of(pipeline, spec))
 
 
-def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
+def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> ModelBounds:
     with pipeline.ledger.read() as connection:
         return budget.bounds_of(connection, spec, seen.night, seen.snapshot)
 

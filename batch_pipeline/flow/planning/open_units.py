@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +23,10 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.outcomes import BILLED, MAX_TOKENS, Status, Undecided
+from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, sampling
-from batch_pipeline.flow.planning.variants import ESCALATED
+from batch_pipeline.flow.planning import escalations, manifests, sampling
+from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
@@ -42,22 +41,17 @@ if TYPE_CHECKING:
 
 # An estimate groups requests by length this finely, because price tiers depend on the length.
 LENGTH_GROUPS = 100
-# The state of an open unit that was asked of the stronger model, and is to be asked so again.
-AGAIN = "again"
-
 _CUT_OFF = (
     f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final "
     "AND escalate IS NULL"
 )
-# How far an open unit is with the stronger model: one of `Undecided`, or `AGAIN`. NULL: the unit has
-# no answer that needs it.
-_STATE = f"""
-    CASE WHEN bool_or(escalate = '{Undecided.STANDS}' AND NOT redriven) THEN '{Undecided.STANDS}'
-         WHEN bool_or(variant = '{ESCALATED}' AND NOT redriven) THEN '{AGAIN}'
-         ELSE max(escalate) FILTER (NOT redriven) END
-"""
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
+# What a night may reuse of another one's answers: what that one bought itself, and was accepted.
+REUSABLE = f"final AND status = '{Status.SUCCEEDED}' AND mode <> '{REUSED}'"
+_REUSABLE = f"""
+    CREATE TEMP TABLE reusable AS SELECT DISTINCT unit FROM reusable_answers WHERE {REUSABLE}
+"""  # noqa: S608
 # Units that are not open: settled by an answer, or in a shard. Tables and not views: DuckDB builds
 # the joins on the smaller side only if it knows the sizes.
 _TAKEN = """
@@ -84,7 +78,7 @@ _BEFORE = f"""
         WHERE redriven GROUP BY id;
     CREATE TEMP TABLE tried AS
         SELECT unit, count(*) FILTER (attempt > coalesce(attempts, 0)) AS attempts,
-               bool_or({_CUT_OFF}) AS cut_off, {_STATE} AS state,
+               bool_or({_CUT_OFF}) AS cut_off, {escalations.STATE} AS state,
                coalesce(bool_or(escalate = '{Undecided.UNSURE}' AND NOT redriven), false)
                    AS optional
         FROM answers SEMI JOIN open_items USING (unit) LEFT JOIN units_before USING (unit)
@@ -121,75 +115,11 @@ _COUNT_REUSED = """
     ANTI JOIN decisions d ON d.ordinal = s.ordinal
     SEMI JOIN reused r ON r.unit = s.unit
 """
+_COUNT_REUSABLE = f"""
+    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
+"""  # noqa: S608
 _SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
-
-
-# What the share of escalated requests is of, and how many have been escalated or are to be.
-_SHARE = f"""
-    SELECT (SELECT count(DISTINCT unit) FROM answers
-            WHERE counted AND mode IN ('batch', 'realtime')
-            AND status IN ({", ".join(f"'{status}'" for status in BILLED)})),
-           (SELECT count(DISTINCT unit) FROM (
-                SELECT unit FROM answers WHERE counted AND variant = '{ESCALATED}'
-                UNION ALL SELECT unit FROM in_shards WHERE variant = '{ESCALATED}'
-           )),
-           (SELECT count(*) FROM in_shards WHERE variant IS DISTINCT FROM '{ESCALATED}')
-"""  # noqa: S608
-_STATES = f"""
-    SELECT state, count(*) FROM tried WHERE state IS NOT NULL GROUP BY state
-    UNION ALL SELECT 'optional', count(*) FROM tried WHERE state = '{AGAIN}' AND optional
-"""  # noqa: S608
-_WAITS = f"state IN ('{Undecided.FAILED}', '{Undecided.UNSURE}')"
-_LEAVE_OUT = f"""
-    INSERT INTO left_out SELECT unit FROM tried
-    WHERE state = '{Undecided.STANDS}' OR (state = '{AGAIN}' AND optional AND NOT $unsure)
-    OR {_WAITS} AND unit NOT IN (
-        SELECT unit FROM tried WHERE {_WAITS}
-        AND (state = '{Undecided.FAILED}' OR $unsure)
-        ORDER BY state = '{Undecided.UNSURE}', unit LIMIT $most
-    )
-"""
-# The answer that stands of a unit that is left out: one that succeeded, else the last one.
-_PICK_STANDING = f"""
-    CREATE OR REPLACE TEMP TABLE picked AS
-        SELECT unit, custom_id FROM answers SEMI JOIN left_out USING (unit)
-        WHERE counted AND NOT redriven
-        QUALIFY row_number() OVER (
-            PARTITION BY unit ORDER BY status = '{Status.SUCCEEDED}' DESC, attempt DESC
-        ) = 1
-"""
-_STANDING = f"""
-    SELECT {", ".join(f"a.{name}" for name in ANSWERS_SCHEMA.names)}
-    FROM answers a JOIN picked p ON p.unit = a.unit AND p.custom_id = a.custom_id
-    WHERE a.counted AND NOT a.redriven
-"""  # noqa: S608
-
-
-@dataclass(frozen=True)
-class Escalations:
-    """How many open units wait for the stronger model because their answer `failed` or is `unsure`,
-    and for how many it failed, so that a former answer `stands`. Of those with an unsure answer it
-    is to be asked `again` for some.
-
-    `bought` units of the night were billed, `escalated` ones were asked of the stronger model or
-    are about to be. `all_answered`: no open unit and no shard lacks its first answer.
-    """
-
-    failed: int = 0
-    unsure: int = 0
-    stands: int = 0
-    again: int = 0
-    bought: int = 0
-    escalated: int = 0
-    all_answered: bool = True
-
-    @property
-    def waiting(self) -> int:
-        return self.failed + self.unsure
-
-    def allowed(self, max_share: float) -> int:
-        """How many more may be escalated by the share of the night's bought units."""
-        return max(0, floor(max_share * self.bought + 1e-9) - self.escalated)
 
 
 class OpenUnits:
@@ -202,12 +132,14 @@ class OpenUnits:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
+        home: Files,
         files: Files,
         snapshot: NewSnapshot,
         *,
         answered: bool,
     ) -> None:
         self._connection = connection
+        self._home = home
         self._layers = layers_of(files, snapshot)
         self._items = snapshot.items
         self._answered = answered
@@ -223,35 +155,18 @@ class OpenUnits:
     def escalations(self) -> Escalations:
         """How the open units that the stronger model may be asked for stand to the whole night."""
         self._look_before()
-        states = dict(self._connection.execute(_STATES).fetchall())
-        again = states.pop("optional", 0)
-        if not states:
-            return Escalations()
-        [(bought, escalated, asked_first)] = self._connection.execute(_SHARE).fetchall()
-        unanswered = self.count() - sum(states.values())
-        return Escalations(
-            failed=states.get(Undecided.FAILED, 0),
-            unsure=states.get(Undecided.UNSURE, 0),
-            stands=states.get(Undecided.STANDS, 0),
-            again=again,
-            bought=bought,
-            escalated=escalated,
-            all_answered=not unanswered and not asked_first,
-        )
+        return escalations.of(self._connection, self.count)
 
     def leave_out(self, most: int, *, unsure: bool) -> None:
         """Let the stronger model be asked for at most `most` of the units that wait for that, and
         none of the others be open: units with a failed answer come first, and those with an
-        `unsure` one are all left out unless they may go.
-        """
+        `unsure` one are all left out unless they may go."""
         self._look_before()
-        self._connection.execute("DELETE FROM left_out")
-        self._connection.execute(_LEAVE_OUT, {"most": max(0, most), "unsure": unsure})
+        escalations.leave_out(self._connection, most, unsure=unsure)
 
     def standing(self) -> Iterator[pa.RecordBatch]:
         """The answers that stand for the units that were left out, in any order."""
-        self._connection.execute(_PICK_STANDING)
-        return joins.batches(self._connection, _STANDING)
+        return escalations.standing(self._connection)
 
     def keep(self, table: str) -> duckdb.DuckDBPyConnection:
         """Make a table of all units with their `id`, `fingerprint` and `request_bytes`; returns its
@@ -265,6 +180,18 @@ class OpenUnits:
         """The units that are not open because copied answers settle them, and their bytes."""
         self._connection.execute(_REUSED)
         counts = [self._connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
+        return sum(units for units, _ in counts), int(sum(size for _, size in counts))
+
+    def take_reusable(self, files: Sequence[str]) -> tuple[int, int]:
+        """Let succeeded answers of other nights settle units, as if they were copied; returns the
+        number of these units and their bytes."""
+        sources = [(self._home, files)]
+        joins.add_files(self._connection, "reusable_answers", sources, ANSWERS_SCHEMA)
+        self._connection.execute(_REUSABLE)
+        counts = [
+            self._connection.execute(_COUNT_REUSABLE).fetchall()[0] for _ in self._each_part()
+        ]
+        self._connection.execute("INSERT INTO taken SELECT unit FROM reusable")
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
@@ -322,7 +249,7 @@ def open_units(
     with night_answers.tables(home, answers, in_shards) as connection:
         decisions.add_table(connection, files, snapshot)
         connection.execute(_TAKEN)
-        yield OpenUnits(connection, files, snapshot, answered=bool(answers.files))
+        yield OpenUnits(connection, home, files, snapshot, answered=bool(answers.files))
 
 
 @dataclass(frozen=True)
@@ -331,18 +258,26 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
+    `reusable` requests are answered by earlier nights, and are in none of these.
     """
 
     requests: int
     sizes: Spread
     lengths: Sequence[tuple[int, float]]
     sample: Sequence[int]
+    reusable: int = 0
 
 
 def unbought(
-    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, night: Night | None, sample: int
+    pipeline: Pipeline,
+    files: Files,
+    snapshot: NewSnapshot,
+    night: Night | None,
+    sample: int,
+    earlier: Sequence[str] = (),
 ) -> Unbought:
-    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one).
+    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one), if it
+    reuses what it can of the answers in the files `earlier`.
 
     The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
     a shard counts as not bought.
@@ -354,10 +289,11 @@ def unbought(
             found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
         claimed = [shard.manifest for shard in found]
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
+        reusable, _ = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
     sizes = lengths.sizes
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), reusable)
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -366,6 +302,7 @@ def unbought(
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=lengths.drawn(sample).tolist() if sample else (),
+        reusable=reusable,
     )
 
 

@@ -25,7 +25,8 @@ from batch_pipeline.flow.dataset.priced import part_of
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.flow.planning.open_units import Escalations, OpenUnits, open_units
+from batch_pipeline.flow.planning.escalations import Escalations
+from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots

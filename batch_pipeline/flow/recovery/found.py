@@ -28,6 +28,7 @@ from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines
+from batch_pipeline.flow.schemas import REUSED
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.storage.files import Files
 
@@ -165,7 +166,9 @@ def _results(files: Files) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
         nights.setdefault((job, part.removeprefix("partition=")), []).append(path)
     for (job, partition), found in nights.items():
         rows: dict[str, dict[str, Any]] = {}
-        for batch in files.dataset(found).to_batches(columns=_SAMPLE):
+        # A row that reuses an answer names the submission of another night.
+        own = pc.field("mode") != REUSED
+        for batch in files.dataset(found).to_batches(columns=_SAMPLE, filter=own):
             tokens = pc.utf8_slice_codeunits(batch.column("custom_id"), 0, 16)
             for token in pc.unique(tokens.drop_null()).to_pylist():
                 if token not in rows:

@@ -20,7 +20,8 @@ from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.recovery import tally
+from batch_pipeline.flow.recovery import copies, tally
+from batch_pipeline.flow.recovery.copies import Copied
 from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.jobs.loading import find_job
@@ -43,21 +44,27 @@ COLLECTED, TO_COLLECT, TO_FIND, CALLS, UNNAMED = (
 
 @dataclass(frozen=True)
 class Part:
-    """What was found of one night under one account."""
+    """What was found of one night under one account: submissions, and files of copied answers."""
 
     job: str
     partition: str
     account: str
     found: Sequence[Found]
+    copied: Sequence[Copied] = ()
 
 
-def parts_of(found: Sequence[Found], account: str) -> list[Part]:
-    """Found submissions by night; those whose account nothing names are taken as `account`'s."""
+def parts_of(found: Sequence[Found], copied: Sequence[Copied], account: str) -> list[Part]:
+    """What was found by night; submissions whose account nothing names are taken as `account`'s."""
     grouped: dict[tuple[str, str, str], list[Found]] = {}
+    copies: dict[tuple[str, str, str], list[Copied]] = {}
+    for file in copied:
+        key = (file.job, file.partition, file.account)
+        grouped.setdefault(key, [])
+        copies.setdefault(key, []).append(file)
     for one in found:
         one.account = one.account or account
         grouped.setdefault((one.job, one.partition, one.account), []).append(one)
-    return [Part(*key, ones) for key, ones in sorted(grouped.items())]
+    return [Part(*key, ones, copies.get(key, ())) for key, ones in sorted(grouped.items())]
 
 
 def fate_of(one: Found) -> str:
@@ -101,6 +108,9 @@ def restore(pipeline: Pipeline, part: Part) -> None:
         accounts.register_account(connection, part.account, simulated=simulated)
         night = nights.open_night(connection, part.job, part.partition, part.account)
         current = night.snapshot_id
+        for file in part.copied:
+            snapshot_id = copies.restore(connection, night, file, snapshots, lost)
+            current = snapshot_id if file.snapshot in snapshots else current
         for one in sorted(part.found, key=lambda one: _left_at(one, tallies)):
             counted = tallies.get(one.token, [])
             if not counted and fate_of(one) in (COLLECTED, UNNAMED):
@@ -203,7 +213,8 @@ def _left_at(one: Found, tallies: dict[str, list[tally.Tally]]) -> float:
 def _snapshots(pipeline: Pipeline, part: Part) -> dict[str, NewSnapshot]:
     """The snapshots of found submissions whose files are there, by folder."""
     known = {}
-    for folder in {one.sent.snapshot for one in part.found if one.sent is not None}:
+    folders = {one.sent.snapshot for one in part.found if one.sent is not None}
+    for folder in folders | {file.snapshot for file in part.copied}:
         data = pipeline.files.read(paths.snapshot_facts(folder)) if folder else None
         if data is not None:
             known[folder] = NewSnapshot.from_json({**orjson.loads(data), "folder": folder})

@@ -17,8 +17,8 @@ from typing import Any
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, LedgerError
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.recovery import copies, listed, rebuild
 from batch_pipeline.flow.recovery import found as home
-from batch_pipeline.flow.recovery import listed, rebuild
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.recovery.listed import Listed
 from batch_pipeline.ledger.home import identity, restoring
@@ -93,9 +93,11 @@ def recover(
     marked = told is not None or bool(mark.sent())
     with pipeline.ledger.read() as connection:
         known, taken = restoring.known(connection), restoring.manifests_sent(connection)
+        copied = copies.find(pipeline.files, connection)
     collected = {token for token, state in known.items() if state is State.COLLECTED}
     found = home.find(pipeline.files, mark, collected, taken)
-    parts = rebuild.parts_of([one for one in found if _is_lacking(one, known)], account.name)
+    lacking = [one for one in found if _is_lacking(one, known)]
+    parts = rebuild.parts_of(lacking, copied, account.name)
     fates = Counter(rebuild.fate_of(one) for part in parts for one in part.found)
     billed = _possibly_billed(pipeline, [one for part in parts for one in part.found])
     unnamed = [one.token for one in found if rebuild.fate_of(one) == rebuild.UNNAMED]

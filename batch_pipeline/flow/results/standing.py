@@ -16,7 +16,8 @@ import pyarrow as pa
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.planning.open_units import Escalations, OpenUnits
+from batch_pipeline.flow.planning.escalations import Escalations
+from batch_pipeline.flow.planning.open_units import OpenUnits
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.jobs.spec import JobSpec

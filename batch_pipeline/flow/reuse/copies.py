@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import Connection
 
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.planning.open_units import open_units
+from batch_pipeline.flow.planning.open_units import REUSABLE, open_units
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.reuse import window
@@ -43,17 +44,14 @@ log = get_logger(__name__)
 
 # The begin of the names of files of copied answers; no token of a submission is like it.
 FILE_PREFIX = "reused-"
-# In the metadata of such a file: the folder of the snapshot, for a ledger that is lost.
-SNAPSHOT = b"snapshot"
 
-_GOOD = f"final AND status = '{Status.SUCCEEDED}' AND mode <> '{REUSED}'"
 # A unit may have been answered twice, where a shard was.
 _PICK = f"""
     CREATE OR REPLACE TEMP TABLE picked AS
         SELECT e.unit, max_by(e.custom_id, e.collected_at) AS custom_id,
                any_value(w.id) AS id, any_value(w.fingerprint) AS fingerprint
         FROM earlier e JOIN wanted w ON w.unit = e.unit
-        WHERE {_GOOD} GROUP BY e.unit
+        WHERE {REUSABLE} GROUP BY e.unit
 """  # noqa: S608  # made of constants
 _TAKE = "DELETE FROM wanted WHERE unit IN (SELECT unit FROM picked)"
 # The side with the answers' texts is the probe side: DuckDB holds the other one.
@@ -67,9 +65,23 @@ _COPIES = f"""
     FROM earlier e
     JOIN picked p ON p.unit = e.unit AND p.custom_id = e.custom_id
     CROSS JOIN constants k
-    WHERE {_GOOD}
+    WHERE {REUSABLE}
 """  # noqa: S608
 _SELECT_COPIES = f"SELECT {', '.join(ANSWERS_SCHEMA.names)} FROM ({_COPIES})"  # noqa: S608
+
+
+@dataclass(frozen=True)
+class _Found:
+    """How many units earlier nights answer, by partition, and how many are `left` open.
+
+    `documents` and `bytes` are of all requests of the snapshot that copied answers answer, those
+    that were copied for a former snapshot of the night too.
+    """
+
+    by_partition: dict[str, int]
+    left: int
+    documents: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -107,25 +119,35 @@ def settle(pipeline: Pipeline, spec: JobSpec, night: Night) -> str | None:
             log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
 
 
-def sources(pipeline: Pipeline, spec: JobSpec, night: Night) -> list[Source]:
+def reusable(pipeline: Pipeline, spec: JobSpec, partition: str, account: str) -> list[str]:
+    """The answer files of earlier nights that a night which has decided nothing may yet reuse."""
+    if spec.reuse is None:
+        return []
+    with pipeline.ledger.read() as connection:
+        night = nights.find_night(connection, spec.name, partition, account)
+        begun = night is not None and night.snapshot_id is not None
+        if night is not None and begun and not window.is_due(connection, spec, night):
+            return []
+    return [path for each in sources(pipeline, spec, partition, account) for path in each.files]
+
+
+def sources(pipeline: Pipeline, spec: JobSpec, partition: str, account: str) -> list[Source]:
     """The earlier nights that have answers, the newest first."""
     found = []
     with pipeline.ledger.read() as connection:
-        for each in window.earlier_nights(connection, spec, night):
+        for each in window.earlier_nights(connection, spec, partition, account):
             files = night_answers.files_of(connection, each)
             if files:
                 found.append((each, files))
     there = []
     for each, files in found:
-        folder = paths.answers(each.job, each.partition, each.account)
-        listed = set(pipeline.files.list(folder, ".parquet"))
-        missing = [path for path in files if path not in listed]
-        if missing:
+        left = night_answers.still_there(pipeline.files, each, files)
+        if len(left) < len(files):
             log.warning(
                 "%s %s: %d files of its answers are gone; what they answered cannot be reused",
-                each.job, each.partition, len(missing),
+                each.job, each.partition, len(files) - len(left),
             )  # fmt: skip
-        there.append(Source(each.partition, [path for path in files if path in listed]))
+        there.append(Source(each.partition, left))
     return there
 
 
@@ -134,86 +156,108 @@ def _copy(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
 
     Raises NightChangedError where the night has changed since it was seen.
     """
-    found: dict[str, int] = {}
-    left = units = size = 0
-    path: str | None = None
-    earlier = sources(pipeline, spec, seen.night)
-    with pipeline.ledger.read() as connection:
-        copied = any(f.name for f in answers_files.of_night(connection, seen.night.id))
     with pipeline.files.staged(".parquet") as staged:
-        if earlier or copied:
-            with open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests) as open_:
-                units, size = open_.count_reused()
-                connection = open_.keep("wanted")
-                before = _wanted(connection)
-                found = _write(connection, pipeline.files, earlier, staged, seen)
-                left, left_bytes = _wanted(connection)
-                units += before[0] - left
-                size += before[1] - left_bytes
-        if found:
-            pipeline.files.make_durable(staged)
-            folder = paths.answers(seen.night.job, seen.night.partition, seen.night.account)
-            path = f"{folder}/{FILE_PREFIX}{uuid.uuid4().hex}.parquet"
-            # Under a name that nothing refers to until the transaction.
-            pipeline.files.publish(staged, path)
-    name = None if path is None else path.rpartition("/")[2]
-    decided = AnswersFile(seen.snapshot.id, REUSE, name, sum(found.values()))
+        found = _find(pipeline, spec, seen, staged)
+        path = _publish(pipeline, seen.night, staged) if found.by_partition else None
     if path is None:
         with pipeline.ledger.write() as connection:
-            current = nights.get_night(connection, seen.night.id)
-            if current.snapshot_id == seen.snapshot.id:
-                answers_files.add(connection, seen.night.id, decided)
-                snapshots.avoid(connection, seen.snapshot, REUSE, units, size)
+            if nights.get_night(connection, seen.night.id).snapshot_id == seen.snapshot.id:
+                _record(connection, seen, found, None)
         return
     try:
-        with results_folder.with_answers(pipeline, seen.night, seen.snapshot, path) as (
-            connection,
-            current,
-        ):
-            answers_files.add(connection, seen.night.id, decided)
-            snapshots.avoid(connection, seen.snapshot, REUSE, units, size)
+        rebuilt = results_folder.with_answers(pipeline, seen.night, seen.snapshot, path)
+        with rebuilt as (connection, current):
+            _record(connection, seen, found, path)
             nights.update_night(
-                connection, current.id, open_requests=left, revision=current.revision + 1
+                connection, current.id, open_requests=found.left, revision=current.revision + 1
             )
     except results_folder.NightChangedError:
         pipeline.files.remove(path)
         raise
     log.info(
-        "%s %s: %s requests are answered by earlier nights (%s), %s are open",
-        seen.night.job, seen.night.partition, f"{sum(found.values()):,}",
-        ", ".join(f"{count:,} by {partition}" for partition, count in found.items()), f"{left:,}",
-    )  # fmt: skip
+        "%s %s: earlier nights answer requests (%s); %s are open",
+        seen.night.job,
+        seen.night.partition,
+        ", ".join(f"{count:,} by {key}" for key, count in found.by_partition.items()),
+        f"{found.left:,}",
+    )
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection,
-    files: Files,
-    earlier: Sequence[Source],
-    target: Path,
-    seen: View,
-) -> dict[str, int]:
-    """Write copies for the units in the table `wanted`, and take these out of it; returns how many
-    by partition. No file is made where there are none."""
-    found: dict[str, int] = {}
-    at = datetime.now(UTC)
-    writer = None
-    try:
-        for source in earlier:
-            joins.add_files(connection, "earlier", [(files, source.files)], ANSWERS_SCHEMA)
-            connection.execute(_PICK)
-            [(count,)] = connection.execute("SELECT count(*) FROM picked").fetchall()
-            if count:
-                found[source.partition] = count
-                writer = writer or parquet_writer(target, ANSWERS_SCHEMA)
-                for batch in _copies(connection, source.partition, at):
-                    writer.write_batch(batch.cast(ANSWERS_SCHEMA))
-                connection.execute(_TAKE)
-        if writer is not None:
-            writer.add_key_value_metadata({SNAPSHOT: seen.snapshot.folder.encode()})
-    finally:
-        if writer is not None:
-            writer.close()
-    return found
+def _find(pipeline: Pipeline, spec: JobSpec, seen: View, target: Path) -> _Found:
+    """Write copies for the open units of a night into a local file, if there are any."""
+    earlier = sources(pipeline, spec, seen.night.partition, seen.night.account)
+    with pipeline.ledger.read() as connection:
+        copied = any(f.name for f in answers_files.of_night(connection, seen.night.id))
+    if not earlier and not copied:
+        return _Found({}, left=0, documents=0, bytes=0)
+    with open_units(pipeline.files, seen.snapshot, seen.answers, seen.manifests) as units:
+        documents, size = units.count_reused()
+        database = units.keep("wanted")
+        before, before_bytes = _wanted(database)
+        writer = _Writer(target, seen.snapshot.folder)
+        with writer:
+            by_partition = {
+                source.partition: count
+                for source in earlier
+                if (count := writer.copy(database, pipeline.files, source))
+            }
+            left, left_bytes = _wanted(database)
+            documents += before - left
+            size += before_bytes - left_bytes
+            writer.finish(documents, size)
+    return _Found(by_partition, left, documents, size)
+
+
+class _Writer:
+    """Writes a file of copies; there is none as long as nothing was copied."""
+
+    def __init__(self, path: Path, snapshot: str) -> None:
+        self._path, self._snapshot = path, snapshot
+        self._at = datetime.now(UTC)
+        self._file: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def copy(self, database: duckdb.DuckDBPyConnection, files: Files, source: Source) -> int:
+        """Copy the answers of a night to units in the table `wanted`, and take these out of it;
+        returns how many."""
+        joins.add_files(database, "earlier", [(files, source.files)], ANSWERS_SCHEMA)
+        database.execute(_PICK)
+        [(count,)] = database.execute("SELECT count(*) FROM picked").fetchall()
+        if count:
+            if self._file is None:
+                self._file = parquet_writer(self._path, ANSWERS_SCHEMA)
+            for batch in _copies(database, source.partition, self._at):
+                self._file.write_batch(batch.cast(ANSWERS_SCHEMA))
+            database.execute(_TAKE)
+        return int(count)
+
+    def finish(self, documents: int, size: int) -> None:
+        """Note in the file what it is for, for a ledger that is lost."""
+        facts = {"snapshot": self._snapshot, "documents": str(documents), "bytes": str(size)}
+        if self._file is not None:
+            self._file.add_key_value_metadata(facts)
+
+
+def _publish(pipeline: Pipeline, night: Night, staged: Path) -> str:
+    """Give the file a name that nothing refers to before the transaction; returns its path."""
+    pipeline.files.make_durable(staged)
+    folder = paths.answers(night.job, night.partition, night.account)
+    path = f"{folder}/{FILE_PREFIX}{uuid.uuid4().hex}.parquet"
+    pipeline.files.publish(staged, path)
+    return path
+
+
+def _record(connection: Connection, seen: View, found: _Found, path: str | None) -> None:
+    name = None if path is None else path.rpartition("/")[2]
+    copied = sum(found.by_partition.values())
+    answers_files.add(connection, seen.night.id, AnswersFile(seen.snapshot.id, REUSE, name, copied))
+    snapshots.avoid(connection, seen.snapshot, REUSE, found.documents, found.bytes)
 
 
 def _copies(

@@ -36,13 +36,15 @@ LEFT_TO_A_PERSON = frozenset(
 )
 
 
-def earlier_nights(connection: Connection, spec: JobSpec, night: Night) -> list[Night]:
-    """The nights within the declared window before a night, of its account, the newest first."""
+def earlier_nights(
+    connection: Connection, spec: JobSpec, partition: str, account: str
+) -> list[Night]:
+    """The nights within the declared window before a partition, the newest first."""
     if spec.reuse is None or spec.partitions is None:
         return []
-    first = partitions.key_before(spec.partitions, night.partition, spec.reuse.nights)
-    every = nights.list_nights(connection, job=night.job, account=night.account)
-    return [each for each in reversed(every) if first <= each.partition < night.partition]
+    first = partitions.key_before(spec.partitions, partition, spec.reuse.nights)
+    every = nights.list_nights(connection, job=spec.name, account=account)
+    return [each for each in reversed(every) if first <= each.partition < partition]
 
 
 def is_due(connection: Connection, spec: JobSpec, night: Night) -> bool:
@@ -63,7 +65,7 @@ def waits_for(connection: Connection, spec: JobSpec, night: Night) -> str | None
         return None
     under_way = (
         each.partition
-        for each in reversed(earlier_nights(connection, spec, night))
+        for each in reversed(earlier_nights(connection, spec, night.partition, night.account))
         if _is_under_way(connection, spec.alerts, each, at)
     )
     return next(under_way, None)

@@ -134,6 +134,11 @@ class Progress:
         return self.settled - self.succeeded - self.filtered
 
     @property
+    def reused(self) -> int:
+        """Requests that answers of earlier nights answer."""
+        return 0 if self.snapshot is None else self.snapshot.reused
+
+    @property
     def answered(self) -> int:
         """Items that were sent and are settled by an answer."""
         return self.settled - self._unsent - self.filtered
@@ -190,6 +195,8 @@ class Progress:
             parts.append(f"{self.waiting:,} requests wait")
         if self.unknown:
             parts.append(f"{self.unknown:,} of unknown outcome")
+        if self.reused:
+            parts.append(f"{self.reused:,} requests answered by earlier nights")
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
         parts.append(usd(self.total_cost_usd))
@@ -285,6 +292,7 @@ def as_json(progress: Progress) -> dict[str, Any]:
         "succeeded": progress.succeeded,
         "dead_letter": progress.dead_letter,
         "filtered": progress.filtered,
+        "reused": progress.reused,
         "batches": progress.batches,
         "simulated": progress.account.simulated,
         "complete": progress.complete,

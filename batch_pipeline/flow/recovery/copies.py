@@ -1,0 +1,76 @@
+"""Files of copied answers that a home holds and the ledger does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+from sqlalchemy import Connection
+
+from batch_pipeline.flow.reuse.copies import FILE_PREFIX
+from batch_pipeline.ledger import answers_files, nights, snapshots
+from batch_pipeline.ledger.answers_files import AnswersFile
+from batch_pipeline.ledger.home import restoring
+from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
+from batch_pipeline.storage.files import Files
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A file of copies, and what it says of itself."""
+
+    job: str
+    partition: str
+    account: str
+    name: str
+    rows: int
+    snapshot: str
+    documents: int
+    bytes: int
+
+
+def find(files: Files, connection: Connection) -> list[Copied]:
+    """All files of copies in a home that the ledger does not name."""
+    return [copied for copied in _every(files) if not _is_known(connection, copied)]
+
+
+def restore(
+    connection: Connection,
+    night: Night,
+    copied: Copied,
+    known: Mapping[str, NewSnapshot],
+    lost: NewSnapshot,
+) -> int:
+    """Let the ledger name a file of copies again; returns the id of its snapshot."""
+    new = known.get(copied.snapshot) or lost
+    snapshot = snapshots.get_snapshot(connection, restoring.snapshot(connection, night, new))
+    file = AnswersFile(snapshot.id, REUSE, copied.name, copied.rows)
+    answers_files.add(connection, night.id, file)
+    snapshots.avoid(connection, snapshot, REUSE, copied.documents, copied.bytes)
+    return snapshot.id
+
+
+def _every(files: Files) -> Iterator[Copied]:
+    for path in files.glob(f"*/answers/*/partition=*/{FILE_PREFIX}*.parquet"):
+        job, _, account, partition, name = path.split("/")
+        with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
+            told = parquet.metadata.metadata or {}
+            yield Copied(
+                job,
+                partition.removeprefix("partition="),
+                account,
+                name,
+                rows=parquet.metadata.num_rows,
+                snapshot=told[b"snapshot"].decode(),
+                documents=int(told[b"documents"]),
+                bytes=int(told[b"bytes"]),
+            )
+
+
+def _is_known(connection: Connection, copied: Copied) -> bool:
+    night = nights.find_night(connection, copied.job, copied.partition, copied.account)
+    if night is None:
+        return False
+    return copied.name in {file.name for file in answers_files.of_night(connection, night.id)}
