@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import expressions, parameters
+from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -40,7 +40,6 @@ from batch_pipeline.jobs.declared_model import (
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.thrift import (
-    ANSWER_COLUMNS,
     AskedOtherwise,
     EscalateSpec,
     ReuseSpec,
@@ -280,42 +279,23 @@ class JobSpec(DeclaredModel):
 
     def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
         """What is wrong with routes and escalation beside the rest of the job."""
-        rules: dict[str, str] = {}
-        for (path, asked), route in zip(self.asked_by_routes(), self.routes, strict=True):
-            name = ".".join(map(str, path))
+        for path, asked in self.asked_by_routes():
             if _asks(asked) == _asks(self):
                 yield path, "asks as the rest of the job does; remove the route, or change it"
-            rule = expressions.parse(route.where)
-            if not rule.columns:
-                yield (
-                    (*path, "where"),
-                    "reads no column, so that it is the same for each row: all rows or none would "
-                    "take this route; set model_id, max_tokens and params of the job instead",
-                )
-            elif rule.sql in rules:
-                same = f"is the rule of {rules[rule.sql]}, which comes first: no row is left for it"
-                yield (*path, "where"), same
-            rules.setdefault(rule.sql, name)
+        yield from thrift.unreachable(self.routes)
         for path, asked in self.asked_all_ways()[1:]:
             for key, message in parameters.problems(asked.declared()):
                 if key[0] in ("params", "model_id", "max_tokens"):
                     yield (*path, *key), message
-        escalate = self.retry.escalate
+        escalate, under = self.retry.escalate, ("retry", "escalate")
         if escalate is None:
             return
-        if escalate.where is not None:
-            rule = expressions.parse(escalate.where, ANSWER_COLUMNS)
-            if "parsed" in rule.columns and self.output_schema is None:
-                yield (
-                    ("retry", "escalate", "where"),
-                    "reads parsed, which is NULL without output_schema; declare one, or read "
-                    "content",
-                )
+        if self.output_schema is None and escalate.reads("parsed"):
+            missing = "reads parsed, which is NULL without output_schema; read content instead"
+            yield (*under, "where"), missing
         if parameters.undated(escalate.model_id) == parameters.undated(self.model_id):
-            yield (
-                ("retry", "escalate", "model_id"),
-                f"is the job's own model ({self.model_id}); name a stronger one",
-            )
+            same = f"is the job's own model ({self.model_id}); name a stronger one"
+            yield (*under, "model_id"), same
 
     def declared(self) -> parameters.Declared:
         """The declaration as the table of parameters reads it."""

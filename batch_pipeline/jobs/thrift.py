@@ -1,4 +1,4 @@
-"""What a job declares to spend less: what is not asked, what was answered, and which model is asked.
+"""What a job declares to spend less: what is not asked, and which model is asked.
 
 Belongs here: the keys, their defaults, and what can be told of each by itself. The rules between
 them and the rest of a job are in `spec`.
@@ -6,6 +6,7 @@ them and the rest of a job are in `spec`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator
@@ -28,6 +29,10 @@ ANSWER_COLUMNS = {
         NUMBER,
     ),
 }  # fmt: skip
+_CONSTANT = (
+    "reads no column, so that all rows or none would take this route; set model_id, max_tokens and "
+    "params of the job instead"
+)
 # Outcomes of an answer that another model may better, by their status in the results.
 Escalated = Literal["invalid_output", "truncated", "refused"]
 
@@ -82,6 +87,27 @@ class EscalateSpec(AskedOtherwise):
         if value is not None:
             expressions.parse(value, ANSWER_COLUMNS)
         return value
+
+    def reads(self, column: str) -> bool:
+        """Whether the rule reads this column of an answer."""
+        if self.where is None:
+            return False
+        return column in expressions.parse(self.where, ANSWER_COLUMNS).columns
+
+
+def unreachable(routes: Sequence[RouteSpec]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Rules that leave nothing to another route, or take nothing themselves, by the path of their
+    key: as far as the expressions tell."""
+    first: dict[str, int] = {}
+    for number, route in enumerate(routes):
+        rule = expressions.parse(route.where)
+        path = ("routes", number, "where")
+        if not rule.columns:
+            yield path, _CONSTANT
+        elif rule.sql in first:
+            same = f"is the rule of routes.{first[rule.sql]}, which comes first"
+            yield path, f"{same}: no row is left for it"
+        first.setdefault(rule.sql, number)
 
 
 class ReuseSpec(DeclaredModel):

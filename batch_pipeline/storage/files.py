@@ -270,8 +270,8 @@ class Files:
 
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:
             table = parquet.read(columns=list(columns), use_threads=False)
-        for name in columns if schema is not None else ():
-            if name not in table.column_names:
+        for name in columns:
+            if schema is not None and name not in table.column_names:
                 nulls = pa.nulls(table.num_rows, schema.field(name).type)
                 table = table.append_column(schema.field(name), nulls)
         return table.select(columns)

@@ -69,8 +69,8 @@ class Outlook:
 
     `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
     real time already or come back from a batch that is being cancelled for it. `room` of the
-    `queue` is free. `optional` are batches that the night can do without: they are not among those
-    that are `flying`. `slowest` is the longest that a batch of the night has been at the API without
+    `queue` is free. `optional` batches, which the night can do without, are not among those that
+    are `flying`. `slowest` is the longest that a batch of the night has been at the API without
     ending by itself, `cancel_seconds` what a cancelled one takes to end. `moved`: real time has
     begun, and open requests stay with it: where the forecast is close, one round must not go in
     real time and the next as a batch.

@@ -5,6 +5,7 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -12,14 +13,16 @@ from typing import Any
 
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import View
+from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
@@ -169,7 +172,8 @@ def _decide(
     every = [s for s in found if s.has_answers and s.shard_id in sampled and not s.duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every), ANSWERS_SCHEMA).to_table(
         columns=[
-            "unit", "id", "status", "final", "counted", "error_message", "mode", *TOKENS, *_COSTS,
+            "unit", "id", "status", "final", "counted", "error_message", "mode", "route",
+            "variant", "escalate", *TOKENS, *_COSTS,
         ]
     )  # fmt: skip
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
@@ -179,7 +183,16 @@ def _decide(
     if spec.retry.truncated_max_tokens is not None:
         # Requests that are cut off and heal with a larger `max_tokens` must not close the gate;
         # whether they heal has to be known before the night is bought.
-        again += [a.unit for a in answers if not a.final and a.status == Status.TRUNCATED]
+        again += [
+            a.unit
+            for a in answers
+            if not a.final and a.status == Status.TRUNCATED and a.escalate is None
+        ]
+    if spec.retry.escalate is not None:
+        # The outcomes after the escalation are judged. What succeeded is not hurried.
+        hurried = seen.night.realtime_since is not None
+        wanted = [Undecided.FAILED, *([] if hurried else [Undecided.UNSURE])]
+        again += [a.unit for a in answers if a.escalate in wanted and not a.escalated]
     bounds = _bounds(pipeline, spec, seen)
     again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
     with pipeline.ledger.read() as connection:
@@ -190,7 +203,10 @@ def _decide(
         return None
     costs = (s.published_usd if s.cost_usd is None else s.cost_usd for s in every)
     billed = sum(costs, Decimal(0))
-    verdict = verdicts.judge(spec.pilot, seen.snapshot, answers, billed, _took(every))
+    verdict = verdicts.judge(
+        spec.pilot, seen.snapshot, answers, billed, _took(every),
+        routes=_routes(pipeline, seen, answers), max_share=_max_share(spec),
+    )  # fmt: skip
     if verdict is not None:
         _store(pipeline, seen.night, verdict)
         return None
@@ -200,6 +216,28 @@ def _decide(
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
     return waiting
+
+
+def _max_share(spec: JobSpec) -> float | None:
+    return None if spec.retry.escalate is None else spec.retry.escalate.max_share
+
+
+def _routes(
+    pipeline: Pipeline, seen: View, answers: Sequence[Answered]
+) -> dict[str | None, verdicts.Route] | None:
+    """The routes of a night that the pilot tells of, with what is left of each; None: there is but
+    the job's own way."""
+    declaration = Declaration.from_json(seen.snapshot.declaration)
+    if not declaration.routes:
+        return None
+    left = plan.open_by_route(pipeline, seen)
+    sampled = Counter(answer.route for answer in answers if not answer.final)
+    drawn = {answer.route for answer in answers}
+    return {
+        route: verdicts.Route(asked.model_id, max(0, left.get(route, 0) - sampled[route]))
+        for route, asked in declaration.by_route().items()
+        if left.get(route) or route in drawn
+    }
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
@@ -222,7 +260,8 @@ def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
         cost = price.cost(usage, mode=rest)
     else:
         cost = billed if mode == rest else other_way
-    return Answered(**row, usage=usage, rest_usd=cost)
+    escalated = is_escalated(row.pop("variant"))
+    return Answered(**row, usage=usage, rest_usd=cost, billed_usd=billed, escalated=escalated)
 
 
 def _took(collected: Sequence[Submission]) -> AnswerTimes:
@@ -241,7 +280,7 @@ def _judged_again(
 ) -> dict[str, Any]:
     """A closed verdict judged by the limits declared now, which may have been raised; nothing is
     measured again."""
-    reasons = verdicts.why_closed(spec.pilot, verdict)
+    reasons = verdicts.why_closed(spec.pilot, verdict, _max_share(spec))
     judged = {**verdict, "open": not reasons, "reasons": reasons}
     if judged != verdict:
         with pipeline.ledger.write() as connection:

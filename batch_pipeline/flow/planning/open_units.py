@@ -9,9 +9,10 @@ memory holds one part and the rows that it is joined with, whatever the size of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,6 +104,7 @@ _OPEN_UNITS = f"""
     LEFT JOIN billed p ON p.id = s.id
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
+_COUNT_BY_ROUTE = f"SELECT s.route, count(*) {_NARROWED} GROUP BY s.route"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
 _KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
 _REUSED = f"""
@@ -119,7 +121,7 @@ _COUNT_REUSABLE = f"""
     SELECT count(*), coalesce(sum(s.request_bytes), 0)
     FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
 """  # noqa: S608
-_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
+_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes, s.route {_NARROWED} ORDER BY s.ordinal"
 
 
 class OpenUnits:
@@ -147,6 +149,12 @@ class OpenUnits:
 
     def count(self) -> int:
         return sum(self._connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
+
+    def count_by_route(self) -> dict[str | None, int]:
+        found: Counter[str | None] = Counter()
+        for _ in self._each_part():
+            found.update(dict(self._connection.execute(_COUNT_BY_ROUTE).fetchall()))
+        return dict(found)
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
@@ -195,7 +203,7 @@ class OpenUnits:
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
-        """`ordinal`, `unit` and `request_bytes` of all units."""
+        """`ordinal`, `unit`, `request_bytes` and `route` of all units."""
         return self._found(_SIZES)
 
     def of(self, units: Sequence[str]) -> pa.Table:
@@ -205,7 +213,8 @@ class OpenUnits:
         return pa.concat_tables(found) if found else pa.table({})
 
     def sample(self, size: int, seed: int) -> pa.Table:
-        """A seeded sample of `size` units over all lengths, so that the long tail is in it."""
+        """A seeded sample of `size` units of all routes, and of each over all lengths, so that the
+        long tail is in it."""
         lengths = _Lengths(self, str(seed))
         wanted = pa.array(lengths.drawn(size))
         return pa.concat_tables(
@@ -258,7 +267,8 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
-    `reusable` requests are answered by earlier nights, and are in none of these.
+    `routes` is the same by route, where there are several. `reusable` requests are answered by
+    earlier nights, and are in none of these.
     """
 
     requests: int
@@ -266,6 +276,7 @@ class Unbought:
     lengths: Sequence[tuple[int, float]]
     sample: Sequence[int]
     reusable: int = 0
+    routes: Mapping[str | None, Unbought] = field(default_factory=dict)
 
 
 def unbought(
@@ -291,9 +302,22 @@ def unbought(
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
         reusable, _ = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
-    sizes = lengths.sizes
+    parts = lengths.by_route()
+    whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
+    whole = replace(whole, reusable=reusable)
+    if len(parts) < 2:
+        return whole
+    drawn = np.array(whole.sample, dtype=np.int64)
+    routes = {
+        route: _unbought(lengths.sizes[places], lengths.among(places, drawn))
+        for route, places in parts.items()
+    }
+    return replace(whole, routes=routes)
+
+
+def _unbought(sizes: sampling.Numbers, sample: Sequence[int]) -> Unbought:
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), reusable)
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -301,8 +325,7 @@ def unbought(
         requests=len(sizes),
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
-        sample=lengths.drawn(sample).tolist() if sample else (),
-        reusable=reusable,
+        sample=sample,
     )
 
 
@@ -311,19 +334,55 @@ class _Lengths:
 
     def __init__(self, units: OpenUnits, seed: str | None) -> None:
         sizes, ordinals, lots = [], [], []
+        routes: dict[str | None, list[sampling.Numbers]] = {}
+        rows = 0
         for table in units.sizes():
             sizes.append(table.column("request_bytes"))
             ordinals.append(table.column("ordinal"))
             if seed is not None:
                 lots.append(sampling.lots(table.column("unit").to_pylist(), seed))
+            for route, places in _places_by_route(table.column("route")).items():
+                routes.setdefault(route, []).append(places + rows)
+            rows += table.num_rows
         self.sizes = sampling.joined(sizes)
         self._ordinals = sampling.joined(ordinals)
         self._lots = lots
+        self._routes = routes
+
+    def by_route(self) -> dict[str | None, sampling.Numbers]:
+        """The positions of the units of each route, the job's own first."""
+        found = {route: np.concatenate(parts) for route, parts in self._routes.items()}
+        return dict(sorted(found.items(), key=lambda pair: (pair[0] is not None, pair[0] or "")))
+
+    def among(self, places: sampling.Numbers, ordinals: sampling.Numbers) -> list[int]:
+        """Those of these ordinals that units at these positions have."""
+        found: list[int] = self._ordinals[places][
+            np.isin(self._ordinals[places], ordinals)
+        ].tolist()
+        return found
 
     def drawn(self, count: int) -> sampling.Numbers:
         """The ordinals of a sample, ascending."""
         if not len(self.sizes):
             return self._ordinals
-        found = sampling.drawn(self.sizes, np.concatenate(self._lots), count)
-        ordinals: sampling.Numbers = self._ordinals[found]
+        lots, routes = np.concatenate(self._lots), list(self.by_route().values())
+        shares = sampling.by_share([len(places) for places in routes], count)
+        found = [
+            places[sampling.drawn(self.sizes[places], lots[places], n)]
+            for places, n in zip(routes, shares, strict=True)
+            if n
+        ]
+        ordinals: sampling.Numbers = self._ordinals[np.sort(np.concatenate(found))]
         return ordinals
+
+
+def _places_by_route(routes: pa.ChunkedArray) -> dict[str | None, sampling.Numbers]:
+    if routes.null_count == len(routes):
+        return {None: np.arange(len(routes), dtype=np.int64)} if len(routes) else {}
+    return {
+        route: np.flatnonzero(
+            (pc.is_null(routes) if route is None else pc.fill_null(pc.equal(routes, route), False))
+            .combine_chunks().to_numpy(zero_copy_only=False)
+        ).astype(np.int64)
+        for route in routes.unique().to_pylist()
+    }  # fmt: skip

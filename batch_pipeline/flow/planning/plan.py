@@ -139,6 +139,12 @@ def count_open(pipeline: Pipeline, seen: View) -> int:
         return units.count()
 
 
+def open_by_route(pipeline: Pipeline, seen: View) -> dict[str | None, int]:
+    """Units that neither have an answer nor are part of a shard, by route."""
+    with open_of(pipeline, seen) as units:
+        return units.count_by_route()
+
+
 def plan_all(
     pipeline: Pipeline,
     seen: View,
