@@ -150,6 +150,9 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
         notes.append(f"{state.waiting:,} requests wait to be sent")
     if state.reused:
         notes.append(f"{state.reused:,} requests are answered by earlier nights, at no cost")
+    if state.filtered and state.snapshot is not None:
+        by = ", ".join(f"{count:,} {why}" for why, count in state.snapshot.filtered_by.items())
+        notes.append(f"{state.filtered:,} documents are filtered ({by})")
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
@@ -178,6 +181,7 @@ def _document(
         "state": WORDS[found.kind],
         "night_state": found.as_json(),
         "statuses": state.statuses,
+        "filtered_by": {} if state.snapshot is None else state.snapshot.filtered_by,
         "waiting": state.waiting,
         "in_flight": state.in_flight,
         "unknown": state.unknown,

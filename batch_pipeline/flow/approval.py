@@ -42,7 +42,7 @@ def approve(
         snapshot = state.snapshot
         if snapshot is None:
             raise UsageError(f"{place} has no input yet, so that no gate of it is closed.")
-        if snapshot.declaration_hash != Declaration.of(spec).hash:
+        if not Declaration.of(spec).has_made(snapshot):
             raise UsageError(
                 f"The declaration of {spec.name} has changed since {place} was tried: what it is "
                 "now has not been judged. Run the night again instead."

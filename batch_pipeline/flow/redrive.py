@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
@@ -70,7 +71,10 @@ def redrive(
     sources = input_dataset.find_input(pipeline, spec, partition)
     statuses = _statuses_by_id(pipeline, state.night, selected)
     overlay = Overlay(state.snapshot, statuses)
-    new = input_dataset.read_snapshot(pipeline, spec, partition, sources, overlay=overlay)
+    former = Former(state.night, state.snapshot)
+    new = input_dataset.read_snapshot(
+        pipeline, spec, partition, sources, overlay=overlay, former=former
+    )
     found = {
         row_id
         for part in paths.parts_in(new.folder, new.parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -19,6 +20,7 @@ from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.dataset import input_dataset, kept_units
+from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
@@ -213,7 +215,7 @@ def _why_kept(
     again: bool,
 ) -> str | None:
     """Why a snapshot stays the night's own without the files being read, or None."""
-    declared = current.declaration_hash == Declaration.of(spec).hash
+    declared = Declaration.of(spec).has_made(current)
     unchanged = declared and current.signature == sources.signature
     if is_redriven(night, current) and declared and not again:
         return "a redrive is under way; changed input is taken up by the next run after it"
@@ -232,10 +234,14 @@ def _read(
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     models.check(spec, pipeline.api)
     declaration = Declaration.of(spec)
+    former = None if current is None else Former(night, current)
+    read = partial(
+        input_dataset.read_snapshot, pipeline, spec, night.partition, sources, former=former
+    )
     if current is None or not kept_units.is_kept_on(night, current, declaration):
-        return input_dataset.read_snapshot(pipeline, spec, night.partition, sources)
+        return read()
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
-        return input_dataset.read_snapshot(pipeline, spec, night.partition, sources, kept=kept)
+        return read(kept=kept)
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
@@ -295,7 +301,7 @@ def submit(
         return Submitted(0, awaits)
     night, snapshot = plan.current(pipeline, night)
     with pipeline.ledger.read() as connection:
-        gates = night_gates.gates_of(connection, spec, Declaration.of(spec).hash, night)
+        gates = night_gates.gates_of(connection, spec, Declaration.of(spec), night)
     if gates.declaration_changed or not gates.judged or gates.pilot is not None:
         facts = Facts(night.job, night.partition, night.account, gates=gates)
         return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))

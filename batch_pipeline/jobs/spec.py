@@ -42,6 +42,7 @@ from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.thrift import (
     AskedOtherwise,
     EscalateSpec,
+    FiltersSpec,
     ReuseSpec,
     RouteSpec,
 )
@@ -242,6 +243,7 @@ class JobSpec(DeclaredModel):
     routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
     deduplicate: bool = True
     reuse: ReuseSpec | None = None
+    filters: FiltersSpec = FiltersSpec()
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
-from batch_pipeline.jobs import expressions
-from batch_pipeline.jobs.declared_model import DeclaredModel, JsonObject, NonEmpty, Rate
+from batch_pipeline.jobs import expressions, languages
+from batch_pipeline.jobs.declared_model import (
+    DeclaredModel,
+    JsonObject,
+    NonEmpty,
+    NonEmptyTexts,
+    Rate,
+)
 from batch_pipeline.jobs.expressions import NUMBER, TEXT
 
 MOST_NIGHTS = 3_660
@@ -127,3 +133,48 @@ class NearDuplicatesSpec(DeclaredModel):
     threshold: float = Field(default=0.9, ge=0.5, le=1)
     action: Literal["filter", "reuse"] = "filter"
     min_agreement: float = Field(default=0.95, gt=0, lt=1)
+
+
+class FiltersSpec(DeclaredModel):
+    """Rows that are not sent: those for which `where` is not true, and those whose documents have
+    too few words, too many, or another language than one of `languages`; in this order.
+
+    A document is what the template's columns hold.
+    """
+
+    where: NonEmpty | None = None
+    min_words: int | None = Field(default=None, ge=1)
+    max_words: int | None = Field(default=None, ge=1)
+    languages: NonEmptyTexts = ()
+
+    @property
+    def declared(self) -> bool:
+        """Whether there is any filter."""
+        return self != FiltersSpec()
+
+    @field_validator("where")
+    @classmethod
+    def _a_condition_on_a_row(cls, value: str | None) -> str | None:
+        if value is not None and not expressions.parse(value).columns:
+            raise ValueError(
+                "reads no column, so that it is the same for each row; write a condition on the "
+                "row's columns, like kind = 'contract'"
+            )
+        return value
+
+    @field_validator("max_words")
+    @classmethod
+    def _leaves_something(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_words")
+        if value is not None and least is not None and value < least:
+            raise ValueError(f"must be at least min_words ({least}), not {value}")
+        return value
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            problem = languages.problem(code)
+            if problem is not None:
+                raise ValueError(problem)
+        return value

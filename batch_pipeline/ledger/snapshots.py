@@ -71,9 +71,14 @@ class NewSnapshot:
         return (*self.below, Layer(self.folder, self.parts, self.declaration_hash))
 
     @property
+    def asked(self) -> int:
+        """Rows that are not set aside."""
+        return self.items - self.count_set_aside()
+
+    @property
     def units(self) -> int:
         """Distinct requests that its own declaration makes."""
-        return self.items - self.count_set_aside() - self.duplicates - self.kept
+        return self.asked - self.duplicates - self.kept
 
     @property
     def reused(self) -> int:
@@ -84,6 +89,11 @@ class NewSnapshot:
     def bought(self) -> int:
         """Distinct requests that its own declaration makes, and that the night itself buys."""
         return self.units - self.reused
+
+    @property
+    def filtered_by(self) -> dict[str, int]:
+        """Rows that filters set aside, by filter."""
+        return self.set_aside.get("filtered", {})
 
     def count_set_aside(self, *statuses: str) -> int:
         """Rows that are set aside with one of these statuses; without any, with whatever status."""

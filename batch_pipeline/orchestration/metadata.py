@@ -15,6 +15,7 @@ import dagster as dg
 
 from batch_pipeline import safe_text
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
@@ -25,6 +26,7 @@ from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report, SetAside
+from batch_pipeline.wording import usd
 
 Metadata = Mapping[str, dg.MetadataValue | str | int | float | bool]
 P = ParamSpec("P")
@@ -71,8 +73,11 @@ def describe_job(spec: JobSpec) -> str:
 def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> Metadata:
     """A night's input, and what a person should know of the job's model and parameters."""
     snapshot = taken.snapshot
-    aside = snapshot.count_set_aside()
+    filtered = snapshot.count_set_aside(Status.FILTERED)
+    aside = snapshot.count_set_aside() - filtered
     headline = f"{snapshot.items:,} documents, {snapshot.units:,} requests"
+    if filtered:
+        headline += f", {filtered:,} filtered"
     if aside:
         headline += f", {aside:,} set aside"
     if snapshot.duplicates:
@@ -83,13 +88,32 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         "requests": snapshot.units,
         "invalid_input": snapshot.count_set_aside("invalid_input"),
         "too_large": snapshot.count_set_aside("too_large"),
+        **({"filtered": filtered} if filtered else {}),
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
             safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
         ),
         **_estimate(taken.night.estimate),
+        **_avoided(taken.night.estimate),
         **({"warnings": "; ".join(notices)} if notices else {}),
+    }
+
+
+def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | float]:
+    """What is not asked, by cause, with what it is expected to save."""
+    rows = [] if found is None else found.get("avoided", [])
+    if not rows:
+        return {}
+    lines = [
+        f"| {_cell(row['cause'])} | {row['documents']:,} | {row['requests']:,} "
+        f"| {row['input_tokens']:,} | {usd(Decimal(str(row['avoided_usd'])))} |"
+        for row in rows
+    ]
+    head = ["| not asked | documents | requests | input tokens | USD |", "|---|--:|--:|--:|--:|"]
+    return {
+        "avoided": dg.MetadataValue.md("\n".join([*head, *lines])),
+        "avoided_usd": round(sum(row["avoided_usd"] for row in rows), 6),
     }
 
 
@@ -251,11 +275,14 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
         [(state.succeeded, GREEN), (state.dead_letter, RED), (state.filtered, GREY)],
         title="succeeded, dead letters, filtered",
     )
+    by_filter = {} if state.snapshot is None else state.snapshot.filtered_by
+    filters = "\n".join(f"- {_cell(why)}: {count:,}" for why, count in by_filter.items())
     return {
         "outcome": dg.MetadataValue.md(
             f"**{state.succeeded:,}** succeeded, **{state.dead_letter:,}** dead letters, "
             f"**{state.filtered:,}** filtered\n\n{bar}"
         ),
+        **({"filtered_by": dg.MetadataValue.md(filters)} if by_filter else {}),
         ROW_COUNT: state.settled,
         "succeeded": state.succeeded,
         "dead_letter": state.dead_letter,
@@ -291,6 +318,7 @@ def of_dead_letters(pipeline: Pipeline, state: Progress, groups: Sequence[SetAsi
 def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     night = state.night
     cost_by_night = [float(each.usd) for each in report.trend]
+    cost_of_each = [float(each.per_document_usd or 0) for each in report.trend]
     found: dict[str, dg.MetadataValue | str | int | float | bool] = {
         "report": dg.MetadataValue.md(report_markdown.render(report)),
         "cost_usd": _usd(report.costs.billed_usd),
@@ -306,6 +334,10 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     if len(cost_by_night) > 1:
         image = bars(cost_by_night, title="cost by night")
         found[f"cost_of_the_last_{len(cost_by_night)}_nights"] = dg.MetadataValue.md(image)
+        image = bars(cost_of_each, title="cost per document by night")
+        found["cost_per_document_by_night"] = dg.MetadataValue.md(image)
+    if report.avoided:
+        found["avoided_usd"] = _usd(report.avoided_usd)
     return found
 
 

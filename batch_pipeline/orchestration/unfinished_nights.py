@@ -79,7 +79,7 @@ def _facts(
     """What may stand in the way of a night's submission, room at the queue left aside."""
     assert state.snapshot is not None
     short = budget.shortfall(connection, settings, spec, state.night) if state.waiting else None
-    facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec).hash)
+    facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec))
     probe = admission.probe_may_go(connection, state.night.account)
     return replace(
         facts,

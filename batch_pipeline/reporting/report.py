@@ -7,12 +7,13 @@ Amounts are exact Decimals in USD. `flow.costs.cost_report` fills it; `report_js
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.reporting.avoided import Avoided, total_usd
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
 
@@ -229,6 +230,7 @@ class Report:
     billed answers. `differences` are from what was foreseen, the earliest first. `trend` are the
     job's latest nights under the account up to this one, oldest first. `estimated_cost_usd` is what
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
+    `avoided` is what documents would have cost that were not asked, by cause, and in none either.
     """
 
     job: str
@@ -265,6 +267,13 @@ class Report:
     estimated_cost_usd: Decimal = ZERO
     fees: tuple[Billed, ...] = ()
     deadline: DeadlineCost | None = None
+    filtered_by: Mapping[str, int] = field(default_factory=dict)
+    avoided: tuple[Avoided, ...] = ()
+
+    @property
+    def avoided_usd(self) -> Decimal:
+        """What the documents would have cost that were not asked, as expected."""
+        return total_usd(self.avoided)
 
     @property
     def fees_usd(self) -> dict[str, Decimal]:

@@ -87,6 +87,7 @@ def render(report: Report) -> str:
         billed_bars=_billed_bars(report),
         counterfactual_width=_counterfactual_width(report),
         outcome_bars=_outcome_bars(report),
+        unspent_bars=_unspent_bars(report),
     )
 
 
@@ -126,6 +127,17 @@ def _billed_bars(report: Report) -> list[Bar]:
         for label, amount, kind in ways
         if amount
     ]
+
+
+def _unspent_bars(report: Report) -> list[Bar]:
+    """What asking every document in real time would have cost: what was billed of it, what batches
+    saved of it, and what each cause avoided."""
+    costs = report.costs
+    parts = [("Billed", costs.billed_usd, "batch")]
+    parts.append(("Half price of batches", max(costs.savings_usd, Decimal(0)), "counterfactual"))
+    parts += [(each.label, each.usd, "avoided") for each in report.avoided]
+    whole = sum((amount for _, amount, _ in parts), Decimal(0))
+    return [Bar(label, usd(amount), _width(amount, whole), kind) for label, amount, kind in parts]
 
 
 def _counterfactual_width(report: Report) -> float:
@@ -168,10 +180,11 @@ def _reasons(report: Report) -> list[tuple[str, list[Decimal]]]:
 
 def _charts(report: Report) -> dict[str, Chart | None]:
     """The charts by name; None where a chart has no figures."""
-    names = ("nights", "prompt", "output", "turnaround")
+    names = ("nights", "each", "prompt", "output", "turnaround")
     found: dict[str, Chart | None] = dict.fromkeys(names)
     if len(report.trend) > 1:
         found["nights"] = _nights_chart(report)
+        found["each"] = _each_chart(report)
     for name, title, shown in (
         ("prompt", "Prompt tokens of an answer", report.prompt_tokens),
         ("output", "Output tokens of an answer", report.output_tokens),
@@ -200,6 +213,28 @@ def _nights_chart(report: Report) -> Chart:
         shown,
         x_title="night",
         y_title="USD",
+        y_text=short_usd,
+    )
+
+
+def _each_chart(report: Report) -> Chart:
+    """The cost of a document, night by night; of a thousand, since that of one has many zeros."""
+    shown = [
+        charts.Column(
+            _short(night.partition),
+            f"{night.partition}: {usd(night.per_document_usd)} a document",
+            ((float(1_000 * (night.per_document_usd or 0)), "prompt"),),
+        )
+        for night in report.trend
+    ]
+    last = report.trend[-1]
+    return charts.columns(
+        "Cost per document by night",
+        f"USD billed for a document in each of the last {len(shown)} nights; in the last "
+        f"{usd(last.per_document_usd)}.",
+        shown,
+        x_title="night",
+        y_title="USD for 1,000",
         y_text=short_usd,
     )
 

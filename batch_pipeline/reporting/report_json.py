@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.reporting.avoided import by_cause
 from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import USD_SCALE, ModelUsage, NightCost, Pilot, Report
 
@@ -27,6 +28,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "succeeded": report.succeeded,
         "dead_letter": report.dead_letter,
         "filtered": report.filtered,
+        "filtered_by": dict(report.filtered_by),
         "statuses": dict(report.statuses),
         "batches": report.batches,
         "retries": report.retries,
@@ -34,6 +36,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "realtime_cost_usd": costs.realtime_usd,
         "counterfactual_usd": costs.counterfactual_usd,
         "savings_usd": costs.savings_usd,
+        "avoided_usd": by_cause(report.avoided),
+        "avoided": [each.as_json() for each in report.avoided],
         "cost_per_document_usd": report.cost_per_document_usd,
         "cost_per_succeeded_usd": report.cost_per_succeeded_usd,
         "unattributed_cost_usd": costs.unattributed_usd,

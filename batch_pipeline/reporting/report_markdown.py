@@ -23,6 +23,8 @@ def render(report: Report) -> str:
     costs = report.costs
     lines = [
         f"### {_name(report.job)} {_name(report.partition)}: {usd(costs.billed_usd)}",
+        "",
+        f"**{usd(report.cost_per_document_usd)} a document**",
         *_notices(report),
         "| | USD |",
         "|---|--:|",
@@ -31,7 +33,7 @@ def render(report: Report) -> str:
         f"| **Billed** | **{usd(costs.billed_usd)}** |",
         f"| All in real time | {usd(costs.counterfactual_usd)} |",
         f"| **Saved** | **{usd(costs.savings_usd)}** ({percent(costs.savings_share)}) |",
-        f"| Per document | {usd(report.cost_per_document_usd)} |",
+        *_avoided(report),
         *_estimate(report),
         "",
         f"**Outcomes** {_outcomes(report)}",
@@ -74,6 +76,14 @@ def _deadline(deadline: DeadlineCost) -> str:
         return said
     extra = f"{usd(deadline.extra_usd)} more than as batches"
     return f"{said}: {deadline.requests:,} requests in real time for it, {extra}"
+
+
+def _avoided(report: Report) -> list[str]:
+    """What documents would have cost that were not asked."""
+    if not report.avoided:
+        return []
+    count = sum(each.documents for each in report.avoided)
+    return [f"| Avoided: {count:,} documents not asked | {usd(report.avoided_usd)} |"]
 
 
 def _estimate(report: Report) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.tables import SafeConsole, plain_table
+from batch_pipeline.cli.tables import SafeConsole, avoided_table, plain_table
 from batch_pipeline.wording import duration, usd
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _show(found: Estimate) -> None:
         ways.add_row(name, usd(batch), usd(realtime), usd(realtime - batch))
     ways.add_row("time", _hours(found.batch_hours), _hours(found.realtime_hours), "")
     console.print(ways)
+    if found.avoided:
+        console.print(avoided_table(found.avoided))
     if found.pilot_extra_usd:
         say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
     say(f"Time as batches: {found.batch_hours_from}.")
@@ -83,7 +85,8 @@ def _what(found: Estimate) -> str:
     parts = [f"{snapshot.items:,} documents, {found.work.requests:,} requests to buy"]
     for count, why in (
         (snapshot.duplicates, "answered by an identical request"),
-        (snapshot.count_set_aside(), "cannot be sent"),
+        (snapshot.count_set_aside("filtered"), "filtered"),
+        (snapshot.count_set_aside("invalid_input", "too_large"), "cannot be sent"),
         (found.reused, "requests answered by earlier nights"),
         (found.already_bought, "requests bought before or at the API"),
     ):

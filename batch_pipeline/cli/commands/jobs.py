@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import COMPLETE, USAGE, Output
-from batch_pipeline.cli.tables import SafeConsole, facts_table, plain_table
+from batch_pipeline.cli.tables import SafeConsole, avoided_table, facts_table, plain_table
 from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.snapshots import NewSnapshot
+    from batch_pipeline.reporting.avoided import Avoided
     from batch_pipeline.settings import Settings
 
 
@@ -37,13 +39,16 @@ def validate(
     context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
+    from batch_pipeline.flow.costs import avoided
+    from batch_pipeline.flow.costs.estimate import tokens_without_api, way_of
     from batch_pipeline.flow.dataset import input_dataset
+    from batch_pipeline.flow.dataset.requests import Declaration
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.plan import ShardLimits
 
     pipeline, spec, key = opening.open_night(context, job, partition)
-    price_for(spec)
+    price = price_for(spec)
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
@@ -56,7 +61,16 @@ def validate(
         warnings.append(sources.notice)
     if not snapshot.items:
         warnings.append("the input has no rows")
-    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings)
+    if snapshot.items and not snapshot.asked:
+        warnings.append("no document is left to be sent: all of them are filtered or invalid")
+    tokens = tokens_without_api(pipeline, spec, key, price)
+    saved = avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec))
+    if saved:
+        warnings.append(
+            f"what is saved is an estimate without the API: input from {tokens.prompt}; output "
+            f"from {tokens.answer}"
+        )
+    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings, saved)
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -114,6 +128,7 @@ def show_validation(
     snapshot: NewSnapshot,
     limits: ShardLimits,
     warnings: list[str],
+    saved: Sequence[Avoided] = (),
 ) -> None:
     """What a night would send, and what a person should know before it is sent."""
     by_count = -(-snapshot.units // limits.requests)
@@ -126,10 +141,16 @@ def show_validation(
         "items": snapshot.items,
         "invalid_input": snapshot.count_set_aside("invalid_input"),
         "too_large": snapshot.count_set_aside("too_large"),
+        "filtered": snapshot.count_set_aside("filtered"),
         "duplicates": snapshot.duplicates,
         "requests": snapshot.units,
         "request_bytes": snapshot.request_bytes,
         "batches_at_least": max(by_count, by_bytes),
+    }
+    details = {
+        "filtered_by": snapshot.filtered_by,
+        "avoided_usd": {each.cause: round(float(each.usd), 6) for each in saved},
+        "avoided": [{**each.as_json(), "avoided_usd": round(float(each.usd), 6)} for each in saved],
         "warnings": warnings,
     }
 
@@ -138,10 +159,12 @@ def show_validation(
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
         table = facts_table()
         for name, value in document.items():
-            if name not in ("job", "partition", "valid", "warnings"):
+            if name not in ("job", "partition", "valid"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
+        if saved:
+            console.print(avoided_table(saved))
         for warning in warnings:
             console.print(f"Note: {warning}.", highlight=False, markup=False)
 
-    output.answer(document, show)
+    output.answer({**document, **details}, show)

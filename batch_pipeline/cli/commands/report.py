@@ -9,7 +9,13 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.tables import SIMULATED, SafeConsole, facts_table, print_path
+from batch_pipeline.cli.tables import (
+    SIMULATED,
+    SafeConsole,
+    avoided_table,
+    facts_table,
+    print_path,
+)
 from batch_pipeline.wording import percent, status_label, usd
 
 if TYPE_CHECKING:
@@ -37,9 +43,11 @@ def show_report(output: Output, report: Report) -> None:
         console.print(f"{report.job} {report.partition}: {state}", highlight=False)
         table = facts_table()
         rows = [
+            ("per document", usd(report.cost_per_document_usd)),
             ("items", f"{report.items:,}"),
             ("succeeded", f"{report.succeeded:,}"),
             ("set aside (dead letters)", f"{report.dead_letter:,}"),
+            *((f"filtered: {why}", f"{count:,}") for why, count in report.filtered_by.items()),
             ("batches", f"{report.batches:,}"),
             ("input tokens", f"{report.tokens.input_tokens:,}"),
             ("output tokens", f"{report.tokens.output_tokens:,}"),
@@ -47,7 +55,6 @@ def show_report(output: Output, report: Report) -> None:
             ("billed in real time", usd(report.costs.realtime_usd)),
             ("all in real time", usd(report.costs.counterfactual_usd)),
             ("saved", usd(report.costs.savings_usd)),
-            ("per document", usd(report.cost_per_document_usd)),
             ("per good answer", usd(report.cost_per_succeeded_usd)),
             ("billed without use", usd(report.wasted_usd)),
         ]
@@ -60,6 +67,8 @@ def show_report(output: Output, report: Report) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+        if report.avoided:
+            console.print(avoided_table(report.avoided))
         if report.simulated:
             console.print(SIMULATED)
         print_path(console, "Results", report.results_path)

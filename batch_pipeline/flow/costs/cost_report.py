@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers import next_suffix
-from batch_pipeline.flow.costs import answer_sums, deadline_cost
+from batch_pipeline.flow.costs import answer_sums, avoided, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
+from batch_pipeline.flow.costs.estimate import tokens_without_api, way_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
@@ -31,6 +32,7 @@ from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference, Expected, explain
 from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import (
@@ -140,7 +142,24 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         differences=_differences(state, expected, sums, price),
         trend=trend,
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
+        filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
+        avoided=_avoided(pipeline, spec, state, current, price),
     )
+
+
+def _avoided(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    state: Progress,
+    declaration: Declaration,
+    price: ModelPrice,
+) -> tuple[Avoided, ...]:
+    """What the night did not buy, at the tokens that its own answers measured, where it has any."""
+    if state.snapshot is None or not state.snapshot.avoided:
+        return ()
+    night = state.night
+    tokens = tokens_without_api(pipeline, spec, night.partition, price, night.account)
+    return avoided.priced(state.snapshot, declaration, tokens, price, way_of(spec))
 
 
 def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:

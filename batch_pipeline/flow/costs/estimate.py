@@ -24,7 +24,7 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import experience
+from batch_pipeline.flow.costs import avoided, experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
@@ -55,6 +55,7 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
+from batch_pipeline.reporting.avoided import Avoided, by_cause
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 
@@ -107,6 +108,7 @@ class Estimate:
     # Requests that earlier nights answer.
     reused: int
     warnings: tuple[str, ...]
+    avoided: tuple[Avoided, ...]
 
     @property
     def expected_usd(self) -> Decimal:
@@ -195,7 +197,7 @@ def _snapshot(
     if night is not None and night.snapshot_id is not None and night.pruned_at is None:
         with pipeline.ledger.read() as connection:
             current = inputs.get_snapshot(connection, night.snapshot_id)
-        if current.declaration_hash != Declaration.of(spec).hash:
+        if not Declaration.of(spec).has_made(current):
             current = None
     try:
         sources = input_dataset.find_input(pipeline, spec, partition)
@@ -326,7 +328,29 @@ def _assembled(
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
         reused=snapshot.reused + left.reusable,
         warnings=tuple(notes),
+        avoided=avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec)),
     )
+
+
+def way_of(spec: JobSpec) -> Mode:
+    """The way that most of a job's requests go."""
+    return "realtime" if spec.mode == "realtime" else "batch"
+
+
+def tokens_without_api(
+    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, account: str | None = None
+) -> Tokens:
+    """What is known of a night's tokens without asking the API.
+
+    Without an `account` it is the one whose results are shown, else the declared one.
+    """
+    if account is None:
+        with pipeline.ledger.read() as connection:
+            shown = nights.shown_night(connection, spec.name, partition)
+        account = pipeline.settings.account if shown is None else shown.account
+    declaration = Declaration.of(spec)
+    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    return _tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)
 
 
 def _batch_hours_from(turnaround: Turnaround, rounds: int, queue: int) -> str:
@@ -360,6 +384,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "duplicates": snapshot.duplicates,
         "invalid_input": snapshot.count_set_aside("invalid_input"),
         "too_large": snapshot.count_set_aside("too_large"),
+        "filtered": snapshot.count_set_aside("filtered"),
+        "filtered_by": snapshot.filtered_by,
         "reused": found.reused,
         "already_bought": found.already_bought,
         "tokens": {
@@ -377,6 +403,8 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "pilot_extra_usd": _usd(found.pilot_extra_usd),
         "expected_usd": _usd(found.expected_usd),
         "savings_usd": _usd(found.savings_usd),
+        "avoided_usd": {cause: _usd(amount) for cause, amount in by_cause(found.avoided).items()},
+        "avoided": [{**each.as_json(), "avoided_usd": _usd(each.usd)} for each in found.avoided],
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }

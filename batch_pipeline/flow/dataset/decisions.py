@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from batch_pipeline.storage.files import Files
 
 # Either the row is set aside with `status` in the results, or `status` is NULL and the request of
-# the row with the ordinal `answered_by` answers it too; `unit` is then the unit of that request.
-# `reason` says why. (An answer of another partition would need one more column, the partition.)
+# the row with the ordinal `answered_by` answers it too; `unit` is then the unit of that request. A
+# decision without either takes back that the row's own status sets it aside. `reason` says why. (An
+# answer of another partition would need one more column, the partition.)
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -35,6 +36,10 @@ SCHEMA = pa.schema(
 )
 FILE_NAME = "decisions.parquet"
 IDENTICAL_REQUEST = "identical_request"
+# A filter sets the row aside, but it was asked before the filter was declared.
+ASKED_BEFORE = "asked_before"
+# The status of a row `s` with its decision `d`, if there is one.
+STATUS = "CASE WHEN d.ordinal IS NULL THEN s.status ELSE d.status END"
 
 
 def path_of(snapshot: NewSnapshot) -> str:

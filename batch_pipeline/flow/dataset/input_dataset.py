@@ -16,21 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
+from batch_pipeline.flow.dataset import asked_before
+from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.duplicates import note_repeats
+from batch_pipeline.flow.dataset.filters import MOST_FAILED, WHERE_FAILED
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
-from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare
+from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare, wanted_by
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
-from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
+from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Codec
-from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -65,16 +70,20 @@ def read_snapshot(
     keep: bool = True,
     kept: KeptUnits | None = None,
     overlay: Overlay | None = None,
+    former: Former | None = None,
 ) -> NewSnapshot:
     """Read the files into snapshot files, in memory bounded by the largest document.
 
     Without `keep` the input is only checked and the files are removed again. Items in `kept` keep
     their unit, as long as the declaration that made it makes the same of their row. For an
-    `overlay` its items alone are read, as a layer on its snapshot. Raises InputDataError for what
-    stops the night: an unreadable file, a missing column, null or duplicate ids, too many rows that
-    have to be set aside.
+    `overlay` its items alone are read, as a layer on its snapshot. What the `former` snapshot asked
+    and has an answer keeps it, whatever filters say. Raises InputDataError for what stops the
+    night: an unreadable file, a missing column, null or duplicate ids, too many rows that have to
+    be set aside.
     """
     declaration = Declaration.of(spec)
+    if spec.filters.languages:
+        language.require()
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
         whole = _Whole(declaration, kept, overlay)
@@ -96,7 +105,12 @@ def read_snapshot(
                 made_by = [layer.declaration_hash for layer in overlay.below.layers]
                 declarations = [*made_by, *declarations]
                 whole.count_again(pipeline.files, layers)
+            before = asked_before.NONE
+            if former is not None and whole.has_requests_set_aside:
+                before = asked_before.find(pipeline, former, layers)
+                whole.take_back(before)
             _refuse_too_many_invalid(spec, partition, whole)
+            _refuse_a_failing_where(spec, partition, whole)
             repeats = note_repeats(
                 pipeline.files,
                 folder,
@@ -106,6 +120,8 @@ def read_snapshot(
                 whole.lines_before,
                 spec,
                 partition,
+                before,
+                filters=whole.has_requests_set_aside,
             )
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
         new = NewSnapshot(
@@ -121,6 +137,7 @@ def read_snapshot(
             duplicates=repeats.duplicates,
             request_bytes=whole.request_bytes,
             kept=repeats.kept,
+            avoided=repeats.avoided,
             below=() if overlay is None else overlay.below.layers,
         )
         if keep:
@@ -158,8 +175,11 @@ class _Whole:
         self._declaration = declaration
         self._kept_units = kept
         self._overlay = overlay
-        self._columns = Wanted(declaration.id_column, Template.parse(declaration.user).columns)
+        self._columns = wanted_by(declaration)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
+        if declaration.filters is not None:
+            # What was approved or refused of these rows was so of those that filters let through.
+            self.content.update(orjson.dumps(declaration.filters))
         self.parts = self.items = self.request_bytes = 0
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
@@ -175,6 +195,21 @@ class _Whole:
         if self._overlay is not None:
             made_from.append(self._overlay.below.folder)
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    @property
+    def has_requests_set_aside(self) -> bool:
+        """Whether rows are set aside that have a request: by filters."""
+        return any(
+            status == Status.FILTERED or reason == WHERE_FAILED for status, reason in self.set_aside
+        )
+
+    def take_back(self, rows: pa.Table) -> None:
+        """Count rows that were set aside as asked."""
+        reasons = (rows.column(name).to_pylist() for name in ("status", "reason"))
+        self.set_aside -= Counter(zip(*reasons, strict=True))
+        self.request_bytes += pc.sum(rows.column("request_bytes")).as_py() or 0
+        for ordinal in rows.column("ordinal").to_pylist():
+            self._kept.update(b"%d\n" % ordinal)
 
     def set_aside_by_reason(self) -> dict[str, dict[str, int]]:
         """How many rows are set aside: {status: {reason: count}}."""
@@ -294,6 +329,19 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
         )
 
 
+def _refuse_a_failing_where(spec: JobSpec, partition: str, whole: _Whole) -> None:
+    """Stop the night where `filters.where` fails on so many rows that it is itself at fault."""
+    failed = whole.set_aside.get((Status.INVALID_INPUT, WHERE_FAILED), 0)
+    if whole.items and failed / whole.items > MOST_FAILED:
+        raise InputDataError(
+            f"{spec.name} {partition}: filters.where cannot be evaluated for {failed:,} of "
+            f"{whole.items:,} rows ({failed / whole.items:.1%}, at most {MOST_FAILED:.0%} are set "
+            f"aside); nothing was sent. The first: {'; '.join(whole.problems)}. Correct the "
+            "expression: try_cast(column as int) is NULL where a cast fails, and such rows are "
+            "filtered."
+        )
+
+
 def _hint(problems: Sequence[str]) -> str:
     if any("undecodable" in problem and ".csv" in problem.lower() for problem in problems):
         return " CSV in another encoding than UTF-8 is read with input.csv: {encoding: …}."
@@ -301,7 +349,7 @@ def _hint(problems: Sequence[str]) -> str:
 
 
 _COUNTS = """
-    SELECT status, reason, count(*), coalesce(sum(request_bytes), 0)
+    SELECT status, reason, count(*), coalesce(sum(request_bytes) FILTER (status IS NULL), 0)
     FROM snapshot GROUP BY status, reason
 """
 _CHANGES = """

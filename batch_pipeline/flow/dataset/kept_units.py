@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from batch_pipeline.flow import answers, joins
+from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import add_table, layers_of, made_by
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
@@ -27,7 +28,8 @@ _SETTLED_OTHERWISE = """
     FROM snapshot s JOIN (
         SELECT DISTINCT unit FROM answers WHERE final
     ) a ON a.unit = s.unit
-    WHERE {made_by} <> '{present}'
+    LEFT JOIN decisions d ON d.ordinal = s.ordinal
+    WHERE {made_by} <> '{present}' AND {status} IS NULL
 """
 
 
@@ -81,6 +83,7 @@ def settled_otherwise(
     query = _SETTLED_OTHERWISE.format(
         made_by=made_by([layer.declaration_hash for layer in current.layers]),
         present=present.hash,
+        status=decisions.STATUS,
     )
     with pipeline.ledger.read() as connection:
         found = answers.of_night(connection, night, current)
@@ -100,6 +103,7 @@ def settled_otherwise(
         )
         with answers.tables(pipeline.files, found, {}) as answered:
             add_table(answered, layers_of(pipeline.files, current))
+            decisions.add_table(answered, pipeline.files, current)
             for batch in joins.batches(answered, query):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 database.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", rows)

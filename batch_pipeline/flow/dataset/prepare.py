@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.expressions import Failed
+from batch_pipeline.flow.dataset import filters
+from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS, Failed
+from batch_pipeline.flow.dataset.filters import Filters, SetAside
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
-from batch_pipeline.flow.dataset.routes import Found, router
+from batch_pipeline.flow.dataset.routes import Found, columns_of, router
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
+from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
 
 if TYPE_CHECKING:
@@ -83,15 +86,26 @@ def prepare(
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
     """
-    try:
-        return _Preparation(number, declaration, folder, codec, kept, only).of(piece)
-    except InputDataError:
-        counted = tuple(map(with_lines_counted, piece))
-        if counted == piece:
+    with filters.opened(declaration.filters) as asked:
+        arguments = number, declaration, folder, codec, kept, only, asked
+        try:
+            return _Preparation(*arguments).of(piece)
+        except InputDataError:
+            counted = tuple(map(with_lines_counted, piece))
+            if counted == piece:
+                raise
+            # The message names a line of the file; the lines before the piece are counted only now.
+            _Preparation(*arguments).of(counted)
             raise
-        # The message names a line of the file; the lines before the piece are counted only now.
-        _Preparation(number, declaration, folder, codec, kept, only).of(counted)
-        raise
+
+
+def wanted_by(declaration: Declaration) -> Wanted:
+    """The columns that a declaration reads."""
+    columns = Template.parse(declaration.user).columns
+    also = [(name, "filters.where") for name in filters.columns_of(declaration.filters)]
+    also += columns_of(declaration)
+    further = [pair for pair in also if pair[0] not in columns]
+    return Wanted(declaration.id_column, columns, tuple(dict(reversed(further)).items()))
 
 
 class _Preparation:
@@ -105,6 +119,7 @@ class _Preparation:
         codec: Codec,
         kept: KeptUnits | None,
         only: Collection[str] | None,
+        asked: Filters | None,
     ) -> None:
         self._declaration = declaration
         self._builders = {
@@ -112,23 +127,27 @@ class _Preparation:
         }
         self._builder = self._builders[None]
         self._writer = SnapshotWriter(folder, number, codec)
-        self._kept, self._only = kept, only
+        self._kept, self._only, self._filters = kept, only, asked
+        # Rows that the filters have not been asked of yet, and whether they are to be.
+        self._waiting: list[tuple[Row, SnapshotRow, bool]] = []
+        self._waiting_bytes = 0
         self._content, self._kept_found = hashlib.sha256(), hashlib.sha256()
         self._done = Prepared()
         self._rows = 0
 
     def of(self, piece: Piece) -> Prepared:
-        wanted = Wanted(self._builder.declaration.id_column, self._builder.columns)
+        wanted = wanted_by(self._declaration)
         done = self._done
         for section in piece:
             if section.end is not None:
-                done.seen = LinesSeen(set(wanted.columns))
+                done.seen = LinesSeen(set(wanted.read))
             before = self._rows
             with router(self._declaration) as routes:
                 for row, route in routes.routed(self._wanted(section, wanted)):
-                    self._add(row, route)
+                    self._take(row, route)
             if self._rows == before and section.end is None:
                 done.without_rows.append(section.file.path)
+        self._add_waiting()
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
@@ -140,17 +159,39 @@ class _Preparation:
             if self._only is None or row.id in self._only:
                 yield row
 
-    def _add(self, row: Row, route: Found) -> None:
+    def _take(self, row: Row, route: Found) -> None:
+        """Make a row's request; where there are filters, the row waits until a batch is full."""
         if isinstance(route, Failed):
             prepared = _set_aside(row, Status.INVALID_INPUT, RULE_FAILED, route.message)
         else:
             prepared = prepare_row(row, self._builders[route])._replace(route=route)
         self._content.update(_content_of(row, prepared.fingerprint))
-        if self._kept is not None:
-            prepared = self._as_kept(row, self._kept) or prepared
+        kept = None if self._kept is None else self._as_kept(row, self._kept)
+        if self._filters is None:
+            self._add(row, kept or prepared)
+            return
+        # A row that keeps its answer is asked no filter.
+        self._waiting.append((row, kept or prepared, kept is None and prepared.status is None))
+        self._waiting_bytes += len(row.input)
+        if len(self._waiting) >= BATCH_ROWS or self._waiting_bytes >= BATCH_BYTES:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        if self._filters is None:
+            return
+        asked = [row for row, _, is_asked in self._waiting if is_asked]
+        verdicts = iter(self._filters.verdicts(asked))
+        for row, prepared, is_asked in self._waiting:
+            verdict = next(verdicts) if is_asked else None
+            self._add(row, prepared if verdict is None else _without(prepared, verdict))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _add(self, row: Row, prepared: SnapshotRow) -> None:
         if prepared.status is not None:
             self._count_set_aside(row, prepared)
-        self._done.request_bytes += prepared.request_bytes or 0
+        else:
+            self._done.request_bytes += prepared.request_bytes or 0
         self._writer.add(prepared)
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
@@ -170,7 +211,7 @@ class _Preparation:
     def _count_set_aside(self, row: Row, prepared: SnapshotRow) -> None:
         done, reason = self._done, prepared.reason or ""
         done.set_aside[str(prepared.status), reason] += 1
-        if len(done.problems) < EXAMPLES:
+        if len(done.problems) < EXAMPLES and prepared.status != Status.FILTERED:
             message = prepared.detail or reason
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
@@ -179,8 +220,8 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """A row as the snapshot has it: with its request, or with the status and reason why it is not
     sent.
 
-    What sets a row aside for what is in this row alone is checked here, in order. A filter on the
-    row's texts belongs after its own problems and before its request.
+    What sets a row aside for what is in this row alone is checked here, in order. Filters are asked
+    of many rows at a time, and of those alone that have no problem.
     """
     problem = row.problem or builder.problem(row.values)
     if problem is not None:
@@ -212,6 +253,11 @@ def _set_aside(row: Row, status: Status, reason: str, detail: str | None = None)
     return SnapshotRow(
         row.id, None, None, None, status, reason, detail, row.source, row.number, row.input
     )
+
+
+def _without(prepared: SnapshotRow, verdict: SetAside) -> SnapshotRow:
+    """A row that is not sent though it has a request, by which it is known what that saves."""
+    return prepared._replace(status=verdict.status, reason=verdict.reason, detail=verdict.value)
 
 
 def _content_of(row: Row, fingerprint: str | None) -> bytes:

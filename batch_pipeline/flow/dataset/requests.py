@@ -12,13 +12,16 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
+
+if TYPE_CHECKING:
+    from batch_pipeline.ledger.snapshots import NewSnapshot
 
 FINGERPRINT_VERSION = 1
 FINGERPRINT_CHARACTERS = 32
@@ -42,7 +45,8 @@ class Route:
 class Declaration:
     """The part of a job that shapes its requests, and how their answers are read.
 
-    A request of more than `max_request_bytes` fits in no batch. The first of the `routes` that
+    A request of more than `max_request_bytes` fits in no batch. `filters` shape no request, and are
+    no part of the hash: they say which rows make one (None: all). The first of the `routes` that
     matches makes a row's request; rows that none matches are asked as the job itself declares.
     """
 
@@ -57,6 +61,7 @@ class Declaration:
     id_column: str
     max_request_bytes: int
     fingerprint_version: int = FINGERPRINT_VERSION
+    filters: dict[str, Any] | None = None
     routes: tuple[Route, ...] = ()
 
     @classmethod
@@ -73,6 +78,7 @@ class Declaration:
             deduplicate=spec.deduplicate,
             id_column=spec.input.id_column,
             max_request_bytes=spec.limits.max_bytes_per_batch - envelope,
+            filters=spec.filters.model_dump(mode="json") if spec.filters.declared else None,
             routes=tuple(
                 Route(route.where, asked.model_id, asked.max_tokens, dict(asked.params))
                 for route, (_, asked) in zip(spec.routes, spec.asked_by_routes(), strict=True)
@@ -86,10 +92,17 @@ class Declaration:
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "betas": list(self.betas), "routes": list(map(asdict, self.routes))}
+        # As ledgers have it that were written before there were filters and routes.
+        if self.filters is None:
+            del data["filters"]
         if not self.routes:
-            # As ledgers have it of jobs without routes, whose hash stays as it is.
             del data["routes"]
         return data
+
+    def has_made(self, snapshot: NewSnapshot) -> bool:
+        """Whether a snapshot was taken under this declaration, with the same filters."""
+        same_rows = snapshot.declaration.get("filters") == self.filters
+        return snapshot.declaration_hash == self.hash and same_rows
 
     def by_route(self) -> dict[str | None, Declaration]:
         """What makes the requests of each route, by its name: its place in the list, counted from
@@ -104,8 +117,9 @@ class Declaration:
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex: changes when what is sent, or how it is read, may change."""
-        return hashlib.sha256(orjson.dumps(self.to_json())).hexdigest()
+        """SHA-256 in hex: changes when what a row is asked, or how it is read, may change."""
+        shaping = {key: value for key, value in self.to_json().items() if key != "filters"}
+        return hashlib.sha256(orjson.dumps(shaping)).hexdigest()
 
 
 class RequestBuilder:

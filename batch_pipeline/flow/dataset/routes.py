@@ -68,6 +68,15 @@ class Router:
         return found
 
 
+def columns_of(declaration: Declaration) -> list[tuple[str, str]]:
+    """The columns that the rules read, each with the key of the rule."""
+    return [
+        (column, f"routes.{number}.where")
+        for number, route in enumerate(declaration.routes)
+        for column in expressions.parse(route.where).columns
+    ]
+
+
 @contextmanager
 def router(declaration: Declaration) -> Iterator[Router]:
     """Finds the routes of a declaration's rows while the block runs."""

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from batch_pipeline.storage.files import Files
 
 # `request_bytes` is the size of the parameters as they go on the wire. A row that is not sent has
-# no unit but a `status`, which is its status in the results, and a `reason`, the same for all such
-# rows; `detail` says more of this row. A line's `row` counts from where its piece begins. `input`
-# is the row as JSON, `places` where in it the texts of the request stand (`row_json.places_of`), if
-# that is known. `kept_from` is the hash of the former declaration that made the request of a kept
-# unit. `route` is the route of the declaration that made the request; NULL: the job's own.
+# a `status`, which is its status in the results, and a `reason`, the same for all such rows;
+# `detail` says more of this row. It has no unit, unless a filter sets it aside. A line's `row`
+# counts from where its piece begins. `input` is the row as JSON, `places` where in it the texts of
+# the request stand (`row_json.places_of`), if that is known. `kept_from` is the hash of the former
+# declaration that made the request of a kept unit. `route` is the route of the declaration that
+# made the request; NULL: the job's own.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),

@@ -27,10 +27,10 @@ from batch_pipeline.ledger.snapshots import Snapshot
 
 def read_gates(spec: JobSpec) -> ReadGates:
     """The function with which admission reads the gates of a night of this job."""
-    declaration_hash = Declaration.of(spec).hash
+    declaration = Declaration.of(spec)
 
     def read(connection: Connection, night: Night, shard: Shard) -> Gates:
-        return gates_of(connection, spec, declaration_hash, night, pilot_shard=shard.pilot)
+        return gates_of(connection, spec, declaration, night, pilot_shard=shard.pilot)
 
     return read
 
@@ -38,7 +38,7 @@ def read_gates(spec: JobSpec) -> ReadGates:
 def gates_of(
     connection: Connection,
     spec: JobSpec,
-    declaration_hash: str,
+    declaration: Declaration,
     night: Night,
     *,
     pilot_shard: bool = False,
@@ -51,7 +51,7 @@ def gates_of(
     verdict = night.pilot if verdict_applies(night.pilot, snapshot) else None
     overruled = approvals.of_night(connection, night.id)
     return Gates(
-        declaration_changed=snapshot is not None and snapshot.declaration_hash != declaration_hash,
+        declaration_changed=snapshot is not None and not declaration.has_made(snapshot),
         pilot=None if pilot_shard else pilot_gate(verdict, overruled),
         judged=pilot_shard or verdict is not None,
         breaker=breaker.look(connection, spec.alerts, night),

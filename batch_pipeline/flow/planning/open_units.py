@@ -58,13 +58,17 @@ _REUSABLE = f"""
 _TAKEN = """
     CREATE TEMP TABLE taken AS
         SELECT DISTINCT unit FROM answers WHERE final UNION SELECT unit FROM in_shards;
+    CREATE TEMP TABLE not_asked AS
+        SELECT ordinal FROM decisions WHERE status IS NOT NULL OR answered_by IS NOT NULL;
+    CREATE TEMP TABLE asked_before AS
+        SELECT ordinal FROM decisions WHERE status IS NULL AND answered_by IS NULL;
     CREATE TEMP TABLE open_items (unit VARCHAR, id VARCHAR);
 """
 _NARROWED = """
     FROM snapshot s
-    ANTI JOIN decisions d ON d.ordinal = s.ordinal
+    ANTI JOIN not_asked d ON d.ordinal = s.ordinal
     ANTI JOIN taken t ON t.unit = s.unit
-    WHERE s.unit IS NOT NULL
+    WHERE s.unit IS NOT NULL AND (s.status IS NULL OR s.ordinal IN (FROM asked_before))
 """
 _OPEN_ITEMS = f"INSERT INTO open_items SELECT s.unit, s.id {_NARROWED}"
 # Earlier attempts at open units, and what their items were billed for. `attempts_before` in the

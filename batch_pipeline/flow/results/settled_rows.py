@@ -24,7 +24,7 @@ from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.outcomes import NOT_DEAD
+from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -55,13 +55,13 @@ _TABLES = f"""
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
     SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint, s.route,
-           coalesce(d.status, s.status) AS status, coalesce(d.reason, s.reason) AS reason, s.detail,
+           {decisions.STATUS} AS status, coalesce(d.reason, s.reason) AS reason, s.detail,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
     FROM snapshot s LEFT JOIN sums c ON c.id = s.id LEFT JOIN decisions d ON d.ordinal = s.ordinal
 """  # noqa: S608
 _NO_ITEMS = f"CREATE TEMP TABLE items AS {_ITEMS} WITH NO DATA"
 _ADD_ITEMS = f"""
-    INSERT INTO items {_ITEMS} WHERE $answered OR coalesce(d.status, s.status) IS NOT NULL
+    INSERT INTO items {_ITEMS} WHERE $answered OR {decisions.STATUS} IS NOT NULL
 """
 _SET_ASIDE = "CREATE OR REPLACE TEMP TABLE here AS FROM items WHERE status IS NOT NULL"
 _ANSWERED = """
@@ -71,7 +71,8 @@ _ANSWERED = """
 """
 # The side with the answers' texts is the probe side of each join: DuckDB holds the other side.
 _ROWS_SET_ASIDE = f"""
-    SELECT s.ordinal, s.id, s.status, s.status AS error_type,
+    SELECT s.ordinal, s.id, s.status,
+           CASE WHEN s.status = '{Status.FILTERED}' THEN s.reason ELSE s.status END AS error_type,
            coalesce(s.detail, s.reason) AS error_message,
            {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
            {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint, s.route,

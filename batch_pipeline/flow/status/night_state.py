@@ -13,6 +13,7 @@ from batch_pipeline.errors import (
     BatchPipelineError,
     GateClosedError,
 )
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import night_gates
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
@@ -45,15 +46,13 @@ def of_progress(state: Progress, alert_limits: AlertsSpec) -> NightState:
 
 
 def facts_of(
-    state: Progress, alert_limits: AlertsSpec, declaration_hash: str | None = None
+    state: Progress, alert_limits: AlertsSpec, declaration: Declaration | None = None
 ) -> Facts:
-    """The facts in a night's progress; `declaration_hash` is the job's present one, where known."""
+    """The facts in a night's progress; `declaration` is the job's present one, where known."""
     night, snapshot = state.night, state.snapshot
     verdict = night.pilot if night_gates.verdict_applies(night.pilot, snapshot) else None
     changed = (
-        snapshot is not None
-        and declaration_hash is not None
-        and snapshot.declaration_hash != declaration_hash
+        snapshot is not None and declaration is not None and not declaration.has_made(snapshot)
     )
     gates = Gates(
         declaration_changed=changed and state.waiting > 0,

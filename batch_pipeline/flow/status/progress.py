@@ -197,6 +197,8 @@ class Progress:
             parts.append(f"{self.unknown:,} of unknown outcome")
         if self.reused:
             parts.append(f"{self.reused:,} requests answered by earlier nights")
+        if self.filtered:
+            parts.append(f"{self.filtered:,} filtered")
         if self.dead_letter:
             parts.append(f"{self.dead_letter:,} set aside")
         parts.append(usd(self.total_cost_usd))

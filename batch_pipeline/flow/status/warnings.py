@@ -184,13 +184,21 @@ def _missing(missing: Sequence[Submission], at: float) -> Iterator[NightWarning]
 
 
 def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]:
-    """Limits of the job that its answers have passed, and an input without a row."""
+    """Limits of the job that its answers have passed, and an input without a row to be sent."""
     if state.complete and not state.items:
         yield NightWarning(
             "empty_input",
             "the input has no rows, so that the night is complete without a request; check "
             "input.path, and that the night's data has arrived",
             key=str(state.night.revision),
+        )
+    snapshot = state.snapshot
+    if state.complete and snapshot is not None and state.filtered and not snapshot.asked:
+        yield NightWarning(
+            "everything_filtered",
+            f"the filters leave no document to be sent ({snapshot.describe_set_aside()} of "
+            f"{state.items:,}); check `filters`, and that the night's data is what they are for",
+            key=snapshot.content_hash,
         )
     if state.answered >= alert_limits.after_items and state.error_rate > alert_limits.error_rate:
         yield NightWarning(

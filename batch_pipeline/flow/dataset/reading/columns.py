@@ -22,17 +22,22 @@ _PANDAS_INDEX = ("Unnamed: 0", "__index_level_0__")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The columns that every file must have: the id's, and those that the template names."""
+    """The columns that every file must have: the id's, those that the template names, and `also`
+    further ones with the key of the declaration that reads each."""
 
     id_column: str
     columns: tuple[str, ...]
+    also: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All of them but the id's."""
+        return (*self.columns, *(name for name, _ in self.also))
 
     def missing_from(self, present: Iterable[str]) -> list[str]:
         """The wanted columns that are not there, in order and each once."""
         present = set(present)
-        return [
-            name for name in dict.fromkeys((self.id_column, *self.columns)) if name not in present
-        ]
+        return [name for name in dict.fromkeys((self.id_column, *self.read)) if name not in present]
 
     def check(self, place: str, names: Sequence[str], hint: str = "") -> None:
         """Raise InputDataError where a wanted column is missing at this place of the input."""
@@ -55,11 +60,14 @@ class Wanted:
             )
         if column == self.id_column:
             what, remedy = "the id column", "Correct input.id_column"
-        else:
+        elif column in self.columns:
             what, remedy = (
                 "the prompt's column",
                 "Correct the placeholder (double its braces if they are meant literally)",
             )
+        else:
+            key = dict(self.also)[column]
+            what, remedy = f"the column of {key},", f"Correct {key}"
         return InputDataError(
             f"{place}: {what} {column!r} is missing. Columns there: {there}. {remedy}, or the "
             f"file.{hint}"
@@ -75,7 +83,7 @@ def place_of(file: SourceFile, number: int) -> str:
 
 @dataclass(slots=True)
 class LinesSeen:
-    """Which columns of the template the lines of a jsonl file had, as far as it was read.
+    """Which of the wanted columns the lines of a jsonl file had, as far as it was read.
 
     A key that some rows lack is a null there; one that no row of the file has is a mistake in the
     declaration, known only at the file's end, which is still before anything is sent. `unseen` are
@@ -106,7 +114,7 @@ class LinesSeen:
         """Raise InputDataError where no row of the whole file had a column."""
         if self.first and self.unseen:
             number, present = self.first
-            column = next(name for name in wanted.columns if name in self.unseen)
+            column = next(name for name in wanted.read if name in self.unseen)
             raise wanted.error(f"{place_of(file, number)} and every other row", column, present)
 
 

@@ -8,7 +8,7 @@ in the snapshot, where all rows are seen at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -33,7 +33,8 @@ class Row(NamedTuple):
     `input` is the whole row as a JSON object (UTF-8), `source` its file, `number` the row (parquet)
     or line (csv, jsonl) from 1. `values` are the prompt's texts by column, without those that have
     a problem; `problem` is why the row is set aside as `invalid_input`, or None. `places` is where
-    the texts stand in `input` (`row_json.places_of`), if that is known.
+    the texts stand in `input` (`row_json.places_of`), if that is known; `cells` are those of
+    `input`.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     values: dict[str, str]
     problem: str | None = None
     places: tuple[int, ...] | None = None
+    cells: dict[str, Any] = {}  # noqa: RUF012
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -63,7 +65,7 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
     cannot be told from the part.
     """
     file, number = section.file, 0
-    lines = LinesSeen(set(wanted.columns)) if seen is None else seen
+    lines = LinesSeen(set(wanted.read)) if seen is None else seen
     try:
         with open_stream(file) as stream:
             for number, row in read_format(stream, section, wanted, lines):
@@ -89,7 +91,7 @@ def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
     row_id = row.cells[wanted.id_column]
     if type(row_id) is not str or not row_id:
         row_id = _row_id(row, wanted.id_column, place_of(file, number))
-    return Row(row_id, row.text, file.path, number, values, problem, places)
+    return Row(row_id, row.text, file.path, number, values, problem, places, row.cells)
 
 
 def _row_id(row: JsonRow, column: str, place: str) -> str:

@@ -1,0 +1,55 @@
+"""What a snapshot does not buy, in dollars: at the tokens that are known, for exactly those rows.
+
+Belongs here: from the counts of a snapshot to amounts. What is avoided, and why, is counted where
+it is decided (`NewSnapshot.avoided`); where tokens are known from is in `estimate`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch_pipeline.flow.gates.billing import searches_bound
+from batch_pipeline.pricing.estimate import Spread, Work, amounts
+from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
+from batch_pipeline.reporting.avoided import Avoided
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.costs.estimate import Tokens
+    from batch_pipeline.flow.dataset.requests import Declaration
+    from batch_pipeline.ledger.snapshots import NewSnapshot
+
+# The causes in `NewSnapshot.avoided` that are filters; their reason follows.
+FILTER = "filter:"
+
+
+def priced(
+    snapshot: NewSnapshot, declaration: Declaration, tokens: Tokens, price: ModelPrice, mode: Mode
+) -> tuple[Avoided, ...]:
+    """What each cause saves, at the price of the way that the job goes; the most first.
+
+    Answers count at `max_tokens` where none were measured. A cause without a request of its own
+    saves nothing: another document asks for the same.
+    """
+    output = tokens.output or Spread(*[float(declaration.max_tokens)] * 3)
+    fees = tokens.fees
+    if fees is None:
+        fees = dict.fromkeys(MODES, searches_bound(declaration, price))
+    # Of a filter all rows that it sets aside; of other causes there is a row for each request.
+    rows = {cause: counts["documents"] for cause, counts in snapshot.avoided.items()}
+    rows |= {FILTER + reason: count for reason, count in snapshot.filtered_by.items()}
+    found = []
+    for cause, documents in rows.items():
+        counts = snapshot.avoided.get(cause, {"documents": 0, "bytes": 0})
+        requests = counts["documents"]
+        prompt = counts["bytes"] / max(1, requests) * tokens.per_byte
+        work = Work(
+            requests=requests,
+            prompt=Spread(prompt, prompt, prompt),
+            output=output,
+            lengths=[(requests, prompt)],
+            shares=tokens.shares,
+            fees=fees,
+        )
+        usd = amounts(work, price, mode, 0).expected
+        found.append(Avoided(cause, documents, requests, round(prompt * requests), usd))
+    return tuple(sorted(found, key=lambda each: (-each.usd, each.cause)))
