@@ -277,10 +277,18 @@ class Unbought:
 
     requests: int
     sizes: Spread
-    lengths: Sequence[tuple[int, float]]
+    lengths: Sequence[tuple[float, float]]
     sample: Sequence[int]
     reusable: int = 0
     routes: Mapping[str | None, Unbought] = field(default_factory=dict)
+    # The route of all of them, where there is but one.
+    route: str | None = None
+
+    def scaled(self, share: float) -> Unbought:
+        """A share of these requests, of all lengths alike."""
+        count = round(self.requests * share)
+        lengths = [(requests * share, size) for requests, size in self.lengths] if count else []
+        return replace(self, requests=count, lengths=lengths, sample=(), routes={})
 
 
 def unbought(
@@ -310,7 +318,7 @@ def unbought(
     whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
     whole = replace(whole, reusable=reusable)
     if len(parts) < 2:
-        return whole
+        return replace(whole, route=next(iter(parts), None))
     drawn = np.array(whole.sample, dtype=np.int64)
     routes = {
         route: _unbought(lengths.sizes[places], lengths.among(places, drawn))

@@ -27,7 +27,7 @@ from batch_pipeline.jobs.thrift import EscalateSpec
 _METADATA_KEY = b"variants"
 # The name of the variant that asks the stronger model, and what is added to the name of a route.
 ESCALATED = "escalate"
-_MORE_ROOM = "more_room"
+MORE_ROOM = "more_room"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Ways:
             larger = retry.truncated_max_tokens
             # The snapshot may still be that of a declaration with more room than this one.
             if larger is not None and larger > asked.max_tokens:
-                room = f"{name}+{_MORE_ROOM}" if name else _MORE_ROOM
+                room = f"{name}+{MORE_ROOM}" if name else MORE_ROOM
                 roomy = replace(asked, max_tokens=larger)
                 variant = Variant.of(room, roomy) if name else Variant(room, larger)
                 self._rooms[name] = _Step(variant, _growth(asked, roomy))
