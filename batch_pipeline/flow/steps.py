@@ -52,6 +52,7 @@ from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, Kind, state_of
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, ShardState
@@ -329,7 +330,7 @@ def _without_optional(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waitin
             return None
         if not shards.drop_optional(connection, night.id):
             return None
-    standing.settle(pipeline, spec, night, standing.Cause.BUDGET)
+    standing.settle(pipeline, spec, night, Stands.BUDGET)
     with pipeline.ledger.read() as connection:
         left = shards.list_shards(connection, night.id, ShardState.WAITING)
     return None if left else Waiting(None)
@@ -350,7 +351,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
     if not wants_batches and not found.to_realtime:
         return
     # What succeeded is not moved to real time: it stands where a batch would be too late.
-    late = standing.Cause.DEADLINE if takeover.is_late_for_batches(found) else None
+    late = Stands.DEADLINE if takeover.is_late_for_batches(found) else None
     if standing.settle(pipeline, spec, night, late):
         found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:

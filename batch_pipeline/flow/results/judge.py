@@ -32,10 +32,9 @@ from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import variants
-from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.results.dead_letters import DeadLetter
+from batch_pipeline.flow.results.escalating import Escalating
 from batch_pipeline.flow.results.result_tables import JUDGED, Chunk, Judged, ResultTables
 from batch_pipeline.flow.results.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
@@ -100,11 +99,7 @@ class LineJudge:
         declaration = Declaration.from_json(snapshot.declaration)
         self._submission = submission
         self._max_attempts = retry.max_attempts
-        self._next = Ways(retry, declaration)
-        self._unsure = unsure
-        # Failed answers beyond this number are more than can be escalated.
-        share = 0.0 if retry.escalate is None else retry.escalate.max_share
-        self._most_escalated = int(share * manifest.num_rows)
+        self._escalating = Escalating(retry, declaration, manifest, unsure)
         self._reader = AnswerReader(declaration.output_schema)
         asked = asked_of(manifest, declaration, submission, price)
         self._fees = asked[None].biller.fees
@@ -115,11 +110,8 @@ class LineJudge:
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
         self._sizes = manifest.column("request_bytes").to_pylist()
-        self._variants = manifest.column("variant").to_pylist()
-        self._asked = [asked[name] for name in self._variants]
+        self._asked = [asked[name] for name in manifest.column("variant").to_pylist()]
         self._own = asked[None]
-        self._routes = manifest.column("route").to_pylist()
-        self._optional = manifest.column("optional").to_pylist()
         self._ids = manifest.column("id").to_pylist()
         self._followers = decisions.followers(pipeline.files, snapshot, manifest.column("ordinal"))
         simulated = pipeline.account.simulated
@@ -141,7 +133,7 @@ class LineJudge:
         self._unreadable = self._foreign = 0
         self._quoted: list[str] = []
         self._given_up = 0
-        self._open = self._undecided = self._failed = self._unjudged = 0
+        self._open = self._undecided = 0
         self._models: dict[str, dict[str, int]] = {}
         self._statuses: Counter[str] = Counter()
         self._first = FirstAttempts()
@@ -239,7 +231,7 @@ class LineJudge:
             items={} if duplicate else dict(self._statuses),
             open=0 if duplicate else self._open,
             undecided=0 if duplicate else self._undecided,
-            unjudged=self._unjudged,
+            unjudged=self._escalating.unjudged,
             models=self._models,
             tokens=self._usage,
             measured_answers=self._measured_answers,
@@ -339,21 +331,15 @@ class LineJudge:
         else:
             outcome = self._in_this_submission(number, outcome)
             final = outcomes.settle(outcome, tried, self._max_attempts)
+            undecided = self._escalating.undecided(number, outcome, final=final)
+            final = final and undecided is None
             counted = outcome.action not in (Action.REOPEN, Action.STOP)
-            if outcome.action is Action.ESCALATE:
-                undecided = Undecided.FAILED
-            elif final and self._optional[number]:
-                final, undecided = False, Undecided.STANDS
         self.answered = self.answered or outcome.status not in _NOT_WORKED_ON
-        self._count_first(number, tried, outcome)
+        attempt, judged = self._escalating.as_first(number, tried, outcome)
+        self._first.count(self._ids[number], attempt, judged)
         message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
-        if not final and self._optional[number]:
-            self._undecided += 1
-        elif not final:
-            self._open += 1
-            self._again += outcome.status is not Status.CANCELED and (
-                outcome.action in (Action.RETRY, Action.RETRY_ONCE, Action.REOPEN)
-            )
+        if not final:
+            self._leave_open(number, outcome)
         elif outcome.status not in NOT_DEAD:
             self._add_letters(number, outcome, message)
         if tokens is None:
@@ -376,19 +362,15 @@ class LineJudge:
             outcome.error_type, message, model, *tokens, cost, undecided,
         )  # fmt: skip
 
-    def _count_first(self, number: int, tried: int, outcome: Outcome) -> None:
-        """Count a first attempt for the breaker, as what it comes to after the escalation.
-
-        A failed answer that the stronger model may better counts once that has answered, unless it
-        is one of more than the night's share allows.
-        """
-        if outcome.action is Action.ESCALATE:
-            self._failed += 1
-            if self._failed > self._most_escalated:
-                outcome = replace(outcome, action=Action.SET_ASIDE)
-        elif variants.is_escalated(self._variants[number]):
-            tried = 0 if self._optional[number] else 1
-        self._first.count(self._ids[number], tried, outcome)
+    def _leave_open(self, number: int, outcome: Outcome) -> None:
+        """Count a request that is not settled by its answer."""
+        if self._escalating.is_optional(number):
+            self._undecided += 1
+            return
+        self._open += 1
+        self._again += outcome.status is not Status.CANCELED and (
+            outcome.action in (Action.RETRY, Action.RETRY_ONCE, Action.REOPEN)
+        )
 
     def _count_other_model(
         self, number: int, asked: Asked, tokens: Sequence[int], picodollars: int
@@ -411,9 +393,7 @@ class LineJudge:
         """What a result that is no success means for this request of this submission."""
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
-        outcome = self._next.after(
-            self._variants[number], self._routes[number], self._sizes[number], outcome
-        )
+        outcome = self._escalating.after(number, outcome)
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
         return outcome
@@ -437,8 +417,7 @@ class LineJudge:
     def _chunk(self, answers: list[Judged]) -> Chunk:
         """The rows of answers, which are counted."""
         columns: dict[str, Any] = dict(zip(JUDGED, zip(*answers, strict=True), strict=True))
-        if self._unsure is not None:
-            self._look_for_unsure(self._unsure, columns)
+        self._undecided += self._escalating.look_for_unsure(columns)
         self._picodollars += sum(columns["picodollars"])
         for name in TOKENS:
             self._usage[name] += sum(columns[name])
@@ -446,28 +425,6 @@ class LineJudge:
         chunk = self._tables.chunk(columns, other_way)
         self._statuses.update(chunk.results.column("status").to_pylist())
         return chunk
-
-    def _look_for_unsure(self, unsure: Unsure, columns: dict[str, Any]) -> None:
-        """Let the answers of a chunk that succeeded and are unsure not be final."""
-        places = [
-            place
-            for place, (number, final, status) in enumerate(
-                zip(columns["number"], columns["final"], columns["status"], strict=True)
-            )
-            if final and status is Status.SUCCEEDED and self._may_be_escalated(number)
-        ]
-        found = unsure.of([{name: columns[name][n] for name in unsure.columns} for n in places])
-        self._unjudged += found.unjudged
-        final, escalate = list(columns["final"]), list(columns["escalate"])
-        for place in (places[n] for n in found.unsure):
-            final[place], escalate[place] = False, Undecided.UNSURE
-            self._undecided += 1
-        columns["final"], columns["escalate"] = final, escalate
-
-    def _may_be_escalated(self, number: int) -> bool:
-        if variants.is_escalated(self._variants[number]):
-            return False
-        return self._next.stronger(self._routes[number], self._sizes[number]) is not None
 
 
 def _odd_line(line: bytes) -> dict[str, Any]:

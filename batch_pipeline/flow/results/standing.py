@@ -8,7 +8,6 @@ these are booked already. Which units are escalated is chosen in `planning.plan`
 from __future__ import annotations
 
 import uuid
-from enum import StrEnum
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +21,7 @@ from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, SUMMED, parquet_writer
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import answers_files, nights, submissions
-from batch_pipeline.ledger.answers_files import AnswersFile
+from batch_pipeline.ledger.answers_files import AnswersFile, Stands
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger
 
@@ -33,17 +32,9 @@ FILE_PREFIX = "stands-"
 STANDS = "stands"
 
 
-class Cause(StrEnum):
-    """Why answers stand that might have been escalated; the ledger counts them by it."""
-
-    SHARE = "over_share"
-    BUDGET = "no_budget"
-    DEADLINE = "deadline"
-    # The stronger model was asked, and gave no good answer.
-    IN_VAIN = "stronger_failed"
-
-
-def settle(pipeline: Pipeline, spec: JobSpec, night: Night, no_unsure: Cause | None = None) -> bool:
+def settle(
+    pipeline: Pipeline, spec: JobSpec, night: Night, no_unsure: Stands | None = None
+) -> bool:
     """Let the answers of a night stand for which the stronger model is asked no more.
 
     Once no first answer is missing, these are all that exceed the share, and with `no_unsure`, for
@@ -98,10 +89,10 @@ def settle(pipeline: Pipeline, spec: JobSpec, night: Night, no_unsure: Cause | N
 
 
 def _choose(
-    units: OpenUnits, found: Escalations, spec: JobSpec, no_unsure: Cause | None
-) -> dict[Cause, int]:
+    units: OpenUnits, found: Escalations, spec: JobSpec, no_unsure: Stands | None
+) -> dict[Stands, int]:
     """Leave out the units whose answers stand; returns their number by cause."""
-    causes = {Cause.IN_VAIN: found.stands}
+    causes = {Stands.IN_VAIN: found.stands}
     if not found.all_answered:
         # Nothing is decided yet about those that wait: only about those that were escalated.
         units.leave_out(found.waiting, unsure=True)
@@ -111,9 +102,9 @@ def _choose(
     units.leave_out(allowed, unsure=no_unsure is None)
     failed = max(0, found.failed - allowed)
     if no_unsure is None:
-        causes[Cause.SHARE] = max(0, found.waiting - allowed)
+        causes[Stands.SHARE] = max(0, found.waiting - allowed)
     else:
-        causes[Cause.SHARE] = failed
+        causes[Stands.SHARE] = failed
         causes[no_unsure] = found.unsure + found.again
     return causes
 

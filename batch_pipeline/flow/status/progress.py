@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
+    answers_files,
     approvals,
     nights,
     refusals,
@@ -25,6 +27,7 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -74,6 +77,10 @@ class Progress:
     at: float
     collected: tuple[Sums, ...] = ()
     fees: tuple[Fee, ...] = ()
+    # Requests that keep a former answer which might have been escalated, by cause; and answers of
+    # which the rule does not tell whether they are sure.
+    stands: Mapping[Stands, int] = field(default_factory=dict)
+    unjudged: int = 0
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -259,6 +266,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         at=now(connection),
         collected=tuple(collected),
         fees=sums.fees(connection, night_id),
+        stands=answers_files.standing(connection, night_id),
+        unjudged=sums.unjudged(connection, night_id),
     )
 
 
