@@ -213,7 +213,8 @@ def _routes(verdict: Mapping[str, Any]) -> dict[str, str | float]:
     if verdict.get("routes"):
         found["routes"] = "; ".join(
             f"{route['route'] or 'none'} ({route['model_id']}): {route['sample']:,} tried, "
-            f"{route['error_rate']:.1%} failed, projected {usd(Decimal(str(route['projected_usd'])))}"
+            f"{route['error_rate']:.1%} failed, "
+            f"projected {usd(Decimal(str(route['projected_usd'])))}"
             for route in verdict["routes"]
         )
     return found
