@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import GateClosedError
+from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs.cost_report import build_report
+from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -23,7 +28,9 @@ from batch_pipeline_tests.support import (
     dead_letters,
     documents,
     job,
+    make_late,
     results,
+    set_deadline,
     statuses,
     submissions_of,
     write_rows,
@@ -233,3 +240,89 @@ def test_a_pilot_closes_where_more_would_be_escalated_than_the_share(
     assert state.statuses == {"succeeded": 60}
     assert sim.books.accepted_requests == 120
     assert {row["model"] for row in results(pipeline, spec)} == {STRONG}
+
+
+def test_a_rule_that_does_not_tell_keeps_the_answer_and_is_counted(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(4))
+    spec = escalating(
+        source,
+        output_schema=SCHEMA,
+        escalate={"where": "(parsed->>'missing')::int > 1 or (parsed->>'topic')::date is null"},
+    )
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 4}
+    assert sim.books.accepted_requests == 4
+    [warning] = warnings.of(state, spec.alerts)
+    assert (warning.code, state.unjudged) == ("escalation_unjudged", 4)
+
+
+def test_an_escalation_that_would_miss_the_deadline_leaves_the_first_answer(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Batches take an hour and the results are wanted in ten minutes. What succeeded stands, and is
+    not moved to real time; what failed is."""
+    rows_ = [{**row, "kind": "short" if n < 2 else "long"} for n, row in enumerate(documents(8))]
+    source = write_rows(tmp_path / "in.jsonl", rows_)
+    spec = escalating(
+        source,
+        mode="auto",
+        deadline="8h",
+        output_schema=SCHEMA,
+        routes=[{"where": "kind = 'short'", "max_tokens": 1}],
+        escalate={"where": "output_tokens > 0"},
+    )
+    sim.hold()
+    run(pipeline, spec, PARTITION, wait=False)
+    make_late(pipeline, PARTITION, 1e9)
+    sim.release()
+    night = set_deadline(pipeline, PARTITION, 1e9)
+    steps.poll_account(pipeline, night.account)
+    set_deadline(pipeline, PARTITION, 600)
+    state = run(pipeline, spec, PARTITION)
+    assert state.complete
+    found = results(pipeline, spec)
+    assert Counter((row["model"], row["mode"]) for row in found) == {
+        (MODEL, "batch"): 6,
+        (STRONG, "realtime"): 2,
+    }
+    assert state.stands == {Stands.DEADLINE: 6}
+    assert sum(row["cost_usd"] for row in found) == spent(sim)
+
+
+def test_a_lost_ledger_knows_again_which_answers_stand(
+    sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(8))
+    escalate = {"where": "output_tokens > 0", "max_share": 0.25}
+    spec = escalating(source, escalate=escalate)
+    made = make_pipeline()
+    run(made, spec, PARTITION)
+    before = results(made, spec)
+    made.close()
+    for file in home.glob("ledger.sqlite*"):
+        file.unlink()
+    made = make_pipeline()
+    assert recover(made, wait=False).complete
+    assert run(made, spec, PARTITION).complete
+    assert sim.books.accepted_requests == 10
+    asked_before = Counter(row["model"] for row in before)
+    assert Counter(row["model"] for row in results(made, spec)) == asked_before
+    made.close()
+
+
+def test_an_estimate_tells_of_each_model(pipeline: Pipeline, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", rows(40))
+    escalate = {"model_id": STRONG, "max_share": 0.5}
+    spec = routed(source, retry={"escalate": escalate})
+    found = estimate(pipeline, spec, PARTITION)
+    told = {(way.route, way.escalated): (way.model_id, way.requests) for way in found.ways}
+    assert told == {
+        (None, False): (MODEL, 30),
+        ("1", False): (STRONG, 8),
+        ("2", False): (MIDDLE, 2),
+        (None, True): (STRONG, 15),
+        ("2", True): (STRONG, 1),
+    }
+    assert sum(way.batch.expected for way in found.ways) == found.batch.expected
