@@ -363,7 +363,8 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
         cut = ShardLimits.of_calls(spec) if engine == "realtime" else limits
         ceilings = budget.ceilings(pipeline.settings, spec)
-        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine)
+        also = _escalated(spec) if night.unplanned < snapshot.bought else []
+        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine, also)
         plan.plan_all(
             pipeline, seen, cut.at_most(at_once), bounds, spec.retry, engine,
             unsure=late is None,
@@ -371,6 +372,13 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         found = takeover.course(pipeline, spec, night)
     if found.to_realtime:
         takeover.change_over(pipeline, spec, found, limits, bounds)
+
+
+def _escalated(spec: JobSpec) -> list[Declaration]:
+    """What the stronger model is asked, which the first plan of a night does not have yet."""
+    if spec.retry.escalate is None:
+        return []
+    return [Declaration.of(spec.asked_all_ways()[-1][1])]
 
 
 def _watching_deadline(

@@ -193,13 +193,17 @@ def realtime_usd(bounds: ModelBounds, shard: Shard) -> Decimal:
 
 
 def requests_at_once(
-    bounds: ModelBounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
+    bounds: ModelBounds,
+    declared: Ceilings,
+    snapshot: Snapshot,
+    mode: Mode = "batch",
+    also: Iterable[Declaration] = (),
 ) -> int | None:
     """How many requests a shard may have so that several shards fit under the tightest ceiling;
     None: there is no ceiling.
 
-    Calculated from a request of mean size, of the dearest route: admission checks the bound of the
-    shard itself.
+    Calculated from a request of mean size, of the dearest route, or of what is asked `also`:
+    admission checks the bound of the shard itself.
     """
     limits = (declared.partition, declared.job_month, declared.account_month)
     given = [limit for limit in limits if limit is not None]
@@ -215,6 +219,6 @@ def requests_at_once(
             largest_bytes=mean_bytes,
             output_tokens=asked.max_tokens,
         )
-        for asked in declaration.by_route().values()
+        for asked in (*declaration.by_route().values(), *also)
     )
     return max(1, int(min(given) / SHARDS_UNDER_A_CEILING / one))
