@@ -71,7 +71,10 @@ class PricedModel:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The pilot's verdict; `projected_usd` is for the whole night, None without a sample."""
+    """The pilot's verdict; `projected_usd` is for the whole night, None without a sample.
+
+    `routes` has the same by route, as the verdict has it, where there are several.
+    """
 
     open: bool
     reasons: tuple[str, ...]
@@ -79,6 +82,8 @@ class Pilot:
     error_rate: float
     truncated_rate: float
     projected_usd: Decimal | None
+    escalated_rate: float = 0.0
+    routes: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -269,6 +274,8 @@ class Report:
     deadline: DeadlineCost | None = None
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
+    # Requests whose first answer stands although it was to be escalated, by cause.
+    not_escalated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def avoided_usd(self) -> Decimal:

@@ -142,6 +142,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         differences=_differences(state, expected, sums, price),
         trend=trend,
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
+        not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
         avoided=_avoided(pipeline, spec, state, current, price),
     )
@@ -355,6 +356,8 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
         error_rate=verdict["error_rate"],
         truncated_rate=verdict["truncated_rate"],
         projected_usd=Decimal(str(verdict["projected_usd"])) if verdict["judged"] else None,
+        escalated_rate=verdict.get("escalated_rate", 0.0),
+        routes=tuple(verdict.get("routes", ())),
     )
 
 
