@@ -37,7 +37,7 @@ def escalate(**changes: Any) -> dict[str, Any]:
         (
             {"routes": [route("a = 1", params={"stream": True})]},
             "routes.0.params.stream",
-            "stream",
+            "batches refuse it",
         ),
         (escalate(model_id=MODEL), "retry.escalate.model_id", "the job's own model"),
         (escalate(model_id=MODEL[:-9]), "retry.escalate.model_id", "the job's own model"),
