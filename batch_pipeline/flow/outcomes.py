@@ -40,6 +40,8 @@ class Action(StrEnum):
     RETRY_ONCE = "retry once"
     # Sent once more with a larger `max_tokens`, whatever the number of attempts.
     MORE_ROOM = "more room"
+    # A stronger model is asked once, as far as the share of the night allows that.
+    ESCALATE = "escalate"
     # Sent again whatever the number of attempts: the API never worked on it.
     REOPEN = "reopen"
     # Credentials, billing or a spend limit, not a fault of the request. The account sends nothing
@@ -47,6 +49,18 @@ class Action(StrEnum):
     STOP = "stop"
     # Settled without an answer, not a fault of the request: a person may redrive it.
     GIVE_UP = "give up"
+
+
+class Undecided(StrEnum):
+    """Why an answer is not final although it is not asked for again as it was: the values of the
+    answers' column `escalate`."""
+
+    # It is no good, and a stronger model may better it.
+    FAILED = "failed"
+    # It succeeded, and is unsure by the job's own rule.
+    UNSURE = "unsure"
+    # The stronger model failed: the former answer, which succeeded, stands.
+    STANDS = "stands"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,8 @@ class Outcome:
 
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
+# Statuses of answers that were billed.
+BILLED = (Status.SUCCEEDED, Status.TRUNCATED, Status.REFUSED, Status.INVALID_OUTPUT)
 # Error types of this project. The API cannot say any more what became of a request:
 RESULTS_GONE = "results_gone"
 # An answer that was billed and has another shape than the API's.
@@ -315,7 +331,7 @@ def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
     Attempts are counted from 1, and after a redrive from 1 again.
     """
     match outcome.action:
-        case Action.REOPEN | Action.MORE_ROOM | Action.STOP:
+        case Action.REOPEN | Action.MORE_ROOM | Action.ESCALATE | Action.STOP:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

@@ -37,6 +37,8 @@ RESULTS_SCHEMA = pa.schema(
         ("collected_at", pa.timestamp("us", "UTC")),
         # Whose answer a row reuses: `partition:P` or `id:X`.
         ("answered_by", pa.string()),
+        # The rule of the job that the row was asked by, see `dataset.routes`; NULL: none.
+        ("route", pa.string()),
     ]
 )
 DEAD_LETTER_SCHEMA = pa.schema(
@@ -61,6 +63,8 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("counted", pa.bool_()),
         *RESULTS_SCHEMA,
         pa.field("other_way_usd", USD),
+        pa.field("variant", pa.string()),
+        pa.field("escalate", pa.string()),
     ]
 )
 # The mode of a row whose answer was bought for another row; its tokens and cost are 0.
@@ -71,8 +75,8 @@ SUMMED = (*TOKENS, "cost_usd")
 # too large and throw it away.
 _REPEATED = (
     "final", "counted", "status", "stop_reason", "error_type", "model", *TOKENS, "cost_usd",
-    "attempt", "mode", "batch_id", "simulated", "collected_at", "answered_by",
-    "other_way_usd",
+    "attempt", "mode", "batch_id", "simulated", "collected_at", "other_way_usd", "route",
+    "answered_by", "variant", "escalate",
 )  # fmt: skip
 # Columns without statistics: the file's footer would hold the least and the greatest text in full.
 _TEXTS = ("content", "parsed", "error_message")

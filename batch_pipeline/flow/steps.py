@@ -31,7 +31,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.realtime import calls
-from batch_pipeline.flow.results import claims, results_folder
+from batch_pipeline.flow.results import claims, results_folder, standing
 from batch_pipeline.flow.reuse import copies, twins
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
@@ -42,6 +42,7 @@ from batch_pipeline.ledger import (
     accounts,
     nights,
     refusals,
+    shards,
     snapshots,
     submissions,
     transitions,
@@ -50,10 +51,11 @@ from batch_pipeline.ledger import (
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
-from batch_pipeline.ledger.admission.night_state import Facts, state_of
+from batch_pipeline.ledger.admission.night_state import Facts, Kind, state_of
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.shards import Engine
+from batch_pipeline.ledger.shards import Engine, ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import duration
@@ -312,10 +314,26 @@ def submit(
     watched = _watching_deadline(pipeline, spec, night, meanwhile)
     called = calls.send_all(pipeline, spec, night, read_gates, watched)
     waiting = called.waiting if called.waiting.state is not None else submitted.waiting
+    if waiting.state is not None and waiting.state.kind is Kind.SHORT_OF_BUDGET:
+        waiting = _without_optional(pipeline, spec, night) or waiting
     if waiting.state is None:
         with pipeline.ledger.read() as connection:
             waiting = admission.resting(connection, night) or waiting
     return replace(submitted, waiting=waiting, answers=called.answers)
+
+
+def _without_optional(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
+    """Give up what the night can do without, where no ceiling has room for it and nothing that is
+    in flight will make any; returns what waits then, None: there is nothing to give up."""
+    with pipeline.ledger.write() as connection:
+        if submissions.of_night(connection, night.id, *submissions.LIVE):
+            return None
+        if not shards.drop_optional(connection, night.id):
+            return None
+    standing.settle(pipeline, spec, night, Stands.BUDGET)
+    with pipeline.ledger.read() as connection:
+        left = shards.list_shards(connection, night.id, ShardState.WAITING)
+    return None if left else Waiting(None)
 
 
 def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
@@ -332,6 +350,10 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
     wants_batches = takeover.wants_batches(pipeline, spec, found, limits)
     if not wants_batches and not found.to_realtime:
         return
+    # What succeeded is not moved to real time: it stands where a batch would be too late.
+    late = Stands.DEADLINE if takeover.is_late_for_batches(found) else None
+    if standing.settle(pipeline, spec, night, late):
+        found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds_of(connection, spec, night, snapshot)
     if wants_batches:
@@ -339,13 +361,24 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         if seen.snapshot.id != snapshot.id:
             return
         engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
-        shards = ShardLimits.of_calls(spec) if engine == "realtime" else limits
+        cut = ShardLimits.of_calls(spec) if engine == "realtime" else limits
         ceilings = budget.ceilings(pipeline.settings, spec)
-        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine)
-        plan.plan_all(pipeline, seen, shards.at_most(at_once), bounds, spec.retry, engine)
+        also = _escalated(spec) if night.unplanned < snapshot.bought else []
+        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine, also)
+        plan.plan_all(
+            pipeline, seen, cut.at_most(at_once), bounds, spec.retry, engine,
+            unsure=late is None,
+        )  # fmt: skip
         found = takeover.course(pipeline, spec, night)
     if found.to_realtime:
         takeover.change_over(pipeline, spec, found, limits, bounds)
+
+
+def _escalated(spec: JobSpec) -> list[Declaration]:
+    """What the stronger model is asked, which the first plan of a night does not have yet."""
+    if spec.retry.escalate is None:
+        return []
+    return [Declaration.of(spec.asked_all_ways()[-1][1])]
 
 
 def _watching_deadline(

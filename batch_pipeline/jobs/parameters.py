@@ -65,12 +65,17 @@ class Rule:
         value = get(declared, self.key, _MISSING)
         if value is _MISSING or (self.values and value not in self.values):
             return False
-        model = re.sub(r"-20\d{6}$", "", str(declared.get("model_id")))
+        model = undated(str(declared.get("model_id")))
         return re.fullmatch(self.models, model) is not None and self.when(declared)
 
     def text(self, declared: Declared) -> str:
         names = {"model": declared.get("model_id"), "value": get(declared, self.key)}
         return re.sub(r"\{(model|value)\}", lambda found: str(names[found[1]]), self.message)
+
+
+def undated(model_id: str) -> str:
+    """The name of a model without the date of its version."""
+    return re.sub(r"-20\d{6}$", "", model_id)
 
 
 def get(declared: Declared, key: str, default: object = None) -> Any:

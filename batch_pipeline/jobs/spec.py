@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters
+from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -38,11 +39,21 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.partitions import PartitionsSpec
-from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpec
+from batch_pipeline.jobs.thrift import (
+    AskedOtherwise,
+    EscalateSpec,
+    FiltersSpec,
+    NearDuplicatesSpec,
+    ReuseSpec,
+    RouteSpec,
+)
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
+
+# Where a value stands in a declaration.
+KeyPath = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -177,10 +188,12 @@ class LimitsSpec(DeclaredModel):
 
 
 class RetrySpec(DeclaredModel):
-    """How often an item is asked (the first time included), and the `max_tokens` once truncated."""
+    """How often an item is asked (the first time included), the `max_tokens` once truncated, and
+    what is asked once more of a stronger model."""
 
     max_attempts: int = Field(default=3, ge=1)
     truncated_max_tokens: int | None = Field(default=None, ge=1)
+    escalate: EscalateSpec | None = None
 
 
 class RealtimeSpec(DeclaredModel):
@@ -228,6 +241,7 @@ class JobSpec(DeclaredModel):
     prices: PricesSpec | None = None
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
+    routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
     deduplicate: bool = True
     filters: FiltersSpec = FiltersSpec()
     near_duplicates: NearDuplicatesSpec | None = None
@@ -261,13 +275,58 @@ class JobSpec(DeclaredModel):
             for path, message in parameters.problems(self.declared())
             if path[0] != "params"
         ]
+        for path, message in self._ways_that_cannot_work():
+            found.append(problem_with(path, message))
         if found:
             raise ValidationError.from_exception_data("job", found)
         return self
 
+    def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
+        """What is wrong with routes and escalation beside the rest of the job."""
+        for path, asked in self.asked_by_routes():
+            if _asks(asked) == _asks(self):
+                yield path, "asks as the rest of the job does; remove the route, or change it"
+        yield from thrift.unreachable(self.routes)
+        for path, asked in self.asked_all_ways()[1:]:
+            for key, message in parameters.problems(asked.declared()):
+                if key[0] in ("params", "model_id", "max_tokens"):
+                    yield (*path, *key), message
+        escalate, under = self.retry.escalate, ("retry", "escalate")
+        if escalate is None:
+            return
+        if self.output_schema is None and escalate.reads("parsed"):
+            missing = "reads parsed, which is NULL without output_schema; read content instead"
+            yield (*under, "where"), missing
+        if parameters.undated(escalate.model_id) == parameters.undated(self.model_id):
+            same = f"is the job's own model ({self.model_id}); name a stronger one"
+            yield (*under, "model_id"), same
+
     def declared(self) -> parameters.Declared:
         """The declaration as the table of parameters reads it."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def asked_by_routes(self) -> list[tuple[KeyPath, JobSpec]]:
+        """The job as each of its routes asks, with the path of the route's keys."""
+        return [(("routes", n), self._asked(route)) for n, route in enumerate(self.routes)]
+
+    def asked_all_ways(self) -> list[tuple[KeyPath, JobSpec]]:
+        """The job in each way that its requests are asked: as declared, by its routes, and by the
+        escalation; each with the path of its keys."""
+        found: list[tuple[KeyPath, JobSpec]] = [((), self), *self.asked_by_routes()]
+        if self.retry.escalate is not None:
+            found.append((("retry", "escalate"), self._asked(self.retry.escalate)))
+        return found
+
+    def _asked(self, otherwise: AskedOtherwise) -> JobSpec:
+        model_id = otherwise.model_id or self.model_id
+        asked = {
+            "model_id": model_id,
+            "max_tokens": otherwise.max_tokens or self.max_tokens,
+            "params": otherwise.params_over(self.params),
+            # What the job states are prices of its own model.
+            "prices": self.prices if model_id == self.model_id else None,
+        }
+        return self.model_copy(update={**asked, "routes": (), "retry": RetrySpec()})
 
     @field_validator("output_schema")
     @classmethod
@@ -364,6 +423,10 @@ class JobSpec(DeclaredModel):
                 "set mode: auto, or remove the deadline"
             )
         return value
+
+
+def _asks(spec: JobSpec) -> tuple[str, int, JsonObject]:
+    return parameters.undated(spec.model_id), spec.max_tokens, dict(spec.params)
 
 
 def _schema_problem(schema: JsonObject) -> str | None:

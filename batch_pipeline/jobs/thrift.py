@@ -1,19 +1,138 @@
-"""The parts of a declaration that spend less: what is not asked, and what was answered before.
+"""What a job declares to spend less: what is not asked, and which model is asked.
 
-Belongs here: their keys and the rules within one of them. Rules between keys are in `spec`.
+Belongs here: the keys, their defaults, and what can be told of each by itself. The rules between
+them and the rest of a job are in `spec`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from batch_pipeline.jobs import expressions, languages
-from batch_pipeline.jobs.declared_model import DeclaredModel, NonEmpty, NonEmptyTexts
+from batch_pipeline.jobs.declared_model import (
+    DeclaredModel,
+    JsonObject,
+    NonEmpty,
+    NonEmptyTexts,
+    Rate,
+)
+from batch_pipeline.jobs.expressions import NUMBER, TEXT
 
 MOST_NIGHTS = 3_660
 """The longest window of reuse: ten years of days."""
+# The columns of an answer that `retry.escalate.where` may read, with their types. `parsed` is JSON
+# text where an output_schema is declared.
+ANSWER_COLUMNS = {
+    **dict.fromkeys(("content", "parsed", "stop_reason", "model"), TEXT),
+    **dict.fromkeys(
+        (
+            "input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens",
+            "cache_read_tokens",
+        ),
+        NUMBER,
+    ),
+}  # fmt: skip
+_CONSTANT = (
+    "reads no column, so that all rows or none would take this route; set model_id, max_tokens and "
+    "params of the job instead"
+)
+# Outcomes of an answer that another model may better, by their status in the results.
+Escalated = Literal["invalid_output", "truncated", "refused"]
+
+
+class AskedOtherwise(DeclaredModel):
+    """What a request is asked with in place of what the job declares.
+
+    `params` lie on the job's own, key by key; a key that is null leaves the job's out.
+    """
+
+    model_id: NonEmpty | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    params: JsonObject = Field(default_factory=dict)
+
+    def params_over(self, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """The parameters of these requests, given those of the job."""
+        merged = {**params, **self.params}
+        return {key: value for key, value in merged.items() if value is not None}
+
+
+class RouteSpec(AskedOtherwise):
+    """Rows for which an expression is true are asked otherwise."""
+
+    where: NonEmpty
+
+    @field_validator("where")
+    @classmethod
+    def _a_condition_on_a_row(cls, value: str) -> str:
+        expressions.parse(value)
+        return value
+
+
+class EscalateSpec(AskedOtherwise):
+    """What the job's model could not do, or is unsure of, is asked once more of a stronger one.
+
+    `where` is an expression over an answer that succeeded; `max_share` is of the night's bought
+    requests.
+    """
+
+    model_id: NonEmpty
+    outcomes: Annotated[tuple[Escalated, ...], Field(strict=False)] = (
+        "invalid_output",
+        "truncated",
+        "refused",
+    )
+    where: NonEmpty | None = None
+    max_share: Rate = 0.2
+
+    @field_validator("where")
+    @classmethod
+    def _a_condition_on_an_answer(cls, value: str | None) -> str | None:
+        if value is not None:
+            expressions.parse(value, ANSWER_COLUMNS)
+        return value
+
+    def reads(self, column: str) -> bool:
+        """Whether the rule reads this column of an answer."""
+        if self.where is None:
+            return False
+        return column in expressions.parse(self.where, ANSWER_COLUMNS).columns
+
+
+def unreachable(routes: Sequence[RouteSpec]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Rules that leave nothing to another route, or take nothing themselves, by the path of their
+    key: as far as the expressions tell."""
+    first: dict[str, int] = {}
+    for number, route in enumerate(routes):
+        rule = expressions.parse(route.where)
+        path = ("routes", number, "where")
+        if not rule.columns:
+            yield path, _CONSTANT
+        elif rule.sql in first:
+            same = f"is the rule of routes.{first[rule.sql]}, which comes first"
+            yield path, f"{same}: no row is left for it"
+        first.setdefault(rule.sql, number)
+
+
+class ReuseSpec(DeclaredModel):
+    """Answers of the job's earlier partitions are taken over, of this number of partitions back."""
+
+    nights: int = Field(ge=1, le=MOST_NIGHTS)
+
+
+class NearDuplicatesSpec(DeclaredModel):
+    """What is done with documents that are nearly the same as an earlier one of their night.
+
+    `threshold` is the share of their texts that two documents have in common at least. `filter`
+    does not ask for the later document. `reuse` gives it the answer of the earlier one, if the
+    pilot shows that at least `min_agreement` of such pairs have equal answers.
+    """
+
+    threshold: float = Field(default=0.9, ge=0.5, le=1)
+    action: Literal["filter", "reuse"] = "filter"
+    min_agreement: float = Field(default=0.95, gt=0, lt=1)
 
 
 class FiltersSpec(DeclaredModel):
@@ -59,22 +178,3 @@ class FiltersSpec(DeclaredModel):
             if problem is not None:
                 raise ValueError(problem)
         return value
-
-
-class ReuseSpec(DeclaredModel):
-    """Answers of the job's earlier partitions are taken over, of this number of partitions back."""
-
-    nights: int = Field(ge=1, le=MOST_NIGHTS)
-
-
-class NearDuplicatesSpec(DeclaredModel):
-    """What is done with documents that are nearly the same as an earlier one of their night.
-
-    `threshold` is the share of their texts that two documents have in common at least. `filter`
-    does not ask for the later document. `reuse` gives it the answer of the earlier one, if the
-    pilot shows that at least `min_agreement` of such pairs have equal answers.
-    """
-
-    threshold: float = Field(default=0.9, ge=0.5, le=1)
-    action: Literal["filter", "reuse"] = "filter"
-    min_agreement: float = Field(default=0.95, gt=0, lt=1)

@@ -6,13 +6,25 @@ those of submissions in `flow.answers`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
+
+
+class Stands(StrEnum):
+    """Why former answers stand that might have been escalated: origins of rows without a name."""
+
+    SHARE = "over_share"
+    BUDGET = "no_budget"
+    DEADLINE = "deadline"
+    # The stronger model was asked, and gave no good answer.
+    IN_VAIN = "stronger_failed"
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,15 @@ def of_night(connection: Connection, night_id: int) -> list[AnswersFile]:
         .order_by(columns.id)
     )
     return [AnswersFile(**row) for row in connection.execute(query).mappings()]
+
+
+def standing(connection: Connection, night_id: int) -> dict[Stands, int]:
+    """How many requests of a night keep an answer that might have been escalated, by cause."""
+    found: Counter[Stands] = Counter()
+    for file in of_night(connection, night_id):
+        if file.name is None and file.origin in set(Stands):
+            found[Stands(file.origin)] += file.units
+    return dict(found)
 
 
 def is_decided(connection: Connection, night_id: int, snapshot_id: int, origin: str) -> bool:

@@ -49,8 +49,14 @@ class Night:
     retry_at: float | None = None
     retry_rounds: int = 0
     storm_since: float | None = None
+    undecided: int = 0
     waits_for: str | None = None
     held_twins: int = 0
+
+    @property
+    def unplanned(self) -> int:
+        """Requests that are part of no shard and not settled."""
+        return self.open_requests + self.undecided
 
     def resting(self, at: float) -> str | None:
         """Why requests that failed are not asked again at a time, as a clause; None: they are."""

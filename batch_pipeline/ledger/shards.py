@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -38,7 +38,9 @@ class NewShard:
     """A set of requests that will be one batch; `manifest` is the file that lists them.
 
     `bytes` are those of all requests, `largest_bytes` of the largest, `output_tokens` the sum of
-    their `max_tokens`. `usd_bound` is the most that they can cost, as known when they were planned.
+    their `max_tokens`; `parts` are the same by what the requests are priced at, where that is not
+    the declared model alone. `usd_bound` is the most that they can cost, as known when they were
+    planned. `optional` requests have an answer that stands without them.
     """
 
     engine: Engine
@@ -50,6 +52,8 @@ class NewShard:
     largest_bytes: int = field(kw_only=True)
     output_tokens: int = field(kw_only=True)
     for_deadline: bool = field(default=False, kw_only=True)
+    parts: list[dict[str, Any]] | None = field(default=None, kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,17 @@ class Shard(NewShard):
 
 
 def add_shards(
-    connection: Connection, night: Night, shards: Sequence[NewShard], *, open_requests: int
+    connection: Connection,
+    night: Night,
+    shards: Sequence[NewShard],
+    *,
+    open_requests: int,
+    undecided: int = 0,
 ) -> bool:
     """Add planned shards, unless the night has changed since the plan was begun (then False).
 
-    `open_requests` are the requests that are in no shard after this plan.
+    `open_requests` are the requests that are in no shard after this plan; `undecided` have an
+    answer, of which it is decided later whether it stands.
     """
     if nights.get_night(connection, night.id).revision != night.revision:
         return False
@@ -85,6 +95,7 @@ def add_shards(
         night.id,
         revision=night.revision + 1,
         open_requests=open_requests,
+        undecided=undecided,
         waits_for=None,
     )
     return True
@@ -253,6 +264,31 @@ def move_to_realtime(connection: Connection, night: Night, shards: Sequence[Shar
     since = current.realtime_since or now(connection)
     nights.update_night(connection, night.id, realtime_since=since)
     return True
+
+
+def optional_shards(connection: Connection, night_id: int) -> set[int]:
+    """Ids of the shards that the night can do without."""
+    query = sa.select(tables.shard.c.id).where(
+        tables.shard.c.night_id == night_id, tables.shard.c.optional.is_(True)
+    )
+    return set(connection.scalars(query))
+
+
+def drop_optional(connection: Connection, night_id: int) -> int:
+    """Drop the waiting shards that a night can do without; returns how many.
+
+    It is not decided then what becomes of their requests.
+    """
+    night = nights.get_night(connection, night_id)
+    waiting = list_shards(connection, night_id, ShardState.WAITING)
+    dropped = [shard for shard in waiting if shard.optional]
+    for shard in dropped:
+        set_shard_state(connection, shard.id, ShardState.DROPPED)
+    if dropped:
+        undecided = night.undecided + sum(shard.requests for shard in dropped)
+        revision = night.revision + 1
+        nights.update_night(connection, night_id, undecided=undecided, revision=revision)
+    return len(dropped)
 
 
 def _reopen(connection: Connection, night: Night, shards: Sequence[Shard]) -> None:

@@ -207,6 +207,7 @@ def replace_snapshot(
         night.id,
         snapshot_id=snapshot.id,
         open_requests=new.units,
+        undecided=0,
         revision=night.revision + 1,
         realtime_since=None,
         forecast=None,

@@ -83,6 +83,7 @@ class Submission:
     first_attempts: int = 0
     first_need_fix: int = 0
     passing: int = 0
+    unjudged: int = 0
     gone_requests: int = 0
     gone_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)

@@ -32,6 +32,12 @@ _SUMMED = (
 )  # fmt: skip
 
 
+# What is summed up of the answers of one model.
+MODEL_SUMS = (*TOKENS, "measured_answers", "measured_bytes", "measured_tokens")
+# The ids of one query: databases limit the values that one has.
+_AT_ONCE = 500
+
+
 class FeeKind(StrEnum):
     """What answers were billed beside tokens at the declared model's price."""
 
@@ -63,7 +69,10 @@ class Fee:
 class Counts:
     """What the collection of one submission found.
 
-    `items` were settled, by status; `open` requests go out again. `tokens` were billed, by class.
+    `items` were settled, by status; `open` requests go out again, and of `undecided` ones it is
+    decided later whether their answer stands. `unjudged` answers were kept because it cannot be
+    told whether they are sure. `models` is what answers of other models than the declared one were
+    billed, by model: see `of_models`. `tokens` were billed, by class.
     `measured_answers` have billed prompt tokens: `measured_tokens`, for requests of
     `measured_bytes`. Of the `first_attempts` that the API worked on
     `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
@@ -75,6 +84,9 @@ class Counts:
 
     items: Mapping[str, int] = field(default_factory=dict)
     open: int = 0
+    undecided: int = 0
+    unjudged: int = 0
+    models: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     measured_answers: int = 0
     measured_bytes: int = 0
@@ -121,6 +133,7 @@ class Counts:
             "gone_usd": self.gone_usd,
             "estimated_usd": self.estimated_usd,
             "passing": self.passing,
+            "unjudged": self.unjudged,
             "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,
             "duplicate": self.duplicate,
         }
@@ -196,6 +209,14 @@ def record(connection: Connection, submission_id: int, counts: Counts) -> None:
     ]  # fmt: skip
     if rows:
         connection.execute(sa.insert(tables.fee), rows)
+    rows = [
+        {"night_id": sent["night_id"], "submission_id": submission_id, "model_id": model_id,
+         "snapshot_id": sent["snapshot_id"], "cost_usd": _usd(used["picodollars"]),
+         **{name: used[name] for name in MODEL_SUMS}}
+        for model_id, used in counts.models.items()
+    ]  # fmt: skip
+    if rows:
+        connection.execute(sa.insert(tables.model_usage), rows)
     known = _examples(connection, sent["night_id"]) if counts.examples else {}
     of_part = known.get((sent["snapshot_id"], sent["pilot"]), {})
     rows = [
@@ -265,6 +286,46 @@ def fees(connection: Connection, night_id: int) -> tuple[Fee, ...]:
         Fee(FeeKind(kind), name, int(quantity), usd_of(whole, rest) if priced else None)
         for kind, name, quantity, priced, whole, rest in connection.execute(query)
     )
+
+
+def measured_by_model(
+    connection: Connection, night_id: int
+) -> dict[tuple[int, str], dict[str, int]]:
+    """What was measured of answers of other models than the declared one, by snapshot and model."""
+    usage = tables.model_usage.c
+    measured = [name for name in MODEL_SUMS if name.startswith("measured_")]
+    query = (
+        sa.select(usage.snapshot_id, usage.model_id, *(sa.func.sum(usage[n]) for n in measured))
+        .where(usage.night_id == night_id)
+        .group_by(usage.snapshot_id, usage.model_id)
+    )
+    return {
+        (snapshot_id, model_id): dict(zip(measured, map(int, found), strict=True))
+        for snapshot_id, model_id, *found in connection.execute(query)
+    }
+
+
+def of_models(
+    connection: Connection, submission_ids: Sequence[int]
+) -> dict[int, dict[str, tuple[dict[str, int], Decimal]]]:
+    """Tokens by class and USD of answers of other models than the declared one, by submission and
+    model."""
+    usage = tables.model_usage.c
+    found: dict[int, dict[str, tuple[dict[str, int], Decimal]]] = {}
+    for first in range(0, len(submission_ids), _AT_ONCE):
+        some = submission_ids[first : first + _AT_ONCE]
+        query = sa.select(tables.model_usage).where(usage.submission_id.in_(some))
+        for row in connection.execute(query).mappings():
+            of_submission = found.setdefault(row["submission_id"], {})
+            tokens = {name: row[name] for name in TOKENS}
+            of_submission[row["model_id"]] = tokens, row["cost_usd"]
+    return found
+
+
+def unjudged(connection: Connection, night_id: int) -> int:
+    """Answers of a night that were kept because it cannot be told whether they are sure."""
+    query = sa.select(sa.func.sum(tables.submission.c.unjudged)).where(*_collected(night_id))
+    return int(connection.scalar(query) or 0)
 
 
 def settled_items(connection: Connection, snapshot_id: int) -> dict[str, int]:

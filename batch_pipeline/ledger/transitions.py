@@ -265,6 +265,7 @@ def collect(
             night.id,
             revision=night.revision + 1,
             open_requests=night.open_requests + counts.open,
+            undecided=night.undecided + counts.undecided,
         )
     return collected
 

@@ -201,6 +201,7 @@ def of_pilot(
         "cache_read_percent": _percent(verdict["cache_read_share"]),
         **_took(verdict),
         **_near_duplicates(verdict),
+        **_routes(verdict),
         "simulated": simulated,
     }
 
@@ -208,6 +209,21 @@ def of_pilot(
 def _near_duplicates(verdict: Mapping[str, Any]) -> dict[str, str]:
     found = verdict.get("near_duplicates")
     return {} if found is None else {"near_duplicates": found["reason"]}
+
+
+def _routes(verdict: Mapping[str, Any]) -> dict[str, str | float]:
+    """The same by route, and what was escalated, where there is any of it."""
+    found: dict[str, str | float] = {}
+    if verdict.get("escalated_rate"):
+        found["escalated_percent"] = _percent(verdict["escalated_rate"])
+    if verdict.get("routes"):
+        found["routes"] = "; ".join(
+            f"{route['route'] or 'none'} ({route['model_id']}): {route['sample']:,} tried, "
+            f"{route['error_rate']:.1%} failed, "
+            f"projected {usd(Decimal(str(route['projected_usd'])))}"
+            for route in verdict["routes"]
+        )
+    return found
 
 
 def _took(verdict: Mapping[str, Any]) -> dict[str, float]:

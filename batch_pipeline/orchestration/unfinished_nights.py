@@ -183,4 +183,4 @@ def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue)
 def _to_plan(state: Progress, limits: ShardLimits) -> int:
     """The size of the next shard that would be made of open requests; 0: none is due."""
     due = progress.wants_plan(state, limits.requests)
-    return min(state.night.open_requests, limits.requests) if due else 0
+    return min(state.night.unplanned, limits.requests) if due else 0

@@ -90,7 +90,7 @@ class Work:
     requests: int
     prompt: Spread
     output: Spread
-    lengths: Sequence[tuple[int, float]]
+    lengths: Sequence[tuple[float, float]]
     shares: Shares = UNCACHED
     fees: Mapping[Mode, Decimal] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ def amounts(work: Work, price: ModelPrice, mode: Mode, buffer: float) -> Amounts
     tiers = price.tiers(mode)
     expected = sum(
         (
-            _usd(tiers, work.shares, length, work.output.mean) * requests
+            _usd(tiers, work.shares, length, work.output.mean) * Decimal(str(requests))
             for requests, length in work.lengths
         ),
         Decimal(0),

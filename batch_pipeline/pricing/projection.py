@@ -41,6 +41,36 @@ def project(costs: Sequence[Decimal], billed: Decimal, rest: int) -> Projection:
     return Projection(expected, billed + low * rest, billed + high * rest)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a night, of which some answers had these costs; `rest` requests are left."""
+
+    costs: Sequence[Decimal]
+    rest: int
+
+
+def project_parts(parts: Sequence[Part], billed: Decimal) -> Projection:
+    """The cost of a night in several parts, each with a sample of its own; together they were
+    `billed`.
+
+    Samples are independent, so that the squares of the half widths of their intervals add up. A
+    part without an answer counts at the mean of all answers.
+    """
+    every = [cost for part in parts for cost in part.costs]
+    expected, square, known = billed, Decimal(0), True
+    for part in parts:
+        found = project(part.costs or every, Decimal(0), part.rest)
+        expected += found.expected
+        if found.high is None:
+            known = False
+        else:
+            square += (found.high - found.expected) ** 2
+    if not known:
+        return Projection(expected, None, None)
+    half = square.sqrt()
+    return Projection(expected, max(billed, expected - half), expected + half)
+
+
 def _t(degrees: int) -> float:
     """Student's t at 95 %, two-sided: from the table, else by the expansion about the normal
     distribution (Abramowitz and Stegun 26.7.5), which has three good digits from 5 degrees on."""

@@ -74,6 +74,7 @@ class Pilot:
     """The pilot's verdict; `projected_usd` is for the whole night, None without a sample.
 
     `near_duplicates` says whether they may share answers, and why; None: that was no question.
+    `routes` has the same by route, as the verdict has it, where there are several.
     """
 
     open: bool
@@ -83,6 +84,8 @@ class Pilot:
     truncated_rate: float
     projected_usd: Decimal | None
     near_duplicates: str | None = None
+    escalated_rate: float = 0.0
+    routes: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,8 @@ class Report:
     deadline: DeadlineCost | None = None
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
+    # Requests whose first answer stands although it was to be escalated, by cause.
+    not_escalated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def avoided_usd(self) -> Decimal:

@@ -72,6 +72,7 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "deadline": report.deadline.as_json() if report.deadline else None,
         "pilot": _pilot_json(report.pilot),
+        "not_escalated": dict(report.not_escalated),
         "approvals": [
             {**vars(given), "approved_at": given.approved_at.isoformat(timespec="seconds")}
             for given in report.approvals
@@ -100,7 +101,9 @@ def to_json(report: Report) -> str:
 
 
 def _pilot_json(pilot: Pilot | None) -> dict[str, Any] | None:
-    return {**vars(pilot), "reasons": list(pilot.reasons)} if pilot else None
+    if pilot is None:
+        return None
+    return {**vars(pilot), "reasons": list(pilot.reasons), "routes": list(pilot.routes)}
 
 
 def _turnaround_json(turnaround: Distribution | None) -> dict[str, Any] | None:

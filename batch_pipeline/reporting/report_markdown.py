@@ -65,6 +65,9 @@ def _notices(report: Report) -> list[str]:
         notices.append(f"**Among what was billed:** {', '.join(fees)}")
     if report.unpriced:
         notices.append(f"**Without a price, in no sum:** {len(report.unpriced):,} things billed")
+    if report.not_escalated:
+        counts = (f"{n:,} {status_label(cause)}" for cause, n in report.not_escalated.items())
+        notices.append(f"**First answers that stand, not escalated:** {', '.join(counts)}")
     if report.deadline is not None:
         notices.append(f"**Deadline** {_deadline(report.deadline)}")
     return ["", *"\n\n".join(notices).split("\n"), ""] if notices else [""]

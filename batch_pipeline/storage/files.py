@@ -258,12 +258,23 @@ class Files:
         local = Path(self._root, folder)
         return sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
 
-    def read_columns(self, path: str, columns: Sequence[str]) -> pa.Table:
-        """Columns of a Parquet file, in this order, read by one thread: for small columns."""
-        import pyarrow.parquet as pq  # noqa: PLC0415  # as below
+    def read_columns(
+        self, path: str, columns: Sequence[str], schema: pa.Schema | None = None
+    ) -> pa.Table:
+        """Columns of a Parquet file, in this order, read by one thread: for small columns.
+
+        With a `schema` a column that the file lacks is NULL.
+        """
+        import pyarrow as pa  # noqa: PLC0415  # as below
+        import pyarrow.parquet as pq  # noqa: PLC0415
 
         with self.open_native(path) as file, pq.ParquetFile(file) as parquet:
-            return parquet.read(columns=list(columns), use_threads=False).select(columns)
+            table = parquet.read(columns=list(columns), use_threads=False)
+        for name in columns:
+            if schema is not None and name not in table.column_names:
+                nulls = pa.nulls(table.num_rows, schema.field(name).type)
+                table = table.append_column(schema.field(name), nulls)
+        return table.select(columns)
 
     @property
     def filesystem(self) -> Any:

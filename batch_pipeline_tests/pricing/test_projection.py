@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from batch_pipeline.pricing.projection import _t, project
+from batch_pipeline.pricing.projection import Part, _t, project, project_parts
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,19 @@ def test_the_interval_holds_in_about_95_of_100_nights() -> None:
         assert found.high is not None
         held += found.low <= total <= found.high
     assert held >= 180
+
+
+def test_parts_of_a_night_add_up_and_so_do_the_squares_of_their_spreads() -> None:
+    one, other = [Decimal(1), Decimal(3)], [Decimal(10), Decimal(10)]
+    parts = [Part(one, 4), Part(other, 2), Part([], 3)]
+    found = project_parts(parts, Decimal(10))
+    # A part without an answer of its own counts at the mean of all.
+    assert found.expected == 10 + 4 * 2 + 2 * 10 + 3 * 6
+    alone = [project(one, Decimal(0), 4), project(other, Decimal(0), 2)]
+    alone.append(project([*one, *other], Decimal(0), 3))
+    square = sum((p.high - p.expected) ** 2 for p in alone if p.high is not None)
+    assert found.high is not None
+    assert found.high - found.expected == pytest.approx(Decimal(square).sqrt())
+    assert project_parts([Part(one, 4), Part([Decimal(5)], 1)], Decimal(0)).high is None
+    whole, single = project(one, Decimal(3), 4), project_parts([Part(one, 4)], Decimal(3))
+    assert (single.expected, single.high) == (whole.expected, whole.high)

@@ -16,6 +16,7 @@ from batch_pipeline.wording import duration, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.estimate import Estimate
+    from batch_pipeline.flow.costs.estimate_ways import AskedWay
     from batch_pipeline.pricing.estimate import Spread
 
 WIDTH = 80
@@ -61,11 +62,15 @@ def _show(found: Estimate) -> None:
         how = "at most, for searches" if found.tokens.fees is None else "measured"
         say(f"Beside the tokens {usd(fees)} a request ({how}).")
     ways = plain_table()
-    ways.add_column(f"USD ({found.model_id})", overflow="fold")
+    several = len(found.ways) > 1
+    ways.add_column("USD" if several else f"USD ({found.model_id})", overflow="fold")
     for name in ("as batches", "in real time", "saved"):
         ways.add_column(name, justify="right", no_wrap=True)
     for name, batch, realtime in _amounts(found):
         ways.add_row(name, usd(batch), usd(realtime), usd(realtime - batch))
+    for way in found.ways if several else ():
+        batch, realtime = way.batch.expected, way.realtime.expected
+        ways.add_row(_way(way), usd(batch), usd(realtime), usd(realtime - batch))
     ways.add_row("time", _hours(found.batch_hours), _hours(found.realtime_hours), "")
     console.print(ways)
     if found.avoided:
@@ -93,6 +98,14 @@ def _what(found: Estimate) -> str:
         if count:
             parts.append(f"{count:,} {why}")
     return ", ".join(parts) + "."
+
+
+def _way(way: AskedWay) -> str:
+    """A way of asking, with its number of requests."""
+    which = "no route" if way.route is None else f"route {way.route}"
+    if way.escalated:
+        which = f"{which}, escalated"
+    return f"{which} ({way.model_id}): {way.requests:,} requests"
 
 
 def _amounts(found: Estimate) -> list[tuple[str, Decimal, Decimal]]:

@@ -29,6 +29,7 @@ from batch_pipeline.ledger import refusals, shards, snapshots, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.refusals import Refusal
 from batch_pipeline.ledger.shards import NewShard, Shard
+from batch_pipeline.pricing.bounds import ShardSize
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
@@ -135,10 +136,13 @@ def split_rows(manifest: pa.Table, row: int | None) -> list[pa.Table]:
 def _part(
     pipeline: Pipeline, night: Night, declaration: Declaration, whole: Shard, rows: pa.Table
 ) -> NewShard:
-    def bound(size: dict[str, int]) -> Decimal:
+    def bound(size: ShardSize) -> Decimal:
+        # Requests of the dearest model may be in this part alone.
+        if whole.parts is not None:
+            return whole.usd_bound
         # Input, output and fees each cost at most what they cost of the whole, by their share.
         shares = [
-            Decimal(size[name]) / max(1, of_whole)
+            Decimal(size.whole[name]) / max(1, of_whole)
             for name, of_whole in (
                 ("input_bytes", whole.bytes),
                 ("output_tokens", whole.output_tokens),

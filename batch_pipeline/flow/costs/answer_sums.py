@@ -64,11 +64,19 @@ _COUNTS = """
 
 @dataclass(frozen=True)
 class Priced:
-    """A collected submission, the model that it was declared with, and the prices of its time."""
+    """A collected submission, the model that it was declared with, and the prices of its time.
+
+    `others` are the other models that its requests were asked of, by route or escalation.
+    """
 
     submission: Submission
     model_id: str
     price: ModelPrice
+    others: tuple[str, ...] = ()
+
+
+# Submissions whose answers are added up together: declared model, price, bought twice, others.
+_Group = tuple[str, ModelPrice, bool, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -149,19 +157,20 @@ def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> A
 def _by_model(
     pipeline: Pipeline, night: Night, collected: Iterable[Priced]
 ) -> tuple[ModelUsage, ...]:
-    groups: defaultdict[tuple[str, ModelPrice, bool], list[Submission]] = defaultdict(list)
+    groups: defaultdict[_Group, list[Submission]] = defaultdict(list)
     for priced in collected:
-        kind = (priced.model_id, priced.price, priced.submission.duplicate)
+        kind = (priced.model_id, priced.price, priced.submission.duplicate, priced.others)
         groups[kind].append(priced.submission)
     found: dict[tuple[str, str, str], ModelUsage] = {}
-    for (model_id, price, duplicates), group in groups.items():
+    for (declared, price, duplicates, others), group in groups.items():
         files = answer_paths(night, group, duplicates=duplicates)
         with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
             rows = by_tier(connection, price.realtime.starts)
         for row in rows:
+            model_id = _asked_of(row.model, declared, others)
             usage = ModelUsage(
                 model_id=model_id,
-                price_model=_price_model(row.model, model_id, price),
+                price_model=_price_model(row.model, declared, price),
                 mode=row.mode,
                 answers=row.answers,
                 tokens=row.tokens,
@@ -171,6 +180,13 @@ def _by_model(
             way = (model_id, usage.price_model, usage.mode)
             found[way] = found[way] + usage if way in found else usage
     return tuple(sorted(found.values(), key=lambda usage: (-usage.usd, usage.model_id)))
+
+
+def _asked_of(answered: str | None, declared: str, others: Sequence[str]) -> str:
+    """The model that answers were asked of, of those that a submission asked."""
+    if answered is None or billing.is_same(answered, declared):
+        return declared
+    return next((other for other in others if billing.is_same(answered, other)), declared)
 
 
 def _price_model(answered: str | None, declared: str, price: ModelPrice) -> str:

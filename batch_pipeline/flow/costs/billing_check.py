@@ -19,6 +19,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.ledger import shards, snapshots, submissions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.submissions import State
+from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.tokens import TOKENS
 
 # Our modes by the service tiers of the organisation's reports; other tiers are not used here.
@@ -48,6 +49,11 @@ class Sums:
 
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
     usd: Decimal = Decimal(0)
+
+    def add(self, tokens: Mapping[str, int], usd: Decimal) -> None:
+        for name in TOKENS:
+            self.tokens[name] += tokens[name]
+        self.usd += usd
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,18 @@ def of_ledger(connection: Connection, account: str, day: date) -> dict[Key, Sums
         states=(State.COLLECTED,),
     )
     models: dict[int, str] = {}
+    others = of_models(connection, [each.id for each in collected])
     found: defaultdict[Key, Sums] = defaultdict(Sums)
     for each in collected:
         if each.shard_id not in models:
             shard = shards.get_shard(connection, each.shard_id)
             declared = snapshots.get_snapshot(connection, shard.snapshot_id).declaration
             models[each.shard_id] = Declaration.from_json(declared).model_id
-        sums = found[models[each.shard_id], each.engine]
-        for name in TOKENS:
-            sums.tokens[name] += each.tokens[name]
-        sums.usd += each.cost_usd or Decimal(0)
+        own = models[each.shard_id]
+        found[own, each.engine].add(each.tokens, each.cost_usd or Decimal(0))
+        for model_id, (tokens, usd) in others.get(each.id, {}).items():
+            found[model_id, each.engine].add(tokens, usd)
+            found[own, each.engine].add({name: -tokens[name] for name in TOKENS}, -usd)
     return dict(found)
 
 

@@ -28,6 +28,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
+from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import report_html, report_markdown
@@ -74,6 +75,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         state = progress_of.of_night(connection, night.id)
         state = progress_of.with_all(connection, state)
         declared = _declarations(connection, state)
+        others = _other_models(connection, state)
         trend = _trend(connection, state.night)
         expected = _expected(connection, state.night)
         hurried = shards.shards_for_deadline(connection, night.id)
@@ -84,9 +86,10 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         current = Declaration.from_json(state.snapshot.declaration)
     stated = state.submissions[-1].stated_prices if state.submissions else stated_prices(spec)
     price = price_at(current, _first_intent(state), stated)
-    priced = _priced(state, declared)
+    priced = _priced(state, declared, others)
     sums = answer_sums.of_night(pipeline, night, priced)
     used = {declaration.model_id for declaration in declared.values()}
+    used |= {model for models in others.values() for model in models}
     return Report(
         job=night.job,
         partition=night.partition,
@@ -139,6 +142,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         differences=_differences(state, expected, sums, price),
         trend=trend,
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
+        not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
         avoided=_avoided(pipeline, spec, state, current, price),
     )
@@ -220,7 +224,17 @@ def _first_intent(state: Progress) -> datetime:
     return _time(min((s.intent_at for s in state.submissions), default=state.night.created_at))
 
 
-def _priced(state: Progress, declared: Mapping[int, Declaration]) -> list[Priced]:
+def _other_models(connection: Connection, state: Progress) -> dict[int, tuple[str, ...]]:
+    """The models beside the declared one that each collected submission asked, by its id."""
+    found = of_models(connection, [submission.id for submission in _collected(state)])
+    return {submission_id: tuple(sorted(models)) for submission_id, models in found.items()}
+
+
+def _priced(
+    state: Progress,
+    declared: Mapping[int, Declaration],
+    others: Mapping[int, tuple[str, ...]],
+) -> list[Priced]:
     """Collected submissions with the prices of the time at which they were sent, so that savings do
     not come from a change of prices."""
     return [
@@ -230,6 +244,7 @@ def _priced(state: Progress, declared: Mapping[int, Declaration]) -> list[Priced
             price_at(
                 declared[submission.id], _time(submission.intent_at), submission.stated_prices
             ),
+            others.get(submission.id, ()),
         )
         for submission in _collected(state)
     ]
@@ -342,6 +357,8 @@ def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:
         truncated_rate=verdict["truncated_rate"],
         projected_usd=Decimal(str(verdict["projected_usd"])) if verdict["judged"] else None,
         near_duplicates=(verdict.get("near_duplicates") or {}).get("reason"),
+        escalated_rate=verdict.get("escalated_rate", 0.0),
+        routes=tuple(verdict.get("routes", ())),
     )
 
 

@@ -24,8 +24,9 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import avoided, experience
+from batch_pipeline.flow.costs import avoided, estimate_ways, experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
+from batch_pipeline.flow.costs.estimate_ways import AskedWay
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
@@ -106,6 +107,8 @@ class Estimate:
     realtime_hours_from: str
     advice: Advice
     warnings: tuple[str, ...]
+    # The requests by route and model, where these are not all of the job's own.
+    ways: tuple[AskedWay, ...]
     avoided: tuple[Avoided, ...]
 
     @property
@@ -152,7 +155,8 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
             counted, trouble = _count(pipeline, files, snapshot, left)
         tokens = _tokens(spec, left, found, counted)
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
-    return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, notes)
+    known = left, tokens, found
+    return _assembled(pipeline, spec, partition, account, night, snapshot, known, notes)
 
 
 def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
@@ -163,7 +167,8 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     found = experience.find(pipeline, spec.name, night.partition, night.account, declaration, price)
     tokens = _tokens(spec, left, found, None)
     partition, account = night.partition, night.account
-    return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, [])
+    known = left, tokens, found
+    return _assembled(pipeline, spec, partition, account, night, snapshot, known, [])
 
 
 def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
@@ -278,11 +283,11 @@ def _assembled(
     account: str,
     night: Night | None,
     snapshot: NewSnapshot,
-    left: Unbought,
-    tokens: Tokens,
+    known: tuple[Unbought, Tokens, experience.Experience | None],
     notes: list[str],
 ) -> Estimate:
     price = price_for(spec)
+    left, tokens, found = known
     if left.reusable:
         # As the snapshot will be once that is decided.
         counts = {"documents": left.reusable, "bytes": left.reusable_bytes}
@@ -298,7 +303,14 @@ def _assembled(
         fees=tokens.fees if tokens.fees is not None else dict.fromkeys(MODES, searches),
     )
     buffer = spec.budget.buffer
-    batch, realtime = (amounts(work, price, mode, buffer) for mode in ("batch", "realtime"))
+    asked = estimate_ways.ways(spec, left, tokens, found, buffer)
+    if len(asked) > 1 or left.route is not None:
+        batch, realtime = (
+            estimate_ways.summed(parts)
+            for parts in ((way.batch for way in asked), (way.realtime for way in asked))
+        )
+    else:
+        batch, realtime = (amounts(work, price, mode, buffer) for mode in MODES)
     extra = (realtime.expected - batch.expected) / max(1, left.requests)
     extra *= _sample(spec, night, snapshot, left)
     with pipeline.ledger.read() as connection:
@@ -334,6 +346,7 @@ def _assembled(
         ),
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
         warnings=tuple(notes),
+        ways=asked,
         avoided=avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec)),
     )
 
@@ -411,6 +424,7 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "savings_usd": _usd(found.savings_usd),
         "avoided_usd": {cause: _usd(amount) for cause, amount in by_cause(found.avoided).items()},
         "avoided": [{**each.as_json(), "avoided_usd": _usd(each.usd)} for each in found.avoided],
+        "by_route": [way.as_json() for way in found.ways] if len(found.ways) > 1 else [],
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }

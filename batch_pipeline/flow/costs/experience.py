@@ -17,6 +17,7 @@ from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night
@@ -32,6 +33,18 @@ LATEST_SUBMISSIONS = 50
 # How many nights are searched for them.
 MOST_NIGHTS = 100
 
+# Answers of the job's own model: those of its routes and of the stronger model are apart.
+_OWN = f"variant IS NULL OR variant = '{MORE_ROOM}'"
+_OTHERS = f"""
+    SELECT route, variant = '{ESCALATED}' AS escalated, avg(output_tokens),
+           quantile_disc(output_tokens, [0.5, 0.95])
+    FROM all_answers WHERE {" + ".join(PROMPT_TOKENS)} > 0 AND NOT coalesce({_OWN}, false)
+    GROUP BY ALL
+"""  # noqa: S608  # column names of ours
+_SHARE = f"""
+    SELECT count(DISTINCT unit) FILTER (variant = '{ESCALATED}'), count(DISTINCT unit)
+    FROM all_answers WHERE {" + ".join(PROMPT_TOKENS)} > 0
+"""  # noqa: S608  # as above
 _OUTPUT = f"""
     SELECT avg(output_tokens), quantile_disc(output_tokens, [0.5, 0.95]) FROM answers
     WHERE {" + ".join(PROMPT_TOKENS)} > 0
@@ -45,6 +58,10 @@ class Experience:
     `output` is None where the answers are of another job with this model: its prompts show how many
     tokens a byte has, but its answers say nothing about this job's. `fees` are USD of an answer by
     mode, beside its tokens at the declared model's price.
+
+    All of that is of the job's own model. `outputs` are those of its other ways, by route and
+    whether they were escalated; `models` the prompts of their models; `escalated` is the share of
+    the requests for which a stronger model was asked.
     """
 
     source: str
@@ -52,6 +69,9 @@ class Experience:
     usage: TokenUsage
     output: Spread | None
     fees: Mapping[Mode, Decimal] = field(default_factory=dict)
+    outputs: Mapping[tuple[str | None, bool], Spread] = field(default_factory=dict)
+    models: Mapping[str, Measured] = field(default_factory=dict)
+    escalated: float | None = None
 
 
 def find(
@@ -83,6 +103,7 @@ def _of_nights(
     price: ModelPrice,
 ) -> Experience | None:
     found: list[Sums] = []
+    models: dict[str, Measured] = {}
     files: list[str] = []
     names: list[str] = []
     for night in candidates:
@@ -99,21 +120,34 @@ def _of_nights(
         if not informative:
             continue
         found += informative
+        for (snapshot_id, model_id), parts in sums.measured_by_model(connection, night.id).items():
+            if snapshot_id in wanted:
+                models[model_id] = models.get(model_id, Measured()) + Measured(*parts.values())
         files += still_there(pipeline.files, night, _answers(connection, night, wanted))
         only_pilot = all(each.pilot for each in informative)
         names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
         if len(names) == LAST_NIGHTS:
             break
     prompts, tokens = measured(found), _tokens(found)
+    for other in models.values():
+        prompts -= other
     if prompts.answers < LEAST_ANSWERS or not files:
         return None
-    with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as joined:
+    with joins.tables(pipeline.files, {"all_answers": (files, ANSWERS_SCHEMA)}) as joined:
+        joined.execute(f"CREATE TEMP VIEW answers AS SELECT * FROM all_answers WHERE {_OWN}")  # noqa: S608
+        outputs = {
+            (route, bool(escalated)): Spread(mean, *quantiles)
+            for route, escalated, mean, quantiles in joined.execute(_OTHERS).fetchall()
+        }
+        [(escalated, asked)] = joined.execute(_SHARE).fetchall()
         [(mean, quantiles)] = joined.execute(_OUTPUT).fetchall()
         fees = answer_sums.fees_of_an_answer(joined, price)
     if mean is None:
         return None
     what = f"{prompts.answers:,} billed answers of this job: {', '.join(names)}"
-    return Experience(what, prompts, tokens, Spread(mean, *quantiles), fees)
+    share = escalated / asked if asked else None
+    own = Spread(mean, *quantiles)
+    return Experience(what, prompts, tokens, own, fees, outputs, models, share)
 
 
 def _of_model(

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from batch_pipeline.flow import answers, joins
 from batch_pipeline.flow.dataset import decisions
@@ -23,7 +24,7 @@ from batch_pipeline.ledger.snapshots import Snapshot
 
 # What is made by the present declaration needs no keeping: the same comes out again.
 _SETTLED_OTHERWISE = """
-    SELECT s.id, s.unit, {made_by} AS declaration
+    SELECT s.id, s.unit, {made_by} AS declaration, s.route
     FROM snapshot s JOIN (
         SELECT DISTINCT unit FROM answers WHERE final
     ) a ON a.unit = s.unit
@@ -32,20 +33,30 @@ _SETTLED_OTHERWISE = """
 """
 
 
+class MadeBy(NamedTuple):
+    """The hash of the declaration that made a request, and its route in it."""
+
+    declaration: str
+    route: str | None
+
+
 @dataclass
 class KeptUnits:
     """Finds the unit that an item keeps, by the item's id."""
 
-    builders: Mapping[str, RequestBuilder] = field(default_factory=dict)
+    builders: Mapping[MadeBy, RequestBuilder] = field(default_factory=dict)
     _database: sqlite3.Connection | None = None
 
-    def of(self, item_id: str) -> tuple[str, RequestBuilder] | None:
+    def of(self, item_id: str) -> tuple[str, MadeBy, RequestBuilder] | None:
         """The unit to keep and what built its request; None: the item has none."""
         if self._database is None:
             return None
-        query = "SELECT unit, declaration FROM kept WHERE id = ?"
+        query = "SELECT unit, declaration, route FROM kept WHERE id = ?"
         found = self._database.execute(query, (item_id,)).fetchone()
-        return None if found is None else (found[0], self.builders[found[1]])
+        if found is None:
+            return None
+        made_by = MadeBy(*found[1:])
+        return found[0], made_by, self.builders[made_by]
 
 
 def is_kept_on(night: Night, current: Snapshot, present: Declaration) -> bool:
@@ -77,8 +88,9 @@ def settled_otherwise(
     with pipeline.ledger.read() as connection:
         found = answers.of_night(connection, night, current)
         builders = {
-            key: RequestBuilder(Declaration.from_json(declared))
+            MadeBy(key, route): RequestBuilder(asked)
             for key, declared in inputs.declarations(connection, night.id).items()
+            for route, asked in Declaration.from_json(declared).by_route().items()
         }
     with (
         pipeline.files.staged(".sqlite") as path,
@@ -86,11 +98,13 @@ def settled_otherwise(
     ):
         # Found by id, one at a time, in whatever order the files now have.
         database.execute("PRAGMA journal_mode = OFF")
-        database.execute("CREATE TABLE kept (id TEXT PRIMARY KEY, unit, declaration) WITHOUT ROWID")
+        database.execute(
+            "CREATE TABLE kept (id TEXT PRIMARY KEY, unit, declaration, route) WITHOUT ROWID"
+        )
         with answers.tables(pipeline.files, found, {}) as answered:
             add_table(answered, layers_of(pipeline.files, current))
             decisions.add_table(answered, pipeline.files, current)
             for batch in joins.batches(answered, query):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                database.executemany("INSERT INTO kept VALUES (?, ?, ?)", rows)
+                database.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", rows)
         yield KeptUnits(builders, database)

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset import filters
-from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS
+from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS, Failed
 from batch_pipeline.flow.dataset.filters import Filters, SetAside
 from batch_pipeline.flow.dataset.near.signatures import SignatureFile
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_values
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
-from batch_pipeline.flow.dataset.reading.splits import Piece, with_lines_counted
+from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
+from batch_pipeline.flow.dataset.routes import Found, columns_of, router
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
@@ -31,6 +32,8 @@ from batch_pipeline.flow.outcomes import Status
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.kept_units import KeptUnits
 
+# Why a row is set aside for which a route's expression cannot be evaluated.
+RULE_FAILED = "a route's rule cannot be evaluated"
 # How many rows that are set aside an error message names.
 EXAMPLES = 5
 # Bytes from which on a row's texts are not hashed a second time.
@@ -106,8 +109,9 @@ def wanted_by(declaration: Declaration) -> Wanted:
     """The columns that a declaration reads."""
     columns = Template.parse(declaration.user).columns
     also = [(name, "filters.where") for name in filters.columns_of(declaration.filters)]
+    also += columns_of(declaration)
     further = [pair for pair in also if pair[0] not in columns]
-    return Wanted(declaration.id_column, columns, tuple(further))
+    return Wanted(declaration.id_column, columns, tuple(dict(reversed(further)).items()))
 
 
 class _Preparation:
@@ -124,7 +128,11 @@ class _Preparation:
         asked: Filters | None,
         signatures: SignatureFile,
     ) -> None:
-        self._builder = RequestBuilder(declaration)
+        self._declaration = declaration
+        self._builders = {
+            route: RequestBuilder(asked) for route, asked in declaration.by_route().items()
+        }
+        self._builder = self._builders[None]
         self._writer = SnapshotWriter(folder, number, codec)
         self._kept, self._only, self._filters = kept, only, asked
         self._signatures = signatures
@@ -136,16 +144,15 @@ class _Preparation:
         self._rows = 0
 
     def of(self, piece: Piece) -> Prepared:
-        wanted = wanted_by(self._builder.declaration)
+        wanted = wanted_by(self._declaration)
         done = self._done
         for section in piece:
             if section.end is not None:
                 done.seen = LinesSeen(set(wanted.read))
             before = self._rows
-            for row in read_section(section, wanted, done.seen):
-                self._rows += 1
-                if self._only is None or row.id in self._only:
-                    self._take(row)
+            with router(self._declaration) as routes:
+                for row, route in routes.routed(self._wanted(section, wanted)):
+                    self._take(row, route)
             if self._rows == before and section.end is None:
                 done.without_rows.append(section.file.path)
         self._add_waiting()
@@ -155,9 +162,18 @@ class _Preparation:
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
-    def _take(self, row: Row) -> None:
+    def _wanted(self, section: Section, wanted: Wanted) -> Iterator[Row]:
+        for row in read_section(section, wanted, self._done.seen):
+            self._rows += 1
+            if self._only is None or row.id in self._only:
+                yield row
+
+    def _take(self, row: Row, route: Found) -> None:
         """Make a row's request; where there are filters, the row waits until a batch is full."""
-        prepared = prepare_row(row, self._builder)
+        if isinstance(route, Failed):
+            prepared = _set_aside(row, Status.INVALID_INPUT, RULE_FAILED, route.message)
+        else:
+            prepared = prepare_row(row, self._builders[route])._replace(route=route)
         self._content.update(_content_of(row, prepared.fingerprint))
         kept = None if self._kept is None else self._as_kept(row, self._kept)
         if self._filters is None:
@@ -196,13 +212,13 @@ class _Preparation:
         found = kept.of(row.id)
         if found is None:
             return None
-        unit, builder = found
+        unit, made_by, builder = found
         values, problem = row_values(row.input, builder.columns)
         former = prepare_row(row._replace(values=values, problem=problem, places=None), builder)
         if former.unit != unit:
             return None
         self._kept_found.update(f"{unit}{len(row.id)}\n{row.id}".encode())
-        return former._replace(kept_from=builder.declaration.hash)
+        return former._replace(kept_from=made_by.declaration, route=made_by.route)
 
     def _count_set_aside(self, row: Row, prepared: SnapshotRow) -> None:
         done, reason = self._done, prepared.reason or ""

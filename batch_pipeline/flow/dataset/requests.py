@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -34,11 +34,23 @@ CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
+class Route:
+    """Rows for which `where` is true ask this model, with these parameters."""
+
+    where: str
+    model_id: str
+    max_tokens: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Declaration:
     """The part of a job that shapes its requests, and how their answers are read.
 
     A request of more than `max_request_bytes` fits in no batch. What is in `SELECTING` shapes no
-    request, and is no part of the hash: it says which rows make one (None: all).
+    request, and is no part of the hash: it says which rows make one (None: all). The first of the
+    `routes` that matches makes a row's request; rows that none matches are asked as the job itself
+    declares.
     """
 
     model_id: str
@@ -54,6 +66,7 @@ class Declaration:
     fingerprint_version: int = FINGERPRINT_VERSION
     filters: dict[str, Any] | None = None
     near_duplicates: dict[str, Any] | None = None
+    routes: tuple[Route, ...] = ()
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
@@ -73,16 +86,23 @@ class Declaration:
             near_duplicates=None
             if spec.near_duplicates is None
             else spec.near_duplicates.model_dump(mode="json", include={"threshold", "action"}),
+            routes=tuple(
+                Route(route.where, asked.model_id, asked.max_tokens, dict(asked.params))
+                for route, (_, asked) in zip(spec.routes, spec.asked_by_routes(), strict=True)
+            ),
         )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Declaration:
-        return cls(**{**data, "betas": tuple(data["betas"])})
+        routes = tuple(Route(**route) for route in data.get("routes", ()))
+        return cls(**{**data, "betas": tuple(data["betas"]), "routes": routes})
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "betas": list(self.betas)}
+        data = {**asdict(self), "betas": list(self.betas), "routes": list(map(asdict, self.routes))}
         # What is not declared is left out, as in ledgers that were written before it could be.
         absent = {name for name in SELECTING if data[name] is None}
+        if not self.routes:
+            absent.add("routes")
         return {name: value for name, value in data.items() if name not in absent}
 
     @property
@@ -95,6 +115,17 @@ class Declaration:
         """Whether a snapshot was taken under this declaration, with the same choice of rows."""
         same = all(snapshot.declaration.get(name) == getattr(self, name) for name in SELECTING)
         return snapshot.declaration_hash == self.hash and same
+
+    def by_route(self) -> dict[str | None, Declaration]:
+        """What makes the requests of each route, by its name: its place in the list, counted from
+        1. Under None that of the rows which no route matches."""
+        own = replace(self, routes=())
+        return {None: own} | {
+            str(number): replace(
+                own, model_id=route.model_id, max_tokens=route.max_tokens, params=route.params
+            )
+            for number, route in enumerate(self.routes, 1)
+        }
 
     @property
     def hash(self) -> str:
@@ -138,7 +169,8 @@ class RequestBuilder:
         ]
         self._last = b'"' + self._suffix
         constant = [self._prefix, self._first, *others, self._last]
-        self._constant_bytes = sum(map(len, constant))
+        # The bytes of a request beside the texts of its row.
+        self.constant_bytes = sum(map(len, constant))
         betas = orjson.dumps(list(declaration.betas))
         self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
         # What all requests begin with is hashed once.
@@ -171,7 +203,7 @@ class RequestBuilder:
 
     def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
         """The fingerprint and the bytes of what `splice` makes of a row, without making it."""
-        digest, size = self._begun.copy(), self._constant_bytes
+        digest, size = self._begun.copy(), self.constant_bytes
         for at, literal in self._slots:
             text = row[places[at] : places[at + 1]]
             digest.update(text)

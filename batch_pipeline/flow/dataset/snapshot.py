@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # `detail` says more of this row. It has no unit, unless a filter sets it aside. A line's `row`
 # counts from where its piece begins. `input` is the row as JSON, `places` where in it the texts of
 # the request stand (`row_json.places_of`), if that is known. `kept_from` is the hash of the former
-# declaration that made the request of a kept unit.
+# declaration that made the request of a kept unit. `route` is the route of the declaration that
+# made the request; NULL: the job's own.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("input", pa.binary(), nullable=False),
         pa.field("kept_from", pa.string()),
         pa.field("places", pa.list_(pa.int64())),
+        pa.field("route", pa.string()),
     ]
 )
 # The bounds of a row group: it is what a reader and a writer hold in memory, and what is read for a
@@ -53,7 +55,7 @@ PART_BYTES = 256 << 20
 
 _WRITTEN = {
     # A text that hardly ever comes twice is not looked up in a dictionary.
-    "use_dictionary": ["status", "reason", "source", "kept_from"],
+    "use_dictionary": ["status", "reason", "source", "kept_from", "route"],
     # Rows are found by it, see `snapshot.read_inputs`.
     "write_statistics": ["ordinal"],
     # After this many rows pyarrow looks whether a page is full: with its default of 1,024 a row
@@ -89,6 +91,7 @@ class SnapshotRow(NamedTuple):
     input: bytes
     kept_from: str | None = None
     places: Sequence[int] | None = None
+    route: str | None = None
 
 
 class SnapshotWriter:

@@ -69,7 +69,8 @@ class Outlook:
 
     `unsent` are to go as batches (`unplanned` of them are part of no shard yet), `calling` go in
     real time already or come back from a batch that is being cancelled for it. `room` of the
-    `queue` is free. `slowest` is the longest that a batch of the night has been at the API without
+    `queue` is free. `optional` batches, which the night can do without, are not among those that
+    are `flying`. `slowest` is the longest that a batch of the night has been at the API without
     ending by itself, `cancel_seconds` what a cancelled one takes to end. `moved`: real time has
     begun, and open requests stay with it: where the forecast is close, one round must not go in
     real time and the next as a batch.
@@ -89,6 +90,7 @@ class Outlook:
     moved: bool = False
     poll_seconds: float = 60.0
     cancel_seconds: float = ASSUMED_CANCEL_SECONDS
+    optional: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,16 @@ def decide(outlook: Outlook) -> Forecast:
         # Real time would still be in time later: until then a batch may end after all.
         return _forecast(outlook, slow, to_realtime, (), late, last_moment)
     return _forecast(outlook, slow, to_realtime, tuple(sorted(batch.id for batch in late)))
+
+
+def is_late(outlook: Outlook) -> bool:
+    """Whether a batch that is sent now is expected to miss the deadline."""
+    return outlook.now + _expected_turnaround(outlook) > outlook.deadline
+
+
+def must_end(outlook: Outlook) -> bool:
+    """Whether a batch has to be cancelled now, if its end is to be collected by the deadline."""
+    return outlook.now >= outlook.deadline - outlook.cancel_seconds - 2 * outlook.poll_seconds
 
 
 def _expected_turnaround(outlook: Outlook) -> float:

@@ -25,6 +25,7 @@ from batch_pipeline.ledger import shards, submissions, takeovers
 from batch_pipeline.ledger.admission.queue import read_queue
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.settings import Settings
 
@@ -48,6 +49,15 @@ def of_night(
         return None
     taken = takeovers.of_night(connection, night.id)
     waiting = shards.waiting_by_engine(connection, night.id)
+    # What a night can do without is neither hurried nor waited for.
+    optional = shards.optional_shards(connection, night.id)
+    waiting_optional = sum(
+        shard.requests
+        for shard in (
+            shards.list_shards(connection, night.id, ShardState.WAITING) if optional else ()
+        )
+        if shard.id in optional and shard.engine == "batch"
+    )
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
     job_queue = spec.limits.max_queued_requests
@@ -55,14 +65,14 @@ def of_night(
     return Outlook(
         now=state.at,
         deadline=night.deadline_at,
-        unsent=waiting.get("batch", 0) + night.open_requests,
+        unsent=waiting.get("batch", 0) - waiting_optional + night.open_requests,
         calling=waiting.get("realtime", 0)
         + sum(_unanswered(s) for s in calls)
         + sum(s.requests for s in coming),
         flying=[
             Flying(s.id, s.requests, s.accepted_at or state.at, takable=s.state is State.ACCEPTED)
             for s in state.live
-            if s.state in IN_QUEUE and s.id not in taken
+            if s.state in IN_QUEUE and s.id not in taken and s.shard_id not in optional
         ],
         room=max(0, queue.room),
         queue=queue.limit,
@@ -73,6 +83,7 @@ def of_night(
         moved=night.realtime_since is not None,
         poll_seconds=settings.poll_seconds,
         cancel_seconds=_measured_cancel(connection, night.account),
+        optional=[s.id for s in state.live if s.state is State.ACCEPTED and s.shard_id in optional],
     )
 
 

@@ -28,13 +28,13 @@ from batch_pipeline.flow.planning.plan import ShardLimits
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import KEPT_AS_BATCHES, NOT_TAKEN_OVER, Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, shards, snapshots, takeovers
+from batch_pipeline.ledger import nights, shards, snapshots, takeovers, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.budget import Shortfall, shortfall, spendings
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.settings import Settings
 
@@ -123,6 +123,7 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
         return
     if spec.pilot.via == "batch" and found.forecast.acts and not found.judged:
         _move_pilot(pipeline, found)
+    _give_up_optional(pipeline, found)
     wanted = set(found.take_over)
     refused: str | None = None
     for submission in found.state.live:
@@ -132,6 +133,11 @@ def meet(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
         _cancel(pipeline, submission)
     note(pipeline, found)
     _store_once(pipeline, night, NOT_TAKEN_OVER, refused)
+
+
+def is_late_for_batches(found: Course) -> bool:
+    """Whether a batch that is sent now is expected to miss the night's deadline."""
+    return found.outlook is not None and forecast.is_late(found.outlook)
 
 
 def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits) -> bool:
@@ -148,7 +154,7 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
 
 
 def change_over(
-    pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: Bounds
+    pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: ModelBounds
 ) -> None:
     """Plan real-time shards of the requests that the course gives to real time.
 
@@ -163,7 +169,7 @@ def change_over(
         waiting = [
             shard
             for shard in shards.list_shards(connection, night.id, ShardState.WAITING)
-            if shard.engine == "batch"
+            if shard.engine == "batch" and not shard.optional
         ]
         wanted = last_shards(waiting, found.to_realtime - night.open_requests)
         spent = list(spendings(connection, night, budget.ceilings(pipeline.settings, spec)))
@@ -189,7 +195,26 @@ def change_over(
         spec.retry,
         "realtime",
         for_deadline=True,
+        unsure=False,
     )
+
+
+def _give_up_optional(pipeline: Pipeline, found: Course) -> None:
+    """Give up what the night can do without and what would be too late: shards that wait are
+    dropped, and batches are cancelled shortly before the deadline. The former answers stand then.
+    """
+    seen, night = found.outlook, found.state.night
+    if seen is None:
+        return
+    if forecast.is_late(seen):
+        with pipeline.ledger.write() as connection:
+            shards.drop_optional(connection, night.id)
+    late = seen.optional if forecast.must_end(seen) else ()
+    for submission in found.state.live:
+        if submission.id in late and submission.cancel_requested_at is None:
+            with pipeline.ledger.write() as connection:
+                transitions.request_cancel(connection, submission)
+            _cancel(pipeline, submission)
 
 
 def last_shards(waiting: Sequence[Shard], requests: int) -> list[Shard]:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.flow.dataset.priced import most_searches
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.messages import Tokens, tokens_of
 from batch_pipeline.flow.outcomes import shape_of
@@ -58,10 +59,17 @@ class Bill:
 class Biller:
     """Prices the answers of one submission, and notes what they were billed beside tokens.
 
-    `fees` is by kind and name: how many, and picodollars unless there is no price.
+    `fees` is by kind and name: how many, and picodollars unless there is no price. Several billers
+    of one submission, each for what is asked of one model, may note theirs together.
     """
 
-    def __init__(self, declaration: Declaration, submission: Submission, price: ModelPrice) -> None:
+    def __init__(
+        self,
+        declaration: Declaration,
+        submission: Submission,
+        price: ModelPrice,
+        fees: dict[str, dict[str, dict[str, int]]] | None = None,
+    ) -> None:
         self._declared, self._price = declaration, price
         self._searches = searches_bound(declaration, price)
         self._mode: Mode = submission.engine
@@ -72,7 +80,7 @@ class Biller:
         self._models = {declaration.model_id}
         self._geos = {None, "us"} if self._geo else {None, *_ANYWHERE}
         self._found: dict[tuple[str, str | None], ModelPrice | None] = {}
-        self.fees: dict[str, dict[str, dict[str, int]]] = {}
+        self.fees: dict[str, dict[str, dict[str, int]]] = {} if fees is None else fees
 
     def is_plain(self, message: Mapping[str, Any]) -> bool:
         """Whether an answer cost its tokens at the declared price. Called for each answer."""
@@ -248,15 +256,6 @@ def is_same(one: str, other: str) -> bool:
         return True
     found = library_id(one)
     return found is not None and found == library_id(other)
-
-
-def most_searches(declaration: Declaration) -> int | None:
-    """The most web searches of one request; None: the declaration sets no bound."""
-    tools = declaration.params.get("tools")
-    kinds = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    uses = [t.get("max_uses") for t in kinds if str(t.get("type")).startswith("web_search")]
-    bounds = [most for most in uses if isinstance(most, int)]
-    return sum(bounds) if len(bounds) == len(uses) else None
 
 
 def searches_bound(declaration: Declaration, price: ModelPrice) -> Decimal:

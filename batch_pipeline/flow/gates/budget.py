@@ -12,9 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import orjson
 from sqlalchemy import Connection
 
+from batch_pipeline.flow.dataset.priced import asks_for_caching, part_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
@@ -30,7 +30,7 @@ from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import FeeKind, Sums
-from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Bounds, Measured
+from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured, ModelBounds, Part, ShardSize
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.settings import Settings
 from batch_pipeline.wording import usd
@@ -103,26 +103,44 @@ def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
     )
 
 
-def bounds_of(connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot) -> Bounds:
-    """What bounds the cost of a snapshot's requests: today's price, and the tokens a byte that the
-    night has measured under the snapshot's declaration."""
+def bounds_of(
+    connection: Connection, spec: JobSpec, night: Night, snapshot: Snapshot
+) -> ModelBounds:
+    """What bounds the cost of a snapshot's requests: today's prices, and the tokens a byte that the
+    night has measured under the snapshot's declaration, by model."""
     declaration = Declaration.from_json(snapshot.declaration)
     snapshots = inputs.snapshots_of(connection, night.id)
-    tokens = measured(
-        part
-        for part in sums.of_night(connection, night.id)
-        if snapshots[part.snapshot_id].declaration_hash == snapshot.declaration_hash
-    )
+    same = {
+        snapshot_id
+        for snapshot_id, each in snapshots.items()
+        if each.declaration_hash == snapshot.declaration_hash
+    }
+    tokens = measured(p for p in sums.of_night(connection, night.id) if p.snapshot_id in same)
+    others: dict[str, Measured] = {}
+    of_models = sums.measured_by_model(connection, night.id)
+    for (snapshot_id, model_id), found in of_models.items():
+        if snapshot_id in same:
+            more = Measured(*found.values())
+            others[model_id] = others.get(model_id, Measured()) + more
+    own = tokens
+    for other in others.values():
+        own -= other
     price = price_at(declaration, datetime.now(UTC), stated_prices(spec))
-    return Bounds(
+    each = _measured_fees(connection, spec, night, declaration, price, tokens)
+    return ModelBounds(
         price,
-        tokens.tokens_per_byte(spec.budget.buffer),
+        own.tokens_per_byte(spec.budget.buffer),
         asks_for_caching(declaration),
-        _fees(connection, spec, night, declaration, price, tokens),
+        searches_bound(declaration, price) + each,
+        declaration.model_id,
+        spec.budget.buffer,
+        others,
+        stated_prices(spec),
+        each,
     )
 
 
-def _fees(
+def _measured_fees(
     connection: Connection,
     spec: JobSpec,
     night: Night,
@@ -130,14 +148,13 @@ def _fees(
     price: ModelPrice,
     tokens: Measured,
 ) -> Decimal:
-    """The most in USD that a request is billed beside its tokens, as far as that is known.
+    """USD that a request is billed beside its tokens, as the night has measured, with the buffer.
 
-    Searches are bounded by the declaration, where it says `max_uses`. All else is what the night
-    has measured, with the buffer.
+    Without searches where the declaration bounds them, because it says `max_uses`.
     """
     bound = searches_bound(declaration, price)
     if tokens.answers < LEAST_ANSWERS:
-        return bound
+        return Decimal(0)
     measured_usd = sum(
         (
             fee.usd
@@ -147,52 +164,46 @@ def _fees(
         Decimal(0),
     )
     each = max(measured_usd, Decimal(0)) / tokens.answers
-    return bound + each * (1 + Decimal(str(spec.budget.buffer)))
+    return each * (1 + Decimal(str(spec.budget.buffer)))
 
 
 def measured(collected: Iterable[Sums]) -> Measured:
     """The billed prompt tokens of collected submissions, and the bytes of their requests."""
     found = Measured()
     for part in collected:
-        found = Measured(
-            found.answers + part.measured_answers,
-            found.bytes + part.measured_bytes,
-            found.tokens + part.measured_tokens,
-        )
+        found += Measured(part.measured_answers, part.measured_bytes, part.measured_tokens)
     return found
 
 
-def asks_for_caching(declaration: Declaration) -> bool:
-    """Whether requests may be billed for cache writes: the API caches only where it is asked to.
-
-    The declaration tells: the word `cache_control` in a document is text of the prompt.
-    """
-    return b'"cache_control"' in orjson.dumps(declaration.params)
-
-
-def most_usd(bounds: Bounds, shard: Shard) -> Decimal:
+def most_usd(bounds: ModelBounds, shard: Shard) -> Decimal:
     """The most that a shard can cost, sent the way that it was planned for."""
-    return bounds.usd(
-        shard.engine,
-        input_bytes=shard.bytes,
-        largest_bytes=shard.largest_bytes,
-        output_tokens=shard.output_tokens,
-        requests=shard.requests,
-    )
+    whole = {
+        "input_bytes": shard.bytes,
+        "largest_bytes": shard.largest_bytes,
+        "output_tokens": shard.output_tokens,
+        "requests": shard.requests,
+    }
+    parts = None if shard.parts is None else [Part(**part) for part in shard.parts]
+    return bounds.of_size(shard.engine, ShardSize(whole, parts))
 
 
-def realtime_usd(bounds: Bounds, shard: Shard) -> Decimal:
+def realtime_usd(bounds: ModelBounds, shard: Shard) -> Decimal:
     """The most that a shard can cost call by call, whichever way it was planned for."""
     return most_usd(bounds, replace(shard, engine="realtime"))
 
 
 def requests_at_once(
-    bounds: Bounds, declared: Ceilings, snapshot: Snapshot, mode: Mode = "batch"
+    bounds: ModelBounds,
+    declared: Ceilings,
+    snapshot: Snapshot,
+    mode: Mode = "batch",
+    also: Iterable[Declaration] = (),
 ) -> int | None:
     """How many requests a shard may have so that several shards fit under the tightest ceiling;
     None: there is no ceiling.
 
-    Calculated from a request of mean size: admission checks the bound of the shard itself.
+    Calculated from a request of mean size, of the dearest route, or of what is asked `also`:
+    admission checks the bound of the shard itself.
     """
     limits = (declared.partition, declared.job_month, declared.account_month)
     given = [limit for limit in limits if limit is not None]
@@ -201,10 +212,13 @@ def requests_at_once(
     sent = max(1, snapshot.items - snapshot.count_set_aside())
     mean_bytes = -(-snapshot.request_bytes // sent)
     declaration = Declaration.from_json(snapshot.declaration)
-    one = bounds.usd(
-        mode,
-        input_bytes=mean_bytes,
-        largest_bytes=mean_bytes,
-        output_tokens=declaration.max_tokens,
+    one = max(
+        bounds.of(part_of(asked, 1, mean_bytes, mean_bytes, asked.max_tokens)).usd(
+            mode,
+            input_bytes=mean_bytes,
+            largest_bytes=mean_bytes,
+            output_tokens=asked.max_tokens,
+        )
+        for asked in (*declaration.by_route().values(), *also)
     )
     return max(1, int(min(given) / SHARDS_UNDER_A_CEILING / one))

@@ -48,7 +48,21 @@ def check(spec: JobSpec, api: Api | None = None) -> Verdict:
 
 
 def judge(spec: JobSpec, api: Api | None) -> Verdict:
-    """The verdict on a job, with what the API says of the model if there is an API to ask."""
+    """The verdict on a job, with what the API says of its models if there is an API to ask."""
+    whole = Verdict()
+    for path, asked in spec.asked_all_ways():
+        under = "".join(f"{key}." for key in path)
+        verdict = _judge(asked, api)
+        whole.problems += [f"{under}{problem}" for problem in verdict.problems]
+        # What a route has of the job itself is said once.
+        new = (warning for warning in verdict.warnings if warning not in whole.warnings)
+        whole.warnings += [f"{under}{warning}" for warning in new]
+        whole.unasked = whole.unasked or verdict.unasked
+    return whole
+
+
+def _judge(spec: JobSpec, api: Api | None) -> Verdict:
+    """The verdict on one of the ways in which a job asks."""
     verdict = Verdict(warnings=parameters.warnings(spec.declared()))
     said = None
     if api is not None:

@@ -16,11 +16,16 @@ from batch_pipeline.pricing.prices import ModelPrice, find_price, stated_price
 
 
 def price_for(spec: JobSpec) -> ModelPrice:
-    """The model's price today; raises before anything is sent where there is none."""
-    try:
-        return price_at(Declaration.of(spec), datetime.now(UTC), stated_prices(spec))
-    except UsageError as error:
-        raise UsageError(f"{spec.name}, model_id: {error}") from error
+    """The price today of the job's own model; raises before anything is sent where that, or another
+    model that the job asks, has none."""
+    at = datetime.now(UTC)
+    for path, asked in reversed(spec.asked_all_ways()):
+        try:
+            price = price_at(Declaration.of(asked), at, stated_prices(asked))
+        except UsageError as error:
+            key = ".".join(map(str, (*path, "model_id")))
+            raise UsageError(f"{spec.name}, {key}: {error}") from error
+    return price
 
 
 def price_at(
@@ -31,6 +36,17 @@ def price_at(
         return stated_price(declaration.model_id, stated, at)
     geo = declaration.params.get("inference_geo")
     return find_price(declaration.model_id, at, inference_geo=geo)
+
+
+def price_of_variant(
+    asked: Declaration,
+    declared: Declaration,
+    at: datetime,
+    stated: Mapping[str, Any] | None = None,
+) -> ModelPrice:
+    """The prices of what is `asked` otherwise than `declared`: those that a job states are of its
+    own model alone."""
+    return price_at(asked, at, stated if asked.model_id == declared.model_id else None)
 
 
 def stated_prices(spec: JobSpec) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ Its good answers are ordinary answers of the night: kept, and not bought again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
@@ -12,15 +13,17 @@ from typing import Any
 
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import agreement
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.planning.plan import View
+from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.judge import ResultsIncompleteError
@@ -35,7 +38,7 @@ from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS, TokenUsage
 from batch_pipeline.safe_text import get_logger
@@ -209,8 +212,8 @@ def _decide(
     every = [s for s in found if s.has_answers and s.shard_id in sampled and not s.duplicate]
     table = pipeline.files.dataset(answer_paths(seen.night, every), ANSWERS_SCHEMA).to_table(
         columns=[
-            "unit", "id", "status", "final", "counted", "error_message", "mode", *TOKENS, *_COSTS,
-            *(["parsed"] if seen.hold_twins else ()),
+            "unit", "id", "status", "final", "counted", "error_message", "mode", "route",
+            "variant", "escalate", *TOKENS, *_COSTS, *(["parsed"] if seen.hold_twins else ()),
         ]
     )  # fmt: skip
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
@@ -222,7 +225,16 @@ def _decide(
     if spec.retry.truncated_max_tokens is not None:
         # Requests that are cut off and heal with a larger `max_tokens` must not close the gate;
         # whether they heal has to be known before the night is bought.
-        again += [a.unit for a in answers if not a.final and a.status == Status.TRUNCATED]
+        again += [
+            a.unit
+            for a in answers
+            if not a.final and a.status == Status.TRUNCATED and a.escalate is None
+        ]
+    if spec.retry.escalate is not None:
+        # The outcomes after the escalation are judged. What succeeded is not hurried.
+        hurried = seen.night.realtime_since is not None
+        wanted = [Undecided.FAILED, *([] if hurried else [Undecided.UNSURE])]
+        again += [a.unit for a in answers if a.escalate in wanted and not a.escalated]
     bounds = _bounds(pipeline, spec, seen)
     again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
     with pipeline.ledger.read() as connection:
@@ -262,13 +274,43 @@ def _verdict(
         if each.final
     }
     near = _agreement(spec, seen, pairs, final)
+    accepted = near is not None and near["accepted"]
     of_pairs = {unit for pair in pairs for unit in pair}
     sampled = [each for each in answers if each.unit not in of_pairs] or answers
-    # Requests that are answered already, or that are not to be asked.
-    besides = len(answers) - len(sampled)
-    besides += held if near is not None and near["accepted"] else 0
-    verdict = verdicts.judge(spec.pilot, seen.snapshot, sampled, billed, took, besides=besides)
+    verdict = verdicts.judge(
+        spec.pilot,
+        seen.snapshot,
+        sampled,
+        billed,
+        took,
+        # Requests that are answered already, or that are not to be asked.
+        besides=len(answers) - len(sampled) + (held if accepted else 0),
+        routes=_routes(pipeline, seen, answers, twins=not accepted),
+        max_share=_max_share(spec),
+    )
     return None if verdict is None else replace(verdict, near_duplicates=near)
+
+
+def _max_share(spec: JobSpec) -> float | None:
+    return None if spec.retry.escalate is None else spec.retry.escalate.max_share
+
+
+def _routes(
+    pipeline: Pipeline, seen: View, answers: Sequence[Answered], *, twins: bool
+) -> dict[str | None, verdicts.Route] | None:
+    """The routes of a night that the pilot tells of, with what is left of each, held `twins`
+    included or not; None: there is but the job's own way."""
+    declaration = Declaration.from_json(seen.snapshot.declaration)
+    if not declaration.routes:
+        return None
+    left = plan.open_by_route(pipeline, seen, twins=twins)
+    sampled = Counter(answer.route for answer in answers if not answer.final)
+    drawn = {answer.route for answer in answers}
+    return {
+        route: verdicts.Route(asked.model_id, max(0, left.get(route, 0) - sampled[route]))
+        for route, asked in declaration.by_route().items()
+        if left.get(route) or route in drawn
+    }
 
 
 def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
@@ -278,7 +320,7 @@ def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
     return min(requests, plan.queue_limit_of(pipeline, spec))
 
 
-def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> Bounds:
+def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> ModelBounds:
     with pipeline.ledger.read() as connection:
         return budget.bounds_of(connection, spec, seen.night, seen.snapshot)
 
@@ -291,7 +333,8 @@ def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
         cost = price.cost(usage, mode=rest)
     else:
         cost = billed if mode == rest else other_way
-    return Answered(**row, usage=usage, rest_usd=cost)
+    escalated = is_escalated(row.pop("variant"))
+    return Answered(**row, usage=usage, rest_usd=cost, billed_usd=billed, escalated=escalated)
 
 
 def _took(collected: Sequence[Submission]) -> AnswerTimes:
@@ -310,7 +353,7 @@ def _judged_again(
 ) -> dict[str, Any]:
     """A closed verdict judged by the limits declared now, which may have been raised; nothing is
     measured again."""
-    reasons = verdicts.why_closed(spec.pilot, verdict)
+    reasons = verdicts.why_closed(spec.pilot, verdict, _max_share(spec))
     judged = {**verdict, "open": not reasons, "reasons": reasons}
     if judged != verdict:
         with pipeline.ledger.write() as connection:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.projection import project
+from batch_pipeline.pricing.projection import Part, project, project_parts
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.distribution import nearest_rank
 from batch_pipeline.wording import usd
@@ -35,7 +35,9 @@ class Verdict:
     cost `projected_usd`, with 95 % confidence between the low and the high amount (None: one answer
     has no spread). `cache_read_share` is of the prompts' tokens. Latencies are of calls in real
     time, `turnaround_seconds` of a pilot that went as a batch. `near_duplicates` says whether they
-    may share answers (`agreement.judge`).
+    may share answers (`agreement.judge`). Of the judged requests `escalated_rate` were asked once
+    more of a stronger model, or wait for that: outcomes are those after it. `routes` has the same
+    of each route, where there are several; their projections add up to that of the night.
     """
 
     open: bool
@@ -62,6 +64,8 @@ class Verdict:
     latency_p95_ms: float | None = None
     turnaround_seconds: float | None = None
     near_duplicates: dict[str, Any] | None = None
+    escalated_rate: float = 0.0
+    routes: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class Answered:
 
     `rest_usd` is what it would cost by the way that the rest of the night goes. Where the job has
     `retry.truncated_max_tokens`, a request that was cut off is asked once more before the verdict:
-    tokens and cost are then those of both answers.
+    tokens and cost are then those of both answers, as they are where a stronger model was asked.
+    `billed_usd` is what it cost. `escalate` is why its last answer is not final (`Undecided`),
+    `escalated` tells whether a stronger model was asked.
     """
 
     unit: str
@@ -81,6 +87,16 @@ class Answered:
     usage: TokenUsage
     rest_usd: Decimal
     counted: bool = True
+    billed_usd: Decimal = Decimal(0)
+    route: str | None = None
+    escalate: str | None = None
+    escalated: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether its outcome is known: one that was cut off may still be open, if the job no
+        longer asks for more room, and one may wait for a stronger model."""
+        return self.final or self.status == Status.TRUNCATED or self.escalate is not None
 
 
 @dataclass(frozen=True)
@@ -103,30 +119,39 @@ def judge(
     took: AnswerTimes = UNTIMED,
     *,
     besides: int = 0,
+    routes: Mapping[str | None, Route] | None = None,
+    max_share: float | None = None,
 ) -> Verdict | None:
     """The verdict on a collected pilot; None where too little of it was worked on.
 
     The projected cost of the night is what the sample was billed, and for each other request the
-    sample's mean at the price of the way that the rest goes. `besides` requests of the night are
-    neither of the sample nor still to be bought.
+    sample's mean at the price of the way that the rest goes: the mean of its route, where there are
+    several `routes`. `besides` requests of the night are neither of the sample nor still to be
+    bought. `max_share` is that of the escalated requests, if the job escalates.
     """
-    # An answer that was cut off may still be open: if the job no longer asks for more room.
-    judged = [a for a in answers if a.final or a.status == Status.TRUNCATED]
+    judged = [answer for answer in answers if answer.judged]
     if len(judged) < LEAST_JUDGED * len(answers):
         return None
-    good = (Status.SUCCEEDED, Status.TRUNCATED)
     usage = sum((answer.usage for answer in judged), TokenUsage())
-    rest = max(0, snapshot.bought - len(answers) - besides)
-    projected = project([a.rest_usd for a in judged], billed_usd, rest)
+    parts = {
+        name: Part([a.rest_usd for a in judged if a.route == name], route.rest)
+        for name, route in (routes or {}).items()
+    }
+    if parts:
+        projected = project_parts(list(parts.values()), billed_usd)
+    else:
+        rest = max(0, snapshot.bought - len(answers) - besides)
+        projected = project([a.rest_usd for a in judged], billed_usd, rest)
     measured = Verdict(
         open=True,
         reasons=(),
         sample=len(answers),
         judged=len(judged),
-        error_rate=sum(answer.status not in good for answer in judged) / len(judged),
+        error_rate=_error_rate(judged),
         truncated_rate=_rate(judged, Status.TRUNCATED),
         refused_rate=_rate(judged, Status.REFUSED),
         invalid_output_rate=_rate(judged, Status.INVALID_OUTPUT),
+        escalated_rate=_escalated_rate(judged),
         mean_input_tokens=usage.prompt_tokens / len(judged),
         mean_output_tokens=usage.output_tokens / len(judged),
         p95_input_tokens=_p95(answer.usage.prompt_tokens for answer in judged),
@@ -146,9 +171,51 @@ def judge(
         )[:EXAMPLES],
         declaration_hash=snapshot.declaration_hash,
         content_hash=snapshot.content_hash,
+        routes=tuple(
+            _of_route(name, route, [a for a in answers if a.route == name], parts[name], judged)
+            for name, route in (routes or {}).items()
+        ),
     )
-    reasons = tuple(why_closed(spec, vars(measured)))
+    reasons = tuple(why_closed(spec, vars(measured), max_share))
     return replace(measured, open=not reasons, reasons=reasons)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the night: the model that it asks, and how many of its requests are left when the
+    pilot is judged."""
+
+    model_id: str
+    rest: int
+
+
+def _of_route(
+    name: str | None,
+    route: Route,
+    answers: Sequence[Answered],
+    part: Part,
+    of_all: Sequence[Answered],
+) -> dict[str, Any]:
+    """What the pilot measured of one route; where it has no answer, its cost is projected by those
+    of all routes."""
+    judged = [answer for answer in answers if answer.judged]
+    usage = sum((answer.usage for answer in judged), TokenUsage())
+    billed = sum((answer.billed_usd for answer in answers), Decimal(0))
+    costs = part.costs or [answer.rest_usd for answer in of_all]
+    return {
+        "route": name,
+        "model_id": route.model_id,
+        "sample": len(answers),
+        "judged": len(judged),
+        "error_rate": _error_rate(judged),
+        "truncated_rate": _rate(judged, Status.TRUNCATED),
+        "escalated_rate": _escalated_rate(judged),
+        "mean_input_tokens": usage.prompt_tokens / max(1, len(judged)),
+        "mean_output_tokens": usage.output_tokens / max(1, len(judged)),
+        "cost_usd": _rounded(billed),
+        "rest": route.rest,
+        "projected_usd": _rounded(project(costs, billed, route.rest).expected),
+    }
 
 
 def latest(answers: Iterable[Answered]) -> list[Answered]:
@@ -160,7 +227,9 @@ def latest(answers: Iterable[Answered]) -> list[Answered]:
     return list(found.values())
 
 
-def why_closed(spec: PilotSpec, verdict: Mapping[str, Any]) -> list[str]:
+def why_closed(
+    spec: PilotSpec, verdict: Mapping[str, Any], max_share: float | None = None
+) -> list[str]:
     """Why the limits keep the gate closed; an empty list: it is open.
 
     The limit in USD is compared with the expected cost and not with the upper end of its interval,
@@ -175,6 +244,25 @@ def why_closed(spec: PilotSpec, verdict: Mapping[str, Any]) -> list[str]:
             f"{truncated:.1%} of the answers were cut off, over {spec.max_truncated_rate:.1%}: "
             "raise max_tokens"
         )
+    escalated = verdict.get("escalated_rate", 0.0)
+    if max_share is not None and escalated > max_share:
+        reasons.append(
+            f"{escalated:.1%} of the requests are asked of a stronger model, over "
+            f"retry.escalate.max_share ({max_share:.1%}): the rest would keep answers that failed "
+            "or are unsure; raise it, or ask the stronger model at first"
+        )
+    if not reasons:
+        # A route may fail whose share of the sample is too small to show in the whole.
+        reasons += [
+            f"{what} of route {route['route'] or 'none'} ({route['model_id']}) is "
+            f"{route[key]:.1%}, over {limit:.1%}"
+            for route in verdict.get("routes", ())
+            for what, key, limit in (
+                ("error rate", "error_rate", spec.max_error_rate),
+                ("the share of answers cut off", "truncated_rate", spec.max_truncated_rate),
+            )
+            if route[key] > limit
+        ]
     projected, limit = Decimal(str(verdict["projected_usd"])), spec.max_projected_usd
     if limit is not None and projected > limit:
         reasons.append(
@@ -212,12 +300,30 @@ def without_sample(snapshot: Snapshot, reason: str) -> Verdict:
 
 
 def _added(former: Answered, answer: Answered) -> Answered:
-    usage, cost = former.usage + answer.usage, former.rest_usd + answer.rest_usd
-    return replace(answer, usage=usage, rest_usd=cost)
+    """Both answers to one request; where the second was in vain, the former one stands."""
+    stands = answer.escalate == Undecided.STANDS
+    last = replace(former, escalate=Undecided.STANDS) if stands else answer
+    return replace(
+        last,
+        usage=former.usage + answer.usage,
+        rest_usd=former.rest_usd + answer.rest_usd,
+        billed_usd=former.billed_usd + answer.billed_usd,
+        escalated=former.escalated or answer.escalated,
+    )
+
+
+def _error_rate(judged: Sequence[Answered]) -> float:
+    good = (Status.SUCCEEDED, Status.TRUNCATED)
+    return sum(answer.status not in good for answer in judged) / max(1, len(judged))
 
 
 def _rate(judged: Sequence[Answered], status: Status) -> float:
-    return sum(answer.status == status for answer in judged) / len(judged)
+    return sum(answer.status == status for answer in judged) / max(1, len(judged))
+
+
+def _escalated_rate(judged: Sequence[Answered]) -> float:
+    asked = sum(answer.escalated or answer.escalate is not None for answer in judged)
+    return asked / max(1, len(judged))
 
 
 def _p95(values: Iterable[int]) -> float:

@@ -20,7 +20,8 @@ from batch_pipeline.storage.files import Files
 # billed for in earlier answers of the night. `attempts_before` are those that a redrive has put
 # behind: the bound of attempts counts from there. `variant` names the way in which the request is
 # asked otherwise than declared (NULL: as declared); `request_bytes` is its size then. The metadata
-# of the file have the variant's definition.
+# of the file have the variant's definition. `route` is the row's (NULL: the job's own), whatever
+# the variant; `optional` requests have an answer that succeeded, which stands if this one fails.
 SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),
@@ -32,6 +33,8 @@ SCHEMA = pa.schema(
         *(pa.field(f"prior_{name}", RESULTS_SCHEMA.field(name).type) for name in SUMMED),
         pa.field("attempts_before", pa.int64(), nullable=False),
         pa.field("variant", pa.string()),
+        pa.field("route", pa.string()),
+        pa.field("optional", pa.bool_()),
     ]
 )
 # The values of the other columns hardly ever occur twice, so that a dictionary would be of no use.
@@ -58,8 +61,11 @@ def facts_of(manifest: pa.Table) -> dict[str, Any]:
 
 
 def read(files: Files, path: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
-    """Columns of a manifest, with the definitions of its variants in the table's metadata."""
-    return files.read_columns(path, columns)
+    """Columns of a manifest, with the definitions of its variants in the table's metadata.
+
+    Columns that a file of an older version lacks are NULL.
+    """
+    return files.read_columns(path, columns, SCHEMA)
 
 
 def write(files: Files, path: str, table: pa.Table) -> None:

@@ -9,9 +9,10 @@ memory holds one part and the rows that it is joined with, whatever the size of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,10 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.outcomes import MAX_TOKENS, Status
+from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import held_twins, manifests, sampling
+from batch_pipeline.flow.planning import escalations, held_twins, manifests, sampling
+from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger import shards
 from batch_pipeline.ledger.nights import Night
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
 
 # An estimate groups requests by length this finely, because price tiers depend on the length.
 LENGTH_GROUPS = 100
-
-_CUT_OFF = f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final"
+_CUT_OFF = (
+    f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final "
+    "AND escalate IS NULL"
+)
 _SUMS = ", ".join(f"sum({name}) AS prior_{name}" for name in SUMMED)
 _PRIORS = ", ".join(f"coalesce(p.prior_{name}, 0) AS prior_{name}" for name in SUMMED)
 # What a night may reuse of another one's answers: what that one bought itself, and was accepted.
@@ -79,25 +83,32 @@ _BEFORE = f"""
         WHERE redriven GROUP BY id;
     CREATE TEMP TABLE tried AS
         SELECT unit, count(*) FILTER (attempt > coalesce(attempts, 0)) AS attempts,
-               bool_or({_CUT_OFF}) AS cut_off
+               bool_or({_CUT_OFF}) AS cut_off, {escalations.STATE} AS state,
+               coalesce(bool_or(escalate = '{Undecided.UNSURE}' AND NOT redriven), false)
+                   AS optional
         FROM answers SEMI JOIN open_items USING (unit) LEFT JOIN units_before USING (unit)
         WHERE counted GROUP BY unit;
+    CREATE TEMP TABLE left_out AS
+        SELECT unit FROM tried WHERE state = '{Undecided.STANDS}';
     CREATE TEMP TABLE billed AS
         SELECT id, {_SUMS} FROM answers SEMI JOIN open_items USING (id) GROUP BY id;
     DROP TABLE open_items;
 """  # noqa: S608  # made of constants
 _OPEN_UNITS = f"""
-    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes,
+    SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, s.route,
            greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
            attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
-           coalesce(a.cut_off, false) AS cut_off
+           coalesce(a.cut_off AND a.state IS NULL, false) AS cut_off,
+           a.state IS NOT NULL AS escalate, coalesce(a.optional, false) AS optional
     FROM (SELECT s.* {_NARROWED}) s
+    ANTI JOIN left_out o ON o.unit = s.unit
     LEFT JOIN tried a ON a.unit = s.unit
     LEFT JOIN units_before b ON b.unit = s.unit
     LEFT JOIN items_before i ON i.id = s.id
     LEFT JOIN billed p ON p.id = s.id
 """  # noqa: S608
 _COUNT = f"SELECT count(*) {_NARROWED}"
+_COUNT_BY_ROUTE = f"SELECT s.route, count(*) {_NARROWED} GROUP BY s.route"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
 _KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
 _REUSED = f"""
@@ -116,14 +127,14 @@ _COUNT_REUSABLE = f"""
     SELECT count(*), coalesce(sum(s.request_bytes), 0)
     FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
 """  # noqa: S608
-_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes {_NARROWED} ORDER BY s.ordinal"
+_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes, s.route {_NARROWED} ORDER BY s.ordinal"
 
 
 class OpenUnits:
     """The open units of a snapshot, in its order.
 
     Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
-    in place of `variant`.
+    and `escalate` (the stronger model is to be asked) in place of `variant`.
     """
 
     def __init__(
@@ -145,9 +156,31 @@ class OpenUnits:
     def count(self) -> int:
         return sum(self.connection.execute(_COUNT).fetchall()[0][0] for _ in self._each_part())
 
+    def count_by_route(self) -> dict[str | None, int]:
+        found: Counter[str | None] = Counter()
+        for _ in self._each_part():
+            found.update(dict(self.connection.execute(_COUNT_BY_ROUTE).fetchall()))
+        return dict(found)
+
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
         return self._found(_ALL)
+
+    def escalations(self) -> Escalations:
+        """How the open units that the stronger model may be asked for stand to the whole night."""
+        self._look_before()
+        return escalations.of(self.connection, self.count)
+
+    def leave_out(self, most: int, *, unsure: bool) -> None:
+        """Let the stronger model be asked for at most `most` of the units that wait for that, and
+        none of the others be open: units with a failed answer come first, and those with an
+        `unsure` one are all left out unless they may go."""
+        self._look_before()
+        escalations.leave_out(self.connection, most, unsure=unsure)
+
+    def standing(self) -> Iterator[pa.RecordBatch]:
+        """The answers that stand for the units that were left out, in any order."""
+        return escalations.standing(self.connection)
 
     def keep(self, table: str) -> None:
         """Make a table of all units with their `id`, `fingerprint` and `request_bytes`, in the
@@ -201,7 +234,7 @@ class OpenUnits:
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
-        """`ordinal`, `unit` and `request_bytes` of all units."""
+        """`ordinal`, `unit`, `request_bytes` and `route` of all units."""
         return self._found(_SIZES)
 
     def of(self, units: Sequence[str]) -> pa.Table:
@@ -211,7 +244,8 @@ class OpenUnits:
         return pa.concat_tables(found) if found else pa.table({})
 
     def sample(self, size: int, seed: int) -> pa.Table:
-        """A seeded sample of `size` units over all lengths, so that the long tail is in it."""
+        """A seeded sample of `size` units of all routes, and of each over all lengths, so that the
+        long tail is in it."""
         lengths = _Lengths(self, str(seed))
         wanted = pa.array(lengths.drawn(size))
         return pa.concat_tables(
@@ -269,16 +303,25 @@ class Unbought:
 
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
-    `reusable` requests, of `reusable_bytes`, are answered by earlier nights, and are in none of
-    these.
+    `routes` is the same by route, where there are several. `reusable` requests, of
+    `reusable_bytes`, are answered by earlier nights, and are in none of these.
     """
 
     requests: int
     sizes: Spread
-    lengths: Sequence[tuple[int, float]]
+    lengths: Sequence[tuple[float, float]]
     sample: Sequence[int]
     reusable: int = 0
     reusable_bytes: int = 0
+    routes: Mapping[str | None, Unbought] = field(default_factory=dict)
+    # The route of all of them, where there is but one.
+    route: str | None = None
+
+    def scaled(self, share: float) -> Unbought:
+        """A share of these requests, of all lengths alike."""
+        count = round(self.requests * share)
+        lengths = [(requests * share, size) for requests, size in self.lengths] if count else []
+        return replace(self, requests=count, lengths=lengths, sample=(), routes={})
 
 
 def unbought(
@@ -304,9 +347,22 @@ def unbought(
     with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
         reusable = units.take_reusable(earlier) if earlier else (0, 0)
         lengths = _Lengths(units, "" if sample else None)
-    sizes = lengths.sizes
+    parts = lengths.by_route()
+    whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
+    whole = replace(whole, reusable=reusable[0], reusable_bytes=reusable[1])
+    if len(parts) < 2:
+        return replace(whole, route=next(iter(parts), None))
+    drawn = np.array(whole.sample, dtype=np.int64)
+    routes = {
+        route: _unbought(lengths.sizes[places], lengths.among(places, drawn))
+        for route, places in parts.items()
+    }
+    return replace(whole, routes=routes)
+
+
+def _unbought(sizes: sampling.Numbers, sample: Sequence[int]) -> Unbought:
     if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), (), *reusable)
+        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
     ordered = np.sort(sizes)
     median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
     groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
@@ -314,9 +370,7 @@ def unbought(
         requests=len(sizes),
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
-        sample=lengths.drawn(sample).tolist() if sample else (),
-        reusable=reusable[0],
-        reusable_bytes=reusable[1],
+        sample=sample,
     )
 
 
@@ -325,19 +379,55 @@ class _Lengths:
 
     def __init__(self, units: OpenUnits, seed: str | None) -> None:
         sizes, ordinals, lots = [], [], []
+        routes: dict[str | None, list[sampling.Numbers]] = {}
+        rows = 0
         for table in units.sizes():
             sizes.append(table.column("request_bytes"))
             ordinals.append(table.column("ordinal"))
             if seed is not None:
                 lots.append(sampling.lots(table.column("unit").to_pylist(), seed))
+            for route, places in _places_by_route(table.column("route")).items():
+                routes.setdefault(route, []).append(places + rows)
+            rows += table.num_rows
         self.sizes = sampling.joined(sizes)
         self._ordinals = sampling.joined(ordinals)
         self._lots = lots
+        self._routes = routes
+
+    def by_route(self) -> dict[str | None, sampling.Numbers]:
+        """The positions of the units of each route, the job's own first."""
+        found = {route: np.concatenate(parts) for route, parts in self._routes.items()}
+        return dict(sorted(found.items(), key=lambda pair: (pair[0] is not None, pair[0] or "")))
+
+    def among(self, places: sampling.Numbers, ordinals: sampling.Numbers) -> list[int]:
+        """Those of these ordinals that units at these positions have."""
+        found: list[int] = self._ordinals[places][
+            np.isin(self._ordinals[places], ordinals)
+        ].tolist()
+        return found
 
     def drawn(self, count: int) -> sampling.Numbers:
         """The ordinals of a sample, ascending."""
         if not len(self.sizes):
             return self._ordinals
-        found = sampling.drawn(self.sizes, np.concatenate(self._lots), count)
-        ordinals: sampling.Numbers = self._ordinals[found]
+        lots, routes = np.concatenate(self._lots), list(self.by_route().values())
+        shares = sampling.by_share([len(places) for places in routes], count)
+        found = [
+            places[sampling.drawn(self.sizes[places], lots[places], n)]
+            for places, n in zip(routes, shares, strict=True)
+            if n
+        ]
+        ordinals: sampling.Numbers = self._ordinals[np.sort(np.concatenate(found))]
         return ordinals
+
+
+def _places_by_route(routes: pa.ChunkedArray) -> dict[str | None, sampling.Numbers]:
+    if routes.null_count == len(routes):
+        return {None: np.arange(len(routes), dtype=np.int64)} if len(routes) else {}
+    return {
+        route: np.flatnonzero(
+            (pc.is_null(routes) if route is None else pc.fill_null(pc.equal(routes, route), False))
+            .combine_chunks().to_numpy(zero_copy_only=False)
+        ).astype(np.int64)
+        for route in routes.unique().to_pylist()
+    }  # fmt: skip

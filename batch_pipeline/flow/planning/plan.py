@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 
 import numpy as np
@@ -21,18 +21,20 @@ from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
+from batch_pipeline.flow.dataset.priced import part_of
 from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import held_twins, manifests, variants
+from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.bounds import Bounds
+from batch_pipeline.pricing.bounds import ModelBounds, Part, ShardSize
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
@@ -135,50 +137,96 @@ def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Nigh
 
 def count_open(pipeline: Pipeline, seen: View) -> int:
     """Units that neither have an answer nor are part of a shard."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         return units.count()
 
 
 def count_unsettled(pipeline: Pipeline, seen: View) -> int:
     """As `count_open`, with the twins that wait for their leaders."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         return units.count() + (units.count_held() if seen.hold_twins else 0)
+
+
+def open_by_route(pipeline: Pipeline, seen: View, *, twins: bool) -> dict[str | None, int]:
+    """Units that neither have an answer nor are part of a shard, by route; held `twins` too or
+    not."""
+    with open_of(pipeline, seen) as units:
+        if twins and seen.hold_twins:
+            units.release_twins()
+        return units.count_by_route()
 
 
 def plan_all(
     pipeline: Pipeline,
     seen: View,
     limits: ShardLimits,
-    bounds: Bounds,
+    bounds: ModelBounds,
     retry: RetrySpec,
     engine: Engine = "batch",
     *,
     for_deadline: bool = False,
+    unsure: bool = True,
 ) -> int:
     """Cut all open units into waiting shards of an engine; returns how many shards were added.
 
-    `for_deadline` marks those that go in real time only because batches would be too late.
+    `for_deadline` marks those that go in real time only because batches would be too late. Units
+    whose first answer is unsure are escalated only if `unsure` ones may be; they are in shards of
+    their own, which the night can do without.
     """
-    room = MoreRoom.of(retry, Declaration.from_json(seen.snapshot.declaration))
+    ways = Ways(retry, Declaration.from_json(seen.snapshot.declaration))
 
     def write(table: pa.Table) -> NewShard:
         shard = _write_shard(pipeline, seen, table, engine, bounds, pilot=False)
         return replace(shard, for_deadline=for_deadline)
 
-    with _open(pipeline, seen) as units:
-        tables = (_as_manifest(table, room) for table in units.all())
-        planned = list(map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE))
+    planned: list[NewShard] = []
+    with open_of(pipeline, seen) as units:
+        undecided, several = choose(units, retry, unsure=unsure)
+        for optional in (False, True) if several else (None,):
+            tables = (_as_manifest(table, ways) for table in _only(units.all(), optional))
+            planned += map_in_threads(write, cut(tables, limits), WRITTEN_AT_ONCE)
         held = units.count_held() if seen.hold_twins else 0
     # Arrow keeps freed memory for allocations of the same sizes, and what comes next has others.
     pa.default_memory_pool().release_unused()
-    return _add(pipeline, seen, planned, open_requests=0, held=held)
+    return _add(pipeline, seen, planned, open_requests=0, undecided=undecided, held=held)
+
+
+def choose(units: OpenUnits, retry: RetrySpec, *, unsure: bool) -> tuple[int, bool]:
+    """Choose which units the stronger model is asked for, as far as the job's share of the night's
+    bought units allows; the others are left out.
+
+    Units with a failed answer are chosen as they come. Those with an unsure one wait until no first
+    answer is missing, so that failures of the whole night come before them; with `unsure` False
+    none is chosen. Returns how many are left out, and whether any unit has been escalated, or
+    waits for it.
+    """
+    found = units.escalations()
+    if found == Escalations():
+        return 0, False
+    allowed = 0 if retry.escalate is None else found.allowed(retry.escalate.max_share)
+    unsure = unsure and found.all_answered
+    units.leave_out(allowed, unsure=unsure)
+    chosen = min(allowed, found.failed + (found.unsure if unsure else 0))
+    again = 0 if unsure else found.again
+    return found.waiting - chosen + found.stands + again, True
+
+
+def _only(tables: Iterator[pa.Table], optional: bool | None) -> Iterator[pa.Table]:
+    """The units with this value in the column `optional`; None: all of them."""
+    for table in tables:
+        if optional is None:
+            yield table
+            continue
+        wanted = table.filter(pc.equal(table.column("optional"), optional))
+        if wanted.num_rows:
+            yield wanted
 
 
 def sample_pairs(pipeline: Pipeline, seen: View, spec: JobSpec, most: int) -> list[tuple[str, str]]:
     """At most `most` held twins with their leaders, by unit, for the pilot to ask both."""
     if not seen.hold_twins or not most:
         return []
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         return units.pairs(most, spec.pilot.seed)
 
 
@@ -188,7 +236,7 @@ def asked_pairs(
     """The pairs of twin and leader among units that were asked, and how many twins are held."""
     if not seen.hold_twins:
         return [], 0
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         return units.pairs_of(asked), units.count_held()
 
 
@@ -197,12 +245,12 @@ def plan_pilot(
     seen: View,
     spec: JobSpec,
     size: int,
-    bounds: Bounds,
+    bounds: ModelBounds,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> int:
     """Make a seeded sample of the open units, and pairs of twins, a shard of its own; returns how
     many were added."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         table = units.sample(size, spec.pilot.seed)
         if pairs:
             units.release_twins()
@@ -212,11 +260,11 @@ def plan_pilot(
 
 
 def plan_again(
-    pipeline: Pipeline, seen: View, spec: JobSpec, wanted: Sequence[str], bounds: Bounds
+    pipeline: Pipeline, seen: View, spec: JobSpec, wanted: Sequence[str], bounds: ModelBounds
 ) -> bool:
     """Make a shard of these units of the pilot, to ask them again; those that were cut off get more
     room. Returns False where none of them is open."""
-    with _open(pipeline, seen) as units:
+    with open_of(pipeline, seen) as units:
         table = units.of(wanted)
     if not table.num_rows:
         return False
@@ -225,10 +273,10 @@ def plan_again(
 
 
 def _add_pilot(
-    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: Bounds, units: pa.Table
+    pipeline: Pipeline, seen: View, spec: JobSpec, bounds: ModelBounds, units: pa.Table
 ) -> int:
-    room = MoreRoom.of(spec.retry, Declaration.from_json(seen.snapshot.declaration))
-    table = _as_manifest(units, room)
+    ways = Ways(spec.retry, Declaration.from_json(seen.snapshot.declaration))
+    table = _as_manifest(units, ways)
     # If batches would miss the deadline, so would a pilot in a batch, which the others wait for.
     hurried = spec.mode == "auto" and seen.night.realtime_since is not None
     engine = "realtime" if hurried else spec.pilot.via
@@ -236,7 +284,7 @@ def _add_pilot(
         _write_shard(pipeline, seen, table, engine, bounds, pilot=True),
         for_deadline=engine != spec.pilot.via,
     )
-    left = max(0, seen.night.open_requests - planned.requests)
+    left = max(0, seen.night.open_requests + seen.night.undecided - planned.requests)
     return _add(pipeline, seen, [planned], open_requests=left)
 
 
@@ -265,7 +313,8 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
         yield pa.concat_tables(current)
 
 
-def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+def open_of(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
+    """The open units of a night as it was seen."""
     return open_units(
         pipeline.files,
         seen.snapshot,
@@ -275,9 +324,9 @@ def _open(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
     )
 
 
-def _as_manifest(table: pa.Table, room: MoreRoom) -> pa.Table:
-    manifest = room.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
-    return variants.with_definitions(manifest, [room.variant] if room.variant else [])
+def _as_manifest(table: pa.Table, ways: Ways) -> pa.Table:
+    manifest = ways.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
+    return variants.with_definitions(manifest, ways.definitions())
 
 
 def _write_shard(
@@ -285,7 +334,7 @@ def _write_shard(
     seen: View,
     table: pa.Table,
     engine: Engine,
-    bounds: Bounds,
+    bounds: ModelBounds,
     *,
     pilot: bool,
 ) -> NewShard:
@@ -297,7 +346,7 @@ def _write_shard(
         Declaration.from_json(seen.snapshot.declaration),
         table,
         engine,
-        lambda size: bounds.usd(engine, **size),
+        lambda size: bounds.of_size(engine, size),
         pilot=pilot,
     )
 
@@ -308,7 +357,7 @@ def new_shard(
     declaration: Declaration,
     table: pa.Table,
     engine: Engine,
-    bound: Callable[[dict[str, int]], Decimal],
+    bound: Callable[[ShardSize], Decimal],
     *,
     pilot: bool,
 ) -> NewShard:
@@ -317,16 +366,19 @@ def new_shard(
     folder = paths.manifests(night.job, night.partition, night.account)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
-    size = sizes_of(table, declaration)
+    size, parts = sizes_of(table, declaration), parts_of(table, declaration)
+    optional = table.column("optional")
     return NewShard(
         engine=engine,
         pilot=pilot,
         manifest=path,
         requests=table.num_rows,
         bytes=size["input_bytes"],
-        usd_bound=bound(size),
+        usd_bound=bound(ShardSize(size, parts)),
         largest_bytes=size["largest_bytes"],
         output_tokens=size["output_tokens"],
+        parts=None if parts is None else [asdict(part) for part in parts],
+        optional=table.num_rows > 0 and pc.sum(optional).as_py() == table.num_rows,
     )
 
 
@@ -347,17 +399,42 @@ def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
     }
 
 
+def parts_of(manifest: pa.Table, declaration: Declaration) -> list[Part] | None:
+    """The requests of a manifest by what they are priced at; None: all at the declared model."""
+    declared = variants.declarations_of(manifest, declaration)
+    names = manifest.column("variant")
+    others = [
+        name
+        for name in names.unique().to_pylist()
+        if (declared[name].model_id, declared[name].params)
+        != (declaration.model_id, declaration.params)
+    ]
+    if not others:
+        return None
+    found = []
+    for name in names.unique().to_pylist():
+        is_of = pc.is_null(names) if name is None else pc.equal(names, name)
+        sizes = manifest.column("request_bytes").filter(pc.fill_null(is_of, False))
+        asked, count = declared[name], len(sizes)
+        size, largest = pc.sum(sizes).as_py(), pc.max(sizes).as_py()
+        found.append(part_of(asked, count, size, largest, count * asked.max_tokens))
+    return found
+
+
 def _add(
     pipeline: Pipeline,
     seen: View,
     new: Sequence[NewShard],
     *,
     open_requests: int,
+    undecided: int = 0,
     held: int | None = None,
 ) -> int:
     """Add planned shards; `held` twins wait for their leaders (None: that is not known)."""
     with pipeline.ledger.write() as connection:
-        added = shards.add_shards(connection, seen.night, new, open_requests=open_requests)
+        added = shards.add_shards(
+            connection, seen.night, new, open_requests=open_requests, undecided=undecided
+        )
         if added and held is not None and held != seen.night.held_twins:
             nights.update_night(connection, seen.night.id, held_twins=held)
     if added:

@@ -6,7 +6,7 @@ Belongs here: arithmetic over the sizes of requests, in the order of their snaps
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,23 @@ def drawn(sizes: Numbers, drawn_by: Lots, count: int) -> Numbers:
     """The positions of a sample, ascending: the smallest lot of each of `count` groups."""
     found = [group[np.argmin(drawn_by[group])] for group in by_length(sizes, count)]
     return np.sort(np.array(found, dtype=np.int64))
+
+
+def by_share(sizes: Sequence[int], count: int) -> list[int]:
+    """How many of a sample of `count` are drawn from groups of these sizes: by their share, and one
+    at least of each as far as that goes; the largest first. None has more than its size."""
+    count = min(count, sum(sizes))
+    order = sorted(range(len(sizes)), key=lambda place: (-sizes[place], place))
+    found = [0] * len(sizes)
+    for place in order[:count]:
+        found[place] = min(1, sizes[place])
+    while (left := count - sum(found)) > 0:
+        # The group whose share of the sample lacks most of its share of all.
+        want = [count * size / sum(sizes) - n for size, n in zip(sizes, found, strict=True)]
+        open_ = [place for place in order if found[place] < sizes[place]]
+        best = max(open_, key=lambda place: want[place])
+        found[best] += min(left, max(1, int(want[best])), sizes[best] - found[best])
+    return found
 
 
 def joined(columns: Iterable[pa.ChunkedArray]) -> Numbers:

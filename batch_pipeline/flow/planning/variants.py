@@ -1,42 +1,62 @@
-"""Variants: ways of asking a request otherwise than the job declares it.
+"""Variants: the ways in which a request is asked otherwise than the job's own model is asked.
 
-An answer to a variant stands for the original request: unit and fingerprint are those of the
-request as declared. Which variant a request was asked as stands in its shard's manifest, with the
-definition of the variant, so that a body can be reproduced to the byte whatever the job says by
-then. Price and bound follow from the variant. Whether a cut-off answer is final is `outcomes`.
+There are three reasons: the row's route asks another model; an answer was cut off, and is given
+more room; an answer failed or is unsure, and a stronger model is asked. An answer to a variant
+stands for the original request: unit and fingerprint are those of the request as its route declares
+it. Which variant a request was asked as stands in its shard's manifest, with the definition of the
+variant, so that a body can be reproduced to the byte whatever the job says by then. Price, bound
+and rate limit follow from the variant. Whether an answer is final is `outcomes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.outcomes import Action, Outcome, with_more_room
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.jobs.thrift import EscalateSpec
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
 _METADATA_KEY = b"variants"
+# The name of the variant that asks the stronger model, and what is added to the name of a route.
+ESCALATED = "escalate"
+MORE_ROOM = "more_room"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a request is asked with in place of what is declared."""
+    """What a request is asked with in place of what is declared; None: as declared."""
 
     name: str
     max_tokens: int
+    model_id: str | None = None
+    params: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, name: str, asked: Declaration) -> Variant:
+        return cls(name, asked.max_tokens, asked.model_id, asked.params)
 
     def declared_as(self, declaration: Declaration) -> Declaration:
         """The declaration that makes this variant of its requests."""
-        return replace(declaration, max_tokens=self.max_tokens)
+        return replace(
+            declaration,
+            max_tokens=self.max_tokens,
+            model_id=self.model_id or declaration.model_id,
+            params=declaration.params if self.params is None else self.params,
+        )
 
 
 def with_definitions(manifest: pa.Table, variants: Sequence[Variant]) -> pa.Table:
     """A manifest that carries these definitions in its metadata."""
-    definitions = orjson.dumps([asdict(variant) for variant in variants])
+    known = [{k: v for k, v in asdict(each).items() if v is not None} for each in variants]
+    definitions = orjson.dumps(known)
     return manifest.replace_schema_metadata({_METADATA_KEY: definitions})
 
 
@@ -56,41 +76,122 @@ def builders_of(manifest: pa.Table, declaration: Declaration) -> dict[str | None
     return {name: RequestBuilder(variant) for name, variant in declared.items()}
 
 
+def is_escalated(name: str | None) -> bool:
+    return name == ESCALATED
+
+
 @dataclass(frozen=True)
-class MoreRoom:
-    """The variant with a larger `max_tokens`, for answers that were cut off there.
+class _Step:
+    """A variant that may follow the first answer, and what it adds to a request in bytes."""
 
-    `variant` is None where the job declares none; `growth` is what it adds to a request in bytes.
-    """
-
-    variant: Variant | None
+    variant: Variant
     growth: int
-    max_request_bytes: int
 
-    @classmethod
-    def of(cls, retry: RetrySpec, declaration: Declaration) -> MoreRoom:
-        larger = retry.truncated_max_tokens
-        if larger is None or larger <= declaration.max_tokens:
+
+class Ways:
+    """The ways in which a job asks its requests now: by route, with more room, and escalated."""
+
+    def __init__(self, retry: RetrySpec, declaration: Declaration) -> None:
+        self._most_bytes = declaration.max_request_bytes
+        self._outcomes = () if retry.escalate is None else retry.escalate.outcomes
+        routes = declaration.by_route()
+        self._routes = {
+            name: Variant.of(name, asked) for name, asked in routes.items() if name is not None
+        }
+        self._rooms: dict[str | None, _Step] = {}
+        self._stronger: dict[str | None, _Step] = {}
+        escalated = _escalated(retry.escalate, routes[None])
+        for name, asked in routes.items():
+            larger = retry.truncated_max_tokens
             # The snapshot may still be that of a declaration with more room than this one.
-            return cls(None, 0, declaration.max_request_bytes)
-        growth = len(str(larger)) - len(str(declaration.max_tokens))
-        return cls(Variant("more_room", larger), growth, declaration.max_request_bytes)
+            if larger is not None and larger > asked.max_tokens:
+                room = f"{name}+{MORE_ROOM}" if name else MORE_ROOM
+                roomy = replace(asked, max_tokens=larger)
+                variant = Variant.of(room, roomy) if name else Variant(room, larger)
+                self._rooms[name] = _Step(variant, _growth(asked, roomy))
+            if escalated is not None and escalated.model_id != asked.model_id:
+                variant = Variant.of(ESCALATED, escalated)
+                self._stronger[name] = _Step(variant, _growth(asked, escalated))
 
-    def fits(self, request_bytes: int) -> bool:
-        """Whether a request of this size, in bytes, can be sent with more room: none may have more
-        than `max_request_bytes`."""
-        return self.variant is not None and request_bytes + self.growth <= self.max_request_bytes
+    def after(
+        self, asked: str | None, route: str | None, request_bytes: int, outcome: Outcome
+    ) -> Outcome:
+        """What an answer that is no success means for a request of this size, in bytes, that was
+        `asked` as this variant: whether more room, or else the stronger model, may better it.
+
+        More room is given once, and the stronger model is the last one to be asked.
+        """
+        if asked in (None, route) and self.more_room(route, request_bytes) is not None:
+            outcome = with_more_room(outcome)
+        if outcome.action is not Action.SET_ASIDE or asked == ESCALATED:
+            return outcome
+        betters = outcome.status in self._outcomes
+        if betters and self.stronger(route, request_bytes) is not None:
+            return replace(outcome, action=Action.ESCALATE)
+        return outcome
+
+    def definitions(self) -> list[Variant]:
+        """All variants that a manifest may name."""
+        steps = [*self._rooms.values(), *self._stronger.values()]
+        unique = {step.variant.name: step.variant for step in steps}
+        return [*self._routes.values(), *unique.values()]
+
+    def more_room(self, route: str | None, request_bytes: int) -> str | None:
+        """The name of the variant with a larger `max_tokens`, for a request of this size, in bytes;
+        None: the job declares none, or the request would be too large."""
+        return self._fitting(self._rooms.get(route), request_bytes)
+
+    def stronger(self, route: str | None, request_bytes: int) -> str | None:
+        """The same of the variant that asks the stronger model."""
+        return self._fitting(self._stronger.get(route), request_bytes)
+
+    def _fitting(self, step: _Step | None, request_bytes: int) -> str | None:
+        fits = step is not None and request_bytes + step.growth <= self._most_bytes
+        return step.variant.name if step is not None and fits else None
 
     def given_to(self, units: pa.Table) -> pa.Table:
-        """Open units with the column `variant` in place of `cut_off`, and the size that each
-        request then has."""
+        """Open units with the column `variant`, and the size that each request then has.
+
+        `route` says how each is asked at first; of the columns in place of `variant`, `cut_off`
+        says that an earlier answer ended at `max_tokens`, and `escalate` that the stronger model is
+        asked now. Only one of the two is true of a unit.
+        """
         sizes = units.column("request_bytes")
-        names = none = pa.nulls(units.num_rows, pa.string())
-        if self.variant is not None:
-            fits = pc.less_equal(pc.add(sizes, self.growth), self.max_request_bytes)
-            wanted = pc.and_(units.column("cut_off"), fits)
-            names = pc.if_else(wanted, pa.scalar(self.variant.name), none)
-            sizes = pc.if_else(wanted, pc.add(sizes, self.growth), sizes)
+        names: Any = pa.nulls(units.num_rows, pa.string())
+        if self._routes:
+            known = pc.is_in(units.column("route"), pa.array(list(self._routes), pa.string()))
+            names = pc.if_else(known, units.column("route"), names)
+        for column, steps in (("cut_off", self._rooms), ("escalate", self._stronger)):
+            for route, step in steps.items():
+                fits = pc.less_equal(pc.add(sizes, step.growth), self._most_bytes)
+                asked = pc.and_(units.column(column), fits)
+                if self._routes:
+                    asked = pc.and_(asked, _is(units.column("route"), route))
+                names = pc.if_else(asked, pa.scalar(step.variant.name), names)
+                sizes = pc.if_else(asked, pc.add(sizes, step.growth), sizes)
         position = units.schema.get_field_index("request_bytes")
         resized = units.set_column(position, "request_bytes", sizes)
-        return resized.drop_columns(["cut_off"]).append_column("variant", names)
+        return resized.drop_columns(["cut_off", "escalate"]).append_column("variant", names)
+
+
+def _is(column: pa.ChunkedArray, route: str | None) -> pa.ChunkedArray:
+    if route is None:
+        return pc.is_null(column)
+    return pc.fill_null(pc.equal(column, route), False)
+
+
+def _escalated(escalate: EscalateSpec | None, own: Declaration) -> Declaration | None:
+    """The declaration of the stronger model; its parameters lie on the job's own."""
+    if escalate is None:
+        return None
+    return replace(
+        own,
+        model_id=escalate.model_id,
+        max_tokens=escalate.max_tokens or own.max_tokens,
+        params=escalate.params_over(own.params),
+    )
+
+
+def _growth(before: Declaration, after: Declaration) -> int:
+    """The bytes that a request has more as asked by another declaration."""
+    return RequestBuilder(after).constant_bytes - RequestBuilder(before).constant_bytes

@@ -7,6 +7,7 @@ failure. The loop that makes the calls is `engine`.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batch_pipeline.api.protocol import ApiFailure
@@ -63,10 +64,10 @@ class Stop:
 
 
 class CallFailures:
-    """Judges the failures of an engine's calls, and tells the rate limiter of them."""
+    """Judges the failures of an engine's calls, and tells the rate limiter of their model."""
 
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
+    def __init__(self, limiter_of: Callable[[str], Limiter]) -> None:
+        self._limiter_of = limiter_of
         # When a gateway's page first arrived, for each call that had one in place of an answer, and
         # when the latest call left that the API itself answered.
         self._pages: list[float] = []
@@ -89,13 +90,14 @@ class CallFailures:
         elif page and call.paged_at is None:
             call.paged_at = now
             self._pages.append(now)
+        limiter = self._limiter_of(call.model_id)
         if outcome.action is Action.STOP:
-            self._limiter.rejected(now, ticket, failure.limits)
+            limiter.rejected(now, ticket, failure.limits)
             return Stop(failure)
         if is_refused_as_busy(failure) or not failure.connected:
             return self._not_taken_in(call, ticket, failure, outcome, now)
         if outcome.action is not Action.RETRY:
-            self._limiter.rejected(now, ticket, failure.limits)
+            limiter.rejected(now, ticket, failure.limits)
             return SetAside(outcome)
         return self._failed(call, ticket, failure, outcome, now, page=page)
 
@@ -110,11 +112,12 @@ class CallFailures:
         page: bool,
     ) -> TryAgain | SetAside | Stop:
         """Judge a call that failed for a reason that passes, and that may have been answered."""
+        limiter = self._limiter_of(call.model_id)
         if page:
             # It says nothing of the API's load.
-            self._limiter.rejected(now, ticket, failure.limits)
+            limiter.rejected(now, ticket, failure.limits)
         else:
-            self._limiter.failed(now, ticket)
+            limiter.failed(now, ticket)
         call.failed += 1
         turned_away = page and failure.status is not None and failure.status >= 300
         # Unless the API reported an error, or a gateway turned the call away, it may have been
@@ -142,13 +145,13 @@ class CallFailures:
     ) -> TryAgain | SetAside:
         """Judge a call whose request the API did not take in: too busy, or not connected."""
         call.busy += 1
-        limit = None
+        limit, limiter = None, self._limiter_of(call.model_id)
         if failure.status == 429:
-            self._limiter.throttled(now, ticket, failure.retry_after, failure.limits)
-            self._tell_pause(now)
-            limit = self._limiter.over(ticket, failure.limits)
+            limiter.throttled(now, ticket, failure.retry_after, failure.limits)
+            self._tell_pause(limiter, now)
+            limit = limiter.over(ticket, failure.limits)
         else:
-            self._limiter.overloaded(now, ticket)
+            limiter.overloaded(now, ticket)
         if limit is not None and call.busy >= TOO_LARGE_TRIES:
             message = f"larger than the account's limit of {limit}: {outcome.error_message}"
             return SetAside(replace(outcome, error_message=message))
@@ -157,9 +160,9 @@ class CallFailures:
             return _again(now, call.busy, failure.retry_after)
         return SetAside(outcome, attempted=False)
 
-    def _tell_pause(self, now: float) -> None:
-        """Log a long pause of the limiter; calls that are refused together are one pause."""
-        left = self._limiter.pause_left(now)
+    def _tell_pause(self, limiter: Limiter, now: float) -> None:
+        """Log a long pause of a limiter; calls that are refused together are one pause."""
+        left = limiter.pause_left(now)
         if left > TOLD_PAUSE_SECONDS and now > self._told_until:
             self._told_until = now + left
             log.warning("the API asks real-time calls to wait: they go on in %s", duration(left))

@@ -19,45 +19,52 @@ AHEAD_BYTES = 16 << 20
 
 
 class CallQueue:
-    """Calls in the order in which they leave; one that is due to be tried again goes first."""
+    """Calls in the order in which they leave; one that is due to be tried again goes first.
+
+    Those of one model do not wait for those of another, which may have to pause.
+    """
 
     def __init__(self, concurrency: int) -> None:
         self.ahead = max(AHEAD, concurrency)
-        self._ready: deque[Call] = deque()
-        self._ready_bytes = 0
+        self._ready: dict[str, deque[Call]] = {}
+        self._ready_calls = self._ready_bytes = 0
         # By the time of the next try; the number keeps calls of the same time in order.
         self._again: list[tuple[float, int, Call]] = []
         self._order = itertools.count()
 
     def __bool__(self) -> bool:
-        return bool(self._ready or self._again)
+        return bool(self._ready_calls or self._again)
 
     @property
     def wants_more(self) -> bool:
         """Whether more calls should be read ahead."""
-        return len(self._ready) < self.ahead // 2 and self._ready_bytes < AHEAD_BYTES
+        return self._ready_calls < self.ahead // 2 and self._ready_bytes < AHEAD_BYTES
 
     def add(self, calls: Sequence[Call]) -> None:
         """Add calls that were read from a shard."""
-        self._ready.extend(calls)
-        self._ready_bytes += sum(len(call.params) for call in calls)
+        for call in calls:
+            self._ready.setdefault(call.model_id, deque()).append(call)
+        self._count(calls, 1)
 
     def try_again(self, call: Call, at: float) -> None:
         """Add a call that is to leave once more, not before the time `at`."""
         heapq.heappush(self._again, (at, next(self._order), call))
 
-    def first(self, now: float) -> Call | None:
-        """The call that is to leave next, if one may leave now; it stays in the queue."""
-        if self._is_due(now):
-            return self._again[0][2]
-        return self._ready[0] if self._ready else None
+    def first(self, now: float) -> list[Call]:
+        """The calls that are to leave next, one of each model; they stay in the queue."""
+        due = [self._again[0][2]] if self._is_due(now) else []
+        tried = {call.model_id for call in due}
+        return [*due, *(calls[0] for model, calls in self._ready.items() if model not in tried)]
 
-    def pop(self, now: float) -> Call:
-        """Take the call out that `first` returns."""
-        if self._is_due(now):
+    def pop(self, call: Call) -> Call:
+        """Take a call out that `first` has returned."""
+        if self._again and self._again[0][2] is call:
             return heapq.heappop(self._again)[2]
-        call = self._ready.popleft()
-        self._ready_bytes -= len(call.params)
+        calls = self._ready[call.model_id]
+        calls.popleft()
+        if not calls:
+            del self._ready[call.model_id]
+        self._count([call], -1)
         return call
 
     def seconds_to_next_try(self, now: float) -> float | None:
@@ -66,10 +73,15 @@ class CallQueue:
 
     def remove_shard(self, shard: OpenShard) -> None:
         """Remove the calls of a shard."""
-        self._ready = deque(call for call in self._ready if call.shard is not shard)
-        self._ready_bytes = sum(len(call.params) for call in self._ready)
+        ready = [call for calls in self._ready.values() for call in calls]
+        self._ready, self._ready_calls, self._ready_bytes = {}, 0, 0
+        self.add([call for call in ready if call.shard is not shard])
         self._again = [entry for entry in self._again if entry[2].shard is not shard]
         heapq.heapify(self._again)
+
+    def _count(self, calls: Sequence[Call], sign: int) -> None:
+        self._ready_calls += sign * len(calls)
+        self._ready_bytes += sign * sum(len(call.params) for call in calls)
 
     def _is_due(self, now: float) -> bool:
         return bool(self._again) and self._again[0][0] <= now

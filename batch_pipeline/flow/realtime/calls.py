@@ -16,7 +16,6 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.failures import refuses_account
 from batch_pipeline.flow.concurrency import delayed_signals
-from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.engine import Claim, End, Engine
@@ -150,7 +149,6 @@ def _work(
     A shard that is left early for a reason is closed, so that its answers are collected. `breaks`:
     the circuit breaker is such a reason. A signal is passed on once the calls under way have ended.
     """
-    limiter = pipeline.limiter(Declaration.of(spec).model_id)
     stopped: NightState | None = None
 
     def report(shards: list[OpenShard]) -> bool:
@@ -158,7 +156,7 @@ def _work(
         lease = pipeline.settings.lease_seconds
         with pipeline.ledger.write() as connection:
             for shard in shards:
-                progress = shard.progress(engine.per_second, limiter.refused, engine.waits_until)
+                progress = shard.progress(engine.per_second, engine.refused, engine.waits_until)
                 leases.checkpoint(connection, shard.submission, progress, lease)
             gates = OPEN_GATES
             if breaks:
@@ -175,7 +173,7 @@ def _work(
             held = leases.checkpoint(
                 connection,
                 shard.submission,
-                shard.progress(engine.per_second, limiter.refused, None),
+                shard.progress(engine.per_second, engine.refused, None),
                 0.0,
             )
             if not held:
@@ -190,7 +188,7 @@ def _work(
     engine = Engine(
         concurrency=spec.realtime.concurrency,
         checkpoint_every=spec.realtime.checkpoint_every,
-        limiter=limiter,
+        limiter_of=pipeline.limiter,
         claim=claim,
         report=report,
         settle=settle,

@@ -73,15 +73,16 @@ class Engine:
         *,
         concurrency: int,
         checkpoint_every: int,
-        limiter: Limiter,
+        limiter_of: Callable[[str], Limiter],
         claim: Claim,
         report: Report,
         settle: Settle,
     ) -> None:
         self._concurrency = concurrency
         self._checkpoint_every = checkpoint_every
-        self._limiter = limiter
-        self._failures = CallFailures(limiter)
+        self._limiter_of = limiter_of
+        self._models: set[str] = set()
+        self._failures = CallFailures(limiter_of)
         self._claim, self._report, self._settle = claim, report, settle
         self._queue = CallQueue(concurrency)
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -129,8 +130,17 @@ class Engine:
     @property
     def waits_until(self) -> float | None:
         """When calls go on after a long pause, in seconds since the epoch; None: there is none."""
-        left = self._limiter.pause_left(time.monotonic())
+        now = time.monotonic()
+        left = min((each.pause_left(now) for each in self._limiters()), default=0.0)
         return time.time() + left if left > TOLD_PAUSE_SECONDS else None
+
+    @property
+    def refused(self) -> int:
+        """Calls that the API refused, of the models that this engine asks."""
+        return sum(limiter.refused for limiter in self._limiters())
+
+    def _limiters(self) -> list[Limiter]:
+        return [self._limiter_of(model_id) for model_id in list(self._models)]
 
     @property
     def per_second(self) -> float:
@@ -188,24 +198,26 @@ class Engine:
         """The call that leaves now, or None and the seconds to wait (None: until a change)."""
         if len(self._in_flight) >= (1 if self.probing else self._concurrency):
             return None, None
-        call = self._queue.first(now)
-        if call is None:
-            return None, self._queue.seconds_to_next_try(now)
-        wait = self._limiter.wait(now, len(call.params))
-        if wait is None and not self._in_flight:
-            # Calls of another engine in this process fill the window: no end of a call of this
-            # engine will tell that there is room.
-            wait = SHARED_SECONDS
-        if wait is None or wait > 0:
-            return None, wait
-        return self._queue.pop(now), None
+        waits = [self._queue.seconds_to_next_try(now)]
+        for call in self._queue.first(now):
+            wait = self._limiter_of(call.model_id).wait(now, len(call.params))
+            if wait is None and not self._in_flight:
+                # Calls of another engine in this process fill the window: no end of a call of this
+                # engine will tell that there is room.
+                wait = SHARED_SECONDS
+            if wait == 0:
+                return self._queue.pop(call), None
+            waits.append(wait)
+        # A call that is due again, and cannot leave yet, is waited for as the limiter says.
+        return None, min((wait for wait in waits if wait is not None and wait > 0), default=None)
 
     def _send(self, messages: Messages, call: Call, now: float) -> None:
         # A process that was frozen for long may have lost the shard to another one.
         if not call.shard.lease.held():
             self._drop(call.shard)
             return
-        ticket = self._limiter.sent(now, len(call.params))
+        self._models.add(call.model_id)
+        ticket = self._limiter_of(call.model_id).sent(now, len(call.params))
         assert self._loop is not None
         task = self._loop.create_task(self._call(messages, call, ticket))
         self._in_flight.add(task)
@@ -217,7 +229,7 @@ class Engine:
         except ApiFailure as failure:
             self._failed(call, ticket, failure)
         except BaseException:
-            self._limiter.abandoned(ticket)
+            self._limiter_of(call.model_id).abandoned(ticket)
             raise
         else:
             self._succeeded(call, ticket, answer)
@@ -228,7 +240,8 @@ class Engine:
         usage = usage_of(answer.message)
         # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
-        self._limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
+        limiter = self._limiter_of(call.model_id)
+        limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
         call.shard.succeeded(call, answer, now - ticket.sent_at)
         self._write_soon(call.shard)
         if self.probing:

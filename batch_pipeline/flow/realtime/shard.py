@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Self
@@ -32,18 +32,19 @@ from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission.admission import Intent
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.reporting.distribution import nearest_rank
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request without an answer, and the tries that it had.
+    """A request without an answer, the model that it asks, and the tries that it had.
 
     `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
     `lost`: tries without any answer of the API; each may have been processed and billed.
@@ -53,6 +54,7 @@ class Call:
     shard: OpenShard
     number: int
     params: bytes
+    model_id: str
     failed: int = 0
     busy: int = 0
     lost: int = 0
@@ -87,14 +89,14 @@ class OpenShard:
         with pipeline.ledger.read() as connection:
             self._snapshot = inputs.get_snapshot(connection, intent.shard.snapshot_id)
         self.declaration = Declaration.from_json(self._snapshot.declaration)
-        self._room = MoreRoom.of(spec.retry, self.declaration)
-        self._tools = "tool_choice" in self.declaration.params
+        self._next = Ways(spec.retry, self.declaration)
         manifest = manifests.read(pipeline.files, intent.shard.manifest)
         self._asked = variants.declarations_of(manifest, self.declaration)
         self._manifest = manifest.to_pydict()
-        sent_at = datetime.fromtimestamp(intent.submission.intent_at, UTC)
-        price = price_at(self.declaration, sent_at, intent.submission.stated_prices)
-        self._biller = Biller(self.declaration, intent.submission, price)
+        self._billers = {
+            name: _biller(asked, self.declaration, intent.submission)
+            for name, asked in self._asked.items()
+        }
         self._answered = bytearray(intent.shard.requests)
         self._ended: list[_Ended] = []
         self._lock = threading.Lock()
@@ -201,12 +203,13 @@ class OpenShard:
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
             params = builders[names[number]].rebuild(row.text, row.places)
-            yield Call(self, number, params)
+            yield Call(self, number, params, self._asked[names[number]].model_id)
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)
         message = result.get("message")
-        cost = self._biller.cost(message) if isinstance(message, dict) else Decimal(0)
+        biller = self._billers[self._manifest["variant"][number]]
+        cost = biller.cost(message) if isinstance(message, dict) else Decimal(0)
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
         with self._lock:
             self._answered[number] = 1
@@ -220,17 +223,27 @@ class OpenShard:
         """Add the upper bound of the price of tries whose answers were lost."""
         if not lost:
             return
-        most = self._asked[self._manifest["variant"][number]].max_tokens
-        size = self._manifest["request_bytes"][number]
+        variant = self._manifest["variant"][number]
+        size, most = self._manifest["request_bytes"][number], self._asked[variant].max_tokens
         with self._lock:
-            self._lost_usd += lost * self._biller.upper_bound(size, most)
+            self._lost_usd += lost * self._billers[variant].upper_bound(size, most)
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
-        outcome = outcomes.of_result(result, tools_asked_for=self._tools)
-        if outcome.action is Action.KEEP or self._manifest["variant"][number] is not None:
+        variant, route, size = (
+            self._manifest[name][number] for name in ("variant", "route", "request_bytes")
+        )
+        tools = "tool_choice" in self._asked[variant].params
+        outcome = outcomes.of_result(result, tools_asked_for=tools)
+        if outcome.action is Action.KEEP:
             return outcome
-        fits = self._room.fits(self._manifest["request_bytes"][number])
-        return outcomes.with_more_room(outcome) if fits else outcome
+        return self._next.after(variant, route, size, outcome)
+
+
+def _biller(asked: Declaration, declared: Declaration, submission: Submission) -> Biller:
+    """Prices the answers of requests that were asked so."""
+    stated = submission.stated_prices if asked.model_id == declared.model_id else None
+    price = price_at(asked, datetime.fromtimestamp(submission.intent_at, UTC), stated)
+    return Biller(asked, replace(submission, stated_prices=stated), price)
 
 
 def _latency(milliseconds: list[int]) -> dict[str, float] | None:

@@ -1,4 +1,5 @@
-"""Files of copied answers that a home holds and the ledger does not know."""
+"""Files of answers that a home holds, that no submission bought, and that the ledger does not know:
+copies of earlier nights' answers, and former answers that stand."""
 
 from __future__ import annotations
 
@@ -8,25 +9,26 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
+from batch_pipeline.flow.results import standing
 from batch_pipeline.flow.reuse.copies import FILE_PREFIX
 from batch_pipeline.ledger import answers_files, nights, snapshots
 from batch_pipeline.ledger.answers_files import AnswersFile
 from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
 from batch_pipeline.storage.files import Files
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A file of copies, and what it says of itself."""
+    """Such a file, why it was made, and what it says of itself."""
 
     job: str
     partition: str
     account: str
     name: str
-    rows: int
     origin: str
+    rows: int
     snapshot: str
     documents: int
     size: int
@@ -49,12 +51,18 @@ def restore(
     snapshot = snapshots.get_snapshot(connection, restoring.snapshot(connection, night, new))
     file = AnswersFile(snapshot.id, copied.origin, copied.name, copied.rows)
     answers_files.add(connection, night.id, file)
-    snapshots.avoid(connection, snapshot, copied.origin, copied.documents, copied.size)
+    if copied.documents:
+        snapshots.avoid(connection, snapshot, copied.origin, copied.documents, copied.size)
     return snapshot.id
 
 
 def _every(files: Files) -> Iterator[Copied]:
-    for path in files.glob(f"*/answers/*/partition=*/{FILE_PREFIX}*.parquet"):
+    found = {
+        path: origin
+        for prefix, origin in ((FILE_PREFIX, REUSE), (standing.FILE_PREFIX, standing.STANDS))
+        for path in files.glob(f"*/answers/*/partition=*/{prefix}*.parquet")
+    }
+    for path, origin in found.items():
         job, _, account, partition, name = path.split("/")
         with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
             told = parquet.metadata.metadata or {}
@@ -63,11 +71,11 @@ def _every(files: Files) -> Iterator[Copied]:
                 partition.removeprefix("partition="),
                 account,
                 name,
+                origin=told.get(b"origin", origin.encode()).decode(),
                 rows=parquet.metadata.num_rows,
-                origin=told[b"origin"].decode(),
                 snapshot=told[b"snapshot"].decode(),
-                documents=int(told[b"documents"]),
-                size=int(told[b"bytes"]),
+                documents=int(told.get(b"documents", 0)),
+                size=int(told.get(b"bytes", 0)),
             )
 
 

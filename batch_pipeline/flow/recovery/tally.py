@@ -118,6 +118,7 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
         "unit": pa.array(units, pa.string()), "final": ours, "counted": ours,
         # Not among the results: it is then taken from the tokens.
         "other_way_usd": pa.nulls(len(first), ANSWERS_SCHEMA.field("other_way_usd").type),
+        **{name: pa.nulls(len(first), pa.string()) for name in ("variant", "escalate")},
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"

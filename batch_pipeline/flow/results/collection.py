@@ -29,6 +29,7 @@ from batch_pipeline.flow.publishing import Named, Publish
 from batch_pipeline.flow.results import dead_letters, lines
 from batch_pipeline.flow.results.judge import LineJudge
 from batch_pipeline.flow.results.result_tables import Chunk
+from batch_pipeline.flow.results.unsure import unsure_by
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import (
@@ -87,11 +88,12 @@ def collect(
     )
     settled = _published(pipeline, night, submission)
     left = replace(submission, usd_bound=submission.usd_bound - submission.published_usd)
-    judge = LineJudge(
-        pipeline, left, snapshot, manifest, retry, price,
-        gone=gone, settled=settled, earlier=_earlier(latest),
-    )  # fmt: skip
     with ExitStack() as stack:
+        judge = LineJudge(
+            pipeline, left, snapshot, manifest, retry, price,
+            unsure=stack.enter_context(unsure_by(retry)),
+            gone=gone, settled=settled, earlier=_earlier(latest),
+        )  # fmt: skip
         staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
             there = blocks if gone is None else _none_if_absent(blocks)

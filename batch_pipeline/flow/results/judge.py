@@ -12,7 +12,7 @@ import itertools
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from operator import mul
@@ -27,20 +27,21 @@ from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
-from batch_pipeline.flow.gates.billing import Bill, Biller
+from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
-from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status
+from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import variants
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.results.dead_letters import DeadLetter
+from batch_pipeline.flow.results.escalating import Escalating
 from batch_pipeline.flow.results.result_tables import JUDGED, Chunk, Judged, ResultTables
+from batch_pipeline.flow.results.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.ledger.sums import Counts
+from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.safe_text import get_logger
@@ -90,28 +91,27 @@ class LineJudge:
         retry: RetrySpec,
         price: ModelPrice,
         *,
+        unsure: Unsure | None = None,
         gone: str | None = None,
         settled: Iterable[int] = (),
         earlier: tuple[int, int] = (0, 0),
     ) -> None:
         declaration = Declaration.from_json(snapshot.declaration)
-        tiers = price.tiers(submission.engine)
         self._submission = submission
         self._max_attempts = retry.max_attempts
-        self._room = MoreRoom.of(retry, declaration)
+        self._escalating = Escalating(retry, declaration, manifest, unsure)
         self._reader = AnswerReader(declaration.output_schema)
-        self._tools = "tool_choice" in declaration.params
-        self._tier_starts, self._prices = tiers.starts, tiers.picodollars()
-        self._biller = Biller(declaration, submission, price)
+        asked = asked_of(manifest, declaration, submission, price)
+        self._fees = asked[None].biller.fees
         # What answers whose bill is not that of their tokens would have cost the other way.
         self._other_way: dict[int, int] = {}
-        self._asked = variants.declarations_of(manifest, declaration)
         self._gone = gone
         self._manifest = manifest.combine_chunks()
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
         self._sizes = manifest.column("request_bytes").to_pylist()
-        self._variants = manifest.column("variant").to_pylist()
+        self._asked = [asked[name] for name in manifest.column("variant").to_pylist()]
+        self._own = asked[None]
         self._ids = manifest.column("id").to_pylist()
         self._followers = decisions.followers(pipeline.files, snapshot, manifest.column("ordinal"))
         simulated = pipeline.account.simulated
@@ -133,7 +133,8 @@ class LineJudge:
         self._unreadable = self._foreign = 0
         self._quoted: list[str] = []
         self._given_up = 0
-        self._open = 0
+        self._open = self._undecided = 0
+        self._models: dict[str, dict[str, int]] = {}
         self._statuses: Counter[str] = Counter()
         self._first = FirstAttempts()
         self._usage = dict.fromkeys(TOKENS, 0)
@@ -176,7 +177,7 @@ class LineJudge:
                 yield self._chunk(answers)
         self._tell_odd_lines()
         if self._gone is not None:
-            lost = self._read(outcomes.gone(self._gone))
+            lost = self._read(self._own, outcomes.gone(self._gone))
             missing = [number for number, seen in enumerate(self._seen) if not seen]
             missing = [number for number in missing if number not in self._pending]
             self._given_up = len(missing)
@@ -229,6 +230,9 @@ class LineJudge:
         return Counts(
             items={} if duplicate else dict(self._statuses),
             open=0 if duplicate else self._open,
+            undecided=0 if duplicate else self._undecided,
+            unjudged=self._escalating.unjudged,
+            models=self._models,
             tokens=self._usage,
             measured_answers=self._measured_answers,
             measured_bytes=self._measured_bytes,
@@ -240,7 +244,7 @@ class LineJudge:
             gone_requests=self._given_up,
             gone_usd=gone_usd if self._given_up else Decimal(0),
             estimated_usd=self._estimated,
-            fees=self._biller.fees,
+            fees=self._fees,
             passing=0 if duplicate else self._passing,
             again=0 if duplicate else self._again,
             duplicate=duplicate,
@@ -274,18 +278,18 @@ class LineJudge:
             return None
         if type(result) is dict and result.get("type") == "succeeded":
             self._pending.pop(number, None)
-            return self._settle(number, self._read(result))
+            return self._settle(number, self._read(self._asked[number], result))
         if number not in self._pending:
             # Calls alone have this mark, which is ours: from the API it would mean nothing.
             attempted = self._submission.batch_id is not None or data.get("attempted") is not False
-            self._pending[number] = self._read(result, attempted=attempted)
+            self._pending[number] = self._read(self._asked[number], result, attempted=attempted)
             if self._submission.batch_id is None and data.get("lost"):
                 self._lost.add(number)
         return None
 
-    def _read(self, result: object, *, attempted: bool = True) -> _Read:
+    def _read(self, asked: Asked, result: object, *, attempted: bool = True) -> _Read:
         """What a result says; one without a message that succeeded has cost nothing."""
-        outcome = outcomes.of_result(result, tools_asked_for=self._tools, attempted=attempted)
+        outcome = outcomes.of_result(result, tools_asked_for=asked.tools, attempted=attempted)
         if type(result) is not dict or result.get("type") != "succeeded":
             return outcome, None, None, None, None, _NO_TOKENS, None
         message = result.get("message")
@@ -297,7 +301,7 @@ class LineJudge:
         stop_reason = None if stop_reason is None else str(stop_reason)
         model = None if model is None else str(model)
         tokens = tokens_of(message)
-        bill = None if self._biller.is_plain(message) else self._biller.bill(message, tokens)
+        bill = None if asked.biller.is_plain(message) else asked.biller.bill(message, tokens)
         return outcome, content, parsed, stop_reason, model, tokens, bill
 
     def _look_for_storm(self) -> None:
@@ -320,47 +324,76 @@ class LineJudge:
         """Book the first result of a request; its answer in the order of `JUDGED`."""
         self._seen[number] = True
         outcome, content, parsed, stop_reason, model, tokens, bill = read
-        tried = self._tried[number]
+        tried, asked = self._tried[number], self._asked[number]
+        undecided: Undecided | None = None
         if outcome.action is Action.KEEP:
             final = counted = True
         else:
             outcome = self._in_this_submission(number, outcome)
             final = outcomes.settle(outcome, tried, self._max_attempts)
+            undecided = self._escalating.undecided(number, outcome, final=final)
+            final = final and undecided is None
             counted = outcome.action not in (Action.REOPEN, Action.STOP)
         self.answered = self.answered or outcome.status not in _NOT_WORKED_ON
-        self._first.count(self._ids[number], tried, outcome)
+        attempt, judged = self._escalating.as_first(number, tried, outcome)
+        self._first.count(self._ids[number], attempt, judged)
         message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
         if not final:
-            self._open += 1
-            self._again += outcome.status is not Status.CANCELED and (
-                outcome.action in (Action.RETRY, Action.RETRY_ONCE, Action.REOPEN)
-            )
+            self._leave_open(number, outcome)
         elif outcome.status not in NOT_DEAD:
             self._add_letters(number, outcome, message)
         if tokens is None:
             tokens = _NO_TOKENS
-            most = self._asked[self._variants[number]].max_tokens
-            self._estimated += self._biller.upper_bound(self._sizes[number], most, bill)
+            most = asked.declaration.max_tokens
+            self._estimated += asked.biller.upper_bound(self._sizes[number], most, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
         if prompt:
             self._measured_answers += 1
             self._measured_bytes += self._sizes[number]
         if bill is None:
-            prices = self._prices[bisect_left(self._tier_starts, prompt)]
+            prices = asked.prices[bisect_left(asked.tier_starts, prompt)]
             cost = sum(map(mul, prices, tokens))
         else:
             cost, self._other_way[number] = bill.picodollars, bill.other_way
+        if not asked.own:
+            self._count_other_model(number, asked, tokens, cost)
         return (
             number, final, counted, outcome.status, content, parsed, stop_reason,
-            outcome.error_type, message, model, *tokens, cost,
+            outcome.error_type, message, model, *tokens, cost, undecided,
         )  # fmt: skip
+
+    def _leave_open(self, number: int, outcome: Outcome) -> None:
+        """Count a request that is not settled by its answer."""
+        if self._escalating.is_optional(number):
+            self._undecided += 1
+            return
+        self._open += 1
+        self._again += outcome.status is not Status.CANCELED and (
+            outcome.action in (Action.RETRY, Action.RETRY_ONCE, Action.REOPEN)
+        )
+
+    def _count_other_model(
+        self, number: int, asked: Asked, tokens: Sequence[int], picodollars: int
+    ) -> None:
+        """Note what an answer of another model than the declared one was billed."""
+        other_way = asked.other_way(tokens)
+        self._other_way.setdefault(number, other_way)
+        used = self._models.setdefault(
+            asked.declaration.model_id, dict.fromkeys((*MODEL_SUMS, "picodollars"), 0)
+        )
+        for name, count in zip(TOKENS, tokens, strict=True):
+            used[name] += count
+        used["picodollars"] += picodollars
+        if prompt := sum(tokens) - tokens[_OUTPUT]:
+            used["measured_answers"] += 1
+            used["measured_bytes"] += self._sizes[number]
+            used["measured_tokens"] += prompt
 
     def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
         """What a result that is no success means for this request of this submission."""
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
-        if self._variants[number] is None and self._room.fits(self._sizes[number]):
-            outcome = outcomes.with_more_room(outcome)
+        outcome = self._escalating.after(number, outcome)
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
         return outcome
@@ -383,7 +416,8 @@ class LineJudge:
 
     def _chunk(self, answers: list[Judged]) -> Chunk:
         """The rows of answers, which are counted."""
-        columns = dict(zip(JUDGED, zip(*answers, strict=True), strict=True))
+        columns: dict[str, Any] = dict(zip(JUDGED, zip(*answers, strict=True), strict=True))
+        self._undecided += self._escalating.look_for_unsure(columns)
         self._picodollars += sum(columns["picodollars"])
         for name in TOKENS:
             self._usage[name] += sum(columns[name])

@@ -24,9 +24,9 @@ from batch_pipeline.pricing.tokens import TOKENS
 # all rows.
 JUDGED = (
     "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
-    "error_message", "model", *TOKENS, "picodollars",
+    "error_message", "model", *TOKENS, "picodollars", "escalate",
 )  # fmt: skip
-_OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint")
+_OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint", "route", "variant")
 Judged = tuple[Any, ...]
 _PICODOLLAR = pa.scalar(1 / PICODOLLARS, pa.decimal128(12, 12))
 

@@ -54,7 +54,7 @@ _TABLES = f"""
     )
 """  # noqa: S608  # made of constants
 _ITEMS = f"""
-    SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint,
+    SELECT s.ordinal, s.id, coalesce(d.unit, s.unit) AS unit, s.fingerprint, s.route,
            {decisions.STATUS} AS status, coalesce(d.reason, s.reason) AS reason,
            coalesce(d.detail, s.detail) AS detail,
            {", ".join(f"coalesce(c.{name}, 0) AS {name}" for name in SUMMED)}
@@ -76,14 +76,14 @@ _ROWS_SET_ASIDE = f"""
            CASE WHEN s.status = '{Status.FILTERED}' THEN s.reason ELSE s.status END AS error_type,
            coalesce(s.detail, s.reason) AS error_message,
            {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
-           {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint,
+           {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint, s.route,
            k.simulated, k.at AS collected_at
     FROM here s CROSS JOIN constants k
 """  # noqa: S608
 _ROWS_ANSWERED = f"""
     SELECT s.ordinal, s.id, a.status, a.error_type, a.error_message,
            {", ".join(f"a.{name}" for name in _OF_THE_ANSWER)},
-           {", ".join(f"s.{name}" for name in SUMMED)}, a.attempt, s.fingerprint,
+           {", ".join(f"s.{name}" for name in SUMMED)}, a.attempt, s.fingerprint, s.route,
            k.simulated, a.collected_at
     FROM answers a
     JOIN here s ON s.unit = a.unit

@@ -61,7 +61,8 @@ _COPIES = f"""
            e.stop_reason, NULL AS error_type, NULL AS error_message, e.model,
            {", ".join(f"0 AS {name}" for name in TOKENS)}, 0::DECIMAL(18, 12) AS cost_usd,
            e.attempt, '{REUSED}' AS mode, e.batch_id, e.custom_id, p.fingerprint, e.simulated,
-           k.at AS collected_at, k.answered_by, 0::DECIMAL(18, 12) AS other_way_usd
+           k.at AS collected_at, k.answered_by, 0::DECIMAL(18, 12) AS other_way_usd,
+           NULL AS route, NULL AS variant, NULL AS escalate
     FROM earlier e
     JOIN picked p ON p.unit = e.unit AND p.custom_id = e.custom_id
     CROSS JOIN constants k

@@ -83,7 +83,7 @@ def _with_room(facts: Facts, state: Progress) -> Facts:
         full = "it found no room in the account's queue"
     short = state.night.short_of_budget
     # What was planned before it failed may go, unless everything fails.
-    rests = state.night.storm_since is not None or state.waiting == state.night.open_requests
+    rests = state.night.storm_since is not None or state.waiting == state.night.unplanned
     facts = replace(facts, waits_for=state.night.waits_for)
     facts = replace(facts, backing_off=state.night.resting(state.at) if rests else None)
     return replace(

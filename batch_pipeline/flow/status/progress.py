@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
+    answers_files,
     approvals,
     nights,
     refusals,
@@ -25,6 +27,7 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -74,6 +77,10 @@ class Progress:
     at: float
     collected: tuple[Sums, ...] = ()
     fees: tuple[Fee, ...] = ()
+    # Requests that keep a former answer which might have been escalated, by cause; and answers of
+    # which the rule does not tell whether they are sure.
+    stands: Mapping[Stands, int] = field(default_factory=dict)
+    unjudged: int = 0
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -245,7 +252,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
-        waiting=shards.requests_waiting(connection, night) + night.open_requests,
+        waiting=shards.requests_waiting(connection, night) + night.unplanned,
         in_flight=_requests(live, *IN_QUEUE, State.CALLING),
         unknown=_requests(live, State.UNKNOWN),
         to_collect=_requests(live, State.ENDED),
@@ -259,6 +266,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         at=now(connection),
         collected=tuple(collected),
         fees=sums.fees(connection, night_id),
+        stands=answers_files.standing(connection, night_id),
+        unjudged=sums.unjudged(connection, night_id),
     )
 
 
@@ -271,12 +280,12 @@ def wants_plan(state: Progress, full_shard: int) -> bool:
     """Whether open requests are to be cut into shards, at the first plan or for a retry round.
 
     They are, unless they failed and rest for a time, once the night has nothing else left to do, or
-    once they fill a shard of `full_shard` requests.
+    once they fill a shard of `full_shard` requests. What is not decided is decided at the former.
     """
-    unplanned = state.night.open_requests
-    idle = not state.in_flight and not state.to_collect and state.waiting == unplanned
-    rests = state.night.resting(state.at) is not None
-    return unplanned > 0 and not rests and (idle or unplanned >= full_shard)
+    if state.night.resting(state.at) is not None:
+        return False
+    idle = not state.in_flight and not state.to_collect and state.waiting == state.night.unplanned
+    return (idle and state.night.unplanned > 0) or state.night.open_requests >= full_shard
 
 
 def _requests(found: list[Submission], *states: State) -> int:

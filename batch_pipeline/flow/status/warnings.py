@@ -16,6 +16,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import waits
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
+from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import FeeKind
 from batch_pipeline.wording import duration, moment, usd
@@ -74,10 +75,11 @@ class NightWarning:
 def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
     """A night's warnings, the account's first, then by batch; of a complete one passed limits."""
     if state.complete:
-        return list(_limits(state, alert_limits))
+        return [*_limits(state, alert_limits), *_of_escalation(state)]
     found = list(of_state(state, alert_limits, STOPPED))
     found.extend(_of_api(state))
     found.extend(_limits(state, alert_limits))
+    found.extend(_of_escalation(state))
     found.extend(_unknown(state))
     for submission in state.submissions:
         found.extend(_of_submission(submission, state.at))
@@ -91,6 +93,33 @@ def of(state: Progress, alert_limits: AlertsSpec) -> list[NightWarning]:
         lasts = state.at - since > DAY
         found.append(NightWarning("api_storm", message, key=f"{since:.0f}", alerts=lasts))
     return found
+
+
+# Why answers keep standing that were to be escalated, by cause.
+_STANDS = {
+    Stands.SHARE: "more than retry.escalate.max_share were to be escalated; {0} of them keep their "
+    "first answer: raise it, or ask the stronger model at first (routes)",
+    Stands.BUDGET: "no ceiling in USD has room to escalate {0} answers, which succeeded and are "
+    "unsure: they stand",
+    Stands.DEADLINE: "{0} unsure answers stand: to escalate them would miss the deadline",
+    Stands.IN_VAIN: "the stronger model gave no good answer to {0} requests: their first answer, "
+    "which succeeded and is unsure, stands",
+}
+
+
+def _of_escalation(state: Progress) -> Iterator[NightWarning]:
+    """What was to be escalated and keeps its first answer; told, and no alert."""
+    for cause, count in state.stands.items():
+        message = _STANDS[cause].format(f"{count:,}")
+        yield NightWarning("not_escalated", message, key=str(cause), alerts=False)
+    if state.unjudged:
+        yield NightWarning(
+            "escalation_unjudged",
+            f"retry.escalate.where is NULL or cannot be evaluated for {state.unjudged:,} answers: "
+            "they keep their answer",
+            key="",
+            alerts=False,
+        )
 
 
 def of_state(

@@ -124,6 +124,9 @@ night = Table(
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
     Column("open_requests", BigInteger, nullable=False, default=0),
+    # Requests with an answer of which is not decided yet whether it is escalated, or stands. They
+    # are in no shard, and not among the `open_requests`.
+    Column("undecided", BigInteger, nullable=False, default=0, server_default="0"),
     # Raised by every change of what is to be sent: a plan made for an older revision is discarded.
     Column("revision", Integer, nullable=False, default=0),
     # The results folder shows this night; of the accounts of one job and partition only one is.
@@ -207,6 +210,11 @@ shard = Table(
     # the largest request, sum of `max_tokens`.
     Column("largest_bytes", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    # The same by what the requests are priced at (`pricing.bounds.Part`); NULL: all are asked of
+    # the declared model.
+    Column("parts", JSON(none_as_null=True)),
+    # Each request has an answer that succeeded, which stands if this one fails or cannot be had.
+    Column("optional", Boolean, nullable=False, default=False, server_default=sa.false()),
     # Goes in real time because batches would miss the night's deadline.
     Column("for_deadline", Boolean, nullable=False, default=False),
     # The submission by which the API refused the body: the shard is split before anything of it is
@@ -290,6 +298,8 @@ submission = Table(
     Column("first_need_fix", BigInteger, nullable=False, default=0),
     # Requests that failed for a reason that passes.
     Column("passing", BigInteger, nullable=False, default=0, server_default="0"),
+    # Answers that were kept because `retry.escalate.where` was NULL for them, or failed.
+    Column("unjudged", BigInteger, nullable=False, default=0, server_default="0"),
     # Requests whose results can never be had, and what they may have cost at most.
     Column("gone_requests", BigInteger, nullable=False, default=0),
     Column("gone_usd", Usd, nullable=False, default=Decimal(0)),
@@ -352,6 +362,23 @@ submission = Table(
         sqlite_where=sa.text("collected_at IS NOT NULL"),
         postgresql_where=sa.text("collected_at IS NOT NULL"),
     ),
+)
+
+# What a collected submission was billed for answers of other models than the declared one, each by
+# the model that it was asked of.
+model_usage = Table(
+    "model_usage",
+    metadata,
+    Column("night_id", ForeignKey("night.id"), primary_key=True),
+    Column("model_id", String(200), primary_key=True),
+    Column("submission_id", ForeignKey("submission.id"), primary_key=True),
+    Column("snapshot_id", ForeignKey("snapshot.id"), nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in TOKENS),
+    Column("cost_usd", Usd, nullable=False),
+    Column("measured_answers", BigInteger, nullable=False),
+    Column("measured_bytes", BigInteger, nullable=False),
+    Column("measured_tokens", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Files of answers that no submission of their night bought, with the schema of answers. `origin`

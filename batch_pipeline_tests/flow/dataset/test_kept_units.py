@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.flow.dataset.kept_units import KeptUnits, is_kept_on
+from batch_pipeline.flow.dataset.kept_units import KeptUnits, MadeBy, is_kept_on
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
@@ -55,10 +55,11 @@ def test_kept_requests_are_none_of_the_snapshots_own() -> None:
 def test_a_kept_item_is_found_by_its_id() -> None:
     assert KeptUnits().of("a") is None
     database = sqlite3.connect(":memory:")
-    database.execute("CREATE TABLE kept (id, unit, declaration)")
-    database.execute("INSERT INTO kept VALUES ('a', 'u', 'd')")
+    database.execute("CREATE TABLE kept (id, unit, declaration, route)")
+    database.execute("INSERT INTO kept VALUES ('a', 'u', 'd', NULL)")
     builder = RequestBuilder(PRESENT)
-    kept = KeptUnits({"d": builder}, database)
-    assert kept.of("a") == ("u", builder)
+    made_by = MadeBy("d", None)
+    kept = KeptUnits({made_by: builder}, database)
+    assert kept.of("a") == ("u", made_by, builder)
     assert kept.of("b") is None
     database.close()

@@ -15,7 +15,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, plan
 from batch_pipeline.flow.planning.open_units import open_units
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.results import settled_rows
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
@@ -47,7 +47,7 @@ def test_a_row_is_open_unless_it_is_set_aside_answered_for_or_in_a_shard(
     rows = documents(40) + [{**row, "id": f"{row['id']} again"} for row in documents(5)]
     spec = job(write_rows(tmp_path / "in.jsonl", [*rows, {"id": "bad", "text": None}]))
     snapshot = read(pipeline, spec)
-    room = MoreRoom.of(spec.retry, Declaration.of(spec))
+    room = Ways(spec.retry, Declaration.of(spec))
 
     def found(answers: NightAnswers, planned: list[str]) -> list[pa.Table]:
         with open_units(pipeline.files, snapshot, answers, planned) as units:

@@ -35,3 +35,21 @@ def test_a_sample_has_one_of_each_length_and_follows_from_the_seed() -> None:
         assert found.tolist() == sorted(found)
     assert one.tolist() != other.tolist()
     assert one.tolist() == sampling.drawn(sizes, sampling.lots(units, "1"), 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "found"),
+    [
+        ([90, 28, 2], 12, [9, 2, 1]),
+        ([100], 7, [7]),
+        ([3], 7, [3]),
+        ([5, 1, 1], 2, [1, 1, 0]),
+        ([50, 50, 0], 4, [2, 2, 0]),
+        ([2, 98], 50, [1, 49]),
+        ([], 5, []),
+    ],
+)
+def test_each_group_has_its_share_of_a_sample_and_one_at_least(
+    sizes: list[int], count: int, found: list[int]
+) -> None:
+    assert sampling.by_share(sizes, count) == found

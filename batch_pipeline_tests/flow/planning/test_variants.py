@@ -16,7 +16,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
-from batch_pipeline.flow.planning.variants import MoreRoom
+from batch_pipeline.flow.planning.variants import Variant, Ways
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import shards
@@ -41,11 +41,15 @@ HEALED: dict[str, Any] = {**SHORT, "retry": {"truncated_max_tokens": 4_000}}
 CUT_OFF = Outcome(Status.TRUNCATED, Action.SET_ASIDE, "max_tokens", "cut off")
 
 
-def room(larger: int | None, max_tokens: int = 500, limit: int = 256_000_000) -> MoreRoom:
+def room(
+    larger: int | None, max_tokens: int = 500, limit: int = 256_000_000
+) -> tuple[Ways, Variant | None, int]:
+    """The ways of a job with more room, that variant, and the most bytes of a request."""
     declaration = Declaration.of(
         job("in.jsonl", max_tokens=max_tokens, limits={"max_bytes_per_batch": limit})
     )
-    return MoreRoom.of(RetrySpec(truncated_max_tokens=larger), declaration)
+    ways = Ways(RetrySpec(truncated_max_tokens=larger), declaration)
+    return ways, next(iter(ways.definitions()), None), declaration.max_request_bytes
 
 
 @pytest.mark.parametrize(
@@ -68,10 +72,9 @@ def test_what_is_worth_more_room(outcome: Outcome, final: bool, attempt: int) ->
     [(1_000, 500, 1), (900, 500, 0), (128_000, 8, 5), (None, 500, 0), (400, 500, 0)],
 )
 def test_a_request_grows_by_digits(larger: int | None, max_tokens: int, growth: int) -> None:
-    more = room(larger, max_tokens)
-    assert more.growth == growth
+    _, variant, _ = room(larger, max_tokens)
     declaration = Declaration.of(job("in.jsonl", max_tokens=max_tokens))
-    asked = declaration if more.variant is None else more.variant.declared_as(declaration)
+    asked = declaration if variant is None else variant.declared_as(declaration)
     row = orjson.dumps(documents(1)[0])
     plain, large = (RequestBuilder(declared).rebuild(row) for declared in (declaration, asked))
     assert len(large) - len(plain) == growth
@@ -80,20 +83,21 @@ def test_a_request_grows_by_digits(larger: int | None, max_tokens: int, growth: 
 
 
 def test_no_request_outgrows_a_batch() -> None:
-    more = room(1_000, limit=600)
-    assert more.fits(more.max_request_bytes - 1)
-    assert not more.fits(more.max_request_bytes)
-    assert not room(None).fits(1)
+    more, _, most = room(1_000, limit=600)
+    assert more.more_room(None, most - 1) == "more_room"
+    assert more.more_room(None, most) is None
+    assert room(None)[0].more_room(None, 1) is None
     units = pa.table(
         {
-            "request_bytes": [10, 10, more.max_request_bytes],
+            "request_bytes": [10, 10, most],
             "cut_off": [True, False, True],
+            "escalate": [False] * 3,
         }
     )
     given = more.given_to(units)
     assert given.column("variant").to_pylist() == ["more_room", None, None]
-    assert given.column("request_bytes").to_pylist() == [11, 10, more.max_request_bytes]
-    assert room(None).given_to(units).column("variant").null_count == 3
+    assert given.column("request_bytes").to_pylist() == [11, 10, most]
+    assert room(None)[0].given_to(units).column("variant").null_count == 3
 
 
 def test_an_answer_cut_off_is_asked_once_more_and_both_are_billed(

@@ -1,0 +1,100 @@
+"""What the answers of a submission mean for the escalation: which wait for the stronger model.
+
+Belongs here: what is told of one answer when it is collected. How many are escalated is decided for
+the whole night, when it is planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.outcomes import Action, Outcome, Status, Undecided
+from batch_pipeline.flow.planning import variants
+from batch_pipeline.flow.planning.variants import Ways
+from batch_pipeline.flow.results.unsure import Unsure
+from batch_pipeline.jobs.spec import RetrySpec
+
+
+class Escalating:
+    """The requests of a manifest, by their numbers, and how each was asked.
+
+    `unjudged` counts answers of which the rule does not tell whether they are sure.
+    """
+
+    def __init__(
+        self,
+        retry: RetrySpec,
+        declaration: Declaration,
+        manifest: pa.Table,
+        unsure: Unsure | None,
+    ) -> None:
+        self._ways = Ways(retry, declaration)
+        self._unsure = unsure
+        names = ("variant", "route", "request_bytes", "optional")
+        columns = (manifest.column(name).to_pylist() for name in names)
+        self._variants, self._routes, self._sizes, self._optional = columns
+        # Failed answers beyond this number are more than can be escalated.
+        share = 0.0 if retry.escalate is None else retry.escalate.max_share
+        self._most = int(share * manifest.num_rows)
+        self._failed = self.unjudged = 0
+
+    def is_optional(self, number: int) -> bool:
+        """Whether a request has a former answer that stands if this one is no good."""
+        return bool(self._optional[number])
+
+    def after(self, number: int, outcome: Outcome) -> Outcome:
+        """What an answer that is no success means; see `Ways.after`."""
+        return self._ways.after(
+            self._variants[number], self._routes[number], self._sizes[number], outcome
+        )
+
+    def undecided(self, number: int, outcome: Outcome, *, final: bool) -> Undecided | None:
+        """Why an answer that is no success is not final yet, beside that it is asked again."""
+        if outcome.action is Action.ESCALATE:
+            return Undecided.FAILED
+        return Undecided.STANDS if final and self.is_optional(number) else None
+
+    def as_first(self, number: int, tried: int, outcome: Outcome) -> tuple[int, Outcome]:
+        """Which attempt an answer counts as for the breaker, and with what outcome.
+
+        The breaker judges what a request comes to after the escalation: a failed answer counts once
+        the stronger model has answered, unless it is one of more than the share allows.
+        """
+        if outcome.action is Action.ESCALATE:
+            self._failed += 1
+            if self._failed > self._most:
+                return tried, replace(outcome, action=Action.SET_ASIDE)
+        elif variants.is_escalated(self._variants[number]):
+            return (0 if self.is_optional(number) else 1), outcome
+        return tried, outcome
+
+    def look_for_unsure(self, columns: dict[str, Any]) -> int:
+        """Let the answers of a chunk that succeeded and are unsure not be final; returns how many.
+
+        `columns` are those of `result_tables.JUDGED`.
+        """
+        if self._unsure is None:
+            return 0
+        known = zip(columns["number"], columns["final"], columns["status"], strict=True)
+        places = [
+            place
+            for place, (number, final, status) in enumerate(known)
+            if final and status is Status.SUCCEEDED and self._may_be_escalated(number)
+        ]
+        names = self._unsure.columns
+        found = self._unsure.of([{name: columns[name][n] for name in names} for n in places])
+        self.unjudged += found.unjudged
+        final, escalate = list(columns["final"]), list(columns["escalate"])
+        for place in (places[n] for n in found.unsure):
+            final[place], escalate[place] = False, Undecided.UNSURE
+        columns["final"], columns["escalate"] = final, escalate
+        return len(found.unsure)
+
+    def _may_be_escalated(self, number: int) -> bool:
+        if variants.is_escalated(self._variants[number]):
+            return False
+        return self._ways.stronger(self._routes[number], self._sizes[number]) is not None

@@ -1,0 +1,65 @@
+"""Which answers that succeeded are unsure, by the rule of the job (`retry.escalate.where`).
+
+Belongs here: the rule, evaluated over answers. What is done about an unsure answer is decided when
+the night is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, evaluators
+from batch_pipeline.jobs import expressions
+from batch_pipeline.jobs.expressions import NUMBER
+from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.jobs.thrift import ANSWER_COLUMNS
+
+
+@dataclass(frozen=True)
+class Found:
+    """The positions of the answers that are unsure, and the number of those of which the rule does
+    not tell: it is NULL, or it failed. These are kept like sure ones."""
+
+    unsure: Sequence[int]
+    unjudged: int
+
+
+class Unsure:
+    """The rule of a job, in an open database; `columns` are those of an answer that it reads."""
+
+    def __init__(self, opened: Evaluator) -> None:
+        self._opened = opened
+        self.columns = opened.expression.columns
+
+    def of(self, answers: Sequence[Mapping[str, Any]]) -> Found:
+        """What the rule says of answers, given by its columns."""
+        if not answers:
+            return Found((), 0)
+        columns = {
+            name: pa.array([answer[name] for answer in answers], _TYPES[ANSWER_COLUMNS[name]])
+            for name in self.columns
+        }
+        # A table without columns would have no rows.
+        table = pa.table(columns or {"nothing": pa.nulls(len(answers))})
+        values = self._opened.values(table)
+        return Found(
+            [place for place, value in enumerate(values) if value is True],
+            sum(value is None or isinstance(value, Failed) for value in values),
+        )
+
+
+_TYPES = {kind: pa.int64() if kind == NUMBER else pa.string() for kind in ANSWER_COLUMNS.values()}
+
+
+@contextmanager
+def unsure_by(retry: RetrySpec) -> Iterator[Unsure | None]:
+    """The rule of a job while the block runs; None: it declares none."""
+    where = None if retry.escalate is None else retry.escalate.where
+    wanted = [] if where is None else [expressions.parse(where, ANSWER_COLUMNS)]
+    with evaluators(wanted) as opened:
+        yield Unsure(opened[0]) if opened else None
