@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import outage, paths, publishing
+from batch_pipeline.flow import caching, outage, paths, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -253,6 +253,7 @@ def run_pilot(
     night: Night,
 ) -> dict[str, Any] | Waiting:
     """Bring the pilot as far as it goes now: its verdict, or why it waits."""
+    caching.count(pipeline, spec, night)
     return sample.run_pilot(pipeline, spec, night, price_for(spec))
 
 
@@ -275,7 +276,8 @@ def submit(
         return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))
     night = plan.take_back_too_large(pipeline, spec, night)
     _plan(pipeline, spec, night, snapshot)
-    admitted = budget.limits(pipeline, spec, night)
+    caching.prepare(pipeline, spec, night)
+    admitted = caching.with_marks(spec, budget.limits(pipeline, spec, night))
     read_gates = night_gates.read_gates(spec)
     submitted = submission.submit_waiting(pipeline, night, admitted, read_gates)
     watched = _watching_deadline(pipeline, spec, night, meanwhile)

@@ -227,6 +227,7 @@ class JobSpec(DeclaredModel):
     prices: PricesSpec | None = None
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
+    caching: Literal["off", "auto", "5m", "1h"] = "off"
     deduplicate: bool = True
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
 # Examples that are kept of one type of error; the answers have all messages.
 EXAMPLES = 3
@@ -69,7 +69,8 @@ class Counts:
     `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
     `gone_requests` have results that can never be had, and may have cost up to `gone_usd`;
     `lost_usd` may have been billed for calls whose answers were lost, `estimated_usd` for answers
-    that do not say what was billed for them. `fees` by kind and name have a `quantity`, and
+    that do not say what was billed for them. The prompt cache saved `cache_saved_usd`, or cost it
+    where that is negative. `fees` by kind and name have a `quantity`, and
     `picodollars` where there is a price; the submission's cost has them too.
     """
 
@@ -87,6 +88,7 @@ class Counts:
     gone_usd: Decimal = Decimal(0)
     lost_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
+    cache_saved_usd: Decimal = Decimal(0)
     # Requests that failed for a reason that passes, and all that go again because they failed.
     passing: int = 0
     again: int = 0
@@ -108,6 +110,11 @@ class Counts:
         usd = {name: Decimal(data[name]) for name in data if name.endswith("_usd")}
         return cls(**{**data, **usd})
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that were written to the prompt cache or read from it."""
+        return sum(self.tokens.get(name, 0) for name in CACHE_TOKENS)
+
     def columns(self) -> dict[str, object]:
         """What of this is kept in columns of `submission`."""
         return {
@@ -120,6 +127,7 @@ class Counts:
             "gone_requests": self.gone_requests,
             "gone_usd": self.gone_usd,
             "estimated_usd": self.estimated_usd,
+            "cache_saved_usd": self.cache_saved_usd if self.cached_tokens else None,
             "passing": self.passing,
             "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,
             "duplicate": self.duplicate,
@@ -157,6 +165,34 @@ class Sums:
     measured_tokens: int = 0
     gone_requests: int = 0
     gone_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True)
+class CacheSums:
+    """What the prompt cache did for the submissions that were sent with marks, or used it.
+
+    `requests` are theirs, tokens are billed ones. `saved_usd` is what reads saved, less what writes
+    cost above plain input; negative: the cache cost that.
+    """
+
+    requests: int = 0
+    read_tokens: int = 0
+    written_5m_tokens: int = 0
+    written_1h_tokens: int = 0
+    saved_usd: Decimal = Decimal(0)
+
+    @property
+    def written_tokens(self) -> int:
+        return self.written_5m_tokens + self.written_1h_tokens
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Of the tokens that could be read, the share that was; None: there were none."""
+        marked = self.read_tokens + self.written_tokens
+        return self.read_tokens / marked if marked else None
+
+
+NOTHING_CACHED = CacheSums()
 
 
 @dataclass
@@ -249,6 +285,21 @@ def of_night(connection: Connection, night_id: int) -> list[Sums]:
         )
         for row in connection.execute(query).mappings()
     ]
+
+
+def caching(
+    connection: Connection, night_id: int, *conditions: sa.ColumnElement[bool]
+) -> CacheSums:
+    """The sums over a night's collected submissions that used the prompt cache."""
+    submission = tables.submission.c
+    query = sa.select(
+        sa.func.coalesce(sa.func.sum(submission.requests), 0),
+        *(sa.func.coalesce(sa.func.sum(submission[name]), 0) for name in CACHE_TOKENS),
+        *usd_sum(submission.cache_saved_usd),
+    ).where(submission.night_id == night_id, submission.cache_saved_usd.is_not(None), *conditions)
+    found = connection.execute(query).one()
+    requests, written_5m, written_1h, read = map(int, found[:4])
+    return CacheSums(requests, read, written_5m, written_1h, usd_of(found[4], found[5]))
 
 
 def fees(connection: Connection, night_id: int) -> tuple[Fee, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from batch_pipeline.flow import caching
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
@@ -87,13 +88,24 @@ def _facts(
         complete=False,
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.
         gates=replace(facts.gates, judged=True),
-        at_work=None,
+        # What is at the API keeps nothing back but what waits for its cache.
+        at_work=_waits_for_cache(connection, spec, state, planned),
         queue_full=None,
         short_of_budget=None if short is None else short.as_fact(),
         asked=not state.waiting
         or any(not shard.pilot for shard in planned)
         or asked(state.night.partition, state.snapshot.taken_at),
     )
+
+
+def _waits_for_cache(
+    connection: Connection, spec: JobSpec, state: Progress, planned: Sequence[Shard]
+) -> str | None:
+    waiting = [s for s in planned if s.state is ShardState.WAITING and s.engine == "batch"]
+    if not waiting:
+        return None
+    first = next((shard for shard in waiting if shard.warms is not None), waiting[0])
+    return caching.waits_for(connection, spec, state.night, first)
 
 
 def _calls_left(connection: Connection, state: Progress) -> bool:

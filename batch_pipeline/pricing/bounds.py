@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from batch_pipeline.pricing.prices import Mode, ModelPrice
+from batch_pipeline.pricing.tokens import Lifetime
 
 # With fewer answers than these the tokens of the next documents are too uncertain.
 LEAST_ANSWERS = 10
@@ -37,12 +38,17 @@ class Measured:
 @dataclass(frozen=True)
 class Bounds:
     """Bounds for requests of one declaration; `caching` says that it asks for prompt caching, and
-    `fees` are USD of each request beside its tokens."""
+    `fees` are USD of each request beside its tokens.
+
+    `written` is what the pipeline's own cache marks may have the API write of each request: the
+    bytes of the shared prefix, and the lifetime of the marks at most.
+    """
 
     price: ModelPrice
     tokens_per_byte: Decimal = Decimal(1)
     caching: bool = True
     fees: Decimal = Decimal(0)
+    written: tuple[int, Lifetime] | None = None
 
     def usd(
         self,
@@ -62,6 +68,11 @@ class Bounds:
             caching=self.caching,
             longest=self._tokens(largest_bytes),
         )
+        if self.written is not None:
+            size, lifetime = self.written
+            longest = self._tokens(largest_bytes)
+            dearer = self.price.most_above_input(lifetime, mode, longest)
+            tokens += dearer * self._tokens(size) * requests
         return tokens + self.fees * requests
 
     def _tokens(self, size: int) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
+from batch_pipeline.flow.gates.cache_marks import read_marks, written_at_most
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -46,7 +47,7 @@ def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
     """What admission checks for a night: its share of the queue and its ceilings."""
     with pipeline.ledger.read() as connection:
         money = _money(connection, pipeline.settings, spec, night)
-    return pipeline.limits(spec.limits.max_queued_requests, money)
+    return pipeline.limits(spec.limits.max_queued_requests, money, read_marks(spec))
 
 
 def shortfall(
@@ -119,6 +120,7 @@ def bounds_of(connection: Connection, spec: JobSpec, night: Night, snapshot: Sna
         tokens.tokens_per_byte(spec.budget.buffer),
         asks_for_caching(declaration),
         _fees(connection, spec, night, declaration, price, tokens),
+        written_at_most(spec),
     )
 
 
@@ -163,8 +165,9 @@ def measured(collected: Iterable[Sums]) -> Measured:
 
 
 def asks_for_caching(declaration: Declaration) -> bool:
-    """Whether requests may be billed for cache writes: the API caches only where it is asked to.
+    """Whether requests may be billed for cache writes of the job's own asking, anywhere in them.
 
+    The API caches only where it is asked to; what `caching` asks for is `written_at_most`.
     The declaration tells: the word `cache_control` in a document is text of the prompt.
     """
     return b'"cache_control"' in orjson.dumps(declaration.params)
