@@ -149,6 +149,8 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
+    if state.caching:
+        notes.append(f"caching: {state.caching}")
     if found.remedy:
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
@@ -184,6 +186,7 @@ def _document(
         "deadline_at": _iso(state.night.deadline_at),
         "deadline": progress.deadline_details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
+        "caching": progress.caching_as_json(state),
         "pilot": state.night.pilot,
         "breaker": None
         if breaker is None
@@ -206,6 +209,7 @@ def _submission_document(submission: Submission) -> dict[str, Any]:
         "accepted_at": _iso(submission.accepted_at),
         "expires_at": _iso(submission.expires_at),
         "ended_at": _iso(submission.ended_at),
+        "caching": submission.caching,
         "error": submission.error,
     }
 

@@ -26,20 +26,18 @@ from batch_pipeline.flow.batches.refused_shards import part_of
 from batch_pipeline.flow.dataset import cache_marks as places
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import outlook
-from batch_pipeline.flow.gates.cache_marks import can_pay, fitting
+from batch_pipeline.flow.gates.cache_marks import fitting
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes, nights, shards, snapshots, sums
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Limits, Marks
-from batch_pipeline.ledger.cache_prefixes import CachePrefix
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.ledger.sums import NOTHING_CACHED, CacheSums
-from batch_pipeline.pricing.caching import minimum_tokens
 from batch_pipeline.pricing.tokens import LIFETIME_SECONDS, Lifetime
 from batch_pipeline.safe_text import get_logger
 
@@ -87,25 +85,7 @@ def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
         cache_prefixes.record(connection, night.account, prefix, model, tokens, problem)
         found = cache_prefixes.find(connection, night.account, prefix)
     assert found is not None
-    log.info("%s %s: caching: %s", night.job, night.partition, describe(found))
-
-
-def describe(found: CachePrefix) -> str:
-    """What is known of a prefix, in a few words."""
-    if found.tokens is None:
-        return f"the API did not count the shared prefix ({found.problem})"
-    return describe_tokens(found.model_id, found.tokens)
-
-
-def describe_tokens(model_id: str, tokens: int, about: str = "") -> str:
-    """Whether a prefix of so many tokens can be cached for a model, in a few words."""
-    least = minimum_tokens(model_id)
-    size = f"{about}{tokens:,} tokens"
-    if least is None:
-        return f"the shared prefix has {size}; the minimum of {model_id} is not known"
-    if tokens < least:
-        return f"cannot pay: {size}, minimum {least:,}"
-    return f"the shared prefix has {size}, minimum {least:,}"
+    log.info("%s %s: caching: %s", night.job, night.partition, found.describe())
 
 
 @dataclass(frozen=True)
@@ -196,7 +176,7 @@ def standing_of(connection: Connection, spec: JobSpec, night: Night) -> Standing
         turnaround = outlook.measured_turnaround(connection, night.account)
         latest = night.deadline_at - TURNAROUNDS_LEFT * turnaround.seconds
     standing = Standing(
-        at, can_pay=found is not None and can_pay(found), wait_until=latest,
+        at, can_pay=found is not None and found.can_pay, wait_until=latest,
         measured=_measured(connection, night),
     )  # fmt: skip
     warm_up = cache_prefixes.latest_warm_up(connection, night.account, prefix)

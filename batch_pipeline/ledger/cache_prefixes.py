@@ -17,6 +17,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
+from batch_pipeline.pricing.caching import describe_prefix, minimum_tokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class CachePrefix:
     tokens: int | None
     problem: str | None
     counted_at: float
+
+    @property
+    def can_pay(self) -> bool:
+        """Whether it is long enough to be cached; where that is not known the answers tell."""
+        least = minimum_tokens(self.model_id)
+        return self.tokens is None or least is None or self.tokens >= least
+
+    def describe(self) -> str:
+        """What is known of it, in a clause."""
+        if self.tokens is None:
+            return f"the API did not count the shared prefix ({self.problem})"
+        return describe_prefix(self.model_id, f"{self.tokens:,}", self.tokens)
 
 
 def find(connection: Connection, account: str, prefix: str) -> CachePrefix | None:

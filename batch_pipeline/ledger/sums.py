@@ -20,6 +20,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
+from batch_pipeline.wording import percent, usd
 
 # Examples that are kept of one type of error; the answers have all messages.
 EXAMPLES = 3
@@ -190,6 +191,21 @@ class CacheSums:
         """Of the tokens that could be read, the share that was; None: there were none."""
         marked = self.read_tokens + self.written_tokens
         return self.read_tokens / marked if marked else None
+
+    def describe(self) -> str:
+        """What the cache did, in a clause; empty where it was not used."""
+        if self.hit_rate is None:
+            return ""
+        marked = self.read_tokens + self.written_tokens
+        gain = "saved" if self.saved_usd >= 0 else "cost"
+        return (
+            f"{percent(self.hit_rate)} of {marked:,} marked tokens were read from the prompt "
+            f"cache, which {gain} {usd(abs(self.saved_usd))}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The sums as JSON; the amount is a Decimal."""
+        return {**vars(self), "hit_rate": self.hit_rate}
 
 
 NOTHING_CACHED = CacheSums()

@@ -30,6 +30,15 @@ def minimum_tokens(model_id: str) -> int | None:
     return next((least for pattern, least in _MINIMUMS if re.fullmatch(pattern, name)), None)
 
 
+def describe_prefix(model_id: str, size: str, tokens: int) -> str:
+    """Whether a shared prefix of so many tokens, `size` in words, can be cached, in a clause."""
+    least = minimum_tokens(model_id)
+    if least is not None and tokens < least:
+        return f"cannot pay: {size} tokens, minimum {least:,}"
+    known = "is not known" if least is None else f"is {least:,}"
+    return f"the shared prefix has {size} tokens; the minimum of {model_id} {known}"
+
+
 def break_even(prices: UnitPrices, lifetime: Lifetime) -> float | None:
     """The share of a marked prefix's tokens that has to be read for marks to cost nothing, where
     what is not read is written; None: no share is enough."""

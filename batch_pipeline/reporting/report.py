@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_pipeline.ledger.sums import CacheSums
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
@@ -220,6 +221,27 @@ class DeadlineCost:
 
 
 @dataclass(frozen=True)
+class Caching:
+    """What the prompt cache did for a night, and what is known of its prompts' shared prefix.
+
+    `break_even` is the hit rate at which batches with such marks cost as much as without.
+    """
+
+    used: CacheSums
+    prefix_tokens: int | None
+    summary: str
+    break_even: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.used.as_json(),
+            "break_even_hit_rate": self.break_even,
+            "prefix_tokens": self.prefix_tokens,
+            "summary": self.summary,
+        }
+
+
+@dataclass(frozen=True)
 class Report:
     """A night in money and outcomes, at any time; final once `complete`.
 
@@ -229,6 +251,7 @@ class Report:
     billed answers. `differences` are from what was foreseen, the earliest first. `trend` are the
     job's latest nights under the account up to this one, oldest first. `estimated_cost_usd` is what
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
+    `caching` is None where no prompt cache was asked for.
     """
 
     job: str
@@ -265,6 +288,7 @@ class Report:
     estimated_cost_usd: Decimal = ZERO
     fees: tuple[Billed, ...] = ()
     deadline: DeadlineCost | None = None
+    caching: Caching | None = None
 
     @property
     def fees_usd(self) -> dict[str, Decimal]:

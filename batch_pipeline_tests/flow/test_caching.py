@@ -192,7 +192,7 @@ def test_two_processes_warm_up_once_and_measure_one_batch(
     sim.set_cache_hits(0.0)
     spec = caching_job(tmp_path)
     pipelines = [make_pipeline(), make_pipeline()]
-    together(*(lambda each=each: run(each, spec, PARTITION) for each in pipelines))  # type: ignore[misc]
+    together(*(lambda each=each: run(each, spec, PARTITION) for each in pipelines))
     found = submissions_of(pipelines[0])
     assert all(s.state is State.COLLECTED for s in found)
     assert sorted(s.requests for s in found if s.caching) == [1, found[1].requests]

@@ -15,6 +15,7 @@ from batch_pipeline.cli.tables import SafeConsole, facts_table, plain_table
 from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
+    from batch_pipeline.flow.costs.cache_forecast import CacheForecast
     from batch_pipeline.flow.dataset.reading.files import Sources
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.jobs.loading import JobScan
@@ -37,13 +38,15 @@ def validate(
     context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
+    from batch_pipeline.flow.costs import cache_forecast
+    from batch_pipeline.flow.costs.estimate import RULE_BYTES_PER_TOKEN
     from batch_pipeline.flow.dataset import input_dataset
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.plan import ShardLimits
 
     pipeline, spec, key = opening.open_night(context, job, partition)
-    price_for(spec)
+    price = price_for(spec)
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
@@ -56,7 +59,15 @@ def validate(
         warnings.append(sources.notice)
     if not snapshot.items:
         warnings.append("the input has no rows")
-    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings)
+    caching = cache_forecast.forecast(
+        spec,
+        snapshot.units,
+        price,
+        counted=None,
+        tokens_per_byte=1 / RULE_BYTES_PER_TOKEN,
+        prompt_tokens=snapshot.request_bytes / max(1, snapshot.units) / RULE_BYTES_PER_TOKEN,
+    )
+    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings, caching)
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -114,6 +125,7 @@ def show_validation(
     snapshot: NewSnapshot,
     limits: ShardLimits,
     warnings: list[str],
+    caching: CacheForecast | None = None,
 ) -> None:
     """What a night would send, and what a person should know before it is sent."""
     by_count = -(-snapshot.units // limits.requests)
@@ -130,6 +142,7 @@ def show_validation(
         "requests": snapshot.units,
         "request_bytes": snapshot.request_bytes,
         "batches_at_least": max(by_count, by_bytes),
+        "caching": None if caching is None else caching.as_json(),
         "warnings": warnings,
     }
 
@@ -138,9 +151,11 @@ def show_validation(
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
         table = facts_table()
         for name, value in document.items():
-            if name not in ("job", "partition", "valid", "warnings"):
+            if name not in ("job", "partition", "valid", "caching", "warnings"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
+        if caching is not None:
+            console.print(f"Caching: {caching.summary}.", highlight=False, markup=False)
         for warning in warnings:
             console.print(f"Note: {warning}.", highlight=False, markup=False)
 

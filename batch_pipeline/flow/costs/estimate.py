@@ -24,8 +24,9 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import experience
+from batch_pipeline.flow.costs import cache_forecast, experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
+from batch_pipeline.flow.costs.cache_forecast import CacheForecast
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
@@ -33,6 +34,7 @@ from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.billing import searches_bound
+from batch_pipeline.flow.gates.budget import asks_for_caching
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
@@ -54,6 +56,7 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
 
@@ -80,6 +83,7 @@ class Tokens:
     output: Spread | None = None
     shares: Shares = UNCACHED
     fees: Mapping[Mode, Decimal] | None = None
+    usage: TokenUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Estimate:
     realtime_hours_from: str
     advice: Advice
     warnings: tuple[str, ...]
+    caching: CacheForecast | None = None
 
     @property
     def expected_usd(self) -> Decimal:
@@ -137,8 +142,11 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         if trouble is None and (found is None or found.output is None):
             counted, trouble = _count(pipeline, files, snapshot, left)
         tokens = _tokens(spec, left, found, counted)
+    prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
-    return _assembled(pipeline, spec, partition, account, night, snapshot, left, tokens, notes)
+    return _assembled(
+        pipeline, spec, partition, account, night, snapshot, left, tokens, notes, prefix=prefix
+    )
 
 
 def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
@@ -215,9 +223,12 @@ def _tokens(
     at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
     if found is not None and found.output is not None:
         per_byte = found.measured.tokens / found.measured.bytes
-        shares = Shares.of(found.usage)
+        # What the cache did before tells nothing of a night without it.
+        cached = spec.caching != "off" or asks_for_caching(Declaration.of(spec))
+        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch")
+        shares = Shares.of(usage) if cached and usage is not None else UNCACHED
         source = found.source
-        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees)
+        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees, usage)
     if counted is not None:
         requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
         return Tokens("count_tokens", requests, at_most, counted)
@@ -267,6 +278,8 @@ def _assembled(
     left: Unbought,
     tokens: Tokens,
     notes: list[str],
+    *,
+    prefix: int | None = None,
 ) -> Estimate:
     price = price_for(spec)
     output = tokens.output or Spread(*[float(spec.max_tokens)] * 3)
@@ -316,6 +329,15 @@ def _assembled(
         ),
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
         warnings=tuple(notes),
+        caching=cache_forecast.forecast(
+            spec,
+            left.requests,
+            price,
+            counted=prefix,
+            tokens_per_byte=tokens.per_byte,
+            prompt_tokens=work.prompt.mean,
+            usage=tokens.usage,
+        ),
     )
 
 
@@ -366,6 +388,7 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "pilot_extra_usd": _usd(found.pilot_extra_usd),
         "expected_usd": _usd(found.expected_usd),
         "savings_usd": _usd(found.savings_usd),
+        "caching": None if found.caching is None else found.caching.as_json(),
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }

@@ -22,10 +22,8 @@ from batch_pipeline.flow.dataset.requests import (
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks, ReadMarks
-from batch_pipeline.ledger.cache_prefixes import CachePrefix
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
-from batch_pipeline.pricing.caching import minimum_tokens
 from batch_pipeline.pricing.tokens import Lifetime
 
 # `auto` marks calls that are this many times those that are made at once: those that begin together
@@ -63,15 +61,9 @@ def read_marks(spec: JobSpec) -> ReadMarks:
         if shard.engine == "batch" or not many:
             return NO_MARKS
         found = cache_prefixes.find(connection, night.account, prefix)
-        return Marks("5m") if found is not None and can_pay(found) else NO_MARKS
+        return Marks("5m") if found is not None and found.can_pay else NO_MARKS
 
     return read
-
-
-def can_pay(found: CachePrefix) -> bool:
-    """Whether a prefix is long enough to be cached; where that is not known the answers tell."""
-    least = minimum_tokens(found.model_id)
-    return found.tokens is None or least is None or found.tokens >= least
 
 
 def fitting(spec: JobSpec) -> Callable[[Shard], bool]:
