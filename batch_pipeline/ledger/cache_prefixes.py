@@ -52,6 +52,12 @@ def find(connection: Connection, account: str, prefix: str) -> CachePrefix | Non
     return None if found is None else CachePrefix(**found)
 
 
+def are_known(connection: Connection, account: str) -> bool:
+    """Whether any prefix of an account was looked at."""
+    column = tables.cache_prefix.c.account
+    return connection.scalar(sa.select(column).where(column == account).limit(1)) is not None
+
+
 def record(
     connection: Connection,
     account: str,

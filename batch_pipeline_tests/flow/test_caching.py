@@ -13,13 +13,17 @@ from starlette.requests import Request
 from batch_pipeline.flow import caching
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.caching import MEASURING, WARMING, Standing, decide, wants_warm_up
+from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
+from batch_pipeline.flow.status import warnings
+from batch_pipeline.flow.status.progress import Progress, caching_as_json, of_night
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import shards
+from batch_pipeline.ledger import nights, shards
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks
 from batch_pipeline.ledger.database import tables
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.ledger.sums import CacheSums
 from batch_pipeline.simulator import Simulator
@@ -102,6 +106,17 @@ def sent_with(pipeline: Pipeline) -> list[tuple[int, str | None]]:
     return [(s.requests, s.caching) for s in submissions_of(pipeline)]
 
 
+def night_of(pipeline: Pipeline) -> Night:
+    with pipeline.ledger.read() as connection:
+        [night] = nights.list_nights(connection)
+    return night
+
+
+def state_of(pipeline: Pipeline) -> Progress:
+    with pipeline.ledger.read() as connection:
+        return of_night(connection, night_of(pipeline).id)
+
+
 def check_money(pipeline: Pipeline, spec: JobSpec, sim: Simulator) -> None:
     """Ledger, rows and books agree to the last digit; nothing was bought twice; what the cache
     saved is the difference to the same tokens uncached."""
@@ -165,6 +180,17 @@ def test_auto_goes_on_with_marks_where_they_paid(
     written = [row["id"] for row in results(pipeline, spec) if row["cache_write_1h_tokens"]]
     assert len(written) == {1.0: 1 if words == LONG else 0}.get(hits, len(written))
     check_money(pipeline, spec, sim)
+    told = build_report(pipeline, spec, night_of(pipeline)).caching
+    assert told is not None
+    saved = sum((s.cache_saved_usd or Decimal(0) for s in submissions_of(pipeline)), Decimal(0))
+    assert told.used.saved_usd == saved
+    assert (saved > 0, saved < 0) == (words == LONG and hits == 1, hits < 1)
+    said = "cannot pay: 22 tokens, minimum 512" if words == SHORT else "which saved $"
+    assert (said if hits == 1 else "which cost $") in told.summary
+    state = state_of(pipeline)
+    assert caching_as_json(state) is not None
+    codes = [w.code for w in warnings.of(state, spec.alerts)]
+    assert ("caching_costs" in codes) is (saved < 0)
 
 
 def test_a_wait_ends_after_an_hour_and_the_night_goes_on_without_marks(

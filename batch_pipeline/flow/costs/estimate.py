@@ -223,10 +223,12 @@ def _tokens(
     at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
     if found is not None and found.output is not None:
         per_byte = found.measured.tokens / found.measured.bytes
-        # What the cache did before tells nothing of a night without it.
-        cached = spec.caching != "off" or asks_for_caching(Declaration.of(spec))
-        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch")
-        shares = Shares.of(usage) if cached and usage is not None else UNCACHED
+        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch", TokenUsage())
+        if spec.caching == "off":
+            # Without marks of the pipeline's, only the job's own are cached, the same every way.
+            own = asks_for_caching(Declaration.of(spec))
+            usage = sum(found.usage.values(), TokenUsage()) if own else TokenUsage()
+        shares = Shares.of(usage)
         source = found.source
         return Tokens("measured", source, source, per_byte, found.output, shares, found.fees, usage)
     if counted is not None:

@@ -44,8 +44,8 @@ class Experience:
 
     `output` is None where the answers are of another job with this model: its prompts show how many
     tokens a byte has, but its answers say nothing about this job's. `fees` are USD of an answer by
-    mode, beside its tokens at the declared model's price. `usage` is by mode too: what calls in real
-    time find in the prompt cache says nothing of batches.
+    mode, beside its tokens at the declared model's price. `usage` is by mode too: what calls in
+    real time find in the prompt cache says nothing of batches.
     """
 
     source: str

@@ -269,6 +269,8 @@ def of_night(connection: Connection, night_id: int) -> Progress:
 
 
 def _prefix(connection: Connection, night: Night, snapshot: Snapshot) -> CachePrefix | None:
+    if not cache_prefixes.are_known(connection, night.account):
+        return None
     declaration = Declaration.from_json(snapshot.declaration)
     return cache_prefixes.find(connection, night.account, prefix_key(declaration))
 
