@@ -16,6 +16,7 @@ transaction that claims a shard: a second process, or one after a crash, decides
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -26,18 +27,19 @@ from batch_pipeline.flow.batches.refused_shards import part_of
 from batch_pipeline.flow.dataset import cache_marks as places
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import outlook
-from batch_pipeline.flow.gates.cache_marks import fitting
+from batch_pipeline.flow.gates.cache_marks import asked, fitting, prefixes
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning import manifests, plan, variants
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import cache_prefixes, nights, shards, snapshots, sums
+from batch_pipeline.ledger import cache_prefixes, cache_use, nights, shards, snapshots
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Limits, Marks
+from batch_pipeline.ledger.admission.queue import queue_limit
+from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State
-from batch_pipeline.ledger.sums import NOTHING_CACHED, CacheSums
 from batch_pipeline.pricing.tokens import LIFETIME_SECONDS, Lifetime
 from batch_pipeline.safe_text import get_logger
 
@@ -52,21 +54,22 @@ LEAST_REQUESTS = 20
 MOST_WARM_UPS = 5
 # A count that failed is tried again after this time.
 COUNT_AGAIN_SECONDS = 3_600.0
-# What waits needs about this many turnarounds before the deadline.
-TURNAROUNDS_LEFT = 2
 
 WARMING = "a batch of its own warms the prompt cache up for the others"
 MEASURING = "the first batch with cache marks shows whether they pay for the others"
 
 
 def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
-    """Have the API count the tokens of the job's shared prefix, once for each account and prefix.
+    """Have the API count the tokens of the job's shared prefixes, once for each account.
 
     Where it does not, the answers tell: a prefix that is too short is neither written nor read.
     """
-    if spec.caching != "auto":
-        return
-    declaration = Declaration.of(spec)
+    if spec.caching == "auto":
+        for declaration in asked(spec):
+            _count(pipeline, night, declaration)
+
+
+def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
     prefix = places.prefix_key(declaration)
     with pipeline.ledger.read() as connection:
         found = cache_prefixes.find(connection, night.account, prefix)
@@ -154,29 +157,42 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
             return otherwise(connection, night, shard)
         if not fits(shard):
             return NO_MARKS
-        return decide(standing_of(connection, spec, night), warms=shard.warms is not None)
+        queue = queue_limit(limits.account_queue, limits.job_queue)
+        standing = standing_of(connection, spec, night, queue)
+        return decide(standing, warms=shard.warms is not None)
 
     return replace(limits, marks=read)
 
 
-def waits_for(connection: Connection, spec: JobSpec, night: Night, shard: Shard) -> str | None:
-    """Why a batch of a night waits for the prompt cache; None: it does not."""
+def waits_for(
+    connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int
+) -> str | None:
+    """Why a batch of a night waits for the prompt cache; None: it does not. `queue` is the most
+    requests that the night may have at the API at once."""
     if spec.caching != "auto" or shard.engine != "batch" or shard.pilot:
         return None
-    return decide(standing_of(connection, spec, night), warms=shard.warms is not None).wait
+    standing = standing_of(connection, spec, night, queue)
+    return decide(standing, warms=shard.warms is not None).wait
 
 
-def standing_of(connection: Connection, spec: JobSpec, night: Night) -> Standing:
-    """What the ledger knows of a night's prefix."""
-    prefix = places.prefix_key(Declaration.of(spec))
-    found = cache_prefixes.find(connection, night.account, prefix)
+def _latest_wait(connection: Connection, night: Night, queue: int, at: float) -> float:
+    """Until when batches may wait: what waits needs a turnaround for each time that it fills the
+    queue, and one to spare, before the deadline."""
+    if night.deadline_at is None:
+        return at + LONGEST_WAIT_SECONDS
+    waiting = shards.waiting_by_engine(connection, night.id).get("batch", 0)
+    rounds = math.ceil((waiting + night.open_requests) / queue) + 1
+    turnaround = outlook.measured_turnaround(connection, night.account)
+    return night.deadline_at - rounds * turnaround.seconds
+
+
+def standing_of(connection: Connection, spec: JobSpec, night: Night, queue: int) -> Standing:
+    """What the ledger knows of a night's prefix; `queue` as in `waits_for`."""
+    prefix, known = prefixes(connection, spec, night.account)
     at = now(connection)
-    latest = at + LONGEST_WAIT_SECONDS
-    if night.deadline_at is not None:
-        turnaround = outlook.measured_turnaround(connection, night.account)
-        latest = night.deadline_at - TURNAROUNDS_LEFT * turnaround.seconds
+    latest = _latest_wait(connection, night, queue, at)
     standing = Standing(
-        at, can_pay=found is not None and found.can_pay, wait_until=latest,
+        at, can_pay=any(each.can_pay for each in known), wait_until=latest,
         measured=_measured(connection, night),
     )  # fmt: skip
     warm_up = cache_prefixes.latest_warm_up(connection, night.account, prefix)
@@ -202,7 +218,7 @@ def standing_of(connection: Connection, spec: JobSpec, night: Night) -> Standing
 
 def _measured(connection: Connection, night: Night) -> CacheSums:
     columns = tables.submission.c
-    return sums.caching(
+    return cache_use.of_night(
         connection,
         night.id,
         columns.engine == "batch",
@@ -217,8 +233,9 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """Take one unit of each model out of the night's next batch, as the batch that warms up."""
     if spec.caching != "auto":
         return
+    queue = plan.queue_limit_of(pipeline, spec)
     with pipeline.ledger.read() as connection:
-        shard = _to_split(connection, spec, night)
+        shard = _to_split(connection, spec, night, queue)
         if shard is None:
             return
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
@@ -231,7 +248,7 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     warm_up, rest = (part_of(pipeline, night, declaration, shard, rows) for rows in (first, others))
     with pipeline.ledger.write() as connection:
         # The next one to go may be another by now, or another process was faster.
-        still = _to_split(connection, spec, night)
+        still = _to_split(connection, spec, night, queue)
         done = still is not None and still.id == shard.id
         if done:
             shards.set_shard_state(connection, shard.id, ShardState.DROPPED)
@@ -242,7 +259,7 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
             pipeline.files.remove(part.manifest)
 
 
-def _to_split(connection: Connection, spec: JobSpec, night: Night) -> Shard | None:
+def _to_split(connection: Connection, spec: JobSpec, night: Night, queue: int) -> Shard | None:
     """The batch that the units of a warm-up are taken out of; None: there is to be no warm-up."""
     shard = shards.next_to_go(connection, night.id, "batch")
     if shard is None or shard.pilot or shard.warms is not None:
@@ -252,7 +269,7 @@ def _to_split(connection: Connection, spec: JobSpec, night: Night) -> Shard | No
     if cache_prefixes.warm_ups_of(connection, night.id) >= MOST_WARM_UPS:
         return None
     night = nights.get_night(connection, night.id)
-    return shard if wants_warm_up(standing_of(connection, spec, night)) else None
+    return shard if wants_warm_up(standing_of(connection, spec, night, queue)) else None
 
 
 def _one_of_each_model(manifest: pa.Table, declaration: Declaration) -> tuple[pa.Table, pa.Table]:

@@ -20,7 +20,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
-from batch_pipeline.ledger.admission.queue import Queue, read_queue
+from batch_pipeline.ledger.admission.queue import Queue, queue_limit, read_queue
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
@@ -89,7 +89,7 @@ def _facts(
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.
         gates=replace(facts.gates, judged=True),
         # What is at the API keeps nothing back but what waits for its cache.
-        at_work=_waits_for_cache(connection, spec, state, planned),
+        at_work=_waits_for_cache(connection, settings, spec, state, planned),
         queue_full=None,
         short_of_budget=None if short is None else short.as_fact(),
         asked=not state.waiting
@@ -99,13 +99,18 @@ def _facts(
 
 
 def _waits_for_cache(
-    connection: Connection, spec: JobSpec, state: Progress, planned: Sequence[Shard]
+    connection: Connection,
+    settings: Settings,
+    spec: JobSpec,
+    state: Progress,
+    planned: Sequence[Shard],
 ) -> str | None:
     waiting = [s for s in planned if s.state is ShardState.WAITING and s.engine == "batch"]
     if not waiting:
         return None
     first = next((shard for shard in waiting if shard.warms is not None), waiting[0])
-    return caching.waits_for(connection, spec, state.night, first)
+    queue = queue_limit(settings.max_queued_requests, spec.limits.max_queued_requests)
+    return caching.waits_for(connection, spec, state.night, first, queue)
 
 
 def _calls_left(connection: Connection, state: Progress) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.ledger.sums import CacheSums
+from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution

@@ -22,10 +22,10 @@ from batch_pipeline.flow.status.progress import Progress, caching_as_json, of_ni
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks
+from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
-from batch_pipeline.ledger.sums import CacheSums
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

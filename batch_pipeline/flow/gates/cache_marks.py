@@ -22,6 +22,7 @@ from batch_pipeline.flow.dataset.requests import (
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks, ReadMarks
+from batch_pipeline.ledger.cache_prefixes import CachePrefix
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.pricing.tokens import Lifetime
@@ -29,6 +30,18 @@ from batch_pipeline.pricing.tokens import Lifetime
 # `auto` marks calls that are this many times those that are made at once: those that begin together
 # all write, and more than a fifth of the others has to read.
 CALLS_FOR_A_WRITE = 2
+
+
+def asked(spec: JobSpec) -> tuple[Declaration, ...]:
+    """What the job's models are asked with: each has a shared prefix of its own at the API."""
+    return (Declaration.of(spec),)
+
+
+def prefixes(connection: Connection, spec: JobSpec, account: str) -> tuple[str, list[CachePrefix]]:
+    """The key by which a job's prefixes are warmed up together, and what is known of each."""
+    keys = [cache_marks.prefix_key(declared) for declared in asked(spec)]
+    found = [cache_prefixes.find(connection, account, key) for key in keys]
+    return keys[0], [each for each in found if each is not None]
 
 
 def told(spec: JobSpec) -> Lifetime | None:
@@ -50,7 +63,6 @@ def read_marks(spec: JobSpec) -> ReadMarks:
     if spec.caching == "off":
         return lambda _connection, _night, _shard: NO_MARKS
     fits, lifetime = fitting(spec), told(spec)
-    prefix = cache_marks.prefix_key(Declaration.of(spec))
 
     def read(connection: Connection, night: Night, shard: Shard) -> Marks:
         if not fits(shard):
@@ -60,8 +72,8 @@ def read_marks(spec: JobSpec) -> ReadMarks:
         many = shard.requests >= CALLS_FOR_A_WRITE * spec.realtime.concurrency
         if shard.engine == "batch" or not many:
             return NO_MARKS
-        found = cache_prefixes.find(connection, night.account, prefix)
-        return Marks("5m") if found is not None and found.can_pay else NO_MARKS
+        _, known = prefixes(connection, spec, night.account)
+        return Marks("5m") if any(prefix.can_pay for prefix in known) else NO_MARKS
 
     return read
 

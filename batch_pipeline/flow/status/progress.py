@@ -19,6 +19,7 @@ from batch_pipeline.ledger import (
     accounts,
     approvals,
     cache_prefixes,
+    cache_use,
     nights,
     refusals,
     shards,
@@ -30,11 +31,12 @@ from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval
 from batch_pipeline.ledger.cache_prefixes import CachePrefix
+from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
-from batch_pipeline.ledger.sums import NOTHING_CACHED, CacheSums, Fee, Sums
+from batch_pipeline.ledger.sums import Fee, Sums
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.wording import moment, usd
 
@@ -263,7 +265,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         at=now(connection),
         collected=tuple(collected),
         fees=sums.fees(connection, night_id),
-        cached=sums.caching(connection, night_id),
+        cached=cache_use.of_night(connection, night_id),
         prefix=None if snapshot is None else _prefix(connection, night, snapshot),
     )
 
