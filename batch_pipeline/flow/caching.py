@@ -98,7 +98,8 @@ class Standing:
     `began` is when the latest warm-up was claimed, None: there was none; `warming`: it has no
     result yet; `wrote`: it wrote the prefix or read it. The entry is there until `warm_until`.
     `measuring`: a batch with marks has no result yet; `measured` are the sums of those that have.
-    `wait_until`: until then the others may wait. Times in seconds since the epoch.
+    `wait_until`: until then the others may wait; `warm_up_until`: until then the deadline, if there
+    is one, leaves time for a new warm-up. Times in seconds since the epoch.
     """
 
     now: float
@@ -110,6 +111,7 @@ class Standing:
     measuring: bool = False
     measured: CacheSums = NOTHING_CACHED
     wait_until: float = 0.0
+    warm_up_until: float = math.inf
 
     @property
     def pays(self) -> bool | None:
@@ -140,7 +142,7 @@ def wants_warm_up(standing: Standing) -> bool:
     """Whether a batch of its own is to warm the cache up now."""
     if not standing.can_pay or standing.warming or standing.is_warm or standing.pays is False:
         return False
-    if standing.now >= standing.wait_until:
+    if standing.now >= standing.warm_up_until:
         return False
     # One that wrote nothing would write nothing again.
     return standing.began is None or standing.wrote
@@ -175,11 +177,11 @@ def waits_for(
     return decide(standing, warms=shard.warms is not None).wait
 
 
-def _latest_wait(connection: Connection, night: Night, queue: int, at: float) -> float:
+def _latest_wait(connection: Connection, night: Night, queue: int) -> float:
     """Until when batches may wait: what waits needs a turnaround for each time that it fills the
     queue, and one to spare, before the deadline."""
     if night.deadline_at is None:
-        return at + LONGEST_WAIT_SECONDS
+        return math.inf
     waiting = shards.waiting_by_engine(connection, night.id).get("batch", 0)
     rounds = math.ceil((waiting + night.open_requests) / queue) + 1
     turnaround = outlook.measured_turnaround(connection, night.account)
@@ -190,9 +192,9 @@ def standing_of(connection: Connection, spec: JobSpec, night: Night, queue: int)
     """What the ledger knows of a night's prefix; `queue` as in `waits_for`."""
     prefix, known = prefixes(connection, spec, night.account)
     at = now(connection)
-    latest = _latest_wait(connection, night, queue, at)
+    latest = _latest_wait(connection, night, queue)
     standing = Standing(
-        at, can_pay=any(each.can_pay for each in known), wait_until=latest,
+        at, can_pay=any(each.can_pay for each in known), warm_up_until=latest,
         measured=_measured(connection, night),
     )  # fmt: skip
     warm_up = cache_prefixes.latest_warm_up(connection, night.account, prefix)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from starlette.requests import Request
 
-from batch_pipeline.flow import caching
+from batch_pipeline.flow import caching, steps
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.caching import MEASURING, WARMING, Standing, decide, wants_warm_up
 from batch_pipeline.flow.costs.cost_report import build_report
@@ -74,14 +74,14 @@ def test_what_the_next_batch_is_sent_with(standing: dict[str, Any], marks: Marks
 @pytest.mark.parametrize(
     ("standing", "wanted"),
     [
-        ({"wait_until": 3_700.0}, True),
-        ({"wait_until": 3_700.0, "can_pay": False}, False),
-        ({"wait_until": 99.0}, False),  # the deadline presses
+        ({}, True),
+        ({"can_pay": False}, False),
+        ({"warm_up_until": 99.0}, False),  # the deadline presses
         ({"warming": True, **SENT}, False),
         (SENT, False),  # the last one wrote nothing
         (WARM, False),
-        ({**WARM, "warm_until": 99.0}, True),  # it is cold again
-        ({**WARM, "warm_until": 99.0, "measured": LOSS}, False),
+        ({**WARM, "now": 5_000.0}, True),  # it is cold again
+        ({**WARM, "now": 5_000.0, "measured": LOSS}, False),
     ],
 )
 def test_when_a_batch_of_its_own_warms_the_cache_up(standing: dict[str, Any], wanted: bool) -> None:
@@ -209,6 +209,30 @@ def test_a_wait_ends_after_an_hour_and_the_night_goes_on_without_marks(
     assert sorted(sent_with(pipeline), key=str) == [(1, "1h"), (19, None), (20, None), (20, None)]
     sim.release()
     assert run(pipeline, spec, PARTITION).complete
+    check_money(pipeline, spec, sim)
+
+
+def test_a_cache_that_has_grown_cold_is_warmed_up_again(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    """Two hours pass with nothing sent, as where the machine was off."""
+    sim.set_cache_hits(1.0)
+    spec = caching_job(tmp_path)
+    for _ in range(2):
+        run(pipeline, spec, PARTITION, wait=False)
+    assert sent_with(pipeline) == [(1, "1h"), (20, "1h")]
+    night = night_of(pipeline)
+    steps.poll_account(pipeline, night.account)
+    assert steps.collect_ended(pipeline, spec, night) == 1
+    sim.age_cache(7_200)
+    with pipeline.ledger.write() as connection:
+        columns = tables.submission.c
+        earlier = {name: columns[name] - 7_200 for name in ("intent_at", "ended_at")}
+        connection.execute(sa.update(tables.submission).values(**earlier))
+    run(pipeline, spec, PARTITION, wait=False)
+    assert sent_with(pipeline) == [(1, "1h"), (20, "1h"), (1, "1h")]
+    assert run(pipeline, spec, PARTITION).complete
+    assert {caching for _, caching in sent_with(pipeline)} == {"1h"}
     check_money(pipeline, spec, sim)
 
 

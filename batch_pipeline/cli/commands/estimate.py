@@ -71,7 +71,8 @@ def _show(found: Estimate) -> None:
     if found.pilot_extra_usd:
         say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
     if found.caching is not None:
-        say(f"Caching: {found.caching.summary}.")
+        include = "include" if found.caching.included else "do not include"
+        say(f"Caching: {found.caching.summary}. The amounts above {include} it.")
     say(f"Time as batches: {found.batch_hours_from}.")
     say(f"Time in real time: {found.realtime_hours_from}.")
     say(f"Prices: {found.price.source}, as {found.price.matched_model}.")

@@ -64,10 +64,9 @@ class CacheForecast:
             return f"{prefix}; {then}"
         least, most = SEEN_HIT_RATES
         how = "as measured" if self.measured else f"between the {least:.0%} and {most:.0%} seen"
-        amounts = "in the amounts" if self.included else "not in the amounts"
         return (
             f"{prefix}; marks pay from a hit rate of {percent(self.break_even)}. At "
-            f"{self.expected_hit_rate:.0%} ({how}) they save {usd(self.expected_usd)} ({amounts}), "
+            f"{self.expected_hit_rate:.0%} ({how}) they save {usd(self.expected_usd)}, "
             f"at {least:.0%} {usd(self.low_usd)}, at {most:.0%} {usd(self.high_usd)}"
         )
 
