@@ -69,6 +69,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_queued_requests": None,
         },
         "retry": {"max_attempts": 3, "truncated_max_tokens": None},
+        "caching": "off",
         "deduplicate": True,
         "deadline": None,
         "realtime": {"concurrency": 20, "checkpoint_every": 100},
