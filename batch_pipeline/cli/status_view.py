@@ -159,6 +159,8 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     wanted = progress.deadline_details(state.night, state.at)
     if wanted is not None:
         notes.append(wanted)
+    if state.caching:
+        notes.append(f"caching: {state.caching}")
     if found.remedy:
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
@@ -195,6 +197,7 @@ def _document(
         "deadline_at": _iso(state.night.deadline_at),
         "deadline": progress.deadline_details(state.night, state.at),
         "cost_usd": float(state.total_cost_usd),
+        "caching": progress.caching_as_json(state),
         "pilot": state.night.pilot,
         "breaker": None
         if breaker is None
@@ -217,6 +220,7 @@ def _submission_document(submission: Submission) -> dict[str, Any]:
         "accepted_at": _iso(submission.accepted_at),
         "expires_at": _iso(submission.expires_at),
         "ended_at": _iso(submission.ended_at),
+        "caching": submission.caching,
         "error": submission.error,
     }
 

@@ -15,7 +15,7 @@ from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission.admission import Limits
+from batch_pipeline.ledger.admission.admission import Limits, ReadMarks
 from batch_pipeline.ledger.admission.budget import Money
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
@@ -104,13 +104,15 @@ class Pipeline:
         """The rate limiter that all real-time calls of this pipeline to a model share."""
         return self._limiters.setdefault(model_id, Limiter())
 
-    def limits(self, job_queue: int | None, money: Money) -> Limits:
-        """The limits of admission: the account's and the job's share of the queue, and money."""
+    def limits(self, job_queue: int | None, money: Money, marks: ReadMarks) -> Limits:
+        """The limits of admission: the account's and the job's share of the queue, money, and what
+        decides on cache marks."""
         return Limits(
             account_queue=self.settings.max_queued_requests,
             job_queue=job_queue,
             lease_seconds=self.settings.lease_seconds,
             money=money,
+            marks=marks,
         )
 
     def refreshed(self, night: Night) -> Night:

@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import outage, paths, publishing
+from batch_pipeline.flow import caching, outage, paths, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -283,6 +283,7 @@ def run_pilot(
     waiting = reuse_answers(pipeline, spec, night)
     if waiting is not None:
         return waiting
+    caching.count(pipeline, spec, night)
     return sample.run_pilot(pipeline, spec, night, price_for(spec))
 
 
@@ -308,7 +309,8 @@ def submit(
         return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))
     night = plan.take_back_too_large(pipeline, spec, night)
     _plan(pipeline, spec, night, snapshot)
-    admitted = budget.limits(pipeline, spec, night)
+    caching.prepare(pipeline, spec, night)
+    admitted = caching.with_marks(spec, budget.limits(pipeline, spec, night))
     read_gates = night_gates.read_gates(spec)
     submitted = submission.submit_waiting(pipeline, night, admitted, read_gates)
     watched = _watching_deadline(pipeline, spec, night, meanwhile)

@@ -178,6 +178,21 @@ def _same_prompt_for_all(declared: Declared) -> bool:
     return re.search(r"\{[^{}]+\}", text) is None
 
 
+def _shares_nothing(declared: Declared) -> bool:
+    """Whether no part of the prompt that all requests have in common can carry a cache mark."""
+    # Doubled braces are text, of one character.
+    text = re.sub(r"\{\{|\}\}", "|", declared["prompt"].user)
+    before = re.split(r"\{[^{}]+\}", text, maxsplit=1)[0]
+    tools = [tool for tool in _tools(declared) if not get(tool, "defer_loading")]
+    return not before.strip() and declared["prompt"].system is None and not tools
+
+
+def _has_marks(declared: Declared) -> bool:
+    marked = [tool for tool in _tools(declared) if get(tool, "cache_control") is not None]
+    return bool(marked) or get(declared, "params.cache_control") is not None
+
+
+_CACHES = ("auto", "5m", "1h")
 _ASIDE = "does not belong into params; "
 _NOT_IN_BATCHES = f"{_ASIDE}remove it: batches refuse it"
 _SAMPLING = (
@@ -366,6 +381,19 @@ RULES = (
         "has no {column} placeholder: the same request is bought again for each row",
         when=lambda d: not d["deduplicate"] and _same_prompt_for_all(d),
         warns=True,
+    ),
+    Rule(
+        "caching",
+        "has nothing to cache: the prompt begins with a document, without prompt.system, tools or "
+        "a text before the first {column}; move what all requests share to there, or remove it",
+        _CACHES,
+        when=_shares_nothing,
+    ),
+    Rule(
+        "caching",
+        "marks the shared prefix, and params has cache_control of its own; remove that",
+        _CACHES,
+        when=_has_marks,
     ),
     Rule(
         "params.cache_control",

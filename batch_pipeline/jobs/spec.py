@@ -242,6 +242,7 @@ class JobSpec(DeclaredModel):
     limits: LimitsSpec = LimitsSpec()
     retry: RetrySpec = RetrySpec()
     routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
+    caching: Literal["off", "auto", "5m", "1h"] = "off"
     deduplicate: bool = True
     filters: FiltersSpec = FiltersSpec()
     near_duplicates: NearDuplicatesSpec | None = None

@@ -40,7 +40,8 @@ class NewShard:
     `bytes` are those of all requests, `largest_bytes` of the largest, `output_tokens` the sum of
     their `max_tokens`; `parts` are the same by what the requests are priced at, where that is not
     the declared model alone. `usd_bound` is the most that they can cost, as known when they were
-    planned. `optional` requests have an answer that stands without them.
+    planned. `optional` requests have an answer that stands without them. `warms` is the key of the
+    prefix for which it warms up the prompt cache.
     """
 
     engine: Engine
@@ -54,6 +55,7 @@ class NewShard:
     for_deadline: bool = field(default=False, kw_only=True)
     parts: list[dict[str, Any]] | None = field(default=None, kw_only=True)
     optional: bool = field(default=False, kw_only=True)
+    warms: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,9 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
     """The first waiting shard, of one engine or of any, one that is to be split first left out:
     look-ups in indexes.
 
-    Parts of a refused shard go before other shards, so that a fault of all documents is found out
-    before every shard is uploaded for it.
+    What warms up the prompt cache goes before all that is to read it. Parts of a refused shard go
+    before other shards, so that a fault of all documents is found out before every shard is
+    uploaded for it.
     """
     columns = tables.shard.c
     query = (
@@ -175,7 +178,7 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
     if engine is not None:
         query = query.where(columns.engine == engine)
     # Not `IS NOT NULL`: SQLite would not look into the index of parts for it.
-    for found in (query.where(columns.origin > 0), query):
+    for found in (query.where(columns.warms > ""), query.where(columns.origin > 0), query):
         row = connection.execute(found).mappings().first()
         if row is not None:
             return _shard(row)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.pricing.tokens import TOKENS, Lifetime
 
 
 class State(StrEnum):
@@ -89,6 +89,9 @@ class Submission:
     estimated_usd: Decimal = Decimal(0)
     stated_prices: dict[str, Any] | None = None
     refusal: dict[str, Any] | None = None
+    caching: Lifetime | None = None
+    warms: str | None = None
+    cache_saved_usd: Decimal | None = None
     collector: str | None = None
     collect_until: float | None = None
     downloads: int = 0

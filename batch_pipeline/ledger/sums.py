@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.shards import Engine
-from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
 # Examples that are kept of one type of error; the answers have all messages.
 EXAMPLES = 3
@@ -78,7 +78,8 @@ class Counts:
     `first_need_fix` need a fix, by type of error in `first_errors`, with examples (`id: message`).
     `gone_requests` have results that can never be had, and may have cost up to `gone_usd`;
     `lost_usd` may have been billed for calls whose answers were lost, `estimated_usd` for answers
-    that do not say what was billed for them. `fees` by kind and name have a `quantity`, and
+    that do not say what was billed for them. The prompt cache saved `cache_saved_usd`, or cost it
+    where that is negative. `fees` by kind and name have a `quantity`, and
     `picodollars` where there is a price; the submission's cost has them too.
     """
 
@@ -99,6 +100,7 @@ class Counts:
     gone_usd: Decimal = Decimal(0)
     lost_usd: Decimal = Decimal(0)
     estimated_usd: Decimal = Decimal(0)
+    cache_saved_usd: Decimal = Decimal(0)
     # Requests that failed for a reason that passes, and all that go again because they failed.
     passing: int = 0
     again: int = 0
@@ -120,6 +122,11 @@ class Counts:
         usd = {name: Decimal(data[name]) for name in data if name.endswith("_usd")}
         return cls(**{**data, **usd})
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that were written to the prompt cache or read from it."""
+        return sum(self.tokens.get(name, 0) for name in CACHE_TOKENS)
+
     def columns(self) -> dict[str, object]:
         """What of this is kept in columns of `submission`."""
         return {
@@ -132,6 +139,7 @@ class Counts:
             "gone_requests": self.gone_requests,
             "gone_usd": self.gone_usd,
             "estimated_usd": self.estimated_usd,
+            "cache_saved_usd": self.cache_saved_usd if self.cached_tokens else None,
             "passing": self.passing,
             "unjudged": self.unjudged,
             "unproven_usd": self.gone_usd + self.lost_usd + self.estimated_usd,

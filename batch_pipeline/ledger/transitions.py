@@ -48,6 +48,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.ledger.sums import Counts
+from batch_pipeline.pricing.tokens import Lifetime
 
 
 def new_token() -> str:
@@ -65,10 +66,12 @@ def claim(
     *,
     usd_bound: Decimal | None = None,
     stated_prices: dict[str, Any] | None = None,
+    caching: Lifetime | None = None,
 ) -> Submission:
     """Add a submission of a shard, INTENT or CALLING; the caller has checked that it may go.
 
-    `usd_bound` is reserved: the most that the shard can cost, as planned unless given.
+    `usd_bound` is reserved: the most that the shard can cost, as planned unless given. `caching` is
+    the lifetime of the cache marks that it is sent with.
     """
     token, at = new_token(), now(connection)
     connection.execute(
@@ -83,6 +86,8 @@ def claim(
             requests=shard.requests,
             usd_bound=shard.usd_bound if usd_bound is None else usd_bound,
             stated_prices=stated_prices,
+            caching=caching,
+            warms=shard.warms,
             state=state.value,
             owner=owner,
             fence=1,

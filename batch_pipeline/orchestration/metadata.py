@@ -63,6 +63,7 @@ def describe_job(spec: JobSpec) -> str:
         ),
         "batches": f"at most {spec.limits.max_requests_per_batch:,} requests",
         "attempts": f"at most {spec.retry.max_attempts}",
+        "caching": spec.caching,
     }
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     about = spec.description or "The documents of a night, as they were when it began."
@@ -130,12 +131,14 @@ def _estimate(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | f
     ]
     lines = [f"| {name} | {one:,} | {other:,} |" for name, one, other in rows]
     advice = found["recommendation"]
+    caching = found.get("caching")
+    about = f" Caching: {caching['summary']}." if caching else ""
     table = "\n".join(["| | as batches | in real time |", "|---|---|---|", *lines])
     return {
         "expected_cost_usd": found["expected_usd"],
         "estimate": dg.MetadataValue.md(
             f"{table}\n\nInput tokens from {tokens['input_from']}; output from "
-            f"{tokens['output_from']}. Recommended: {advice['mode']}; {advice['reason']}."
+            f"{tokens['output_from']}.{about} Recommended: {advice['mode']}; {advice['reason']}."
         ),
     }
 
@@ -258,6 +261,7 @@ def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsS
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alert_limits))
         or "none",
         **_deadline(state),
+        **_caching(state),
         **_numbers(state),
     }
 
@@ -265,6 +269,18 @@ def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsS
 def _deadline(state: Progress) -> dict[str, str]:
     said = progress.deadline_details(state.night, state.at)
     return {} if said is None else {"deadline": said}
+
+
+def _caching(state: Progress) -> dict[str, str | float]:
+    if not state.caching:
+        return {}
+    used = state.cached
+    return {
+        "caching": state.caching,
+        "cache_hit_percent": _percent(used.hit_rate or 0.0),
+        "cache_written_tokens": used.written_tokens,
+        "cache_saved_usd": _usd(used.saved_usd),
+    }
 
 
 def headline(state: Progress) -> str:
@@ -351,6 +367,8 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
         ),
         "simulated": report.simulated,
     }
+    if report.caching is not None:
+        found["cache_saved_usd"] = _usd(report.caching.used.saved_usd)
     if report.estimated_usd is not None:
         found["estimated_cost_usd"] = _usd(report.estimated_usd)
     if len(cost_by_night) > 1:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from batch_pipeline.flow import caching
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
@@ -20,7 +21,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
-from batch_pipeline.ledger.admission.queue import Queue, read_queue
+from batch_pipeline.ledger.admission.queue import Queue, queue_limit, read_queue
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
@@ -88,7 +89,8 @@ def _facts(
         complete=False,
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.
         gates=replace(facts.gates, judged=True),
-        at_work=None,
+        # What is at the API keeps nothing back but what waits for its cache.
+        at_work=_waits_for_cache(connection, settings, spec, state, planned),
         queue_full=None,
         waits_for=window.waits_for(connection, spec, state.night) if state.waiting else None,
         short_of_budget=None if short is None else short.as_fact(),
@@ -96,6 +98,21 @@ def _facts(
         or any(not shard.pilot for shard in planned)
         or asked(state.night.partition, state.snapshot.taken_at),
     )
+
+
+def _waits_for_cache(
+    connection: Connection,
+    settings: Settings,
+    spec: JobSpec,
+    state: Progress,
+    planned: Sequence[Shard],
+) -> str | None:
+    waiting = [s for s in planned if s.state is ShardState.WAITING and s.engine == "batch"]
+    if not waiting:
+        return None
+    first = next((shard for shard in waiting if shard.warms is not None), waiting[0])
+    queue = queue_limit(settings.max_queued_requests, spec.limits.max_queued_requests)
+    return caching.waits_for(connection, spec, state.night, first, queue)
 
 
 def _calls_left(connection: Connection, state: Progress) -> bool:

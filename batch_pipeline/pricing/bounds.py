@@ -14,6 +14,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from batch_pipeline.pricing.prices import Mode, ModelPrice, find_price, stated_price
+from batch_pipeline.pricing.tokens import Lifetime
 
 # With fewer answers than these the tokens of the next documents are too uncertain.
 LEAST_ANSWERS = 10
@@ -69,12 +70,17 @@ class Part:
 @dataclass(frozen=True)
 class Bounds:
     """Bounds for requests of one declaration; `caching` says that it asks for prompt caching, and
-    `fees` are USD of each request beside its tokens."""
+    `fees` are USD of each request beside its tokens.
+
+    `written` is what the pipeline's own cache marks may have the API write of each request: the
+    bytes of the shared prefix, and the lifetime of the marks at most.
+    """
 
     price: ModelPrice
     tokens_per_byte: Decimal = Decimal(1)
     caching: bool = True
     fees: Decimal = Decimal(0)
+    written: tuple[int, Lifetime] | None = None
 
     def usd(
         self,
@@ -94,6 +100,11 @@ class Bounds:
             caching=self.caching,
             longest=self._tokens(largest_bytes),
         )
+        if self.written is not None:
+            size, lifetime = self.written
+            longest = self._tokens(largest_bytes)
+            dearer = self.price.most_above_input(lifetime, mode, longest)
+            tokens += dearer * self._tokens(size) * requests
         return tokens + self.fees * requests
 
     def _tokens(self, size: int) -> int:
@@ -134,6 +145,7 @@ class ModelBounds(Bounds):
             self.tokens_per_byte if own else known.tokens_per_byte(self.buffer),
             part.caching,
             self.measured_fees + part.searches * (price.web_search or Decimal(0)),
+            self.written,
         )
 
     def of_size(self, mode: Mode, size: ShardSize) -> Decimal:

@@ -18,7 +18,7 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, TieredPrices
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.pricing.tokens import Lifetime, TokenUsage
 
 Mode = Literal["batch", "realtime"]
 MODES: tuple[Mode, Mode] = ("batch", "realtime")
@@ -38,6 +38,10 @@ class UnitPrices(NamedTuple):
     cache_write_5m: Decimal
     cache_write_1h: Decimal
     cache_read: Decimal
+
+    def cache_write(self, lifetime: Lifetime) -> Decimal:
+        """USD for one token that is written to the cache."""
+        return self.cache_write_5m if lifetime == "5m" else self.cache_write_1h
 
     def cost(self, usage: TokenUsage) -> Decimal:
         """USD for tokens at these prices: those of one request, or of several of the same tier."""
@@ -148,6 +152,17 @@ class ModelPrice:
         )
         dearest_output = max(prices.output for prices in reachable)
         return dearest_input * input_tokens + dearest_output * output_tokens
+
+    def most_above_input(self, lifetime: Lifetime, mode: Mode, longest: int) -> Decimal:
+        """The most in USD by which a token that is written to the cache costs more than plain
+        input, in prompts of at most `longest` tokens."""
+        return max(
+            max(
+                Decimal(0),
+                p.cache_write(lifetime) - p.input,
+            )
+            for p in self.tiers(mode).up_to(longest)
+        )
 
 
 def find_price(model_id: str, at: datetime, *, inference_geo: str | None = None) -> ModelPrice:

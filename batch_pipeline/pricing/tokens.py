@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
+
+# How long what is written to the prompt cache lasts from its last read.
+Lifetime = Literal["5m", "1h"]
+LIFETIME_SECONDS: dict[Lifetime, float] = {"5m": 300.0, "1h": 3_600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +42,5 @@ class TokenUsage:
 
 # The classes of billed tokens, in the order of `UnitPrices`: columns of results and of the ledger.
 TOKENS = tuple(field.name for field in fields(TokenUsage))
+CACHE_TOKENS = ("cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens")
 PROMPT_TOKENS = tuple(name for name in TOKENS if name != "output_tokens")

@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.avoided import Avoided, total_usd
 from batch_pipeline.reporting.difference import Difference
@@ -228,6 +229,27 @@ class DeadlineCost:
 
 
 @dataclass(frozen=True)
+class Caching:
+    """What the prompt cache did for a night, and what is known of its prompts' shared prefix.
+
+    `break_even` is the hit rate at which batches with such marks cost as much as without.
+    """
+
+    used: CacheSums
+    prefix_tokens: int | None
+    summary: str
+    break_even: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.used.as_json(),
+            "break_even_hit_rate": self.break_even,
+            "prefix_tokens": self.prefix_tokens,
+            "summary": self.summary,
+        }
+
+
+@dataclass(frozen=True)
 class Report:
     """A night in money and outcomes, at any time; final once `complete`.
 
@@ -238,6 +260,7 @@ class Report:
     job's latest nights under the account up to this one, oldest first. `estimated_cost_usd` is what
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
     `avoided` is what documents would have cost that were not asked, by cause, and in none either.
+    `caching` is None where no prompt cache was asked for.
     """
 
     job: str
@@ -274,6 +297,7 @@ class Report:
     estimated_cost_usd: Decimal = ZERO
     fees: tuple[Billed, ...] = ()
     deadline: DeadlineCost | None = None
+    caching: Caching | None = None
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
     # Requests whose first answer stands although it was to be escalated, by cause.

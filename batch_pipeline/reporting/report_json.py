@@ -60,6 +60,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "cache_write_5m_tokens": tokens.cache_write_5m_tokens,
         "cache_write_1h_tokens": tokens.cache_write_1h_tokens,
         "cache_hit_rate": report.cache_hit_rate,
+        "caching": report.caching.as_json() if report.caching else None,
         "models": [_model_json(usage) for usage in report.models],
         "token_distribution": {
             "prompt": report.prompt_tokens.as_json() if report.prompt_tokens else None,

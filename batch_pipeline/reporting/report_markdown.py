@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batch_pipeline.reporting.report import DeadlineCost, Report
+from batch_pipeline.reporting.report import Caching, DeadlineCost, Report
 from batch_pipeline.wording import (
     clipped,
     duration,
@@ -39,6 +39,7 @@ def render(report: Report) -> str:
         f"**Outcomes** {_outcomes(report)}",
         "",
         f"**Tokens** {_tokens(report)}",
+        *(["", f"**Caching** {_caching(report.caching)}"] if report.caching else []),
         "",
         f"**Model** {_name(report.model.model_id)}{_batches(report)}",
     ]
@@ -112,6 +113,14 @@ def _tokens(report: Report) -> str:
         f"{tokens.input_tokens:,} in, {tokens.output_tokens:,} out, "
         f"{tokens.cache_read_tokens:,} cache read, {written:,} cache written"
     )
+
+
+def _caching(caching: Caching) -> str:
+    """In few words: the whole clause may hold a message of the API."""
+    used = caching.used
+    if used.hit_rate is None:
+        return f"nothing cached, prefix of {caching.prefix_tokens or 0:,} tokens"
+    return f"{percent(used.hit_rate)} read, saved {usd(used.saved_usd)}"
 
 
 def _batches(report: Report) -> str:

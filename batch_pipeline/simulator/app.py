@@ -19,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from batch_pipeline.simulator.answers.prompt_cache import Work
 from batch_pipeline.simulator.answers.tokens import count_input
 from batch_pipeline.simulator.batch import Batch
 from batch_pipeline.simulator.batches import BatchStore
@@ -46,6 +47,7 @@ from batch_pipeline.simulator.wire import (
     invalid_request,
     new_id,
     not_found,
+    workspace_of,
 )
 
 # A poll waits this long for results to be written before it answers that the batch still runs.
@@ -168,7 +170,8 @@ class Api:
 
     async def create_batch(self, request: Request) -> Response:
         incoming = await self._spool.receive(request.stream())
-        batch = await run_sync(self._store.create, incoming, _version(request))
+        workspace = workspace_of(request.headers)
+        batch = await run_sync(self._store.create, incoming, _version(request), workspace)
         return Json(self._shown(batch, request))
 
     async def list_batches(self, request: Request) -> Response:
@@ -239,15 +242,16 @@ class Api:
                 self._books.count_rate_limited()
                 raise
         digest = content_digest(params)
-        message = self._message(params, digest)
+        work = Work.now(self.latency, workspace_of(request.headers))
+        message = self._message(params, digest, work)
         unless_taken(request.scope, lambda: self._books.miss_message(digest))
         self._rates.spend(message["usage"]["output_tokens"])
         if self.latency:
             await asyncio.sleep(self.latency)
         return Json(message, headers=self._rates.headers())
 
-    def _message(self, params: dict[str, Any], digest: bytes) -> dict[str, Any]:
-        message = self._responder.message(params, digest, new_id("msg"), "standard")
+    def _message(self, params: dict[str, Any], digest: bytes, work: Work) -> dict[str, Any]:
+        message = self._responder.message(params, digest, new_id("msg"), "standard", work)
         fate = RequestFate(
             self._schedule.faults.requests,
             self._schedule.seed,

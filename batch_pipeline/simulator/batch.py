@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS
+from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS, DEFAULT_WORKSPACE
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Batch:
 
     The batch takes `pace` times the simulator's turnaround. `done` is the number of requests that
     get an answer (None: all), `rest` the result of the others. `counts` is None until the batch is
-    settled. `foreign`: the batch belongs to another tenant.
+    settled. `foreign`: the batch belongs to another tenant. `workspace` has a prompt cache of its
+    own.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Batch:
     counts: dict[str, int] | None = None
     deleted: bool = False
     foreign: bool = False
+    workspace: str = DEFAULT_WORKSPACE
 
     @property
     def expires_at(self) -> datetime:

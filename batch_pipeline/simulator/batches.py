@@ -17,6 +17,7 @@ from pathlib import Path
 
 import orjson
 
+from batch_pipeline.simulator.answers.prompt_cache import Work
 from batch_pipeline.simulator.answers.source_text import Dice
 from batch_pipeline.simulator.batch import Batch, Pace
 from batch_pipeline.simulator.books.books import Books
@@ -29,6 +30,7 @@ from batch_pipeline.simulator.settlement import Responder, settle
 from batch_pipeline.simulator.spool import Spool, request_lines
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
+    DEFAULT_WORKSPACE,
     RESULTS_KEPT_SECONDS,
     RETRY_AFTER_SECONDS,
     ApiError,
@@ -79,7 +81,7 @@ class BatchStore:
 
     # Creating.
 
-    def create(self, incoming: Path, version: str) -> Batch:
+    def create(self, incoming: Path, version: str, workspace: str = DEFAULT_WORKSPACE) -> Batch:
         """Create a batch from a received body; the files of a refused one are removed.
 
         Errors: `ApiError` 400 for an unacceptable batch, 429 for a queue without room.
@@ -93,7 +95,7 @@ class BatchStore:
                 self.create_foreign_like(len(digests))
             self._check_body(batch_id, size)
             with self._lock:
-                return self._accept(batch_id, digests, version)
+                return self._accept(batch_id, digests, version, workspace)
         except BaseException:
             self._spool.remove(batch_id)
             raise
@@ -121,7 +123,7 @@ class BatchStore:
         with self._lock:
             return self._add(self._new(batch_id, total, "", foreign=True))
 
-    def _accept(self, batch_id: str, digests: list[bytes], version: str) -> Batch:
+    def _accept(self, batch_id: str, digests: list[bytes], version: str, workspace: str) -> Batch:
         queue = self._schedule.faults.queue
         queued = self.queued() + queue.foreign_requests + len(digests)
         if queue.enforced and queued > self.queue_limit:
@@ -133,6 +135,7 @@ class BatchStore:
                 {"retry-after": str(RETRY_AFTER_SECONDS)},
             )
         batch = self._new(batch_id, len(digests), version)
+        batch = dataclasses.replace(batch, workspace=workspace)
         share = self._schedule.share_done_of_next_batch()
         if share is not None:
             batch = dataclasses.replace(batch, done=int(batch.total * share), rest="expired")
@@ -260,7 +263,7 @@ class BatchStore:
         )
         settled = settle(
             self._spool.requests(batch.id), self._spool.results(batch.id), self._responder, fate,
-            version=batch.version, done=done, rest=batch.rest,
+            version=batch.version, done=done, rest=batch.rest, work=self._work(batch),
         )  # fmt: skip
         with self._lock, self._database.transaction():
             if not batch.foreign:
@@ -271,6 +274,12 @@ class BatchStore:
             self._replace(dataclasses.replace(batch, counts=settled.counts))
             self._running.pop(batch.id)
         self._spool.requests(batch.id).unlink()
+
+    def _work(self, batch: Batch) -> Work:
+        """When a batch was worked on, and what its requests find in the prompt cache."""
+        assert batch.ended_at is not None
+        begin, end = batch.created_at.timestamp(), batch.ended_at.timestamp()
+        return Work(begin, end, batch.workspace, self._responder.cache.batch_hits)
 
     def _with_end(self, batch: Batch) -> Batch:
         """The batch with the time of its end and the number of its answers fixed."""

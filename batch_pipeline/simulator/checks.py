@@ -26,6 +26,7 @@ from batch_pipeline.simulator.wire import (
 
 CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 REFUSED_IN_BATCH = frozenset({"stream", "speed", "store"})
+MAX_CACHE_MARKS = 4
 SAMPLING = ("temperature", "top_p", "top_k")
 KNOWN_PARAMS = frozenset({
     "cache_control", "container", "context_management", "diagnostics", "inference_geo",
@@ -100,6 +101,7 @@ def check_message(params: Any, version: str, *, counting: bool = False) -> ApiEr
         _check_options,
         _check_tools,
         _check_output_config,
+        _check_cache_marks,
     )
     for check in checks:
         if (problem := check(params)) is not None:
@@ -225,6 +227,43 @@ def _check_output_config(params: dict[str, Any]) -> str | None:
     if not isinstance(answer_format, dict) or answer_format.get("type") != "json_schema":
         return "output_config.format.type: Input should be 'json_schema'"
     return _check_schema(answer_format.get("schema"), "output_config.format.schema")
+
+
+def _check_cache_marks(params: dict[str, Any]) -> str | None:
+    """Marks of the prompt cache: their form, at most four, the longer-lived before the others."""
+    marks: list[str] = []
+    for where, control in _cache_marks(params):
+        if not isinstance(control, dict) or control.get("type") != "ephemeral":
+            return f"{where}.cache_control.type: Input should be 'ephemeral'"
+        lifetime = control.get("ttl", "5m")
+        if lifetime not in ("5m", "1h"):
+            return f"{where}.cache_control.ttl: Input should be '5m' or '1h'"
+        if lifetime == "1h" and "5m" in marks:
+            return (
+                f"{where}.cache_control.ttl: a ttl='1h' cache_control block must not come after a "
+                "ttl='5m' cache_control block"
+            )
+        marks.append(lifetime)
+    if len(marks) > MAX_CACHE_MARKS:
+        return (
+            f"A maximum of {MAX_CACHE_MARKS} blocks with cache_control may be provided. Found "
+            f"{len(marks)}."
+        )
+    return None
+
+
+def _cache_marks(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Where each mark stands, and the mark, in the order of the prompt."""
+    parts = [("tools", params.get("tools")), ("system", params.get("system"))]
+    parts += [
+        (f"messages.{n}.content", turn["content"]) for n, turn in enumerate(params["messages"])
+    ]
+    for where, blocks in parts:
+        for number, block in enumerate(blocks if isinstance(blocks, list) else ()):
+            if isinstance(block, dict) and block.get("cache_control") is not None:
+                yield f"{where}.{number}", block["cache_control"]
+    if params.get("cache_control") is not None:
+        yield "", params["cache_control"]
 
 
 def _check_schema(schema: Any, where: str) -> str | None:

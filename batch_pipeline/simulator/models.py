@@ -36,6 +36,8 @@ class Model:
     """The types of thinking that it accepts."""
     effort: str = " ".join(EFFORTS)
     forced_tools: bool = True
+    cached_from: int = 512
+    """Tokens of the shortest prefix that is cached; a shorter one is not, without any error."""
     retires: str | None = None
     """The day on which a deprecated model retires; the simulator answers for it all the same."""
 
@@ -96,20 +98,24 @@ _MODELS = (
     Model("claude-mythos-5-2", 8, 40, 0.2, _1M, 128_000, **_FREE),
     Model("claude-fable-5-1", 10, 50, 0.25, _1M, 128_000, **_FREE),
     Model("claude-fable-5", 10, 50, 1, _1M, 128_000, **_ALWAYS),
-    Model("claude-sonnet-5", 2, 10, 0.2, _1M, 128_000),
+    Model("claude-sonnet-5", 2, 10, 0.2, _1M, 128_000, cached_from=1_024),
     Model("claude-opus-5", 5, 25, 0.5, _1M, 128_000),
-    Model("claude-opus-4-8", 5, 25, 0.5, _1M, 128_000),
-    Model("claude-opus-4-7", 5, 25, 0.5, _1M, 128_000),
-    Model("claude-opus-4-6", 5, 25, 0.5, _1M, 128_000, **_BOTH),
-    Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000, **_BOTH),
-    Model("claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",), **_BUDGET),
+    Model("claude-opus-4-8", 5, 25, 0.5, _1M, 128_000, cached_from=1_024),
+    Model("claude-opus-4-7", 5, 25, 0.5, _1M, 128_000, cached_from=2_048),
+    Model("claude-opus-4-6", 5, 25, 0.5, _1M, 128_000, cached_from=4_096, **_BOTH),
+    Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000, cached_from=1_024, **_BOTH),
+    Model(
+        "claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",),
+        cached_from=4_096, **_BUDGET,
+    ),
     Model(
         "claude-opus-4-5-20251101", 5, 25, 0.5, _200K, 64_000, ("claude-opus-4-5",),
-        thinking="enabled disabled", effort="low medium high", retires="2027-01-22",
+        thinking="enabled disabled", effort="low medium high", cached_from=4_096,
+        retires="2027-01-22",
     ),
     Model(
         "claude-sonnet-4-5-20250929", 3, 15, 0.3, _200K, 64_000, ("claude-sonnet-4-5",),
-        retires="2026-11-30", **_BUDGET,
+        cached_from=1_024, retires="2026-11-30", **_BUDGET,
     ),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
+from batch_pipeline.simulator.answers.prompt_cache import DEFAULT_HITS, PromptCache
 from batch_pipeline.simulator.app import Api, Hooks
 from batch_pipeline.simulator.batch import Pace
 from batch_pipeline.simulator.batches import BatchStore
@@ -52,7 +53,7 @@ class Simulator:
 
     def __init__(
         self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule,
-        rates: RateLimiter, api: Api,
+        rates: RateLimiter, api: Api, cache: PromptCache,
     ) -> None:  # fmt: skip
         self.url = url
         """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
@@ -61,6 +62,7 @@ class Simulator:
         self._schedule = schedule
         self._rates = rates
         self._api = api
+        self._cache = cache
 
     def set_faults(self, faults: Faults) -> None:
         """Declare these faults from now on; scripts and counts of calls begin again."""
@@ -107,6 +109,14 @@ class Simulator:
         """Set the share of a canceled batch that is answered; None: by its elapsed turnaround."""
         self._store.pace.done_at_cancel = share
 
+    def set_cache_hits(self, share: float) -> None:
+        """Set the share of a batch's requests that find an entry of the prompt cache."""
+        self._cache.batch_hits = share
+
+    def age_cache(self, seconds: float) -> None:
+        """Let the entries of the prompt cache grow older, as if so much time had passed."""
+        self._cache.pass_time(seconds)
+
 
 class _Parts(NamedTuple):
     api: Api
@@ -114,6 +124,7 @@ class _Parts(NamedTuple):
     books: Books
     schedule: FaultSchedule
     rates: RateLimiter
+    cache: PromptCache
 
 
 @contextlib.contextmanager
@@ -127,6 +138,7 @@ def running_simulator(
     faults: Faults | None = None,
     message_limits: MessageLimits = NO_LIMITS,
     latency: float = 0.0,
+    cache_hits: float = DEFAULT_HITS,
     hooks: Hooks | None = None,
 ) -> Iterator[Simulator]:
     """A simulator in a thread of this process, answering when the block begins.
@@ -138,7 +150,7 @@ def running_simulator(
     Errors: `StateInUseError` if another simulator uses `state_dir`.
     """
     with _assembled(
-        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, hooks
+        turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, cache_hits, hooks
     ) as parts:
         listener = _listen(port)
         server = _Server(_config(parts.api.asgi()))
@@ -150,7 +162,13 @@ def running_simulator(
             if not server.ready.wait(_START_SECONDS):
                 raise RuntimeError(f"The simulator did not start within {_START_SECONDS} s.")
             yield Simulator(
-                _url(listener), parts.store, parts.books, parts.schedule, parts.rates, parts.api
+                _url(listener),
+                parts.store,
+                parts.books,
+                parts.schedule,
+                parts.rates,
+                parts.api,
+                parts.cache,
             )
         finally:
             server.stop()
@@ -167,6 +185,7 @@ def serve(
     faults: Faults | None = None,
     message_limits: MessageLimits = NO_LIMITS,
     latency: float = 0.0,
+    cache_hits: float = DEFAULT_HITS,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run in the foreground until SIGINT or SIGTERM; `on_ready` gets the URL once it listens.
@@ -179,7 +198,15 @@ def serve(
     with (
         contextlib.closing(_listen(port)) as listener,
         _assembled(
-            turnaround, queue_limit, seed, state_dir, faults, message_limits, latency, None
+            turnaround,
+            queue_limit,
+            seed,
+            state_dir,
+            faults,
+            message_limits,
+            latency,
+            cache_hits,
+            None,
         ) as parts,
     ):
         url = _url(listener)
@@ -211,6 +238,7 @@ def _assembled(
     faults: Faults | None,
     message_limits: MessageLimits,
     latency: float,
+    cache_hits: float,
     hooks: Hooks | None,
 ) -> Iterator[_Parts]:
     with contextlib.ExitStack() as stack:
@@ -225,6 +253,7 @@ def _assembled(
         books = Books(database)
         spool = Spool(folder / "spool")
         responder = Responder(seed)
+        responder.cache.batch_hits = cache_hits
         schedule = FaultSchedule(faults or Faults(), seed)
         pace = Pace(turnaround)
         store = BatchStore(
@@ -232,7 +261,7 @@ def _assembled(
         )
         rates = RateLimiter(message_limits)
         api = Api(store, books, spool, responder, schedule, rates, latency, hooks or Hooks())
-        yield _Parts(api, store, books, schedule, rates)
+        yield _Parts(api, store, books, schedule, rates, responder.cache)
 
 
 class _Server(uvicorn.Server):

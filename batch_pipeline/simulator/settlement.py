@@ -7,16 +7,17 @@ same lines.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from batch_pipeline.simulator.answers.content import answer, searches
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache, Work, parts_of
 from batch_pipeline.simulator.answers.schemas import UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice
-from batch_pipeline.simulator.answers.tokens import PromptCache, usage
+from batch_pipeline.simulator.answers.tokens import usage
 from batch_pipeline.simulator.books.bills import Bill
 from batch_pipeline.simulator.checks import check_message
 from batch_pipeline.simulator.faults.requests import RequestFate
@@ -33,12 +34,15 @@ class Responder:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._cache = PromptCache()
+        self.cache = PromptCache()
 
     def message(
-        self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str
-    ) -> dict[str, Any]:
+        self, params: dict[str, Any], digest: bytes, message_id: str, service_tier: str,
+        work: Work | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """The Messages API's answer to checked params.
+
+        `work` tells when the request is worked on, for the prompt cache; None: now.
 
         Errors: `ApiError` 400 for a schema that no value fits.
         """
@@ -56,7 +60,7 @@ class Responder:
             "stop_sequence": said.stop_sequence,
             "usage": usage(
                 params,
-                self._cache,
+                self.cache.split(params, work),
                 output_tokens=said.output_tokens,
                 thinking_tokens=said.thinking_tokens,
                 service_tier=service_tier,
@@ -79,12 +83,14 @@ class Settlement:
 
 def settle(
     requests: Path, results: Path, responder: Responder, fate: RequestFate,
-    *, version: str, done: int, rest: str,
+    *, version: str, done: int, rest: str, work: Work,
 ) -> Settlement:  # fmt: skip
     """Answer the first `done` requests, give all others the result `rest`, and write the lines.
 
-    `rest` is `canceled` or `expired`. `results` appears whole or not at all.
+    `rest` is `canceled` or `expired`, `work` tells when the batch was worked on. `results` appears
+    whole or not at all.
     """
+    parts = parts_of(work.begin, work.end, done)
     attempted: list[bytes] = []
     counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
     bill = Bill(batch=True)
@@ -96,7 +102,9 @@ def settle(
         for position, (custom_id, digest, raw) in enumerate(request_lines(requests)):
             if position < done:
                 unique = hashlib.sha256(f"{results.stem}/{custom_id}".encode()).hexdigest()[:22]
-                result = _result(raw, digest, unique, responder, version)
+                begin, end = parts[position]
+                at = replace(work, begin=begin, end=end)
+                result = _result(raw, digest, unique, responder, version, at)
                 result = fate.result(digest, raw, result, unique)
                 attempted.append(digest)
             else:
@@ -117,13 +125,13 @@ def settle(
 
 
 def _result(
-    raw: bytes, digest: bytes, unique: str, responder: Responder, version: str
+    raw: bytes, digest: bytes, unique: str, responder: Responder, version: str, work: Work
 ) -> dict[str, Any]:
     params = orjson.loads(raw)
     try:
         if (problem := check_message(params, version)) is not None:
             raise problem
-        message = responder.message(params, digest, f"msg_01{unique}", "batch")
+        message = responder.message(params, digest, f"msg_01{unique}", "batch", work)
     except ApiError as problem:
         # In a batch an unknown model is an invalid request, not the 404 of a real-time message.
         error = error_body("invalid_request_error", problem.message, f"req_01{unique}")

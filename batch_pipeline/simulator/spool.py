@@ -6,7 +6,6 @@ the API.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from batch_pipeline.simulator.books.books import content_digest
 from batch_pipeline.simulator.checks import check_batch, check_entry
 from batch_pipeline.simulator.wire import (
     MAX_BYTES_PER_BATCH,
@@ -147,8 +147,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _packed(entry: dict[str, Any]) -> tuple[str, bytes, bytes]:
     params = entry["params"]
-    digest = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).digest()
-    return entry["custom_id"], digest, orjson.dumps(params)
+    return entry["custom_id"], content_digest(params), orjson.dumps(params)
 
 
 def _parse(path: Path) -> Any:

@@ -16,6 +16,7 @@ BATCH_LIFETIME_SECONDS = 24 * 3600
 # The API deletes results 29 days after the batch was made.
 RESULTS_KEPT_SECONDS = 29 * 24 * 3600
 RETRY_AFTER_SECONDS = 10
+DEFAULT_WORKSPACE = "default"
 
 # Since this version of the API the sampling parameters are rejected.
 VERSION_WITHOUT_SAMPLING = "2026-10-21"
@@ -83,6 +84,11 @@ def api_key_of(headers: Mapping[str, str]) -> str:
     return headers.get("x-api-key") or (
         bearer[7:].strip() if bearer.lower().startswith("bearer ") else ""
     )
+
+
+def workspace_of(headers: Mapping[str, str]) -> str:
+    """The workspace that a key names after an `@`, as `any@team-b`; otherwise the only one."""
+    return api_key_of(headers).partition("@")[2] or DEFAULT_WORKSPACE
 
 
 def new_id(prefix: str) -> str:

@@ -70,6 +70,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         },
         "retry": {"max_attempts": 3, "truncated_max_tokens": None, "escalate": None},
         "routes": [],
+        "caching": "off",
         "deduplicate": True,
         "reuse": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},

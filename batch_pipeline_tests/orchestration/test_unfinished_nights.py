@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from batch_pipeline.flow.caching import LONGEST_WAIT_SECONDS, WARMING
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.plan import ShardLimits
-from batch_pipeline.ledger.admission.night_state import Facts
+from batch_pipeline.flow.run import run
+from batch_pipeline.ledger.admission.night_state import Facts, Kind
 from batch_pipeline.ledger.admission.queue import Queue
+from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import ShardState
-from batch_pipeline.orchestration.run_requests import PilotStage
-from batch_pipeline.orchestration.unfinished_nights import as_unfinished
+from batch_pipeline.orchestration.names import Kind as RunKind
+from batch_pipeline.orchestration.run_requests import PilotStage, Plan, plan
+from batch_pipeline.orchestration.unfinished_nights import (
+    as_unfinished,
+    read_night,
+    unfinished_nights,
+)
+from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, STATE
+from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
 
 FACTS = Facts("review", "all", "default")
 
@@ -52,3 +65,31 @@ def test_a_batch_larger_than_the_queue_counts_as_cut_anew(
     found = as_unfinished(state, [shard], FACTS, Queue(limit), limits, realtime=False)
     assert found.next_requests == next_requests
     assert found.pilot is (PilotStage.MOVABLE if pilot else PilotStage.JUDGED)
+
+
+def test_a_night_that_waits_for_the_prompt_cache_asks_for_no_run_until_the_wait_is_over(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    sim.hold()
+    spec = job(
+        write_rows(tmp_path / "in.jsonl", documents(30)),
+        caching="auto",
+        prompt={"system": "word " * 5_000, "user": "Sum up: {text}"},
+    )
+    run(pipeline, spec, PARTITION, wait=False)
+
+    def wanted() -> Plan:
+        with pipeline.ledger.read() as connection:
+            [night] = unfinished_nights(connection, spec.name, None, set())
+            found, _ = read_night(connection, pipeline.settings, spec, night, lambda *_: True)
+        return plan([found], set())
+
+    waits = wanted()
+    assert waits.wanted == ()
+    state = waits.waits[PARTITION]
+    assert state is not None
+    assert (state.kind, state.reason) == (Kind.RUNNING, WARMING)
+    with pipeline.ledger.write() as connection:
+        before = tables.submission.c.intent_at - LONGEST_WAIT_SECONDS
+        connection.execute(sa.update(tables.submission).values(intent_at=before))
+    assert [each.kind for each in wanted().wanted] == [RunKind.SUBMIT]

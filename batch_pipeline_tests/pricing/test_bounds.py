@@ -55,6 +55,9 @@ def test_tokens_a_byte(measured: Measured, buffer: float, ratio: int | str) -> N
         (Bounds(PRICE, caching=False), (600, 101, 10), 600 * 10 + 10 * 70),
         (Bounds(PRICE, Decimal("0.3"), caching=False), (600, 101, 10), 180 * 1 + 10 * 7),
         (Bounds(PRICE, Decimal("0.3"), caching=False), (601, 601, 0), 181 * 10),
+        # Marks of the pipeline's: the prefix alone may be written.
+        (Bounds(PRICE, caching=False, written=(20, "5m")), (60, 40, 10), 60 + 20 * 1 + 70),
+        (Bounds(PRICE, caching=False, written=(20, "1h")), (60, 40, 10), 60 + 20 * 2 + 70),
     ],
 )
 def test_bounds_of_a_batch(bounds: Bounds, sizes: tuple[int, int, int], usd: int) -> None:

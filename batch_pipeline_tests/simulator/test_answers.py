@@ -1,4 +1,4 @@
-"""Answers as messages: stop reasons, tools, thinking, lengths, tokens and the prompt cache."""
+"""Answers as messages: stop reasons, tools, thinking, lengths and tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.simulator.answers.content import Answer, answer
-from batch_pipeline.simulator.answers.tokens import PromptCache, count_input, count_text, usage
+from batch_pipeline.simulator.answers.tokens import count_input, count_text
 from batch_pipeline.simulator.books.books import content_digest
 from batch_pipeline_tests.simulator.conftest import params
 
@@ -115,39 +115,3 @@ def test_tokens_follow_bytes() -> None:
     assert count_text("a" * 400) == 100
     assert count_text("語" * 400) == 300
     assert count_input(params("a" * 400)) - count_input(params("a" * 4)) == 99
-
-
-def cached(text: str, ttl: str = "5m", question: str = "And?") -> dict[str, Any]:
-    block = {"type": "text", "text": text, "cache_control": {"type": "ephemeral", "ttl": ttl}}
-    return params(question, system=[block])
-
-
-def split(cache: PromptCache, asked: dict[str, Any]) -> dict[str, Any]:
-    return usage(asked, cache, output_tokens=1, thinking_tokens=0, service_tier="batch")
-
-
-def test_a_cached_prefix_is_written_once_and_then_read() -> None:
-    cache, shared = PromptCache(), "The contract. " * 400
-    first = split(cache, cached(shared, "1h", "First?"))
-    again = split(cache, cached(shared, "1h", "Second question?"))
-    other = split(cache, cached(shared.upper(), "5m"))
-
-    assert first["cache_creation"] == {
-        "ephemeral_5m_input_tokens": 0,
-        "ephemeral_1h_input_tokens": 1_400,
-    }
-    assert (first["cache_creation_input_tokens"], first["cache_read_input_tokens"]) == (1_400, 0)
-    assert (again["cache_creation_input_tokens"], again["cache_read_input_tokens"]) == (0, 1_400)
-    assert other["cache_creation"]["ephemeral_5m_input_tokens"] == 1_400
-    for got, asked in ((first, "First?"), (again, "Second question?")):
-        total = got["input_tokens"] + got["cache_creation_input_tokens"]
-        total += got["cache_read_input_tokens"]
-        assert total == count_input(cached(shared, question=asked))
-
-
-def test_a_short_prefix_is_not_cached() -> None:
-    cache = PromptCache()
-    for _ in range(2):
-        got = split(cache, cached("Too short to cache."))
-        assert got["cache_creation_input_tokens"] == got["cache_read_input_tokens"] == 0
-        assert got["input_tokens"] == count_input(cached("Too short to cache."))

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import typer
+from rich.table import Table
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
@@ -61,6 +62,24 @@ def _show(found: Estimate) -> None:
     if fees:
         how = "at most, for searches" if found.tokens.fees is None else "measured"
         say(f"Beside the tokens {usd(fees)} a request ({how}).")
+    console.print(_ways_table(found))
+    if found.avoided:
+        console.print(avoided_table(found.avoided))
+    if found.pilot_extra_usd:
+        say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
+    if found.caching is not None:
+        include = "include" if found.caching.included else "do not include"
+        say(f"Caching: {found.caching.summary}. The amounts above {include} it.")
+    say(f"Time as batches: {found.batch_hours_from}.")
+    say(f"Time in real time: {found.realtime_hours_from}.")
+    say(f"Prices: {found.price.source}, as {found.price.matched_model}.")
+    say(f"Recommended: mode {found.advice.mode}; {found.advice.reason}.")
+    for warning in found.warnings:
+        say(f"Note: {warning}.")
+
+
+def _ways_table(found: Estimate) -> Table:
+    """USD each way, by route where there are several, and the time."""
     ways = plain_table()
     several = len(found.ways) > 1
     ways.add_column("USD" if several else f"USD ({found.model_id})", overflow="fold")
@@ -72,17 +91,7 @@ def _show(found: Estimate) -> None:
         batch, realtime = way.batch.expected, way.realtime.expected
         ways.add_row(_way(way), usd(batch), usd(realtime), usd(realtime - batch))
     ways.add_row("time", _hours(found.batch_hours), _hours(found.realtime_hours), "")
-    console.print(ways)
-    if found.avoided:
-        console.print(avoided_table(found.avoided))
-    if found.pilot_extra_usd:
-        say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
-    say(f"Time as batches: {found.batch_hours_from}.")
-    say(f"Time in real time: {found.realtime_hours_from}.")
-    say(f"Prices: {found.price.source}, as {found.price.matched_model}.")
-    say(f"Recommended: mode {found.advice.mode}; {found.advice.reason}.")
-    for warning in found.warnings:
-        say(f"Note: {warning}.")
+    return ways
 
 
 def _what(found: Estimate) -> str:

@@ -16,6 +16,7 @@ from batch_pipeline.cli.tables import SafeConsole, avoided_table, facts_table, p
 from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
+    from batch_pipeline.flow.costs.cache_forecast import CacheForecast
     from batch_pipeline.flow.dataset.reading.files import Sources
     from batch_pipeline.flow.planning.plan import ShardLimits
     from batch_pipeline.jobs.loading import JobScan
@@ -39,7 +40,7 @@ def validate(
     context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
-    from batch_pipeline.flow.costs import avoided
+    from batch_pipeline.flow.costs import avoided, cache_forecast
     from batch_pipeline.flow.costs.estimate import tokens_without_api, way_of
     from batch_pipeline.flow.dataset import input_dataset
     from batch_pipeline.flow.dataset.requests import Declaration
@@ -70,7 +71,15 @@ def validate(
             f"what is saved is an estimate without the API: input from {tokens.prompt}; output "
             f"from {tokens.answer}"
         )
-    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings, saved)
+    caching = cache_forecast.forecast(
+        spec,
+        snapshot.units,
+        price,
+        counted=None,
+        tokens_per_byte=tokens.per_byte,
+        prompt_tokens=snapshot.request_bytes / max(1, snapshot.units) * tokens.per_byte,
+    )
+    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings, saved, caching)
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -129,6 +138,7 @@ def show_validation(
     limits: ShardLimits,
     warnings: list[str],
     saved: Sequence[Avoided] = (),
+    caching: CacheForecast | None = None,
 ) -> None:
     """What a night would send, and what a person should know before it is sent."""
     by_count = -(-snapshot.units // limits.requests)
@@ -151,6 +161,7 @@ def show_validation(
         "filtered_by": snapshot.filtered_by,
         "avoided_usd": {each.cause: round(float(each.usd), 6) for each in saved},
         "avoided": [{**each.as_json(), "avoided_usd": round(float(each.usd), 6)} for each in saved],
+        "caching": None if caching is None else caching.as_json(),
         "warnings": warnings,
     }
 
@@ -164,6 +175,8 @@ def show_validation(
         console.print(table)
         if saved:
             console.print(avoided_table(saved))
+        if caching is not None:
+            console.print(f"Caching: {caching.summary}.", highlight=False, markup=False)
         for warning in warnings:
             console.print(f"Note: {warning}.", highlight=False, markup=False)
 

@@ -62,6 +62,9 @@ def show_report(output: Output, report: Report) -> None:
             rows.append(("estimated", usd(report.estimated_usd)))
         if report.cache_hit_rate:
             rows.append(("cache hit rate", percent(report.cache_hit_rate)))
+        if report.caching is not None:
+            rows.append(("saved by caching", usd(report.caching.used.saved_usd)))
+            rows.append(("marked tokens read", percent(report.caching.used.hit_rate)))
         rows += [(status_label(kind), usd(amount)) for kind, amount in report.fees_usd.items()]
         rows += [("without a price, in no sum", fee.name) for fee in report.unpriced]
         for row in rows:

@@ -23,6 +23,12 @@ def simulator(
     latency: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="What a real-time message takes.")
     ] = 0.0,
+    cache_hits: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Of a batch's requests, how many find the cache."
+        ),
+    ] = 0.9,
     messages_rpm: Annotated[
         int | None, typer.Option(min=1, help="Rate limit: real-time messages a minute.")
     ] = None,
@@ -68,6 +74,7 @@ def simulator(
             faults=declared,
             message_limits=MessageLimits(messages_rpm, messages_itpm, messages_otpm),
             latency=latency,
+            cache_hits=cache_hits,
             on_ready=lambda url: print(f"Simulator listens on {url}", flush=True),
         )
     except StateInUseError as error:

@@ -23,6 +23,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.ledger import snapshots
 from batch_pipeline.ledger.shards import Shard
+from batch_pipeline.pricing.tokens import Lifetime
 
 # Large enough that the cost of each chunk does not show, small enough for a processor's cache.
 UPLOAD_CHUNK_BYTES = 512 << 10
@@ -39,18 +40,23 @@ class Body:
     betas: Sequence[str]
 
 
-def body_of(pipeline: Pipeline, shard: Shard, token: str) -> Body:
+def body_of(pipeline: Pipeline, shard: Shard, token: str, caching: Lifetime | None = None) -> Body:
     """The body for a shard, read from its snapshot while it is sent; the last chunk is `BODY_END`.
 
-    `token` is the submission's: each custom id begins with it.
+    `token` and `caching` are the submission's: each custom id begins with the token, and with
+    `caching` each request carries a cache mark of that lifetime.
     """
     with pipeline.ledger.read() as connection:
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     manifest = manifests.read(pipeline.files, shard.manifest, _COLUMNS)
     ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
-    of_variant = variants.builders_of(manifest, declaration)
+    of_variant = variants.builders_of(manifest, declaration, caching)
     builders = [of_variant[name] for name in names]
+    if caching is not None:
+        plain = variants.builders_of(manifest, declaration)
+        marks = {n: of_variant[n].constant_bytes - plain[n].constant_bytes for n in of_variant}
+        sizes = [size + marks[name] for name, size in zip(names, sizes, strict=True)]
     rows = snapshot_files.read_inputs(pipeline.files, snapshot, ordinals)
     chunks = body_chunks(token, builders, rows, UPLOAD_CHUNK_BYTES)
     return Body(chunks, body_length(sizes), declaration.betas)

@@ -94,7 +94,9 @@ def _split(pipeline: Pipeline, night: Night, shard: Shard, *, sent: bool) -> Non
     declaration = Declaration.from_json(declared)
     manifest = manifests.read(pipeline.files, shard.manifest)
     row = row_at_fault(shard.requests, refusal, former) if sent else None
-    parts = [_part(pipeline, night, declaration, shard, rows) for rows in split_rows(manifest, row)]
+    parts = [
+        part_of(pipeline, night, declaration, shard, rows) for rows in split_rows(manifest, row)
+    ]
     found = parts.pop(0) if row is not None else None
     with pipeline.ledger.write() as connection:
         done = refusals.split(connection, shard, parts)
@@ -133,9 +135,11 @@ def split_rows(manifest: pa.Table, row: int | None) -> list[pa.Table]:
     return [manifest.slice(0, first), manifest.slice(first)]
 
 
-def _part(
+def part_of(
     pipeline: Pipeline, night: Night, declaration: Declaration, whole: Shard, rows: pa.Table
 ) -> NewShard:
+    """A shard of some rows of another one, whose manifest is written."""
+
     def bound(size: ShardSize) -> Decimal:
         # Requests of the dearest model may be in this part alone.
         if whole.parts is not None:

@@ -149,7 +149,7 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
     submission = intent.submission
     if submission.mark_id is None:
         reconciliation.mark_list(pipeline, submission)
-    body = body_of(pipeline, intent.shard, submission.token)
+    body = body_of(pipeline, intent.shard, submission.token, submission.caching)
     chunks = _SealedChunks(pipeline, submission, body.chunks, stop)
     try:
         with renewed_lease(pipeline, submission):

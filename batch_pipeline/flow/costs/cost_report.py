@@ -29,8 +29,9 @@ from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import of_models
+from batch_pipeline.pricing.caching import break_even
 from batch_pipeline.pricing.prices import ModelPrice
-from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.pricing.tokens import Lifetime, TokenUsage
 from batch_pipeline.reporting import report_html, report_markdown
 from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference, Expected, explain
@@ -39,6 +40,7 @@ from batch_pipeline.reporting.report import (
     ZERO,
     Approval,
     Billed,
+    Caching,
     Costs,
     Duplicates,
     Gone,
@@ -141,6 +143,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         wasted=sums.wasted,
         differences=_differences(state, expected, sums, price),
         trend=trend,
+        caching=_caching(state, price),
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
         not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
@@ -344,6 +347,19 @@ def _turnarounds(state: Progress) -> list[float]:
         for s in state.submissions
         if s.batch_id is not None and s.accepted_at is not None and s.ended_at is not None
     ]
+
+
+def _caching(state: Progress, price: ModelPrice) -> Caching | None:
+    if not state.caching:
+        return None
+    used = state.cached
+    lifetime: Lifetime = "5m" if used.written_5m_tokens > used.written_1h_tokens else "1h"
+    return Caching(
+        used=used,
+        prefix_tokens=None if state.prefix is None else state.prefix.tokens,
+        summary=state.caching,
+        break_even=break_even(price.batch.prices[0], lifetime),
+    )
 
 
 def _pilot(verdict: Mapping[str, Any] | None) -> Pilot | None:

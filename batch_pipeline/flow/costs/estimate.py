@@ -24,11 +24,13 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import avoided, estimate_ways, experience
+from batch_pipeline.flow.costs import avoided, cache_forecast, estimate_ways, experience
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
+from batch_pipeline.flow.costs.cache_forecast import CacheForecast
 from batch_pipeline.flow.costs.estimate_ways import AskedWay
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.priced import asks_for_caching
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
@@ -56,6 +58,7 @@ from batch_pipeline.pricing.estimate import (
     realtime_hours,
 )
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
+from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting.avoided import Avoided, by_cause
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
@@ -83,6 +86,7 @@ class Tokens:
     output: Spread | None = None
     shares: Shares = UNCACHED
     fees: Mapping[Mode, Decimal] | None = None
+    usage: TokenUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Estimate:
     # The requests by route and model, where these are not all of the job's own.
     ways: tuple[AskedWay, ...]
     avoided: tuple[Avoided, ...]
+    caching: CacheForecast | None = None
 
     @property
     def expected_usd(self) -> Decimal:
@@ -154,9 +159,12 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         if trouble is None and (found is None or found.output is None):
             counted, trouble = _count(pipeline, files, snapshot, left)
         tokens = _tokens(spec, left, found, counted)
+    prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
     known = left, tokens, found
-    return _assembled(pipeline, spec, partition, account, night, snapshot, known, notes)
+    return _assembled(
+        pipeline, spec, partition, account, night, snapshot, known, notes, prefix=prefix
+    )
 
 
 def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot) -> Estimate:
@@ -234,9 +242,14 @@ def _tokens(
     at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
     if found is not None and found.output is not None:
         per_byte = found.measured.tokens / found.measured.bytes
-        shares = Shares.of(found.usage)
+        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch", TokenUsage())
+        if spec.caching == "off":
+            # Without marks of the pipeline's, only the job's own are cached, the same every way.
+            own = asks_for_caching(Declaration.of(spec))
+            usage = sum(found.usage.values(), TokenUsage()) if own else TokenUsage()
+        shares = Shares.of(usage)
         source = found.source
-        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees)
+        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees, usage)
     if counted is not None:
         requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
         return Tokens("count_tokens", requests, at_most, counted)
@@ -285,6 +298,8 @@ def _assembled(
     snapshot: NewSnapshot,
     known: tuple[Unbought, Tokens, experience.Experience | None],
     notes: list[str],
+    *,
+    prefix: int | None = None,
 ) -> Estimate:
     price = price_for(spec)
     left, tokens, found = known
@@ -348,6 +363,15 @@ def _assembled(
         warnings=tuple(notes),
         ways=asked,
         avoided=avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec)),
+        caching=cache_forecast.forecast(
+            spec,
+            left.requests,
+            price,
+            counted=prefix,
+            tokens_per_byte=tokens.per_byte,
+            prompt_tokens=work.prompt.mean,
+            usage=tokens.usage,
+        ),
     )
 
 
@@ -425,6 +449,7 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "avoided_usd": {cause: _usd(amount) for cause, amount in by_cause(found.avoided).items()},
         "avoided": [{**each.as_json(), "avoided_usd": _usd(each.usd)} for each in found.avoided],
         "by_route": [way.as_json() for way in found.ways] if len(found.ways) > 1 else [],
+        "caching": None if found.caching is None else found.caching.as_json(),
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }

@@ -57,7 +57,8 @@ class Experience:
 
     `output` is None where the answers are of another job with this model: its prompts show how many
     tokens a byte has, but its answers say nothing about this job's. `fees` are USD of an answer by
-    mode, beside its tokens at the declared model's price.
+    mode, beside its tokens at the declared model's price. `usage` is by mode too: what calls in
+    real time find in the prompt cache says nothing of batches.
 
     All of that is of the job's own model. `outputs` are those of its other ways, by route and
     whether they were escalated; `models` the prompts of their models; `escalated` is the share of
@@ -66,7 +67,7 @@ class Experience:
 
     source: str
     measured: Measured
-    usage: TokenUsage
+    usage: Mapping[Mode, TokenUsage]
     output: Spread | None
     fees: Mapping[Mode, Decimal] = field(default_factory=dict)
     outputs: Mapping[tuple[str | None, bool], Spread] = field(default_factory=dict)
@@ -181,5 +182,8 @@ def _answers(connection: Connection, night: Night, wanted: set[int]) -> list[str
     return answer_paths(night, [s for s in latest if s.snapshot_id in wanted])
 
 
-def _tokens(collected: Iterable[Sums]) -> TokenUsage:
-    return sum((TokenUsage(**part.tokens) for part in collected), TokenUsage())
+def _tokens(collected: Iterable[Sums]) -> dict[Mode, TokenUsage]:
+    found: dict[Mode, TokenUsage] = {}
+    for part in collected:
+        found[part.engine] = found.get(part.engine, TokenUsage()) + TokenUsage(**part.tokens)
+    return found

@@ -204,7 +204,8 @@ class _Preparation:
         ordinal = self._writer.add(prepared)
         if self._signatures.path is not None and prepared.status is None:
             texts = (row.values[column] for column in self._builder.columns)
-            self._signatures.add(ordinal, "\n".join(texts))
+            # Twins have the same route: its place in the list, 0 for the job's own way.
+            self._signatures.add(ordinal, "\n".join(texts), int(prepared.route or 0))
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where

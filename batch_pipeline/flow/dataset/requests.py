@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batch_pipeline.flow.dataset import cache_marks
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
+from batch_pipeline.pricing.tokens import Lifetime
 
 if TYPE_CHECKING:
     from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -140,26 +142,39 @@ class RequestBuilder:
     A request is made from the texts of a row (`build`), or from the row's JSON and the places of
     its texts there (`splice`), to the same bytes: JSON escapes character by character, so that the
     prompt as JSON is its parts as JSON, put together.
+
+    With a `lifetime` the shared prefix of each request carries a cache mark (`cache_marks`). Marks
+    are no part of a fingerprint: fingerprints and sizes are asked of a builder without.
     """
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(self, declaration: Declaration, lifetime: Lifetime | None = None) -> None:
         self._template = Template.parse(declaration.user)
         self.columns = self._template.columns
         self.declaration = declaration
+        place = None if lifetime is None else cache_marks.place_of(declaration)
         # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
         # to the model.
         after = {key: declaration.params[key] for key in sorted(declaration.params)}
+        if place == "tools":
+            after["tools"] = cache_marks.marked_tools(after["tools"], lifetime)
         if declaration.output_schema is not None:
             output_format = {"type": "json_schema", "schema": declaration.output_schema}
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
-        self._suffix = b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
         before: dict[str, Any] = {
             "model": declaration.model_id,
             "max_tokens": declaration.max_tokens,
         }
         if declaration.system is not None:
-            before["system"] = declaration.system
-        self._prefix = orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":'
+            text = declaration.system
+            marked = place == "system"
+            before["system"] = [cache_marks.block(text, lifetime)] if marked else text
+        opening, closing = b"", b""
+        if place == "message":
+            self._template, opening, closing = cache_marks.as_blocks(self._template, lifetime)
+        self._prefix = (
+            orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":' + opening
+        )
+        self._suffix = closing + b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
         first, *others = (orjson.dumps(part)[1:-1] for part in self._template.literals)
         self._first = b'"' + first
         # Of each text that is put in: which of the places it begins at, and what follows it.
@@ -225,6 +240,15 @@ class RequestBuilder:
         digest = self._digest.copy()
         digest.update(params)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
+
+
+def mark_bytes(spec: JobSpec) -> int:
+    """How much longer each request of a job may be by a cache mark, in bytes."""
+    if spec.caching == "off":
+        return 0
+    declaration = Declaration.of(spec)
+    marked, plain = RequestBuilder(declaration, "1h"), RequestBuilder(declaration)
+    return marked.constant_bytes - plain.constant_bytes
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:

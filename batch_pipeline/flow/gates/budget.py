@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from batch_pipeline.flow.dataset.priced import asks_for_caching, part_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
+from batch_pipeline.flow.gates.cache_marks import read_marks, written_at_most
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
@@ -46,7 +47,7 @@ def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
     """What admission checks for a night: its share of the queue and its ceilings."""
     with pipeline.ledger.read() as connection:
         money = _money(connection, pipeline.settings, spec, night)
-    return pipeline.limits(spec.limits.max_queued_requests, money)
+    return pipeline.limits(spec.limits.max_queued_requests, money, read_marks(spec))
 
 
 def shortfall(
@@ -132,6 +133,7 @@ def bounds_of(
         own.tokens_per_byte(spec.budget.buffer),
         asks_for_caching(declaration),
         searches_bound(declaration, price) + each,
+        written_at_most(spec),
         declaration.model_id,
         spec.budget.buffer,
         others,

@@ -217,9 +217,10 @@ def _decide(
         ]
     )  # fmt: skip
     rest: Mode = "realtime" if spec.mode == "realtime" else "batch"
+    uncached = spec.caching != "off"
     rows = table.to_pylist()
     parsed = {row["unit"]: row.pop("parsed") for row in rows if "parsed" in row}
-    answers = verdicts.latest(_answered(row, price, rest) for row in rows)
+    answers = verdicts.latest(_answered(row, price, rest, uncached=uncached) for row in rows)
     # Requests that the API has not worked on, as where the account was paused, are no evidence.
     again = [answer.unit for answer in answers if not answer.counted]
     if spec.retry.truncated_max_tokens is not None:
@@ -325,12 +326,17 @@ def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> ModelBounds:
         return budget.bounds_of(connection, spec, seen.night, seen.snapshot)
 
 
-def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode) -> Answered:
-    """A row of the pilot's answers; `rest` is the way that the rest of the night goes."""
+def _answered(row: dict[str, Any], price: ModelPrice, rest: Mode, *, uncached: bool) -> Answered:
+    """A row of the pilot's answers; `rest` is the way that the rest of the night goes.
+
+    `uncached`: what calls find in the prompt cache says nothing of batches, whose requests run at
+    the same time. The rest is then projected as if it were not cached.
+    """
     usage = TokenUsage(**{name: row.pop(name) for name in TOKENS})
     mode, billed, other_way = (row.pop(name) for name in ("mode", *_COSTS))
     if other_way is None:
-        cost = price.cost(usage, mode=rest)
+        plain = TokenUsage(usage.prompt_tokens, usage.output_tokens)
+        cost = price.cost(plain if uncached and mode != rest else usage, mode=rest)
     else:
         cost = billed if mode == rest else other_way
     escalated = is_escalated(row.pop("variant"))

@@ -22,7 +22,13 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
 from batch_pipeline.flow.dataset.priced import part_of
-from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
+from batch_pipeline.flow.dataset.requests import (
+    BODY_END,
+    BODY_START,
+    Declaration,
+    mark_bytes,
+    wire_overhead,
+)
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import held_twins, manifests, variants
 from batch_pipeline.flow.planning.escalations import Escalations
@@ -48,10 +54,14 @@ WRITTEN_AT_ONCE = 2
 @dataclass(frozen=True)
 class ShardLimits:
     """How many requests and bytes a shard may have: the smallest limits in force, because a shard
-    above one of them would wait for ever."""
+    above one of them would wait for ever.
+
+    `marks` are bytes that each request may become longer by when it is sent with a cache mark.
+    """
 
     requests: int
     bytes: int
+    marks: int = 0
 
     @classmethod
     def of_calls(cls, spec: JobSpec) -> ShardLimits:
@@ -70,6 +80,7 @@ class ShardLimits:
         return cls(
             requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, queue),
             bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
+            marks=mark_bytes(spec),
         )
 
     def at_most(self, requests: int | None) -> ShardLimits:
@@ -296,7 +307,10 @@ def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
     requests = size = 0
     for table in batches:
         start = 0
-        sizes = table.column("request_bytes").to_numpy() + overhead
+        sizes = table.column("request_bytes").to_numpy() + overhead + limits.marks
+        if limits.marks:
+            # One that has no room for its mark goes alone, and without.
+            sizes = np.minimum(sizes, room_bytes)
         while start < table.num_rows:
             fits = int(np.searchsorted(np.cumsum(sizes[start:]), room_bytes - size, side="right"))
             take = min(fits, limits.requests - requests, table.num_rows - start)

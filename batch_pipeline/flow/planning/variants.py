@@ -22,6 +22,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, with_more_room
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
+from batch_pipeline.pricing.tokens import Lifetime
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
 _METADATA_KEY = b"variants"
@@ -70,10 +71,13 @@ def declarations_of(manifest: pa.Table, declaration: Declaration) -> dict[str | 
     return {None: declaration} | {each.name: each.declared_as(declaration) for each in variants}
 
 
-def builders_of(manifest: pa.Table, declaration: Declaration) -> dict[str | None, RequestBuilder]:
-    """What makes the requests of a manifest, by the name in its column `variant`."""
+def builders_of(
+    manifest: pa.Table, declaration: Declaration, caching: Lifetime | None = None
+) -> dict[str | None, RequestBuilder]:
+    """What makes the requests of a manifest, by the name in its column `variant`; with `caching`
+    they carry cache marks."""
     declared = declarations_of(manifest, declaration)
-    return {name: RequestBuilder(variant) for name, variant in declared.items()}
+    return {name: RequestBuilder(variant, caching) for name, variant in declared.items()}
 
 
 def is_escalated(name: str | None) -> bool:

@@ -198,7 +198,8 @@ class OpenShard:
     def _calls_left(self) -> Iterator[Call]:
         left = [number for number, answered in enumerate(self._answered) if not answered]
         ordinals, names = self._manifest["ordinal"], self._manifest["variant"]
-        builders = {name: RequestBuilder(declared) for name, declared in self._asked.items()}
+        marks = self.submission.caching
+        builders = {name: RequestBuilder(asked, marks) for name, asked in self._asked.items()}
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):

@@ -43,7 +43,7 @@ from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
-from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
@@ -57,7 +57,8 @@ _Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | 
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
 _NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
-_OUTPUT = TOKENS.index("output_tokens")
+_INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
+_CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Lines that are quoted of those that cannot be read.
 _MOST_QUOTED = 3
 # Rows that are put together at once of requests whose results came without a message.
@@ -140,6 +141,8 @@ class LineJudge:
         self._usage = dict.fromkeys(TOKENS, 0)
         self._measured_answers = self._measured_bytes = 0
         self._picodollars = 0
+        # What the prompt cache saved, in picodollars; negative: it cost that.
+        self._cache_saved = 0
         self._estimated = Decimal(0)
         # An error that concerns the whole account: credentials, billing or a spend limit.
         self.stopped_by: str | None = None
@@ -244,6 +247,7 @@ class LineJudge:
             gone_requests=self._given_up,
             gone_usd=gone_usd if self._given_up else Decimal(0),
             estimated_usd=self._estimated,
+            cache_saved_usd=self._cache_saved / PICODOLLARS,
             fees=self._fees,
             passing=0 if duplicate else self._passing,
             again=0 if duplicate else self._again,
@@ -347,11 +351,13 @@ class LineJudge:
             most = asked.declaration.max_tokens
             self._estimated += asked.biller.upper_bound(self._sizes[number], most, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
+        prices = asked.prices[bisect_left(asked.tier_starts, prompt)]
         if prompt:
             self._measured_answers += 1
             self._measured_bytes += self._sizes[number]
+        if prompt != tokens[_INPUT]:
+            self._cache_saved += sum((prices[_INPUT] - prices[n]) * tokens[n] for n in _CACHED)
         if bill is None:
-            prices = asked.prices[bisect_left(asked.tier_starts, prompt)]
             cost = sum(map(mul, prices, tokens))
         else:
             cost, self._other_way[number] = bill.picodollars, bill.other_way

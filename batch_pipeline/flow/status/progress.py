@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from batch_pipeline.flow.dataset.cache_marks import prefix_key
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status
@@ -18,6 +20,8 @@ from batch_pipeline.ledger import (
     accounts,
     answers_files,
     approvals,
+    cache_prefixes,
+    cache_use,
     nights,
     refusals,
     shards,
@@ -29,6 +33,8 @@ from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.approvals import Approval
+from batch_pipeline.ledger.cache_prefixes import CachePrefix
+from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
@@ -53,8 +59,9 @@ class Progress:
     not sent yet, `in_flight` are at the API or may be (`unknown` of them have an unknown outcome),
     and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
     collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
-    every one). `fees` are in the costs, unless they have no price. `first` is what the breaker
-    counts, `approvals` are gates that a person overruled.
+    every one). `fees` are in the costs, unless they have no price. `cached` is what the prompt
+    cache did, `prefix` what is known of the prompts' shared prefix where it was counted. `first` is
+    what the breaker counts, `approvals` are gates that a person overruled.
     Cost in USD, `at` in seconds since the epoch.
     """
 
@@ -81,6 +88,8 @@ class Progress:
     # which the rule does not tell whether they are sure.
     stands: Mapping[Stands, int] = field(default_factory=dict)
     unjudged: int = 0
+    cached: CacheSums = NOTHING_CACHED
+    prefix: CachePrefix | None = None
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -158,6 +167,12 @@ class Progress:
     @property
     def _unsent(self) -> int:
         return sum(self.statuses.get(s, 0) for s in (Status.INVALID_INPUT, Status.TOO_LARGE))
+
+    @property
+    def caching(self) -> str:
+        """What is known of the prompt cache, in a clause; empty where it was not asked for."""
+        prefix = "" if self.prefix is None else self.prefix.describe()
+        return "; ".join(filter(None, (prefix, self.cached.describe())))
 
     @property
     def total_cost_usd(self) -> Decimal:
@@ -268,7 +283,16 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         fees=sums.fees(connection, night_id),
         stands=answers_files.standing(connection, night_id),
         unjudged=sums.unjudged(connection, night_id),
+        cached=cache_use.of_night(connection, night_id),
+        prefix=None if snapshot is None else _prefix(connection, night, snapshot),
     )
+
+
+def _prefix(connection: Connection, night: Night, snapshot: Snapshot) -> CachePrefix | None:
+    if not cache_prefixes.are_known(connection, night.account):
+        return None
+    declaration = Declaration.from_json(snapshot.declaration)
+    return cache_prefixes.find(connection, night.account, prefix_key(declaration))
 
 
 def with_all(connection: Connection, state: Progress) -> Progress:
@@ -307,6 +331,19 @@ def as_json(progress: Progress) -> dict[str, Any]:
         "batches": progress.batches,
         "simulated": progress.account.simulated,
         "complete": progress.complete,
+    }
+
+
+def caching_as_json(progress: Progress) -> dict[str, Any] | None:
+    """What the prompt cache did; None where it was not asked for."""
+    if not progress.caching:
+        return None
+    found = progress.cached.as_json()
+    return {
+        **found,
+        "saved_usd": float(found["saved_usd"]),
+        "prefix_tokens": None if progress.prefix is None else progress.prefix.tokens,
+        "summary": progress.caching,
     }
 
 

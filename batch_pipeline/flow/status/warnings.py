@@ -45,6 +45,8 @@ UNKNOWN_LASTS_SECONDS = 1 * HOUR
 OUTAGE_SECONDS = 12 * 60.0
 # A cancel takes minutes; a batch that does not end after it is waited for until it expires.
 CANCEL_SECONDS = 1 * HOUR
+# A loss by the prompt cache is told from this number of requests on: the first ones only write.
+TELLING_REQUESTS = 20
 # A new batch, or one that has just ended, may be answered with 404 for minutes.
 MISSING_SECONDS = 10 * 60.0
 
@@ -257,6 +259,9 @@ def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]
             key=_declared(state),
         )
     yield from _fees(state)
+    if state.cached.saved_usd < 0 and state.cached.requests >= TELLING_REQUESTS:
+        message = f"{state.cached.describe()}; see the hit rate that pays in the report"
+        yield NightWarning("caching_costs", message, key=_declared(state), alerts=False)
     if state.night.over_budget is not None:
         yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))
     limit = alert_limits.max_usd_per_document

@@ -34,20 +34,36 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import leases
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
+from batch_pipeline.pricing.tokens import Lifetime
 
 # Reads, in the transaction that claims a shard, what the flow says of the night's gates.
 ReadGates = Callable[[Connection, Night, Shard], Gates]
 
 
 @dataclass(frozen=True)
+class Marks:
+    """The lifetime of the cache marks that a shard is to be sent with, None: it has none; or why it
+    waits for the prompt cache."""
+
+    lifetime: Lifetime | None = None
+    wait: str | None = None
+
+
+NO_MARKS = Marks()
+# Reads, in the transaction that claims a shard, whether it is sent with cache marks.
+ReadMarks = Callable[[Connection, Night, Shard], Marks]
+
+
+@dataclass(frozen=True)
 class Limits:
-    """Queue limits in requests, what may be spent, and how long a holder may give no sign of life,
-    in seconds."""
+    """Queue limits in requests, what may be spent, how long a holder may give no sign of life, in
+    seconds, and what decides on cache marks."""
 
     account_queue: int
     job_queue: int | None
     lease_seconds: float
     money: Money = NO_CEILING
+    marks: ReadMarks = lambda _connection, _night, _shard: NO_MARKS
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,7 @@ class _Decision:
     short: ShortOfBudget | None
     wants_room: bool
     probe: bool
+    caching: Lifetime | None = None
 
 
 def begin(
@@ -128,7 +145,9 @@ def _decide(
         short = found.as_fact()
     else:
         shard, bound = found
-    facts = replace(facts, short_of_budget=short)
+    marks = limits.marks(connection, night, shard)
+    # A probe is one small batch, and must not wait for another one.
+    facts = replace(facts, short_of_budget=short, at_work=None if probe else marks.wait)
     queue = None
     if shard.engine == "batch":
         queue = read_queue(connection, night, limits.account_queue, limits.job_queue)
@@ -140,7 +159,7 @@ def _decide(
         # A job that uses its own share up must not keep other jobs from the rest.
         and not queue.share_in_use(shard.requests)
     )
-    return _Decision(may_go(facts), state, shard, bound, short, wants_room, probe)
+    return _Decision(may_go(facts), state, shard, bound, short, wants_room, probe, marks.lifetime)
 
 
 def probe_may_go(connection: Connection, name: str) -> bool:
@@ -257,6 +276,7 @@ def _claim(
         limits.lease_seconds,
         usd_bound=found.bound,
         stated_prices=limits.money.stated_prices,
+        caching=found.caching,
     )
     if found.probe:
         accounts.take_probe(connection, night.account)

@@ -222,6 +222,8 @@ shard = Table(
     # itself.
     Column("refused_by", Integer),
     Column("origin", Integer),
+    # Warms up the prompt cache, for the prefix with this key; see `cache_prefix`.
+    Column("warms", String(32)),
     Column("state", String(20), nullable=False),
     Column("created_at", Double, nullable=False),
     # The next shard to go is found, and what waits is summed up, without reading the rows: 100,000
@@ -244,6 +246,14 @@ shard = Table(
         "origin",
         sqlite_where=sa.text("origin IS NOT NULL"),
         postgresql_where=sa.text("origin IS NOT NULL"),
+    ),
+    Index(
+        "shard_warm_up",
+        "night_id",
+        "state",
+        "warms",
+        sqlite_where=sa.text("warms IS NOT NULL"),
+        postgresql_where=sa.text("warms IS NOT NULL"),
     ),
 )
 
@@ -313,6 +323,13 @@ submission = Table(
     Column("stated_prices", JSON),
     # What refused the create, or the row alone that this submission stands for; see `refusals`.
     Column("refusal", JSON(none_as_null=True)),
+    # The lifetime of the cache marks that its requests carry, `5m` or `1h`; NULL: they have none.
+    Column("caching", String(2)),
+    # As in `shard`.
+    Column("warms", String(32)),
+    # What the prompt cache saved: reads less what writes cost above plain input; negative: it cost
+    # that. NULL: nothing was written or read.
+    Column("cache_saved_usd", Usd),
     # Which process collects it, and until when its claim holds; see `leases`.
     Column("collector", String(200)),
     Column("collect_until", Double),
@@ -338,6 +355,20 @@ submission = Table(
         "state",
         sqlite_where=sa.text("refusal IS NOT NULL"),
         postgresql_where=sa.text("refusal IS NOT NULL"),
+    ),
+    Index(
+        "submission_cached",
+        "night_id",
+        sqlite_where=sa.text("cache_saved_usd IS NOT NULL"),
+        postgresql_where=sa.text("cache_saved_usd IS NOT NULL"),
+    ),
+    Index(
+        "submission_warm_up",
+        "account",
+        "warms",
+        "id",
+        sqlite_where=sa.text("warms IS NOT NULL"),
+        postgresql_where=sa.text("warms IS NOT NULL"),
     ),
     # Where a night stands is summed up from this index alone: reading 100,000 whole rows for it
     # would take five times as long.
@@ -449,6 +480,19 @@ error_example = Table(
     Column("error_type", String(200), nullable=False),
     Column("example", Text, nullable=False),
     Index("error_example_by_night", "night_id"),
+)
+
+# What is known of the part that all prompts of a job share, and that the API may cache. `tokens` is
+# what the API counted; NULL: it did not, as `problem` says.
+cache_prefix = Table(
+    "cache_prefix",
+    metadata,
+    Column("account", ForeignKey("account.name"), primary_key=True),
+    Column("prefix", String(32), primary_key=True),
+    Column("model_id", String(200), nullable=False),
+    Column("tokens", BigInteger),
+    Column("problem", Text),
+    Column("counted_at", Double, nullable=False),
 )
 
 # Gates that a person overruled, with the declaration and the input that this was meant for.
