@@ -108,9 +108,9 @@ class HomeMark:
             self._begun_at = mine.sent
 
     def problem(self, account: Account) -> str | None:
-        """Why `check` would refuse the ledger, without changing the home; None: it would not."""
-        with self._ledger.write() as connection:
-            mine = identity.read(connection)
+        """Why `check` would refuse the ledger; None: it would not. Nothing is written."""
+        with self._ledger.read() as connection:
+            mine = identity.find(connection) or Identity("", None, None, 0)
         try:
             self._compare(self.read(), self.sent(), mine, account)
         except LedgerError as error:

@@ -132,6 +132,16 @@ def test_status_report_and_dead_letters_need_neither_key_nor_network(program: Pr
     assert Path(letters.document["path"]).is_dir()
 
 
+def test_status_needs_no_remote_home(offline: Program) -> None:
+    """What it says is in the ledger; nobody listens at the home's address."""
+    ledger = f"sqlite:///{offline.folder / 'ledger.sqlite'}"
+    ended = offline(
+        "status", "--json", BATCH_PIPELINE_HOME="ftp://127.0.0.1:9/home",
+        BATCH_PIPELINE_LEDGER_URL=ledger,
+    )  # fmt: skip
+    assert (ended.code, ended.document["nights"]) == (0, [])
+
+
 def test_status_before_anything_was_run(offline: Program) -> None:
     assert offline("status", "--json").document == {"nights": [], "ledger_problem": None}
     assert "Nothing has been run yet" in offline("status").out

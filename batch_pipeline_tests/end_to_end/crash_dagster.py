@@ -16,6 +16,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
+
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.loading import load_jobs
@@ -72,7 +74,8 @@ def hunted_under_dagster(
             reports = [folder / "home" / paths.report("review", night, ".json") for night in nights]
 
             def reported() -> bool:
-                return all(map(Path.exists, reports))
+                # The command line beside it reports a night that is not complete, too.
+                return all(map(_is_of_a_complete_night, reports))
 
             hunt = _Hunt(dagster, random.Random(seed), nights, reported)
             dagster.backfill(nights)
@@ -86,6 +89,10 @@ def hunted_under_dagster(
         pipeline = Pipeline(settings(folder / "home"))
         hunt.figures.add(check_nights(sim, pipeline, spec, documents, QUEUE))
     return hunt.figures
+
+
+def _is_of_a_complete_night(report: Path) -> bool:
+    return report.exists() and bool(orjson.loads(report.read_bytes())["complete"])
 
 
 class _Hunt:

@@ -149,6 +149,17 @@ def test_what_a_simulator_was_sent_does_not_hinder_a_real_account(
             run(make_pipeline(api=api), spec, PARTITION)
 
 
+def test_a_look_at_the_mark_waits_for_no_writer(
+    sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, home: Path
+) -> None:
+    pipeline, other = make_pipeline(), make_pipeline()
+    run(pipeline, spec, PARTITION)
+    before = pipeline.files.read(paths.MARK)
+    with other.ledger.write():
+        assert pipeline.mark.problem(pipeline.account) is None
+    assert pipeline.files.read(paths.MARK) == before
+
+
 def test_a_home_in_an_object_store_is_marked_alike(
     sim: Simulator, make_pipeline: MakePipeline, spec: JobSpec, tmp_path: Path
 ) -> None:

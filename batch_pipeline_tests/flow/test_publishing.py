@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger import accounts, nights
-from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.home import publications
 from batch_pipeline.ledger.nights import Night
@@ -261,23 +261,46 @@ def test_no_file_is_touched_while_the_ledger_is_locked(
     assert not accepted_twice(sim)
 
 
-class SlowStore:
-    """moto's S3 server, which takes its time for the first write to each of several places."""
+class PatientStore:
+    """moto's S3 server; a write to it ends once no transaction waits for it.
 
-    def __init__(self) -> None:
+    A transaction that is open while the store works would be open as long as a slow store takes.
+    One that another thread has open ends by itself, so that it is asked for again.
+    """
+
+    def __init__(self, ledger_url: str) -> None:
         moto: Any = importlib.import_module("moto.server")
         self._app = moto.DomainDispatcherApplication(moto.create_backend_app)
-        self.slow = {"/answers/", "/results/", "/raw/", "/reports/", "/.staging/"}
+        self._ledger = sa.create_engine(ledger_url, isolation_level="AUTOCOMMIT")
+        self.missing = {"/answers/", "/results/", "/raw/", "/reports/", "/.staging/"}
+        self.waited_for: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
-        path = environ["PATH_INFO"]
-        for place in [p for p in self.slow if p in path and environ["REQUEST_METHOD"] == "PUT"]:
-            self.slow.discard(place)
-            threading.Event().wait(1.5)
+        if environ["REQUEST_METHOD"] == "PUT":
+            path = environ["PATH_INFO"]
+            self.missing -= {place for place in self.missing if place in path}
+            if not self._ends():
+                self.waited_for.append(path)
         return self._app(environ, start)
 
+    def _ends(self) -> bool:
+        deadline = time.monotonic() + 5
+        while self._waiting():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
-def test_a_store_slower_than_a_transaction_may_last(
+    def _waiting(self) -> bool:
+        sessions = sa.text(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+        )
+        with self._ledger.connect() as connection:
+            return bool(connection.scalar(sessions))
+
+
+def test_no_transaction_waits_for_a_store(
     postgres_url: str,
     sim: Simulator,
     make_pipeline: MakePipeline,
@@ -289,14 +312,13 @@ def test_a_store_slower_than_a_transaction_may_last(
     s3fs: Any = importlib.import_module("s3fs")
     from werkzeug.serving import make_server  # noqa: PLC0415
 
-    store = SlowStore()
+    store = PatientStore(postgres_url)
     server = make_server("127.0.0.1", 0, store, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(database, "POSTGRES_IDLE_LIMIT", "1s")
     bucket = f"homes-{uuid.uuid4().hex[:8]}"
     s3fs.S3FileSystem().mkdir(bucket)
     try:
@@ -315,7 +337,8 @@ def test_a_store_slower_than_a_transaction_may_last(
         _whole_story(make(), tmp_path)
     finally:
         server.shutdown()
-    assert not store.slow
+    assert not store.missing
+    assert store.waited_for == []
     assert not accepted_twice(sim)
 
 

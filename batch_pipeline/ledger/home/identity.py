@@ -9,7 +9,7 @@ opens a shard for calls, so that no backup of the ledger that is older than a pu
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -56,14 +56,19 @@ class Sent:
     for_deadline: bool
 
 
+def find(connection: Connection) -> Identity | None:
+    """The ledger's identity; None: it has none yet."""
+    row = connection.execute(sa.select(tables.identity)).mappings().first()
+    return None if row is None else Identity(**row)
+
+
 def read(connection: Connection) -> Identity:
     """The ledger's identity, given to it if it has none; in a write transaction."""
-    row = connection.execute(sa.select(tables.identity)).mappings().first()
-    if row is None:
-        new = sa.insert(tables.identity).values(ledger=uuid.uuid4().hex, sent=0)
-        connection.execute(new)
-        row = connection.execute(sa.select(tables.identity)).mappings().one()
-    return Identity(**row)
+    found = find(connection)
+    if found is None:
+        found = Identity(uuid.uuid4().hex, None, None, 0)
+        connection.execute(sa.insert(tables.identity).values(asdict(found)))
+    return found
 
 
 def set_home(connection: Connection, home: str, location: str) -> None:
