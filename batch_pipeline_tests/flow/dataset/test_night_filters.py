@@ -129,7 +129,7 @@ def test_what_filters_avoid_is_counted_over_all_parts_beside_identical_requests(
     whole = layers_of(pipeline.files, taken)
     with joins.tables(pipeline.files, {}) as connection:
         layers.add_table(connection, whole)
-        query = "SELECT sum(request_bytes) FROM snapshot WHERE {}"  # noqa: S608
+        query = "SELECT sum(request_bytes) FROM snapshot WHERE {}"
         short, same = (
             int(connection.execute(query.format(where)).fetchall()[0][0])
             for where in ("status = 'filtered'", "starts_with(id, 'same')")
