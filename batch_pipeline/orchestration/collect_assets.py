@@ -53,6 +53,7 @@ _MEANING = {
     "simulated": "whether a simulator answered",
     "collected_at": "when the answer was fetched",
     "answered_by": "the partition or the document whose answer is reused",
+    "route": "the rule of the job that the row was asked by",
 }
 
 
