@@ -13,7 +13,7 @@ from typing import Any
 NIGHTS = ("2026-01-01", "2026-01-02")
 OWN, ROUTED, STRONG = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
 MAX_TOKENS = 400
-BUDGET_USD = 1.0
+BUDGET_USD = 4.0
 MAX_SHARE = 0.34
 # With it neither night has a pilot that asks more than that of the stronger model.
 PILOT_SEED = 3
