@@ -90,12 +90,12 @@ def a_night(
 ) -> Iterator[tuple[Simulator, Work, Mapping[str, Documents]]]:
     """A simulator, and the work on a night of so many documents and one that cannot be sent.
 
-    With `caching` two nights with all that is in `crash_thrift`, of half as many documents more.
+    With `caching` the two nights of `crash_thrift`.
     """
     folder.mkdir(parents=True)
     rows = {PARTITION: documents(items)}
     if caching is not None:
-        rows = crash_thrift.documents_of(crash_thrift.NIGHTS, items * 3 // 2)
+        rows = crash_thrift.documents_of(crash_thrift.NIGHTS)
     for of_night in rows.values():
         of_night.append({"id": "no text", "text": None})
     with running_simulator(turnaround=turnaround, seed=seed, faults=faults) as sim:

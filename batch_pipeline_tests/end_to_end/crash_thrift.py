@@ -7,11 +7,13 @@ models, the second night reuses answers of the first, and prompts carry cache ma
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 NIGHTS = ("2026-01-01", "2026-01-02")
 OWN, ROUTED, STRONG = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
+DOCUMENTS = 90
 MAX_TOKENS = 400
 BUDGET_USD = 4.0
 MAX_SHARE = 0.34
@@ -65,11 +67,11 @@ def declared(caching: str) -> dict[str, Any]:
     }
 
 
-def documents_of(nights: tuple[str, ...], count: int) -> dict[str, list[dict[str, Any]]]:
-    """So many documents a night; two in three of a night are in the next one too."""
-    step = count // 3
+def documents_of(nights: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The documents of each night; two in three of a night are in the next one too."""
+    step = DOCUMENTS // 3
     return {
-        night: [_document(number * step + n) for n in range(count)]
+        night: [_document(number * step + n) for n in range(DOCUMENTS)]
         for number, night in enumerate(nights)
     }
 
