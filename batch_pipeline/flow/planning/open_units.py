@@ -185,7 +185,8 @@ class OpenUnits:
     def keep(self, table: str) -> None:
         """Make a table of all units with their `id`, `fingerprint` and `request_bytes`, in the
         database of `connection`."""
-        self.connection.execute(f"CREATE TEMP TABLE {table} AS {_KEPT} WITH NO DATA")
+        columns = "unit VARCHAR, id VARCHAR, fingerprint VARCHAR, request_bytes BIGINT"
+        self.connection.execute(f"CREATE TEMP TABLE {table} ({columns})")
         for _ in self._each_part():
             self.connection.execute(f"INSERT INTO {table} {_KEPT}")
 
