@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
         pa.field("similarity", pa.float64(), nullable=False),
     ]
 )
+# Of 1.2 million rows a million may be twins; less memory than other joins have costs them a second.
+_MEMORY_LIMIT = "SET memory_limit = '96MB'"
 # `found` has each twin's ordinal, leader and similarity; of the snapshot a part is there at a time.
 _LEADERS = """
     INSERT INTO leaders SELECT s.ordinal, s.unit, s.id FROM snapshot s
@@ -145,6 +147,7 @@ def decide(
     passed_over = pq.read_table(path, columns=["ordinal"]).column("ordinal").to_numpy()
     found = twins.find(signatures, declared["threshold"], np.sort(passed_over))
     with joins.tables(pipeline.files, {}) as connection:
+        connection.execute(_MEMORY_LIMIT)
         columns = {
             "ordinal": found.ordinals,
             "leader": found.leaders,
@@ -176,6 +179,7 @@ def carry_on(
         return Decided()
     path = folder / decisions.FILE_NAME
     with joins.tables(pipeline.files, {}) as connection:
+        connection.execute(_MEMORY_LIMIT)
         source = [(pipeline.files, [decisions.path_of(below)])]
         joins.add_files(connection, "former", source, decisions.SCHEMA)
         _add_decided(connection, path)
