@@ -2,7 +2,8 @@
 
 One process prepares all pieces of the input, one after the other, as the processes of a pool do:
 start and imports are part of it. Each filter looks at every row, and every row is written, filtered
-or not. Near duplicates are searched for in the signatures of all rows, once these are there.
+or not. Near duplicates are searched for in the signatures of all rows, once these are there. These
+documents are hard for it: they are slices of one text, so that each overlaps hundreds of others.
 
 On a machine that others use too, compare CPU times; wall times and memory say little there.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,9 @@ def prepare_all(source: str, way: str) -> None:
             filtered += done.set_aside.total()
         signatures.flush()
         if declaration.near_duplicates is not None:
+            start = time.process_time()
             found = twins.find(Path(signatures.name), THRESHOLD, np.empty(0, np.int64))
+            print(f"the search took {time.process_time() - start:.1f} s of CPU;", end=" ")
             filtered += len(found.ordinals)
     print(f"{filtered:,} of {items:,} filtered")
 

@@ -29,7 +29,7 @@ from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot import sample
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.realtime import calls
 from batch_pipeline.flow.results import claims, results_folder, standing
 from batch_pipeline.flow.reuse import copies, twins

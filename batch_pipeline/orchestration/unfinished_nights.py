@@ -13,7 +13,7 @@ from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.gates import budget
 from batch_pipeline.flow.gates.night_gates import verdict_applies
-from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.reuse import window
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress

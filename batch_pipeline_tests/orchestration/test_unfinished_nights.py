@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.flow.caching import LONGEST_WAIT_SECONDS, WARMING
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.admission.night_state import Facts, Kind
 from batch_pipeline.ledger.admission.queue import Queue

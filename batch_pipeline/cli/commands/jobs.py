@@ -18,7 +18,7 @@ from batch_pipeline.safe_text import one_line, redacted
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.cache_forecast import CacheForecast
     from batch_pipeline.flow.dataset.reading.files import Sources
-    from batch_pipeline.flow.planning.plan import ShardLimits
+    from batch_pipeline.flow.planning.new_shards import ShardLimits
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -46,7 +46,7 @@ def validate(
     from batch_pipeline.flow.dataset.requests import Declaration
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
-    from batch_pipeline.flow.planning.plan import ShardLimits
+    from batch_pipeline.flow.planning.new_shards import ShardLimits
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     price = price_for(spec)

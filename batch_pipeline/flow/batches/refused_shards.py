@@ -24,7 +24,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import ERROR_ACTIONS, Action, is_page, is_size_page
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, plan
+from batch_pipeline.flow.planning import manifests, new_shards
 from batch_pipeline.ledger import refusals, shards, snapshots, submissions
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.refusals import Refusal
@@ -155,7 +155,7 @@ def part_of(
         ]
         return whole.usd_bound * max(shares)
 
-    part = plan.new_shard(
+    part = new_shards.new_shard(
         pipeline, night, declaration, rows, whole.engine, bound, pilot=whole.pilot
     )
     return replace(part, for_deadline=whole.for_deadline)

@@ -39,7 +39,7 @@ from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot.sample import sample_size
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.open_units import Unbought, unbought
+from batch_pipeline.flow.planning.unbought import Unbought, unbought
 from batch_pipeline.flow.reuse import copies
 from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec

@@ -15,7 +15,7 @@ from batch_pipeline.flow.costs.experience import Experience
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
-from batch_pipeline.flow.planning.open_units import Unbought
+from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS
 from batch_pipeline.pricing.estimate import Amounts, Spread, Work, amounts

@@ -24,7 +24,7 @@ from batch_pipeline.flow.deadline.forecast import Forecast, Outlook
 from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
-from batch_pipeline.flow.planning.plan import ShardLimits
+from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import KEPT_AS_BATCHES, NOT_TAKEN_OVER, Progress
 from batch_pipeline.jobs.spec import JobSpec

@@ -10,12 +10,10 @@ memory holds one part and the rows that it is joined with, whatever the size of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,23 +23,15 @@ from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
-from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import escalations, held_twins, manifests, sampling
 from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
-from batch_pipeline.ledger import shards
-from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.pricing.estimate import Spread
-from batch_pipeline.reporting.distribution import nearest_rank
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb
 
-# An estimate groups requests by length this finely, because price tiers depend on the length.
-LENGTH_GROUPS = 100
 _CUT_OFF = (
     f"status = '{Status.TRUNCATED}' AND error_type = '{MAX_TOKENS}' AND NOT final "
     "AND escalate IS NULL"
@@ -247,7 +237,7 @@ class OpenUnits:
     def sample(self, size: int, seed: int) -> pa.Table:
         """A seeded sample of `size` units of all routes, and of each over all lengths, so that the
         long tail is in it."""
-        lengths = _Lengths(self, str(seed))
+        lengths = sampling.Lengths(self.sizes(), str(seed))
         wanted = pa.array(lengths.drawn(size))
         return pa.concat_tables(
             table.filter(pc.is_in(table.column("ordinal"), wanted)) for table in self.all()
@@ -296,139 +286,3 @@ def open_units(
         if hold_twins:
             held_twins.hold(connection, files, snapshot)
         yield OpenUnits(connection, home, files, snapshot, answered=bool(answers.files))
-
-
-@dataclass(frozen=True)
-class Unbought:
-    """What an input would still buy.
-
-    `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
-    number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
-    `routes` is the same by route, where there are several. `reusable` requests, of
-    `reusable_bytes`, are answered by earlier nights, and are in none of these.
-    """
-
-    requests: int
-    sizes: Spread
-    lengths: Sequence[tuple[float, float]]
-    sample: Sequence[int]
-    reusable: int = 0
-    reusable_bytes: int = 0
-    routes: Mapping[str | None, Unbought] = field(default_factory=dict)
-    # The route of all of them, where there is but one.
-    route: str | None = None
-
-    def scaled(self, share: float) -> Unbought:
-        """A share of these requests, of all lengths alike."""
-        count = round(self.requests * share)
-        lengths = [(requests * share, size) for requests, size in self.lengths] if count else []
-        return replace(self, requests=count, lengths=lengths, sample=(), routes={})
-
-
-def unbought(
-    pipeline: Pipeline,
-    files: Files,
-    snapshot: NewSnapshot,
-    night: Night | None,
-    sample: int,
-    earlier: Sequence[str] = (),
-) -> Unbought:
-    """What a snapshot, which lies in `files`, would still buy in a night (None: a new one), if it
-    reuses what it can of the answers in the files `earlier`.
-
-    The snapshot may be no night's own: an estimate looks at input that was not taken. What waits in
-    a shard counts as not bought.
-    """
-    answers, claimed = NightAnswers((), ()), []
-    if night is not None:
-        with pipeline.ledger.read() as connection:
-            answers = night_answers.of_night(connection, night, snapshot)
-            found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
-        claimed = [shard.manifest for shard in found]
-    with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
-        reusable = units.take_reusable(earlier) if earlier else (0, 0)
-        lengths = _Lengths(units, "" if sample else None)
-    parts = lengths.by_route()
-    whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
-    whole = replace(whole, reusable=reusable[0], reusable_bytes=reusable[1])
-    if len(parts) < 2:
-        return replace(whole, route=next(iter(parts), None))
-    drawn = np.array(whole.sample, dtype=np.int64)
-    routes = {
-        route: _unbought(lengths.sizes[places], lengths.among(places, drawn))
-        for route, places in parts.items()
-    }
-    return replace(whole, routes=routes)
-
-
-def _unbought(sizes: sampling.Numbers, sample: Sequence[int]) -> Unbought:
-    if not len(sizes):
-        return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
-    ordered = np.sort(sizes)
-    median, p95 = (float(ordered[nearest_rank(len(ordered), share)]) for share in (0.5, 0.95))
-    groups = np.array_split(ordered, min(LENGTH_GROUPS, len(ordered)))
-    return Unbought(
-        requests=len(sizes),
-        sizes=Spread(float(sizes.mean()), median, p95),
-        lengths=tuple((len(group), float(group.mean())) for group in groups),
-        sample=sample,
-    )
-
-
-class _Lengths:
-    """The size of each open unit, and with a seed what a sample is drawn by: 24 bytes a unit."""
-
-    def __init__(self, units: OpenUnits, seed: str | None) -> None:
-        sizes, ordinals, lots = [], [], []
-        routes: dict[str | None, list[sampling.Numbers]] = {}
-        rows = 0
-        for table in units.sizes():
-            sizes.append(table.column("request_bytes"))
-            ordinals.append(table.column("ordinal"))
-            if seed is not None:
-                lots.append(sampling.lots(table.column("unit").to_pylist(), seed))
-            for route, places in _places_by_route(table.column("route")).items():
-                routes.setdefault(route, []).append(places + rows)
-            rows += table.num_rows
-        self.sizes = sampling.joined(sizes)
-        self._ordinals = sampling.joined(ordinals)
-        self._lots = lots
-        self._routes = routes
-
-    def by_route(self) -> dict[str | None, sampling.Numbers]:
-        """The positions of the units of each route, the job's own first."""
-        found = {route: np.concatenate(parts) for route, parts in self._routes.items()}
-        return dict(sorted(found.items(), key=lambda pair: (pair[0] is not None, pair[0] or "")))
-
-    def among(self, places: sampling.Numbers, ordinals: sampling.Numbers) -> list[int]:
-        """Those of these ordinals that units at these positions have."""
-        found: list[int] = self._ordinals[places][
-            np.isin(self._ordinals[places], ordinals)
-        ].tolist()
-        return found
-
-    def drawn(self, count: int) -> sampling.Numbers:
-        """The ordinals of a sample, ascending."""
-        if not len(self.sizes):
-            return self._ordinals
-        lots, routes = np.concatenate(self._lots), list(self.by_route().values())
-        shares = sampling.by_share([len(places) for places in routes], count)
-        found = [
-            places[sampling.drawn(self.sizes[places], lots[places], n)]
-            for places, n in zip(routes, shares, strict=True)
-            if n
-        ]
-        ordinals: sampling.Numbers = self._ordinals[np.sort(np.concatenate(found))]
-        return ordinals
-
-
-def _places_by_route(routes: pa.ChunkedArray) -> dict[str | None, sampling.Numbers]:
-    if routes.null_count == len(routes):
-        return {None: np.arange(len(routes), dtype=np.int64)} if len(routes) else {}
-    return {
-        route: np.flatnonzero(
-            (pc.is_null(routes) if route is None else pc.fill_null(pc.equal(routes, route), False))
-            .combine_chunks().to_numpy(zero_copy_only=False)
-        ).astype(np.int64)
-        for route in routes.unique().to_pylist()
-    }  # fmt: skip

@@ -7,85 +7,38 @@ the state of the night that it was read at, and is thrown away where the night h
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import answers as night_answers
-from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
-from batch_pipeline.flow.dataset.priced import part_of
 from batch_pipeline.flow.dataset.requests import (
-    BODY_END,
-    BODY_START,
     Declaration,
-    mark_bytes,
-    wire_overhead,
 )
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import held_twins, manifests, variants
 from batch_pipeline.flow.planning.escalations import Escalations
+from batch_pipeline.flow.planning.new_shards import ShardLimits, cut, new_shard
 from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.flow.planning.variants import Ways
-from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec, RetrySpec
+from batch_pipeline.jobs.spec import JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
-from batch_pipeline.pricing.bounds import ModelBounds, Part, ShardSize
+from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
 
-# The most requests of a real-time shard.
-MOST_CALLS = 2_000
 # Manifests that are written while the next shard is cut.
 WRITTEN_AT_ONCE = 2
-
-
-@dataclass(frozen=True)
-class ShardLimits:
-    """How many requests and bytes a shard may have: the smallest limits in force, because a shard
-    above one of them would wait for ever.
-
-    `marks` are bytes that each request may become longer by when it is sent with a cache mark.
-    """
-
-    requests: int
-    bytes: int
-    marks: int = 0
-
-    @classmethod
-    def of_calls(cls, spec: JobSpec) -> ShardLimits:
-        """The limits of a real-time shard, which needs no room in the queue.
-
-        A small shard shows its errors early, and little is left to another process if its own dies.
-        """
-        return cls(
-            requests=min(MOST_CALLS, spec.limits.max_requests_per_batch),
-            bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
-        )
-
-    @classmethod
-    def of(cls, spec: JobSpec, account_queue: int) -> ShardLimits:
-        queue = queue_limit(account_queue, spec.limits.max_queued_requests)
-        return cls(
-            requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, queue),
-            bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),
-            marks=mark_bytes(spec),
-        )
-
-    def at_most(self, requests: int | None) -> ShardLimits:
-        """These limits with at most `requests` requests in a shard; None: unchanged."""
-        return self if requests is None else replace(self, requests=min(self.requests, requests))
 
 
 @dataclass(frozen=True)
@@ -300,34 +253,6 @@ def _add_pilot(
     return _add(pipeline, seen, [planned], open_requests=left)
 
 
-def cut(batches: Iterator[pa.Table], limits: ShardLimits) -> Iterator[pa.Table]:
-    """Cut a stream of units into tables that respect both limits of a batch, in actual bytes."""
-    overhead = wire_overhead(limits.requests)
-    room_bytes = limits.bytes - len(BODY_START) - len(BODY_END)
-    current: list[pa.Table] = []
-    requests = size = 0
-    for table in batches:
-        start = 0
-        sizes = table.column("request_bytes").to_numpy() + overhead + limits.marks
-        if limits.marks:
-            # One that has no room for its mark goes alone, and without.
-            sizes = np.minimum(sizes, room_bytes)
-        while start < table.num_rows:
-            fits = int(np.searchsorted(np.cumsum(sizes[start:]), room_bytes - size, side="right"))
-            take = min(fits, limits.requests - requests, table.num_rows - start)
-            if take:
-                current.append(table.slice(start, take))
-                requests += take
-                size += int(sizes[start : start + take].sum())
-                start += take
-            if start < table.num_rows:
-                # A request is at most as large as an empty shard, so that this goes on.
-                yield pa.concat_tables(current)
-                current, requests, size = [], 0, 0
-    if current:
-        yield pa.concat_tables(current)
-
-
 def open_of(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]:
     """The open units of a night as it was seen."""
     return open_units(
@@ -364,76 +289,6 @@ def _write_shard(
         lambda size: bounds.of_size(engine, size),
         pilot=pilot,
     )
-
-
-def new_shard(
-    pipeline: Pipeline,
-    night: Night,
-    declaration: Declaration,
-    table: pa.Table,
-    engine: Engine,
-    bound: Callable[[ShardSize], Decimal],
-    *,
-    pilot: bool,
-) -> NewShard:
-    """The shard of the requests in a manifest, which is written; `bound` returns the most in USD
-    that they can cost, given what `sizes_of` returns."""
-    folder = paths.manifests(night.job, night.partition, night.account)
-    path = f"{folder}/{uuid.uuid4().hex}.parquet"
-    manifests.write(pipeline.files, path, table)
-    size, parts = sizes_of(table, declaration), parts_of(table, declaration)
-    optional = table.column("optional")
-    return NewShard(
-        engine=engine,
-        pilot=pilot,
-        manifest=path,
-        requests=table.num_rows,
-        bytes=size["input_bytes"],
-        usd_bound=bound(ShardSize(size, parts)),
-        largest_bytes=size["largest_bytes"],
-        output_tokens=size["output_tokens"],
-        parts=None if parts is None else [asdict(part) for part in parts],
-        optional=table.num_rows > 0 and pc.sum(optional).as_py() == table.num_rows,
-    )
-
-
-def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
-    """What a bound in USD follows from: the number of requests, the bytes of all and of the
-    largest, and the most tokens that all answers together may have, each request by the variant
-    that it is asked as."""
-    sizes = manifest.column("request_bytes")
-    declared = variants.declarations_of(manifest, declaration)
-    asked = manifest.column("variant").value_counts().to_pylist()
-    return {
-        "requests": manifest.num_rows,
-        "input_bytes": pc.sum(sizes, min_count=0).as_py(),
-        "largest_bytes": pc.max(sizes).as_py() or 0,
-        "output_tokens": sum(
-            declared[each["values"]].max_tokens * each["counts"] for each in asked
-        ),
-    }
-
-
-def parts_of(manifest: pa.Table, declaration: Declaration) -> list[Part] | None:
-    """The requests of a manifest by what they are priced at; None: all at the declared model."""
-    declared = variants.declarations_of(manifest, declaration)
-    names = manifest.column("variant")
-    others = [
-        name
-        for name in names.unique().to_pylist()
-        if (declared[name].model_id, declared[name].params)
-        != (declaration.model_id, declaration.params)
-    ]
-    if not others:
-        return None
-    found = []
-    for name in names.unique().to_pylist():
-        is_of = pc.is_null(names) if name is None else pc.equal(names, name)
-        sizes = manifest.column("request_bytes").filter(pc.fill_null(is_of, False))
-        asked, count = declared[name], len(sizes)
-        size, largest = pc.sum(sizes).as_py(), pc.max(sizes).as_py()
-        found.append(part_of(asked, count, size, largest, count * asked.max_tokens))
-    return found
 
 
 def _add(

@@ -1,6 +1,6 @@
 """Samples over all lengths of requests: one request from each group of similar length.
 
-Belongs here: arithmetic over the sizes of requests, in the order of their snapshot.
+Belongs here: arithmetic over the sizes of requests, in the order of their snapshot, and by route.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Numbers = npt.NDArray[np.int64]
 Lots = npt.NDArray[np.uint64]
@@ -59,3 +60,62 @@ def joined(columns: Iterable[pa.ChunkedArray]) -> Numbers:
     """Columns of int64 as one array, one after the other."""
     parts = [column.to_numpy() for column in columns]
     return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+
+class Lengths:
+    """The size of each open unit, and with a seed what a sample is drawn by: 24 bytes a unit."""
+
+    def __init__(self, units: Iterable[pa.Table], seed: str | None) -> None:
+        sizes, ordinals, drawn_by = [], [], []
+        routes: dict[str | None, list[Numbers]] = {}
+        rows = 0
+        for table in units:
+            sizes.append(table.column("request_bytes"))
+            ordinals.append(table.column("ordinal"))
+            if seed is not None:
+                drawn_by.append(lots(table.column("unit").to_pylist(), seed))
+            for route, places in _places_by_route(table.column("route")).items():
+                routes.setdefault(route, []).append(places + rows)
+            rows += table.num_rows
+        self.sizes = joined(sizes)
+        self._ordinals = joined(ordinals)
+        self._lots = drawn_by
+        self._routes = routes
+
+    def by_route(self) -> dict[str | None, Numbers]:
+        """The positions of the units of each route, the job's own first."""
+        found = {route: np.concatenate(parts) for route, parts in self._routes.items()}
+        return dict(sorted(found.items(), key=lambda pair: (pair[0] is not None, pair[0] or "")))
+
+    def among(self, places: Numbers, ordinals: Numbers) -> list[int]:
+        """Those of these ordinals that units at these positions have."""
+        found: list[int] = self._ordinals[places][
+            np.isin(self._ordinals[places], ordinals)
+        ].tolist()
+        return found
+
+    def drawn(self, count: int) -> Numbers:
+        """The ordinals of a sample, ascending."""
+        if not len(self.sizes):
+            return self._ordinals
+        by_lot, routes = np.concatenate(self._lots), list(self.by_route().values())
+        shares = by_share([len(places) for places in routes], count)
+        found = [
+            places[drawn(self.sizes[places], by_lot[places], n)]
+            for places, n in zip(routes, shares, strict=True)
+            if n
+        ]
+        ordinals: Numbers = self._ordinals[np.sort(np.concatenate(found))]
+        return ordinals
+
+
+def _places_by_route(routes: pa.ChunkedArray) -> dict[str | None, Numbers]:
+    if routes.null_count == len(routes):
+        return {None: np.arange(len(routes), dtype=np.int64)} if len(routes) else {}
+    return {
+        route: np.flatnonzero(
+            (pc.is_null(routes) if route is None else pc.fill_null(pc.equal(routes, route), False))
+            .combine_chunks().to_numpy(zero_copy_only=False)
+        ).astype(np.int64)
+        for route in routes.unique().to_pylist()
+    }  # fmt: skip

@@ -17,7 +17,7 @@ from batch_pipeline.flow.dataset.requests import (
     body_length,
     wire_overhead,
 )
-from batch_pipeline.flow.planning.plan import ShardLimits, cut, sizes_of
+from batch_pipeline.flow.planning.new_shards import ShardLimits, cut, sizes_of
 from batch_pipeline.flow.planning.variants import Variant, with_definitions
 from batch_pipeline_tests.support import job
 

@@ -25,6 +25,7 @@ from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.near import twins
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,6 +49,8 @@ SCHEMA = pa.schema(
         pa.field("similarity", pa.float64(), nullable=False),
     ]
 )
+# Of 1.2 million rows a million may be twins; less memory than other joins have costs them a second.
+_MEMORY_LIMIT = "SET memory_limit = '96MB'"
 # `found` has each twin's ordinal, leader and similarity; of the snapshot a part is there at a time.
 _LEADERS = """
     INSERT INTO leaders SELECT s.ordinal, s.unit, s.id FROM snapshot s
@@ -144,6 +147,7 @@ def decide(
     passed_over = pq.read_table(path, columns=["ordinal"]).column("ordinal").to_numpy()
     found = twins.find(signatures, declared["threshold"], np.sort(passed_over))
     with joins.tables(pipeline.files, {}) as connection:
+        connection.execute(_MEMORY_LIMIT)
         columns = {
             "ordinal": found.ordinals,
             "leader": found.leaders,
@@ -157,6 +161,7 @@ def decide(
             for query in (_LEADERS, _TWINS):
                 for _ in each_part(connection, layers, items):
                     connection.execute(query)
+            connection.execute("DROP TABLE leaders")
             _leave_answered(connection, pipeline, former)
         if declared["action"] == "filter":
             return _filter(connection, path)
@@ -174,9 +179,10 @@ def carry_on(
         return Decided()
     path = folder / decisions.FILE_NAME
     with joins.tables(pipeline.files, {}) as connection:
+        connection.execute(_MEMORY_LIMIT)
         source = [(pipeline.files, [decisions.path_of(below)])]
         joins.add_files(connection, "former", source, decisions.SCHEMA)
-        connection.register("decided", pq.read_table(path))
+        _add_decided(connection, path)
         connection.execute(_NO_FILTERED)
         for _ in each_part(connection, layers, items):
             connection.execute(_CARRIED_ON)
@@ -204,11 +210,17 @@ def _leave_answered(
 
 def _filter(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
     """Add the twins to the decisions in a file."""
-    # Read whole before the file is written anew: a row takes about 100 bytes.
-    connection.register("decided", pq.read_table(path))
+    _add_decided(connection, path)
     connection.execute(_FILTERED)
     documents, size = _sums(connection, "twins", "request_bytes")
+    connection.execute("DROP TABLE twins")
     return _decided(connection, path, documents, size)
+
+
+def _add_decided(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Make the decisions in a file the table `decided`."""
+    source = [(Files(str(path.parent)), [path.name])]
+    joins.add_files(connection, "decided", source, decisions.SCHEMA)
 
 
 def _decided(
@@ -217,17 +229,26 @@ def _decided(
     """Write the decisions with the rows in `filtered` anew."""
     rows = _sums(connection, "filtered", "request_bytes")
     duplicates = _sums(connection, "filtered SEMI JOIN decided USING (ordinal)", "request_bytes")
-    table = connection.sql(_DECIDED).to_arrow_table().cast(decisions.SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    anew = path.with_suffix(".new")
+    _write(connection, _DECIDED, anew, decisions.SCHEMA)
+    anew.replace(path)
     digest = _digest(connection, "filtered", ["ordinal", "detail"])
     return Decided(rows, duplicates, (documents, size), digest)
 
 
 def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
     """Write the twins into a file."""
-    rows = connection.sql("FROM twins ORDER BY ordinal").to_arrow_table().cast(SCHEMA)
-    pq.write_table(rows, path, compression="zstd")
+    _write(connection, "FROM twins ORDER BY ordinal", path, SCHEMA)
     return Decided(digest=_digest(connection, "twins", ["ordinal", "leader"]))
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection, query: str, path: Path, schema: pa.Schema
+) -> None:
+    """Write the rows of a query into a file, as a stream."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in joins.batches(connection, query):
+            writer.write_batch(batch.select(schema.names).cast(schema))
 
 
 def _sums(connection: duckdb.DuckDBPyConnection, table: str, size: str) -> tuple[int, int]:
