@@ -118,7 +118,9 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
         first_need_fix=first.needs_fix,
         first_errors=first.errors,
         examples=first.examples,
-        **measured,
+        measured_answers=measured["measured_answers"],
+        measured_bytes=measured["measured_bytes"],
+        measured_tokens=measured["measured_tokens"],
     )
     cost = sum((row["cost_usd"] for row in rows), Decimal(0))
     return Tally(len(rows), counts, cost, max(row["collected_at"] for row in rows))
