@@ -119,7 +119,8 @@ def _answer(params: Params, before: int) -> Result:
     cut_off = params["max_tokens"] == 1
     stopped = {"stop_reason": "max_tokens"} if cut_off else {}
     text = '{"ki' if cut_off else '{"kind": "contract"}'
-    usage = {"input_tokens": len(prompt_of(params)), "output_tokens": 5}
+    # The stronger model is asked where this is a multiple of three.
+    usage = {"input_tokens": 900 + ("8 about" not in prompt_of(params)), "output_tokens": 5}
     return message(text, model=params["model"], usage=usage, **stopped)
 
 
