@@ -34,7 +34,7 @@ from batch_pipeline_tests.end_to_end.crash_hurried import (  # noqa: E402
     hunted_before_deadline,
     hunted_in_real_time,
 )
-from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_nights import caching_of, hunted, killed_at  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
 BLOWS = 25
@@ -125,7 +125,9 @@ def main() -> int:
             tally.attempt("hunted, another API", f"elsewhere-seed-{seed}", work)
             progress(f"hunted night with seed {seed}, before another API")
         for seed in range(arguments.seed, arguments.seed + arguments.dagster):
-            work = partial(hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS)
+            work = partial(
+                hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS, caching=caching_of(seed)
+            )
             tally.attempt("hunted, under Dagster", f"dagster-seed-{seed}", work)
             progress(f"nights under Dagster with seed {seed}")
     print(tally.table())
