@@ -34,7 +34,7 @@ from batch_pipeline_tests.end_to_end.crash_hurried import (  # noqa: E402
     hunted_before_deadline,
     hunted_in_real_time,
 )
-from batch_pipeline_tests.end_to_end.crash_nights import hunted, killed_at  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_nights import caching_of, hunted, killed_at  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
 BLOWS = 25
@@ -55,6 +55,10 @@ ROWS = {
     "faults": "faults of the API (lost answers, 404s, cut results, …)",
     "foreign_batches": "batches of other tenants, of the same size",
     "taken_over": "batches that real time took over",
+    "filtered": "rows that a filter dropped",
+    "reused": "rows with an answer of the night before",
+    "near_duplicates": "rows with the answer of a near duplicate",
+    "escalated": "requests that a stronger model was asked for too",
     "bought_twice_in_batches": "answers bought twice in batches",
     "calls_repeated": "real-time calls bought twice (in flight at a blow, or answer lost)",
     "repeated_beside": "of them, in flight in a process that was frozen",
@@ -99,7 +103,9 @@ def main() -> int:
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
     parser.add_argument("--elsewhere", type=int, default=20, help="as many, before another API")
     parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
-    parser.add_argument("--seed", type=int, default=1, help="of the first of them")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the first of them; odd: with all of crash_thrift"
+    )
     arguments = parser.parse_args()
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
     started = time.monotonic()
@@ -119,7 +125,9 @@ def main() -> int:
             tally.attempt("hunted, another API", f"elsewhere-seed-{seed}", work)
             progress(f"hunted night with seed {seed}, before another API")
         for seed in range(arguments.seed, arguments.seed + arguments.dagster):
-            work = partial(hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS)
+            work = partial(
+                hunted_under_dagster, seed=seed, blows=DAGSTER_BLOWS, caching=caching_of(seed)
+            )
             tally.attempt("hunted, under Dagster", f"dagster-seed-{seed}", work)
             progress(f"nights under Dagster with seed {seed}")
     print(tally.table())

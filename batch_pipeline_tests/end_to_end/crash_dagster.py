@@ -52,13 +52,19 @@ SOONER = {
 
 
 def hunted_under_dagster(
-    folder: Path, seed: int, *, blows: int, count: int = NIGHTS, faults: Faults = HOSTILE
+    folder: Path,
+    seed: int,
+    *,
+    blows: int,
+    count: int = NIGHTS,
+    faults: Faults = HOSTILE,
+    caching: str | None = None,
 ) -> Figures:
     """Nights that a backfill asks for, while so many blows fall on what works on them."""
     folder.mkdir(parents=True)
     today = datetime.now(UTC).date()
     nights = [(today - timedelta(days=days)).isoformat() for days in range(count, 0, -1)]
-    documents = declare(folder, nights)
+    documents = declare(folder, nights, caching)
     with running_simulator(turnaround=0.4, seed=seed, faults=faults) as sim:
         environment = {
             "ANTHROPIC_API_KEY": "any",
@@ -87,7 +93,9 @@ def hunted_under_dagster(
             dagster.wait_until("the reports", reported, PATIENCE_SECONDS)
         spec = load_jobs(folder / "jobs")["review"]
         pipeline = Pipeline(settings(folder / "home"))
-        hunt.figures.add(check_nights(sim, pipeline, spec, documents, QUEUE))
+        hunt.figures.add(
+            check_nights(sim, pipeline, spec, documents, QUEUE, thrifty=caching is not None)
+        )
     return hunt.figures
 
 

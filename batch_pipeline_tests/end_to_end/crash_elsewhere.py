@@ -9,12 +9,16 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
-from batch_pipeline_tests.end_to_end.crash_books import Figures
+from batch_pipeline.simulator.books.books import Content
+from batch_pipeline_tests.end_to_end import crash_thrift
+from batch_pipeline_tests.end_to_end.crash_books import Asked, Figures
 from batch_pipeline_tests.end_to_end.crash_nights import (
     HOSTILE_LEASE_SECONDS,
     HOSTILE_RECONCILE_SECONDS,
+    caching_of,
     pursued,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, Work
@@ -22,12 +26,21 @@ from batch_pipeline_tests.end_to_end.plain_api import (
     Params,
     PlainApi,
     Result,
+    content_key,
     echo,
     errored,
+    message,
     prompt_of,
     running_plain_api,
 )
-from batch_pipeline_tests.support import by_id, documents, results, submissions_of, write_rows
+from batch_pipeline_tests.support import (
+    PARTITION,
+    by_id,
+    documents,
+    results,
+    submissions_of,
+    write_rows,
+)
 
 ITEMS = 60
 QUEUE = 20
@@ -51,7 +64,11 @@ def hunted_elsewhere(
     """As `crash_nights.hunted`, before the plain API."""
     folder.mkdir(parents=True)
     dice = random.Random(seed)
-    rows = documents(items)
+    caching = caching_of(seed)
+    thrifty = caching is not None
+    rows = (
+        crash_thrift.documents_of(crash_thrift.NIGHTS) if thrifty else {PARTITION: documents(items)}
+    )
     with running_plain_api() as api:
         api.turnaround, api.appears_after, api.repeats_lines = 0.4, 0.3, True
         api.queue_limit, api.page_cap = 10 * QUEUE, 20
@@ -65,15 +82,16 @@ def hunted_elsewhere(
             queue=QUEUE,
             lease_seconds=HOSTILE_LEASE_SECONDS,
             reconcile_seconds=HOSTILE_RECONCILE_SECONDS,
+            caching=caching,
         )
-        write_rows(work.source, rows)
+        for night, of_night in rows.items():
+            write_rows(work.source(night), of_night)
         with _weather(api, dice):
             figures = pursued(forks, work, dice, blows)
-        found = by_id(results(work.pipeline(), work.spec()))
-        assert {row["id"] for row in found.values()} == {row["id"] for row in rows}
-        assert {row["status"] for row in found.values()} == {"succeeded"}
-        attempts = sorted(row["attempt"] for row in found.values())
-        assert attempts == sorted(api.accepted.values()), "a request was bought twice"
+        asked = Asked(_contents(api), content_key, thrifty=thrifty, priced=False)
+        asked.look_at(
+            {night: by_id(results(work.pipeline(), work.spec(), night)) for night in rows}, rows
+        )
         assert api.highest_queue <= QUEUE
         assert not api.called
         foreign = [batch for batch in api.batches if batch.foreign]
@@ -82,20 +100,36 @@ def hunted_elsewhere(
         assert not ours & {batch.id for batch in foreign}
     figures.add(
         Figures(
-            nights=1,
+            nights=len(rows),
             requests=sum(api.accepted.values()),
             batches=len(api.batches) - len(foreign),
             foreign_batches=len(foreign),
+            **asked.saved,
         )
     )
     return figures
 
 
 def _answer(params: Params, before: int) -> Result:
-    """Some requests fail at first, and are asked again."""
+    """Some requests fail at first, and are asked again. What a schema is declared for is JSON."""
     if before == 0 and "7 about" in prompt_of(params):
         return errored("overloaded_error")
-    return echo(params, before)
+    if "output_config" not in params:
+        return echo(params, before)
+    cut_off = params["max_tokens"] == 1
+    stopped = {"stop_reason": "max_tokens"} if cut_off else {}
+    text = '{"ki' if cut_off else '{"kind": "contract"}'
+    # The stronger model is asked where this is a multiple of three.
+    usage = {"input_tokens": 900 + ("8 about" not in prompt_of(params)), "output_tokens": 5}
+    return message(text, model=params["model"], usage=usage, **stopped)
+
+
+def _contents(api: PlainApi) -> dict[str, Content]:
+    """The API's books; it does not tell what anything cost."""
+    return {
+        key: Content(accepted, billed=api.billed[key], cost_usd=Decimal(0))
+        for key, accepted in api.accepted.items()
+    }
 
 
 @contextmanager

@@ -6,15 +6,16 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.databases import cut_connections
 from batch_pipeline_tests.end_to_end import crash_thrift
-from batch_pipeline_tests.end_to_end.crash_books import Documents, Figures, check
+from batch_pipeline_tests.end_to_end.crash_books import Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import PARTITION, documents, make_late, write_rows
 
@@ -87,7 +88,7 @@ def a_night(
     turnaround: float = 0.0,
     seed: int = 0,
     caching: str | None = None,
-) -> Iterator[tuple[Simulator, Work, Mapping[str, Documents]]]:
+) -> Iterator[tuple[Simulator, Work, dict[str, list[dict[str, Any]]]]]:
     """A simulator, and the work on a night of so many documents and one that cannot be sent.
 
     With `caching` the two nights of `crash_thrift`.

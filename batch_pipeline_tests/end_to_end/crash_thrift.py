@@ -7,7 +7,7 @@ models, the second night reuses answers of the first, and prompts carry cache ma
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -100,7 +100,7 @@ def _id_of(number: int) -> str:
     return f"Akte {number}/ä"
 
 
-def why_filtered(document: dict[str, Any]) -> str | None:
+def why_filtered(document: Mapping[str, Any]) -> str | None:
     """The filter that a document does not pass."""
     number = int(document["number"])
     if document["kind"] == "draft":
@@ -112,14 +112,14 @@ def why_filtered(document: dict[str, Any]) -> str | None:
     return None
 
 
-def leader_of(document: dict[str, Any]) -> str | None:
+def leader_of(document: Mapping[str, Any]) -> str | None:
     """The id of the document of which this one is a near duplicate."""
     number = int(document["number"])
     leader = _leader_of(number)
     return None if leader is None else _id_of(leader)
 
 
-def asked_as(document: dict[str, Any]) -> list[dict[str, Any]]:
+def asked_as(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The parameters of all requests that may be made for a document, in their order."""
     ways = {
         "merger": [(ROUTED, MAX_TOKENS)],

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from batch_pipeline_tests.end_to_end import crash_thrift
 from batch_pipeline_tests.support import documents, nightly_job, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -60,16 +61,27 @@ mutation ($nights: [String!]!) {
 DOCUMENTS = 40
 
 
-def declare(folder: Path, nights: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """A job in a folder of jobs, and its documents, which are returned by night."""
-    found = {}
-    for number, night in enumerate(nights):
+def declare(
+    folder: Path, nights: Sequence[str], caching: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """A job in a folder of jobs, and its documents, which are returned by night.
+
+    With `caching` it declares all that is in `crash_thrift`.
+    """
+    found = {
+        night: documents(DOCUMENTS, start=number * DOCUMENTS) for number, night in enumerate(nights)
+    }
+    if caching is not None:
+        found = crash_thrift.documents_of(nights)
+    for night in nights:
         (folder / "input" / night).mkdir(parents=True)
-        found[night] = documents(DOCUMENTS, start=number * DOCUMENTS)
         write_rows(folder / "input" / night / "documents.jsonl", found[night])
     job = folder / "jobs" / "review"
     job.mkdir(parents=True)
     attributes = nightly_job(folder / "input", nights[0])
+    if caching is not None:
+        attributes |= {**crash_thrift.declared(caching), "partitions": attributes["partitions"]}
+        attributes["pilot"] |= {"size": 3, "seed": crash_thrift.PILOT_SEED}
     declared = {"type": "batch_pipeline.BatchJobComponent", "attributes": attributes}
     (job / "defs.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
     return found

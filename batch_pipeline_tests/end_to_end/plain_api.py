@@ -67,6 +67,10 @@ def prompt_of(params: Params) -> str:
 
 
 def content_key(params: Params) -> str:
+    """What is asked, with cache marks or without."""
+    system = params.get("system")
+    if isinstance(system, list):
+        params = {**params, "system": "".join(block["text"] for block in system)}
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,6 +114,8 @@ class PlainApi:
         # The books.
         self.accepted: Counter[str] = Counter()
         self.called: Counter[str] = Counter()
+        # Answers that succeeded in batches.
+        self.billed: Counter[str] = Counter()
         self.highest_queue = 0
         self.headers_seen: list[Mapping[str, str]] = []
         self.batches: list[Batch] = []
@@ -202,6 +208,8 @@ class PlainApi:
             else:
                 result = self.answer(params, self.accepted[content_key(params)] - 1)
             kind = result["type"]
+            if not batch.foreign:
+                self.billed[content_key(params)] += kind == "succeeded"
             batch.counts[kind if kind in COUNTS else "errored"] += 1
             line = {"result": result, "custom_id": custom_id, "line_field": None}
             lines.append(json.dumps(line, ensure_ascii=False).encode())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline_tests.end_to_end.crash_books import check
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_hurried import (
@@ -103,6 +105,27 @@ def test_two_submitters_are_killed_and_frozen_before_another_api(
     figures = hunted_elsewhere(forks, tmp_path / "night", SEED, blows=5, items=33)
     assert figures.kills + figures.freezes >= 2
     assert figures.foreign_batches
+
+
+@pytest.mark.parametrize("fatal", [None, 700])
+def test_a_lost_ledger_of_nights_with_everything_is_recovered_and_bought_once(
+    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int | None
+) -> None:
+    with a_night(tmp_path / "night", PLAIN, items=0, caching="5m") as (sim, planned, rows):
+        work = replace(planned, pilot_via="batch")
+        code = forks.wait(forks.start(work, "first", fatal))
+        assert code == (COMPLETE if fatal is None else -signal.SIGKILL), work.log.read_text()
+        for file in work.home.glob("ledger.sqlite*"):
+            file.unlink()
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.url)
+        with work.pipeline() as pipeline:
+            assert recover(pipeline).complete
+        assert forks.wait(forks.start(work)) == COMPLETE, work.log.read_text()
+        figures = check(sim, work, rows)
+    assert figures.reused
+    assert figures.near_duplicates
+    assert figures.escalated
 
 
 def test_what_is_bought_twice_is_noticed(forks: Forks, tmp_path: Path) -> None:

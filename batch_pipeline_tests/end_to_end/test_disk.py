@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.storage import storage_errors
-from batch_pipeline_tests.end_to_end.crash_books import Documents, check
+from batch_pipeline_tests.end_to_end.crash_books import check
 from batch_pipeline_tests.end_to_end.crash_nights import PLAIN, a_night
 from batch_pipeline_tests.end_to_end.crash_processes import Work
 from batch_pipeline_tests.end_to_end.durability import Durability
@@ -55,7 +56,7 @@ class Planned:
 
     sim: Simulator
     work: Work
-    rows: Documents
+    rows: dict[str, list[dict[str, Any]]]
 
     def check(self) -> None:
         check(self.sim, self.work, self.rows)

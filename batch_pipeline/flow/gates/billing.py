@@ -19,6 +19,7 @@ from batch_pipeline.flow.dataset.priced import most_searches
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.messages import Tokens, tokens_of
 from batch_pipeline.flow.outcomes import shape_of
+from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import FeeKind
 from batch_pipeline.pricing.prices import Mode, ModelPrice, find_price, library_id
@@ -66,7 +67,7 @@ class Biller:
     def __init__(
         self,
         declaration: Declaration,
-        submission: Submission,
+        submission: Submission | Sent,
         price: ModelPrice,
         fees: dict[str, dict[str, dict[str, int]]] | None = None,
     ) -> None:

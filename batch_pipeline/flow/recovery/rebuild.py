@@ -93,15 +93,17 @@ def restore(pipeline: Pipeline, part: Part) -> None:
     lost = _lost_snapshot(models[0] if models else spec.model_id if spec else "")
     snapshots = _snapshots(pipeline, part)
     tallies: dict[str, list[tally.Tally]] = {}
+    requests: dict[str, tally.Requests | None] = {}
     for one in part.found:
+        known = None if one.sent is None else snapshots.get(one.sent.snapshot)
+        requests[one.token] = asked = tally.requests_of(pipeline.files, one.sent, known)
         if fate_of(one) == COLLECTED:
             one.answers = _named_by_token(pipeline.files, one) or tally.answers_from_results(
                 pipeline.files, one, deduplicate=deduplicate
             )
-            manifest = None if one.sent is None else one.sent.manifest
             rest = one.answers.replace(".parquet", f"{REST}.parquet")
             files = [one.answers, *pipeline.files.glob(rest)]
-            read = [tally.of_answers(pipeline.files, path, manifest) for path in files]
+            read = [tally.of_answers(pipeline.files, path, asked) for path in files]
             tallies[one.token] = [each for each in read if each is not None]
     with pipeline.ledger.write() as connection:
         simulated = part.account == SIMULATOR_ACCOUNT
@@ -121,7 +123,11 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             snapshot_id = restoring.snapshot(connection, night, known or lost)
             if known is not None:
                 current = snapshot_id
-            made = restoring.submission(connection, night, snapshot_id, sent, one.batch_id)
+            asked = requests[one.token]
+            parts = asked.parts if asked is not None else None
+            made = restoring.submission(
+                connection, night, snapshot_id, sent, one.batch_id, parts=parts
+            )
             if counted and made.collected_at is None:
                 whole = sum(each.answers for each in counted) >= sent.requests
                 booked = [(each.counts, each.cost_usd) for each in counted]

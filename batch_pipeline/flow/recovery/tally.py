@@ -6,29 +6,38 @@ sum of all that its item was billed for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import parse_custom_id, unit_of
+from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id, unit_of
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
+from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.flow.planning import manifests
+from batch_pipeline.flow.planning import manifests, plan
 from batch_pipeline.flow.recovery.found import Found
+from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
-from batch_pipeline.ledger.sums import Counts
-from batch_pipeline.pricing.tokens import TOKENS
+from batch_pipeline.ledger.home.identity import Sent
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
+from batch_pipeline.pricing.bounds import Part
+from batch_pipeline.pricing.tokens import CACHE_TOKENS, PROMPT_TOKENS, TOKENS
 from batch_pipeline.storage.files import Files
 
 _READ = [
     "custom_id", "id", "final", "counted", "status", "error_type", "error_message", "attempt",
-    "collected_at", *TOKENS, "cost_usd",
+    "collected_at", *TOKENS, "cost_usd", "variant",
 ]  # fmt: skip
+_MEASURED = ("measured_answers", "measured_bytes", "measured_tokens")
+_OF_MODEL = (*MODEL_SUMS, "picodollars")
 
 
 @dataclass(frozen=True)
@@ -41,42 +50,85 @@ class Tally:
     collected_at: datetime
 
 
-def of_answers(files: Files, path: str, manifest: str | None) -> Tally | None:
+@dataclass(frozen=True)
+class Requests:
+    """What a submission asked: its manifest, and by variant how; empty where that is not known."""
+
+    manifest: pa.Table
+    asked: Mapping[str | None, Asked]
+    parts: Sequence[Part] | None
+
+
+def requests_of(files: Files, sent: Sent | None, snapshot: NewSnapshot | None) -> Requests | None:
+    """What a submission asked, as far as its manifest and its snapshot are there."""
+    if sent is None or not files.glob(sent.manifest):
+        return None
+    manifest = manifests.read(files, sent.manifest)
+    if snapshot is None:
+        return Requests(manifest, {}, None)
+    declaration = Declaration.from_json(snapshot.declaration)
+    parts = plan.parts_of(manifest, declaration)
+    try:
+        at = datetime.fromtimestamp(sent.intent_at, UTC)
+        price = price_at(declaration, at, sent.stated_prices)
+        return Requests(manifest, asked_of(manifest, declaration, sent, price), parts)
+    except UsageError:  # no price is known any more
+        return Requests(manifest, {}, parts)
+
+
+def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | None:
     """The tally of a file of answers; None where it has no row."""
     rows = files.read_columns(path, _READ).to_pylist()
     if not rows:
         return None
     sizes: list[int] = []
     before: list[int] = []
-    if manifest is not None and files.glob(manifest):
-        asked = manifests.read(files, manifest, ["request_bytes", "attempts_before"])
-        sizes, before = (column.to_pylist() for column in asked.columns)
+    if requests is not None:
+        names = ["request_bytes", "attempts_before"]
+        sizes, before = (requests.manifest.column(name).to_pylist() for name in names)
     first = FirstAttempts()
-    measured_answers = measured_bytes = measured_tokens = 0
+    measured = dict.fromkeys(_MEASURED, 0)
+    models: dict[str, dict[str, int]] = {}
+    cache_saved = 0
     for row in rows:
         parsed = parse_custom_id(row["custom_id"])
         number = parsed[1] if parsed is not None else 0
         known = number < len(sizes)
-        tried = row["attempt"] - (before[number] if known else 0)
+        tried = row["attempt"] - ((before[number] or 0) if known else 0)
         first.count(row["id"], tried, _outcome(row))
-        prompt = sum(row[name] for name in TOKENS if name != "output_tokens")
-        if prompt and known:
-            measured_answers += 1
-            measured_bytes += sizes[number]
-            measured_tokens += prompt
+        prompt = sum(row[name] for name in PROMPT_TOKENS)
+        found = (1, sizes[number], prompt) if prompt and known else (0, 0, 0)
+        _add(measured, dict(zip(_MEASURED, found, strict=True)))
+        asked = requests.asked.get(row["variant"]) if requests is not None else None
+        if asked is None:
+            continue
+        prices = dict(zip(TOKENS, asked.tier_of(prompt), strict=True))
+        cache_saved += sum((prices["input_tokens"] - prices[n]) * row[n] for n in CACHE_TOKENS)
+        if not asked.own:
+            used = models.setdefault(asked.declaration.model_id, dict.fromkeys(_OF_MODEL, 0))
+            _add(used, {name: row[name] for name in TOKENS})
+            _add(used, dict(zip(_MEASURED, found, strict=True)))
+            used["picodollars"] += int(row["cost_usd"].scaleb(12))
     first = first.most_frequent()
     counts = Counts(
         tokens={name: sum(row[name] for row in rows) for name in TOKENS},
-        measured_answers=measured_answers,
-        measured_bytes=measured_bytes,
-        measured_tokens=measured_tokens,
+        models=models,
+        cache_saved_usd=Decimal(cache_saved).scaleb(-12),
         first_attempts=first.done,
         first_need_fix=first.needs_fix,
         first_errors=first.errors,
         examples=first.examples,
+        measured_answers=measured["measured_answers"],
+        measured_bytes=measured["measured_bytes"],
+        measured_tokens=measured["measured_tokens"],
     )
     cost = sum((row["cost_usd"] for row in rows), Decimal(0))
     return Tally(len(rows), counts, cost, max(row["collected_at"] for row in rows))
+
+
+def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        total[name] += number
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:

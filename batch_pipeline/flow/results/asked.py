@@ -18,6 +18,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_of_variant
 from batch_pipeline.flow.planning import variants
+from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice, Tiers
 from batch_pipeline.pricing.tokens import TOKENS
@@ -42,6 +43,10 @@ class Asked:
     _other_starts: tuple[int, ...]
     _other_prices: _Prices
 
+    def tier_of(self, prompt: int) -> tuple[int, ...]:
+        """The prices for an answer to a prompt of so many tokens."""
+        return self.prices[bisect_left(self.tier_starts, prompt)]
+
     def other_way(self, tokens: Sequence[int]) -> int:
         """What these tokens would have cost by the other engine, in picodollars."""
         prompt = sum(tokens) - tokens[_OUTPUT]
@@ -53,7 +58,7 @@ _OUTPUT = TOKENS.index("output_tokens")
 
 
 def asked_of(
-    manifest: pa.Table, declaration: Declaration, submission: Submission, price: ModelPrice
+    manifest: pa.Table, declaration: Declaration, submission: Submission | Sent, price: ModelPrice
 ) -> Mapping[str | None, Asked]:
     """How the requests of a manifest were asked, by the name of the variant; None: as declared.
 
@@ -77,7 +82,7 @@ def asked_of(
 
 def _asked(
     declaration: Declaration,
-    submission: Submission,
+    submission: Submission | Sent,
     price: ModelPrice,
     *,
     own: bool,

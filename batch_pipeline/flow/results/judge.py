@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -351,7 +350,7 @@ class LineJudge:
             most = asked.declaration.max_tokens
             self._estimated += asked.biller.upper_bound(self._sizes[number], most, bill)
         prompt = sum(tokens) - tokens[_OUTPUT]
-        prices = asked.prices[bisect_left(asked.tier_starts, prompt)]
+        prices = asked.tier_of(prompt)
         if prompt:
             self._measured_answers += 1
             self._measured_bytes += self._sizes[number]

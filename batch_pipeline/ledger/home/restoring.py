@@ -6,7 +6,7 @@ Belongs here: the rows. What they are made from is read in `flow.recovery`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
 
@@ -22,6 +22,7 @@ from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
+from batch_pipeline.pricing.bounds import Part
 
 # The owner of a restored submission: no process, so that the next one goes on with it at once.
 NOBODY = "recovered"
@@ -50,9 +51,17 @@ def snapshot(connection: Connection, night: Night, new: NewSnapshot) -> int:
 
 
 def submission(
-    connection: Connection, night: Night, snapshot_id: int, sent: Sent, batch_id: str | None
+    connection: Connection,
+    night: Night,
+    snapshot_id: int,
+    sent: Sent,
+    batch_id: str | None,
+    *,
+    parts: Sequence[Part] | None = None,
 ) -> Submission:
     """The submission with this token, added if it is unknown, in a state to go on from.
+
+    `parts` are its shard's requests by what they are priced at (None: all at the same).
 
     A batch whose id is known is ACCEPTED, any other may be at the API: UNKNOWN. Calls go on from
     their journal. A shard that another submission has answered stays as it is.
@@ -60,7 +69,7 @@ def submission(
     found = submissions.by_token(connection, night.account, sent.token)
     at = now(connection)
     if found is None:
-        shard_id = _shard(connection, night, snapshot_id, sent)
+        shard_id = _shard(connection, night, snapshot_id, sent, parts)
         connection.execute(
             sa.insert(tables.submission).values(
                 shard_id=shard_id, night_id=night.id, snapshot_id=snapshot_id, pilot=sent.pilot,
@@ -126,7 +135,13 @@ def settled(connection: Connection, snapshot_id: int, counts: Mapping[str, int])
     )
 
 
-def _shard(connection: Connection, night: Night, snapshot_id: int, sent: Sent) -> int:
+def _shard(
+    connection: Connection,
+    night: Night,
+    snapshot_id: int,
+    sent: Sent,
+    parts: Sequence[Part] | None,
+) -> int:
     """The id of a submission's shard, found by its manifest, or added."""
     columns = tables.shard.c
     if sent.manifest:
@@ -143,6 +158,7 @@ def _shard(connection: Connection, night: Night, snapshot_id: int, sent: Sent) -
             usd_bound=sent.usd_bound, largest_bytes=sent.largest_bytes,
             output_tokens=sent.output_tokens, for_deadline=sent.for_deadline,
             state=ShardState.CLAIMED.value, created_at=now(connection),
+            parts=None if parts is None else [asdict(part) for part in parts],
         )
     )  # fmt: skip
     return int(added.inserted_primary_key[0])  # type: ignore[index]
