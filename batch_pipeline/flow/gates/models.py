@@ -67,8 +67,8 @@ def judge(spec: JobSpec, api: Api | None) -> Verdict:
 
 
 def _judge(spec: JobSpec, api: Api | None) -> tuple[Verdict, int | None]:
-    """The verdict on one of the ways in which a job asks, and the most tokens that its model writes;
-    None: not known."""
+    """The verdict on one of the ways in which a job asks, and the most that its model writes, in
+    tokens; None: not known."""
     verdict = Verdict(warnings=parameters.warnings(spec.declared()))
     said = None
     if api is not None:
