@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.client import AnthropicApi
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
@@ -76,7 +76,7 @@ def main() -> None:
 def _submit(pipeline: Pipeline, spec: JobSpec, nights: int) -> None:
     for number in range(nights):
         night = steps.open_night(pipeline, spec, f"2026-01-{number + 1:02}")
-        steps.take_input(pipeline, spec, night)
+        night_input.take_input(pipeline, spec, night)
         steps.run_pilot(pipeline, spec, night)
         steps.submit(pipeline, spec, night)
 

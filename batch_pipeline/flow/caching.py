@@ -2,8 +2,8 @@
 
 1. The API counts the tokens of the prefix that all prompts of a job share (`count`). One that is
    shorter than its model's minimum is never marked.
-2. One open unit of each model goes first as a batch of its own, with a 1-hour mark (`prepare`). Its
-   answer is kept; its row bears the write. The other batches wait for it.
+2. One open unit of each prefix goes first as a batch of its own, with a 1-hour mark (`prepare`).
+   Its answer is kept; its row bears the write. The other batches wait for it.
 3. The first batch after it goes with marks, and the others wait for what it measures.
 4. They go with marks where the marked batches of the night were cheaper by them, and without where
    not. That is the break-even of the model's prices: `cache_saved_usd` of a submission is what its
@@ -232,7 +232,7 @@ def _measured(connection: Connection, night: Night) -> CacheSums:
 
 
 def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
-    """Take one unit of each model out of the night's next batch, as the batch that warms up."""
+    """Take one unit of each prefix out of the night's next batch, as the batch that warms up."""
     if spec.caching != "auto":
         return
     queue = plan.queue_limit_of(pipeline, spec)
@@ -243,7 +243,7 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     manifest = manifests.read(pipeline.files, shard.manifest)
-    first, others = _one_of_each_model(manifest, declaration)
+    first, others = _one_of_each_prefix(manifest, declaration)
     if not others.num_rows:
         return
     prefix = places.prefix_key(declaration)
@@ -274,12 +274,13 @@ def _to_split(connection: Connection, spec: JobSpec, night: Night, queue: int) -
     return shard if wants_warm_up(standing_of(connection, spec, night, queue)) else None
 
 
-def _one_of_each_model(manifest: pa.Table, declaration: Declaration) -> tuple[pa.Table, pa.Table]:
-    """The first row of each model that a manifest asks, and all other rows."""
+def _one_of_each_prefix(manifest: pa.Table, declaration: Declaration) -> tuple[pa.Table, pa.Table]:
+    """The first row of each shared prefix that a manifest asks with, and all other rows."""
     declared = variants.declarations_of(manifest, declaration)
+    prefix_of = {name: places.prefix_key(asked) for name, asked in declared.items()}
     first: dict[str, int] = {}
     for number, name in enumerate(manifest.column("variant").to_pylist()):
-        first.setdefault(declared[name].model_id, number)
+        first.setdefault(prefix_of[name], number)
     taken = set(first.values())
     rest = [number for number in range(manifest.num_rows) if number not in taken]
     return manifest.take(sorted(taken)), manifest.take(rest)

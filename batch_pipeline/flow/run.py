@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from batch_pipeline.api.failures import refuses_account, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, AccountPausedError, BatchPipelineError
-from batch_pipeline.flow import outage, steps
+from batch_pipeline.flow import night_input, outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
@@ -101,12 +101,12 @@ class _Run:
         pipeline, spec, night = self._pipeline, self._spec, self._night
         state = steps.progress(pipeline, night)
         # A redrive touches no other items: their changes in the input are for the next run.
-        finishes_redrive = steps.is_redriven(state.night, state.snapshot)
+        finishes_redrive = night_input.is_redriven(state.night, state.snapshot)
         while True:
             pipeline.mark.check_there()
             if state.night.held_at is None and _nothing_pending(state):
                 # What changed while batches were in flight is taken up here.
-                steps.take_input(pipeline, spec, night)
+                night_input.take_input(pipeline, spec, night)
             try:
                 state, sent = self._step()
             except BatchPipelineError:
@@ -186,7 +186,7 @@ class _Run:
             log.info("%s %s: %s", self._night.job, self._night.partition, waiting)
 
     def _input_changed(self, state: Progress) -> bool:
-        taken = steps.take_input(self._pipeline, self._spec, state.night)
+        taken = night_input.take_input(self._pipeline, self._spec, state.night)
         return taken.snapshot.id != state.night.snapshot_id
 
     @contextmanager

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import caching, outage, paths, publishing
+from batch_pipeline.flow import caching, night_input, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.costs import estimate
-from batch_pipeline.flow.dataset import input_dataset, kept_units
-from batch_pipeline.flow.dataset.asked_before import Former
-from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import takeover
-from batch_pipeline.flow.gates import budget, models, night_gates
+from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pilot import sample
 from batch_pipeline.flow.pipeline import Pipeline
@@ -35,20 +29,16 @@ from batch_pipeline.flow.results import claims, results_folder, standing
 from batch_pipeline.flow.reuse import copies, twins
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import due_times
-from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import (
     accounts,
     nights,
     refusals,
     shards,
-    snapshots,
     submissions,
     transitions,
     waits,
 )
-from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Facts, Kind, state_of
@@ -56,20 +46,11 @@ from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, ShardState
-from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.wording import duration
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class InputTaken:
-    """A night and its snapshot; `note` tells a person why it was kept or what has changed."""
-
-    night: Night
-    snapshot: Snapshot
-    note: str
 
 
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
@@ -96,166 +77,6 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
         return nights.get_night(connection, night.id)
 
 
-def take_input(
-    pipeline: Pipeline,
-    spec: JobSpec,
-    night: Night,
-    *,
-    again: bool = False,
-    start: Start = Start.PERSON,
-) -> InputTaken:
-    """Take the night's snapshot, or keep it where neither files nor declaration have changed.
-
-    `again` reads the files even if they look unchanged. While batches of the night are in flight
-    the snapshot stays: what changed is taken up by the next run after their end. `start` says who
-    began the night: its deadline is fixed with the snapshot.
-    """
-    price_for(spec)
-    results_folder.repair(pipeline, night)
-    former = results_folder.former_account(pipeline, night)
-    night, current, busy = _as_it_is(pipeline, night)
-    if current is not None and night.pruned_at is not None:
-        return InputTaken(night, current, "the night was pruned; its input is not read again")
-    try:
-        sources = input_dataset.find_input(pipeline, spec, night.partition)
-    except InputDataError as error:
-        if again or current is None or night.completed_at is None or not night.published:
-            raise
-        # Users move the input away once a night is complete; its results stay.
-        return InputTaken(night, current, f"input kept as it was: {error}")
-    if busy and not night.published:
-        # The results folder shows another account's night, but this one's batches are in flight.
-        results_folder.show(pipeline, night)
-        night = pipeline.refreshed(night)
-    if current is not None and night.published:
-        reason = _why_kept(spec, night, current, sources, busy=busy, again=again)
-        if reason is not None:
-            return InputTaken(night, current, reason)
-    new = _read(pipeline, spec, night, sources, current)
-    if (
-        current is not None
-        and night.published
-        and (new.folder, new.signature) == (current.folder, current.signature)
-    ):
-        return InputTaken(night, current, "input unchanged")
-    try:
-        snapshot = results_folder.switch_snapshot(
-            pipeline,
-            night,
-            new,
-            deadline=lambda taken_at: due_times.of_night(spec, night.partition, taken_at, start),
-        )
-    except results_folder.NightChangedError:
-        log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
-        return take_input(pipeline, spec, night, start=start)
-    log.info(
-        "%s %s: %s items, %s set aside, %s answered by another's request",
-        night.job,
-        night.partition,
-        f"{new.items:,}",
-        new.describe_set_aside(),
-        f"{new.duplicates:,}",
-    )
-    note = _note(pipeline, night, former, current, new)
-    _keep_estimate(pipeline, spec, night, snapshot)
-    return InputTaken(pipeline.refreshed(night), snapshot, note)
-
-
-def _note(
-    pipeline: Pipeline,
-    night: Night,
-    former: Account | None,
-    current: Snapshot | None,
-    new: NewSnapshot,
-) -> str:
-    if former is not None:
-        return _start_over(pipeline, night, former)
-    if current is not None:
-        return f"input read again: {input_dataset.compare(pipeline.files, current, new)}"
-    return "input read"
-
-
-def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None, bool]:
-    """The night as it is now, its snapshot, and whether anything of it is in flight.
-
-    A pruned night that the results folder does not show has no snapshot: its files are gone, and
-    its answers tell what was bought.
-    """
-    with pipeline.ledger.read() as connection:
-        night = nights.get_night(connection, night.id)
-        gone = night.pruned_at is not None and not night.published
-        current = (
-            None
-            if night.snapshot_id is None or gone
-            else snapshots.get_snapshot(connection, night.snapshot_id)
-        )
-        busy = submissions.of_night(connection, night.id, *submissions.LIVE)
-    return night, current, bool(busy)
-
-
-def _keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
-    """Record what the night is expected to cost, for the report to compare it with the bill."""
-    expected = estimate.as_json(estimate.expectation(pipeline, spec, night, snapshot))
-    with pipeline.ledger.write() as connection:
-        if nights.get_night(connection, night.id).snapshot_id == snapshot.id:
-            nights.update_night(connection, night.id, estimate=expected)
-
-
-def is_redriven(night: Night, current: Snapshot | None) -> bool:
-    """Whether a redrive of the night is recorded whose items are not all settled yet."""
-    return current is not None and bool(current.below) and night.completed_at is None
-
-
-def _why_kept(
-    spec: JobSpec,
-    night: Night,
-    current: Snapshot,
-    sources: Sources,
-    *,
-    busy: bool,
-    again: bool,
-) -> str | None:
-    """Why a snapshot stays the night's own without the files being read, or None."""
-    declared = Declaration.of(spec).has_made(current)
-    unchanged = declared and current.signature == sources.signature
-    if is_redriven(night, current) and declared and not again:
-        return "a redrive is under way; changed input is taken up by the next run after it"
-    if busy and not unchanged:
-        return "input or declaration changed; that is taken up once what is in flight has ended"
-    return "input unchanged" if unchanged and (busy or not again) else None
-
-
-def _read(
-    pipeline: Pipeline,
-    spec: JobSpec,
-    night: Night,
-    sources: Sources,
-    current: Snapshot | None,
-) -> NewSnapshot:
-    """The snapshot of the input as it is now; what a redrive kept is kept on."""
-    models.check(spec, pipeline.api)
-    declaration = Declaration.of(spec)
-    former = None if current is None else Former(night, current)
-    read = partial(
-        input_dataset.read_snapshot, pipeline, spec, night.partition, sources, former=former
-    )
-    if current is None or not kept_units.is_kept_on(night, current, declaration):
-        return read()
-    with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
-        return read(kept=kept)
-
-
-def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
-    what = "simulated" if former.simulated else f"run under account {former.name!r}"
-    if former.simulated:
-        # Raw lines of the API are kept for ever; a simulator's must not lie among them.
-        pipeline.files.remove(paths.raw(night.job, night.partition))
-        pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
-    note = f"this night was {what} before; it starts over under account {night.account!r}"
-    log.warning("%s %s: %s", night.job, night.partition, note)
-    return note
-
-
 def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
     """Let earlier nights of the job answer what they can; returns what that waits for, or None.
 
@@ -270,7 +91,7 @@ def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | 
         facts = Facts(night.job, night.partition, night.account, waits_for=awaited)
         return Waiting(state_of(facts), night.open_requests)
     if night.revision != before.revision:
-        _keep_estimate(pipeline, spec, night, snapshot)
+        night_input.keep_estimate(pipeline, spec, night, snapshot)
     return None
 
 

@@ -240,6 +240,10 @@ def _check_node(kind: str, node: dict[str, Any], columns: dict[str, None]) -> No
         raise ValueError("holds a lambda, which is not allowed")
     elif kind == "FUNCTION":
         _check_path("function", "calls", "()", node, FUNCTIONS)
+        [separator, *_] = node.get("arguments") or [{}]
+        if node["function_name"].lower() == "concat_ws" and separator.get("class") != "CONSTANT":
+            # Nested, long separators multiply.
+            raise ValueError("calls concat_ws() with a separator that is no constant, like ', '")
     elif kind == "TYPE":
         _check_path("type", "casts to", "", node, TYPES)
 

@@ -15,11 +15,11 @@ import dagster as dg
 
 from batch_pipeline import safe_text
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.flow.steps import InputTaken
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState

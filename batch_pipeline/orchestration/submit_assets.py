@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import outage, steps
+from batch_pipeline.flow import night_input, outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.pipeline import Pipeline
@@ -65,9 +65,9 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
             night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET)
             start = asset_steps.start_of(context.run)
 
-            def take() -> tuple[list[str], steps.InputTaken]:
+            def take() -> tuple[list[str], night_input.InputTaken]:
                 found = models.notices(spec, pipeline.api)
-                return found, steps.take_input(pipeline, spec, night, again=True, start=start)
+                return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
             notices, taken = asset_steps.patiently(context, pipeline, spec, take)
         asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)

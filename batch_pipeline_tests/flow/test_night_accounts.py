@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import LedgerError, UsageError
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -96,7 +96,7 @@ def test_taking_the_input_tells_of_a_night_that_is_replaced(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(3)))
     run(make_pipeline(api=RealApi(), account="one"), spec, PARTITION)
     other = make_pipeline(api=RealApi(), account="two")
-    taken = steps.take_input(other, spec, steps.open_night(other, spec, PARTITION))
+    taken = night_input.take_input(other, spec, steps.open_night(other, spec, PARTITION))
     assert "run under account 'one' before; it starts over under account 'two'" in taken.note
     assert results(other, spec) == []
 

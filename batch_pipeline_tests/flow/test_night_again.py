@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.night_input import take_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.steps import open_night, take_input
+from batch_pipeline.flow.steps import open_night
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator

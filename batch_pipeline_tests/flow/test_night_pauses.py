@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import AccountPausedError
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
@@ -283,7 +283,7 @@ def test_batches_from_before_a_pause_that_is_over_begin_no_other(
     sim.set_faults(SimulatorFaults.of(requests={"matching": [refused]}))
     pipeline = make_pipeline()
     taken = steps.open_night(pipeline, spec, PARTITION)
-    steps.take_input(pipeline, spec, taken)
+    night_input.take_input(pipeline, spec, taken)
     steps.run_pilot(pipeline, spec, taken)
     steps.submit(pipeline, spec, taken)
     with pipeline.ledger.write() as connection:

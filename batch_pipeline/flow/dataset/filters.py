@@ -6,11 +6,10 @@ of rows in the processes that prepare (`prepare`); what a row is that a filter s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, evaluators, texts_of
+from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, texts_of
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.texts import language
@@ -75,15 +74,12 @@ class Filters:
         return None
 
 
-@contextmanager
-def opened(declared: Mapping[str, Any] | None) -> Iterator[Filters | None]:
-    """The filters of a declaration; None without any, for which nothing is opened."""
+def of(declared: Mapping[str, Any] | None) -> Filters | None:
+    """The filters of a declaration; None without any."""
     if declared is None:
-        yield None
-        return
-    where = [] if declared["where"] is None else [parse(declared["where"])]
-    with evaluators(where) as found:
-        yield Filters(declared, found[0] if found else None)
+        return None
+    where = declared["where"]
+    return Filters(declared, None if where is None else Evaluator(parse(where)))
 
 
 def columns_of(declared: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, ro
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
-from batch_pipeline.flow.dataset.routes import Found, columns_of, router
+from batch_pipeline.flow.dataset.routes import Found, Router, columns_of
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
@@ -89,10 +89,9 @@ def prepare(
     without an id.
     """
     wanted = declaration.near_duplicates is not None and only is None
-    with (
-        filters.opened(declaration.filters) as asked,
-        SignatureFile(folder / f"piece-{number:06d}.signatures" if wanted else None) as signatures,
-    ):
+    asked = filters.of(declaration.filters)
+    path = folder / f"piece-{number:06d}.signatures" if wanted else None
+    with SignatureFile(path) as signatures:
         arguments = number, declaration, folder, codec, kept, only, asked, signatures
         try:
             return _Preparation(*arguments).of(piece)
@@ -133,6 +132,7 @@ class _Preparation:
             route: RequestBuilder(asked) for route, asked in declaration.by_route().items()
         }
         self._builder = self._builders[None]
+        self._routes = Router(declaration)
         self._writer = SnapshotWriter(folder, number, codec)
         self._kept, self._only, self._filters = kept, only, asked
         self._signatures = signatures
@@ -150,9 +150,8 @@ class _Preparation:
             if section.end is not None:
                 done.seen = LinesSeen(set(wanted.read))
             before = self._rows
-            with router(self._declaration) as routes:
-                for row, route in routes.routed(self._wanted(section, wanted)):
-                    self._take(row, route)
+            for row, route in self._routes.routed(self._wanted(section, wanted)):
+                self._take(row, route)
             if self._rows == before and section.end is None:
                 done.without_rows.append(section.file.path)
         self._add_waiting()

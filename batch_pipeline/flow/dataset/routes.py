@@ -6,14 +6,12 @@ Belongs here: finding it, for batches of rows. Which request follows from a rout
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 from batch_pipeline.flow.dataset.expressions import (
     BATCH_BYTES,
     BATCH_ROWS,
     Evaluator,
     Failed,
-    evaluators,
     texts_of,
 )
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
@@ -26,16 +24,17 @@ Found = str | None | Failed
 
 
 class Router:
-    """Finds routes by the expressions of a declaration, which are `opened`."""
+    """Finds routes by the expressions of a declaration."""
 
-    def __init__(self, opened: Sequence[Evaluator]) -> None:
-        self._opened = opened
-        columns = (column for each in opened for column in each.expression.columns)
+    def __init__(self, declaration: Declaration) -> None:
+        parsed = [expressions.parse(route.where) for route in declaration.routes]
+        self._rules = [Evaluator(expression) for expression in parsed]
+        columns = (column for each in self._rules for column in each.expression.columns)
         self._columns = list(dict.fromkeys(columns))
 
     def routed(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Found]]:
         """Each row with its route; without routes one row after the other, as it is read."""
-        if not self._opened:
+        if not self._rules:
             for row in rows:
                 yield row, None
             return
@@ -54,7 +53,7 @@ class Router:
                     found[number] = known
                 else:
                     texts[number] = known
-        for place, evaluator in enumerate(self._opened, 1):
+        for place, evaluator in enumerate(self._rules, 1):
             left = list(texts)
             for number, value in zip(
                 left, evaluator.of_rows([texts[n] for n in left]), strict=True
@@ -75,14 +74,6 @@ def columns_of(declaration: Declaration) -> list[tuple[str, str]]:
         for number, route in enumerate(declaration.routes)
         for column in expressions.parse(route.where).columns
     ]
-
-
-@contextmanager
-def router(declaration: Declaration) -> Iterator[Router]:
-    """Finds the routes of a declaration's rows while the block runs."""
-    wanted = [expressions.parse(route.where) for route in declaration.routes]
-    with evaluators(wanted) as opened:
-        yield Router(opened)
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

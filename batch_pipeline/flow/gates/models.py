@@ -52,7 +52,12 @@ def judge(spec: JobSpec, api: Api | None) -> Verdict:
     whole = Verdict()
     for path, asked in spec.asked_all_ways():
         under = "".join(f"{key}." for key in path)
-        verdict = _judge(asked, api)
+        verdict, most = _judge(asked, api)
+        room = spec.retry.truncated_max_tokens
+        # The stronger model is asked last, and never with more room.
+        if room is not None and room > asked.max_tokens and "retry" not in path:
+            found = _over("retry.truncated_max_tokens", room, asked.model_id, most)
+            whole.problems += [each for each in found if each not in whole.problems]
         whole.problems += [f"{under}{problem}" for problem in verdict.problems]
         # What a route has of the job itself is said once.
         new = (warning for warning in verdict.warnings if warning not in whole.warnings)
@@ -61,8 +66,9 @@ def judge(spec: JobSpec, api: Api | None) -> Verdict:
     return whole
 
 
-def _judge(spec: JobSpec, api: Api | None) -> Verdict:
-    """The verdict on one of the ways in which a job asks."""
+def _judge(spec: JobSpec, api: Api | None) -> tuple[Verdict, int | None]:
+    """The verdict on one of the ways in which a job asks, and the most that its model writes, in
+    tokens; None: not known."""
     verdict = Verdict(warnings=parameters.warnings(spec.declared()))
     said = None
     if api is not None:
@@ -72,11 +78,12 @@ def _judge(spec: JobSpec, api: Api | None) -> Verdict:
             verdict.unasked = f"the API could not be asked about {spec.model_id} ({failure})"
     if said is None:
         _by_date(spec.model_id, _retires(spec), verdict)
-    else:
-        _by_lifecycle(spec.model_id, said, verdict)
-        verdict.problems.extend(_over_limits(spec, said))
-        verdict.problems.extend(_refused(spec, said))
-    return verdict
+        return verdict, None
+    most = _most_tokens(spec, said)
+    _by_lifecycle(spec.model_id, said, verdict)
+    verdict.problems.extend(_over("max_tokens", spec.max_tokens, spec.model_id, most))
+    verdict.problems.extend(_refused(spec, said))
+    return verdict, most
 
 
 def _ask(api: Api, model_id: str, verdict: Verdict) -> ModelInfo | None:
@@ -123,16 +130,17 @@ def _by_lifecycle(model_id: str, said: ModelInfo, verdict: Verdict) -> None:
         )
 
 
-def _over_limits(spec: JobSpec, said: ModelInfo) -> Iterator[str]:
+def _most_tokens(spec: JobSpec, said: ModelInfo) -> int | None:
     most = said.max_tokens
-    if most is None:
-        return
-    if any(beta.startswith(LONG_OUTPUT_BETA) for beta in spec.betas):
-        most = max(most, LONG_OUTPUT_TOKENS)
-    for key in ("max_tokens", "retry.truncated_max_tokens"):
-        asked = get(spec.declared(), key)
-        if asked is not None and asked > most:
-            yield f"{key}: {asked:,} is more than {spec.model_id} writes; it is at most {most:,}"
+    if most is not None and any(beta.startswith(LONG_OUTPUT_BETA) for beta in spec.betas):
+        return max(most, LONG_OUTPUT_TOKENS)
+    return most
+
+
+def _over(key: str, asked: int, model: str, most: int | None) -> list[str]:
+    if most is None or asked <= most:
+        return []
+    return [f"{key}: {asked:,} is more than {model} writes; it is at most {most:,}"]
 
 
 def _refused(spec: JobSpec, said: ModelInfo) -> Iterator[str]:

@@ -33,7 +33,12 @@ from batch_pipeline.jobs.thrift import NearDuplicatesSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
-from batch_pipeline.ledger.admission.night_state import PILOT_AT_API, RESULTS_MISSING, running
+from batch_pipeline.ledger.admission.night_state import (
+    PILOT_AT_API,
+    RESULTS_MISSING,
+    Kind,
+    running,
+)
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
@@ -80,7 +85,7 @@ def run_pilot(
                 return waiting
         else:
             waiting = _send(pipeline, spec, seen.night, pilot)
-            if waiting is not None:
+            if waiting is not None and not _does_without(pipeline, waiting, pilot):
                 return waiting
 
 
@@ -165,6 +170,18 @@ def _send(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Wait
     return waiting or _collect(pipeline, spec, night, pilot)
 
 
+def _does_without(pipeline: Pipeline, waiting: Waiting, pilot: Shard) -> bool:
+    """Give up a pilot for which no ceiling has room, where its requests have good answers without
+    the stronger model; returns whether it is given up. The night decides which answers stand."""
+    short = waiting.state is not None and waiting.state.kind is Kind.SHORT_OF_BUDGET
+    if not short or not pilot.optional:
+        return False
+    with pipeline.ledger.write() as connection:
+        if submissions.of_night(connection, pilot.night_id, *submissions.LIVE):
+            return False
+        return bool(shards.drop_optional(connection, pilot.night_id))
+
+
 def _collect(pipeline: Pipeline, spec: JobSpec, night: Night, pilot: Shard) -> Waiting | None:
     with pipeline.ledger.read() as connection:
         ended = [
@@ -232,10 +249,10 @@ def _decide(
             if not a.final and a.status == Status.TRUNCATED and a.escalate is None
         ]
     if spec.retry.escalate is not None:
-        # The outcomes after the escalation are judged. What succeeded is not hurried.
-        hurried = seen.night.realtime_since is not None
-        wanted = [Undecided.FAILED, *([] if hurried else [Undecided.UNSURE])]
-        again += [a.unit for a in answers if a.escalate in wanted and not a.escalated]
+        # The outcomes after the escalation are judged.
+        again += [a.unit for a in answers if a.escalate == Undecided.FAILED and not a.escalated]
+    if not again and _escalates_unsure(pipeline, spec, seen):
+        again = [a.unit for a in answers if a.escalate == Undecided.UNSURE and not a.escalated]
     bounds = _bounds(pipeline, spec, seen)
     again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
     with pipeline.ledger.read() as connection:
@@ -256,6 +273,14 @@ def _decide(
         # The API worked on too little of the sample: another one is drawn of what is still open.
         _plan(pipeline, spec, plan.view(pipeline, seen.night))
     return waiting
+
+
+def _escalates_unsure(pipeline: Pipeline, spec: JobSpec, seen: View) -> bool:
+    """Whether the stronger model is asked for good answers that are unsure: in a shard of their
+    own, without which the pilot is judged where it is late or found no budget."""
+    if spec.retry.escalate is None or seen.night.realtime_since is not None:
+        return False
+    return not any(pilot.optional for pilot in _pilots(pipeline, seen, ShardState.DROPPED))
 
 
 def _verdict(

@@ -91,7 +91,7 @@ def collect(
     with ExitStack() as stack:
         judge = LineJudge(
             pipeline, left, snapshot, manifest, retry, price,
-            unsure=stack.enter_context(unsure_by(retry)),
+            unsure=unsure_by(retry),
             gone=gone, settled=settled, earlier=_earlier(latest),
         )  # fmt: skip
         staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))

@@ -6,14 +6,13 @@ the night is planned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, evaluators
+from batch_pipeline.flow.dataset.expressions import Evaluator, Failed
 from batch_pipeline.jobs import expressions
 from batch_pipeline.jobs.expressions import NUMBER
 from batch_pipeline.jobs.spec import RetrySpec
@@ -30,11 +29,11 @@ class Found:
 
 
 class Unsure:
-    """The rule of a job, in an open database; `columns` are those of an answer that it reads."""
+    """The rule of a job, evaluated; `columns` are those of an answer that it reads."""
 
-    def __init__(self, opened: Evaluator) -> None:
-        self._opened = opened
-        self.columns = opened.expression.columns
+    def __init__(self, where: str) -> None:
+        self._rule = Evaluator(expressions.parse(where, ANSWER_COLUMNS))
+        self.columns = self._rule.expression.columns
 
     def of(self, answers: Sequence[Mapping[str, Any]]) -> Found:
         """What the rule says of answers, given by its columns."""
@@ -46,7 +45,7 @@ class Unsure:
         }
         # A table without columns would have no rows.
         table = pa.table(columns or {"nothing": pa.nulls(len(answers))})
-        values = self._opened.values(table)
+        values = self._rule.values(table)
         return Found(
             [place for place, value in enumerate(values) if value is True],
             sum(value is None or isinstance(value, Failed) for value in values),
@@ -56,10 +55,7 @@ class Unsure:
 _TYPES = {kind: pa.int64() if kind == NUMBER else pa.string() for kind in ANSWER_COLUMNS.values()}
 
 
-@contextmanager
-def unsure_by(retry: RetrySpec) -> Iterator[Unsure | None]:
-    """The rule of a job while the block runs; None: it declares none."""
+def unsure_by(retry: RetrySpec) -> Unsure | None:
+    """The rule of a job; None: it declares none."""
     where = None if retry.escalate is None else retry.escalate.where
-    wanted = [] if where is None else [expressions.parse(where, ANSWER_COLUMNS)]
-    with evaluators(wanted) as opened:
-        yield Unsure(opened[0]) if opened else None
+    return None if where is None else Unsure(where)

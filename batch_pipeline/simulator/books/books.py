@@ -225,6 +225,15 @@ class Books:
             return [digest.hex() for (digest,) in rows]
 
     @property
+    def cost_by_model(self) -> dict[tuple[str, bool], Decimal]:
+        """USD billed for each model, and whether in batches."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT model, service_tier, sum(pico_usd) FROM day_usage GROUP BY 1, 2"
+            )
+            return {(model, tier == "batch"): pico / _USD for model, tier, pico in rows}
+
+    @property
     def batches_created(self) -> int:
         return self._total("batches_created")
 

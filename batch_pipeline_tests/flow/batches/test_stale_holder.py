@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RealtimeSpec
 from batch_pipeline.ledger import shards, submissions
@@ -42,7 +42,7 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
     )
     stale, other = (make_pipeline(lease_seconds=LEASE_SECONDS) for _ in range(2))
     night = steps.open_night(stale, spec, PARTITION)
-    steps.take_input(stale, spec, night)
+    night_input.take_input(stale, spec, night)
     calls = 0
 
     def take_over(request: Request) -> Response | None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, evaluators, texts_of
+from batch_pipeline.flow.dataset import expression_process, expressions
+from batch_pipeline.flow.dataset.expressions import Evaluator, Failed, texts_of
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
 from batch_pipeline.jobs.expressions import locked_database, parse
 
@@ -53,15 +54,16 @@ def alone(connection: duckdb.DuckDBPyConnection, sql: str, row: dict[str, Any]) 
 )
 def test_a_row_has_the_value_that_it_has_alone(text: str, rows: list[dict[str, Any]]) -> None:
     expression = parse(text)
-    with evaluators([expression]) as [evaluator], locked_database() as connection:
-        found = evaluator.of_rows(rows)
+    with locked_database() as connection:
+        found = Evaluator(expression).of_rows(rows)
         expected = [alone(connection, expression.sql, row) for row in rows]
     assert [Failed if isinstance(value, Failed) else value for value in found] == expected
 
 
 def test_a_failure_says_why_in_one_line() -> None:
-    with evaluators([parse("pages::int > 1")]) as [evaluator]:
-        [good, bad] = evaluator.of_rows([{"pages": "2"}, {"pages": "two\npages" * 100}])
+    [good, bad] = Evaluator(parse("pages::int > 1")).of_rows(
+        [{"pages": "2"}, {"pages": "two\npages" * 100}]
+    )
     assert good is True
     assert isinstance(bad, Failed)
     assert "Could not convert string 'two pages" in bad.message
@@ -73,24 +75,38 @@ def test_numbers_of_an_answer_are_numbers() -> None:
     known = {"output_tokens": "BIGINT", "parsed": "VARCHAR"}
     expression = parse("output_tokens > 9 and (parsed->>'sure')::double < 0.7", known)
     rows = pa.table({"output_tokens": [10, 9, 100], "parsed": ['{"sure": 0.5}', "{}", None]})
-    with evaluators([expression]) as [evaluator]:
-        assert evaluator.values(rows) == [True, False, None]
+    assert Evaluator(expression).values(rows) == [True, False, None]
 
 
-def test_what_try_lets_through_is_found_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    query = Evaluator._query
+# The system ends the process at the first two, for its time and its memory; DuckDB tells the third.
+BOMBS = {
+    "regexp_matches(a, '((a?){30}){30}b') or a = '[1]'": "a" * 1_000_000,
+    "length(split(a, '')) > 100": "a" * 30_000_000,
+    "length(json_extract(a, '$..*')::varchar) > 100": "[" * 100_000 + "]" * 100_000,
+}
 
-    def short_of_memory(self: Evaluator, text: str, rows: pa.Table) -> list[Any]:
-        if "large" in rows.column("a").to_pylist():
-            raise duckdb.OutOfMemoryException("could not allocate")
-        return query(self, text, rows)
 
-    monkeypatch.setattr(Evaluator, "_query", short_of_memory)
-    texts = ["x", "y", "large", "x", "large"]
-    with evaluators([parse("a = 'x'")]) as [evaluator]:
-        found = evaluator.of_rows([{"a": text} for text in texts])
-    failed = Failed("could not allocate")
-    assert found == [True, False, failed, True, failed]
+@pytest.mark.parametrize(("text", "bomb"), BOMBS.items(), ids=["time", "memory", "json"])
+def test_a_row_that_takes_too_much_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, text: str, bomb: str
+) -> None:
+    monkeypatch.setattr(expression_process, "MOST_SECONDS", 0)
+    rows = [{"a": each} for each in ("[1]", bomb, "[2]")]
+    first, fails, last = Evaluator(parse(text)).of_rows(rows)
+    assert isinstance(fails, Failed)
+    assert not isinstance(first, Failed)
+    assert not isinstance(last, Failed)
+
+
+def test_an_expression_that_takes_too_much_for_many_rows_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(expressions, "MOST_ENDED", 1)
+    evaluator = Evaluator(parse("length(split(a, '')) > 100"))
+    [found] = evaluator.of_rows([{"a": "a" * 30_000_000}])
+    [not_tried] = evaluator.of_rows([{"a": "x"}])
+    assert found == Failed(expressions.TOOK_TOO_MUCH)
+    assert not_tried == Failed(expressions.NOT_TRIED)
 
 
 def test_a_column_is_the_text_of_the_rows_json() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import joins, redrive, steps
+from batch_pipeline.flow import joins, night_input, redrive, steps
 from batch_pipeline.flow.dataset import input_dataset, layers
 from batch_pipeline.flow.dataset import snapshot as snapshots_of_rows
 from batch_pipeline.flow.dataset.layers import layers_of
@@ -211,7 +211,7 @@ def test_what_was_bought_keeps_its_answer_whatever_a_new_filter_says(
     assert snapshot.avoided == {"filter:min_words": {"documents": 1, "bytes": found_bytes(second)}}
     assert snapshot.units == 21
     # Read again, nothing has changed.
-    taken = steps.take_input(pipeline, second, state.night, again=True)
+    taken = night_input.take_input(pipeline, second, state.night, again=True)
     assert (taken.note, taken.snapshot.id) == ("input unchanged", snapshot.id)
 
     without = job(source)
@@ -232,12 +232,12 @@ def test_a_changed_filter_is_noticed_before_anything_is_sent(
     source = write_rows(tmp_path / "in.jsonl", documents(30))
     spec, stricter = job(source, filters={"min_words": 1}), job(source, filters={"min_words": 99})
     night = steps.open_night(pipeline, spec, PARTITION)
-    taken = steps.take_input(pipeline, spec, night)
+    taken = night_input.take_input(pipeline, spec, night)
     steps.run_pilot(pipeline, spec, taken.night)
     submitted = steps.submit(pipeline, stricter, taken.night)
     assert "declaration" in str(submitted.waiting.state)
     assert sim.books.accepted_requests == 0
-    assert steps.take_input(pipeline, stricter, taken.night).snapshot.units == 0
+    assert night_input.take_input(pipeline, stricter, taken.night).snapshot.units == 0
 
 
 def test_filters_are_no_part_of_what_is_asked(tmp_path: Path) -> None:

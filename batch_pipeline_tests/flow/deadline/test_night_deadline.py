@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api.protocol import BatchInfo
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.forecast import ASSUMED_CANCEL_SECONDS
@@ -154,7 +154,7 @@ def test_without_any_time_left_no_batch_is_made(
 ) -> None:
     """Nothing was measured: batches are assumed to take an hour."""
     night = steps.open_night(pipeline, spec, PARTITION)
-    steps.take_input(pipeline, spec, night)
+    night_input.take_input(pipeline, spec, night)
     make_late(pipeline, PARTITION, seconds=HOUR / 2)
     state = run(pipeline, spec, PARTITION)
     assert (state.complete, state.batches) == (True, 0)

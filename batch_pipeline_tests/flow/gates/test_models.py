@@ -203,6 +203,21 @@ def test_what_the_model_cannot_is_refused(
         models.check(job("x", model_id=NEW, **changes), api)
 
 
+def test_more_room_is_for_the_models_of_all_routes_but_not_for_the_stronger_one() -> None:
+    retry = {"truncated_max_tokens": 20_000, "escalate": {"model_id": "stronger"}}
+    routes = [
+        {"where": "a = 'x'", "model_id": "short"},
+        {"where": "a = 'y'", "model_id": "short", "max_tokens": 200},
+        {"where": "a = 'z'", "model_id": "short", "max_tokens": 20_000},
+    ]
+    api = ModelsApi(described(max_tokens=30_000), described(id="short"), described(id="stronger"))
+    verdict = models.judge(job("x", model_id=NEW, retry=retry, routes=routes), api)
+    assert verdict.problems == [
+        f"{key}: 20,000 is more than short writes; it is at most 10,000"
+        for key in ("retry.truncated_max_tokens", "routes.2.max_tokens")
+    ]
+
+
 @pytest.mark.parametrize(
     ("capabilities", "changes"),
     [

@@ -241,6 +241,25 @@ def test_an_escalation_without_budget_leaves_the_first_answer(
     assert sim.books.accepted_requests == 6
 
 
+def test_a_pilot_without_budget_for_the_stronger_model_is_judged_by_its_first_answers(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", documents(20))
+    spec = escalating(
+        source,
+        max_tokens=60,
+        escalate={"max_tokens": 30_000, "where": "output_tokens > 0"},
+        budget={"max_usd_per_partition": 0.05},
+        pilot={"size": 2},
+    )
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 20}
+    assert {row["model"] for row in results(pipeline, spec)} == {MODEL}
+    assert sim.books.accepted_requests == 20
+    [warning] = warnings.of(state, spec.alerts)
+    assert (warning.code, warning.key) == ("not_escalated", "no_budget")
+
+
 def test_a_pilot_closes_where_more_would_be_escalated_than_the_share(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.errors import AccountError, ApiError, GateClosedError
-from batch_pipeline.flow import paths, steps
+from batch_pipeline.flow import night_input, paths, steps
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
@@ -395,7 +395,7 @@ def test_two_processes_on_one_night_share_its_shards(
     spec = realtime(tmp_path, 200)
     first, second = make_pipeline(), make_pipeline()
     night = steps.open_night(first, spec, PARTITION)
-    steps.take_input(first, spec, night)
+    night_input.take_input(first, spec, night)
     ends: list[bool] = []
     workers = [
         threading.Thread(target=lambda one=one: ends.append(run(one, spec, PARTITION).complete))

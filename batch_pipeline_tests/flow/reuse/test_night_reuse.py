@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from batch_pipeline.flow import steps
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.deadline.forecast import ASSUMED_TURNAROUND_SECONDS
 from batch_pipeline.flow.pipeline import Pipeline
@@ -119,7 +119,7 @@ def test_a_backfill_buys_a_document_once(
 def _begun(pipeline: Pipeline, spec: JobSpec, number: int) -> Night:
     """A night whose input is taken, and of which nothing is sent."""
     night = steps.open_night(pipeline, spec, day(number))
-    return steps.take_input(pipeline, spec, night).night
+    return night_input.take_input(pipeline, spec, night).night
 
 
 def test_a_night_waits_for_earlier_ones_that_go_on_by_themselves(
