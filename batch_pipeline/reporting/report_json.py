@@ -37,6 +37,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "counterfactual_usd": costs.counterfactual_usd,
         "savings_usd": costs.savings_usd,
         "avoided_usd": by_cause(report.avoided),
+        "escalation": report.cascade.as_json() if report.cascade else None,
         "avoided": [each.as_json() for each in report.avoided],
         "cost_per_document_usd": report.cost_per_document_usd,
         "cost_per_succeeded_usd": report.cost_per_succeeded_usd,
