@@ -30,7 +30,7 @@ def show_savings(console: SafeConsole, found: Estimate) -> None:
     show_avoided(console, found.avoided)
     if found.cascade is not None:
         say_cascade(console, found.cascade, "cost")
-    if found.caching is not None:
+    if found.caching is not None and found.caching.requests:
         include = "include" if found.caching.included else "do not include"
         console.print(
             f"Caching: {found.caching.summary}. The expected amounts {include} it.",
@@ -65,7 +65,7 @@ def say_cascade(console: SafeConsole, found: Cascade, costs: str) -> None:
 def ways_table(ways: Iterable[AskedWay], mode: str) -> Table:
     """Requests, tokens and USD by route and model."""
     table = plain_table()
-    table.add_column("asked", overflow="fold")
+    table.add_column("expected", overflow="fold")
     table.add_column("model", overflow="fold")
     for name in ("requests", "input tokens", "USD"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -276,6 +276,7 @@ class Report:
     succeeded: int
     dead_letter: int
     filtered: int
+    reused: int
     batches: int
     retries: int
     costs: Costs

@@ -28,6 +28,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "succeeded": report.succeeded,
         "dead_letter": report.dead_letter,
         "filtered": report.filtered,
+        "reused": report.reused,
         "filtered_by": dict(report.filtered_by),
         "statuses": dict(report.statuses),
         "batches": report.batches,

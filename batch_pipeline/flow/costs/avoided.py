@@ -40,7 +40,8 @@ def priced(
         counts = snapshot.avoided.get(cause, {"documents": 0, "bytes": 0})
         requests, size = counts["documents"], counts["bytes"]
         input_tokens, usd = _price(requests, size, declaration, tokens, price, mode)
-        found.append(Avoided(cause, documents, requests, input_tokens, usd))
+        if documents:
+            found.append(Avoided(cause, documents, requests, input_tokens, usd))
     return tuple(sorted(found, key=lambda each: (-each.usd, each.cause)))
 
 

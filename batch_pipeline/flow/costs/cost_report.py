@@ -112,6 +112,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         succeeded=state.succeeded,
         dead_letter=state.dead_letter,
         filtered=state.filtered,
+        reused=state.reused,
         batches=state.batches,
         retries=sums.retries,
         costs=Costs(
