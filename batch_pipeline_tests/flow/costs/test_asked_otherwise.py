@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,10 @@ def test_an_escalation_costs_its_answers_and_is_compared_with_the_stronger_model
     assert found.cascade.usd == sum(way.batch.expected for way in found.ways)
     state = run(pipeline, spec, PARTITION)
     report = build_report(pipeline, spec, state.night)
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, Decimal] = defaultdict(Decimal)
     at_first = Decimal(0)
     for usage in report.models:
-        spent[usage.model_id] += usage.usd  # type: ignore[assignment]
+        spent[usage.model_id] += usage.usd
         if usage.model_id == MODEL:
             at_first += usd(STRONG, usage.tokens.input_tokens, usage.tokens.output_tokens)
     after = row_of(report.avoided, "escalation")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.status import warnings
+from batch_pipeline.flow.status.batch_warnings import DAY, HOUR
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.flow.status.warnings import DAY, HOUR
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.flow.dataset.prepared_rows import (
