@@ -1,16 +1,22 @@
-"""(h) Preparing a night's input with and without each filter.
+"""(h) Preparing a night's input with and without each filter, and with near duplicates.
 
 One process prepares all pieces of the input, one after the other, as the processes of a pool do:
 start and imports are part of it. Each filter looks at every row, and every row is written, filtered
-or not.
+or not. Near duplicates are searched for in the signatures of all rows, once these are there.
+
+On a machine that others use too, compare CPU times; wall times and memory say little there.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from batch_pipeline.flow.dataset.near import twins
 from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
@@ -21,14 +27,22 @@ from benchmarks.measure import PYTHON, measured, parser, show
 
 # Documents of about 2.4 kB.
 WORDS = 365
+THRESHOLD = 0.9
+
+
+def _filters(**declared: Any) -> dict[str, Any]:
+    return {"filters": declared}
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "no filter": {},
-    "where: a length": {"where": "length(text) > 10"},
-    "where: words": {"where": "len(string_split(text, ' ')) > 3"},
-    "where: a pattern": {"where": "not regexp_matches(text, '[0-9]{9}|etaoin shrdlu')"},
-    "min_words, max_words": {"min_words": 3, "max_words": 1_000_000},
-    "languages": {"languages": ["en"]},
-    "all of them": {"where": "length(text) > 10", "min_words": 3, "languages": ["en"]},
+    "where: a length": _filters(where="length(text) > 10"),
+    "where: words": _filters(where="len(string_split(text, ' ')) > 3"),
+    "where: a pattern": _filters(where="not regexp_matches(text, '[0-9]{9}|etaoin shrdlu')"),
+    "min_words, max_words": _filters(min_words=3, max_words=1_000_000),
+    "languages": _filters(languages=["en"]),
+    "all of them": _filters(where="length(text) > 10", min_words=3, languages=["en"]),
+    "near duplicates": {"near_duplicates": {"threshold": THRESHOLD}},
 }
 
 
@@ -40,15 +54,23 @@ def prepare_all(source: str, way: str) -> None:
         prompt={"user": USER},
         model_id=MODEL,
         max_tokens=MAX_TOKENS,
-        filters=WAYS[way],
+        **WAYS[way],
     )
     declaration = Declaration.of(spec)
     filtered = items = 0
-    for number, piece in enumerate(pieces_of(find_sources(source, "all", {}))):
-        with tempfile.TemporaryDirectory() as folder:
-            done = prepare(number, piece, declaration, Path(folder), "none")
-        items += done.items
-        filtered += done.set_aside.total()
+    with tempfile.NamedTemporaryFile() as signatures:
+        for number, piece in enumerate(pieces_of(find_sources(source, "all", {}))):
+            with tempfile.TemporaryDirectory() as folder:
+                done = prepare(number, piece, declaration, Path(folder), "none")
+                if done.signatures is not None:
+                    with done.signatures.open("rb") as part:
+                        shutil.copyfileobj(part, signatures, 1 << 20)
+            items += done.items
+            filtered += done.set_aside.total()
+        signatures.flush()
+        if declaration.near_duplicates is not None:
+            found = twins.find(Path(signatures.name), THRESHOLD, np.empty(0, np.int64))
+            filtered += len(found.ordinals)
     print(f"{filtered:,} of {items:,} filtered")
 
 

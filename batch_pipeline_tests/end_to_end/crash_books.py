@@ -7,7 +7,8 @@ from the pipeline's word.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
@@ -15,21 +16,26 @@ from typing import Any
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.simulator.books.books import content_hash
+from batch_pipeline.simulator.books.books import Content, content_hash
+from batch_pipeline_tests.end_to_end import crash_thrift
 from batch_pipeline_tests.end_to_end.crash_processes import Work
 from batch_pipeline_tests.support import (
     MODEL,
-    PARTITION,
     by_id,
     results,
     submissions_of,
     takeovers_of,
 )
 
-Documents = list[dict[str, str | None]]
+Document = Mapping[str, Any]
+Documents = Sequence[Document]
+Row = Mapping[str, Any]
+Rows = Mapping[str, Row]
 
 BILLED = ("succeeded", "truncated", "refused", "invalid_output")
+NOT_ASKED = Content(accepted=0, billed=0, cost_usd=Decimal(0))
 
 
 @dataclass
@@ -53,15 +59,21 @@ class Figures:
     bought_twice_in_batches: int = 0
     calls_repeated: int = 0
     repeated_beside: int = 0
+    filtered: int = 0
+    reused: int = 0
+    near_duplicates: int = 0
+    escalated: int = 0
 
     def add(self, other: Figures) -> None:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-def check(sim: Simulator, work: Work, documents: Documents) -> Figures:
-    """Assert that a complete night is whole and was paid once; returns what it consisted of."""
-    return check_nights(sim, work.pipeline(), work.spec(), {PARTITION: documents}, work.queue)
+def check(sim: Simulator, work: Work, documents: Mapping[str, Documents]) -> Figures:
+    """Assert that complete nights are whole and were paid once; returns what they consisted of."""
+    return check_nights(
+        sim, work.pipeline(), work.spec(), documents, work.queue, thrifty=work.caching is not None
+    )
 
 
 def check_nights(
@@ -70,49 +82,20 @@ def check_nights(
     spec: JobSpec,
     documents: Mapping[str, Documents],
     queue: int,
+    *,
+    thrifty: bool = False,
 ) -> Figures:
     """Assert that complete nights are whole and were paid once, each document in one of them."""
-    books, contents = sim.books, sim.books.contents
-    twice = repeated = 0
-    repeated_usd = batch_usd = realtime_usd = Decimal(0)
-    for partition, expected in documents.items():
-        rows = by_id(results(pipeline, spec, partition))
-        assert set(rows) == {str(document["id"]) for document in expected}
-        for document in expected:
-            row = rows[str(document["id"])]
-            if document["text"] is None:
-                assert row["status"] == "invalid_input"
-                continue
-            if row["mode"] == "batch" and row["batch_id"] is None:
-                # A batch was refused for it: the API never took it in.
-                assert content_of(str(document["text"])) not in contents
-                assert (row["status"], row["cost_usd"]) == ("errored", 0)
-                continue
-            content = contents.pop(content_of(str(document["text"])))
-            once = int(row["status"] in BILLED)
-            if row["mode"] == "realtime":
-                twice += content.billed - content.billed_realtime
-                extra = content.billed_realtime - once
-                repeated += extra
-                repeated_usd += content.cost_usd * extra / max(content.billed, 1)
-            else:
-                twice += content.billed - once
-                assert not content.billed_realtime, "its batch had answered it"
-                assert content.accepted == row["attempt"], (row, content)
-        report = _report(pipeline, spec, partition)
-        assert report["items"] == len(expected) == sum(report["statuses"].values())
-        billed = sum((row["cost_usd"] for row in rows.values()), Decimal(0))
-        assert billed == report["actual_usd"]
-        assert report["unattributed_cost_usd"] == 0
-        batch_usd += report["batch_cost_usd"]
-        realtime_usd += report["realtime_cost_usd"]
-    assert not twice
-    assert not contents, "a request was sent that no document asked for"
+    books = sim.books
+    asked = _Asked(books.contents, content_hash, thrifty=thrifty)
+    asked.look_at({night: by_id(results(pipeline, spec, night)) for night in documents}, documents)
     assert books.highest_queue <= queue
     assert books.foreign_touched == {}
-    assert batch_usd == books.batch_cost_usd
-    assert realtime_usd == books.realtime_cost_usd - repeated_usd
+    reports = [_check_report(pipeline, spec, night, documents[night]) for night in documents]
+    asked.check_bills(reports)
     submissions = submissions_of(pipeline)
+    tokens = {name: sum(each.tokens[name] for each in submissions) for name in TOKENS}
+    _check_tokens(books.billed_tokens, tokens, exactly=not asked.repeated)
     taken_over = takeovers_of(pipeline)
     pipeline.ledger.close()
     assert not any(submission.duplicate for submission in submissions)
@@ -124,10 +107,155 @@ def check_nights(
         faults=sum(books.faults.values()),
         foreign_batches=books.foreign_batches_created,
         taken_over=len(taken_over),
-        bought_twice_in_batches=twice,
-        calls_repeated=repeated,
+        bought_twice_in_batches=asked.twice,
+        calls_repeated=asked.repeated,
         repeated_beside=len(books.bought_again),
+        **asked.saved,
     )
+
+
+class _Asked:
+    """What rows say of the requests that they asked for, beside what the books say of these.
+
+    `key` makes the key of a request in the books of its parameters.
+    """
+
+    def __init__(
+        self,
+        contents: dict[str, Content],
+        key: Callable[[dict[str, Any]], str],
+        *,
+        thrifty: bool,
+    ) -> None:
+        self._contents, self._key = contents, key
+        self._ways_of = crash_thrift.asked_as if thrifty else plainly_asked
+        self._thrifty = thrifty
+        self.twice = self.repeated = 0
+        # Models of which a call was billed twice: the report has less of them than the books.
+        self._repeated_models: set[str] = set()
+        self._usd: dict[str, Decimal] = defaultdict(Decimal)
+        self.saved = {"filtered": 0, "reused": 0, "near_duplicates": 0, "escalated": 0}
+
+    def look_at(self, rows: Mapping[str, Rows], documents: Mapping[str, Documents]) -> None:
+        """Assert that all documents have their rows, and each request was bought for one of them.
+
+        `rows` and `documents` are by night, in their order.
+        """
+        bought: dict[str, tuple[list[dict[str, Any]], list[Row]]] = {}
+        for night, expected in documents.items():
+            assert set(rows[night]) == {str(document["id"]) for document in expected}
+            for document in expected:
+                row = rows[night][str(document["id"])]
+                if document["text"] is None:
+                    assert row["status"] == "invalid_input"
+                elif not self._is_free(row, document, rows):
+                    ways = self._ways_of(document)
+                    bought.setdefault(self._key(ways[0]), (ways, []))[1].append(row)
+        for ways, of_rows in bought.values():
+            self._check_bought(ways, of_rows)
+        assert not self._contents, "a request was sent that no document asked for"
+        assert not self.twice
+        assert self.saved["escalated"] <= crash_thrift.MAX_SHARE * len(bought)
+
+    def _is_free(self, row: Row, document: Document, rows: Mapping[str, Rows]) -> bool:
+        """Whether a row has no answer of its own; asserts that it says why."""
+        reason = crash_thrift.why_filtered(document) if self._thrifty else None
+        assert row["error_type"] == reason if row["status"] == "filtered" else reason is None
+        if reason is not None:
+            assert row["cost_usd"] is None or not row["cost_usd"]
+            self.saved["filtered"] += 1
+            return True
+        if row["mode"] != "reused":
+            assert row["answered_by"] is None
+            return False
+        assert not any(row[name] for name in ("cost_usd", *TOKENS))
+        kind, _, name = row["answered_by"].partition(":")
+        if kind == "id":
+            assert name == crash_thrift.leader_of(document)
+            [source] = [of_night[name] for of_night in rows.values() if row in of_night.values()]
+            self.saved["near_duplicates"] += 1
+        else:
+            source = rows[name][str(document["id"])]
+            assert source["mode"] != "reused"
+            self.saved["reused"] += 1
+        assert source["status"] == row["status"] == "succeeded"
+        assert source["parsed"] == row["parsed"]
+        return True
+
+    def _check_bought(self, ways: list[dict[str, Any]], rows: list[Row]) -> None:
+        """Assert that the rows of one document, of several nights, paid for what was bought."""
+        found = [(way["model"], self._contents.pop(self._key(way), NOT_ASKED)) for way in ways]
+        last = rows[-1]
+        if all(row["mode"] == "batch" and row["batch_id"] is None for row in rows):
+            # A batch was refused for it: the API never took it in.
+            assert not any(content.accepted for _, content in found)
+            assert (last["status"], last["cost_usd"]) == ("errored", 0)
+            return
+        self.saved["escalated"] += self._thrifty and bool(found[-1][1].accepted)
+        called = 0
+        for model, content in found:
+            in_batches = content.billed - content.billed_realtime
+            # One way was answered as its row says. Of several each is answered at most once.
+            once = int(last["status"] in BILLED) if len(ways) == 1 else min(1, content.billed)
+            if content.billed_realtime:
+                self.twice += in_batches
+                repeated = content.billed_realtime - once
+                called += content.billed_realtime
+                self.repeated += repeated
+                self._repeated_models |= {model} if repeated else set()
+            else:
+                self.twice += in_batches - once
+            self._usd[model] += content.cost_usd
+        modes = {row["mode"] for row in rows}
+        assert called == 0 or "realtime" in modes or len(ways) > 1, "its batch had answered it"
+        attempts = sum(row["attempt"] for row in rows)
+        if modes == {"batch"} and not called:
+            accepted = [content.accepted for _, content in found]
+            # The row of a first answer that stands does not count what was asked in vain.
+            in_vain = accepted[-1] if len(ways) > 1 and last["model"] == ways[0]["model"] else 0
+            assert sum(accepted) - in_vain == attempts, (rows, found)
+        paid = sum((row["cost_usd"] for row in rows), Decimal(0))
+        usd = sum((content.cost_usd for _, content in found), Decimal(0))
+        if self._repeated_models.isdisjoint(way["model"] for way in ways):
+            assert paid == usd, (rows, found)
+        assert paid <= usd
+
+    def check_bills(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Assert that the reports have all that was billed, each model what is its own."""
+        told: dict[str, Decimal] = defaultdict(Decimal)
+        for usage in (usage for report in reports for usage in report["models"]):
+            told[usage["model_id"]] += usage["cost_usd"]
+        for model, usd in self._usd.items():
+            assert told[model] <= usd
+            assert model in self._repeated_models or told[model] == usd, (model, told, self._usd)
+        assert sum(told.values()) == sum(report["actual_usd"] for report in reports)
+
+
+def _check_report(
+    pipeline: Pipeline, spec: JobSpec, night: str, documents: Documents
+) -> dict[str, Any]:
+    """Assert that a night's report is that of its rows; returns it."""
+    report = _report(pipeline, spec, night)
+    assert report["items"] == len(documents) == sum(report["statuses"].values())
+    billed = sum((row["cost_usd"] or 0 for row in results(pipeline, spec, night)), Decimal(0))
+    assert billed == report["actual_usd"]
+    assert report["unattributed_cost_usd"] == 0
+    ceiling = spec.budget.max_usd_per_partition
+    assert ceiling is None or billed <= ceiling
+    return report
+
+
+def _check_tokens(billed: Mapping[str, int], told: Mapping[str, int], *, exactly: bool) -> None:
+    """Assert that the ledger has the tokens of the books: no more where calls were repeated."""
+    written = told["cache_write_5m_tokens"] + told["cache_write_1h_tokens"]
+    pairs = [
+        (billed["input_tokens"], told["input_tokens"]),
+        (billed["output_tokens"], told["output_tokens"]),
+        (billed["cache_creation_input_tokens"], written),
+        (billed["cache_read_input_tokens"], told["cache_read_tokens"]),
+    ]
+    for in_books, in_ledger in pairs:
+        assert in_ledger == in_books if exactly else in_ledger <= in_books
 
 
 def _report(pipeline: Pipeline, spec: JobSpec, partition: str) -> dict[str, Any]:
@@ -138,12 +266,8 @@ def _report(pipeline: Pipeline, spec: JobSpec, partition: str) -> dict[str, Any]
     return report
 
 
-def content_of(text: str) -> str:
-    """The key of a document's request in the books."""
-    return content_hash(
-        {
-            "model": MODEL,
-            "max_tokens": 4_000,
-            "messages": [{"role": "user", "content": f"Sum up: {text}"}],
-        }
-    )
+def plainly_asked(document: Document) -> list[dict[str, Any]]:
+    """The parameters of the one request of a document of a plain job."""
+    content = f"Sum up: {document['text']}"
+    messages = [{"role": "user", "content": content}]
+    return [{"model": MODEL, "max_tokens": 4_000, "messages": messages}]

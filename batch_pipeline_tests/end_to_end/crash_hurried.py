@@ -18,6 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from batch_pipeline.errors import LedgerError
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check
@@ -25,10 +26,11 @@ from batch_pipeline_tests.end_to_end.crash_nights import (
     HOSTILE,
     HOSTILE_RECONCILE_SECONDS,
     a_night,
+    caching_of,
     pursued,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, Work
-from batch_pipeline_tests.support import PARTITION, set_deadline, submissions_of, takeovers_of
+from batch_pipeline_tests.support import set_deadline, submissions_of, takeovers_of
 
 _CALLS = Faults.of(
     messages={
@@ -95,13 +97,19 @@ def _hunted(
     ledger_url: str | None,
 ) -> Figures:
     dice = random.Random(seed)
-    with a_night(folder, HOSTILE_BOTH_WAYS, items=items, turnaround=0.4, seed=seed) as found:
+    with a_night(
+        folder,
+        HOSTILE_BOTH_WAYS,
+        items=items,
+        turnaround=0.4,
+        seed=seed,
+        caching=caching_of(seed),
+    ) as found:
         sim, planned, rows = found
         sim.set_latency(LATENCY_SECONDS)
         work = replace(
             planned,
             mode=mode,
-            pilot=6,
             queue=QUEUE,
             pilot_via=dice.choice(["realtime", "batch"]),
             concurrency=CONCURRENCY,
@@ -153,8 +161,10 @@ class _Watcher:
     def __init__(self, sim: Simulator, work: Work, dice: random.Random) -> None:
         self._sim = sim
         self._pipeline = work.pipeline()
-        # A pilot's batch is alone there.
-        self._wanted = 1 if work.pilot_via == "batch" else dice.randrange(1, 5)
+        # A pilot's batch is alone there, and so is one that warms the prompt cache up.
+        alone = work.pilot_via == "batch" or work.caching == "auto"
+        self._wanted = 1 if alone else dice.randrange(1, 5)
+        self._late: set[int] = set()
         self._late_at: float | None = None
         # In some nights batches end while they are being taken over.
         self._released_after = dice.choice([HURRY_SECONDS, HURRY_SECONDS, dice.uniform(0.0, 2.0)])
@@ -170,14 +180,20 @@ class _Watcher:
             unproven = [s for s in under_way if s.state is not State.ACCEPTED]
             assert not taken & {s.id for s in unproven}, "taken over, whosever it is"
             some = len(under_way) > len(unproven) and len(under_way) >= self._wanted
-            if self._late_at is None and some:
+            for night in {s.night_id for s in under_way if some} - self._late:
                 # As nobody has seen one end, a batch is expected to take an hour.
-                set_deadline(self._pipeline, PARTITION, HURRY_SECONDS)
+                self._make_late(night)
                 self._late_at = now
         except (LedgerError, sa.exc.DBAPIError):
             # Its connections are cut like those of the others.
             return
         self._set_pace(now, still=bool(unproven) and len(unproven) == len(live))
+
+    def _make_late(self, night_id: int) -> None:
+        with self._pipeline.ledger.read() as connection:
+            night = nights.get_night(connection, night_id)
+        set_deadline(self._pipeline, night.partition, HURRY_SECONDS)
+        self._late.add(night_id)
 
     def _set_pace(self, now: float, *, still: bool) -> None:
         self._still_since = (self._still_since or now) if still else None

@@ -6,13 +6,14 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.databases import cut_connections
+from batch_pipeline_tests.end_to_end import crash_thrift
 from batch_pipeline_tests.end_to_end.crash_books import Documents, Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import PARTITION, documents, make_late, write_rows
@@ -79,11 +80,24 @@ MOST_RUNS = 40
 
 @contextmanager
 def a_night(
-    folder: Path, faults: Faults, *, items: int, turnaround: float = 0.0, seed: int = 0
-) -> Iterator[tuple[Simulator, Work, Documents]]:
-    """A simulator, and the work on a night of so many documents and one that cannot be sent."""
+    folder: Path,
+    faults: Faults,
+    *,
+    items: int,
+    turnaround: float = 0.0,
+    seed: int = 0,
+    caching: str | None = None,
+) -> Iterator[tuple[Simulator, Work, Mapping[str, Documents]]]:
+    """A simulator, and the work on a night of so many documents and one that cannot be sent.
+
+    With `caching` the two nights of `crash_thrift`.
+    """
     folder.mkdir(parents=True)
-    rows: Documents = [*documents(items), {"id": "no text", "text": None}]
+    rows = {PARTITION: documents(items)}
+    if caching is not None:
+        rows = crash_thrift.documents_of(crash_thrift.NIGHTS)
+    for of_night in rows.values():
+        of_night.append({"id": "no text", "text": None})
     with running_simulator(turnaround=turnaround, seed=seed, faults=faults) as sim:
         work = Work(
             url=sim.url,
@@ -94,8 +108,10 @@ def a_night(
             queue=20,
             lease_seconds=0.3,
             reconcile_seconds=0.3,
+            caching=caching,
         )
-        write_rows(work.source, rows)
+        for night, of_night in rows.items():
+            write_rows(work.source(night), of_night)
         yield sim, work, rows
 
 
@@ -173,6 +189,12 @@ def taken_over(
         return figures, points
 
 
+def caching_of(seed: int) -> str | None:
+    """Every second night that is hunted declares all of `crash_thrift`, in turn with each way of
+    caching."""
+    return {1: "auto", 3: "5m"}.get(seed % 4)
+
+
 def hunted(
     forks: Forks, folder: Path, seed: int, *, blows: int, ledger_url: str | None = None
 ) -> Figures:
@@ -182,10 +204,11 @@ def hunted(
     started again, as a person would. The blows stop once the night is complete.
     """
     dice = random.Random(seed)
-    with a_night(folder, HOSTILE, items=60, turnaround=0.4, seed=seed) as (sim, planned, rows):
+    with a_night(
+        folder, HOSTILE, items=60, turnaround=0.4, seed=seed, caching=caching_of(seed)
+    ) as (sim, planned, rows):
         work = replace(
             planned,
-            pilot=6,
             pilot_via=dice.choice(["realtime", "batch"]),
             lease_seconds=HOSTILE_LEASE_SECONDS,
             reconcile_seconds=HOSTILE_RECONCILE_SECONDS,

@@ -23,7 +23,7 @@ from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline_tests.end_to_end import crash_points
+from batch_pipeline_tests.end_to_end import crash_points, crash_thrift
 from batch_pipeline_tests.support import PARTITION, job, settings
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +49,19 @@ class Work:
     concurrency: int = 20
     # Whether what is at the API is waited for.
     wait: bool = True
+    # With a value of `caching` two nights of a job that declares all of `crash_thrift`.
+    caching: str | None = None
 
     @property
     def home(self) -> Path:
         return Path(self.folder, "home")
 
     @property
-    def source(self) -> Path:
-        return Path(self.folder, "input.jsonl")
+    def nights(self) -> tuple[str, ...]:
+        return (PARTITION,) if self.caching is None else crash_thrift.NIGHTS
+
+    def source(self, night: str) -> Path:
+        return Path(self.folder, f"{night}.jsonl")
 
     @property
     def log(self) -> Path:
@@ -66,8 +71,12 @@ class Work:
         return Path(self.folder, f"{name}.trace")
 
     def spec(self) -> JobSpec:
+        source, thrift = self.source(PARTITION), {}
+        if self.caching is not None:
+            source, thrift = self.source("{partition}"), crash_thrift.declared(self.caching)
         return job(
-            self.source,
+            source,
+            **thrift,
             mode=self.mode,
             deadline="8h" if self.mode == "auto" else None,
             realtime={"concurrency": self.concurrency, "checkpoint_every": 5},
@@ -75,6 +84,7 @@ class Work:
             pilot={
                 "size": self.pilot,
                 "via": self.pilot_via,
+                "seed": crash_thrift.PILOT_SEED,
                 "max_error_rate": 1,
                 "max_truncated_rate": 1,
             },
@@ -174,9 +184,12 @@ def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
     if trace is not None:
         crash_points.install(crash_points.Points(work.trace(trace), fatal))
     pipeline, spec = work.pipeline(), work.spec()
-    state = run(pipeline, spec, PARTITION, wait=work.wait)
-    write_report(pipeline, spec, state.night)
-    return COMPLETE if state.complete else NOT_COMPLETE
+    complete = True
+    for night in work.nights:
+        state = run(pipeline, spec, night, wait=work.wait)
+        write_report(pipeline, spec, state.night)
+        complete &= state.complete
+    return COMPLETE if complete else NOT_COMPLETE
 
 
 if __name__ == "__main__":

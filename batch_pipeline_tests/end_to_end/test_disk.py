@@ -147,8 +147,8 @@ def test_a_power_cut_takes_nothing_back_that_the_ledger_speaks_of(
     carry_out(work)
     check(night.sim, work, night.rows)
     # Everything is built anew: files go, others come.
-    night.rows.pop()
-    write_rows(work.source, night.rows)
+    night.rows[PARTITION].pop()
+    write_rows(work.source(PARTITION), night.rows[PARTITION])
     carry_out(work)
     assert durability.commits > 20
     assert durability.files_checked > 100

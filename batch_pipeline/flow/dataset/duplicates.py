@@ -71,6 +71,7 @@ def note_repeats(
         if connection.execute("FROM repeated_ids LIMIT 1").fetchall():
             found = list(joins.batches(connection, _DUPLICATE_IDS))
             _refuse_duplicate_ids(found, lines_before, spec, partition)
+        filtered = connection.execute(_AVOIDED.format(**names)).fetchall() if filters else []
         count = size = 0
         path = folder / decisions.FILE_NAME
         with pq.ParquetWriter(path, decisions.SCHEMA, compression="zstd") as writer:
@@ -82,7 +83,6 @@ def note_repeats(
             if before.num_rows:
                 for batch in joins.batches(connection, _ASKED_BEFORE):
                     writer.write_batch(batch.cast(decisions.SCHEMA))
-        filtered = connection.execute(_AVOIDED.format(**names)).fetchall() if filters else []
     avoided = {
         f"filter:{reason}": {"documents": requests, "bytes": int(saved)}
         for reason, requests, saved in filtered

@@ -65,7 +65,8 @@ def each_part(connection: duckdb.DuckDBPyConnection, layers: Layers, items: int)
     several together.
 
     A join with a whole snapshot would hold all of it: DuckDB cannot know how large it is, and
-    builds on it. `items` is the number of rows in all layers.
+    builds on it. `items` is the number of rows in all layers. The table is gone at the end: what
+    was left of it would be its last part.
     """
     _add_newer(connection, layers, "snapshot")
     count = sum(len(paths) for _, paths in layers)
@@ -76,6 +77,7 @@ def each_part(connection: duckdb.DuckDBPyConnection, layers: Layers, items: int)
             joins.add_files(connection, "snapshot_rows", some, SCHEMA)
             connection.execute(_CURRENT.format("snapshot"))
             yield
+    connection.execute("DROP VIEW IF EXISTS snapshot")
 
 
 def _add_newer(connection: duckdb.DuckDBPyConnection, layers: Layers, name: str) -> None:

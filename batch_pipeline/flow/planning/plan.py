@@ -266,7 +266,8 @@ def plan_pilot(
         if pairs:
             units.release_twins()
             wanted = {unit for pair in pairs for unit in pair} - set(table["unit"].to_pylist())
-            table = pa.concat_tables([table, units.of(sorted(wanted))])
+            # A shard's inputs are read in the order of the snapshot.
+            table = pa.concat_tables([table, units.of(sorted(wanted))]).sort_by("ordinal")
     return _add_pilot(pipeline, seen, spec, bounds, table)
 
 

@@ -7,6 +7,7 @@ the whole night, when it is planned.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import pyarrow as pa
@@ -37,9 +38,10 @@ class Escalating:
         names = ("variant", "route", "request_bytes", "optional")
         columns = (manifest.column(name).to_pylist() for name in names)
         self._variants, self._routes, self._sizes, self._optional = columns
-        # Failed answers beyond this number are more than can be escalated.
+        # Failed answers beyond this number are more than can be escalated. Rounded up: a night
+        # may be cut into submissions of two requests, and the share is of the night.
         share = 0.0 if retry.escalate is None else retry.escalate.max_share
-        self._most = int(share * manifest.num_rows)
+        self._most = ceil(share * manifest.num_rows - 1e-9)
         self._failed = self.unjudged = 0
 
     def is_optional(self, number: int) -> bool:

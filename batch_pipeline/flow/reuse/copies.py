@@ -45,6 +45,12 @@ log = get_logger(__name__)
 
 # The begin of the names of files of copied answers; no token of a submission is like it.
 FILE_PREFIX = "reused-"
+# What a copy has of its answer.
+_KEPT = (
+    "status", "content", "parsed", "stop_reason", "model", "attempt", "batch_id", "custom_id",
+    "simulated",
+)  # fmt: skip
+_FREE = "0::DECIMAL(18, 12)"
 
 # A unit may have been answered twice, where a shard was.
 _PICK = f"""
@@ -55,20 +61,33 @@ _PICK = f"""
         WHERE {REUSABLE} GROUP BY e.unit
 """  # noqa: S608  # made of constants
 _TAKE = "DELETE FROM wanted WHERE unit IN (SELECT unit FROM picked)"
+
+
+def columns(**own: str) -> str:
+    """The columns of a copy of the answer `a`, as SQL: what it says is kept, and nothing of it is
+    paid again. `own` are the expressions of what is the copy's own."""
+    found = dict.fromkeys(ANSWERS_SCHEMA.names, "NULL")
+    found |= dict.fromkeys(TOKENS, "0") | dict.fromkeys(("cost_usd", "other_way_usd"), _FREE)
+    found |= {"final": "true", "counted": "false", "mode": f"'{REUSED}'"}
+    found |= {name: f"a.{name}" for name in _KEPT} | own
+    return ", ".join(f"{expression} AS {name}" for name, expression in found.items())
+
+
 # The side with the answers' texts is the probe side: DuckDB holds the other one.
-_COPIES = f"""
-    SELECT e.unit, true AS final, false AS counted, p.id, e.status, e.content, e.parsed,
-           e.stop_reason, NULL AS error_type, NULL AS error_message, e.model,
-           {", ".join(f"0 AS {name}" for name in TOKENS)}, 0::DECIMAL(18, 12) AS cost_usd,
-           e.attempt, '{REUSED}' AS mode, e.batch_id, e.custom_id, p.fingerprint, e.simulated,
-           k.at AS collected_at, k.answered_by, 0::DECIMAL(18, 12) AS other_way_usd,
-           NULL AS route, NULL AS variant, NULL AS escalate
-    FROM earlier e
-    JOIN picked p ON p.unit = e.unit AND p.custom_id = e.custom_id
+_COPY_COLUMNS = columns(
+    unit="a.unit",
+    id="p.id",
+    fingerprint="p.fingerprint",
+    collected_at="k.at",
+    answered_by="k.answered_by",
+)
+_SELECT_COPIES = f"""
+    SELECT {_COPY_COLUMNS}
+    FROM earlier a
+    JOIN picked p ON p.unit = a.unit AND p.custom_id = a.custom_id
     CROSS JOIN constants k
     WHERE {REUSABLE}
 """  # noqa: S608
-_SELECT_COPIES = f"SELECT {', '.join(ANSWERS_SCHEMA.names)} FROM ({_COPIES})"  # noqa: S608
 
 
 @dataclass(frozen=True)

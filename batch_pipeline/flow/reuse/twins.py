@@ -21,10 +21,9 @@ from batch_pipeline.flow.planning.open_units import open_units
 from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.reuse import copies
-from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, parquet_writer
+from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, parquet_writer
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.safe_text import get_logger
 
 if TYPE_CHECKING:
@@ -39,20 +38,17 @@ _PICK = f"""
         FROM answers a SEMI JOIN held h ON h.leader_unit = a.unit
         WHERE a.final AND a.status = '{Status.SUCCEEDED}' GROUP BY a.unit
 """  # noqa: S608  # made of constants
-_COPIES = f"""
-    SELECT h.unit, true AS final, false AS counted, h.id, a.status, a.content, a.parsed,
-           a.stop_reason, NULL AS error_type, NULL AS error_message, a.model,
-           {", ".join(f"0 AS {name}" for name in TOKENS)}, 0::DECIMAL(18, 12) AS cost_usd,
-           a.attempt, '{REUSED}' AS mode, a.batch_id, a.custom_id, NULL AS fingerprint,
-           a.simulated, k.at AS collected_at, 'id:' || h.leader_id AS answered_by,
-           0::DECIMAL(18, 12) AS other_way_usd
+_COPY_COLUMNS = copies.columns(
+    unit="h.unit", id="h.id", collected_at="k.at", answered_by="'id:' || h.leader_id"
+)
+_SELECT_COPIES = f"""
+    SELECT {_COPY_COLUMNS}
     FROM answers a
     JOIN picked p ON p.unit = a.unit AND p.custom_id = a.custom_id
     JOIN held h ON h.leader_unit = a.unit
     CROSS JOIN constants k
     WHERE a.final AND a.status = '{Status.SUCCEEDED}'
 """  # noqa: S608
-_SELECT_COPIES = f"SELECT {', '.join(ANSWERS_SCHEMA.names)} FROM ({_COPIES})"  # noqa: S608
 _SUMS = """
     SELECT count(*), coalesce(sum(request_bytes), 0)
     FROM held h SEMI JOIN picked p ON p.unit = h.leader_unit

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow import redrive, steps
-from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow import joins, redrive, steps
+from batch_pipeline.flow.dataset import input_dataset, layers
+from batch_pipeline.flow.dataset import snapshot as snapshots_of_rows
+from batch_pipeline.flow.dataset.layers import layers_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
@@ -107,6 +109,35 @@ def test_each_row_is_set_aside_by_the_first_filter_that_it_does_not_pass(
         "filter:language:de": 1, "filter:max_words": 1, "filter:min_words": 1, "filter:where": 1,
     }  # fmt: skip
     assert snapshot.units == 40
+
+
+def test_what_filters_avoid_is_counted_over_all_parts_beside_identical_requests(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GROUP_ROWS", "PART_ROWS"):
+        monkeypatch.setattr(snapshots_of_rows, name, 4)
+    monkeypatch.setattr(layers, "MOST_TOGETHER", 1)
+    rows = [
+        row(f"{name} {n}", text)
+        for n in range(10)
+        for name, text in (("same", ENGLISH), ("good", f"{ENGLISH} {n}"), ("short", f"{n} words"))
+    ]
+    spec = job(write_rows(tmp_path / "in.jsonl", rows), filters={"min_words": 5})
+    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    taken = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
+    assert taken.parts > 5
+    whole = layers_of(pipeline.files, taken)
+    with joins.tables(pipeline.files, {}) as connection:
+        layers.add_table(connection, whole)
+        query = "SELECT sum(request_bytes) FROM snapshot WHERE {}"
+        short, same = (
+            int(connection.execute(query.format(where)).fetchall()[0][0])
+            for where in ("status = 'filtered'", "starts_with(id, 'same')")
+        )
+    assert taken.avoided == {
+        "filter:min_words": {"documents": 10, "bytes": short},
+        "duplicates": {"documents": 9, "bytes": same // 10 * 9},
+    }
 
 
 @pytest.mark.parametrize(("failing", "stops"), [(2, False), (3, True)])

@@ -208,6 +208,23 @@ def test_failures_come_before_unsure_answers_and_no_more_than_the_share(
     assert sum(row["cost_usd"] for row in found) == spent(sim)
 
 
+def test_failures_within_the_share_do_not_open_the_breaker_of_a_night_in_small_batches(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rows_ = [{**row, "kind": "letter" if n % 5 else "short"} for n, row in enumerate(documents(20))]
+    spec = escalating(
+        write_rows(tmp_path / "in.jsonl", rows_),
+        output_schema=SCHEMA,
+        routes=[{"where": "kind = 'short'", "max_tokens": 1}],
+        escalate={"max_share": 0.25},
+        limits={"max_requests_per_batch": 2},
+        alerts={"after_items": 4},
+    )
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 20}
+    assert sim.books.accepted_requests == 24
+
+
 def test_an_escalation_without_budget_leaves_the_first_answer(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from batch_pipeline.flow.dataset import layers, snapshot
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.reuse import copies
@@ -30,6 +31,14 @@ pytest.importorskip("rensa")
 
 FORMS = 100
 WORDS = ["".join(random.Random(n).choices("abcdefghij", k=6)) for n in range(2_000)]
+
+
+@pytest.fixture(autouse=True)
+def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots of these small nights have several parts, as those of large ones have."""
+    for name in ("GROUP_ROWS", "PART_ROWS"):
+        monkeypatch.setattr(snapshot, name, 30)
+    monkeypatch.setattr(layers, "MOST_TOGETHER", 2)
 
 
 def _answer(kind: dict[str, Any]) -> dict[str, Any]:
