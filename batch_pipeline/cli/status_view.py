@@ -11,7 +11,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
-from batch_pipeline.flow.status.warnings import NightWarning
+from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert

@@ -5,7 +5,7 @@ User data is never read as markup: an id may hold brackets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from rich import box
@@ -13,9 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from batch_pipeline.reporting.avoided import Avoided, total_usd
 from batch_pipeline.safe_text import redacted, visible
-from batch_pipeline.wording import usd
 
 SIMULATED = "[bold yellow]simulated: no money was spent, the answers are made up[/]"
 
@@ -55,27 +53,6 @@ def facts_table() -> Table:
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    return table
-
-
-def avoided_table(found: Sequence[Avoided]) -> Table:
-    """What is not bought, by cause, with the sum."""
-    table = plain_table()
-    table.add_column("not asked", overflow="fold")
-    for name in ("documents", "requests", "input tokens", "USD"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in found:
-        counts = (each.documents, each.requests, each.input_tokens)
-        table.add_row(each.label, *(f"{count:,}" for count in counts), usd(each.usd))
-    if len(found) > 1:
-        sums = (
-            sum(counts)
-            for counts in zip(
-                *((each.documents, each.requests, each.input_tokens) for each in found),
-                strict=True,
-            )
-        )
-        table.add_row("all", *(f"{count:,}" for count in sums), usd(total_usd(found)))
     return table
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.costs import estimate
+from batch_pipeline.flow.costs import estimate, estimate_json
 from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
@@ -144,7 +144,7 @@ def _as_it_is(pipeline: Pipeline, night: Night) -> tuple[Night, Snapshot | None,
 
 def keep_estimate(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
     """Record what the night is expected to cost, for the report to compare it with the bill."""
-    expected = estimate.as_json(estimate.expectation(pipeline, spec, night, snapshot))
+    expected = estimate_json.as_json(estimate.expectation(pipeline, spec, night, snapshot))
     with pipeline.ledger.write() as connection:
         if nights.get_night(connection, night.id).snapshot_id == snapshot.id:
             nights.update_night(connection, night.id, estimate=expected)

@@ -102,8 +102,9 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
 
 
 def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | float]:
-    """What is not asked, by cause, with what it is expected to save."""
+    """What the declaration saves, by cause, as expected; what depends on the pilot is left out."""
     rows = [] if found is None else found.get("avoided", [])
+    rows = [row for row in rows if not row.get("conditional")]
     if not rows:
         return {}
     lines = [
@@ -111,7 +112,7 @@ def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | fl
         f"| {row['input_tokens']:,} | {usd(Decimal(str(row['avoided_usd'])))} |"
         for row in rows
     ]
-    head = ["| not asked | documents | requests | input tokens | USD |", "|---|--:|--:|--:|--:|"]
+    head = ["| saved by | documents | requests | input tokens | USD |", "|---|--:|--:|--:|--:|"]
     return {
         "avoided": dg.MetadataValue.md("\n".join([*head, *lines])),
         "avoided_usd": round(sum(row["avoided_usd"] for row in rows), 6),

@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.pricing.tokens import TokenUsage
-from batch_pipeline.reporting.avoided import Avoided, total_usd
+from batch_pipeline.reporting.avoided import Avoided, Cascade, total_usd
 from batch_pipeline.reporting.difference import Difference
 from batch_pipeline.reporting.distribution import Distribution
 
@@ -259,7 +259,8 @@ class Report:
     billed answers. `differences` are from what was foreseen, the earliest first. `trend` are the
     job's latest nights under the account up to this one, oldest first. `estimated_cost_usd` is what
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
-    `avoided` is what documents would have cost that were not asked, by cause, and in none either.
+    `avoided` is what each part of the declaration saves, and in none either; `cascade` what the
+    escalation came to, None where none is declared.
     `caching` is None where no prompt cache was asked for.
     """
 
@@ -275,6 +276,7 @@ class Report:
     succeeded: int
     dead_letter: int
     filtered: int
+    reused: int
     batches: int
     retries: int
     costs: Costs
@@ -300,12 +302,13 @@ class Report:
     caching: Caching | None = None
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
+    cascade: Cascade | None = None
     # Requests whose first answer stands although it was to be escalated, by cause.
     not_escalated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def avoided_usd(self) -> Decimal:
-        """What the documents would have cost that were not asked, as expected."""
+        """What all parts of the declaration save together."""
         return total_usd(self.avoided)
 
     @property

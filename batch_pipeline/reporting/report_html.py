@@ -130,13 +130,19 @@ def _billed_bars(report: Report) -> list[Bar]:
 
 
 def _unspent_bars(report: Report) -> list[Bar]:
-    """What asking every document in real time would have cost: what was billed of it, what batches
-    saved of it, and what each cause avoided."""
+    """What asking every document in real time, as the job's own model is asked, would have cost:
+    what was billed of it, what batches saved of it, and what each cause avoided. What a cause costs
+    more is part of what was billed: its bar says so."""
     costs = report.costs
     parts = [("Billed", costs.billed_usd, "batch")]
     parts.append(("Half price of batches", max(costs.savings_usd, Decimal(0)), "counterfactual"))
-    parts += [(each.label, each.usd, "avoided") for each in report.avoided]
-    whole = sum((amount for _, amount, _ in parts), Decimal(0))
+    parts += [
+        (each.label, each.usd, "avoided")
+        if each.usd >= 0
+        else (f"{each.label} cost more", -each.usd, "more")
+        for each in report.avoided
+    ]
+    whole = sum((amount for _, amount, kind in parts if kind != "more"), Decimal(0))
     return [Bar(label, usd(amount), _width(amount, whole), kind) for label, amount, kind in parts]
 
 

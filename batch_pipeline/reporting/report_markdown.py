@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batch_pipeline.reporting.avoided import asked_otherwise, not_asked, total_usd
 from batch_pipeline.reporting.report import Caching, DeadlineCost, Report
 from batch_pipeline.wording import (
     clipped,
@@ -83,11 +84,16 @@ def _deadline(deadline: DeadlineCost) -> str:
 
 
 def _avoided(report: Report) -> list[str]:
-    """What documents would have cost that were not asked."""
-    if not report.avoided:
-        return []
-    count = sum(each.documents for each in report.avoided)
-    return [f"| Avoided: {count:,} documents not asked | {usd(report.avoided_usd)} |"]
+    """What documents would have cost that were not asked, and what is saved by asking others
+    otherwise."""
+    found = []
+    if dropped := not_asked(report.avoided):
+        count = sum(each.documents for each in dropped)
+        found.append(f"| Avoided: {count:,} documents not asked | {usd(total_usd(dropped))} |")
+    if otherwise := asked_otherwise(report.avoided):
+        names = ", ".join(each.label for each in otherwise)
+        found.append(f"| Saved by {names} | {usd(total_usd(otherwise))} |")
+    return found
 
 
 def _estimate(report: Report) -> list[str]:

@@ -15,7 +15,7 @@ from batch_pipeline.flow import steps
 from batch_pipeline.flow.outcomes import is_storm
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.flow.status import night_state, warnings
+from batch_pipeline.flow.status import batch_warnings, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import nights
@@ -109,7 +109,7 @@ def test_the_pauses_double_and_are_told(
     assert found.kind is Kind.BACKING_OFF
     assert "what failed is asked again at " in found.reason
     with pipeline.ledger.write() as connection:
-        since = state.at - warnings.DAY - 60
+        since = state.at - batch_warnings.DAY - 60
         nights.update_night(connection, state.night.id, storm_since=since)
     state = run(pipeline, spec, PARTITION, wait=False)
     [warning] = [w for w in warnings.of(state, AlertsSpec()) if w.code == "api_storm"]

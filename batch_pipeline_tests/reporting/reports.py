@@ -41,6 +41,7 @@ REPORT = Report(
     succeeded=11_750,
     dead_letter=250,
     filtered=0,
+    reused=0,
     batches=2,
     retries=310,
     costs=Costs(

@@ -12,12 +12,12 @@ from rich.table import Table
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
-from batch_pipeline.cli.tables import SafeConsole, avoided_table, plain_table
+from batch_pipeline.cli.savings import show_savings
+from batch_pipeline.cli.tables import SafeConsole, plain_table
 from batch_pipeline.wording import duration, usd
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.estimate import Estimate
-    from batch_pipeline.flow.costs.estimate_ways import AskedWay
     from batch_pipeline.pricing.estimate import Spread
 
 WIDTH = 80
@@ -35,7 +35,7 @@ def estimate(
 
 def show_estimate(output: Output, found: Estimate) -> None:
     """What is still to be bought, its tokens, both ways beside each other, and the advice."""
-    from batch_pipeline.flow.costs.estimate import as_json
+    from batch_pipeline.flow.costs.estimate_json import as_json
 
     output.answer(as_json(found), lambda: _show(found))
 
@@ -63,13 +63,9 @@ def _show(found: Estimate) -> None:
         how = "at most, for searches" if found.tokens.fees is None else "measured"
         say(f"Beside the tokens {usd(fees)} a request ({how}).")
     console.print(_ways_table(found))
-    if found.avoided:
-        console.print(avoided_table(found.avoided))
+    show_savings(console, found)
     if found.pilot_extra_usd:
         say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")
-    if found.caching is not None:
-        include = "include" if found.caching.included else "do not include"
-        say(f"Caching: {found.caching.summary}. The amounts above {include} it.")
     say(f"Time as batches: {found.batch_hours_from}.")
     say(f"Time in real time: {found.realtime_hours_from}.")
     say(f"Prices: {found.price.source}, as {found.price.matched_model}.")
@@ -79,17 +75,13 @@ def _show(found: Estimate) -> None:
 
 
 def _ways_table(found: Estimate) -> Table:
-    """USD each way, by route where there are several, and the time."""
+    """USD as batches and in real time, and the time."""
     ways = plain_table()
-    several = len(found.ways) > 1
-    ways.add_column("USD" if several else f"USD ({found.model_id})", overflow="fold")
+    ways.add_column("USD" if len(found.ways) > 1 else f"USD ({found.model_id})", overflow="fold")
     for name in ("as batches", "in real time", "saved"):
         ways.add_column(name, justify="right", no_wrap=True)
     for name, batch, realtime in _amounts(found):
         ways.add_row(name, usd(batch), usd(realtime), usd(realtime - batch))
-    for way in found.ways if several else ():
-        batch, realtime = way.batch.expected, way.realtime.expected
-        ways.add_row(_way(way), usd(batch), usd(realtime), usd(realtime - batch))
     ways.add_row("time", _hours(found.batch_hours), _hours(found.realtime_hours), "")
     return ways
 
@@ -107,14 +99,6 @@ def _what(found: Estimate) -> str:
         if count:
             parts.append(f"{count:,} {why}")
     return ", ".join(parts) + "."
-
-
-def _way(way: AskedWay) -> str:
-    """A way of asking, with its number of requests."""
-    which = "no route" if way.route is None else f"route {way.route}"
-    if way.escalated:
-        which = f"{which}, escalated"
-    return f"{which} ({way.model_id}): {way.requests:,} requests"
 
 
 def _amounts(found: Estimate) -> list[tuple[str, Decimal, Decimal]]:

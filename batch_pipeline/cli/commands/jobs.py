@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,16 @@ from rich.text import Text
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import COMPLETE, USAGE, Output
-from batch_pipeline.cli.tables import SafeConsole, avoided_table, facts_table, plain_table
+from batch_pipeline.cli.savings import show_savings
+from batch_pipeline.cli.tables import SafeConsole, facts_table, plain_table
 from batch_pipeline.safe_text import one_line, redacted
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.costs.cache_forecast import CacheForecast
+    from batch_pipeline.flow.costs.estimate import Estimate
     from batch_pipeline.flow.dataset.reading.files import Sources
     from batch_pipeline.flow.planning.new_shards import ShardLimits
     from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
-    from batch_pipeline.ledger.snapshots import NewSnapshot
-    from batch_pipeline.reporting.avoided import Avoided
     from batch_pipeline.settings import Settings
 
 
@@ -40,21 +38,20 @@ def validate(
     context: typer.Context, job: Job, partition: Partition = None, as_json: Json = False
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
-    from batch_pipeline.flow.costs import avoided, cache_forecast
-    from batch_pipeline.flow.costs.estimate import tokens_without_api, way_of
+    from batch_pipeline.flow.costs import estimate as estimates
     from batch_pipeline.flow.dataset import input_dataset
-    from batch_pipeline.flow.dataset.requests import Declaration
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
 
     pipeline, spec, key = opening.open_night(context, job, partition)
-    price = price_for(spec)
+    price_for(spec)
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
     sources = input_dataset.find_input(pipeline, spec, key)
-    snapshot = input_dataset.read_snapshot(pipeline, spec, key, sources, keep=False)
+    found = estimates.of_input(pipeline, spec, key, sources)
+    snapshot = found.snapshot
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
     if spec.mode == "auto" and spec.deadline is None:
         context.obj.say("mode: auto without a deadline is the same as mode: batch.")
@@ -64,22 +61,12 @@ def validate(
         warnings.append("the input has no rows")
     if snapshot.items and not snapshot.asked:
         warnings.append("no document is left to be sent: all of them are filtered or invalid")
-    tokens = tokens_without_api(pipeline, spec, key, price)
-    saved = avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec))
-    if saved:
+    if found.avoided or len(found.ways) > 1:
         warnings.append(
-            f"what is saved is an estimate without the API: input from {tokens.prompt}; output "
-            f"from {tokens.answer}"
+            "USD are an estimate without the API, of the whole input; input from "
+            f"{found.tokens.prompt}; output from {found.tokens.answer}"
         )
-    caching = cache_forecast.forecast(
-        spec,
-        snapshot.units,
-        price,
-        counted=None,
-        tokens_per_byte=tokens.per_byte,
-        prompt_tokens=snapshot.request_bytes / max(1, snapshot.units) * tokens.per_byte,
-    )
-    show_validation(context.obj, spec, key, sources, snapshot, limits, warnings, saved, caching)
+    show_validation(context.obj, spec, key, sources, found, limits, warnings)
 
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
@@ -134,13 +121,14 @@ def show_validation(
     spec: JobSpec,
     partition: str,
     sources: Sources,
-    snapshot: NewSnapshot,
+    found: Estimate,
     limits: ShardLimits,
     warnings: list[str],
-    saved: Sequence[Avoided] = (),
-    caching: CacheForecast | None = None,
 ) -> None:
     """What a night would send, and what a person should know before it is sent."""
+    from batch_pipeline.flow.costs.estimate_json import savings_json
+
+    snapshot = found.snapshot
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -159,9 +147,7 @@ def show_validation(
     }
     details = {
         "filtered_by": snapshot.filtered_by,
-        "avoided_usd": {each.cause: round(float(each.usd), 6) for each in saved},
-        "avoided": [{**each.as_json(), "avoided_usd": round(float(each.usd), 6)} for each in saved],
-        "caching": None if caching is None else caching.as_json(),
+        **savings_json(found),
         "warnings": warnings,
     }
 
@@ -173,10 +159,7 @@ def show_validation(
             if name not in ("job", "partition", "valid"):
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
-        if saved:
-            console.print(avoided_table(saved))
-        if caching is not None:
-            console.print(f"Caching: {caching.summary}.", highlight=False, markup=False)
+        show_savings(console, found)
         for warning in warnings:
             console.print(f"Note: {warning}.", highlight=False, markup=False)
 

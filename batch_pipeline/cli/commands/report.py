@@ -9,10 +9,10 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json, Partition
 from batch_pipeline.cli.output import Output
+from batch_pipeline.cli.savings import say_cascade, show_avoided
 from batch_pipeline.cli.tables import (
     SIMULATED,
     SafeConsole,
-    avoided_table,
     facts_table,
     print_path,
 )
@@ -63,15 +63,15 @@ def show_report(output: Output, report: Report) -> None:
         if report.cache_hit_rate:
             rows.append(("cache hit rate", percent(report.cache_hit_rate)))
         if report.caching is not None:
-            rows.append(("saved by caching", usd(report.caching.used.saved_usd)))
             rows.append(("marked tokens read", percent(report.caching.used.hit_rate)))
         rows += [(status_label(kind), usd(amount)) for kind, amount in report.fees_usd.items()]
         rows += [("without a price, in no sum", fee.name) for fee in report.unpriced]
         for row in rows:
             table.add_row(*row)
         console.print(table)
-        if report.avoided:
-            console.print(avoided_table(report.avoided))
+        show_avoided(console, report.avoided)
+        if report.cascade is not None:
+            say_cascade(console, report.cascade, "cost")
         if report.simulated:
             console.print(SIMULATED)
         print_path(console, "Results", report.results_path)

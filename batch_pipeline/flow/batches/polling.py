@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import cancel, listing
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status.warnings import RESULTS_KEPT_SECONDS
+from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import accounts, submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.submissions import State, Submission

@@ -6,6 +6,7 @@ it is decided (`NewSnapshot.avoided`); where tokens are known from is in `estima
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, NEAR_DUPLICATES
@@ -15,7 +16,7 @@ from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
 from batch_pipeline.reporting.avoided import Avoided
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.costs.estimate import Tokens
+    from batch_pipeline.flow.costs.tokens import Tokens
     from batch_pipeline.flow.dataset.requests import Declaration
     from batch_pipeline.ledger.snapshots import NewSnapshot
 
@@ -31,29 +32,58 @@ def priced(
     Answers count at `max_tokens` where none were measured. A cause without a request of its own
     saves nothing: another document asks for the same.
     """
-    output = tokens.output or Spread(*[float(declaration.max_tokens)] * 3)
-    fees = tokens.fees
-    if fees is None:
-        fees = dict.fromkeys(MODES, searches_bound(declaration, price))
     # Of a filter all rows that it sets aside; of other causes there is a row for each request.
     rows = {cause: counts["documents"] for cause, counts in snapshot.avoided.items()}
     rows |= {_cause(reason): count for reason, count in snapshot.filtered_by.items()}
     found = []
     for cause, documents in rows.items():
         counts = snapshot.avoided.get(cause, {"documents": 0, "bytes": 0})
-        requests = counts["documents"]
-        prompt = counts["bytes"] / max(1, requests) * tokens.per_byte
-        work = Work(
-            requests=requests,
-            prompt=Spread(prompt, prompt, prompt),
-            output=output,
-            lengths=[(requests, prompt)],
-            shares=tokens.shares,
-            fees=fees,
-        )
-        usd = amounts(work, price, mode, 0).expected
-        found.append(Avoided(cause, documents, requests, round(prompt * requests), usd))
+        requests, size = counts["documents"], counts["bytes"]
+        input_tokens, usd = _price(requests, size, declaration, tokens, price, mode)
+        if documents:
+            found.append(Avoided(cause, documents, requests, input_tokens, usd))
     return tuple(sorted(found, key=lambda each: (-each.usd, each.cause)))
+
+
+def of_twins(
+    counted: tuple[int, float],
+    declaration: Declaration,
+    tokens: Tokens,
+    price: ModelPrice,
+    mode: Mode,
+) -> tuple[Avoided, ...]:
+    """What near duplicates would save if their leaders may answer for them; `counted` are their
+    number and bytes."""
+    requests, size = counted
+    if not requests:
+        return ()
+    input_tokens, usd = _price(requests, size, declaration, tokens, price, mode)
+    row = Avoided(NEAR_DUPLICATES, requests, requests, input_tokens, usd, conditional=True)
+    return (row,)
+
+
+def _price(
+    requests: int,
+    size: float,
+    declaration: Declaration,
+    tokens: Tokens,
+    price: ModelPrice,
+    mode: Mode,
+) -> tuple[int, Decimal]:
+    """The prompt tokens and USD of requests of this size in bytes together."""
+    fees = tokens.fees
+    if fees is None:
+        fees = dict.fromkeys(MODES, searches_bound(declaration, price))
+    prompt = size / max(1, requests) * tokens.per_byte
+    work = Work(
+        requests=requests,
+        prompt=Spread(prompt, prompt, prompt),
+        output=tokens.output or Spread(*[float(declaration.max_tokens)] * 3),
+        lengths=[(requests, prompt)],
+        shares=tokens.shares,
+        fees=fees,
+    )
+    return round(prompt * requests), amounts(work, price, mode, 0).expected
 
 
 def _cause(reason: str) -> str:

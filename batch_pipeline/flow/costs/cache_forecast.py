@@ -42,6 +42,7 @@ class CacheForecast:
 
     declared: str
     model_id: str
+    requests: int
     tokens: int
     tokens_from: str
     can_pay: bool
@@ -142,6 +143,7 @@ def forecast(
     return CacheForecast(
         declared=spec.caching,
         model_id=spec.model_id,
+        requests=requests,
         tokens=tokens,
         tokens_from=COUNTED
         if counted is not None

@@ -15,9 +15,10 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers import next_suffix
-from batch_pipeline.flow.costs import answer_sums, avoided, deadline_cost
+from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, deadline_cost
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
-from batch_pipeline.flow.costs.estimate import tokens_without_api, way_of
+from batch_pipeline.flow.costs.estimate_ways import way_of
+from batch_pipeline.flow.costs.tokens import tokens_without_api
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
@@ -90,6 +91,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     price = price_at(current, _first_intent(state), stated)
     priced = _priced(state, declared, others)
     sums = answer_sums.of_night(pipeline, night, priced)
+    otherwise, cascade = asked_otherwise.billed(pipeline, spec, night, priced, declared)
+    caches = asked_otherwise.cached(state.cached) if state.caching else ()
     used = {declaration.model_id for declaration in declared.values()}
     used |= {model for models in others.values() for model in models}
     return Report(
@@ -109,6 +112,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         succeeded=state.succeeded,
         dead_letter=state.dead_letter,
         filtered=state.filtered,
+        reused=state.reused,
         batches=state.batches,
         retries=sums.retries,
         costs=Costs(
@@ -147,7 +151,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
         not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
-        avoided=_avoided(pipeline, spec, state, current, price),
+        avoided=(*_avoided(pipeline, spec, state, current, price), *otherwise, *caches),
+        cascade=cascade,
     )
 
 

@@ -1,22 +1,18 @@
 """What a night will cost and how long it will take, from its input, without sending a message.
 
-Belongs here: what is still to be bought, and where its tokens are known from: measured answers, the
-API's count of a sample, or a rule. The arithmetic is in `pricing.estimate`, the recommendation in
-`advice`.
+Belongs here: what is still to be bought, and what follows from it. Where its tokens are known from
+is in `tokens`, the arithmetic in `pricing.estimate`, the recommendation in `advice`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
-from batch_pipeline.api.failures import refuses_account
-from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import (
     AccountError,
     ApiError,
@@ -24,69 +20,48 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
-from batch_pipeline.flow.costs import avoided, cache_forecast, estimate_ways, experience
+from batch_pipeline.flow.costs import (
+    asked_otherwise,
+    avoided,
+    cache_forecast,
+    estimate_ways,
+    experience,
+)
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
-from batch_pipeline.flow.costs.estimate_ways import AskedWay
+from batch_pipeline.flow.costs.estimate_ways import AskedWay, way_of
+from batch_pipeline.flow.costs.tokens import COUNTED_REQUESTS, Tokens, count_tokens, known_tokens
 from batch_pipeline.flow.dataset import input_dataset
-from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset.priced import asks_for_caching
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.reading.files import Sources
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_for
-from batch_pipeline.flow.pilot.sample import sample_size
+from batch_pipeline.flow.pilot.agreement import least_pairs
+from batch_pipeline.flow.pilot.sample import UNITS_PER_SAMPLED, pairs_that_fit, sample_size
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought, unbought
 from batch_pipeline.flow.reuse import copies
 from batch_pipeline.jobs import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot
+from batch_pipeline.ledger.snapshots import REUSE, NewSnapshot, Snapshot
 from batch_pipeline.pricing.estimate import (
-    UNCACHED,
     Amounts,
-    Shares,
     Spread,
     Work,
     amounts,
     batch_hours,
     realtime_hours,
 )
-from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
-from batch_pipeline.pricing.tokens import TokenUsage
-from batch_pipeline.reporting.avoided import Avoided, by_cause
+from batch_pipeline.pricing.prices import MODES, ModelPrice
+from batch_pipeline.reporting.avoided import Avoided, Cascade
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
-
-# From the API's documentation: a token is about 3.5 characters of English. Code and other scripts
-# have other ratios.
-RULE_BYTES_PER_TOKEN = 3.5
-# How many requests the API counts the tokens of; they are spread over all lengths.
-COUNTED_REQUESTS = 24
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens for each byte of a prompt and of each answer, and where they are known from.
-
-    `source` names that in a word; `prompt` and `answer` describe it. `output` is None where nothing
-    was measured: then each answer counts at `max_tokens`, and has as many web searches as its tools
-    allow. `fees` are USD of an answer beside its tokens, where that was measured.
-    """
-
-    source: str
-    prompt: str
-    answer: str
-    per_byte: float
-    output: Spread | None = None
-    shares: Shares = UNCACHED
-    fees: Mapping[Mode, Decimal] | None = None
-    usage: TokenUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +90,7 @@ class Estimate:
     ways: tuple[AskedWay, ...]
     avoided: tuple[Avoided, ...]
     caching: CacheForecast | None = None
+    cascade: Cascade | None = None
 
     @property
     def expected_usd(self) -> Decimal:
@@ -157,8 +133,8 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         found = experience.find(pipeline, spec.name, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
-            counted, trouble = _count(pipeline, files, snapshot, left)
-        tokens = _tokens(spec, left, found, counted)
+            counted, trouble = count_tokens(pipeline, files, snapshot, left)
+        tokens = known_tokens(spec, left, found, counted)
     prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
     known = left, tokens, found
@@ -173,10 +149,31 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     price = price_for(spec)
     found = experience.find(pipeline, spec.name, night.partition, night.account, declaration, price)
-    tokens = _tokens(spec, left, found, None)
+    tokens = known_tokens(spec, left, found, None)
     partition, account = night.partition, night.account
     known = left, tokens, found
     return _assembled(pipeline, spec, partition, account, night, snapshot, known, [])
+
+
+def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources) -> Estimate:
+    """As `estimate`, of the whole input, bought or not; does not call the API.
+
+    Where the counts of the input tell all of it, no file of it is kept.
+    """
+    price, account = price_for(spec), _account(pipeline, spec, partition)[0]
+    declaration = Declaration.of(spec)
+    if spec.routes or spec.near_duplicates is not None or spec.reuse is not None:
+        with _read(pipeline, spec, partition, sources) as (files, snapshot):
+            earlier = copies.reusable(pipeline, spec, partition, account)
+            left = unbought(pipeline, files, snapshot, None, 0, earlier)
+    else:
+        snapshot = input_dataset.read_snapshot(pipeline, spec, partition, sources, keep=False)
+        mean = snapshot.request_bytes / max(1, snapshot.units)
+        lengths = [(snapshot.units, mean)] if snapshot.units else []
+        left = Unbought(snapshot.units, Spread(mean, mean, mean), lengths, ())
+    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    known = left, known_tokens(spec, left, found, None), found
+    return _assembled(pipeline, spec, partition, account, None, snapshot, known, [])
 
 
 def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
@@ -225,68 +222,20 @@ def _snapshot(
         yield pipeline.files, current
         return
     assert sources is not None
+    with _read(pipeline, spec, partition, sources) as read:
+        yield read
+
+
+@contextmanager
+def _read(
+    pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
+) -> Iterator[tuple[Files, NewSnapshot]]:
+    """A snapshot in the staging folder, which is removed at the end of the block."""
     with (
         pipeline.files.staged() as folder,
         Pipeline(replace(pipeline.settings, home=str(folder))) as scratch,
     ):
         yield scratch.files, input_dataset.read_snapshot(scratch, spec, partition, sources)
-
-
-def _tokens(
-    spec: JobSpec,
-    left: Unbought,
-    found: experience.Experience | None,
-    counted: float | None,
-) -> Tokens:
-    """The tokens from the best source there is; `counted`: tokens a byte, by the API."""
-    at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
-    if found is not None and found.output is not None:
-        per_byte = found.measured.tokens / found.measured.bytes
-        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch", TokenUsage())
-        if spec.caching == "off":
-            # Without marks of the pipeline's, only the job's own are cached, the same every way.
-            own = asks_for_caching(Declaration.of(spec))
-            usage = sum(found.usage.values(), TokenUsage()) if own else TokenUsage()
-        shares = Shares.of(usage)
-        source = found.source
-        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees, usage)
-    if counted is not None:
-        requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
-        return Tokens("count_tokens", requests, at_most, counted)
-    if found is not None:
-        per_byte = found.measured.tokens / found.measured.bytes
-        return Tokens("model", found.source, at_most, per_byte)
-    rule = (
-        f"a rule, {RULE_BYTES_PER_TOKEN} bytes a token (the API's documentation, for English); "
-        "with a key a sample is counted"
-    )
-    return Tokens("rule", rule, at_most, 1 / RULE_BYTES_PER_TOKEN)
-
-
-def _count(
-    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought
-) -> tuple[float | None, str | None]:
-    """Tokens for each byte of the sample, counted by the API; or None, and why it did not.
-
-    An account that the API refuses is paused, as by a message.
-    """
-    if not left.sample:
-        return None, None
-    declaration = Declaration.from_json(snapshot.declaration)
-    builder = RequestBuilder(declaration)
-    tokens = size = 0
-    try:
-        for row in snapshots.read_inputs(files, snapshot, left.sample):
-            params = builder.rebuild(row.text, row.places)
-            tokens += pipeline.api.count_tokens(params, declaration.betas)
-            size += len(params)
-    except ApiFailure as failure:
-        if refuses_account(failure):
-            name = pipeline.account_as_it_is.name
-            with pipeline.ledger.write() as connection:
-                accounts.pause_account(connection, name, str(failure))
-        return None, f"the API did not count tokens: {failure}"
-    return tokens / size, None
 
 
 def _assembled(
@@ -319,6 +268,13 @@ def _assembled(
     )
     buffer = spec.budget.buffer
     asked = estimate_ways.ways(spec, left, tokens, found, buffer)
+    caching = _caching(spec, left, price, tokens, prefix)
+    way, declaration = way_of(spec), Declaration.of(spec)
+    saved = (
+        *avoided.priced(snapshot, declaration, tokens, price, way),
+        *asked_otherwise.expected(asked, caching, way),
+        *avoided.of_twins(_twins(spec, night, snapshot, left), declaration, tokens, price, way),
+    )
     if len(asked) > 1 or left.route is not None:
         batch, realtime = (
             estimate_ways.summed(parts)
@@ -362,38 +318,50 @@ def _assembled(
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),
         warnings=tuple(notes),
         ways=asked,
-        avoided=avoided.priced(snapshot, Declaration.of(spec), tokens, price, way_of(spec)),
-        caching=cache_forecast.forecast(
-            spec,
-            left.requests,
-            price,
-            counted=prefix,
-            tokens_per_byte=tokens.per_byte,
-            prompt_tokens=work.prompt.mean,
-            usage=tokens.usage,
-        ),
+        avoided=saved,
+        caching=caching,
+        cascade=asked_otherwise.expected_cascade(asked, way),
     )
 
 
-def way_of(spec: JobSpec) -> Mode:
-    """The way that most of a job's requests go."""
-    return "realtime" if spec.mode == "realtime" else "batch"
+def _caching(
+    spec: JobSpec, left: Unbought, price: ModelPrice, tokens: Tokens, counted: int | None
+) -> CacheForecast | None:
+    """The forecast for the requests that ask the job's own model as it declares."""
+    own = left if left.route is None else left.scaled(0)
+    if left.routes:
+        own = left.routes.get(None, own.scaled(0))
+    return cache_forecast.forecast(
+        spec,
+        own.requests,
+        price,
+        counted=counted,
+        tokens_per_byte=tokens.per_byte,
+        prompt_tokens=own.sizes.mean * tokens.per_byte,
+        usage=tokens.usage,
+    )
 
 
-def tokens_without_api(
-    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, account: str | None = None
-) -> Tokens:
-    """What is known of a night's tokens without asking the API.
-
-    Without an `account` it is the one whose results are shown, else the declared one.
-    """
-    if account is None:
-        with pipeline.ledger.read() as connection:
-            shown = nights.shown_night(connection, spec.name, partition)
-        account = pipeline.settings.account if shown is None else shown.account
-    declaration = Declaration.of(spec)
-    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
-    return _tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)
+def _twins(
+    spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought
+) -> tuple[int, float]:
+    """The near duplicates that leaders would answer for, and their bytes, if the pilot shows that
+    they agree; none where it cannot show that, or has shown that they do not."""
+    near, verdict = spec.near_duplicates, None if night is None else night.pilot
+    if near is None or not left.led:
+        return 0, 0.0
+    pairs = 0
+    if isinstance(snapshot, Snapshot) and verdict is not None and snapshot.is_judged_by(verdict):
+        if not (verdict.get("near_duplicates") or {}).get("accepted"):
+            return 0, 0.0
+    else:
+        most = snapshot.units // UNITS_PER_SAMPLED
+        # The pilot asks both of a pair.
+        pairs = pairs_that_fit(near, min(spec.pilot.size, most), most) if spec.pilot.size else 0
+        if not pairs or left.led < least_pairs(near.min_agreement):
+            return 0, 0.0
+    led = max(0, left.led - pairs)
+    return led, left.led_bytes / left.led * led
 
 
 def _batch_hours_from(turnaround: Turnaround, rounds: int, queue: int) -> str:
@@ -411,63 +379,3 @@ def _hours_left(spec: JobSpec) -> float | None:
         return None
     now = datetime.now(UTC)
     return (deadlines.due(spec.deadline, now, spec.partitions) - now).total_seconds() / 3600
-
-
-def as_json(found: Estimate) -> dict[str, Any]:
-    """An estimate as a document; amounts are rounded to a millionth of a dollar."""
-    work, snapshot = found.work, found.snapshot
-    return {
-        "job": found.job,
-        "partition": found.partition,
-        "model_id": found.model_id,
-        "price_model": found.price.matched_model,
-        "price_library": found.price.source,
-        "items": snapshot.items,
-        "requests": work.requests,
-        "duplicates": snapshot.duplicates,
-        "invalid_input": snapshot.count_set_aside("invalid_input"),
-        "too_large": snapshot.count_set_aside("too_large"),
-        "filtered": snapshot.count_set_aside("filtered"),
-        "filtered_by": snapshot.filtered_by,
-        "reused": found.reused,
-        "already_bought": found.already_bought,
-        "tokens": {
-            "source": found.tokens.source,
-            "input_from": found.tokens.prompt,
-            "output_from": found.tokens.answer,
-            "input": _rounded(work.prompt),
-            "output": _rounded(work.output),
-        },
-        "fees_usd_per_request": {mode: _usd(fee) for mode, fee in work.fees.items() if fee},
-        "mode": found.mode,
-        "buffer": found.buffer,
-        "batch": _way(found.batch, found.batch_hours, found.batch_hours_from),
-        "realtime": _way(found.realtime, found.realtime_hours, found.realtime_hours_from),
-        "pilot_extra_usd": _usd(found.pilot_extra_usd),
-        "expected_usd": _usd(found.expected_usd),
-        "savings_usd": _usd(found.savings_usd),
-        "avoided_usd": {cause: _usd(amount) for cause, amount in by_cause(found.avoided).items()},
-        "avoided": [{**each.as_json(), "avoided_usd": _usd(each.usd)} for each in found.avoided],
-        "by_route": [way.as_json() for way in found.ways] if len(found.ways) > 1 else [],
-        "caching": None if found.caching is None else found.caching.as_json(),
-        "recommendation": asdict(found.advice),
-        "warnings": list(found.warnings),
-    }
-
-
-def _way(found: Amounts, hours: float, hours_from: str) -> dict[str, Any]:
-    return {
-        "expected_usd": _usd(found.expected),
-        "with_buffer_usd": _usd(found.buffered),
-        "at_p95_usd": _usd(found.p95),
-        "hours": round(hours, 3),
-        "hours_from": hours_from,
-    }
-
-
-def _rounded(spread: Spread) -> dict[str, float]:
-    return {name: round(value, 1) for name, value in asdict(spread).items()}
-
-
-def _usd(amount: Decimal) -> float:
-    return round(float(amount), 6)

@@ -18,11 +18,11 @@ from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS
-from batch_pipeline.pricing.estimate import Amounts, Spread, Work, amounts
+from batch_pipeline.pricing.estimate import UNCACHED, Amounts, Spread, Work, amounts
 from batch_pipeline.pricing.prices import MODES, Mode
 
 if TYPE_CHECKING:
-    from batch_pipeline.flow.costs.estimate import Tokens
+    from batch_pipeline.flow.costs.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,35 @@ class AskedWay:
     """The requests that are asked of one model: those of a route (None: the job's own way), or
     those that are asked once more of the stronger model, which are paid twice.
 
-    `share_from` says where the number of the latter is known from. Amounts in USD.
+    `share_from` says where the number of the latter is known from. Amounts in USD. `saved` is by
+    mode what the job's own way would cost more; of what is escalated, all of it is a loss, and
+    `at_first` is what the route's requests would cost if the stronger model were asked at first.
     """
 
     route: str | None
     escalated: bool
     model_id: str
     requests: int
+    input_tokens: int
     batch: Amounts
     realtime: Amounts
+    saved: Mapping[Mode, Decimal]
     share_from: str | None = None
+    at_first: Mapping[Mode, Decimal] | None = None
+
+    @property
+    def label(self) -> str:
+        """`route 1, escalated`, for people."""
+        which = "no route" if self.route is None else f"route {self.route}"
+        return f"{which}, escalated" if self.escalated else which
+
+    def expected(self, mode: Mode) -> Decimal:
+        """USD by this mode, as expected."""
+        return self.realtime.expected if mode == "realtime" else self.batch.expected
 
     def as_json(self) -> dict[str, Any]:
         found = asdict(self)
+        del found["saved"], found["at_first"]
         found |= {mode: float(round(getattr(self, mode).expected, 6)) for mode in MODES}
         return found
 
@@ -51,16 +67,29 @@ def ways(
     spec: JobSpec, left: Unbought, tokens: Tokens, known: Experience | None, buffer: float
 ) -> tuple[AskedWay, ...]:
     """The ways in which a night's requests are asked, each with what it is expected to cost."""
-    by_route = left.routes or {_only_route(left): left}
+    by_route = left.routes or {left.route: left}
     asked = {None: spec} | {
         str(number): way for number, (_, way) in enumerate(spec.asked_by_routes(), 1)
     }
-    found = [
-        _way(asked[route], route, part, tokens, known, buffer)
-        for route, part in by_route.items()
-        if route in asked
-    ]
+    found = []
+    for route, part in by_route.items():
+        if route not in asked:
+            continue
+        way = _way(asked[route], route, part, tokens, known, buffer)
+        if route is not None:
+            # What the cache saves is a matter of its own.
+            plain = replace(tokens, shares=UNCACHED)
+            own = _way(spec, None, part, plain, known, buffer)
+            way = replace(
+                way, saved={mode: own.expected(mode) - way.expected(mode) for mode in MODES}
+            )
+        found.append(way)
     return (*found, *_escalated(spec, by_route, asked, tokens, known, buffer))
+
+
+def way_of(spec: JobSpec) -> Mode:
+    """The way that most of a job's requests go."""
+    return "realtime" if spec.mode == "realtime" else "batch"
 
 
 def summed(parts: Iterable[Amounts]) -> Amounts:
@@ -70,10 +99,6 @@ def summed(parts: Iterable[Amounts]) -> Amounts:
     return Amounts(
         **{name: sum((getattr(part, name) for part in every), Decimal(0)) for name in names}
     )
-
-
-def _only_route(left: Unbought) -> str | None:
-    return left.route
 
 
 def _way(
@@ -109,7 +134,14 @@ def _way(
     )
     of_mode: dict[Mode, Amounts] = {mode: amounts(work, price, mode, buffer) for mode in MODES}
     return AskedWay(
-        route, escalated, asked.model_id, part.requests, of_mode["batch"], of_mode["realtime"]
+        route=route,
+        escalated=escalated,
+        model_id=asked.model_id,
+        requests=part.requests,
+        input_tokens=round(work.prompt.mean * part.requests),
+        batch=of_mode["batch"],
+        realtime=of_mode["realtime"],
+        saved=dict.fromkeys(MODES, Decimal(0)),
     )
 
 
@@ -139,5 +171,13 @@ def _escalated(
         some = part.scaled(share)
         if some.requests:
             way = _way(stronger, route, some, tokens, known, buffer, escalated=True)
-            found.append(replace(way, share_from=source))
+            whole = _way(stronger, route, part, tokens, known, buffer, escalated=True)
+            found.append(
+                replace(
+                    way,
+                    share_from=source,
+                    saved={mode: -way.expected(mode) for mode in MODES},
+                    at_first={mode: whole.expected(mode) for mode in MODES},
+                )
+            )
     return found

@@ -26,7 +26,7 @@ from batch_pipeline.flow.planning.plan import View
 from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
-from batch_pipeline.flow.results.judge import ResultsIncompleteError
+from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.thrift import NearDuplicatesSpec
@@ -123,6 +123,14 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
         _store(pipeline, seen.night, verdict)
 
 
+def pairs_that_fit(near: NearDuplicatesSpec, wanted: int, most: int) -> int:
+    """How many pairs of near duplicates a pilot asks beside a sample of `wanted`, of `most`
+    requests together; 0 where these are too few to show that they agree."""
+    room = (most - wanted // 2) // 2
+    pairs = min(room, agreement.least_pairs(near.min_agreement, unequal=1))
+    return pairs if pairs >= agreement.least_pairs(near.min_agreement) else 0
+
+
 def _with_pairs(
     pipeline: Pipeline, spec: JobSpec, seen: View, wanted: int
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -135,9 +143,8 @@ def _with_pairs(
     if near is None or not seen.hold_twins:
         return wanted, []
     most = _fitting(pipeline, spec, seen.snapshot.units // UNITS_PER_SAMPLED)
-    room = (most - wanted // 2) // 2
-    pairs = min(room, agreement.least_pairs(near.min_agreement, unequal=1))
-    found = plan.sample_pairs(pipeline, seen, spec, max(0, pairs))
+    pairs = pairs_that_fit(near, wanted, most)
+    found = plan.sample_pairs(pipeline, seen, spec, pairs) if pairs else []
     if len(found) < agreement.least_pairs(near.min_agreement):
         return wanted, []
     return max(1, min(wanted, most - 2 * len(found))), found

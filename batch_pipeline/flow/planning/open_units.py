@@ -180,6 +180,15 @@ class OpenUnits:
         for _ in self._each_part():
             self.connection.execute(f"INSERT INTO {table} {_KEPT}")
 
+    def sum_held(self) -> tuple[int, int]:
+        """Held twins that no earlier night's answer settles, and the bytes of their requests."""
+        query = """
+            SELECT count(*), coalesce(sum(h.request_bytes), 0)
+            FROM held h ANTI JOIN taken t ON t.unit = h.unit
+        """
+        [(count, size)] = self.connection.execute(query).fetchall()
+        return int(count), int(size)
+
     def count_held(self) -> int:
         """Twins that wait, where they are held."""
         [(count,)] = self.connection.execute("SELECT count(*) FROM held").fetchall()

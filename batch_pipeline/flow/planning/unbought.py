@@ -10,6 +10,7 @@ import numpy as np
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import held_twins
 from batch_pipeline.flow.planning.open_units import open_units
 from batch_pipeline.flow.planning.sampling import Lengths, Numbers
 from batch_pipeline.ledger import shards
@@ -31,7 +32,8 @@ class Unbought:
     `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
     number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
     `routes` is the same by route, where there are several. `reusable` requests, of
-    `reusable_bytes`, are answered by earlier nights, and are in none of these.
+    `reusable_bytes`, are answered by earlier nights, and are in none of these. `led` of the
+    requests, of `led_bytes`, are of near duplicates whose leaders may come to answer for them.
     """
 
     requests: int
@@ -40,6 +42,8 @@ class Unbought:
     sample: Sequence[int]
     reusable: int = 0
     reusable_bytes: int = 0
+    led: int = 0
+    led_bytes: int = 0
     routes: Mapping[str | None, Unbought] = field(default_factory=dict)
     # The route of all of them, where there is but one.
     route: str | None = None
@@ -71,12 +75,19 @@ def unbought(
             answers = night_answers.of_night(connection, night, snapshot)
             found = shards.list_shards(connection, night.id, ShardState.CLAIMED)
         claimed = [shard.manifest for shard in found]
-    with open_units(pipeline.files, snapshot, answers, claimed, files) as units:
+    # Twins count as bought until the pilot has shown that their leaders may answer for them.
+    hold = held_twins.are_listed(snapshot)
+    with open_units(pipeline.files, snapshot, answers, claimed, files, hold_twins=hold) as units:
+        if hold:
+            units.release_twins()
         reusable = units.take_reusable(earlier) if earlier else (0, 0)
+        led = units.sum_held() if hold else (0, 0)
         lengths = Lengths(units.sizes(), "" if sample else None)
     parts = lengths.by_route()
     whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
-    whole = replace(whole, reusable=reusable[0], reusable_bytes=reusable[1])
+    whole = replace(
+        whole, reusable=reusable[0], reusable_bytes=reusable[1], led=led[0], led_bytes=led[1]
+    )
     if len(parts) < 2:
         return replace(whole, route=next(iter(parts), None))
     drawn = np.array(whole.sample, dtype=np.int64)

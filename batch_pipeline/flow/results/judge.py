@@ -9,7 +9,6 @@ stands in `collection`.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,8 +20,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.api.protocol import read_json
-from batch_pipeline.errors import ApiError
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
@@ -34,6 +31,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.results.escalating import Escalating
+from batch_pipeline.flow.results.odd_lines import OddLines, ResultsIncompleteError, read_odd
 from batch_pipeline.flow.results.result_tables import JUDGED, Chunk, Judged, ResultTables
 from batch_pipeline.flow.results.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
@@ -43,9 +41,6 @@ from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
-from batch_pipeline.safe_text import get_logger
-
-log = get_logger(__name__)
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
@@ -58,17 +53,8 @@ _NO_TOKENS = (0, 0, 0, 0, 0)
 _NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
 _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
-# Lines that are quoted of those that cannot be read.
-_MOST_QUOTED = 3
 # Rows that are put together at once of requests whose results came without a message.
 _ROWS_AT_ONCE = 5_000
-_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*"([\w-]{1,64})"')
-
-
-class ResultsIncompleteError(ApiError):
-    """A download lacks requests, or has lines that cannot be read; the next round repeats it."""
-
-    code = "results_incomplete"
 
 
 class LineJudge:
@@ -129,9 +115,7 @@ class LineJudge:
         self._passing = self._again = 0
         # Whether nearly all answers failed for reasons that pass; None: too few to tell.
         self.storm: bool | None = None
-        # Lines that cannot be read, the first of them quoted; lines of other submissions' requests.
-        self._unreadable = self._foreign = 0
-        self._quoted: list[str] = []
+        self._odd = OddLines()
         self._given_up = 0
         self._open = self._undecided = 0
         self._models: dict[str, dict[str, int]] = {}
@@ -177,7 +161,7 @@ class LineJudge:
             place += len(lines) - 1
             if answers:
                 yield self._chunk(answers)
-        self._tell_odd_lines()
+        self._odd.tell(self._name, whole=not self.missing - len(self._pending))
         if self._gone is not None:
             lost = self._read(self._own, outcomes.gone(self._gone))
             missing = [number for number, seen in enumerate(self._seen) if not seen]
@@ -194,30 +178,12 @@ class LineJudge:
         if self.missing:
             raise ResultsIncompleteError(
                 f"The results of {self._name} lack {self.missing:,} of {len(self._seen):,} requests"
-                f"{self._odd_lines()}; they are fetched again."
+                f"{self._odd}; they are fetched again."
             )
 
     @property
     def _name(self) -> str:
         return self._submission.batch_id or self._submission.token
-
-    def _odd_lines(self) -> str:
-        """A clause on the lines that cannot be read; empty where there are none."""
-        if not self._unreadable:
-            return ""
-        rest = self._unreadable - len(self._quoted)
-        more = [f"and {rest:,} more"] if rest else []
-        quoted = "; ".join([*self._quoted, *more])
-        return f", and {self._unreadable:,} lines cannot be read ({quoted})"
-
-    def _tell_odd_lines(self) -> None:
-        if self._unreadable and not self.missing - len(self._pending):
-            log.warning("the results of %s are whole%s", self._name, self._odd_lines())
-        if self._foreign:
-            log.warning(
-                "the results of %s hold %d lines of others' requests, which are left alone",
-                self._name, self._foreign,
-            )  # fmt: skip
 
     def counts(self, *, duplicate: bool) -> Counts:
         """What the ledger keeps of the submission.
@@ -266,15 +232,13 @@ class LineJudge:
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             try:
-                data = _odd_line(line)
+                data = read_odd(line)
             except ValueError as error:
-                self._unreadable += 1
-                if len(self._quoted) < _MOST_QUOTED:
-                    self._quoted.append(f"line {place}: {error}")
+                self._odd.add(place, error)
                 return None
             result, known = data.get("result"), parse_custom_id(data["custom_id"])
         if known is None or known[0] != self._submission.token or known[1] >= len(self._seen):
-            self._foreign += 1
+            self._odd.foreign += 1
             return None
         number = known[1]
         if self._seen[number]:
@@ -430,22 +394,3 @@ class LineJudge:
         chunk = self._tables.chunk(columns, other_way)
         self._statuses.update(chunk.results.column("status").to_pylist())
         return chunk
-
-
-def _odd_line(line: bytes) -> dict[str, Any]:
-    """A result line of another shape than the API's, with its custom id.
-
-    Raises ValueError, which says why it cannot be read.
-    """
-    try:
-        data = read_json(line)
-    except RecursionError:
-        if (found := _ID.match(line)) is None:
-            raise ValueError("it is nested too deeply") from None
-        # Only what a tool is called with can be so deep: an answer that was billed.
-        data = {"custom_id": found[1].decode(), "result": {"type": "succeeded", "message": []}}
-    if not isinstance(data, dict):
-        raise ValueError(f"it is {outcomes.shape_of(data)} and no result")
-    if not isinstance(data.get("custom_id"), str):
-        raise ValueError(f"its custom_id is {outcomes.shape_of(data.get('custom_id'))}")
-    return data

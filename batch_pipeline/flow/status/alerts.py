@@ -14,8 +14,8 @@ from collections.abc import Iterable
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import notification, warnings
+from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.flow.status.warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import alerts as recorded
 from batch_pipeline.ledger.alerts import NewAlert

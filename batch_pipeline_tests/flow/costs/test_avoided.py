@@ -11,7 +11,9 @@ import pytest
 
 from batch_pipeline.flow.costs.avoided import priced
 from batch_pipeline.flow.costs.cost_report import build_report
-from batch_pipeline.flow.costs.estimate import Tokens, as_json, estimate
+from batch_pipeline.flow.costs.estimate import estimate
+from batch_pipeline.flow.costs.estimate_json import as_json
+from batch_pipeline.flow.costs.tokens import Tokens
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline

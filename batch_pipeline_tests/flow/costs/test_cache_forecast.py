@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast, forecast
-from batch_pipeline.flow.costs.estimate import as_json, estimate
+from batch_pipeline.flow.costs.estimate import estimate
+from batch_pipeline.flow.costs.estimate_json import as_json
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.run import run
 from batch_pipeline.pricing.tokens import TokenUsage

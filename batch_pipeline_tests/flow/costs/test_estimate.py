@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow.costs.estimate import RULE_BYTES_PER_TOKEN, Estimate, as_json, estimate
+from batch_pipeline.flow.costs.estimate import Estimate, estimate
+from batch_pipeline.flow.costs.estimate_json import as_json
+from batch_pipeline.flow.costs.tokens import RULE_BYTES_PER_TOKEN
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights

@@ -10,7 +10,8 @@ import pytest
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.costs.cost_report import build_report
-from batch_pipeline.flow.costs.estimate import as_json, estimate
+from batch_pipeline.flow.costs.estimate import estimate
+from batch_pipeline.flow.costs.estimate_json import as_json
 from batch_pipeline.flow.run import run
 from batch_pipeline.reporting.report_json import as_json as report_json
 from batch_pipeline.simulator import Simulator

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.status import warnings
+from batch_pipeline.flow.status import batch_warnings, warnings
+from batch_pipeline.flow.status.batch_warnings import DAY, HOUR
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.flow.status.warnings import DAY, HOUR
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline_tests.flow.dataset.prepared_rows import (
@@ -144,8 +144,9 @@ def test_calls_that_wait_for_the_api_are_told(left: float, codes: list[str]) -> 
 
 
 def test_every_warning_is_in_the_docs() -> None:
-    """Codes as the module has them, and the first column of the page's table."""
-    source = Path(warnings.__file__).read_text()
+    """Codes as the modules have them, and the first column of the page's table."""
+    modules = (warnings.__file__, batch_warnings.__file__)
+    source = "".join(Path(module).read_text() for module in modules)
     codes = {*re.findall(r'NightWarning\(\s*"(\w+)"', source), *warnings.STOPPED.values()}
     table = PAGE.read_text().partition("## Warnings")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -1,0 +1,123 @@
+"""The tokens that a night's estimate counts with, and where they are known from: measured answers,
+the API's count of a sample, or a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from batch_pipeline.api.failures import refuses_account
+from batch_pipeline.api.protocol import ApiFailure
+from batch_pipeline.flow.costs import experience
+from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.priced import asks_for_caching
+from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.open_units import Unbought
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger.snapshots import NewSnapshot
+from batch_pipeline.pricing.estimate import UNCACHED, Shares, Spread
+from batch_pipeline.pricing.prices import Mode, ModelPrice
+from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.storage.files import Files
+
+# From the API's documentation: a token is about 3.5 characters of English. Code and other scripts
+# have other ratios.
+RULE_BYTES_PER_TOKEN = 3.5
+# How many requests the API counts the tokens of; they are spread over all lengths.
+COUNTED_REQUESTS = 24
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens for each byte of a prompt and of each answer, and where they are known from.
+
+    `source` names that in a word; `prompt` and `answer` describe it. `output` is None where nothing
+    was measured: then each answer counts at `max_tokens`, and has as many web searches as its tools
+    allow. `fees` are USD of an answer beside its tokens, where that was measured.
+    """
+
+    source: str
+    prompt: str
+    answer: str
+    per_byte: float
+    output: Spread | None = None
+    shares: Shares = UNCACHED
+    fees: Mapping[Mode, Decimal] | None = None
+    usage: TokenUsage | None = None
+
+
+def known_tokens(
+    spec: JobSpec,
+    left: Unbought,
+    found: experience.Experience | None,
+    counted: float | None,
+) -> Tokens:
+    """The tokens from the best source there is; `counted`: tokens a byte, by the API."""
+    at_most = f"max_tokens ({spec.max_tokens:,}) for each: none was measured yet"
+    if found is not None and found.output is not None:
+        per_byte = found.measured.tokens / found.measured.bytes
+        usage = found.usage.get("realtime" if spec.mode == "realtime" else "batch", TokenUsage())
+        if spec.caching == "off":
+            # Without marks of the pipeline's, only the job's own are cached, the same every way.
+            own = asks_for_caching(Declaration.of(spec))
+            usage = sum(found.usage.values(), TokenUsage()) if own else TokenUsage()
+        shares = Shares.of(usage)
+        source = found.source
+        return Tokens("measured", source, source, per_byte, found.output, shares, found.fees, usage)
+    if counted is not None:
+        requests = f"{len(left.sample):,} requests of all lengths, counted by the API"
+        return Tokens("count_tokens", requests, at_most, counted)
+    if found is not None:
+        per_byte = found.measured.tokens / found.measured.bytes
+        return Tokens("model", found.source, at_most, per_byte)
+    rule = (
+        f"a rule, {RULE_BYTES_PER_TOKEN} bytes a token (the API's documentation, for English); "
+        "with a key a sample is counted"
+    )
+    return Tokens("rule", rule, at_most, 1 / RULE_BYTES_PER_TOKEN)
+
+
+def count_tokens(
+    pipeline: Pipeline, files: Files, snapshot: NewSnapshot, left: Unbought
+) -> tuple[float | None, str | None]:
+    """Tokens for each byte of the sample, counted by the API; or None, and why it did not.
+
+    An account that the API refuses is paused, as by a message.
+    """
+    if not left.sample:
+        return None, None
+    declaration = Declaration.from_json(snapshot.declaration)
+    builder = RequestBuilder(declaration)
+    tokens = size = 0
+    try:
+        for row in snapshots.read_inputs(files, snapshot, left.sample):
+            params = builder.rebuild(row.text, row.places)
+            tokens += pipeline.api.count_tokens(params, declaration.betas)
+            size += len(params)
+    except ApiFailure as failure:
+        if refuses_account(failure):
+            name = pipeline.account_as_it_is.name
+            with pipeline.ledger.write() as connection:
+                accounts.pause_account(connection, name, str(failure))
+        return None, f"the API did not count tokens: {failure}"
+    return tokens / size, None
+
+
+def tokens_without_api(
+    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, account: str | None = None
+) -> Tokens:
+    """What is known of a night's tokens without asking the API.
+
+    Without an `account` it is the one whose results are shown, else the declared one.
+    """
+    if account is None:
+        with pipeline.ledger.read() as connection:
+            shown = nights.shown_night(connection, spec.name, partition)
+        account = pipeline.settings.account if shown is None else shown.account
+    declaration = Declaration.of(spec)
+    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    return known_tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)
