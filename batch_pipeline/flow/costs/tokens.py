@@ -15,7 +15,7 @@ from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.priced import asks_for_caching
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.open_units import Unbought
+from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.snapshots import NewSnapshot

@@ -21,7 +21,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id, u
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.flow.planning import manifests, plan
+from batch_pipeline.flow.planning import manifests, new_shards
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
@@ -67,7 +67,7 @@ def requests_of(files: Files, sent: Sent | None, snapshot: NewSnapshot | None) -
     if snapshot is None:
         return Requests(manifest, {}, None)
     declaration = Declaration.from_json(snapshot.declaration)
-    parts = plan.parts_of(manifest, declaration)
+    parts = new_shards.parts_of(manifest, declaration)
     try:
         at = datetime.fromtimestamp(sent.intent_at, UTC)
         price = price_at(declaration, at, sent.stated_prices)
