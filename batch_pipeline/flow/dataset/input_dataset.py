@@ -30,7 +30,13 @@ from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table
 from batch_pipeline.flow.dataset.near import decide as near_decide
 from batch_pipeline.flow.dataset.near import signatures as near_signatures
 from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, Decided
-from batch_pipeline.flow.dataset.prepare import EXAMPLES, Prepared, prepare, wanted_by
+from batch_pipeline.flow.dataset.prepare import (
+    EXAMPLES,
+    RULE_FAILED,
+    Prepared,
+    prepare,
+    wanted_by,
+)
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
@@ -117,7 +123,7 @@ def read_snapshot(
                 before = asked_before.find(pipeline, former, layers)
                 whole.take_back(before)
             _refuse_too_many_invalid(spec, partition, whole)
-            _refuse_a_failing_where(spec, partition, whole)
+            _refuse_failing_expressions(spec, partition, whole)
             repeats = note_repeats(
                 pipeline.files,
                 folder,
@@ -364,17 +370,27 @@ def _refuse_too_many_invalid(spec: JobSpec, partition: str, whole: _Whole) -> No
         )
 
 
-def _refuse_a_failing_where(spec: JobSpec, partition: str, whole: _Whole) -> None:
-    """Stop the night where `filters.where` fails on so many rows that it is itself at fault."""
-    failed = whole.set_aside.get((Status.INVALID_INPUT, WHERE_FAILED), 0)
-    if whole.items and failed / whole.items > MOST_FAILED:
-        raise InputDataError(
-            f"{spec.name} {partition}: filters.where cannot be evaluated for {failed:,} of "
-            f"{whole.items:,} rows ({failed / whole.items:.1%}, at most {MOST_FAILED:.0%} are set "
-            f"aside); nothing was sent. The first: {'; '.join(whole.problems)}. Correct the "
-            "expression: try_cast(column as int) is NULL where a cast fails, and such rows are "
-            "filtered."
-        )
+def _refuse_failing_expressions(spec: JobSpec, partition: str, whole: _Whole) -> None:
+    """Stop the night where expressions fail on so many rows that they are themselves at fault."""
+    for reason, advice in (
+        (
+            WHERE_FAILED,
+            "try_cast(column as int) is NULL where a cast fails, and such rows are filtered.",
+        ),
+        (
+            RULE_FAILED,
+            "try_cast(column as int) is NULL where a cast fails, and such rows take the next "
+            "route, or the job's own model.",
+        ),
+    ):
+        failed = whole.set_aside.get((Status.INVALID_INPUT, reason), 0)
+        if whole.items and failed / whole.items > MOST_FAILED:
+            raise InputDataError(
+                f"{spec.name} {partition}: {reason} for {failed:,} of {whole.items:,} rows "
+                f"({failed / whole.items:.1%}, at most {MOST_FAILED:.0%} are set aside); nothing "
+                f"was sent. The first: {'; '.join(whole.problems)}. Correct the expression: "
+                f"{advice}"
+            )
 
 
 def _hint(problems: Sequence[str]) -> str:

@@ -162,6 +162,17 @@ def results_after(pipeline: Pipeline, spec: Any) -> list[dict[str, Any]]:
     return results(pipeline, spec)
 
 
+def test_a_rule_of_routes_that_fails_on_too_many_rows_stops_the_night(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rows = [row(f"bad {n}", "a text", pages="three") for n in range(3)] + documents(37)
+    routes = [{"where": "pages::int > 40", "model_id": "claude-sonnet-4-6"}]
+    spec = job(write_rows(tmp_path / "in.jsonl", rows), routes=routes)
+    with pytest.raises(InputDataError, match="a route's rule cannot be evaluated for 3 of 40 rows"):
+        run(pipeline, spec, PARTITION)
+    assert sim.books.accepted_requests == 0
+
+
 def test_a_missing_column_of_where_stops_the_night(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
