@@ -63,6 +63,7 @@ CONTRACT = [
     ("simulated", pa.bool_()),
     ("collected_at", pa.timestamp("us", "UTC")),
     ("answered_by", pa.string()),
+    ("route", pa.string()),
 ]
 DIRTY: list[dict[str, Any] | bytes] = [
     {"id": "null", "text": None},
