@@ -76,7 +76,7 @@ def hunted_elsewhere(
         work = Work(
             url=api.url,
             folder=str(folder),
-            pilot=6,
+            pilot=3,
             pilot_via="batch",
             requests_per_batch=9,
             queue=QUEUE,
