@@ -379,8 +379,7 @@ def _refuse_failing_expressions(spec: JobSpec, partition: str, whole: _Whole) ->
         ),
         (
             RULE_FAILED,
-            "try_cast(column as int) is NULL where a cast fails, and such rows take the next "
-            "route, or the job's own model.",
+            "try_cast(column as int) is NULL where a cast fails, and the next route is tried.",
         ),
     ):
         failed = whole.set_aside.get((Status.INVALID_INPUT, reason), 0)
