@@ -98,7 +98,7 @@ def take_input(
         log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
         return take_input(pipeline, spec, night, start=start)
     log.info(
-        "%s %s: %s items, %s set aside, %s answered by another's request",
+        "%s %s: %s items, %s not sent, %s answered by another's request",
         night.job,
         night.partition,
         f"{new.items:,}",

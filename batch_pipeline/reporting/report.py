@@ -339,6 +339,11 @@ class Report:
         return sum(self.statuses.values())
 
     @property
+    def asked(self) -> int:
+        """Settled items without those that filters left out."""
+        return self.settled - self.filtered
+
+    @property
     def cost_per_document_usd(self) -> Decimal | None:
         """USD for one settled item; None before there is one."""
         return _each(self.costs.billed_usd, self.settled)

@@ -109,7 +109,7 @@ def _outcomes(report: Report) -> str:
         return "none yet" if report.items else "the input was empty"
     most_first = sorted(report.statuses.items(), key=lambda entry: -entry[1])
     found = ", ".join(f"{count:,} {status_label(status)}" for status, count in most_first if count)
-    return f"{found} ({part(report.succeeded, report.settled)} succeeded)"
+    return f"{found} ({part(report.succeeded, report.asked)} succeeded)"
 
 
 def _tokens(report: Report) -> str:

@@ -99,13 +99,14 @@ def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds
     console = SafeConsole()
     table = Table(title=f"{JOB}: the last {len(reports)} nights")
     table.add_column("night", no_wrap=True)
-    for name in ("items", "good", "aside", "batches", "billed", "real time", "saved"):
+    for name in ("items", "good", "filtered", "aside", "batches", "billed", "real time", "saved"):
         table.add_column(name, justify="right")
     for report in reports:
         table.add_row(
             report.partition,
             f"{report.items:,}",
             f"{report.succeeded:,}",
+            f"{report.filtered:,}",
             f"{report.dead_letter:,}",
             f"{report.batches:,}",
             usd(report.costs.billed_usd),
