@@ -23,6 +23,7 @@ from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
 from batch_pipeline.cli.commands.demo import demo
 from batch_pipeline.cli.commands.estimate import estimate
+from batch_pipeline.cli.commands.export import export
 from batch_pipeline.cli.commands.jobs import jobs, validate
 from batch_pipeline.cli.commands.prune import prune
 from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
@@ -44,6 +45,7 @@ COMMANDS = (
     run,
     status,
     report,
+    export,
     approve,
     cancel,
     prune,

@@ -33,26 +33,46 @@ _CATEGORY_MARK = b"category"
 
 @overload
 def read_results(
-    job: str, partition: str | Sequence[str] | None = None, columns: Sequence[str] | None = None,
-    as_: Literal["pandas"] = "pandas", *, dataset: str = ..., incomplete: Incomplete | None = ...,
+    job: str,
+    partition: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    as_: Literal["pandas"] = "pandas",
+    *,
+    dataset: str = ...,
+    incomplete: Incomplete | None = ...,
     home: str | None = ...,
 ) -> pd.DataFrame: ...
 @overload
 def read_results(
-    job: str, partition: str | Sequence[str] | None = None, columns: Sequence[str] | None = None,
-    *, as_: Literal["polars"], dataset: str = ..., incomplete: Incomplete | None = ...,
+    job: str,
+    partition: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    as_: Literal["polars"],
+    dataset: str = ...,
+    incomplete: Incomplete | None = ...,
     home: str | None = ...,
 ) -> pl.DataFrame: ...
 @overload
 def read_results(
-    job: str, partition: str | Sequence[str] | None = None, columns: Sequence[str] | None = None,
-    *, as_: Literal["arrow"], dataset: str = ..., incomplete: Incomplete | None = ...,
+    job: str,
+    partition: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    as_: Literal["arrow"],
+    dataset: str = ...,
+    incomplete: Incomplete | None = ...,
     home: str | None = ...,
 ) -> pa.Table: ...
 @overload
 def read_results(
-    job: str, partition: str | Sequence[str] | None = None, columns: Sequence[str] | None = None,
-    *, as_: Literal["batches"], dataset: str = ..., incomplete: Incomplete | None = ...,
+    job: str,
+    partition: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    as_: Literal["batches"],
+    dataset: str = ...,
+    incomplete: Incomplete | None = ...,
     home: str | None = ...,
 ) -> pa.RecordBatchReader: ...
 def read_results(
