@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import orjson
+
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.costs import estimate, estimate_json
+from batch_pipeline.flow.costs import cost_report, estimate, estimate_json
 from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
@@ -20,6 +22,7 @@ from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
+from batch_pipeline.flow.results.typed import carried, rows
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
@@ -60,7 +63,9 @@ def take_input(
     began the night: its deadline is fixed with the snapshot.
     """
     price_for(spec)
+    night = rows.declare(pipeline, spec, night)
     results_folder.repair(pipeline, night)
+    _report_again(pipeline, spec, night)
     former = results_folder.former_account(pipeline, night)
     night, current, busy = _as_it_is(pipeline, night)
     if current is not None and night.pruned_at is not None:
@@ -87,6 +92,7 @@ def take_input(
         and (new.folder, new.signature) == (current.folder, current.signature)
     ):
         return InputTaken(night, current, "input unchanged")
+    carried.prepare(pipeline.files, new, spec.output.carry, sources)
     try:
         snapshot = results_folder.switch_snapshot(
             pipeline,
@@ -108,6 +114,17 @@ def take_input(
     note = _note(pipeline, night, former, current, new)
     keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _report_again(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
+    """Write the report of a complete night whose folders were built again: it says that they are
+    not complete."""
+    night = pipeline.refreshed(night)
+    if night.output is None or night.completed_at is None or not night.published:
+        return
+    data = pipeline.files.read(paths.report(night.job, night.partition, ".json"))
+    if data is not None and not orjson.loads(data).get("complete"):
+        cost_report.write_report(pipeline, spec, night)
 
 
 def _note(

@@ -38,6 +38,7 @@ from batch_pipeline.jobs.declared_model import (
     problem_with,
     read_json,
 )
+from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.thrift import (
     AskedOtherwise,
@@ -233,6 +234,7 @@ class JobSpec(DeclaredModel):
     params: JsonObject = Field(default_factory=dict)
     betas: NonEmptyTexts = ()
     output_schema: Annotated[JsonObject, BeforeValidator(read_json)] | None = None
+    output: OutputSpec = OutputSpec()
     mode: Literal["batch", "realtime", "auto"] = "batch"
     partitions: PartitionsSpec | None = None
     schedule: str | None = None
@@ -342,6 +344,16 @@ class JobSpec(DeclaredModel):
         problem = _schema_problem(value)
         if problem is not None:
             raise ValueError(problem)
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _a_schema_to_type_by(cls, value: OutputSpec, info: ValidationInfo) -> OutputSpec:
+        if value.typed and info.data.get("output_schema", value) is None:
+            raise ValueError(
+                "typed: true gives the fields of `output_schema` columns of their own, and none is "
+                "declared; declare one, or remove `typed`"
+            )
         return value
 
     @field_validator("partitions")

@@ -126,7 +126,9 @@ def _csv(rows: _Rows, target: BinaryIO) -> None:
         writer.writerow(map(_defused, rows.schema.names))
         for batch in rows.batches():
             columns = (column.to_pylist() for column in batch.columns)
-            writer.writerows([_csv_cell(value) for value in row] for row in zip(*columns))
+            writer.writerows(
+                [_csv_cell(value) for value in row] for row in zip(*columns, strict=True)
+            )
     finally:
         text.detach()
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.reading import datasets
+from batch_pipeline.flow.results.typed.columns import CATEGORY
 from batch_pipeline.reading.datasets import Dataset, Found, Incomplete
 from batch_pipeline.settings import home_from_environment
 from batch_pipeline.storage.files import Files
@@ -27,8 +28,6 @@ As = Literal["pandas", "polars", "arrow", "batches"]
 _CATEGORIES = frozenset(
     {"status", "stop_reason", "error_type", "model", "mode", "route", "reason", "partition"}
 )
-# Marks such a column of a typed dataset, see `flow.results.typed_types`.
-_CATEGORY_MARK = b"category"
 
 
 @overload
@@ -121,7 +120,7 @@ def scan_results(
     and rows are streamed. Parameters as of `read_results`.
     """
     found = _found(job, partition, columns, dataset, incomplete, home)
-    pl = _import_polars()
+    _import_polars()
     from polars.io.plugins import register_io_source  # noqa: PLC0415  # an optional library
 
     def source(
@@ -165,7 +164,7 @@ def _categories(schema: pa.Schema) -> list[str]:
         field.name
         for field in schema
         if pa.types.is_string(field.type)
-        and (field.name in _CATEGORIES or _CATEGORY_MARK in (field.metadata or {}))
+        and (field.name in _CATEGORIES or CATEGORY.keys() <= (field.metadata or {}).keys())
     ]
 
 

@@ -1,4 +1,4 @@
-"""The results folder of a night, and beside it the dead letters: how rows come into them.
+"""The results folder of a night, beside it the dead letters and typed rows: how they come there.
 
 There are two ways, and both leave one row for each item that is settled:
 
@@ -29,6 +29,7 @@ from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.publishing import Named
 from batch_pipeline.flow.results import dead_letters, settled_rows
+from batch_pipeline.flow.results.typed.rows import TypedRows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
 from batch_pipeline.ledger import snapshots as inputs
@@ -191,18 +192,25 @@ def _rebuilt(
     with (
         pipeline.files.staged() as results,
         pipeline.files.staged() as letters,
+        pipeline.files.staged() as typed,
         pipeline.files.staged() as report,
     ):
-        results.mkdir()
-        letters.mkdir()
+        for folder in (results, letters, typed):
+            folder.mkdir()
         settled = _write_rows(pipeline, snapshot, answered, results, letters, simulated=simulated)
+        if night.output:
+            rows = TypedRows(pipeline.files, snapshot, night.output)
+            for file in sorted(results.iterdir()):
+                rows.write(file, typed / file.name)
         named = [
             *_no_longer_complete(pipeline, night, report),
             *_replacing(paths.results(night.job, night.partition), results),
             *_replacing(paths.dead_letter(night.job, night.partition), letters),
         ]
+        if night.output is not None:
+            named += _replacing(paths.typed(night.job, night.partition), typed)
         staged = [path for path, _ in named if path is not None]
-        for path in (results, letters, *staged):
+        for path in (results, letters, typed, *staged):
             pipeline.files.make_durable(path)
         with (
             publishing.prepared(pipeline, night, staged) as publish,
@@ -212,7 +220,8 @@ def _rebuilt(
             busy = idle and submissions.of_night(connection, night.id, *submissions.LIVE)
             # `rebuilding` makes the next run repair the folder if this process dies while it
             # replaces files. Another process that has built the folder meanwhile has cleared it.
-            if current.revision != night.revision or not current.rebuilding or busy:
+            other = current.revision != night.revision or current.output != night.output
+            if other or not current.rebuilding or busy:
                 raise _changed(night)
             publish(connection, named)
             nights.show_night(connection, current)
