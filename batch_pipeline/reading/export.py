@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def export(
 
 @contextmanager
 def written(path: Path) -> Iterator[BinaryIO]:
-    """A file that has its name, in place of a former one, once the block has ended without error."""
+    """A file that gets its name, in place of a former one, when the block ends without error."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
@@ -87,6 +88,8 @@ class _Rows:
         self._status = "reason" if found.dataset is Dataset.DEAD_LETTER else "status"
         asked = [*schema.names, *([self._status] if statuses else [])]
         self._found = found.select(asked)
+        # Texts that are JSON; a typed dataset has none that is known to be.
+        self.json_columns = () if found.dataset is Dataset.TYPED else ("parsed", "input")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self._found.batches():
@@ -98,21 +101,22 @@ class _Rows:
 
 
 def _jsonl(rows: _Rows, target: BinaryIO) -> None:
-    """One JSON object a row (UTF-8): `parsed` as JSON and not as text, amounts with their digits."""
-    nested = [name for name in ("parsed", "input") if name in rows.schema.names]
+    """One JSON object a row (UTF-8): `parsed` is JSON and no text, amounts have their digits."""
+    nested = [name for name in rows.json_columns if name in rows.schema.names]
     for batch in rows.batches():
         for row in batch.to_pylist():
             for name in nested:
                 if row[name] is not None:
-                    # As it is: a number keeps its digits.
-                    row[name] = orjson.Fragment(row[name])
+                    # Its text as it is, so that a number keeps its digits, but on one line: inside
+                    # a JSON text an end of line is escaped, outside it is a blank.
+                    row[name] = orjson.Fragment(re.sub(r"[\r\n]", " ", row[name]))
             line = orjson.dumps(row, default=_as_json, option=orjson.OPT_UTC_Z)
             target.write(line + b"\n")
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return orjson.Fragment(f"{value.normalize():f}")
+        return orjson.Fragment(_digits(value))
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     return str(value)
@@ -134,15 +138,18 @@ def _csv(rows: _Rows, target: BinaryIO) -> None:
 
 
 def _csv_cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return _defused(value)
-    plain = _plain(value)
-    return _defused(plain) if isinstance(plain, str) and isinstance(value, (list, dict)) else plain
+    return _defused(value) if isinstance(value, str) else _plain(value)
 
 
 def _defused(text: str) -> str:
     """A text that no spreadsheet takes for a formula: with an apostrophe before what may be one."""
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _digits(value: Decimal) -> str:
+    """An amount with the digits that it has, without zeros at its end."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _plain(value: Any) -> Any:
@@ -154,7 +161,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, Decimal):
-        return f"{value.normalize():f}"
+        return _digits(value)
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value

@@ -187,11 +187,13 @@ def _record(
     if duplicate:
         log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
     # The folder may show the night of another account.
-    now = nights.get_night(connection, night.id)
-    shown = not duplicate and now.published
-    if shown and (now.output != night.output or not night.published):
-        # Declared otherwise while the rows were made: the folders are built again.
-        nights.update_night(connection, night.id, rebuilding=now.rebuilding or bool(now.output))
+    current_night = nights.get_night(connection, night.id)
+    shown = not duplicate and current_night.published
+    made = night.output if staged.typed.exists() else None
+    if shown and (current_night.output or None) != (made or None):
+        # Declared otherwise while the rows were made: all of them are made again.
+        nights.update_night(connection, night.id, rebuilding=True)
+        staged.typed.unlink(missing_ok=True)
     named = _named(night, submission, staged, shown=shown)
     if pipeline.files.is_remote:
         submissions.name_answers(connection, submission, answers.rsplit("/", 1)[-1])

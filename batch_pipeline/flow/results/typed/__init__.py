@@ -1,1 +1,1 @@
-"""The typed dataset of a night: beside its results, with columns of the input and of the answers."""
+"""The typed dataset of a night: columns of the input and fields of the answers."""

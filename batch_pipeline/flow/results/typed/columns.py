@@ -22,7 +22,7 @@ import pyarrow as pa
 OWN = ("id", "status", "partition")
 # Tells readers that a text has few values; `reading.frames` makes it a category.
 CATEGORY = {b"category": b"true"}
-# A schema is not followed deeper: readers of Parquet refuse columns of such depth.
+# References that point to references are followed this often.
 _DEPTH = 10
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -81,31 +81,39 @@ def _column(name: str, key: str | None, typed: Typed) -> Column:
     return Column(field, key, typed.convert)
 
 
-def type_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Typed:
-    """The type of a schema's values; `root` is the schema that its references point into."""
+def type_of(schema: Any, root: Mapping[str, Any], within: frozenset[int] = frozenset()) -> Typed:
+    """The type of a schema's values; `root` is the schema that its references point into.
+
+    `within` are the schemas around it: one that is within itself has no type of finite depth.
+    """
     part = _resolved(schema, root)
-    options = part.get("anyOf") or part.get("oneOf")
-    if depth > _DEPTH:
+    if id(part) in within:
         return JSON_TEXT
+    inner = partial(type_of, root=root, within=within | {id(part)})
+    options = part.get("anyOf") or part.get("oneOf")
     if options:
-        found = [type_of(one, root, depth + 1) for one in options if not _is_null(one, root)]
-        same = {one.kind for one in found}
-        return found[0] if len(found) == 1 or (len(same) == 1 and found[0] is TEXT) else JSON_TEXT
-    kind = _kind(part)
-    few = "enum" in part or "const" in part
+        found = [inner(one) for one in options if _resolved(one, root).get("type") != "null"]
+        same = len(found) == 1 or all(one is TEXT for one in found)
+        return found[0] if found and same else JSON_TEXT
+    return _of_kind(_kind(part), part, inner)
+
+
+def _of_kind(kind: str | None, part: Mapping[str, Any], inner: Callable[[Any], Typed]) -> Typed:
+    found = {"integer": INTEGER, "boolean": BOOLEAN}.get(kind or "", JSON_TEXT)
     if kind == "string":
-        formatted = {"date": DATE, "date-time": MOMENT}.get(part.get("format", ""), TEXT)
-        return Typed(TEXT.kind, TEXT.convert, few=True) if few else formatted
-    if kind == "number":
-        return _money(part.get("multipleOf"))
-    if kind == "array" and isinstance(part.get("items"), dict):
-        item = type_of(part["items"], root, depth + 1)
-        return Typed(pa.list_(item.kind), partial(_list, item.convert))
-    if kind == "object" and part.get("properties") and not part.get("additionalProperties"):
-        fields = {key: type_of(one, root, depth + 1) for key, one in part["properties"].items()}
+        found = {"date": DATE, "date-time": MOMENT}.get(part.get("format", ""), TEXT)
+        if "enum" in part or "const" in part:
+            found = Typed(TEXT.kind, TEXT.convert, few=True)
+    elif kind == "number":
+        found = _money(part.get("multipleOf"))
+    elif kind == "array" and isinstance(part.get("items"), dict):
+        item = inner(part["items"])
+        found = Typed(pa.list_(item.kind), partial(_list, item.convert))
+    elif kind == "object" and part.get("properties") and not part.get("additionalProperties"):
+        fields = {key: inner(one) for key, one in part["properties"].items()}
         struct = pa.struct([(key, one.kind) for key, one in fields.items()])
-        return Typed(struct, partial(_struct, {key: one.convert for key, one in fields.items()}))
-    return {"integer": INTEGER, "boolean": BOOLEAN}.get(kind or "", JSON_TEXT)
+        found = Typed(struct, partial(_struct, {key: one.convert for key, one in fields.items()}))
+    return found
 
 
 def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,10 +136,6 @@ def _pointed_at(reference: str, root: Mapping[str, Any]) -> Any:
         key = step.replace("~1", "/").replace("~0", "~")
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
-
-
-def _is_null(schema: Any, root: Mapping[str, Any]) -> bool:
-    return _resolved(schema, root).get("type") == "null"
 
 
 def _kind(part: Mapping[str, Any]) -> str | None:
