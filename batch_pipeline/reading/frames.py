@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.reading import datasets
 from batch_pipeline.flow.results.typed.columns import CATEGORY
+from batch_pipeline.reading import datasets
 from batch_pipeline.reading.datasets import Dataset, Found, Incomplete
 from batch_pipeline.settings import home_from_environment
 from batch_pipeline.storage.files import Files

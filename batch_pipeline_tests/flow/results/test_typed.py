@@ -77,7 +77,7 @@ def test_a_field_has_the_type_of_its_schema(
 
 
 def test_names_that_are_taken_are_told_apart() -> None:
-    fields = dict.fromkeys(["ID", "Input_a", "name", "NAME"], {"type": "string"})
+    fields = {name: {"type": "string"} for name in ("ID", "Input_a", "name", "NAME")}
     columns = columns_of({"type": "object", "properties": fields}, ["input_a"])
     names = [column.field.name for column in columns]
     assert names == ["parsed_ID", "parsed_Input_a", "name", "parsed_NAME"]
@@ -129,7 +129,7 @@ def test_carried_columns_and_fields_stand_beside_each_item(
     before = sim.books.accepted_requests
     assert run(pipeline, job(path, **plain, output={"carry": ["pages"]}), PARTITION).complete
     assert list(typed(pipeline).columns) == ["id", "status", "input_pages", "partition"]
-    with pytest.raises(InputDataError, match="'custmer' that output.carry names"):
+    with pytest.raises(InputDataError, match=r"'custmer' that output\.carry names"):
         run(pipeline, job(path, **plain, output={"carry": ["custmer"]}), PARTITION)
     assert list(typed(pipeline)["input_pages"]) == list(range(6))
     assert run(pipeline, job(path, **plain), PARTITION).complete
