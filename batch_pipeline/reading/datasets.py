@@ -112,6 +112,11 @@ def find(
     results = _listed(files, job, Dataset.RESULTS, wanted)
     there = list(dict.fromkeys(partition for partition, _ in results))
     if wanted is None:
+        if not there:
+            raise UsageError(
+                f"{job} has no results under {files.uri(job)}; run a night of it, or correct the "
+                "job's name or the home"
+            )
         wanted = there
     rule = incomplete or ("leave_out" if partitions is None else "refuse")
     kept = [name for name in wanted if name in set(there)]

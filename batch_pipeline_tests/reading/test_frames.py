@@ -104,6 +104,7 @@ def test_batches_are_a_stream_with_the_schema_of_the_contract(home: str) -> None
     [
         ({"partition": "2026-01-03"}, "review 2026-01-03 is not complete"),
         ({"partition": ["007", "2026-02-01"]}, "review 2026-02-01 has no results"),
+        ({"job": "other", "partition": None}, "other has no results"),
         ({"partition": "../007"}, "is no name"),
         ({"columns": ["id", "contents"]}, "has no column 'contents'"),
         ({"columns": "id"}, "columns is a list"),
@@ -114,4 +115,4 @@ def test_batches_are_a_stream_with_the_schema_of_the_contract(home: str) -> None
 )
 def test_what_cannot_be_read_is_refused(home: str, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_results("review", **asked, home=home)
+        read_results(**{"job": "review", **asked}, home=home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.typed.carried import Carried, prepare
 from batch_pipeline.flow.results.typed.columns import CATEGORY, columns_of
@@ -102,12 +106,23 @@ def declare(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
         assert night.snapshot_id is not None
         with pipeline.ledger.read() as connection:
             snapshot = snapshots.get_snapshot(connection, night.snapshot_id)
-        prepare(pipeline.files, snapshot, declared["carry"])
+        sources = _sources(pipeline, spec, night, snapshot)
+        prepare(pipeline.files, snapshot, declared["carry"], sources)
     with pipeline.ledger.write() as connection:
         # Without an output, {}: what was published with one is removed.
         values = {"rebuilding": True} if shown else {}
         nights.update_night(connection, night.id, output=declared or {}, **values)
         return nights.get_night(connection, night.id)
+
+
+def _sources(
+    pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot
+) -> Sources | None:
+    """The files that a snapshot was read from, if they are still there as they were."""
+    with suppress(InputDataError):
+        found = input_dataset.find_input(pipeline, spec, night.partition)
+        return found if found.signature == snapshot.signature else None
+    return None
 
 
 def _exactly(text: str) -> Any:
