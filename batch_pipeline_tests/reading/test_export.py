@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import openpyxl
@@ -17,7 +15,6 @@ from batch_pipeline.reading import export as exporting
 from batch_pipeline.reading.datasets import Found, find
 from batch_pipeline.reading.export import export
 from batch_pipeline.storage.files import Files
-from batch_pipeline_tests.cli.program import Program, documents
 from batch_pipeline_tests.reading.test_frames import home
 
 __all__ = ["home"]
@@ -78,18 +75,3 @@ def test_a_spreadsheet_has_texts_and_numbers_and_no_formulas(
     assert shown == [
         ("2026-01-01 0", "s"), ("=1+1", "s"), (7, "n"), (1e-12, "n"), (True, "b"),
     ]  # fmt: skip
-
-
-def test_the_command_writes_whole_files_and_streams(program: Program, tmp_path: Path) -> None:
-    job = program.declare("review", documents(5), pilot={"size": 0})
-    assert program("run", job, "--json").code == 0
-    target = tmp_path / "out.csv"
-    ended = program("export", job, "--format", "csv", "--to", str(target), "--json")
-    assert (ended.code, ended.document["rows"], ended.document["complete"]) == (0, 5, True)
-    with target.open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 5
-    assert target.stat().st_mode & 0o077 == 0
-    assert list(tmp_path.glob(".out*")) == []
-    assert program("export", job, "--format", "xlsx").code == 2
-    assert program("export", job, "--columns", "nothing").code == 2
-    assert program("export", "unknown", "-p", "all").code == 2
