@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import orjson
-
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.costs import cost_report, estimate, estimate_json
+from batch_pipeline.flow.costs import estimate, estimate_json
 from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
@@ -65,7 +63,6 @@ def take_input(
     price_for(spec)
     night = rows.declare(pipeline, spec, night)
     results_folder.repair(pipeline, night)
-    _report_again(pipeline, spec, night)
     former = results_folder.former_account(pipeline, night)
     night, current, busy = _as_it_is(pipeline, night)
     if current is not None and night.pruned_at is not None:
@@ -114,17 +111,6 @@ def take_input(
     note = _note(pipeline, night, former, current, new)
     keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
-
-
-def _report_again(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
-    """Write the report of a complete night whose folders were built again: it says that they are
-    not complete."""
-    night = pipeline.refreshed(night)
-    if night.output is None or night.completed_at is None or not night.published:
-        return
-    data = pipeline.files.read(paths.report(night.job, night.partition, ".json"))
-    if data is not None and not orjson.loads(data).get("complete"):
-        cost_report.write_report(pipeline, spec, night)
 
 
 def _note(

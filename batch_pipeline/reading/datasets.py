@@ -26,6 +26,8 @@ BATCH_ROWS = 10_000
 PARTITION = pa.field("partition", pa.string(), nullable=False)
 # Reports and schemas that are read at once: of an object store each takes a round trip.
 _AT_ONCE = 16
+# How often files are listed that another process replaces meanwhile.
+_TRIES = 10
 _NAMED = 10
 
 
@@ -109,8 +111,18 @@ def find(
     `incomplete` says otherwise. Raises UsageError for a partition without results.
     """
     wanted = [partitions] if isinstance(partitions, str) else partitions
-    results = _listed(files, job, Dataset.RESULTS, wanted)
-    there = list(dict.fromkeys(partition for partition, _ in results))
+    rule = incomplete or ("leave_out" if partitions is None else "refuse")
+    for _ in range(_TRIES):
+        results = _listed(files, job, Dataset.RESULTS, wanted)
+        parts = results if dataset is Dataset.RESULTS else _listed(files, job, dataset, wanted)
+        there = list(dict.fromkeys(partition for partition, _ in results))
+        complete = there if rule == "read" else _complete(files, job, there)
+        # A night that is published anew says so in its report, and its files get new names. So
+        # files that are the same before and after a look at the report are all that there are.
+        if rule == "read" or parts == _listed(files, job, dataset, wanted):
+            break
+    else:
+        raise UsageError(f"{job} is being published anew; read again in a moment")
     if wanted is None:
         if not there:
             raise UsageError(
@@ -118,24 +130,23 @@ def find(
                 "job's name or the home"
             )
         wanted = there
-    rule = incomplete or ("leave_out" if partitions is None else "refuse")
-    kept = [name for name in wanted if name in set(there)]
     if rule != "leave_out":
         _require(files, job, [name for name in wanted if name not in set(there)], "has no results")
-    if rule != "read":
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            complete = list(threads.map(lambda name: is_complete(files, job, name), kept))
-        unfinished = [name for name, is_done in zip(kept, complete, strict=True) if not is_done]
-        if rule == "refuse":
-            _require(files, job, unfinished, "is not complete")
-        kept = [name for name in kept if name not in set(unfinished)]
-    parts = results if dataset is Dataset.RESULTS else _listed(files, job, dataset, kept)
-    order = {name: place for place, name in enumerate(kept)}
+        unfinished = [name for name in wanted if name not in set(complete)]
+        _require(files, job, unfinished, "is not complete")
+    order = {name: place for place, name in enumerate(wanted) if name in set(complete)}
     parts = sorted((part for part in parts if part[0] in order), key=lambda p: (order[p[0]], p[1]))
     if dataset is Dataset.TYPED:
-        _require_typed(files, job, kept, parts)
+        _require_typed(files, job, list(order), parts)
     schema = _schema(files, job, dataset, parts)
     return Found(files, dataset, tuple(parts), schema.append(PARTITION))
+
+
+def _complete(files: Files, job: str, partitions: Sequence[str]) -> list[str]:
+    """Those of the partitions that are complete."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = list(threads.map(lambda name: is_complete(files, job, name), partitions))
+    return [name for name, complete in zip(partitions, found, strict=True) if complete]
 
 
 def is_complete(files: Files, job: str, partition: str) -> bool:

@@ -19,5 +19,7 @@ def test_the_command_writes_whole_files_and_streams(program: Program, tmp_path: 
     assert target.stat().st_mode & 0o077 == 0
     assert list(tmp_path.glob(".out*")) == []
     assert program("export", job, "--format", "xlsx").code == 2
-    assert program("export", job, "--columns", "nothing").code == 2
+    assert program("export", job, "--columns", "nothing", "--to", str(target)).code == 2
+    streamed = program.process("export", job, "--columns", "status", "--format", "csv")
+    assert streamed.out.splitlines() == ["status", *["succeeded"] * 5]
     assert program("export", "unknown", "-p", "all").code == 2

@@ -19,6 +19,7 @@ from batch_pipeline import read_results, scan_results
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
+from batch_pipeline.reading import datasets
 from batch_pipeline.reading.datasets import PARTITION
 from batch_pipeline.storage.files import Files
 
@@ -70,6 +71,24 @@ def test_one_several_and_all_partitions_are_read(home: str) -> None:
     unfinished = read_results("review", incomplete="read", home=home, as_="arrow")
     assert unfinished.num_rows == 12
     assert read_results("review", "007", ["partition"], home=home, as_="arrow").num_rows == 3
+
+
+def test_files_that_are_replaced_meanwhile_are_looked_for_again(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, found = Files(home), datasets.is_complete
+    folder = paths.results("review", "007")
+
+    def replaced(*night: Any) -> bool:
+        if files.list(folder, "a.parquet"):
+            files.remove(f"{folder}/a.parquet")
+            for number in range(2):
+                table = pa.Table.from_pylist([row("007", number)], schema=RESULTS_SCHEMA)
+                publish(files, f"{folder}/b-{number}.parquet", table)
+        return found(*night)
+
+    monkeypatch.setattr(datasets, "is_complete", replaced)
+    assert list(read_results("review", "007", home=home)["id"]) == ["007 0", "007 1"]
 
 
 def test_types_are_right_in_pandas(home: str) -> None:

@@ -108,7 +108,7 @@ def collect(
             simulated=pipeline.account.simulated,
         )  # fmt: skip
         night = pipeline.refreshed(night)
-        if night.output and night.published:
+        if night.output is not None and night.published:
             rows = TypedRows(pipeline.files, snapshot, night.output)
             rows.write(staged.results, staged.typed)
         for path in (*published, staged.answers):
@@ -190,7 +190,7 @@ def _record(
     current_night = nights.get_night(connection, night.id)
     shown = not duplicate and current_night.published
     made = night.output if staged.typed.exists() else None
-    if shown and (current_night.output or None) != (made or None):
+    if shown and current_night.output != made:
         # Declared otherwise while the rows were made: all of them are made again.
         nights.update_night(connection, night.id, rebuilding=True)
         staged.typed.unlink(missing_ok=True)

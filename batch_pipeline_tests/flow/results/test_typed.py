@@ -100,7 +100,8 @@ def source(tmp_path: Path, count: int = 6) -> Path:
 
 def typed(pipeline: Pipeline) -> pd.DataFrame:
     home = pipeline.settings.home
-    return read_results("review", PARTITION, dataset="typed", home=home).sort_values("id")
+    frame = read_results("review", PARTITION, dataset="typed", incomplete="read", home=home)
+    return frame.sort_values("id")
 
 
 def test_carried_columns_and_fields_stand_beside_each_item(

@@ -91,7 +91,7 @@ def declare(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
     """
     declared = spec.output.model_dump(mode="json") if spec.output.declared else None
     night = pipeline.refreshed(night)
-    if (night.output or None) == declared:
+    if night.output == declared:
         return night
     if night.pruned_at is not None:
         log.warning(
@@ -109,9 +109,9 @@ def declare(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
         sources = _sources(pipeline, spec, night, snapshot)
         prepare(pipeline.files, snapshot, declared["carry"], sources)
     with pipeline.ledger.write() as connection:
-        # Without an output, {}: what was published with one is removed.
-        values = {"rebuilding": True} if shown else {}
-        nights.update_night(connection, night.id, output=declared or {}, **values)
+        nights.update_night(connection, night.id, output=declared)
+        if shown:
+            nights.update_night(connection, night.id, rebuilding=True)
         return nights.get_night(connection, night.id)
 
 
