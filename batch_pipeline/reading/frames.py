@@ -192,8 +192,9 @@ def _pandas(found: Found) -> pd.DataFrame:
 
 def _polars(table: pa.Table) -> pl.DataFrame:
     pl = _import_polars()
-    frame = pl.DataFrame(table)
-    return frame.with_columns(pl.col(_categories(table.schema)).cast(pl.Categorical))
+    few = pl.col(_categories(table.schema)).cast(pl.Categorical)
+    frame: pl.DataFrame = pl.DataFrame(table).with_columns(few)
+    return frame
 
 
 def _import_polars() -> Any:
