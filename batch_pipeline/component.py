@@ -30,10 +30,17 @@ class JobAttributes(BaseModel):
         return schema
 
 
+_FILE_EXAMPLES = {"output_schema": "answer.schema.json", "system": "system.md", "user": "user.md"}
+
+
 def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
     """Add the `<key>_file` keys to a model's schema: they are no fields of the model."""
     for key in model.FILE_KEYS:
-        schema["properties"][f"{key}_file"] = {"type": "string"}
+        schema["properties"][f"{key}_file"] = {
+            "type": "string",
+            "description": f"A file that holds `{key}`, relative to this one.",
+            "examples": [_FILE_EXAMPLES[key]],
+        }
         if key in schema.get("required", ()):
             schema["required"].remove(key)
 
