@@ -87,6 +87,7 @@ def at_work(
     within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
+        _tag_run(context, spec)
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
                 if context.has_partition_key:
@@ -100,6 +101,13 @@ def at_work(
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
+    """Give a run that was launched from an asset's page the tags that the job's own runs have."""
+    missing = {key: tag for key, tag in spec.run_tags.items() if key not in context.run.tags}
+    if missing:
+        context.instance.add_run_tags(context.run.run_id, missing)
 
 
 def patiently(

@@ -23,7 +23,7 @@ def test_a_key_is_described_by_examples_that_it_takes(key: Key) -> None:
     assert key.field.description.endswith(".")
     assert key.field.examples
     adapter: TypeAdapter[object] = TypeAdapter(
-        Annotated[(key.field.annotation, *key.field.metadata)]  # type: ignore[arg-type]
+        Annotated[key.field.annotation, key.field]  # type: ignore[name-defined]
     )
     for example in key.field.examples:
         if "_file" not in json.dumps(example):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,10 @@ def validate(
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
+    from batch_pipeline.jobs.loading import find_file
 
     pipeline, spec, key = opening.open_night(context, job, partition)
+    find_file(pipeline.settings.jobs_dir, job).require_env(os.environ)
     price_for(spec)
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
