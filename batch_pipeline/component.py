@@ -11,6 +11,7 @@ from batch_pipeline.jobs import loading
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec, PromptSpec
 from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
 
 
 class JobAttributes(BaseModel):
@@ -45,6 +46,7 @@ def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
             schema["required"].remove(key)
 
 
+@dg.scaffold_with(BatchJobScaffolder)
 class BatchJobComponent(dg.Component):
     """One job: declared in a `defs.yaml`, or in Python by `BatchJobComponent(spec)`."""
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
 
 
+# What the columns beside a job's name take at least.
+_BESIDE_A_NAME = 50
+
+
 def jobs(context: typer.Context, as_json: Json = False) -> int:
     """List the declared jobs."""
     from batch_pipeline.jobs.loading import scan_jobs
@@ -95,21 +99,26 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         document["error"] = {"code": "invalid_declaration", "message": problems}
 
     def show() -> None:
+        console = SafeConsole()
         table = plain_table()
+        # A name is what one copies: it is cut only where the terminal is not wider than it.
+        longest = max(len(row["name"]) for row in rows)
+        together = longest + _BESIDE_A_NAME <= console.width
         table.add_column("job", overflow="fold")
-        for name in ("model", "newest night", "schedule"):
+        names = ("newest night", "schedule") if together else ()
+        for name in names:
             table.add_column(name, no_wrap=True)
-        table.add_column("description")
+        if together:
+            table.add_column("model, description", overflow="fold")
         for row in rows:
-            cells = (
-                row["name"],
-                row["model_id"],
-                row["newest_partition"] or "none yet",
-                row["schedule"] or "-",
-                row["description"],
-            )
-            table.add_row(*(Text(one_line(cell)) for cell in cells))
-        SafeConsole().print(table)
+            when = (row["newest_partition"] or "none yet", row["schedule"] or "-")
+            about = [row["model_id"], *filter(None, [row["description"]])]
+            if together:
+                cells = [Text(one_line(row["name"])), *(Text(one_line(cell)) for cell in when)]
+                table.add_row(*cells, Text("\n".join(map(one_line, about))))
+            else:
+                table.add_row(Text("\n  ".join(map(one_line, (row["name"], *when, *about)))))
+        console.print(table)
 
     if rows or output.as_json:
         output.answer(document, show)
