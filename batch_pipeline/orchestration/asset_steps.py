@@ -19,6 +19,7 @@ from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -87,6 +88,7 @@ def at_work(
     within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
+        _refuse_other_partitions(context, spec)
         _tag_run(context, spec)
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
@@ -101,6 +103,17 @@ def at_work(
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
+    """Fail where the post-processing of a folder above has given the asset other partitions."""
+    if context.assets_def.partitions_def != partitions_definition(spec):
+        raise dg.Failure(
+            f"The partitions of {spec.name} were changed after it was built, so that Dagster and "
+            "the command line would mean different nights: remove partitions_def from the "
+            "post_processing of the folders above, and declare `partitions` in the job.",
+            allow_retries=False,
+        )
 
 
 def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
