@@ -97,7 +97,7 @@ def _columns(database: duckdb.DuckDBPyConnection, file: SourceFile) -> tuple[int
     described = database.execute(f"describe select * from {reader}", [file.name]).fetchall()  # noqa: S608
     names = [(row[0], row[1]) for row in described]
     facts = ", ".join(
-        f"count({quoted}), count(distinct {quoted}::varchar), "
+        f"count({quoted}), count(distinct hash({quoted})), "
         f"coalesce(avg(length({quoted}::varchar)), 0), coalesce(max(length({quoted}::varchar)), 0)"
         for quoted in (_quoted(name) for name, _ in names)
     )
