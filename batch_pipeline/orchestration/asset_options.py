@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import dagster as dg
 
@@ -11,7 +11,22 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automation_sensor_name
 
 
-def common(spec: JobSpec, *kinds: str) -> dict[str, Any]:
+class Options(TypedDict):
+    """What each asset of a job has, as arguments of Dagster's."""
+
+    group_name: str
+    owners: list[str]
+    tags: dict[str, str]
+    kinds: set[str]
+
+
+class SubmittingOptions(Options):
+    """What each asset up to submission has."""
+
+    automation_condition: dg.AutomationCondition[Any] | None
+
+
+def common(spec: JobSpec, *kinds: str) -> Options:
     """What each asset of a job has; `kinds` where the job declares none."""
     return {
         "group_name": spec.group or spec.name,
@@ -26,7 +41,7 @@ def time_zone(spec: JobSpec) -> str:
     return spec.partitions.timezone if spec.partitions else "UTC"
 
 
-def submitting(spec: JobSpec, *kinds: str) -> dict[str, Any]:
+def submitting(spec: JobSpec, *kinds: str) -> SubmittingOptions:
     """What each asset up to submission has: a night starts with all of them, in one run."""
     return {**common(spec, *kinds), "automation_condition": _condition(spec)}
 

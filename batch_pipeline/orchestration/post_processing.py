@@ -37,7 +37,8 @@ def apply(definitions: dg.Definitions, job: JobFile) -> dg.Definitions:
     try:
         context = dg.ResolutionContext.default().with_scope(**_template_vars(job))
         processors = asset_post_processor_list_from_post_processing_dict(context, processing)
-        return post_process_defs(definitions, processors)
+        found: dg.Definitions = post_process_defs(definitions, processors)
+        return found
     except DeclarationError:
         raise
     except Exception as error:

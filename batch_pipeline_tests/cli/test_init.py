@@ -85,10 +85,10 @@ def test_what_cannot_become_a_job_is_refused(
 ) -> None:
     source = str(as_jsonl(tmp_path))
     named = [source if argument == "FILE" else argument for argument in arguments]
-    refused = offline("init", *named, "--dir", str(tmp_path / "jobs"), "--json")
+    refused = offline("init", *named, "--dir", str(tmp_path / "new_jobs"), "--json")
     assert refused.code != 0
     assert told in refused.error["message"]
-    assert not (tmp_path / "jobs").exists()
+    assert not (tmp_path / "new_jobs").exists()
 
 
 def test_the_version_is_shown(offline: Program) -> None:

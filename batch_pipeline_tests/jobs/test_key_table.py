@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -22,8 +22,8 @@ def test_a_key_is_described_by_examples_that_it_takes(key: Key) -> None:
     assert key.field.description
     assert key.field.description.endswith(".")
     assert key.field.examples
-    adapter: TypeAdapter[object] = TypeAdapter(
-        Annotated[key.field.annotation, key.field]  # type: ignore[name-defined]
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        Annotated[key.field.annotation, key.field]  # type: ignore[arg-type]
     )
     for example in key.field.examples:
         if "_file" not in json.dumps(example):

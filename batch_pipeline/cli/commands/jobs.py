@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
 
 
-# What the columns beside a job's name take at least.
-_BESIDE_A_NAME = 50
-
-
 def jobs(context: typer.Context, as_json: Json = False) -> int:
     """List the declared jobs."""
     from batch_pipeline.jobs.loading import scan_jobs
@@ -103,8 +99,8 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         table = plain_table()
         # A name is what one copies: it is cut only where the terminal is not wider than it.
         longest = max(len(row["name"]) for row in rows)
-        together = longest + _BESIDE_A_NAME <= console.width
-        table.add_column("job", overflow="fold")
+        together = longest + _width_beside_the_name(rows) <= console.width
+        table.add_column("job", overflow="fold", min_width=longest if together else None)
         names = ("newest night", "schedule") if together else ()
         for name in names:
             table.add_column(name, no_wrap=True)
@@ -126,6 +122,14 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         output.say(f"No job is declared: there is no <job>/defs.yaml under {settings.jobs_dir}.")
     if problems:
         output.say(f"Error: {problems}")
+
+
+def _width_beside_the_name(rows: list[dict[str, Any]]) -> int:
+    """What the columns beside a job's name take at least, in characters."""
+    schedule = max(len("schedule"), *(len(row["schedule"] or "") for row in rows))
+    newest = max(len("newest night"), *(len(row["newest_partition"] or "") for row in rows))
+    words = max(len("description"), *(len(row["model_id"]) for row in rows))
+    return newest + schedule + words + 3 * len("  ") + 2
 
 
 def show_validation(
