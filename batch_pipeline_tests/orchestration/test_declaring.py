@@ -17,7 +17,7 @@ from batch_pipeline.jobs.loading import load_file, load_job
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key
-from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 
 MakeSpec = Callable[..., JobSpec]
 ALL = [name for names in ASSETS.values() for name in names]
@@ -186,6 +186,18 @@ def test_what_would_break_a_night_is_refused(
     ) as e:
         load_job(file)
     assert told in str(e.value)
+
+
+def test_partitions_that_a_folder_above_has_changed_stop_the_night(
+    nightly: Callable[..., Nightly], nights: list[str]
+) -> None:
+    job = nightly()
+    other = dg.DailyPartitionsDefinition("2020-01-01")
+    job.definitions = job.definitions.map_asset_specs(
+        func=lambda spec: spec.replace_attributes(partitions_def=other)
+    )
+    stopped = job.launch(nights[-1])
+    assert "remove partitions_def from the post_processing" in failure_of(stopped)
 
 
 @pytest.mark.parametrize(
