@@ -100,7 +100,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         # A name is what one copies: it is cut only where the terminal is not wider than it.
         longest = max(len(row["name"]) for row in rows)
         together = longest + _width_beside_the_name(rows) <= console.width
-        table.add_column("job", overflow="fold", min_width=longest if together else None)
+        table.add_column("job", overflow="fold", no_wrap=together)
         names = ("newest night", "schedule") if together else ()
         for name in names:
             table.add_column(name, no_wrap=True)
