@@ -96,3 +96,8 @@ def _post_processing(value: object) -> Iterator[tuple[KeyPath, str]]:
         for key, message in _REFUSED.items():
             if key in attributes:
                 yield (*path, "attributes", key), message
+        if processor.get("operation") == "replace" and "metadata" in attributes:
+            yield (
+                (*path, "operation"),
+                "would take away the metadata by which results are read; leave it out to merge",
+            )

@@ -29,7 +29,7 @@ _OWN_RUN_TAGS = re.compile(
     r"dagster/(priority|partition.*|asset_partition_range.*|backfill|schedule_name|sensor_name|"
     r"from_automation_condition|auto_.*|root_run_id|parent_run_id|.*retry_number|run_.*)"
 )
-_DURATION = re.compile(r"([1-9]\d*)([dhm])")
+_DURATION = re.compile(r"[1-9][0-9]{0,4}[dhm]")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 import dagster as dg
+from dagster_shared.check import CheckError
 
+from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs.in_dagster import duration
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automation_sensor_name
@@ -56,11 +58,17 @@ def freshness(spec: JobSpec) -> dg.FreshnessPolicy | None:
         return dg.FreshnessPolicy.time_window(duration(declared.fail_window), warn)
     assert declared.deadline_cron is not None
     assert declared.lower_bound_delta is not None
-    return dg.FreshnessPolicy.cron(
-        deadline_cron=declared.deadline_cron,
-        lower_bound_delta=duration(declared.lower_bound_delta),
-        timezone=time_zone(spec),
-    )
+    try:
+        return dg.FreshnessPolicy.cron(
+            deadline_cron=declared.deadline_cron,
+            lower_bound_delta=duration(declared.lower_bound_delta),
+            timezone=time_zone(spec),
+        )
+    except CheckError as error:
+        raise DeclarationError(
+            f"job {spec.name}: freshness.lower_bound_delta {declared.lower_bound_delta} is longer "
+            f"than the shortest time between two deadlines of {declared.deadline_cron!r}"
+        ) from error
 
 
 def automation_sensor(spec: JobSpec) -> dg.AutomationConditionSensorDefinition | None:

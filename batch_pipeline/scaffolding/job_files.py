@@ -19,6 +19,8 @@ from batch_pipeline.scaffolding.guess import MOST_ROWS, Guess, guess
 DEFAULT_MODEL = "claude-haiku-4-5-20251001"
 # What the smallest context window of today's models leaves to a document, in characters.
 _MOST_CHARACTERS = 600_000
+# How many columns a comment names.
+_NAMED = 20
 _DOCUMENTS = [
     {"id": "1", "text": "The parties may end this agreement at three months' notice."},
     {"id": "2", "text": "Dear team, the invoice of last week has not arrived yet."},
@@ -114,9 +116,9 @@ def _prompt(found: Guess) -> str:
 
 def _declaration(name: str, path: str, found: Guess, model_id: str) -> str:
     today = datetime.now(UTC).date().isoformat()
-    csv = ""
-    if found.delimiter != ",":
-        csv = f"    csv: {in_one_line({'delimiter': found.delimiter})}\n"
+    written = {"delimiter": found.delimiter, "encoding": found.encoding}
+    unusual = {key: value for key, value in written.items() if value not in (",", "utf-8")}
+    csv = f"    csv: {in_one_line(unusual)}\n" if unusual else ""
     return f"""\
 type: {COMPONENT_TYPE}
 attributes:
@@ -162,10 +164,15 @@ def _facts(found: Guess) -> str:
     facts = [f"{at_least}{found.rows:,} documents; {found.text_column} has {sizes}."]
     if found.other_columns:
         facts.append(
-            f"Columns besides, for the prompt and filters: {', '.join(found.other_columns)}."
+            f"Columns besides, for the prompt and filters: {_listed(found.other_columns)}."
         )
     if found.empty_texts:
         facts.append(f"{found.empty_texts:,} rows have no {found.text_column}: they are set aside.")
     if found.longest > _MOST_CHARACTERS:
         facts.append("The longest documents may be more than the model takes: filters.max_words.")
     return "\n".join(f"    # {one_line(fact)}" for fact in facts)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

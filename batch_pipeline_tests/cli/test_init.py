@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +18,7 @@ ROWS = [
         "ticket": f"T{number}",
         "author": "ann",
         "body: text": f"Ticket {number} is about invoices and what is late with them.",
-        "size": number / 2,
+        "größe": number / 2,
     }
     for number in range(30)
 ]
@@ -35,8 +35,11 @@ def as_parquet(folder: Path) -> Path:
 
 
 def as_csv(folder: Path) -> Path:
-    options = pyarrow.csv.WriteOptions(delimiter=";")
-    pyarrow.csv.write_csv(pa.Table.from_pylist(ROWS), folder / "tickets.csv", options)
+    """As spreadsheets write it in much of Europe."""
+    with (folder / "tickets.csv").open("w", encoding="cp1252", newline="") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(ROWS)
     return folder / "tickets.csv"
 
 
@@ -60,6 +63,19 @@ def test_a_job_is_guessed_from_a_file(offline: Program, tmp_path: Path, kind: ob
     again = offline("init", "tickets", "--dir", str(jobs), "--json")
     assert (again.code, again.error["code"]) == (2, "usage")
     assert "is not empty" in again.error["message"]
+
+
+def test_a_job_is_guessed_from_a_folder_of_texts(offline: Program, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.md").write_text(f"This is number {name}.", encoding="utf-8")
+    jobs = tmp_path / "jobs"
+    made = offline("init", "notes", "--from", f"{tmp_path}/*.md", "--dir", str(jobs), "--json")
+    assert (
+        made.document["guessed"] | {"id_column": "id", "text_column": "text", "rows": 2}
+        == (made.document["guessed"])
+    )
+    checked = offline("validate", "notes", "--json", BATCH_PIPELINE_JOBS_DIR=str(jobs))
+    assert (checked.code, checked.document["items"]) == (0, 2)
 
 
 def test_without_a_file_the_job_has_documents_of_its_own(offline: Program, tmp_path: Path) -> None:

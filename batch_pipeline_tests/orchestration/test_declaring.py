@@ -188,6 +188,13 @@ def test_what_would_break_a_night_is_refused(
     assert told in str(e.value)
 
 
+def test_metadata_are_merged_and_never_replaced(declare: Callable[..., Path]) -> None:
+    attributes = {"metadata": {"tier": "gold"}}
+    file = declare(post_processing={"assets": [{"operation": "replace", "attributes": attributes}]})
+    with pytest.raises(DeclarationError, match=r"assets\.0\.operation: would take away"):
+        load_job(file)
+
+
 def test_partitions_that_a_folder_above_has_changed_stop_the_night(
     nightly: Callable[..., Nightly], nights: list[str]
 ) -> None:
@@ -225,6 +232,7 @@ def test_what_dagster_refuses_is_told_with_file_and_line(
         {"automation_condition": "soon"},
         {"freshness": {}},
         {"freshness": {"fail_window": "1"}},
+        {"freshness": {"fail_window": "123456d"}},
         {"freshness": {"fail_window": "1h", "warn_window": "2h"}},
         {"freshness": {"deadline_cron": "0 6 * * *"}},
     ],
