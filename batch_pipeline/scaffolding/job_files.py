@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def _path(folder: Path, source: str, root: Path) -> str:
     if is_remote(source):
         return source
     absolute, folder = Path(source).absolute(), folder.absolute()
+    if not absolute.exists() and not glob.has_magic(source):
+        raise UsageError(f"there is no file {absolute} to guess a job from")
     if not absolute.is_relative_to(root.absolute()):
         return str(absolute)
     below = next(above for above in (folder, *folder.parents) if absolute.is_relative_to(above))
@@ -161,13 +164,15 @@ def _facts(found: Guess) -> str:
     """Comments on what was found in the file."""
     at_least = "at least " if found.rows >= MOST_ROWS else ""
     sizes = f"{found.mean_length:,} characters on average, {found.longest:,} at most"
-    facts = [f"{at_least}{found.rows:,} documents; {found.text_column} has {sizes}."]
+    facts = [f"{at_least}{found.rows:,} documents; `{found.text_column}` has {sizes}."]
     if found.other_columns:
         facts.append(
             f"Columns besides, for the prompt and filters: {_listed(found.other_columns)}."
         )
     if found.empty_texts:
-        facts.append(f"{found.empty_texts:,} rows have no {found.text_column}: they are set aside.")
+        facts.append(
+            f"{found.empty_texts:,} rows have no `{found.text_column}`: they are set aside."
+        )
     if found.longest > _MOST_CHARACTERS:
         facts.append("The longest documents may be more than the model takes: filters.max_words.")
     return "\n".join(f"    # {one_line(fact)}" for fact in facts)
@@ -175,4 +180,4 @@ def _facts(found: Guess) -> str:
 
 def _listed(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(f"`{name}`" for name in names[:_NAMED]) + more

@@ -90,7 +90,7 @@ def test_without_a_file_the_job_has_documents_of_its_own(offline: Program, tmp_p
     ("arguments", "told"),
     [
         (["Tickets"], "cannot be a job's name"),
-        (["tickets", "--from", "no.jsonl"], "no.jsonl"),
+        (["tickets", "--from", "no.jsonl"], "no.jsonl to guess a job from"),
         (["tickets", "--from", "{partition}.jsonl"], "name one existing file"),
         (["tickets", "--from", "FILE", "--id-column", "author"], "repeated values"),
         (["tickets", "--from", "FILE", "--id-column", "nope"], "its columns are ticket"),

@@ -55,11 +55,11 @@ def init(
         console = SafeConsole()
         print_path(console, "Written", str(job.folder.absolute()))
         found = job.guessed
-        console.print(
-            f"id: {found.id_column}; asked about: {found.text_column} "
-            f"({found.mean_length:,} characters on average)",
-            highlight=False,
-            markup=False,
+        print_path(console, "Id column", found.id_column)
+        print_path(
+            console,
+            "Asked about",
+            f"{found.text_column} ({found.mean_length:,} characters on average)",
         )
         current = os.environ.get(JOBS_DIR)
         if current is None or Path(current).absolute() != jobs_dir.absolute():
