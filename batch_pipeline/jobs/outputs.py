@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from batch_pipeline.jobs.declared_model import DeclaredModel, NonEmptyTexts
 
@@ -11,8 +11,17 @@ class OutputSpec(DeclaredModel):
     """Columns of the input that go along with the answers, and whether the fields of an answer are
     columns of their own, with the types of `output_schema`."""
 
-    carry: NonEmptyTexts = ()
-    typed: bool = False
+    carry: NonEmptyTexts = Field(
+        default=(),
+        description="Columns of the input that go along as `input_<name>`.",
+        examples=[["customer", "filed_at"]],
+    )
+    typed: bool = Field(
+        default=False,
+        description="Whether the fields of the answers are columns with the types of "
+        "`output_schema`.",
+        examples=[True],
+    )
 
     @property
     def declared(self) -> bool:

@@ -103,14 +103,14 @@ def _partitions(context: dg.InputContext) -> Sequence[str] | None:
 
 def _form(context: dg.InputContext) -> Any:
     asked = context.dagster_type.typing_type
-    if asked is Any or asked is None or asked is type(None) or not isinstance(asked, type):
+    if asked in (Any, None, type(None)):
         return "pandas"
-    form = _FORMS.get((asked.__module__.partition(".")[0], asked.__name__))
+    name = getattr(asked, "__name__", str(asked))
+    form = _FORMS.get((asked.__module__.partition(".")[0], name))
     if form is None:
         raise UsageError(
-            f"an input of {context.asset_key.to_user_string()} cannot be a {asked.__qualname__}; "
-            "annotate it as a pandas or Polars DataFrame, a Polars LazyFrame, a pyarrow Table or "
-            "RecordBatchReader"
+            f"an input of {context.asset_key.to_user_string()} cannot be a {name}; annotate it as "
+            "a pandas or Polars DataFrame, a Polars LazyFrame, a pyarrow Table or RecordBatchReader"
         )
     return form
 
