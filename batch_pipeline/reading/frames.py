@@ -191,9 +191,9 @@ def _pandas(found: Found) -> pd.DataFrame:
 
 
 def _polars(table: pa.Table) -> pl.DataFrame:
-    pl = _import_polars()
-    few = pl.col(_categories(table.schema)).cast(pl.Categorical)
-    frame: pl.DataFrame = pl.DataFrame(table).with_columns(few)
+    polars = _import_polars()
+    few = polars.col(_categories(table.schema)).cast(polars.Categorical)
+    frame: pl.DataFrame = polars.DataFrame(table).with_columns(few)
     return frame
 
 
