@@ -6,7 +6,6 @@ Belongs here: keys, defaults and the rules between keys, as frozen values. Readi
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from batch_pipeline.jobs.declared_model import (
     problem_with,
     read_json,
 )
+from batch_pipeline.jobs.inputs import InputSpec
 from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.thrift import (
     AskedOtherwise,
@@ -54,76 +54,6 @@ MAX_BYTES_PER_BATCH = 256_000_000
 
 # Where a value stands in a declaration.
 KeyPath = tuple[str | int, ...]
-
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-
-
-class CsvSpec(DeclaredModel):
-    """How CSV files are written: what is between two cells, and the encoding."""
-
-    delimiter: str = ","
-    encoding: str = "utf-8"
-
-    @field_validator("delimiter")
-    @classmethod
-    def _one_character(cls, value: str) -> str:
-        if len(value) != 1 or value in '"\r\n\0':
-            raise ValueError(
-                f'must be one character like ";" or "\\t" (a tab), no quote and no line break, '
-                f"not {value!r}"
-            )
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, value: str) -> str:
-        try:
-            io.TextIOWrapper(io.BytesIO(), encoding=value).read()
-        except (LookupError, UnicodeError, ValueError) as error:
-            raise ValueError(
-                f"must be a text encoding that Python knows, like utf-8, utf-16 or cp1252, not "
-                f"{value!r}"
-            ) from error
-        return value
-
-
-class InputSpec(DeclaredModel):
-    """Where a night's documents are.
-
-    `path` is absolute or a URL, a glob perhaps, and still holds `{partition}` and `${VAR}`; one
-    that begins with `${VAR}` is left as it is, since only the variable tells whether it is
-    absolute.
-    """
-
-    path: NonEmpty
-    id_column: NonEmpty = "id"
-    upstream: NonEmptyTexts = ()
-    same_every_night: bool = False
-    csv: CsvSpec = CsvSpec()
-
-    @field_validator("path")
-    @classmethod
-    def _absolute_path(cls, value: str, info: ValidationInfo) -> str:
-        others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
-        if others:
-            raise ValueError(
-                f"holds {', '.join(sorted(others))}, but only {{partition}} is filled in "
-                "(and ${VAR}, from the environment); other kinds of files need a job each"
-            )
-        if value.startswith("~"):
-            raise ValueError("~ is not expanded; write ${HOME} instead")
-        if "://" in value or _VARIABLE.match(value):
-            return value
-        return str(base_dir_of(info) / value)
-
-    @field_validator("upstream")
-    @classmethod
-    def _asset_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for key in value:
-            if not re.fullmatch(r"[^/\s]+(/[^/\s]+)*", key):
-                raise ValueError(f"{key!r} is not a Dagster asset key like raw/contracts")
-        return value
 
 
 class PromptSpec(DeclaredModel):
@@ -350,14 +280,27 @@ class JobSpec(DeclaredModel):
         cls, value: PartitionsSpec | None, info: ValidationInfo
     ) -> PartitionsSpec | None:
         source: InputSpec | None = info.data.get("input")
-        if value is None or source is None or source.same_every_night:
-            return value
-        if "{partition}" not in source.path:
+        repeats = None if value is None or source is None else source.repeats()
+        if repeats is not None:
             raise ValueError(
-                "input.path has no {partition}, so every night would buy the same answers again; "
-                "add {partition} to the path, or set input.same_every_night: true if that is meant"
+                f"{repeats}, so every night would buy the same answers again; add it, or set "
+                "input.same_every_night: true if that is meant"
             )
         return value
+
+    @model_validator(mode="after")
+    def _source_of_its_own(self) -> Self:
+        if self.input.job == self.name:
+            raise ValidationError.from_exception_data(
+                "job", [problem_with(("input", "job"), "is this job itself; name another one")]
+            )
+        sql = self.input.sql
+        if self.partitions is None and sql is not None and sql.binds - {"partition"}:
+            message = "binds the times of a partition, and the job declares no partitions"
+            raise ValidationError.from_exception_data(
+                "job", [problem_with(("input", "sql", "query"), message)]
+            )
+        return self
 
     @field_validator("schedule")
     @classmethod
