@@ -16,6 +16,7 @@ from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
@@ -65,8 +66,13 @@ def take_input(
     night, current, busy = _as_it_is(pipeline, night)
     if current is not None and night.pruned_at is not None:
         return InputTaken(night, current, "the night was pruned; its input is not read again")
+    if current is not None and busy and night.published and spec.input.sql is not None:
+        # Only the whole query would tell that it has changed.
+        return InputTaken(
+            night, current, "input is asked for again once what is in flight has ended"
+        )
     try:
-        sources = input_dataset.find_input(pipeline, spec, night.partition)
+        sources = find_input(pipeline, spec, night.partition)
     except InputDataError as error:
         if again or current is None or night.completed_at is None or not night.published:
             raise
@@ -184,6 +190,8 @@ def _read(
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     models.check(spec, pipeline.api)
     declaration = Declaration.of(spec)
+    _refuse_simulated(pipeline, spec, night, sources)
+    refuse_another_shape(pipeline, spec, night.partition, sources.copied)
     former = None if current is None else Former(night, current)
     read = partial(
         input_dataset.read_snapshot, pipeline, spec, night.partition, sources, former=former
@@ -192,6 +200,16 @@ def _read(
         return read()
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
         return read(kept=kept)
+
+
+def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+    copied = sources.copied
+    if copied is not None and copied.simulated and not pipeline.api.simulated:
+        raise InputDataError(
+            f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
+            f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "
+            f"account {night.account!r} first."
+        )
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator

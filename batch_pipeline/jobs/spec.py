@@ -33,7 +33,6 @@ from batch_pipeline.jobs.declared_model import (
     Text,
     Usd,
     UsdPerMillion,
-    base_dir_of,
     problem_with,
     read_json,
 )

@@ -52,7 +52,7 @@ def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
     partitions = spec.partitions
     rows = {
-        "input": f"`{spec.input.path}`, ids in `{spec.input.id_column}`",
+        "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
         "partitions": (
             f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"

@@ -114,9 +114,7 @@ def _row(row: dict[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
     cells |= {"parsed": None} | {_named(name): None for name in fields}
     if row["parsed"] is not None:
         # Numbers keep the digits of the answer.
-        parsed = json.loads(
-            row["parsed"], parse_int=orjson.Fragment, parse_float=orjson.Fragment
-        )
+        parsed = json.loads(row["parsed"], parse_int=orjson.Fragment, parse_float=orjson.Fragment)
         cells["parsed"] = parsed
         if isinstance(parsed, dict):
             cells |= {_named(name): value for name, value in parsed.items()}

@@ -88,9 +88,7 @@ def _file(files: Files, folder: str, copied: Copied, name: str, size: int) -> So
     """A part, which errors name by its origin."""
     shown = f"{copied.origin}, {name}"
     name_in_store, store = files.opened_as(f"{folder}/{name}")
-    return SourceFile(
-        shown, name, Kind.JSONL, size, copied.rows_hash, name_in_store, store
-    )
+    return SourceFile(shown, name, Kind.JSONL, size, copied.rows_hash, name_in_store, store)
 
 
 @dataclass

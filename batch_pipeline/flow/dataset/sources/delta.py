@@ -12,7 +12,12 @@ import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.reading.listing import expand_path
-from batch_pipeline.flow.dataset.sources.source import Reading, arrow_rows, check_columns, columns_of
+from batch_pipeline.flow.dataset.sources.source import (
+    Reading,
+    arrow_rows,
+    check_columns,
+    columns_of,
+)
 from batch_pipeline.jobs.input_sources import DeltaSourceSpec
 from batch_pipeline.safe_text import redacted
 

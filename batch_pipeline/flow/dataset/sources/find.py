@@ -64,16 +64,12 @@ def refuse_another_shape(
         )
 
 
-def shape_changes(
-    before: Mapping[str, str | None], now: Mapping[str, str | None]
-) -> list[str]:
+def shape_changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
     """What a person has to know of columns that are gone or of another type."""
     gone = [f"column {name!r} is gone" for name in before if name not in now]
     changed = [
         f"column {name!r} was {before[name]} and is {kind}"
         for name, kind in now.items()
-        if name in before
-        and before[name] != kind
-        and not {before[name], kind} & {None, "null"}
+        if name in before and before[name] != kind and not {before[name], kind} & {None, "null"}
     ]
     return gone + changed

@@ -14,7 +14,12 @@ from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.sources import copies
-from batch_pipeline.flow.dataset.sources.source import Reading, arrow_rows, check_columns, columns_of
+from batch_pipeline.flow.dataset.sources.source import (
+    Reading,
+    arrow_rows,
+    check_columns,
+    columns_of,
+)
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
@@ -64,7 +69,10 @@ def keep(
     """Copy the values and make them the night's input, under their version in Dagster."""
     sources = copies.copy(files, job, partition, source)
     assert sources.copied is not None
-    pointer = {"copy": copies.folder_of(job, partition, source, sources.copied), "version": data_version}
+    pointer = {
+        "copy": copies.folder_of(job, partition, source, sources.copied),
+        "version": data_version,
+    }
     files.write(f"{paths.input_copies(job, partition)}/{_POINTER}", orjson.dumps(pointer))
     return find(files, job, partition, source.key)
 
@@ -115,9 +123,7 @@ def _from_pandas(origin: str, frame: pd.DataFrame) -> pa.Table:
         )
     check_columns(origin, list(frame.columns), "Rename one of them in the asset.")
     names = [name for name in frame.index.names if name is not None]
-    plain = frame.index.nlevels == 1 and (
-        frame.index.dtype.kind in "iu" or not len(frame.index)
-    )
+    plain = frame.index.nlevels == 1 and (frame.index.dtype.kind in "iu" or not len(frame.index))
     if names or not plain:
         what = f"named {', '.join(map(repr, names))}" if names else f"of type {frame.index.dtype}"
         raise InputDataError(
