@@ -116,6 +116,16 @@ def take_input(
     return InputTaken(pipeline.refreshed(night), snapshot, note)
 
 
+def _why_not_looked_at(spec: JobSpec, night: Night, *, busy: bool) -> str | None:
+    """Why it is not even looked whether the input has changed, or None."""
+    if night.pruned_at is not None:
+        return "the night was pruned; its input is not read again"
+    if busy and night.published and spec.input.sql is not None:
+        # Only the whole query would tell.
+        return "the query is asked again once what is in flight has ended"
+    return None
+
+
 def _note(
     pipeline: Pipeline,
     night: Night,

@@ -115,26 +115,28 @@ def query_problem(query: str) -> str | None:
 
     The database is asked for a transaction that only reads, too, where it has one.
     """
-    if "/*!" in query:
-        return "holds /*!, which MySQL executes; remove it"
     code = _NOT_CODE.sub(" ", query).strip().rstrip(";").strip()
-    if not code:
-        return "is empty"
-    if ";" in code:
-        return "holds several statements; declare one SELECT"
-    first = code.lstrip("( ").split(None, 1)[0].lower()
-    if first not in _READS:
-        return f"begins with {first.upper()}; an input is read by a SELECT (or WITH … SELECT)"
+    words = code.lstrip("( ").split(None, 1) or [""]
     writes = _WRITES.search(code)
-    if writes is not None:
-        return (
+    strangers = sorted(set(_BIND.findall(query)) - set(BOUND))
+    problem = None
+    if "/*!" in query:
+        problem = "holds /*!, which MySQL executes; remove it"
+    elif not code:
+        problem = "is empty"
+    elif ";" in code:
+        problem = "holds several statements; declare one SELECT"
+    elif words[0].lower() not in _READS:
+        first = words[0].upper()
+        problem = f"begins with {first}; an input is read by a SELECT (or WITH … SELECT)"
+    elif writes is not None:
+        problem = (
             f"holds {writes[0].upper()}, and a query that writes is refused; where that is the "
             "name of a column, quote it"
         )
-    strangers = sorted(set(_BIND.findall(query)) - set(BOUND))
-    if strangers:
-        return (
+    elif strangers:
+        problem = (
             f"holds :{strangers[0]}, but only :partition, :partition_start and :partition_end are "
             "bound; write a colon that is meant literally as \\:"
         )
-    return None
+    return problem

@@ -1,7 +1,8 @@
 """The file formats: from a stream of bytes to numbered rows of JSON.
 
 Belongs here: which reader a file has; the readers of jsonl, txt and md, streaming. Parquet is in
-`parquet_format`, CSV in `csv_format`, arrays of JSON in `json_format`; what a row's cells mean for the prompt is in `row_json`;
+`parquet_format`, CSV in `csv_format`, arrays of JSON in `json_format`;
+what a row's cells mean for the prompt is in `row_json`;
 finding and opening files is in `files` and `streams`.
 """
 

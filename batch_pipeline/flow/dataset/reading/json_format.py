@@ -32,8 +32,9 @@ def read_json_array(
     opening = text.next_character()
     if opening != "[":
         raise InputDataError(
-            f"{file.path}: begins with {opening!r}, and a .json file has to be one array of objects "
-            "([{…}, {…}]). Objects that stand in a line each are read from a .jsonl file: rename it."
+            f"{file.path}: begins with {opening!r}, and a .json file has to be one array of "
+            "objects ([{…}, {…}]). Objects that stand in a line each are JSON lines: rename the "
+            "file to .jsonl."
         )
     text.take(1)
     number, closed = 0, text.next_character() == "]"
@@ -108,8 +109,8 @@ class _Text:
                     if self._ended:
                         raise json.JSONDecodeError(error.msg, self._text[self._at :], 0) from None
                     raise ValueError(
-                        f"over {ROW_BYTES:,} characters without an end ({error.msg}), more than any "
-                        "request"
+                        f"over {ROW_BYTES:,} characters without an end ({error.msg}), more than "
+                        "any request"
                     ) from None
                 continue
             value = self._text[self._at : end]

@@ -82,9 +82,9 @@ def find(pipeline: Pipeline, job: str, partition: str) -> AnswersSource:
     if night is None or snapshot is None or night.completed_at is None:
         stands = "has not begun" if night is None or snapshot is None else "is not complete"
         raise InputDataError(
-            f"job {job}: its night {partition} {stands}, and its answers are the input; nothing was "
-            f"sent. `batch-pipeline run {job} --partition {partition}` does it first; in Dagster the "
-            "sensor starts this job once that night is complete."
+            f"job {job}: its night {partition} {stands}, and its answers are the input; nothing "
+            f"was sent. `batch-pipeline run {job} --partition {partition}` does it first; in "
+            "Dagster the sensor starts this job once that night is complete."
         )
     return AnswersSource(pipeline.files, night, snapshot)
 

@@ -74,8 +74,8 @@ class DeltaSource:
         except (DeltaError, OSError, ValueError) as error:
             which = "" if at is None else f" at version {at}"
             raise InputDataError(
-                f"{self.origin}: the table cannot be opened{which}: {_first_line(error)}; nothing was "
-                "sent. " + _versions_advice(at)
+                f"{self.origin}: the table cannot be opened{which}: {_first_line(error)}; nothing "
+                "was sent. " + _versions_advice(at)
             ) from error
 
     @contextmanager
@@ -121,8 +121,8 @@ def _versions_advice(declared: int | None) -> str:
     if declared is None:
         return "Restore the table, then run again."
     return (
-        "Declare a later input.delta.version, or none for the newest; what a night has copied of it "
-        "stays usable."
+        "Declare a later input.delta.version, or none for the newest; nights that have taken that "
+        "version keep it."
     )
 
 

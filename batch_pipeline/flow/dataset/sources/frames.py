@@ -84,10 +84,10 @@ def find(files: Files, job: str, partition: str, key: str) -> Sources:
     sources = copies.read_copy(files, pointer["copy"]) if pointer else None
     if sources is None or sources.copied is None or sources.copied.origin != f"asset {key}":
         raise UsageError(
-            f"{job} {partition}: the input is the asset {key}, which only Dagster can load, and it has "
-            f"not been taken yet. Materialize {job}/input_dataset of this partition in Dagster (job "
-            f"{job}_submit); the command line goes on from there. Without Dagster, write the rows to a "
-            "file and declare input.path."
+            f"{job} {partition}: the input is the asset {key}, which only Dagster can load, and it "
+            f"has not been taken yet. Materialize {job}/input_dataset of this partition in Dagster "
+            f"(job {job}_submit); the command line goes on from there. Without Dagster, write the "
+            "rows to a file and declare input.path."
         )
     return sources.with_version(pointer["version"])
 
@@ -127,8 +127,8 @@ def _from_pandas(origin: str, frame: pd.DataFrame) -> pa.Table:
     if names or not plain:
         what = f"named {', '.join(map(repr, names))}" if names else f"of type {frame.index.dtype}"
         raise InputDataError(
-            f"{origin}: the frame has an index {what}, which would be lost; nothing was sent. Return "
-            "frame.reset_index() to make columns of it, or frame.reset_index(drop=True)."
+            f"{origin}: the frame has an index {what}, which would be lost; nothing was sent. "
+            "Return frame.reset_index() to make columns of it, or frame.reset_index(drop=True)."
         )
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)

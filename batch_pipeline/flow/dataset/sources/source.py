@@ -23,7 +23,7 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """The rows of a source, in its order, and the type of each column as text, where it is known."""
+    """The rows of a source, in its order, and the type of each column, where it is known."""
 
     columns: dict[str, str | None]
     rows: Iterable[Mapping[str, Any]]
@@ -32,8 +32,8 @@ class Reading:
 class Source(Protocol):
     """One night's rows where they come from.
 
-    `kind` is the declaration's key; `origin` tells people where the rows are from. `version` is what
-    another content is told by before rows are read; None: only the rows tell.
+    `kind` is the declaration's key; `origin` tells people where the rows are from. `version` is
+    what another content is told by before rows are read; None: only the rows tell.
     """
 
     @property

@@ -75,15 +75,15 @@ class SqlSource:
         url = os.environ.get(name)
         if not url:
             raise UsageError(
-                f"{self.origin}: the environment variable {name} is not set or empty. Set it to the "
-                "SQLAlchemy URL of the database, like postgresql+psycopg2://user:password@host/db."
+                f"{self.origin}: the environment variable {name} is not set or empty. Set it "
+                "to the SQLAlchemy URL of the database, like postgresql+psycopg2://user:password@host/db."
             )
         try:
             return sa.create_engine(url, poolclass=sa.pool.NullPool)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(
-                f"{self.origin}: {redacted(str(error))}. {name} has to be an SQLAlchemy URL, and the "
-                "database's driver has to be installed (PostgreSQL: batch-pipeline[postgres] and "
+                f"{self.origin}: {redacted(str(error))}. {name} has to be an SQLAlchemy URL, and "
+                "the database's driver has to be installed (PostgreSQL: batch-pipeline[postgres] and "
                 "postgresql+psycopg2://…)."
             ) from None
 
@@ -104,8 +104,8 @@ class SqlSource:
             window = None if self.partitions is None else window_of(self.partitions, self.partition)
             if window is None:
                 raise UsageError(
-                    f"{self.origin}: {self.partition!r} is not a time of the job's partitions as they "
-                    "are declared now, and the query binds :partition_start or :partition_end."
+                    f"{self.origin}: {self.partition!r} is not a time of the job's partitions as "
+                    "they are declared now, and the query binds :partition_start or :partition_end."
                 )
             values["partition_start"] = _moment(engine, window.start)
             values["partition_end"] = _moment(engine, window.end)
