@@ -64,20 +64,9 @@ def take_input(
     results_folder.repair(pipeline, night)
     former = results_folder.former_account(pipeline, night)
     night, current, busy = _as_it_is(pipeline, night)
-    if current is not None and night.pruned_at is not None:
-        return InputTaken(night, current, "the night was pruned; its input is not read again")
-    if current is not None and busy and night.published and spec.input.sql is not None:
-        # Only the whole query would tell that it has changed.
-        return InputTaken(
-            night, current, "input is asked for again once what is in flight has ended"
-        )
-    try:
-        sources = find_input(pipeline, spec, night.partition)
-    except InputDataError as error:
-        if again or current is None or night.completed_at is None or not night.published:
-            raise
-        # Users move the input away once a night is complete; its results stay.
-        return InputTaken(night, current, f"input kept as it was: {error}")
+    sources = _find(pipeline, spec, night, current, busy=busy, again=again)
+    if isinstance(sources, InputTaken):
+        return sources
     if busy and not night.published:
         # The results folder shows another account's night, but this one's batches are in flight.
         results_folder.show(pipeline, night)
@@ -114,6 +103,28 @@ def take_input(
     note = _note(pipeline, night, former, current, new)
     keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _find(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    current: Snapshot | None,
+    *,
+    busy: bool,
+    again: bool,
+) -> Sources | InputTaken:
+    """The night's input as it is now, or the snapshot that it keeps without a look at it."""
+    kept = None if current is None else _why_not_looked_at(spec, night, busy=busy)
+    if current is not None and kept is not None:
+        return InputTaken(night, current, kept)
+    try:
+        return find_input(pipeline, spec, night.partition)
+    except InputDataError as error:
+        if again or current is None or night.completed_at is None or not night.published:
+            raise
+        # Users move the input away once a night is complete; its results stay.
+        return InputTaken(night, current, f"input kept as it was: {error}")
 
 
 def _why_not_looked_at(spec: JobSpec, night: Night, *, busy: bool) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs import chains
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_lines import KeyPath, YamlProblem, parse_yaml
@@ -62,6 +63,9 @@ def scan_jobs(jobs_dir: Path) -> JobScan:
             specs[name] = load_job(file)
         except DeclarationError as error:
             errors[name] = error
+    for name, message in chains.problems(specs).items():
+        errors[name] = DeclarationError(f"{jobs_dir / name / FILE_NAME}: input.job: {message}")
+        del specs[name]
     return JobScan(specs, errors)
 
 

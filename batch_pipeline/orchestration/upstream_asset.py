@@ -83,8 +83,8 @@ def _version(context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str
         return f"event-{observed[0].storage_id}"
     which = key.to_user_string() if partition is None else f"{key.to_user_string()} {partition}"
     raise InputDataError(
-        f"The upstream asset {which} was never materialized, and its value is the input; nothing was "
-        "sent. Materialize it first, then this partition again."
+        f"The upstream asset {which} was never materialized, and its value is the input; nothing "
+        "was sent. Materialize it first, then this partition again."
     )
 
 
@@ -102,9 +102,9 @@ def _load(
         # IO managers raise what their libraries raise.
         which = key.to_user_string() if partition is None else f"{key.to_user_string()} {partition}"
         raise InputDataError(
-            f"The value of the upstream asset {which} cannot be loaded as {declared.frame} by its IO "
-            f"manager: {type(error).__name__}: {one_line(str(error))}; nothing was sent. Materialize "
-            "it again, or set input.asset.as to what its IO manager gives."
+            f"The value of the upstream asset {which} cannot be loaded as {declared.frame} by its "
+            f"IO manager: {type(error).__name__}: {one_line(str(error))}; nothing was sent. "
+            "Materialize it again, or set input.asset.as to what its IO manager gives."
         ) from error
 
 

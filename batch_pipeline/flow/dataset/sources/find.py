@@ -59,8 +59,8 @@ def refuse_another_shape(
     if found:
         raise InputDataError(
             f"{spec.name} {partition}: {copied.origin} has another shape than in the night "
-            f"{former[0]}: {'; '.join(found)}; nothing was sent. Correct it upstream; or, where the "
-            "change is meant, set input.shape: any for this night."
+            f"{former[0]}: {'; '.join(found)}; nothing was sent. Correct it upstream; or, "
+            "where the change is meant, set input.shape: any for this night."
         )
 
 

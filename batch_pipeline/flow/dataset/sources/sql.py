@@ -83,8 +83,8 @@ class SqlSource:
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(
                 f"{self.origin}: {redacted(str(error))}. {name} has to be an SQLAlchemy URL, and "
-                "the database's driver has to be installed (PostgreSQL: batch-pipeline[postgres] and "
-                "postgresql+psycopg2://…)."
+                "the database's driver has to be installed (PostgreSQL: batch-pipeline[postgres] "
+                "and postgresql+psycopg2://…)."
             ) from None
 
     @staticmethod
