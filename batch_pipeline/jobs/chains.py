@@ -23,7 +23,7 @@ def problems(specs: Mapping[str, JobSpec]) -> dict[str, str]:
             found[name] = f"the jobs ask about each other's answers ({circle}); one has to begin"
         elif spec.input.job in specs and specs[spec.input.job].partitions != spec.partitions:
             found[name] = (
-                f"{spec.input.job} has other partitions; declare the same, since a night asks about "
-                "the answers of the same partition"
+                f"{spec.input.job} has other partitions; declare the same, since a night asks "
+                "about the answers of the same partition"
             )
     return found

@@ -143,10 +143,10 @@ def _tick(
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
     requests, rests = _requests(instance, spec, plan, most)
-    requests = [*again, *requests]
     with pipeline.ledger.read() as connection:
         links = chains.due(connection, spec, polled.account)
-    requests += chains.requests(spec, links, unfinished, most - len(requests))
+    begun = chains.requests(spec, links, unfinished, most - len(requests))
+    requests = [*again, *requests, *begun]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.nights, plan, rests)
