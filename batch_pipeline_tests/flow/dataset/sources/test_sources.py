@@ -56,9 +56,9 @@ def sql_job(url: str, monkeypatch: pytest.MonkeyPatch, query: str, **changes: An
 
 
 @pytest.fixture
-def warehouse(database_url: str) -> str:
+def warehouse(ledger_url: str) -> str:
     """A table of tickets, three on each of three days, in SQLite and in PostgreSQL."""
-    engine = sa.create_engine(database_url)
+    engine = sa.create_engine(ledger_url)
     with engine.begin() as connection:
         connection.execute(
             sa.text("CREATE TABLE tickets (id text, text text, day text, at timestamp)")
@@ -70,7 +70,7 @@ def warehouse(database_url: str) -> str:
                     sa.text("INSERT INTO tickets VALUES (:id, 'It''s :id', :day, :at)"), values
                 )
     engine.dispose()
-    return database_url
+    return ledger_url
 
 
 class TestSql:
@@ -282,19 +282,20 @@ class TestDelta:
             find_input(pipeline, self.spec(str(tmp_path / "nothing")), DAYS[0])
 
 
-class TestJob:
-    SCHEMA: dict[str, Any] = {
-        "type": "object",
-        "properties": {"label": {"type": "string"}, "id": {"type": "integer"}},
-        "required": ["label", "id"],
-        "additionalProperties": False,
-    }
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"label": {"type": "string"}, "id": {"type": "integer"}},
+    "required": ["label", "id"],
+    "additionalProperties": False,
+}
 
+
+class TestJob:
     def test_accepted_answers_are_the_next_jobs_rows(
         self, sim: Simulator, pipeline: Pipeline, tmp_path: Path
     ) -> None:
         path = write_rows(tmp_path / "in.jsonl", documents(5))
-        first = job(path, name="first", output_schema=self.SCHEMA)
+        first = job(path, name="first", output_schema=SCHEMA)
         second = job(
             "", name="second", input={"job": "first"}, prompt={"user": "{label} {parsed_id}"}
         )

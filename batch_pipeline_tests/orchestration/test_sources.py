@@ -1,0 +1,96 @@
+"""Inputs that come from elsewhere in Dagster: an upstream asset's value, and a chain of jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+
+from batch_pipeline.flow import paths
+from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.names import Kind, asset_key
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.orchestration.conftest import MakeSpec
+from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
+
+KEY = dg.AssetKey(["raw", "contracts"])
+
+
+class TypedManager(dg.IOManager):
+    """Refuses an input without a type, as managers with several handlers do."""
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None: ...
+
+    def load_input(self, context: dg.InputContext) -> object:
+        assert context.dagster_type.typing_type is pl.DataFrame
+        key = context.partition_key
+        return pl.DataFrame({"id": [f"{key}/{n}" for n in range(2)], "text": ["a", "b"]})
+
+
+def hourly(start: str) -> dg.HourlyPartitionsDefinition:
+    return dg.HourlyPartitionsDefinition(f"{start}-00:00")
+
+
+def test_mapped_partitions_of_an_upstream_asset_are_the_nights_rows(
+    environment: Path, instance: dg.DagsterInstance, make_spec: MakeSpec, nights: list[str]
+) -> None:
+    night = nights[0]
+
+    @dg.asset(key=KEY, partitions_def=hourly(night), io_manager_key="frames")
+    def contracts() -> None: ...
+
+    spec = make_spec(input={"asset": {"key": "raw/contracts", "as": "polars"}}, pilot={"size": 0})
+    definitions = dg.Definitions.merge(
+        build_batch_job(spec),
+        dg.Definitions(assets=[contracts], resources={"frames": TypedManager()}),
+    )
+    job = Nightly(spec.name, definitions, instance)
+    inputs = [asset_key(spec.name, "input_dataset")]
+    refused = job.launch(night, assets=inputs)
+    assert not refused.success
+    assert f"raw/contracts {night}-00:00 was never materialized" in failure_of(refused)
+    for hour in range(24):
+        event = dg.AssetMaterialization(KEY, partition=f"{night}-{hour:02}:00")
+        instance.report_runless_asset_event(event)
+    assert job.launch(night).success
+    job.run_to_the_end(night)
+    rows = pd.read_parquet(environment / paths.results(spec.name, night))
+    wanted = {f"{night}-{hour:02}:00/{n}" for hour in range(24) for n in range(2)}
+    assert set(rows["id"]) == wanted
+
+
+def test_a_complete_night_starts_the_next_job_of_a_chain_once(
+    environment: Path,
+    instance: dg.DagsterInstance,
+    make_spec: MakeSpec,
+    nights: list[str],
+    sim: Simulator,
+) -> None:
+    first = make_spec(name="first")
+    second = make_spec(name="second", input={"job": "first"}, prompt={"user": "{content}"})
+    definitions = dg.Definitions.merge(build_batch_job(first), build_batch_job(second))
+    earlier, later = (Nightly(name, definitions, instance) for name in ("first", "second"))
+    assert later.tick().run_requests == []
+    assert earlier.launch(nights[0]).success
+    assert later.tick().run_requests == []
+    earlier.run_to_the_end(nights[0])
+    [begun] = later.tick().run_requests
+    assert (begun.job_name, begun.partition_key) == (f"second_{Kind.SUBMIT}", nights[0])
+    assert begun.asset_selection is None
+    [result] = later.follow([begun])
+    assert result.success
+    later.run_to_the_end(nights[0])
+    assert later.tick().run_requests == []
+    rows = pd.read_parquet(environment / paths.results("second", nights[0]))
+    assert len(rows) == 40
+    assert sim.books.accepted_requests == 80
+
+
+def test_the_lineage_shows_where_an_input_is_from(make_spec: MakeSpec) -> None:
+    spec = make_spec(name="second", input={"job": "first"}, prompt={"user": "{content}"})
+    graph = build_batch_job(spec).resolve_asset_graph()
+    assert graph.get(asset_key("second", "input_dataset")).parent_keys == {
+        asset_key("first", "collected_results")
+    }
