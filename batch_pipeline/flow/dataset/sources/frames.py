@@ -108,8 +108,8 @@ def as_table(origin: str, frame: Any) -> pa.Table:
     else:
         raise InputDataError(
             f"{origin}: its value is a {type(frame).__module__}.{type(frame).__name__}, not a "
-            "frame; nothing was sent. Let the asset return a DataFrame of pandas or Polars, or a pyarrow "
-            "table, and set input.asset.as to which."
+            "frame; nothing was sent. Let the asset return a DataFrame of pandas or Polars, or a "
+            "pyarrow table, and set input.asset.as to which."
         )
     check_columns(origin, table.schema.names, "Rename one of them in the asset.")
     return table
