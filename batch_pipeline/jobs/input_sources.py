@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from batch_pipeline.jobs.declared_model import DeclaredModel, NonEmpty, Text, base_dir_of
 
@@ -34,10 +34,8 @@ _WRITES = re.compile(
 class AssetSourceSpec(DeclaredModel):
     """An upstream asset whose value, a frame, has the night's rows."""
 
-    # `as` is a word of Python.
-    model_config = ConfigDict(validate_by_name=False)
-
     key: NonEmpty = Field(description="The key of the upstream asset.", examples=["raw/contracts"])
+    # `as` is a word of Python.
     frame: Literal["pandas", "polars", "arrow"] = Field(
         default="pandas",
         alias="as",

@@ -69,7 +69,7 @@ def test_a_complete_night_starts_the_next_job_of_a_chain_once(
     sim: Simulator,
 ) -> None:
     first = make_spec(name="first")
-    second = make_spec(name="second", input={"job": "first"}, prompt={"user": "{content}"})
+    second = make_spec(name="second", input={"job": "first"}, prompt={"user": "{id} {content}"})
     definitions = dg.Definitions.merge(build_batch_job(first), build_batch_job(second))
     earlier, later = (Nightly(name, definitions, instance) for name in ("first", "second"))
     assert later.tick().run_requests == []
@@ -89,7 +89,7 @@ def test_a_complete_night_starts_the_next_job_of_a_chain_once(
 
 
 def test_the_lineage_shows_where_an_input_is_from(make_spec: MakeSpec) -> None:
-    spec = make_spec(name="second", input={"job": "first"}, prompt={"user": "{content}"})
+    spec = make_spec(name="second", input={"job": "first"}, prompt={"user": "{id} {content}"})
     graph = build_batch_job(spec).resolve_asset_graph()
     assert graph.get(asset_key("second", "input_dataset")).parent_keys == {
         asset_key("first", "collected_results")
