@@ -63,7 +63,7 @@ def _partitions(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str
     if context.job_def.asset_layer.get(key).partitions_def is None:
         return [None]
     # What Dagster calls the input that a dependency is.
-    name = "_".join(key.path).replace("-", "_")
+    name = "_".join(key.path).replace("-", "_").replace(".", "_")
     return list(context.asset_partition_keys_for_input(name))
 
 
