@@ -93,7 +93,7 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
-            safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
+            safe_text.one_line(spec.input.origin.replace("{partition}", taken.night.partition))
         ),
         **_estimate(taken.night.estimate),
         **_avoided(taken.night.estimate),
