@@ -15,15 +15,16 @@ def problems(specs: Mapping[str, JobSpec]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, spec in specs.items():
-        way = [name]
-        while (earlier := specs[way[-1]].input.job) in specs and earlier not in way:
-            way.append(str(earlier))
+        way, earlier = [name], spec.input.job
+        while earlier in specs and earlier not in way:
+            way.append(earlier)
+            earlier = specs[earlier].input.job
         if earlier in way:
-            circle = " → ".join([*way[way.index(str(earlier)) :], str(earlier)])
+            circle = " → ".join([*way, str(earlier)])
             found[name] = f"the jobs ask about each other's answers ({circle}); one has to begin"
-        elif spec.input.job in specs and specs[spec.input.job].partitions != spec.partitions:
+        elif len(way) > 1 and specs[way[1]].partitions != spec.partitions:
             found[name] = (
-                f"{spec.input.job} has other partitions; declare the same, since a night asks "
+                f"{way[1]} has other partitions; declare the same, since a night asks "
                 "about the answers of the same partition"
             )
     return found

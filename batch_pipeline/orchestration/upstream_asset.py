@@ -77,7 +77,7 @@ def _version(context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str
     if found:
         event = found[0].asset_materialization
         tags = (event.tags if event is not None else None) or {}
-        return tags.get(DATA_VERSION_TAG, f"event-{found[0].storage_id}")
+        return str(tags.get(DATA_VERSION_TAG, f"event-{found[0].storage_id}"))
     observed = instance.fetch_observations(wanted, limit=1).records
     if observed:
         return f"event-{observed[0].storage_id}"
@@ -120,4 +120,5 @@ def _python_type(frame: str) -> type:
         return pl.DataFrame
     import pyarrow as pa  # noqa: PLC0415
 
-    return pa.Table
+    table: type = pa.Table
+    return table

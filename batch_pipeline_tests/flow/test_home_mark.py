@@ -89,7 +89,7 @@ def test_a_backup_is_behind_once_anything_was_sent_after_it(
     first = make_pipeline()
     run(first, spec, PARTITION, wait=False)
     copy_ledger(first.ledger, backups[0])
-    write_rows(Path(spec.input.path), documents(ITEMS + 5))
+    write_rows(Path(str(spec.input.path)), documents(ITEMS + 5))
     sim.release()
     assert run(first, spec, PARTITION).complete
     copy_ledger(first.ledger, backups[1])

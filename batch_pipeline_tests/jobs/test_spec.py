@@ -77,6 +77,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "routes": [],
         "caching": "off",
         "deduplicate": True,
+        "near_duplicates": None,
         "reuse": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},
         "deadline": None,

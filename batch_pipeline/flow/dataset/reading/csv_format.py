@@ -39,8 +39,12 @@ def read_csv(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows
     text = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
     lines = _Lines(text, file.csv.delimiter)
     # Without `strict`, an unclosed quote would swallow the rest of the file into one cell.
-    quoting = csv.QUOTE_NONE if file.csv.quoting == "none" else csv.QUOTE_MINIMAL
-    rows = csv.reader(iter(lines), strict=True, delimiter=file.csv.delimiter, quoting=quoting)
+    rows = csv.reader(
+        iter(lines),
+        strict=True,
+        delimiter=file.csv.delimiter,
+        quoting=csv.QUOTE_NONE if file.csv.quoting == "none" else csv.QUOTE_MINIMAL,
+    )
     header: list[str] | None = None
     start = 1
     while True:

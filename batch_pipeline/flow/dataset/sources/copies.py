@@ -130,7 +130,7 @@ class _Rows:
         self._close_part()
         path = self.folder / f"part-{len(self.parts):05d}.jsonl.zst"
         compressor = zstandard.ZstdCompressor(level=_LEVEL)
-        self._open = compressor.stream_writer(path.open("wb"), closefd=True)  # type: ignore[assignment]
+        self._open = compressor.stream_writer(path.open("wb"), closefd=True)
         self._written = 0
         self.parts.append((path.name, 0))
 
