@@ -24,9 +24,11 @@ _NOT_CODE = re.compile(
     r"--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`", re.DOTALL
 )
 _READS = ("select", "with", "values", "table", "from")
-# A statement that writes, wherever it stands: PostgreSQL has them in WITH too.
+# A statement that writes, wherever it stands: PostgreSQL has them in WITH too. `insert(` and
+# `truncate(` are functions.
 _WRITES = re.compile(
-    r"\b(insert|update|delete|merge|drop|alter|create|truncate|grant|revoke|into|call|execute)\b",
+    r"\b(update|delete|merge|drop|alter|create|grant|revoke|into|call|execute)\b"
+    r"|\b(?:insert|truncate)\b(?!\s*\()",
     re.IGNORECASE,
 )
 

@@ -43,7 +43,7 @@ def due(connection: Connection, spec: JobSpec, account: str | None = None) -> li
     found = []
     for earlier in nights.list_nights(connection, job=spec.input.job, account=account):
         at = earlier.completed_at
-        if at is None or at < since or not earlier.published:
+        if at is None or at < since or not earlier.published or earlier.rebuilding:
             continue
         mine = nights.find_night(connection, spec.name, earlier.partition, earlier.account)
         if mine is not None and (mine.held_at is not None or mine.pruned_at is not None):

@@ -9,19 +9,23 @@ is loaded whatever is selected.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.errors import InputDataError
+from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.input_sources import AssetSourceSpec
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.names import COLLECTED_RESULTS, DATA_VERSION_TAG, asset_key
+from batch_pipeline.orchestration.names import (
+    COLLECTED_RESULTS,
+    DATA_VERSION_TAG,
+    INPUT_DATASET,
+    asset_key,
+)
 from batch_pipeline.safe_text import one_line
 
-if TYPE_CHECKING:
-    from batch_pipeline.flow.dataset.sources.frames import FramesSource
+_NAMED = 5
 
 
 def upstream_keys(spec: JobSpec) -> list[dg.AssetKey]:
@@ -44,27 +48,57 @@ def take(
     from batch_pipeline.flow.dataset.sources import frames  # noqa: PLC0415  # only here needed
 
     key = dg.AssetKey.from_user_string(declared.key)
-    versions: list[str] = []
-    values = []
-    for upstream in _partitions(context, key):
-        versions.append(_version(context, key, upstream))
-        values.append(_load(context, declared, key, upstream))
-    source: FramesSource = frames.FramesSource(declared.key, values)
+    upstream = _partitions(context, spec, key, partition)
+    versions = [_version(context, key, each) for each in upstream]
+    values = (_load(context, declared, key, each) for each in upstream)
     version = (
         versions[0]
         if len(versions) == 1
         else hashlib.sha256("\n".join(versions).encode()).hexdigest()
     )
+    source = frames.FramesSource(declared.key, values)
     frames.keep(pipeline.files, spec.name, partition, source, version)
 
 
-def _partitions(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str | None]:
-    """The upstream partitions that the run's partition is made of; [None]: it has none."""
-    if context.job_def.asset_layer.get(key).partitions_def is None:
+def _partitions(
+    context: dg.AssetExecutionContext, spec: JobSpec, key: dg.AssetKey, partition: str
+) -> list[str | None]:
+    """The upstream partitions that one partition is made of, by Dagster's mapping; [None]: the
+    upstream asset has none.
+
+    The mapping is asked itself: what the context says of an input is of all partitions of a run.
+    """
+    layer = context.job_def.asset_layer
+    if layer.get(key).assets_def.is_auto_created_stub:
+        raise UsageError(
+            f"The upstream asset {key.to_user_string()} is not defined in this code location, so "
+            "that nothing tells how its value is loaded; nothing was sent. Correct "
+            "input.asset.key; an asset of another code location is declared here as "
+            "dg.AssetSpec(…, partitions_def=…).with_io_manager_key(…)."
+        )
+    graph = layer.asset_graph
+    mine = asset_key(spec.name, INPUT_DATASET)
+    upstream, own = graph.get(key).partitions_def, graph.get(mine).partitions_def
+    if upstream is None:
         return [None]
-    # What Dagster calls the input that a dependency is.
-    name = "_".join(key.path).replace("-", "_").replace(".", "_")
-    return list(context.asset_partition_keys_for_input(name))
+    found = graph.get_partition_mapping(
+        mine, key
+    ).get_upstream_mapped_partitions_result_for_partitions(
+        None if own is None else own.subset_with_partition_keys([partition]),
+        own,
+        upstream,
+        dynamic_partitions_store=context.instance,
+    )
+    missing = found.required_but_nonexistent_subset
+    keys = list(found.partitions_subset.get_partition_keys())
+    if not missing.is_empty or not keys:
+        named = ", ".join(list(missing.get_partition_keys())[:_NAMED])
+        raise InputDataError(
+            f"The upstream asset {key.to_user_string()} has no partition {named or partition}, and "
+            "its value is the input; nothing was sent. Begin the partitions of both at the same "
+            "time, or wait until the upstream partition has ended."
+        )
+    return keys
 
 
 def _version(context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str | None) -> str:

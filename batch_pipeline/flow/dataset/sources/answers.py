@@ -20,7 +20,6 @@ from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.settings import SIMULATOR_ACCOUNT
-from batch_pipeline.storage.files import Files
 
 _OWN = ("id", "content", "parsed")
 _READ = ("id", "status", "content", "parsed")
@@ -31,7 +30,7 @@ _BATCH_ROWS = 1024
 class AnswersSource:
     """A complete night of another job."""
 
-    files: Files
+    pipeline: Pipeline
     night: Night
     snapshot: Snapshot
     kind: str = "job"
@@ -57,12 +56,22 @@ class AnswersSource:
         columns: dict[str, str | None] = {"id": "string", "content": "string"}
         if fields is not None:
             columns |= {"parsed": None} | {_named(name): kind for name, kind in fields.items()}
-        yield Reading(columns, self._rows(list(fields) if fields is not None else None))
+        try:
+            yield Reading(columns, self._rows(list(fields) if fields is not None else None))
+            now = find(self.pipeline, self.night.job, self.night.partition).version
+        except FileNotFoundError:
+            now = None
+        if now != self.version:
+            raise InputDataError(
+                f"{self.origin}: its night {self.night.partition} changed while its answers were "
+                "read; nothing was sent. Run again once it is complete."
+            )
 
     def _rows(self, fields: Sequence[str] | None) -> Iterator[dict[str, Any]]:
         folder = paths.results(self.night.job, self.night.partition)
-        for path in self.files.list(folder, ".parquet"):
-            with self.files.open_native(path) as file, pq.ParquetFile(file) as parquet:
+        files = self.pipeline.files
+        for path in files.list(folder, ".parquet"):
+            with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
                 batches = parquet.iter_batches(_BATCH_ROWS, columns=list(_READ), use_threads=False)
                 for batch in batches:
                     for row in batch.to_pylist():
@@ -79,14 +88,14 @@ def find(pipeline: Pipeline, job: str, partition: str) -> AnswersSource:
             if night is None or night.snapshot_id is None
             else snapshots.get_snapshot(connection, night.snapshot_id)
         )
-    if night is None or snapshot is None or night.completed_at is None:
+    if night is None or snapshot is None or night.completed_at is None or night.rebuilding:
         stands = "has not begun" if night is None or snapshot is None else "is not complete"
         raise InputDataError(
             f"job {job}: its night {partition} {stands}, and its answers are the input; nothing "
             f"was sent. `batch-pipeline run {job} --partition {partition}` does it first; in "
             "Dagster the sensor starts this job once that night is complete."
         )
-    return AnswersSource(pipeline.files, night, snapshot)
+    return AnswersSource(pipeline, night, snapshot)
 
 
 def _fields(snapshot: Snapshot) -> dict[str, str | None] | None:

@@ -53,9 +53,10 @@ def copy(files: Files, job: str, partition: str, source: Source) -> Sources:
         )
         (staged / paths.COPY_FACTS).write_bytes(orjson.dumps(asdict(copied)))
         folder = folder_of(job, partition, source, copied)
-        files.make_durable(staged)
-        files.publish(staged, folder)
-    # Another process may have copied the same version: the copy that is there counts.
+        if read_copy(files, folder) is None:
+            files.make_durable(staged)
+            files.publish(staged, folder)
+    # The same rows may be there already, copied in another order: that copy counts.
     found = read_copy(files, folder)
     assert found is not None
     return found

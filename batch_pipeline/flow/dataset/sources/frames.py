@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ class FramesSource:
     """The values of an upstream asset, one for each of its partitions that the night is made of."""
 
     key: str
-    frames: Sequence[Any]
+    # Each is loaded when its turn comes: of many partitions one at a time is in memory.
+    frames: Iterable[Any]
     version: None = None
     kind: str = "asset"
     simulated: bool = False
@@ -44,23 +45,24 @@ class FramesSource:
 
     @contextmanager
     def open(self) -> Iterator[Reading]:
-        tables = [as_table(self.origin, frame) for frame in self.frames]
-        if not tables:
-            yield Reading({}, ())
-            return
-        first = tables[0].schema.names
-        for table in tables[1:]:
-            if set(table.schema.names) != set(first):
-                other = sorted(set(table.schema.names) ^ set(first))
+        columns: dict[str, str | None] = {}
+        yield Reading(columns, self._rows(columns))
+
+    def _rows(self, columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
+        for frame in self.frames:
+            table = as_table(self.origin, frame)
+            found = columns_of(table.schema)
+            if columns and found.keys() != columns.keys():
+                other = ", ".join(sorted(found.keys() ^ columns.keys()))
                 raise InputDataError(
-                    f"{self.origin}: its partitions have different columns ({', '.join(other)}); "
-                    "nothing was sent. Give all of them the same columns."
+                    f"{self.origin}: its partitions have different columns ({other}); nothing was "
+                    "sent. Give all of them the same columns."
                 )
-        columns = columns_of(tables[0].schema)
-        yield Reading(
-            columns,
-            (row for table in tables for row in arrow_rows(table.select(first).to_batches())),
-        )
+            for name, kind in found.items():
+                # A column without any value has no type of its own.
+                if columns.get(name, "null") == "null":
+                    columns[name] = kind
+            yield from arrow_rows(table.select(list(columns)).to_batches())
 
 
 def keep(

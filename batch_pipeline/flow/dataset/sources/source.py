@@ -23,7 +23,10 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """The rows of a source, in its order, and the type of each column, where it is known."""
+    """The rows of a source, in its order, and the type of each column, where it is known.
+
+    `columns` is complete once the rows are read: of some sources only the values tell the types.
+    """
 
     columns: dict[str, str | None]
     rows: Iterable[Mapping[str, Any]]
