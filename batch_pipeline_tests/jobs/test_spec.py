@@ -79,7 +79,6 @@ def test_defaults_are_those_of_the_contract() -> None:
         "deduplicate": True,
         "near_duplicates": None,
         "reuse": None,
-        "near_duplicates": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},
         "deadline": None,
         "realtime": {"concurrency": 20, "checkpoint_every": 100},

@@ -68,24 +68,38 @@ def test_a_complete_night_starts_the_next_job_of_a_chain_once(
     nights: list[str],
     sim: Simulator,
 ) -> None:
-    first = make_spec(name="first")
-    second = make_spec(name="second", input={"job": "first"}, prompt={"user": "{id} {content}"})
-    definitions = dg.Definitions.merge(build_batch_job(first), build_batch_job(second))
-    earlier, later = (Nightly(name, definitions, instance) for name in ("first", "second"))
-    assert later.tick().run_requests == []
-    assert earlier.launch(nights[0]).success
-    assert later.tick().run_requests == []
-    earlier.run_to_the_end(nights[0])
-    [begun] = later.tick().run_requests
-    assert (begun.job_name, begun.partition_key) == (f"second_{Kind.SUBMIT}", nights[0])
-    assert begun.asset_selection is None
-    [result] = later.follow([begun])
-    assert result.success
-    later.run_to_the_end(nights[0])
-    assert later.tick().run_requests == []
-    rows = pd.read_parquet(environment / paths.results("second", nights[0]))
-    assert len(rows) == 40
-    assert sim.books.accepted_requests == 80
+    """Three stages, over two nights: each night waits for its own."""
+    prompt = {"user": "{id} {content}"}
+    specs = [
+        make_spec(name="first"),
+        make_spec(name="second", input={"job": "first"}, prompt=prompt),
+        make_spec(name="third", input={"job": "second"}, prompt=prompt),
+    ]
+    definitions = dg.Definitions.merge(*map(build_batch_job, specs))
+    first, *later = (Nightly(spec.name, definitions, instance) for spec in specs)
+    assert [stage.tick().run_requests for stage in later] == [[], []]
+    assert first.launch(nights[0]).success
+    assert later[0].tick().run_requests == []
+    first.run_to_the_end(nights[0])
+    for stage in later:
+        [begun] = stage.tick().run_requests
+        assert (begun.job_name, begun.partition_key) == (
+            f"{stage.name}_{Kind.SUBMIT}",
+            nights[0],
+        )
+        assert begun.asset_selection is None
+        [result] = stage.follow([begun])
+        assert result.success
+        stage.run_to_the_end(nights[0])
+        assert stage.tick().run_requests == []
+        rows = pd.read_parquet(environment / paths.results(stage.name, nights[0]))
+        assert len(rows) == 40
+    assert sim.books.accepted_requests == 120
+    first.launch(nights[1])
+    first.run_to_the_end(nights[1])
+    [begun] = later[0].tick().run_requests
+    assert begun.partition_key == nights[1]
+    assert later[1].tick().run_requests == []
 
 
 def test_the_lineage_shows_where_an_input_is_from(make_spec: MakeSpec) -> None:
