@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -69,11 +70,12 @@ def test_a_complete_night_starts_the_next_job_of_a_chain_once(
     sim: Simulator,
 ) -> None:
     """Three stages, over two nights: each night waits for its own."""
-    prompt = {"user": "{id} {content}"}
+    plain: dict[str, Any] = {"pilot": {"size": 0}, "limits": {}}
+    asked = {**plain, "prompt": {"user": "{id} {content}"}}
     specs = [
-        make_spec(name="first"),
-        make_spec(name="second", input={"job": "first"}, prompt=prompt),
-        make_spec(name="third", input={"job": "second"}, prompt=prompt),
+        make_spec(name="first", **plain),
+        make_spec(name="second", input={"job": "first"}, **asked),
+        make_spec(name="third", input={"job": "second"}, **asked),
     ]
     definitions = dg.Definitions.merge(*map(build_batch_job, specs))
     first, *later = (Nightly(spec.name, definitions, instance) for spec in specs)
