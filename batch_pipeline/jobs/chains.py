@@ -16,11 +16,11 @@ def problems(specs: Mapping[str, JobSpec]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, spec in specs.items():
         way, earlier = [name], spec.input.job
-        while earlier in specs and earlier not in way:
+        while earlier is not None and earlier in specs and earlier not in way:
             way.append(earlier)
             earlier = specs[earlier].input.job
-        if earlier in way:
-            circle = " → ".join([*way, str(earlier)])
+        if earlier is not None and earlier in way:
+            circle = " → ".join([*way, earlier])
             found[name] = f"the jobs ask about each other's answers ({circle}); one has to begin"
         elif len(way) > 1 and specs[way[1]].partitions != spec.partitions:
             found[name] = (

@@ -64,7 +64,8 @@ class SqlSourceSpec(DeclaredModel):
     )
     query: Text = Field(
         description="One SELECT. `:partition` is the night's key, `:partition_start` and "
-        "`:partition_end` the times that it stands for; they are bound, never pasted.",
+        "`:partition_end` the times that it stands for; they are bound, never pasted. Or "
+        "`query_file`.",
         examples=["SELECT id, body FROM tickets WHERE filed_on = :partition"],
     )
 

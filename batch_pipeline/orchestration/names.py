@@ -62,5 +62,9 @@ def schedule_name(job: str) -> str:
     return f"{job}_nightly"
 
 
+def automation_sensor_name(job: str) -> str:
+    return f"{job}_automation"
+
+
 def sensor_name(job: str) -> str:
     return f"{job}_batches"

@@ -25,7 +25,7 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata, upstream_asset
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, upstream_asset
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -54,9 +54,9 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         key=asset_key(spec.name, INPUT_DATASET),
         deps=upstream_asset.upstream_keys(spec),
         partitions_def=partitions,
-        group_name=spec.name,
-        kinds={"python", "parquet"},
+        pool=spec.pool,
         description=metadata.describe_job(spec),
+        **asset_options.submitting(spec, "python", "parquet"),
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
@@ -99,16 +99,16 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 key,
                 deps=[asset_key(spec.name, INPUT_DATASET)],
-                group_name=spec.name,
-                kinds={"python"},
                 description=(
                     "A random sample goes through the whole path first; its verdict gates the "
                     "rest. Good answers of it are kept and not bought again."
                 ),
+                **asset_options.submitting(spec, "python"),
             )
         ],
         check_specs=[check],
         partitions_def=partitions,
+        pool=spec.pool,
         can_subset=True,
     )
     def pilot_sample(
@@ -161,12 +161,12 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
         key=asset_key(spec.name, SUBMITTED_BATCHES),
         deps=[asset_key(spec.name, PILOT_SAMPLE)],
         partitions_def=partitions,
-        group_name=spec.name,
-        kinds={"python"},
+        pool=spec.pool,
         description=(
             "The night's batches at the API. Done as soon as they are sent; how far they are shows "
             "in the observations that the sensor adds, and what waits for room goes on its own."
         ),
+        **asset_options.submitting(spec, "python"),
     )
     def submitted_batches(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource

@@ -9,6 +9,7 @@ is loaded whatever is selected.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -62,7 +63,7 @@ def take(
 
 def _partitions(
     context: dg.AssetExecutionContext, spec: JobSpec, key: dg.AssetKey, partition: str
-) -> list[str | None]:
+) -> Sequence[str | None]:
     """The upstream partitions that one partition is made of, by Dagster's mapping; [None]: the
     upstream asset has none.
 

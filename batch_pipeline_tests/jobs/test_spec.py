@@ -89,6 +89,14 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_usd_per_document": None,
             "on_complete": False,
         },
+        "owners": [],
+        "tags": {},
+        "kinds": [],
+        "group": None,
+        "run_tags": {},
+        "pool": None,
+        "automation_condition": None,
+        "freshness": None,
     }
 
 
