@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +28,7 @@ from batch_pipeline.flow.steps import open_night
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, accepted_twice, job, results
 
 Rows = list[dict[str, Any]]
@@ -154,6 +156,17 @@ def test_what_went_in_comes_out_row_for_row(
     assert [row["id"] for row in results(pipeline, spec)] == sorted(row["id"] for row in ROWS)
     assert sim.books.accepted_requests == len(ROWS)
     assert not accepted_twice(sim)
+
+
+def test_a_copy_in_a_remote_home_is_read_from_there(
+    make_pipeline: MakePipeline, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    pipeline = make_pipeline(home=f"memory://home-{uuid.uuid4().hex}", ledger_url=ledger)
+    spec = job("", input=SOURCES["sqlite"](Place(tmp_path, pipeline, request), ROWS))
+    run(pipeline, spec, PARTITION)
+    assert taken(pipeline, spec) == {row["id"]: row for row in ROWS}
+    assert not (tmp_path / "home").exists()
 
 
 def test_types_that_json_lacks_keep_their_digits(pipeline: Pipeline) -> None:
