@@ -37,8 +37,7 @@ def truncate(home: Path) -> None:
     (home / "ledger.sqlite").touch()
 
 
-@pytest.mark.parametrize("accident", [lose, truncate])
-@pytest.mark.parametrize("marked", [True, False], ids=["marked", "without a mark"])
+@pytest.mark.parametrize(("accident", "marked"), [(lose, True), (truncate, True), (lose, False)])
 def test_a_home_without_its_ledger_sends_nothing(
     sim: Simulator,
     make_pipeline: MakePipeline,
