@@ -52,7 +52,7 @@ def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
     partitions = spec.partitions
     rows = {
-        "input": f"`{spec.input.path}`, ids in `{spec.input.id_column}`",
+        "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
         "partitions": (
             f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"
@@ -93,7 +93,7 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
-            safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
+            safe_text.one_line(spec.input.origin.replace("{partition}", taken.night.partition))
         ),
         **_estimate(taken.night.estimate),
         **_avoided(taken.night.estimate),

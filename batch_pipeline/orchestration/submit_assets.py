@@ -25,7 +25,7 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, upstream_asset
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -52,7 +52,7 @@ def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.Assets
 def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(spec.name, INPUT_DATASET),
-        deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
+        deps=upstream_asset.upstream_keys(spec),
         partitions_def=partitions,
         pool=spec.pool,
         description=metadata.describe_job(spec),
@@ -67,6 +67,7 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
 
             def take() -> tuple[list[str], night_input.InputTaken]:
                 found = models.notices(spec, pipeline.api)
+                upstream_asset.take(context, pipeline, spec, night.partition)
                 return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
             notices, taken = asset_steps.patiently(context, pipeline, spec, take)

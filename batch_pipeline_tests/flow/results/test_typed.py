@@ -17,6 +17,7 @@ from batch_pipeline import read_results
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.redrive import redrive
+from batch_pipeline.flow.results.typed import carried
 from batch_pipeline.flow.results.typed.columns import columns_of
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -75,6 +76,17 @@ def test_a_field_has_the_type_of_its_schema(
     assert column.value({"x": given}) == value
     assert column.value(None) is None
     pa.array([column.value({"x": given})], column.field.type)
+
+
+def test_types_of_a_source_are_those_that_json_has_no_word_for() -> None:
+    """A source keeps the types of its columns as the texts that Arrow has for them."""
+    for kind in (
+        pa.timestamp("us", "Europe/Zurich"), pa.timestamp("ns"), pa.date32(), pa.time64("us"),
+        pa.decimal128(9, 2),
+    ):  # fmt: skip
+        assert carried.type_of_text(str(kind)) == kind
+    for kind in ("string", "number", "int64", "struct<a: int8>", "decimal256(50, 2)", None):
+        assert carried.type_of_text(kind) is None
 
 
 def test_names_that_are_taken_are_told_apart() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -73,8 +75,7 @@ def prepare(
     for layer in snapshot.layers if names else ():
         path = _path(layer, names)
         if not files.list(layer.folder, path.rsplit("/", 1)[-1]):
-            types = {} if sources is None else _types_of(sources, names)
-            _write(files, layer, names, types, path)
+            _write(files, layer, names, _types_of(snapshot, sources, names), path)
 
 
 def _write(
@@ -190,10 +191,15 @@ def _fits(texts: Sequence[str | None], kind: pa.DataType) -> bool:
     return True
 
 
-def _types_of(sources: Sources, names: Sequence[str]) -> dict[str, pa.DataType]:
-    """The types of columns in Parquet files that JSON has no word for, where all files agree."""
+def _types_of(
+    snapshot: NewSnapshot, sources: Sources | None, names: Sequence[str]
+) -> dict[str, pa.DataType]:
+    """The types that JSON has no word for, of columns of Parquet files or of another source."""
+    if snapshot.source is not None:
+        told = {name: type_of_text(snapshot.source["columns"].get(name)) for name in names}
+        return {name: kind for name, kind in told.items() if kind is not None}
     found: dict[str, set[pa.DataType]] = {name: set() for name in names}
-    for file in sources.files:
+    for file in () if sources is None else sources.files:
         if file.kind is not Kind.PARQUET:
             return {}
         with open_stream(file) as stream:
@@ -201,8 +207,23 @@ def _types_of(sources: Sources, names: Sequence[str]) -> dict[str, pa.DataType]:
         for name in names:
             there = name in schema.names
             found[name].add(schema.field(name).type if there else pa.null())
+    # Where files differ, JSON's types count.
     return {name: kinds.pop() for name, kinds in found.items() if len(kinds) == 1 and _rich(*kinds)}
 
 
 def _rich(kind: pa.DataType) -> bool:
     return bool(pa.types.is_temporal(kind) or pa.types.is_decimal(kind))
+
+
+def type_of_text(text: str | None) -> pa.DataType | None:
+    """The type that Arrow writes as this text, where JSON has no word for it."""
+    if text is None:
+        return None
+    if zoned := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", text):
+        return pa.timestamp(*zoned.groups())
+    if amount := re.fullmatch(r"decimal(?:128|256)\((\d+), (\d+)\)", text):
+        return pa.decimal128(*map(int, amount.groups())) if int(amount[1]) <= 38 else None
+    with suppress(ValueError):
+        kind = pa.type_for_alias(text)
+        return kind if _rich(kind) else None
+    return None

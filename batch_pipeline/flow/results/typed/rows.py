@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.reading.files import Sources
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.typed.carried import Carried, prepare
 from batch_pipeline.flow.results.typed.columns import CATEGORY, columns_of
@@ -119,9 +119,10 @@ def _sources(
     pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSnapshot
 ) -> Sources | None:
     """The files that a snapshot was read from, if they are still there as they were."""
-    with suppress(InputDataError):
-        found = input_dataset.find_input(pipeline, spec, night.partition)
-        return found if found.signature == snapshot.signature else None
+    if spec.input.path is not None:
+        with suppress(InputDataError):
+            found = find_input(pipeline, spec, night.partition)
+            return found if found.signature == snapshot.signature else None
     return None
 
 
