@@ -105,6 +105,7 @@ def source(tmp_path: Path, count: int = 6) -> Path:
             "filed_at": [datetime(2026, 1, 1, n, tzinfo=UTC) for n in range(count)],
             "amount": pa.array([Decimal("1.10") * n for n in range(count)], pa.decimal128(9, 2)),
             "pages": list(range(count)),
+            "nothing": pa.nulls(count),
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
@@ -122,7 +123,7 @@ def test_carried_columns_and_fields_stand_beside_each_item(
 ) -> None:
     path = source(tmp_path)
     plain = {"output_schema": SCHEMA, "limits": {"max_requests_per_batch": 2}}
-    output = {"carry": ["customer", "filed_at", "amount", "pages"], "typed": True}
+    output = {"carry": ["customer", "filed_at", "amount", "pages", "nothing"], "typed": True}
     spec = job(path, **plain, output=output)
     assert run(pipeline, spec, PARTITION).complete
     frame = typed(pipeline)
@@ -132,6 +133,10 @@ def test_carried_columns_and_fields_stand_beside_each_item(
     assert frame["input_filed_at"].tolist()[5] == pd.Timestamp("2026-01-01T05:00Z")
     assert frame["input_pages"].tolist() == list(range(6))
     assert frame["input_customer"].isna().tolist() == [n == 1 for n in range(6)]
+    assert (str(frame["input_nothing"].dtype), bool(frame["input_nothing"].isna().all())) == (
+        "str",
+        True,
+    )
     assert str(frame["kind"].dtype) == "category"
     assert str(frame["pages"].dtype) == "Int64"
     for row in frame.to_dict("records"):

@@ -169,17 +169,22 @@ def _footer(files: Files, path: str) -> tuple[dict[str, list[str]], pa.Schema]:
 
 
 def _type(footers: Sequence[tuple[dict[str, list[str]], pa.Schema]], name: str) -> pa.DataType:
-    """The one type of a column in all layers; text where values differ in kind."""
+    """The one type of a column in all layers: text where values differ in kind, and Arrow's null,
+    which goes with any type of another night, where there are none."""
     declared = {types.field(name).type if name in types.names else None for _, types in footers}
     if len(declared) == 1 and None not in declared:
         return declared.pop()
     kinds = {kind for found, _ in footers for kind in found[name]}
-    if kinds <= {"integer", "number"} and kinds:
+    if not kinds:
+        return pa.null()
+    if kinds <= {"integer", "number"}:
         return pa.float64() if "number" in kinds else pa.int64()
     return pa.bool_() if kinds == {"boolean"} else pa.string()
 
 
 def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_null(kind):
+        return pa.nulls(len(texts))
     return pa.array(texts, pa.string()).cast(kind)
 
 
