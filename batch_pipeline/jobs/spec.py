@@ -18,12 +18,13 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationInfo,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters, thrift
+from batch_pipeline.jobs import parameters, path_patterns, thrift
 from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -38,7 +39,7 @@ from batch_pipeline.jobs.declared_model import (
     problem_with,
     read_json,
 )
-from batch_pipeline.jobs.partitions import PartitionsSpec
+from batch_pipeline.jobs.partitions import Declared, PartitionsSpec, either
 from batch_pipeline.jobs.thrift import (
     AskedOtherwise,
     EscalateSpec,
@@ -52,11 +53,13 @@ MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
 """The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
 
+MOST_PARTITIONS_PER_RUN = 1_000
+"""A run that dies is begun again for the partitions that it has not come to."""
+
 # Where a value stands in a declaration.
 KeyPath = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 class CsvSpec(DeclaredModel):
@@ -105,11 +108,12 @@ class InputSpec(DeclaredModel):
     @field_validator("path")
     @classmethod
     def _absolute_path(cls, value: str, info: ValidationInfo) -> str:
-        others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
+        others = path_patterns.strangers(_VARIABLE.sub("", value))
         if others:
             raise ValueError(
-                f"holds {', '.join(sorted(others))}, but only {{partition}} is filled in "
-                "(and ${VAR}, from the environment); other kinds of files need a job each"
+                f"holds {', '.join(others)}, but only {{partition}} is filled in, "
+                "{partition_start:%Y-%m-%d} and {partition_end:…} (and ${VAR}, from the "
+                "environment); other kinds of files need a job each"
             )
         if value.startswith("~"):
             raise ValueError("~ is not expanded; write ${HOME} instead")
@@ -203,6 +207,12 @@ class RealtimeSpec(DeclaredModel):
     checkpoint_every: int = Field(default=100, ge=1)
 
 
+class BackfillSpec(DeclaredModel):
+    """How many partitions one run of a backfill works on, one after the other."""
+
+    partitions_per_run: int = Field(default=1, ge=1, le=MOST_PARTITIONS_PER_RUN)
+
+
 class AlertsSpec(DeclaredModel):
     """The limits at which a person is alerted of a night."""
 
@@ -234,7 +244,8 @@ class JobSpec(DeclaredModel):
     betas: NonEmptyTexts = ()
     output_schema: Annotated[JsonObject, BeforeValidator(read_json)] | None = None
     mode: Literal["batch", "realtime", "auto"] = "batch"
-    partitions: PartitionsSpec | None = None
+    partitions: Annotated[Declared, WrapValidator(either)] = None
+    backfill: BackfillSpec = BackfillSpec()
     schedule: str | None = None
     pilot: PilotSpec = PilotSpec()
     budget: BudgetSpec = BudgetSpec()
@@ -283,7 +294,11 @@ class JobSpec(DeclaredModel):
         return self
 
     def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
-        """What is wrong with routes and escalation beside the rest of the job."""
+        """What is wrong with the path, routes and escalation beside the rest of the job."""
+        if self.partitions is None:
+            found = path_patterns.problem(self.input.path, None, same_every_night=False)
+            if found is not None:
+                yield ("input", "path"), found
         for path, asked in self.asked_by_routes():
             if _asks(asked) == _asks(self):
                 yield path, "asks as the rest of the job does; remove the route, or change it"
@@ -346,17 +361,13 @@ class JobSpec(DeclaredModel):
 
     @field_validator("partitions")
     @classmethod
-    def _new_input_every_night(
-        cls, value: PartitionsSpec | None, info: ValidationInfo
-    ) -> PartitionsSpec | None:
+    def _new_input_every_night(cls, value: Declared, info: ValidationInfo) -> Declared:
         source: InputSpec | None = info.data.get("input")
-        if value is None or source is None or source.same_every_night:
-            return value
-        if "{partition}" not in source.path:
-            raise ValueError(
-                "input.path has no {partition}, so every night would buy the same answers again; "
-                "add {partition} to the path, or set input.same_every_night: true if that is meant"
-            )
+        if value is not None and source is not None:
+            same = source.same_every_night
+            found = path_patterns.problem(source.path, value, same_every_night=same)
+            if found is not None:
+                raise ValueError(found)
         return value
 
     @field_validator("schedule")
@@ -403,10 +414,14 @@ class JobSpec(DeclaredModel):
     def _nights_before_another(
         cls, value: ReuseSpec | None, info: ValidationInfo
     ) -> ReuseSpec | None:
-        if value is not None and info.data.get("partitions", value) is None:
+        if value is None or "partitions" not in info.data:
+            return value
+        if not isinstance(info.data["partitions"], PartitionsSpec):
+            one = info.data["partitions"] is None
             raise ValueError(
-                "takes over answers of earlier nights, but the job has one night only; declare "
-                "`partitions`, or remove `reuse`"
+                "takes over answers of earlier nights, but "
+                f"{'the job has one night only' if one else 'no name is earlier than another'}; "
+                "declare `partitions` that are times, or remove `reuse`"
             )
         return value
 
