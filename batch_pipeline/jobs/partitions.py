@@ -204,7 +204,9 @@ def describe(declared: Declared) -> str:
             return f"{', '.join(names[:5])}{more}"
         case _:
             article = "an" if declared.every == "hour" else "a"
-            return f"one {article} {declared.every} from {_first_key(declared)}, {declared.timezone}"
+            return (
+                f"one {article} {declared.every} from {_first_key(declared)}, {declared.timezone}"
+            )
 
 
 def newest_key(declared: Declared, now: datetime) -> str | None:

@@ -81,17 +81,15 @@ def failing_clearly() -> Iterator[None]:
 
 @contextmanager
 def at_work(
-    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec
+    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec, partition: str
 ) -> Iterator[Pipeline]:
-    """The pipeline of a step, once the API answers; its run gives signs of life meanwhile and
-    within the block."""
+    """The pipeline of a step for a partition, once the API answers; its run gives signs of life
+    meanwhile and within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
-                if context.has_partition_key:
-                    key = context.partition_key
-                    outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
+                outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
             if is_outage(error):
@@ -103,7 +101,11 @@ def at_work(
 
 
 def patiently(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, work: Callable[[], Taken]
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    work: Callable[[], Taken],
 ) -> Taken:
     """What `work` returns, tried again where API or storage fail; within `at_work`."""
     for pause in INPUT_PAUSES:
@@ -117,15 +119,18 @@ def patiently(
             if isinstance(error, ApiFailure):
                 outage.note(pipeline, pipeline.account.name, error)
         time.sleep(pause)
-        key = context.partition_key
-        outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
+        outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
     return work()
 
 
 def open_night(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, asset: str
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    asset: str,
+    partition: str,
 ) -> Night:
-    """The night of this run's partition.
+    """The night of a partition.
 
     A run that a person or a schedule launched lifts a pause and a refusal, and gives the approval
     of its tag, once: in its first step.
@@ -135,15 +140,8 @@ def open_night(
             f"The run tag {APPROVE_TAG} lets a night be sent: give it to {spec.name}_submit.",
             allow_retries=False,
         )
-    if not context.has_partition_key:
-        # "Execute" on the page of a check: Dagster knows no partitions of checks.
-        raise dg.Failure(
-            f"Which night is meant? Materialize {asset} of a partition instead: that evaluates the "
-            "check too.",
-            allow_retries=False,
-        )
-    night = steps.open_night(pipeline, spec, context.partition_key)
-    if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
+    night = steps.open_night(pipeline, spec, partition)
+    if FOLLOW_UP_TAG not in context.run.tags and asset == selected_assets(context, spec.name)[0]:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)
@@ -158,7 +156,7 @@ def _approve(
     given = approval.approve(pipeline, spec, night, gate, reason, who)
     log_of(context).info(
         "%s: the %s gate was overruled by %s: %s",
-        context.partition_key,
+        night.partition,
         given.gate,
         given.approved_by,
         given.reason,
@@ -182,14 +180,14 @@ def require_input(night: Night) -> None:
         )
 
 
-def first_asset(run: dg.DagsterRun, job: str) -> str:
-    """The first of the submitting assets that a run executes."""
+def selected_assets(context: dg.AssetExecutionContext, job: str) -> list[str]:
+    """The submitting assets that a run executes, in their order."""
     names = ASSETS[Kind.SUBMIT]
-    if run.step_keys_to_execute:
-        steps = set(run.step_keys_to_execute)
-        selected = [name for name in names if f"{job}__{name}" in steps]
-    elif run.asset_selection:
-        selected = [name for name in names if asset_key(job, name) in run.asset_selection]
-    else:
-        selected = list(names)
-    return selected[0] if selected else names[0]
+    chosen = context.job_def.asset_layer.selected_asset_keys
+    only = context.run.step_keys_to_execute
+    selected = [
+        name
+        for name in names
+        if asset_key(job, name) in chosen and (not only or f"{job}__{name}" in only)
+    ]
+    return selected or list(names)
