@@ -6,7 +6,7 @@ input is not read again, so that nothing of it can be bought again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.partitions import Declared, begin_of
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now
@@ -39,32 +40,66 @@ class Pruned:
         }
 
 
-def prune(pipeline: Pipeline, job: str, before: str, *, dry_run: bool = False) -> Pruned:
-    """Prune a job's nights of partitions before this one, of all accounts; unfinished ones stay.
+def prune(
+    pipeline: Pipeline,
+    job: str,
+    before: str | None = None,
+    *,
+    declared: Declared = None,
+    partition: str | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Prune a job's nights before a partition or a day, or those of one partition, of all accounts;
+    unfinished ones stay.
 
-    Run again after a crash it removes the rest. Nights that have nothing to remove are not listed.
+    `declared` are the job's partitions, whose windows tell which is before another. Run again after
+    a crash it removes the rest. Nights that have nothing to remove are not listed.
     """
     with pipeline.ledger.read() as connection:
-        found = nights.list_nights(connection, job=job)
+        every = {night.partition for night in nights.list_nights(connection, job=job)}
+    if before is not None:
+        chosen = _begun_before(declared, every, before)
+    else:
+        chosen = sorted(every & {partition})
     freed: dict[str, int] = {}
     kept: dict[str, str] = {}
-    for partition in sorted({night.partition for night in found if night.partition < before}):
+    for key in chosen:
         folders = [
-            paths.snapshots(job, partition),
-            paths.raw(job, partition),
-            paths.raw_realtime(job, partition),
+            paths.snapshots(job, key),
+            paths.raw(job, key),
+            paths.raw_realtime(job, key),
         ]
         size = sum(pipeline.files.size(folder) for folder in folders)
-        reason = _mark(pipeline, job, partition, dry_run=dry_run)
+        reason = _mark(pipeline, job, key, dry_run=dry_run)
         if reason is not None:
-            kept[partition] = reason
+            kept[key] = reason
         elif size:
-            freed[partition] = size
+            freed[key] = size
             if not dry_run:
                 for folder in folders:
                     pipeline.files.remove(folder)
-                log.info("%s %s: pruned, %s bytes", job, partition, f"{size:,}")
+                log.info("%s %s: pruned, %s bytes", job, key, f"{size:,}")
     return Pruned(freed, kept)
+
+
+def _begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
+    """The partitions whose window begins before that of another, or before a day, oldest first.
+
+    Where a key is no time of the job as it is declared now, keys are compared as texts.
+    """
+    limit = begin_of(declared, before)
+    begins = {key: begin_of(declared, key) for key in keys}
+    older = [
+        key
+        for key, begin in begins.items()
+        # As numbers: times of one zone are compared by what its clocks show.
+        if (
+            begin.timestamp() < limit.timestamp()
+            if begin is not None and limit is not None
+            else key < before
+        )
+    ]
+    return sorted(older)
 
 
 def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str | None:

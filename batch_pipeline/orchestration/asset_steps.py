@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -141,7 +141,8 @@ def open_night(
             allow_retries=False,
         )
     night = steps.open_night(pipeline, spec, partition)
-    if FOLLOW_UP_TAG not in context.run.tags and asset == selected_assets(context, spec.name)[0]:
+    first = selected_assets(context, spec.name)[:1]
+    if FOLLOW_UP_TAG not in context.run.tags and first == [asset]:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)
@@ -182,12 +183,14 @@ def require_input(night: Night) -> None:
 
 def selected_assets(context: dg.AssetExecutionContext, job: str) -> list[str]:
     """The submitting assets that a run executes, in their order."""
-    names = ASSETS[Kind.SUBMIT]
-    chosen = context.job_def.asset_layer.selected_asset_keys
-    only = context.run.step_keys_to_execute
-    selected = [
+    return selected_of(context.run, context.job_def.asset_layer.selected_asset_keys, job)
+
+
+def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -> list[str]:
+    """The submitting assets of a run whose Dagster job has the assets `chosen`."""
+    only = run.step_keys_to_execute
+    return [
         name
-        for name in names
+        for name in ASSETS[Kind.SUBMIT]
         if asset_key(job, name) in chosen and (not only or f"{job}__{name}" in only)
     ]
-    return selected or list(names)

@@ -124,8 +124,8 @@ def _tick(
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
     again = [
         request
-        for request in lost_runs.repeat_requests(instance, spec.name)[:MOST_REQUESTS]
-        if not runs.was_terminated(instance, spec.name, str(request.partition_key))
+        for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
+        if not runs.was_terminated(instance, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
@@ -136,7 +136,7 @@ def _tick(
         trouble = None if again else polled.trouble
         return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
-    unfinished = runs.unfinished(instance, spec.name)
+    unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
@@ -216,7 +216,7 @@ def _look(
                 break
             seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
             if run_requests.might_submit(seen):
-                terminated = runs.was_terminated(instance, spec.name, night.partition)
+                terminated = runs.was_terminated(instance, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))
             found.append(seen)
             courses.append(course)

@@ -71,7 +71,7 @@ def validate(
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
-    from batch_pipeline.jobs.partitions import newest_key
+    from batch_pipeline.jobs.partitions import kind_of, newest_key
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [
@@ -79,7 +79,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             "name": spec.name,
             "description": spec.description,
             "model_id": spec.model_id,
-            "partitions": "daily" if spec.partitions else "one",
+            "partitions": kind_of(spec.partitions),
             "newest_partition": newest_key(spec.partitions, now),
             "schedule": spec.schedule,
             "input_path": redacted(spec.input.path),
@@ -101,7 +101,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             cells = (
                 row["name"],
                 row["model_id"],
-                row["newest_partition"] or "none yet",
+                row["newest_partition"] or ("-" if row["partitions"] == "static" else "none yet"),
                 row["schedule"] or "-",
                 row["description"],
             )

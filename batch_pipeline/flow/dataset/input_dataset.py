@@ -47,6 +47,7 @@ from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.safe_text import get_logger
@@ -69,7 +70,10 @@ PROCESSES_FROM_BYTES = 128 << 20
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     """The night's files; `${BATCH_PIPELINE_HOME}` in the path is the home in force."""
     environ = environ_with(pipeline.settings.home)
-    return find_sources(spec.input.path, partition, environ, spec.input.csv)
+    path = path_patterns.fill_apart(
+        spec.input.path, spec.partitions, partition, same_every_night=spec.input.same_every_night
+    )
+    return find_sources(path, partition, environ, spec.input.csv)
 
 
 def read_snapshot(
