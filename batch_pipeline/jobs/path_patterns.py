@@ -82,9 +82,9 @@ def fill_apart(path: str, declared: Declared, key: str, *, same_every_night: boo
         before = keys_up_to(declared, key, 2)[0]
         if before != key and fill(path, declared, before) == filled:
             raise UsageError(
-                f"input.path {path!r} is the same for the partitions {before} and {key}: the clocks "
-                f"of {declared.timezone} show both alike. Add %z to the format, write {{partition}}, "
-                "or declare partitions.timezone: UTC."
+                f"input.path {path!r} is the same for the partitions {before} and {key}: the "
+                f"clocks of {declared.timezone} show both alike. Add %z to the format, write "
+                "{partition}, or declare partitions.timezone: UTC."
             )
     return filled
 

@@ -289,16 +289,15 @@ class JobSpec(DeclaredModel):
         ]
         for path, message in self._ways_that_cannot_work():
             found.append(problem_with(path, message))
+        if self.partitions is None:
+            no_times = path_patterns.problem(self.input.path, None, same_every_night=False)
+            found += [] if no_times is None else [problem_with(("input", "path"), no_times)]
         if found:
             raise ValidationError.from_exception_data("job", found)
         return self
 
     def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
-        """What is wrong with the path, routes and escalation beside the rest of the job."""
-        if self.partitions is None:
-            found = path_patterns.problem(self.input.path, None, same_every_night=False)
-            if found is not None:
-                yield ("input", "path"), found
+        """What is wrong with routes and escalation beside the rest of the job."""
         for path, asked in self.asked_by_routes():
             if _asks(asked) == _asks(self):
                 yield path, "asks as the rest of the job does; remove the route, or change it"

@@ -62,8 +62,8 @@ class Calendar:
         a time by the zone's clocks (naive)."""
         match self.every:
             case "hour":
-                wall = start if isinstance(start, datetime) else datetime(*_ymd(start))
-                instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
+                hour = (start.hour, start.minute) if isinstance(start, datetime) else (0, 0)
+                instant = datetime(*_ymd(start), *hour, tzinfo=self.zone).astimezone(UTC)
                 number = self.number_at(instant)
                 return number if self._instant(number) >= instant else number + 1
             case "day":

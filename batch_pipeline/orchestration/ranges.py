@@ -10,7 +10,7 @@ from batch_pipeline.orchestration.names import PARTITION_TAG, RANGE_END_TAG, RAN
 
 
 def partitions_of(tags: Mapping[str, str], spec: JobSpec) -> list[str]:
-    """The partitions of a run by its tags; none where it has none, or none of the job as declared."""
+    """The partitions of a run by its tags; none where it has none that the job declares."""
     one = tags.get(PARTITION_TAG)
     if one is not None:
         return [one]

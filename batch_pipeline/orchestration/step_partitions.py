@@ -110,7 +110,8 @@ def _is_selected(context: dg.AssetExecutionContext, result: Result) -> bool:
 
 
 def _check_key(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
-    assert result.asset_key is not None and result.check_name is not None, "results name both"
+    assert result.asset_key is not None, "each result names its asset"
+    assert result.check_name is not None, "each result names its check"
     return dg.AssetCheckKey(result.asset_key, result.check_name)
 
 

@@ -143,7 +143,7 @@ def test_the_same_keys_as_dagster(
 def test_the_same_keys_as_dagster_through_every_change_of_clocks(zone: str, every: Every) -> None:
     """Every hour of the days on which this zone's offset from UTC changes in 2026."""
     if (zone, every) == (HALF_HOURS, "hour"):
-        with pytest.raises(ValidationError, match="by less than an hour.*timezone: UTC"):
+        with pytest.raises(ValidationError, match=r"by less than an hour.*timezone: UTC"):
             PartitionsSpec(every=every, start=START, timezone=zone)
         return
     hours = [at("2026-01-01T00:00") + timedelta(hours=n) for n in range(366 * 24)]
@@ -194,7 +194,9 @@ def test_the_hour_that_clocks_show_twice_is_two_partitions() -> None:
     keys = ["2026-10-25-01:00", "2026-10-25-02:00", "2026-10-25-02:00+0100", "2026-10-25-03:00"]
     assert keys_between(ZURICH, keys[0], keys[-1], now) == keys
     first, second = (window_of(ZURICH, key) for key in keys[1:3])
-    assert first and second and first.start.isoformat() == "2026-10-25T02:00:00+02:00"
+    assert first
+    assert second
+    assert first.start.isoformat() == "2026-10-25T02:00:00+02:00"
     assert second.start.isoformat() == "2026-10-25T02:00:00+01:00"
     assert key_before(ZURICH, keys[-1], 2) == keys[1]
     with pytest.raises(UsageError, match=r"02:00\+0200' is not an hour written like"):
@@ -232,11 +234,12 @@ def test_partitions_may_be_names() -> None:
     now = at("2026-01-22T01:00")
     assert all_keys(NAMES, now) == due_keys(NAMES, now) == ["acme", "globex", "007"]
     assert keys_between(NAMES, "globex", "007", now) == ["globex", "007"]
-    assert newest_key(NAMES, now) is None and window_of(NAMES, "acme") is None
+    assert newest_key(NAMES, now) is None
+    assert window_of(NAMES, "acme") is None
     check_key(NAMES, "007", now)
     with pytest.raises(UsageError, match="did you mean acme"):
         check_key(NAMES, "acmee", now)
-    with pytest.raises(UsageError, match="3 partitions.*name one with --partition"):
+    with pytest.raises(UsageError, match=r"3 partitions.*name one with --partition"):
         default_key(NAMES, now)
     assert default_key(PartitionNames(("acme",)), now) == "acme"
     with pytest.raises(UsageError, match="none is before another"):
@@ -267,7 +270,8 @@ def test_partitions_that_cannot_be_are_refused(given: object, message: str) -> N
     # Once, and at a key that the declaration has.
     assert len(refused.value.errors()) == 1
     path = refused.value.errors()[0]["loc"]
-    assert path[0] == "partitions" and path[1:] in [(), (0,), ("every",), ("start",)]
+    assert path[0] == "partitions"
+    assert path[1:] in [(), (0,), ("every",), ("start",)]
 
 
 @pytest.mark.parametrize(

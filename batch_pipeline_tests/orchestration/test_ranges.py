@@ -1,0 +1,152 @@
+"""Runs over a range of partitions, as a backfill makes them where a job says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import lost_runs, runs
+from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.jobs import backfill_policy, partitions_definition
+from batch_pipeline.orchestration.names import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    Kind,
+    asset_key,
+    dagster_job,
+)
+from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline_tests.orchestration.conftest import MakeSpec
+from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
+from batch_pipeline_tests.support import write_rows
+
+SUBMITTING = ("input_dataset", "pilot_sample", "submitted_batches")
+SEVERAL: dict[str, Any] = {"backfill": {"partitions_per_run": 5}}
+# In Zurich the clocks are put back from 3 to 2 o'clock.
+HOURS = ["2025-10-26-01:00", "2025-10-26-02:00", "2025-10-26-02:00+0100", "2025-10-26-03:00"]
+
+
+def launch_range(
+    job: Nightly, first: str, last: str, kind: Kind = Kind.SUBMIT
+) -> dg.ExecuteInProcessResult:
+    """A run over a range, with the tags that a backfill gives it."""
+    made = job.definitions.resolve_job_def(dagster_job(job.name, kind))
+    return made.execute_in_process(
+        instance=job.instance,
+        tags={RANGE_START_TAG: first, RANGE_END_TAG: last, "dagster/backfill": "b"},
+        raise_on_error=False,
+    )
+
+
+def checks_of(job: Nightly, result: dg.ExecuteInProcessResult) -> dict[str | None, bool]:
+    """What the pilot's check said, by partition; of None for the whole run."""
+    found = [e.asset_check_evaluation_data for e in result.get_asset_check_evaluations_events()]
+    return {each.partition: each.passed for each in found}
+
+
+@pytest.fixture
+def hourly(
+    environment: Path, instance: dg.DagsterInstance, make_spec: MakeSpec, tmp_path: Path
+) -> tuple[Nightly, JobSpec]:
+    """A job of one partition an hour, over the end of summer time; each has its own folder."""
+    for hour, folder in zip(HOURS, ["01+0200", "02+0200", "02+0100", "03+0100"], strict=True):
+        (tmp_path / "lake" / folder).mkdir(parents=True)
+        rows = [{"id": f"{hour} {n}", "text": f"Document {n} of {hour}."} for n in range(5)]
+        write_rows(tmp_path / "lake" / folder / "documents.jsonl", rows)
+    spec = make_spec(
+        input={"path": str(tmp_path / "lake" / "{partition_start:%H%z}" / "*.jsonl")},
+        partitions={"every": "hour", "start": HOURS[0], "timezone": "Europe/Zurich"},
+        pilot={"size": 0},
+        **SEVERAL,
+    )
+    return Nightly(spec.name, build_batch_job(spec), instance), spec
+
+
+def test_one_run_over_the_end_of_summer_time(
+    hourly: tuple[Nightly, JobSpec], environment: Path
+) -> None:
+    job, spec = hourly
+    assert launch_range(job, HOURS[0], HOURS[-1]).success
+    for asset in SUBMITTING:
+        stamped = job.instance.get_materialized_partitions(asset_key(spec.name, asset))
+        assert stamped == set(HOURS)
+    assert {job.metadata("input_dataset", hour)["requests"] for hour in HOURS} == {5}
+    paths = [job.metadata("input_dataset", hour)["path"] for hour in HOURS]
+    assert [Path(path).parent.name[:5] for path in paths] == ["01+02", "02+02", "02+01", "03+01"]
+    job.run_to_the_end(*HOURS)
+    for hour in HOURS:
+        assert job.metadata("collected_results", hour)["dagster/partition_row_count"] == 5
+    # The results of all hours in one run too.
+    assert launch_range(job, HOURS[0], HOURS[-1], Kind.COLLECT).success
+
+
+def test_a_stopped_night_leaves_the_others_of_its_run_alone(
+    nightly: Callable[..., Nightly], nights: list[str], sim: Simulator
+) -> None:
+    job = nightly(**SEVERAL)
+    fault = {"contains": f"of {nights[1]}", "outcome": "invalid_request_error", "message": "no"}
+    sim.set_faults(Faults.of(requests={"matching": [fault]}))
+    result = launch_range(job, nights[0], nights[-1])
+    assert not result.success
+    assert "1 of 3 partitions were stopped, the others went on" in failure_of(result)
+    assert f"{nights[1]}: " in failure_of(result)
+    assert [job.materialized("submitted_batches", night) for night in nights] == [True, False, True]
+    assert job.materialized("input_dataset", nights[1])
+    assert not job.materialized("pilot_sample", nights[1])
+    checks = checks_of(job, result)
+    assert checks == {nights[0]: True, nights[1]: False, nights[2]: True, None: False}
+    job.run_to_the_end(nights[0], nights[-1])
+    assert not job.materialized("collected_results", nights[1])
+
+
+def test_the_sensor_sees_the_partitions_of_a_range(
+    nightly: Callable[..., Nightly], nights: list[str], make_spec: MakeSpec
+) -> None:
+    job, spec = nightly(**SEVERAL), make_spec(**SEVERAL)
+    made = job.definitions.resolve_job_def(dagster_job(job.name, Kind.SUBMIT))
+    tags = {**made.tags, RANGE_START_TAG: nights[0], RANGE_END_TAG: nights[1]}
+    run = job.instance.create_run_for_job(made, tags=tags)
+    expected = {(night, Kind.SUBMIT) for night in nights[:2]}
+    assert runs.unfinished(job.instance, spec) == expected
+    job.instance.report_run_canceled(run)
+    terminated = [runs.was_terminated(job.instance, spec, night) for night in nights]
+    assert terminated == [True, True, False]
+
+
+def test_a_lost_range_is_repeated_where_it_had_not_come_to(
+    nightly: Callable[..., Nightly],
+    nights: list[str],
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, spec = nightly(**SEVERAL), make_spec(**SEVERAL)
+    made = job.definitions.resolve_job_def(dagster_job(job.name, Kind.SUBMIT))
+    tags = {**made.tags, RANGE_START_TAG: nights[0], RANGE_END_TAG: nights[2]}
+    run = job.instance.create_run_for_job(made, tags=tags)
+    assert job.launch(nights[1], tags={"batch_pipeline/follow_up": "x"}).success
+    job.instance.report_run_failed(run, "its worker died")
+    monkeypatch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
+    found = lost_runs.repeat_requests(job.instance, spec)
+    assert [request.partition_key for request in found] == [nights[0], nights[2]]
+    assert len({request.run_key for request in found}) == 2
+
+
+def test_a_job_without_backfill_declares_no_policy(make_spec: MakeSpec) -> None:
+    assert backfill_policy(make_spec()) is None
+    policy = backfill_policy(make_spec(**SEVERAL))
+    assert policy is not None
+    assert policy.max_partitions_per_run == 5
+
+
+def test_partitions_of_names_are_dagster_s(make_spec: MakeSpec) -> None:
+    spec = make_spec(partitions=["acme", "globex"], schedule="0 1 * * *")
+    assert list(partitions_definition(spec).get_partition_keys()) == ["acme", "globex"]
+    schedule = build_batch_job(spec).resolve_schedule_def("review_nightly")
+    with dg.instance_for_test() as instance:
+        data = schedule.evaluate_tick(dg.build_schedule_context(instance=instance))
+    assert [each.partition_key for each in data.run_requests or ()] == ["acme", "globex"]
