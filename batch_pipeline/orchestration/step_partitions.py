@@ -17,6 +17,7 @@ import dagster as dg
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import asset_steps
+from batch_pipeline.orchestration.names import OUTAGE_TAG
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import lines
 
@@ -75,8 +76,8 @@ def _of_range(
                         checks.setdefault(_check_key(result), {})[key] = result
                     yield _as_event(result, key)
         except Exception as error:  # the other nights go on; the run fails below
-            if isinstance(error, dg.Failure) and error.allow_retries:
-                # API or storage: the other nights would meet with the same.
+            if _is_outage(context):
+                # The next night would meet with the same, and the sensor repeats what is left.
                 raise
             stopped[key] = lines(getattr(error, "description", None) or f"{error!r}")
             asset_steps.log_of(context).error("%s: %s", key, stopped[key])
@@ -90,6 +91,12 @@ def _of_range(
             + (f"\nand {more} more" if more > 0 else ""),
             allow_retries=False,
         )
+
+
+def _is_outage(context: dg.AssetExecutionContext) -> bool:
+    """Whether the API has not answered for long, as `at_work` has noted on the run."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    return run is not None and OUTAGE_TAG in run.tags
 
 
 def _night(
