@@ -58,7 +58,7 @@ def prune(
     with pipeline.ledger.read() as connection:
         every = {night.partition for night in nights.list_nights(connection, job=job)}
     if before is not None:
-        chosen = _begun_before(declared, every, before)
+        chosen = begun_before(declared, every, before)
     else:
         chosen = sorted(every & {partition})
     freed: dict[str, int] = {}
@@ -82,7 +82,7 @@ def prune(
     return Pruned(freed, kept)
 
 
-def _begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
+def begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
     """The partitions whose window begins before that of another, or before a day, oldest first.
 
     Where a key is no time of the job as it is declared now, keys are compared as texts.

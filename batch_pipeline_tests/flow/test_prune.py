@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import prune as pruning
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prune import prune
+from batch_pipeline.flow.prune import begun_before, prune
 from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline.simulator import Simulator
@@ -131,3 +133,17 @@ def test_what_is_told_of_it() -> None:
         "2026-01-02: stays, not complete",
     ]
     assert json.dumps(pruned.as_json())
+
+
+@pytest.mark.parametrize(
+    ("before", "older"),
+    [
+        ("2026-10-25-02:00+0100", ["2026-10-24", "2026-10-25-01:00", "2026-10-25-02:00"]),
+        ("2026-10-25", ["2026-10-24"]),
+    ],
+)
+def test_what_is_before_follows_from_windows(before: str, older: list[str]) -> None:
+    """An hour that clocks show twice, and nights of a time when the job had days."""
+    declared = PartitionsSpec(every="hour", start=date(2026, 10, 1), timezone="Europe/Zurich")
+    hours = ["2026-10-25-03:00", "2026-10-25-02:00+0100", "2026-10-25-02:00", "2026-10-25-01:00"]
+    assert begun_before(declared, [*hours, "2026-10-24"], before) == older
