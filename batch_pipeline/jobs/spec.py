@@ -415,12 +415,16 @@ class JobSpec(DeclaredModel):
     ) -> ReuseSpec | None:
         if value is None or "partitions" not in info.data:
             return value
-        if not isinstance(info.data["partitions"], PartitionsSpec):
-            one = info.data["partitions"] is None
+        declared: Declared = info.data["partitions"]
+        if declared is None:
             raise ValueError(
-                "takes over answers of earlier nights, but "
-                f"{'the job has one night only' if one else 'no name is earlier than another'}; "
-                "declare `partitions` that are times, or remove `reuse`"
+                "takes over answers of earlier nights, but the job has one night only; declare "
+                "`partitions`, or remove `reuse`"
+            )
+        if not isinstance(declared, PartitionsSpec):
+            raise ValueError(
+                "takes over answers of earlier nights, but no name is earlier than another; declare "
+                "`partitions` that are times, or remove `reuse`"
             )
         return value
 

@@ -39,8 +39,10 @@ def prune(
 
     pipeline = opening.open_pipeline(context)
     spec = find_job(pipeline.settings.jobs_dir, job)
-    if (before is None) == (partition is None):
-        raise UsageError("Give either --before or --partition.")
+    if before is None and partition is None:
+        raise UsageError("Missing option '--before' (or '--partition', for one night).")
+    if before is not None and partition is not None:
+        raise UsageError("Give either --before or --partition, not both.")
     if before is not None:
         check_boundary(spec.partitions, before)
     pruned = pruning.prune(
