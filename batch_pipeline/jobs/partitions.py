@@ -314,7 +314,7 @@ def begin_of(declared: Declared, text: str) -> datetime | None:
     where partitions are no times."""
     found = window_of(declared, text)
     if found is not None or not isinstance(declared, PartitionsSpec):
-        return found and found.start
+        return None if found is None else found.start
     day = Calendar("day", ZoneInfo(declared.timezone))
     number = day.number(text)
     return None if number is None else day.window(number).start

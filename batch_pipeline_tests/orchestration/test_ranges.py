@@ -45,7 +45,7 @@ def launch_range(
 
 def checks_of(job: Nightly, result: dg.ExecuteInProcessResult) -> dict[str | None, bool]:
     """What the pilot's check said, by partition; of None for the whole run."""
-    found = [e.asset_check_evaluation_data for e in result.get_asset_check_evaluations_events()]
+    found = result.get_asset_check_evaluations()
     return {each.partition: each.passed for each in found}
 
 
