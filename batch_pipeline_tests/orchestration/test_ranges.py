@@ -20,7 +20,6 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
-from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 from batch_pipeline_tests.support import write_rows
@@ -86,11 +85,13 @@ def test_one_run_over_the_end_of_summer_time(
 
 
 def test_a_stopped_night_leaves_the_others_of_its_run_alone(
-    nightly: Callable[..., Nightly], nights: list[str], sim: Simulator
+    nightly: Callable[..., Nightly], nights: list[str], tmp_path: Path
 ) -> None:
-    job = nightly(**SEVERAL)
-    fault = {"contains": f"of {nights[1]}", "outcome": "invalid_request_error", "message": "no"}
-    sim.set_faults(Faults.of(requests={"matching": [fault]}))
+    """The gate of the second night is closed, since its documents are long."""
+    pilot = {"size": 4, "max_truncated_rate": 1.0, "max_projected_usd": 0.05}
+    job = nightly(pilot=pilot, **SEVERAL)
+    rows = [{"id": str(n), "text": f"{n} {'word ' * 6_000}"} for n in range(40)]
+    write_rows(tmp_path / "input" / nights[1] / "documents.jsonl", rows)
     result = launch_range(job, nights[0], nights[-1])
     assert not result.success
     assert "1 of 3 partitions were stopped, the others went on" in failure_of(result)
