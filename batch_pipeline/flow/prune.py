@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.partitions import Declared, begin_of
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import begin_of
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now

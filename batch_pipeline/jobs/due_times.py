@@ -10,7 +10,8 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from batch_pipeline.jobs.partitions import Declared, is_due, timezone_of
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import is_due, timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 
 

@@ -10,7 +10,8 @@ import re
 from datetime import datetime
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs.partitions import Declared, PartitionsSpec, keys_up_to, window_of
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionsSpec
+from batch_pipeline.jobs.partitions import keys_up_to, window_of
 
 _PLACEHOLDER = re.compile(r"\{partition(?:_(start|end)(?::([^{}]*))?)?\}")
 _BRACES = re.compile(r"\{[^{}]*\}")

@@ -39,7 +39,7 @@ from batch_pipeline.jobs.declared_model import (
     problem_with,
     read_json,
 )
-from batch_pipeline.jobs.partitions import Declared, PartitionsSpec, either
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionsSpec, either
 from batch_pipeline.jobs.thrift import (
     AskedOtherwise,
     EscalateSpec,
@@ -423,8 +423,8 @@ class JobSpec(DeclaredModel):
             )
         if not isinstance(declared, PartitionsSpec):
             raise ValueError(
-                "takes over answers of earlier nights, but no name is earlier than another; declare "
-                "`partitions` that are times, or remove `reuse`"
+                "takes over answers of earlier nights, but no name is earlier than another; "
+                "declare `partitions` that are times, or remove `reuse`"
             )
         return value
 

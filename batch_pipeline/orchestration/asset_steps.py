@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import dagster as dg
@@ -16,6 +17,7 @@ from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.due_times import Start
+from batch_pipeline.jobs.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
@@ -86,6 +88,8 @@ def at_work(
     """The pipeline of a step for a partition, once the API answers; its run gives signs of life
     meanwhile and within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
+        # Dagster's launchpad takes keys that none of its lists has: the hour of the spring.
+        check_key(spec.partitions, partition, datetime.now(UTC))
         lease = pipeline.settings.lease_seconds
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):

@@ -9,7 +9,7 @@ import dagster as dg
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
-from batch_pipeline.jobs.partitions import PartitionNames, PartitionsSpec
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.time_windows import Every
 from batch_pipeline.orchestration.names import (
@@ -122,7 +122,7 @@ def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:
     return nightly
 
 
-def _about_schedule(declared: partitions.Declared) -> str:
+def _about_schedule(declared: Declared) -> str:
     match declared:
         case PartitionsSpec():
             return f"Runs the last ended {declared.every}."

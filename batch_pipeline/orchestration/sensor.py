@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -26,6 +27,7 @@ from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, warnings
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
@@ -125,7 +127,8 @@ def _tick(
     again = [
         request
         for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
-        if not runs.was_terminated(instance, spec, str(request.partition_key))
+        if _problem_with(spec, str(request.partition_key)) is None
+        and not runs.was_terminated(instance, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
@@ -235,6 +238,10 @@ def _requests(
     for run in plan.wanted:
         if len(found) >= most:
             break
+        problem = _problem_with(spec, run.partition)
+        if problem is not None:
+            rests[run.partition] = problem
+            continue
         earlier = runs.earlier(instance, spec.name, run.partition, run.kind)
         attempt = run_requests.attempt(earlier, run.marker, time.time())
         if isinstance(attempt, str):
@@ -242,6 +249,14 @@ def _requests(
         else:
             found.append(_request(spec, run, attempt))
     return found, rests
+
+
+def _problem_with(spec: JobSpec, partition: str) -> str | None:
+    """Why no run can have a partition: a request for it would end the tick, and with it all nights.
+
+    The night is of partitions that the job declared formerly.
+    """
+    return partitions.problem_with(spec.partitions, partition, datetime.now(UTC))
 
 
 def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:

@@ -7,7 +7,7 @@ worked through in the run itself: a person watches that run, and terminates it t
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -42,30 +42,91 @@ OBSERVE_SECONDS = 60.0
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
     return [
-        _input_dataset(spec, partitions),
-        _pilot_sample(spec, partitions),
-        _submitted_batches(spec, partitions),
+        _asset(
+            spec,
+            partitions,
+            INPUT_DATASET,
+            deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
+            kinds={"python", "parquet"},
+            description=metadata.describe_job(spec),
+        ),
+        _asset(
+            spec,
+            partitions,
+            PILOT_SAMPLE,
+            deps=[asset_key(spec.name, INPUT_DATASET)],
+            kinds={"python"},
+            description=(
+                "A random sample goes through the whole path first; its verdict gates the rest. "
+                "Good answers of it are kept and not bought again."
+            ),
+            checks={
+                PILOT_GATE: (
+                    f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
+                    f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; "
+                    "while it fails, the rest of the night is not sent."
+                )
+            },
+        ),
+        _asset(
+            spec,
+            partitions,
+            SUBMITTED_BATCHES,
+            deps=[asset_key(spec.name, PILOT_SAMPLE)],
+            kinds={"python"},
+            description=(
+                "The night's batches at the API. Done as soon as they are sent; how far they are "
+                "shows in the observations that the sensor adds, and what waits for room goes on "
+                "its own."
+            ),
+        ),
     ]
 
 
-def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=asset_key(spec.name, INPUT_DATASET),
-        deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
+def _asset(
+    spec: JobSpec,
+    partitions: Partitions,
+    name: str,
+    *,
+    deps: Sequence[dg.AssetKey],
+    kinds: set[str],
+    description: str,
+    checks: Mapping[str, str] | None = None,
+) -> dg.AssetsDefinition:
+    """One of the assets, whose step does the work of its name; `checks` are described by name.
+
+    A multi-asset of one, because only those may leave a check without a result (while a pilot is at
+    the API there is no verdict), and because `@asset` warns that a backfill policy is new.
+    """
+    key = asset_key(spec.name, name)
+
+    @dg.multi_asset(
+        name=f"{spec.name}__{name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=deps,
+                group_name=spec.name,
+                kinds=kinds,
+                skippable=True,
+                description=description,
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(check, asset=key, description=about)
+            for check, about in (checks or {}).items()
+        ],
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
-        output_required=False,
-        group_name=spec.name,
-        kinds={"python", "parquet"},
-        description=metadata.describe_job(spec),
+        can_subset=True,
     )
-    def input_dataset(
+    def step(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
     ) -> Iterator[step_partitions.Event]:
-        works = _works(context, spec, INPUT_DATASET)
+        works = _works(context, spec, name)
         yield from step_partitions.results(context, batch_pipeline, spec, works)
 
-    return input_dataset
+    return step
 
 
 def _works(
@@ -97,49 +158,6 @@ def _take_input(
         asset_key=asset_key(spec.name, INPUT_DATASET),
         metadata=metadata.of_input(spec, taken, notices),
     )
-
-
-def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    key = asset_key(spec.name, PILOT_SAMPLE)
-    check = dg.AssetCheckSpec(
-        PILOT_GATE,
-        asset=key,
-        description=(
-            f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
-            f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; while it "
-            "fails, the rest of the night is not sent."
-        ),
-    )
-
-    # A multi-asset of one, because only those may leave a check without a result: while a pilot is
-    # at the API there is no verdict.
-    @dg.multi_asset(
-        name=f"{spec.name}__{PILOT_SAMPLE}",
-        specs=[
-            dg.AssetSpec(
-                key,
-                deps=[asset_key(spec.name, INPUT_DATASET)],
-                group_name=spec.name,
-                kinds={"python"},
-                skippable=True,
-                description=(
-                    "A random sample goes through the whole path first; its verdict gates the "
-                    "rest. Good answers of it are kept and not bought again."
-                ),
-            )
-        ],
-        check_specs=[check],
-        partitions_def=partitions,
-        backfill_policy=backfill_policy(spec),
-        can_subset=True,
-    )
-    def pilot_sample(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[step_partitions.Event]:
-        works = _works(context, spec, PILOT_SAMPLE)
-        yield from step_partitions.results(context, batch_pipeline, spec, works)
-
-    return pilot_sample
 
 
 def _try_pilot(
@@ -179,29 +197,6 @@ def _try_pilot(
 def _projected_limit(spec: JobSpec) -> str:
     limit = spec.pilot.max_projected_usd
     return "" if limit is None else f", and the night may be projected to cost {usd(limit)}"
-
-
-def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=asset_key(spec.name, SUBMITTED_BATCHES),
-        deps=[asset_key(spec.name, PILOT_SAMPLE)],
-        partitions_def=partitions,
-        backfill_policy=backfill_policy(spec),
-        output_required=False,
-        group_name=spec.name,
-        kinds={"python"},
-        description=(
-            "The night's batches at the API. Done as soon as they are sent; how far they are shows "
-            "in the observations that the sensor adds, and what waits for room goes on its own."
-        ),
-    )
-    def submitted_batches(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[step_partitions.Event]:
-        works = _works(context, spec, SUBMITTED_BATCHES)
-        yield from step_partitions.results(context, batch_pipeline, spec, works)
-
-    return submitted_batches
 
 
 def _send(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.loading import find_job, load_job, load_jobs, scan_jobs
-from batch_pipeline.jobs.partitions import PartitionsSpec
 
 GOOD = """\
 type: batch_pipeline.BatchJobComponent

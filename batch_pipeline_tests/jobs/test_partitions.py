@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
+from batch_pipeline.jobs.declared_partitions import PartitionNames, PartitionsSpec
 from batch_pipeline.jobs.partitions import (
-    PartitionNames,
-    PartitionsSpec,
     all_keys,
     check_boundary,
     check_key,
     default_key,
     due_keys,
-    key_before,
     keys_between,
+    keys_up_to,
     newest_key,
     number_of,
     window_of,
@@ -198,7 +197,7 @@ def test_the_hour_that_clocks_show_twice_is_two_partitions() -> None:
     assert second
     assert first.start.isoformat() == "2026-10-25T02:00:00+02:00"
     assert second.start.isoformat() == "2026-10-25T02:00:00+01:00"
-    assert key_before(ZURICH, keys[-1], 2) == keys[1]
+    assert keys_up_to(ZURICH, keys[-1], 3) == keys[1:]
     with pytest.raises(UsageError, match=r"02:00\+0200' is not an hour written like"):
         check_key(ZURICH, "2026-10-25-02:00+0200", now)
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs.partitions import Declared, PartitionNames, PartitionsSpec
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
 from batch_pipeline.jobs.path_patterns import fill, fill_apart
 from batch_pipeline.jobs.spec import JobSpec
 

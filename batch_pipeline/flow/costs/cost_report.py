@@ -26,7 +26,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, results_folder
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs.partitions import Declared, number_of
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.cache_use import CacheSums
@@ -264,17 +265,11 @@ def _priced(
 def _trend(connection: Connection, declared: Declared, night: Night) -> tuple[NightCost, ...]:
     """The job's latest nights of this account up to this one, oldest first."""
     every = nights.list_nights(connection, job=night.job, account=night.account)
-    # Names are no times: such nights follow one another as they were begun.
-    order = {each.id: number_of(declared, each.partition) for each in every}
-    own = order[night.id]
-    if own is None:
-        known = sorted(every, key=lambda each: (each.created_at, each.id))
-        upto = [each for each in known if each.created_at <= night.created_at]
-    else:
-        timed = {each.id: n for each in every if (n := order[each.id]) is not None and n <= own}
-        known = [each for each in every if each.id in timed]
-        upto = sorted(known, key=lambda each: timed[each.id])
-    latest = upto[-MOST_NIGHTS:]
+    order = {each.id: order_of(declared, each.partition, each.created_at) for each in every}
+    latest = sorted(
+        (each for each in every if order[each.id] <= order[night.id]),
+        key=lambda each: order[each.id],
+    )[-MOST_NIGHTS:]
     found = []
     for each in latest:
         state = progress_of.of_night(connection, each.id)
