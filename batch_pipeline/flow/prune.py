@@ -16,6 +16,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.declared_partitions import Declared
 from batch_pipeline.jobs.partitions import begin_of
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now
@@ -30,6 +31,37 @@ class Pruned:
     """The result of pruning a job: by partition, the bytes that were removed (or would be), and the
     reason why a night that is old enough stays."""
 
+    freed: dict[str, int]
+    kept: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "pruned": [{"partition": key, "bytes": size} for key, size in self.freed.items()],
+            "kept": [{"partition": key, "reason": why} for key, why in self.kept.items()],
+            "bytes": sum(self.freed.values()),
+        }
+
+
+def prune(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    before: str | None = None,
+    *,
+    partition: str | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Prune a job's nights before a partition or a day, or those of one partition, of all accounts;
+    unfinished ones stay.
+
+    Run again after a crash it removes the rest. Nights that have nothing to remove are not listed.
+    """
+    job = spec.name
+    with pipeline.ledger.read() as connection:
+        every = {night.partition for night in nights.list_nights(connection, job=job)}
+    if before is None:
+        chosen = sorted(every & {partition})
+    else:
+        chosen = begun_before(spec.partitions, every, before)
     freed: dict[str, int]
     kept: dict[str, str]
 
@@ -84,23 +116,20 @@ def prune(
 
 
 def begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
-    """The partitions whose window begins before that of another, or before a day, oldest first.
+    """The partitions whose window begins before that of another, or before a day.
 
-    Where a key is no time of the job as it is declared now, keys are compared as texts.
+    A key that is no time of the job as it is declared now is compared as a text.
     """
     limit = begin_of(declared, before)
-    begins = {key: begin_of(declared, key) for key in keys}
-    older = [
-        key
-        for key, begin in begins.items()
-        # As numbers: times of one zone are compared by what its clocks show.
-        if (
-            begin.timestamp() < limit.timestamp()
-            if begin is not None and limit is not None
-            else key < before
-        )
-    ]
-    return sorted(older)
+
+    def is_before(key: str) -> bool:
+        begin = begin_of(declared, key)
+        if begin is None or limit is None:
+            return key < before
+        # In seconds: Python compares times of one zone by what its clocks show.
+        return begin.timestamp() < limit.timestamp()
+
+    return sorted(filter(is_before, keys))
 
 
 def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str | None:

@@ -55,18 +55,19 @@ def problem(path: str, declared: Declared, *, same_every_night: bool) -> str | N
 
 
 def fill(path: str, declared: Declared, key: str) -> str:
-    """The path of a partition."""
+    """The path of a partition; UsageError for a key that is none of the job as declared now."""
     window = window_of(declared, key)
+    if window is None and isinstance(declared, PartitionsSpec):
+        raise UsageError(
+            f"input.path has no file of {key!r}, which is no time of the job's partitions as they "
+            "are declared now"
+        )
 
     def value(match: re.Match[str]) -> str:
         which, form = match.groups()
         if which is None:
             return key
-        if window is None:
-            raise UsageError(
-                f"{match[0]} cannot be filled in: {key!r} is not a time of the job's partitions as "
-                "they are declared now"
-            )
+        assert window is not None, "only partitions that are times have such paths: `problem`"
         return _written(window.start if which == "start" else window.end, form)
 
     return _PLACEHOLDER.sub(value, path)

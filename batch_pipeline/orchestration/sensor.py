@@ -256,7 +256,8 @@ def _problem_with(spec: JobSpec, partition: str) -> str | None:
 
     The night is of partitions that the job declared formerly.
     """
-    return partitions.problem_with(spec.partitions, partition, datetime.now(UTC))
+    problem = partitions.problem_with(spec.partitions, partition, datetime.now(UTC))
+    return problem and f"{problem}. Declare it again until its night is complete"
 
 
 def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:

@@ -59,9 +59,9 @@ def test_finished_nights_lose_snapshot_and_raw_lines_alone(
         run(pipeline, spec, day, wait=day != DAYS[1])
     shown = results(pipeline, spec, DAYS[0])
 
-    planned = prune(pipeline, spec.name, DAYS[2], dry_run=True)
+    planned = prune(pipeline, spec, DAYS[2], dry_run=True)
     assert "snapshots" in files_of(pipeline, DAYS[0])
-    done = prune(pipeline, spec.name, DAYS[2])
+    done = prune(pipeline, spec, DAYS[2])
     assert done == planned
     assert list(done.freed) == [DAYS[0]]
     assert done.freed[DAYS[0]] > 0
@@ -71,7 +71,7 @@ def test_finished_nights_lose_snapshot_and_raw_lines_alone(
     for day in DAYS[1:]:
         assert "snapshots" in files_of(pipeline, day)
     assert results(pipeline, spec, DAYS[0]) == shown
-    assert prune(pipeline, spec.name, DAYS[2]).freed == {}
+    assert prune(pipeline, spec, DAYS[2]).freed == {}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_pruned_night_runs_without_buying(
     state = run(pipeline, nightly(), DAYS[0])
     before = submissions_of(pipeline)
     report = build_report(pipeline, nightly(), state.night)
-    prune(pipeline, "review", DAYS[1])
+    prune(pipeline, nightly(), DAYS[1])
     if rewritten:
         write_rows(tmp_path / f"{DAYS[0]}.jsonl", documents(5))
 
@@ -119,9 +119,9 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(Files, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
-            prune(pipeline, spec.name, DAYS[1])
+            prune(pipeline, spec, DAYS[1])
     assert run(pipeline, spec, DAYS[0]).complete
-    assert list(prune(pipeline, spec.name, DAYS[1]).freed) == [DAYS[0]]
+    assert list(prune(pipeline, spec, DAYS[1]).freed) == [DAYS[0]]
     assert "snapshots" not in files_of(pipeline, DAYS[0])
 
 
@@ -138,12 +138,14 @@ def test_what_is_told_of_it() -> None:
 @pytest.mark.parametrize(
     ("before", "older"),
     [
-        ("2026-10-25-02:00+0100", ["2026-10-24", "2026-10-25-01:00", "2026-10-25-02:00"]),
+        ("2026-10-25-01:00+0000", ["2026-10-24", "2026-10-25-01:00", "2026-10-25-02:00"]),
         ("2026-10-25", ["2026-10-24"]),
     ],
 )
 def test_what_is_before_follows_from_windows(before: str, older: list[str]) -> None:
-    """An hour that clocks show twice, and nights of a time when the job had days."""
-    declared = PartitionsSpec(every="hour", start=date(2026, 10, 1), timezone="Europe/Zurich")
-    hours = ["2026-10-25-03:00", "2026-10-25-02:00+0100", "2026-10-25-02:00", "2026-10-25-01:00"]
+    """Hours that clocks show twice, not in the order of their texts; and a night of a time when
+    the job had days."""
+    declared = PartitionsSpec(every="hour", start=date(2026, 10, 1), timezone="Antarctica/Troll")
+    hours = ["2026-10-25-02:00+0000", "2026-10-25-01:00+0000", "2026-10-25-02:00"]
+    hours.append("2026-10-25-01:00")
     assert begun_before(declared, [*hours, "2026-10-24"], before) == older

@@ -24,6 +24,7 @@ from batch_pipeline.jobs.partitions import (
     keys_up_to,
     newest_key,
     number_of,
+    order_of,
     window_of,
 )
 from batch_pipeline.jobs.spec import JobSpec
@@ -200,6 +201,16 @@ def test_the_hour_that_clocks_show_twice_is_two_partitions() -> None:
     assert keys_up_to(ZURICH, keys[-1], 3) == keys[1:]
     with pytest.raises(UsageError, match=r"02:00\+0200' is not an hour written like"):
         check_key(ZURICH, "2026-10-25-02:00+0200", now)
+
+
+def test_nights_are_in_the_order_of_time() -> None:
+    """In Troll the clocks are put back by two hours; names follow as their nights were begun."""
+    troll = PartitionsSpec(every="hour", start=START, timezone="Antarctica/Troll")
+    hours = keys_between(troll, "2026-10-25-00:00", "2026-10-25-03:00", at("2026-11-01T00:00"))
+    assert hours != sorted(hours)
+    assert sorted(hours, key=lambda hour: order_of(troll, hour, 0.0)) == hours
+    assert order_of(troll, "2026-12-24", 1.0) < order_of(troll, hours[0], 0.0)
+    assert order_of(NAMES, "globex", 1.0) < order_of(NAMES, "acme", 2.0)
 
 
 def test_the_hour_that_clocks_pass_over_is_no_partition() -> None:

@@ -33,6 +33,13 @@ def test_a_path_is_filled_in(path: str, declared: Declared, key: str, filled: st
     assert fill(path, declared, key) == filled
 
 
+@pytest.mark.parametrize("key", ["2026-03-29-02:00", "2026-03-29"])
+def test_a_key_that_is_no_partition_has_no_path(key: str) -> None:
+    """An hour that the clocks are put forward over, and a day."""
+    with pytest.raises(UsageError, match="is no time of the job's partitions"):
+        fill("/d/{partition}/*", HOURS, key)
+
+
 def test_two_hours_that_clocks_show_alike_do_not_share_a_path() -> None:
     path = "/d/{partition_start:%Y-%m-%d-%H}"
     first = fill_apart(path, HOURS, "2026-10-25-02:00", same_every_night=False)

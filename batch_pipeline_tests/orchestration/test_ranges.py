@@ -20,6 +20,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
     dagster_job,
 )
+from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 from batch_pipeline_tests.support import write_rows
@@ -27,6 +28,7 @@ from batch_pipeline_tests.support import write_rows
 SUBMITTING = ("input_dataset", "pilot_sample", "submitted_batches")
 SEVERAL: dict[str, Any] = {"backfill": {"partitions_per_run": 5}}
 # In Zurich the clocks are put back from 3 to 2 o'clock.
+HOUR_USD = 0.02
 HOURS = ["2025-10-26-01:00", "2025-10-26-02:00", "2025-10-26-02:00+0100", "2025-10-26-03:00"]
 
 
@@ -61,6 +63,8 @@ def hourly(
         input={"path": str(tmp_path / "lake" / "{partition_start:%H%z}" / "*.jsonl")},
         partitions={"every": "hour", "start": HOURS[0], "timezone": "Europe/Zurich"},
         pilot={"size": 0},
+        # Enough for the documents of an hour, and not for those of two.
+        budget={"max_usd_per_partition": HOUR_USD},
         **SEVERAL,
     )
     return Nightly(spec.name, build_batch_job(spec), instance), spec
@@ -82,6 +86,30 @@ def test_one_run_over_the_end_of_summer_time(
         assert job.metadata("collected_results", hour)["dagster/partition_row_count"] == 5
     # The results of all hours in one run too.
     assert launch_range(job, HOURS[0], HOURS[-1], Kind.COLLECT).success
+
+
+def test_an_hour_that_clocks_pass_over_is_refused(
+    hourly: tuple[Nightly, JobSpec], environment: Path
+) -> None:
+    """The launchpad takes it, though no list of Dagster's has it."""
+    job, _ = hourly
+    result = job.launch("2026-03-29-02:00")
+    assert not result.success
+    assert "the clocks of Europe/Zurich are put forward over that hour" in failure_of(result)
+
+
+def test_a_night_that_is_no_partition_any_more_leaves_the_others_alone(
+    sim: Simulator, nightly: Callable[..., Nightly], nights: list[str]
+) -> None:
+    job = nightly()
+    sim.hold()
+    for night in nights[:2]:
+        assert job.launch(night).success
+    sim.release()
+    changed = nightly(partitions={"start": nights[1]})
+    assert f"{nights[0]}: " in str(changed.tick().skip_message)
+    changed.run_to_the_end(nights[1])
+    assert "Declare it again until its night is complete" in str(changed.tick().skip_message)
 
 
 def test_a_stopped_night_leaves_the_others_of_its_run_alone(

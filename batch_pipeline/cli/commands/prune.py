@@ -45,14 +45,7 @@ def prune(
         raise UsageError("Give either --before or --partition, not both.")
     if before is not None:
         check_boundary(spec.partitions, before)
-    pruned = pruning.prune(
-        pipeline,
-        spec.name,
-        before,
-        declared=spec.partitions,
-        partition=partition,
-        dry_run=dry_run,
-    )
+    pruned = pruning.prune(pipeline, spec, before, partition=partition, dry_run=dry_run)
     show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
 
 

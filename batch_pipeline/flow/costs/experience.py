@@ -19,6 +19,7 @@ from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.jobs.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night
