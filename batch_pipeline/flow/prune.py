@@ -62,38 +62,6 @@ def prune(
         chosen = sorted(every & {partition})
     else:
         chosen = begun_before(spec.partitions, every, before)
-    freed: dict[str, int]
-    kept: dict[str, str]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "pruned": [{"partition": key, "bytes": size} for key, size in self.freed.items()],
-            "kept": [{"partition": key, "reason": why} for key, why in self.kept.items()],
-            "bytes": sum(self.freed.values()),
-        }
-
-
-def prune(
-    pipeline: Pipeline,
-    job: str,
-    before: str | None = None,
-    *,
-    declared: Declared = None,
-    partition: str | None = None,
-    dry_run: bool = False,
-) -> Pruned:
-    """Prune a job's nights before a partition or a day, or those of one partition, of all accounts;
-    unfinished ones stay.
-
-    `declared` are the job's partitions, whose windows tell which is before another. Run again after
-    a crash it removes the rest. Nights that have nothing to remove are not listed.
-    """
-    with pipeline.ledger.read() as connection:
-        every = {night.partition for night in nights.list_nights(connection, job=job)}
-    if before is not None:
-        chosen = begun_before(declared, every, before)
-    else:
-        chosen = sorted(every & {partition})
     freed: dict[str, int] = {}
     kept: dict[str, str] = {}
     for key in chosen:

@@ -130,46 +130,44 @@ def test_dagster_and_the_command_line_mean_the_same_partitions(
     assert list(keys) == partitions.all_keys(spec.partitions, now)
 
 
-@pytest.mark.parametrize(
-    ("declared", "tick", "expected"),
-    [
-        ({"start": "2026-11-01"}, datetime(2026, 11, 10, 1, tzinfo=UTC), "2026-11-09"),
-        (
-            {"start": "2026-11-01", "timezone": "Europe/Zurich"},
-            datetime(2026, 11, 9, 23, 30, tzinfo=UTC),
-            "2026-11-09",
-        ),
-        (
-            {"start": "2026-11-01", "end_offset": 1},
-            datetime(2026, 11, 10, tzinfo=UTC),
-            "2026-11-10",
-        ),
-        (None, datetime(2026, 11, 10, tzinfo=UTC), "all"),
-        ({"start": "2026-11-10"}, datetime(2026, 11, 10, 1, tzinfo=UTC), None),
-    ],
-)
-def test_a_tick_of_the_schedule_runs_the_last_ended_day(
-    make_spec: MakeSpec,
-    instance: dg.DagsterInstance,
-    declared: dict[str, object] | None,
-    tick: datetime,
-    expected: str | None,
+HOURS = {"every": "hour", "start": "2026-10-01", "timezone": "Europe/Zurich"}
+# What is declared, the time of a tick, and what it runs.
+TICKS: list[tuple[Any, datetime, list[str]]] = [
+    ({"start": "2026-11-01"}, datetime(2026, 11, 10, 1, tzinfo=UTC), ["2026-11-09"]),
+    (
+        {"start": "2026-11-01", "timezone": "Europe/Zurich"},
+        datetime(2026, 11, 9, 23, 30, tzinfo=UTC),
+        ["2026-11-09"],
+    ),
+    ({"start": "2026-11-01", "end_offset": 1}, datetime(2026, 11, 10, tzinfo=UTC), ["2026-11-10"]),
+    # The clocks are put back from 03:00 to 02:00, at 01:00 in UTC.
+    (HOURS, datetime(2026, 10, 25, 1, 5, tzinfo=UTC), ["2026-10-25-02:00"]),
+    (HOURS, datetime(2026, 10, 25, 2, 5, tzinfo=UTC), ["2026-10-25-02:00+0100"]),
+    (["acme", "globex"], datetime(2026, 11, 10, tzinfo=UTC), ["acme", "globex"]),
+    (None, datetime(2026, 11, 10, tzinfo=UTC), ["all"]),
+    ({"start": "2026-11-10"}, datetime(2026, 11, 10, 1, tzinfo=UTC), []),
+]
+
+
+def test_a_tick_of_the_schedule_runs_what_has_ended_last(
+    make_spec: MakeSpec, instance: dg.DagsterInstance
 ) -> None:
-    definitions = build_batch_job(make_spec(partitions=declared, schedule="0 1 * * *"))
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=tick,
-        repository_def=definitions.get_repository_def(),
-    )
-    data = definitions.resolve_schedule_def("review_nightly").evaluate_tick(context)
-    if expected is None:
-        assert "no partition yet" in str(data.skip_message)
-        return
-    [request] = data.run_requests or ()
-    assert request.partition_key == expected
-    assert request.run_key == f"{expected}@{tick.isoformat()}"
-    # What tells its runs from those of the sensor.
-    assert FOLLOW_UP_TAG not in request.tags
+    for declared, tick, expected in TICKS:
+        definitions = build_batch_job(make_spec(partitions=declared, schedule="0 1 * * *"))
+        context = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=tick,
+            repository_def=definitions.get_repository_def(),
+        )
+        data = definitions.resolve_schedule_def("review_nightly").evaluate_tick(context)
+        if not expected:
+            assert "no partition yet" in str(data.skip_message)
+        requests = data.run_requests or ()
+        assert [request.partition_key for request in requests] == expected
+        for request in requests:
+            assert request.run_key == f"{request.partition_key}@{tick.isoformat()}"
+            # What tells its runs from those of the sensor.
+            assert FOLLOW_UP_TAG not in request.tags
 
 
 @pytest.mark.parametrize(

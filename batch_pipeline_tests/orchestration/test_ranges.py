@@ -12,7 +12,7 @@ import pytest
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import lost_runs, runs
 from batch_pipeline.orchestration.build import build_batch_job
-from batch_pipeline.orchestration.jobs import backfill_policy, partitions_definition
+from batch_pipeline.orchestration.jobs import backfill_policy
 from batch_pipeline.orchestration.names import (
     RANGE_END_TAG,
     RANGE_START_TAG,
@@ -170,12 +170,3 @@ def test_a_job_without_backfill_declares_no_policy(make_spec: MakeSpec) -> None:
     policy = backfill_policy(make_spec(**SEVERAL))
     assert policy is not None
     assert policy.max_partitions_per_run == 5
-
-
-def test_partitions_of_names_are_dagster_s(make_spec: MakeSpec) -> None:
-    spec = make_spec(partitions=["acme", "globex"], schedule="0 1 * * *")
-    assert list(partitions_definition(spec).get_partition_keys()) == ["acme", "globex"]
-    schedule = build_batch_job(spec).resolve_schedule_def("review_nightly")
-    with dg.instance_for_test() as instance:
-        data = schedule.evaluate_tick(dg.build_schedule_context(instance=instance))
-    assert [each.partition_key for each in data.run_requests or ()] == ["acme", "globex"]
