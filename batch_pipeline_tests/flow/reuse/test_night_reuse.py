@@ -103,16 +103,18 @@ def test_reuse_does_not_renew_the_age_of_an_answer(
     assert found == [None, f"partition:{day(1)}", None, f"partition:{day(3)}"]
 
 
-def test_earlier_nights_are_those_of_the_windows_before(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_earlier_nights_are_those_of_the_windows_before(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
     """In Troll the clocks are put back by two hours, and keys are not in the order of time."""
     hours = {"every": "hour", "start": FIRST, "timezone": "Antarctica/Troll"}
     spec = nightly(tmp_path, nights=2, partitions=hours)
     keys = ["2026-10-25-01:00", "2026-10-25-02:00", "2026-10-25-01:00+0000"]
-    with pipeline.ledger.write() as connection:
-        for key in [*keys, "2026-10-25-02:00+0000", "2026-10-24"]:
-            nights.open_night(connection, spec.name, key, "default")
-        found = window.earlier_nights(connection, spec, keys[2], "default")
-        after = window.earlier_nights(connection, spec, "2026-10-25-02:00+0000", "default")
+    for key in [*keys, "2026-10-25-02:00+0000", "2026-10-24"]:
+        account = steps.open_night(pipeline, spec, key).account
+    with pipeline.ledger.read() as connection:
+        found = window.earlier_nights(connection, spec, keys[2], account)
+        after = window.earlier_nights(connection, spec, "2026-10-25-02:00+0000", account)
     assert [night.partition for night in found] == [keys[1], keys[0]]
     assert [night.partition for night in after] == [keys[2], keys[1]]
 
