@@ -8,6 +8,7 @@ test compares the two. What a job declares is in `declared_partitions`, the cale
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from difflib import get_close_matches
 from zoneinfo import ZoneInfo
@@ -219,6 +220,18 @@ def keys_in_range(declared: Declared, first: str, last: str) -> list[str]:
     return names[names.index(first) : names.index(last) + 1]
 
 
+def in_ranges(declared: Declared, keys: Iterable[str], most: int) -> list[list[str]]:
+    """Partitions of the job as ranges without a gap, of at most `most` each."""
+    place = {key: _place(declared, key) for key in keys}
+    found: list[list[str]] = []
+    for key in sorted(place, key=place.__getitem__):
+        if found and len(found[-1]) < most and place[key] == place[found[-1][-1]] + 1:
+            found[-1].append(key)
+        else:
+            found.append([key])
+    return found
+
+
 def keys_up_to(declared: Declared, key: str, count: int) -> list[str]:
     """At most `count` partitions that end with this one, the newest last."""
     if isinstance(declared, PartitionsSpec):
@@ -238,6 +251,14 @@ def all_keys(declared: Declared, now: datetime) -> list[str]:
     if isinstance(declared, PartitionsSpec):
         return _keys(declared, declared.first, _last_valid(declared, now))
     return _names(declared)
+
+
+def _place(declared: Declared, key: str) -> int:
+    if not isinstance(declared, PartitionsSpec):
+        return _names(declared).index(key)
+    number = declared.calendar.number(key)
+    assert number is not None, f"{key!r} is no partition of the job"
+    return number
 
 
 def _names(declared: PartitionNames | None) -> list[str]:

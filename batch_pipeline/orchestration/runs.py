@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.lost_runs import is_lost
+from batch_pipeline.orchestration.follow_ups import MOST_FORMER
 from batch_pipeline.orchestration.names import (
     ASSETS,
     COLLECTED_RESULTS,
-    FOLLOW_UP_TAG,
     JOB_TAG,
     KIND_TAG,
     PARTITION_TAG,
@@ -20,7 +19,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.ranges import partitions_of, tags_of_runs_over
-from batch_pipeline.orchestration.run_requests import EarlierRun, last_was_canceled
+from batch_pipeline.orchestration.run_requests import last_was_canceled
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -32,11 +31,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 CANCELED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
-FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 # What Dagster calls the job of runs that are launched from an asset's page.
 ASSET_PAGE_JOB = "__ASSET_JOB"
-# Of one night and kind: more than any rest between attempts needs.
-MOST_FORMER = 25
 
 
 def unfinished(instance: dg.DagsterInstance, spec: JobSpec) -> set[tuple[str, Kind]]:
@@ -83,23 +79,6 @@ def unshown(instance: dg.DagsterInstance, job: str) -> set[str]:
     """Partitions with a materialization of the submission in Dagster, and none of the results."""
     submitted = instance.get_materialized_partitions(asset_key(job, SUBMITTED_BATCHES))
     return submitted - instance.get_materialized_partitions(asset_key(job, COLLECTED_RESULTS))
-
-
-def earlier(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) -> list[EarlierRun]:
-    """Follow-ups of a night that have ended, newest first."""
-    filters = dg.RunsFilter(
-        tags={JOB_TAG: job, KIND_TAG: kind.value, PARTITION_TAG: partition},
-    )
-    return [
-        EarlierRun(
-            marker=record.dagster_run.tags[FOLLOW_UP_TAG],
-            failed=record.dagster_run.status in FAILED,
-            ended_at=record.end_time or record.update_timestamp.timestamp(),
-            lost=is_lost(record.dagster_run),
-        )
-        for record in instance.get_run_records(filters, limit=MOST_FORMER)
-        if FOLLOW_UP_TAG in record.dagster_run.tags
-    ]
 
 
 def was_terminated(instance: dg.DagsterInstance, spec: JobSpec, partition: str) -> bool:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -27,11 +26,11 @@ from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
+    follow_ups,
     lost_runs,
     metadata,
     run_requests,
@@ -39,15 +38,13 @@ from batch_pipeline.orchestration import (
     unfinished_nights,
 )
 from batch_pipeline.orchestration.names import (
-    FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
-    dagster_job,
     sensor_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
+from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.settings import Settings
 
@@ -127,7 +124,7 @@ def _tick(
     again = [
         request
         for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
-        if _problem_with(spec, str(request.partition_key)) is None
+        if follow_ups.problem_with(spec, str(request.partition_key)) is None
         and not runs.was_terminated(instance, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
@@ -144,7 +141,7 @@ def _tick(
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
-    requests, rests = _requests(instance, spec, plan, most)
+    requests, rests = follow_ups.requests(instance, spec, plan, most)
     requests = [*again, *requests]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
@@ -227,48 +224,6 @@ def _look(
         takeover.note(pipeline, course)
     states = {course.state.night.partition: course.state for course in courses}
     return Seen(tuple(found), states)
-
-
-def _requests(
-    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
-) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """At most `most` requests for the runs that are wanted, and by partition why some rest."""
-    found: list[dg.RunRequest] = []
-    rests: dict[str, str] = {}
-    for run in plan.wanted:
-        if len(found) >= most:
-            break
-        problem = _problem_with(spec, run.partition)
-        if problem is not None:
-            rests[run.partition] = problem
-            continue
-        earlier = runs.earlier(instance, spec.name, run.partition, run.kind)
-        attempt = run_requests.attempt(earlier, run.marker, time.time())
-        if isinstance(attempt, str):
-            rests[run.partition] = f"{run.kind}: {attempt}"
-        else:
-            found.append(_request(spec, run, attempt))
-    return found, rests
-
-
-def _problem_with(spec: JobSpec, partition: str) -> str | None:
-    """Why no run can have a partition: a request for it would end the tick, and with it all nights.
-
-    The night is of partitions that the job declared formerly.
-    """
-    problem = partitions.problem_with(spec.partitions, partition, datetime.now(UTC))
-    return problem and f"{problem}. Declare it again until its night is complete"
-
-
-def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:
-    # A run key is used once for ever, even if its run fails: hence the attempt.
-    return dg.RunRequest(
-        run_key=f"{run.kind}/{run.partition}/{run.marker}/{attempt}",
-        job_name=dagster_job(spec.name, run.kind),
-        partition_key=run.partition,
-        asset_selection=[asset_key(spec.name, name) for name in run.assets],
-        tags={FOLLOW_UP_TAG: run.marker},
-    )
 
 
 def _observations(

@@ -20,6 +20,7 @@ from batch_pipeline.jobs.partitions import (
     check_key,
     default_key,
     due_keys,
+    in_ranges,
     keys_between,
     keys_up_to,
     newest_key,
@@ -198,6 +199,8 @@ def test_the_hour_that_clocks_show_twice_is_two_partitions() -> None:
     assert second
     assert first.start.isoformat() == "2026-10-25T02:00:00+02:00"
     assert second.start.isoformat() == "2026-10-25T02:00:00+01:00"
+    assert in_ranges(ZURICH, [keys[3], keys[0], keys[1]], 5) == [keys[:2], keys[3:]]
+    assert in_ranges(ZURICH, keys, 3) == [keys[:3], keys[3:]]
     assert keys_up_to(ZURICH, keys[-1], 3) == keys[1:]
     with pytest.raises(UsageError, match=r"02:00\+0200' is not an hour written like"):
         check_key(ZURICH, "2026-10-25-02:00+0200", now)
@@ -243,6 +246,7 @@ NAMES = PartitionNames(("acme", "globex", "007"))
 def test_partitions_may_be_names() -> None:
     now = at("2026-01-22T01:00")
     assert all_keys(NAMES, now) == due_keys(NAMES, now) == ["acme", "globex", "007"]
+    assert in_ranges(NAMES, ["007", "globex"], 5) == [["globex", "007"]]
     assert keys_between(NAMES, "globex", "007", now) == ["globex", "007"]
     assert newest_key(NAMES, now) is None
     assert window_of(NAMES, "acme") is None

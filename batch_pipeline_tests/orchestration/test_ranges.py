@@ -10,16 +10,19 @@ import dagster as dg
 import pytest
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import lost_runs, runs
+from batch_pipeline.orchestration import follow_ups, lost_runs, runs
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.jobs import backfill_policy
 from batch_pipeline.orchestration.names import (
+    FOLLOW_UP_TAG,
+    KIND_TAG,
     RANGE_END_TAG,
     RANGE_START_TAG,
     Kind,
     asset_key,
     dagster_job,
 )
+from batch_pipeline.orchestration.run_requests import WantedRun
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
@@ -32,11 +35,9 @@ HOUR_USD = 0.08
 HOURS = ["2025-10-26-01:00", "2025-10-26-02:00", "2025-10-26-02:00+0100", "2025-10-26-03:00"]
 
 
-def launch_range(
-    job: Nightly, first: str, last: str, kind: Kind = Kind.SUBMIT
-) -> dg.ExecuteInProcessResult:
+def launch_range(job: Nightly, first: str, last: str) -> dg.ExecuteInProcessResult:
     """A run over a range, with the tags that a backfill gives it."""
-    made = job.definitions.resolve_job_def(dagster_job(job.name, kind))
+    made = job.definitions.resolve_job_def(dagster_job(job.name, Kind.SUBMIT))
     return made.execute_in_process(
         instance=job.instance,
         tags={RANGE_START_TAG: first, RANGE_END_TAG: last, "dagster/backfill": "b"},
@@ -71,9 +72,10 @@ def hourly(
 
 
 def test_one_run_over_the_end_of_summer_time(
-    hourly: tuple[Nightly, JobSpec], environment: Path
+    sim: Simulator, hourly: tuple[Nightly, JobSpec], environment: Path
 ) -> None:
     job, spec = hourly
+    sim.hold()
     assert launch_range(job, HOURS[0], HOURS[-1]).success
     for asset in SUBMITTING:
         stamped = job.instance.get_materialized_partitions(asset_key(spec.name, asset))
@@ -81,11 +83,13 @@ def test_one_run_over_the_end_of_summer_time(
     assert {job.metadata("input_dataset", hour)["requests"] for hour in HOURS} == {5}
     paths = [job.metadata("input_dataset", hour)["path"] for hour in HOURS]
     assert [Path(path).parent.name[:5] for path in paths] == ["01+02", "02+02", "02+01", "03+01"]
+    sim.release()
     job.run_to_the_end(*HOURS)
     for hour in HOURS:
         assert job.metadata("collected_results", hour)["dagster/partition_row_count"] == 5
-    # The results of all hours in one run too.
-    assert launch_range(job, HOURS[0], HOURS[-1], Kind.COLLECT).success
+    # What ended together is collected in one run too.
+    [collected] = job.instance.get_runs(dg.RunsFilter(tags={KIND_TAG: Kind.COLLECT.value}))
+    assert runs.kinds_of([collected], spec) == {(hour, Kind.COLLECT) for hour in HOURS}
 
 
 def test_an_hour_that_clocks_pass_over_is_refused(
@@ -140,12 +144,16 @@ def test_the_sensor_sees_the_partitions_of_a_range(
     job, spec = nightly(**SEVERAL), make_spec(**SEVERAL)
     made = job.definitions.resolve_job_def(dagster_job(job.name, Kind.SUBMIT))
     tags = {**made.tags, RANGE_START_TAG: nights[0], RANGE_END_TAG: nights[1]}
+    tags[FOLLOW_UP_TAG] = "1.2 3.4"
     run = job.instance.create_run_for_job(made, tags=tags)
     expected = {(night, Kind.SUBMIT) for night in nights[:2]}
     assert runs.unfinished(job.instance, spec) == expected
     job.instance.report_run_canceled(run)
     terminated = [runs.was_terminated(job.instance, spec, night) for night in nights]
     assert terminated == [True, True, False]
+    wanted = WantedRun(nights[1], Kind.SUBMIT, "3.4", ())
+    [earlier] = follow_ups.earlier(job.instance, spec, wanted)
+    assert (earlier.marker, earlier.failed) == ("3.4", True)
 
 
 def test_a_lost_range_is_repeated_where_it_had_not_come_to(
@@ -158,7 +166,7 @@ def test_a_lost_range_is_repeated_where_it_had_not_come_to(
     made = job.definitions.resolve_job_def(dagster_job(job.name, Kind.SUBMIT))
     tags = {**made.tags, RANGE_START_TAG: nights[0], RANGE_END_TAG: nights[2]}
     run = job.instance.create_run_for_job(made, tags=tags)
-    assert job.launch(nights[1], tags={"batch_pipeline/follow_up": "x"}).success
+    assert job.launch(nights[1], tags={FOLLOW_UP_TAG: "x"}).success
     job.instance.report_run_failed(run, "its worker died")
     monkeypatch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
     found = lost_runs.repeat_requests(job.instance, spec)
