@@ -48,9 +48,10 @@ def results(
         return
     if not context.has_partition_key:
         # "Execute" on the page of a check: Dagster knows no partitions of checks.
+        assets = sorted({check.asset_key.path[-1] for check in context.selected_asset_check_keys})
         raise dg.Failure(
-            "Which night is meant? Materialize the asset of a partition instead: that evaluates "
-            "its checks too.",
+            f"Which night is meant? Materialize {' and '.join(assets)} of a partition instead: "
+            "that evaluates the checks too.",
             allow_retries=False,
         )
     for work in works:

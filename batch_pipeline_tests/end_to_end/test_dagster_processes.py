@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration.names import RANGE_END_TAG, RANGE_START_TAG
+from batch_pipeline.orchestration.names import BACKFILL_TAG, RANGE_END_TAG, RANGE_START_TAG
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.end_to_end.dagster_processes import declare, running_dagster
 
@@ -80,7 +80,9 @@ def test_a_backfill_over_the_end_of_summer_time_is_collected_by_the_sensor(
         assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
         tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in runs]
         ranges = {
-            (each[RANGE_START_TAG], each[RANGE_END_TAG]) for each in tags if RANGE_END_TAG in each
+            (each[RANGE_START_TAG], each[RANGE_END_TAG])
+            for each in tags
+            if each.get(BACKFILL_TAG) == backfill
         }
         assert ranges == {(HOURS[0], HOURS[2]), (HOURS[3], HOURS[3])}
         seen = dagster.ask(OBSERVATIONS)["assetOrError"]["assetObservations"]
