@@ -67,6 +67,7 @@ def prune(
     for key in chosen:
         folders = [
             paths.snapshots(job, key),
+            paths.input_copies(job, key),
             paths.raw(job, key),
             paths.raw_realtime(job, key),
         ]

@@ -34,6 +34,9 @@ from batch_pipeline.jobs.time_windows import (
 MOST_KEY_LENGTH = 200
 """As many characters as the ledger keeps of a key."""
 
+MOST_PARTITIONS_PER_RUN = 1_000
+"""A run that dies is begun again for the partitions that it has not come to."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -45,10 +48,26 @@ class PartitionsSpec(DeclaredModel):
     day, or for hours a time too (then a naive `datetime`); the first window begins at it or after.
     """
 
-    every: Every = "day"
-    start: date
-    timezone: str = "UTC"
-    end_offset: int = Field(default=0, ge=0)
+    every: Every = Field(
+        default="day",
+        description="How long the time of one partition is.",
+        examples=["hour", "week", "month"],
+    )
+    start: date = Field(
+        description="The day, or for hours the time, at or after which the first partition begins.",
+        examples=["2026-01-01", "2026-01-01-05:00"],
+    )
+    timezone: str = Field(
+        default="UTC",
+        description="The IANA time zone in which partitions begin and end.",
+        examples=["Europe/Zurich"],
+    )
+    end_offset: int = Field(
+        default=0,
+        ge=0,
+        description="0: the newest partition is the one that has ended; 1: the running one.",
+        examples=[1],
+    )
 
     @field_validator("start", mode="wrap")
     @classmethod
@@ -143,6 +162,19 @@ class PartitionNames(RootModel[tuple[Annotated[str, BeforeValidator(_key_as_text
     @property
     def names(self) -> tuple[str, ...]:
         return self.root
+
+
+class BackfillSpec(DeclaredModel):
+    """How a backfill is cut into runs."""
+
+    partitions_per_run: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_PARTITIONS_PER_RUN,
+        description="How many partitions one run works on, one after the other; each further one "
+        "saves the seconds that a run takes to start.",
+        examples=[30],
+    )
 
 
 Declared = PartitionsSpec | PartitionNames | None

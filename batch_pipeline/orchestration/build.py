@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
 from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition
 from batch_pipeline.orchestration.names import Kind
@@ -22,10 +23,14 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     partitions = partitions_definition(spec)
     jobs = build_jobs(spec)
     schedule = build_schedule(spec)
+    automation = asset_options.automation_sensor(spec)
     return dg.Definitions(
         assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],
         jobs=list(jobs.values()),
         schedules=[] if schedule is None else [schedule],
-        sensors=[build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT])],
+        sensors=[
+            build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT]),
+            *([] if automation is None else [automation]),
+        ],
         resources={RESOURCE_KEY: resource},
     )

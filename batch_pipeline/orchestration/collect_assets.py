@@ -3,7 +3,6 @@
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
@@ -17,7 +16,7 @@ from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata, step_partitions
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, step_partitions
 from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -65,6 +64,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
         specs=_specs(spec),
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
+        pool=spec.pool,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
@@ -104,29 +104,29 @@ def _collect_night(
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
     results = asset_key(spec.name, COLLECTED_RESULTS)
     letters = asset_key(spec.name, DEAD_LETTER)
-    common: dict[str, Any] = {"group_name": spec.name, "skippable": True}
     return [
         dg.AssetSpec(
             results,
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
             description="Exactly one row for each document, answered or not.",
-            kinds={"python", "parquet"},
             metadata=_results_columns(),
-            **common,
+            skippable=True,
+            freshness_policy=asset_options.freshness(spec),
+            **asset_options.common(spec, "python", "parquet"),
         ),
         dg.AssetSpec(
             letters,
             deps=[results],
             description="Documents set aside, each with the reason and its whole input row.",
-            kinds={"python", "parquet"},
-            **common,
+            skippable=True,
+            **asset_options.common(spec, "python", "parquet"),
         ),
         dg.AssetSpec(
             asset_key(spec.name, COST_REPORT),
             deps=[results, letters],
             description="What the night cost, and what real time would have cost.",
-            kinds={"python"},
-            **common,
+            skippable=True,
+            **asset_options.common(spec, "python"),
         ),
     ]
 

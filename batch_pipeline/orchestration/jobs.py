@@ -79,6 +79,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
             ),
             description=_ABOUT[kind],
             tags={
+                **spec.run_tags,
                 JOB_TAG: spec.name,
                 KIND_TAG: kind.value,
                 PRIORITY_TAG: _PRIORITY[kind],

@@ -52,7 +52,7 @@ def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
 def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
     rows = {
-        "input": f"`{spec.input.path}`, ids in `{spec.input.id_column}`",
+        "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
         "partitions": partitions.describe(spec.partitions),
         "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
@@ -92,7 +92,7 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
             safe_text.one_line(
-                path_patterns.fill(spec.input.path, spec.partitions, taken.night.partition)
+                path_patterns.fill(spec.input.origin, spec.partitions, taken.night.partition)
             )
         ),
         **_estimate(taken.night.estimate),

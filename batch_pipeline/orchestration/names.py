@@ -21,6 +21,7 @@ PARTITION_TAG = "dagster/partition"
 # On a run over a range of partitions, in place of `PARTITION_TAG`.
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
+DATA_VERSION_TAG = "dagster/data_version"
 PRIORITY_TAG = "dagster/priority"
 # Who launched a run, where Dagster knows.
 USER_TAG = "user"
@@ -62,6 +63,10 @@ def dagster_job(job: str, kind: Kind) -> str:
 
 def schedule_name(job: str) -> str:
     return f"{job}_nightly"
+
+
+def automation_sensor_name(job: str) -> str:
+    return f"{job}_automation"
 
 
 def sensor_name(job: str) -> str:

@@ -17,7 +17,7 @@ import dagster as dg
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import asset_steps
-from batch_pipeline.orchestration.names import OUTAGE_TAG
+from batch_pipeline.orchestration.names import DATA_VERSION_TAG, OUTAGE_TAG
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import lines
 
@@ -27,7 +27,6 @@ Result = dg.MaterializeResult[Any] | dg.AssetCheckResult
 Work = Callable[[dg.AssetExecutionContext, Pipeline, JobSpec, str], Iterator[Result]]
 Event = Result | dg.AssetMaterialization | dg.AssetCheckEvaluation
 
-DATA_VERSION_TAG = "dagster/data_version"
 MOST_NAMED = 10
 
 

@@ -24,7 +24,13 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata, step_partitions
+from batch_pipeline.orchestration import (
+    asset_options,
+    asset_steps,
+    metadata,
+    step_partitions,
+    upstream_asset,
+)
 from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -46,16 +52,17 @@ def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.Assets
             spec,
             partitions,
             INPUT_DATASET,
-            deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
-            kinds={"python", "parquet"},
+            upstream_asset.upstream_keys(spec),
+            "python",
+            "parquet",
             description=metadata.describe_job(spec),
         ),
         _asset(
             spec,
             partitions,
             PILOT_SAMPLE,
-            deps=[asset_key(spec.name, INPUT_DATASET)],
-            kinds={"python"},
+            [asset_key(spec.name, INPUT_DATASET)],
+            "python",
             description=(
                 "A random sample goes through the whole path first; its verdict gates the rest. "
                 "Good answers of it are kept and not bought again."
@@ -72,8 +79,8 @@ def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.Assets
             spec,
             partitions,
             SUBMITTED_BATCHES,
-            deps=[asset_key(spec.name, PILOT_SAMPLE)],
-            kinds={"python"},
+            [asset_key(spec.name, PILOT_SAMPLE)],
+            "python",
             description=(
                 "The night's batches at the API. Done as soon as they are sent; how far they are "
                 "shows in the observations that the sensor adds, and what waits for room goes on "
@@ -87,9 +94,8 @@ def _asset(
     spec: JobSpec,
     partitions: Partitions,
     name: str,
-    *,
     deps: Sequence[dg.AssetKey],
-    kinds: set[str],
+    *kinds: str,
     description: str,
     checks: Mapping[str, str] | None = None,
 ) -> dg.AssetsDefinition:
@@ -106,10 +112,9 @@ def _asset(
             dg.AssetSpec(
                 key,
                 deps=deps,
-                group_name=spec.name,
-                kinds=kinds,
                 skippable=True,
                 description=description,
+                **asset_options.submitting(spec, *kinds),
             )
         ],
         check_specs=[
@@ -118,6 +123,7 @@ def _asset(
         ],
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
+        pool=spec.pool,
         can_subset=True,
     )
     def step(
@@ -148,6 +154,7 @@ def _take_input(
 
     def take() -> tuple[list[str], night_input.InputTaken]:
         found = models.notices(spec, pipeline.api)
+        upstream_asset.take(context, pipeline, spec, partition)
         return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)

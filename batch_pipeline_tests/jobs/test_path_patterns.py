@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
-from batch_pipeline.jobs.path_patterns import fill, fill_apart
+from batch_pipeline.jobs.path_patterns import fill, refuse_twins
 from batch_pipeline.jobs.spec import JobSpec
 
 HOURS = PartitionsSpec(every="hour", start=date(2026, 1, 1), timezone="Europe/Zurich")
@@ -41,11 +41,11 @@ def test_a_key_that_is_no_partition_has_no_path(key: str) -> None:
 
 
 def test_two_hours_that_clocks_show_alike_do_not_share_a_path() -> None:
-    path = "/d/{partition_start:%Y-%m-%d-%H}"
-    first = fill_apart(path, HOURS, "2026-10-25-02:00", same_every_night=False)
-    assert first == fill_apart(path, HOURS, SECOND, same_every_night=True)
+    texts = {"input.path": "/d/{partition_start:%Y-%m-%d-%H}"}
+    refuse_twins(texts, HOURS, "2026-10-25-02:00")
+    refuse_twins({**texts, "where": "hour = '{partition}'"}, HOURS, SECOND)
     with pytest.raises(UsageError, match=r"same for the partitions .* Add %z to the format"):
-        fill_apart(path, HOURS, SECOND, same_every_night=False)
+        refuse_twins(texts, HOURS, SECOND)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,11 @@ def test_two_hours_that_clocks_show_alike_do_not_share_a_path() -> None:
         ("/d/*", ["acme"], "has no {partition}"),
         ("/d/{partition_start:%Y}", None, "for partitions that are times"),
         ("/d/{partition_start:%Y}", ["acme"], "for partitions that are times"),
-        ("/d/{partition_start:%Q}", {"start": "2026-01-01"}, "%Q is not filled in"),
+        (
+            "/d/{partition_start:%Q}",
+            {"start": "2026-01-01"},
+            "input.path: %Q in {partition_start:%Q} is not filled in",
+        ),
         ("/d/{partition_start:%Y}", {"start": "2026-01-01"}, "same for the partitions 2026-01-01"),
         ("/d/{day}", {"start": "2026-01-01"}, "only {partition} is filled in"),
     ],
