@@ -18,6 +18,8 @@ from pydantic import (
     RootModel,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -40,6 +42,23 @@ MOST_PARTITIONS_PER_RUN = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
+def _parse_start(
+    value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> date:
+    """YAML reads 2026-01-01 as a date and "2026-01-01" as text; both mean the day."""
+    if not isinstance(value, str):
+        found = handler(value)
+        assert isinstance(found, date)
+        return found
+    # Nothing is known of `every` where that is wrong itself.
+    every: Every = (info.data or {}).get("every", "hour")
+    parsed = parse_start(value, every)
+    if parsed is None:
+        hour = " or an hour like 2026-01-01-05:00" if every == "hour" else ""
+        raise ValueError(f"must be a date like 2026-01-01{hour}, not {value!r}")
+    return parsed
+
+
 class PartitionsSpec(DeclaredModel):
     """One partition an hour, day, week or month; its key is the start of its window.
 
@@ -53,7 +72,7 @@ class PartitionsSpec(DeclaredModel):
         description="How long the time of one partition is.",
         examples=["hour", "week", "month"],
     )
-    start: date = Field(
+    start: Annotated[date, WrapValidator(_parse_start), WithJsonSchema({"type": "string"})] = Field(
         description="The day, or for hours the time, at or after which the first partition begins.",
         examples=["2026-01-01", "2026-01-01-05:00"],
     )
@@ -68,23 +87,6 @@ class PartitionsSpec(DeclaredModel):
         description="0: the newest partition is the one that has ended; 1: the running one.",
         examples=[1],
     )
-
-    @field_validator("start", mode="wrap")
-    @classmethod
-    def _iso_start(
-        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> date:
-        """YAML reads 2026-01-01 as a date and "2026-01-01" as text; both mean the day."""
-        every: Every = info.data.get("every", "day")
-        if not isinstance(value, str):
-            found = handler(value)
-            assert isinstance(found, date)
-            return found
-        parsed = parse_start(value, every)
-        if parsed is None:
-            hour = " or an hour like 2026-01-01-05:00" if every == "hour" else ""
-            raise ValueError(f"must be a date like 2026-01-01{hour}, not {value!r}")
-        return parsed
 
     @field_validator("timezone")
     @classmethod

@@ -134,7 +134,7 @@ class JobKeys(DeclaredModel):
     )
     backfill: BackfillSpec = Field(
         default=BackfillSpec(),
-        description="How a backfill is cut into runs.",
+        description="Backfills over many partitions, in fewer runs.",
         examples=[{"partitions_per_run": 30}],
     )
     schedule: str | None = Field(

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
-from batch_pipeline.jobs.time_windows import Calendar, Every, Window
+from batch_pipeline.jobs.time_windows import Calendar, Every, Window, parse_start
 
 SINGLE_KEY = "all"
 """The one key of a job that declares no partitions."""
@@ -140,13 +140,25 @@ def _problem_with_time(declared: PartitionsSpec, key: str, now: datetime) -> str
             f"over that hour; {valid}"
         )
     if number is None:
-        return f"partition {key!r} is not {_a_window(declared)} written like {newest}; {valid}"
+        hint = _with_the_day(declared, key)
+        return (
+            f"partition {key!r} is not {_a_window(declared)} written like {newest}{hint}; {valid}"
+        )
     if not first <= number <= last:
         return (
             f"partition {key!r} does not exist: {valid} "
             f"({_a_window(declared)} in {declared.timezone} becomes one {_becomes(declared)})"
         )
     return None
+
+
+def _with_the_day(spec: PartitionsSpec, key: str) -> str:
+    """A hint at the week or the month that a day lies in; empty for what is no day."""
+    day, calendar = parse_start(key, "day"), spec.calendar
+    if day is None or spec.every == "hour":
+        return ""
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=calendar.zone)
+    return f" (did you mean {calendar.key(calendar.number_at(noon))}?)"
 
 
 def window_of(declared: Declared, key: str) -> Window | None:

@@ -226,8 +226,8 @@ def test_the_hour_that_clocks_pass_over_is_no_partition() -> None:
 @pytest.mark.parametrize(
     ("every", "key", "message"),
     [
-        ("week", "2026-01-05", "is not a week written like 2026-01-11"),
-        ("month", "2026-01-05", "is not a month written like"),
+        ("week", "2026-01-07", r"a week written like 2026-01-11 \(did you mean 2026-01-04\?\)"),
+        ("month", "2026-01-05", r"is not a month written like .* \(did you mean 2026-01-01\?\)"),
         ("month", "2026-01", "is not a month written like"),
         ("hour", "2026-01-05", "is not an hour written like 2026-01-22-00:00"),
         ("hour", "2026-01-05-01:30", "is not an hour written like"),
