@@ -14,6 +14,8 @@ import pytest
 
 from batch_pipeline.component import BatchJobComponent
 from batch_pipeline.errors import DeclarationError
+from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import write_rows
@@ -88,12 +90,13 @@ def test_the_schema_knows_every_key_of_a_declaration() -> None:
     model = BatchJobComponent.get_model_cls()
     schema = model.model_json_schema()
     assert schema["required"] == ["name", "input", "prompt", "model_id", "max_tokens"]
-    assert {"output_schema_file", "pilot", "retry"} <= schema["properties"].keys()
-    assert "user_file" in schema["$defs"]["PromptSpec"]["properties"]
-    assert (
-        "required" not in schema["$defs"]["PromptSpec"]
-        or not schema["$defs"]["PromptSpec"]["required"]
-    )
+    parts = {**schema["$defs"], JobSpec.__name__: schema}
+    for part in (JobSpec, *DeclaredModel.__subclasses__()):
+        if part.__name__ in parts:
+            shown = parts[part.__name__]
+            assert shown["properties"].keys() == set(part.known_keys())
+            # A key that a file can hold is not required by itself.
+            assert not {*part.FILE_KEYS} & {*shown.get("required", ())}
 
 
 def dg_says(project: Path, tmp_path: Path, *arguments: str) -> str:
