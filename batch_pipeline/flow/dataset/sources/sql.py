@@ -7,12 +7,11 @@ rolled back: so its rows are of one moment, and nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,16 +25,21 @@ from batch_pipeline.safe_text import redacted
 
 # Rows that are fetched at once: of long documents, not more than memory has room for.
 _FETCHED = 500
+# Types as Arrow writes them, so that columns that go along into results keep theirs.
 _KINDS = {
     str: "string",
     int: "number",
     float: "number",
-    Decimal: "number",
-    bool: "boolean",
-    datetime: "timestamp",
+    bool: "bool",
+    date: "date32[day]",
+    time: "time64[us]",
+    bytes: "binary",
+    memoryview: "binary",
     dict: "json",
     list: "json",
 }
+# The most digits that Arrow's decimals have.
+_DIGITS = 38
 _READ_ONLY = {
     "sqlite": "PRAGMA query_only = ON",
     "mysql": "SET TRANSACTION READ ONLY",
@@ -127,14 +131,28 @@ class SqlSource:
 def _rows(result: sa.CursorResult[Any], columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     """The rows; `columns` learns the type of each column whose values have one."""
     names = list(columns)
-    seen: list[set[type]] = [set() for _ in names]
+    told = None if result.cursor is None else result.cursor.description
+    described = told or [(None,) * 7] * len(names)
+    seen: list[dict[type, Any]] = [{} for _ in names]
     for row in result:
         for types, value in zip(seen, row, strict=True):
-            types.add(type(value))
+            types.setdefault(type(value), value)
         yield dict(zip(names, row, strict=True))
-    for name, types in zip(names, seen, strict=True):
-        kinds = {_KINDS.get(kind, kind.__name__) for kind in types - {NoneType}}
+    for name, types, facts in zip(names, seen, described, strict=True):
+        kinds = {_kind(value, facts) for value in types.values() if value is not None}
         columns[name] = kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind(value: object, facts: Sequence[Any]) -> str:
+    """The type of a column by a value of it, and by what the driver says of it (PEP 249)."""
+    if isinstance(value, datetime):
+        return "timestamp[us]" if value.tzinfo is None else "timestamp[us, tz=UTC]"
+    if isinstance(value, Decimal):
+        precision, scale = facts[4:6]
+        known = isinstance(precision, int) and isinstance(scale, int)
+        bounded = known and 0 <= scale <= precision <= _DIGITS and precision > 0
+        return f"decimal128({precision}, {scale})" if bounded else "number"
+    return _KINDS.get(type(value), type(value).__name__)
 
 
 def _moment(engine: sa.Engine, moment: datetime) -> object:
