@@ -131,8 +131,9 @@ class SqlSource:
 def _rows(result: sa.CursorResult[Any], columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     """The rows; `columns` learns the type of each column whose values have one."""
     names = list(columns)
-    told = None if result.cursor is None else result.cursor.description
-    described = told or [(None,) * 7] * len(names)
+    described: Sequence[Sequence[Any]] = [(None,) * 7] * len(names)
+    if result.cursor is not None:
+        described = result.cursor.description or described
     seen: list[dict[type, Any]] = [{} for _ in names]
     for row in result:
         for types, value in zip(seen, row, strict=True):
