@@ -18,6 +18,7 @@ _FAMILIES = {
     "timestamp": ("timestamp",),
     "date": ("date",),
     "time": ("time32", "time64"),
+    "boolean": ("bool",),
     "nested": ("list", "large_list", "fixed_size_list", "struct", "map", "json", "object", "array"),
 }
 

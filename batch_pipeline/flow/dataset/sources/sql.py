@@ -7,11 +7,10 @@ rolled back: so its rows are of one moment, and nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,21 +24,6 @@ from batch_pipeline.safe_text import redacted
 
 # Rows that are fetched at once: of long documents, not more than memory has room for.
 _FETCHED = 500
-# Types as Arrow writes them, so that columns that go along into results keep theirs.
-_KINDS = {
-    str: "string",
-    int: "number",
-    float: "number",
-    bool: "bool",
-    date: "date32[day]",
-    time: "time64[us]",
-    bytes: "binary",
-    memoryview: "binary",
-    dict: "json",
-    list: "json",
-}
-# The most digits that Arrow's decimals have.
-_DIGITS = 38
 _READ_ONLY = {
     "sqlite": "PRAGMA query_only = ON",
     "mysql": "SET TRANSACTION READ ONLY",
@@ -74,8 +58,8 @@ class SqlSource:
                 names = check_columns(
                     self.origin, result.keys(), "Give each column of the query a name (AS)."
                 )
-                columns: dict[str, str | None] = dict.fromkeys(names)
-                yield Reading(columns, _rows(result, columns))
+                rows = (dict(zip(names, row, strict=True)) for row in result)
+                yield Reading(dict.fromkeys(names), rows)
                 connection.rollback()
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
@@ -126,34 +110,6 @@ class SqlSource:
             values["partition_start"] = _moment(engine, window.start)
             values["partition_end"] = _moment(engine, window.end)
         return {name: values[name] for name in self.declared.binds}
-
-
-def _rows(result: sa.CursorResult[Any], columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """The rows; `columns` learns the type of each column whose values have one."""
-    names = list(columns)
-    described: Sequence[Sequence[Any]] = [(None,) * 7] * len(names)
-    if result.cursor is not None:
-        described = result.cursor.description or described
-    seen: list[dict[type, Any]] = [{} for _ in names]
-    for row in result:
-        for types, value in zip(seen, row, strict=True):
-            types.setdefault(type(value), value)
-        yield dict(zip(names, row, strict=True))
-    for name, types, facts in zip(names, seen, described, strict=True):
-        kinds = {_kind(value, facts) for value in types.values() if value is not None}
-        columns[name] = kinds.pop() if len(kinds) == 1 else None
-
-
-def _kind(value: object, facts: Sequence[Any]) -> str:
-    """The type of a column by a value of it, and by what the driver says of it (PEP 249)."""
-    if isinstance(value, datetime):
-        return "timestamp[us]" if value.tzinfo is None else "timestamp[us, tz=UTC]"
-    if isinstance(value, Decimal):
-        precision, scale = facts[4:6]
-        known = isinstance(precision, int) and isinstance(scale, int)
-        bounded = known and 0 <= scale <= precision <= _DIGITS and precision > 0
-        return f"decimal128({precision}, {scale})" if bounded else "number"
-    return _KINDS.get(type(value), type(value).__name__)
 
 
 def _moment(engine: sa.Engine, moment: datetime) -> object:

@@ -137,26 +137,6 @@ class TestSql:
         with pytest.raises(InputDataError, match="read-only transaction"):
             find_input(pipeline, spec, PARTITION)
 
-    def test_the_types_of_columns_are_told_as_arrow_names_them(
-        self, pipeline: Pipeline, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        query = """
-            SELECT 'a' AS id, 1.5::numeric(9, 2) AS money, 2 AS n, now() AS at, NULL AS nothing,
-                   current_date AS day, ARRAY['x'] AS tags, true AS flag
-        """
-        found = find_input(pipeline, sql_job(postgres_url, monkeypatch, query), PARTITION)
-        assert found.copied is not None
-        assert found.copied.columns == {
-            "id": "string",
-            "money": "decimal128(9, 2)",
-            "n": "number",
-            "at": "timestamp[us, tz=UTC]",
-            "nothing": None,
-            "day": "date32[day]",
-            "tags": "json",
-            "flag": "bool",
-        }
-
     def test_a_url_that_is_not_set_is_named(self, pipeline: Pipeline) -> None:
         spec = job("", input={"sql": {"url_env": "NO_SUCH_URL", "query": "SELECT 1 AS id"}})
         with pytest.raises(UsageError, match="NO_SUCH_URL is not set"):
@@ -190,14 +170,16 @@ def test_a_query_that_writes_is_refused(query: str, problem: str | None) -> None
 def test_types_that_only_values_tell() -> None:
     zoned, day = datetime(2026, 3, 29, tzinfo=UTC), date(2026, 3, 29)
     at = zoned.replace(tzinfo=None)
-    types = ValueTypes(["paid", "at", "zoned", "day", "mixed", "nothing"])
+    types = ValueTypes(["paid", "at", "zoned", "day", "mixed", "nothing", "text", "tags"])
     types.add({"paid": Decimal("1.5"), "at": at, "day": day, "mixed": day, "text": "x"})
-    types.add({"paid": Decimal("2.25"), "zoned": zoned, "mixed": "soon"})
+    types.add({"paid": Decimal("2.25"), "zoned": zoned, "mixed": "soon", "tags": [1]})
     assert types.found == {
         "paid": "decimal128(38, 2)",
         "at": "timestamp[us]",
         "zoned": "timestamp[us, tz=UTC]",
         "day": "date32[day]",
+        "text": "string",
+        "tags": "json",
     }
 
 
