@@ -16,8 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration import ranges
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -25,7 +27,6 @@ from batch_pipeline.orchestration.names import (
     JOB_TAG,
     KIND_TAG,
     OUTAGE_TAG,
-    PARTITION_TAG,
     REPEATS_TAG,
     USER_TAG,
     Kind,
@@ -41,6 +42,8 @@ OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
 WATCHED = timedelta(days=7)
 # With the rests between them these take about 24 hours: then it is no accident that kills a worker.
 MOST_REPEATS = 100
+# How often a partition may have been materialized since its range was lost.
+MATERIALIZED_AGAIN = 10
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ def repeats(launched: Sequence[Launched], at: float) -> list[Repeat]:
     `launched` are all runs of the partitions concerned, unfinished ones included: a run that
     was launched after a lost one has taken its place.
     """
+    runs_of: dict[str, list[Launched]] = {}
+    for run in sorted(launched, key=_created_at):
+        runs_of.setdefault(run.partition, []).append(run)
     found = []
-    for partition in sorted({run.partition for run in launched}):
-        runs = sorted((r for r in launched if r.partition == partition), key=_created_at)
+    for _, runs in sorted(runs_of.items()):
         last = runs[-1]
         if not last.lost:
             continue
@@ -126,23 +131,52 @@ def report_dead(
         )
 
 
-def repeat_requests(instance: dg.DagsterInstance, job: str) -> list[dg.RunRequest]:
-    """Run requests that repeat the lost runs of a job's submission."""
-    submit = {JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value}
+def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunRequest]:
+    """Run requests that repeat the lost runs of a job's submission, a partition each."""
+    submit = {JOB_TAG: spec.name, KIND_TAG: Kind.SUBMIT.value}
     since = datetime.now(UTC) - WATCHED
     failed = instance.get_run_records(
         dg.RunsFilter(tags=submit, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
     )
-    partitions = {
-        record.dagster_run.tags[PARTITION_TAG]
+    lost = [
+        record
         for record in failed
         if is_lost(record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
-    }
-    launched: list[Launched] = []
-    for partition in partitions:
-        filters = dg.RunsFilter(tags={**submit, PARTITION_TAG: partition}, created_after=since)
-        launched += _launched(instance.get_run_records(filters), job)
-    return [_request(job, repeat) for repeat in repeats(launched, time.time())]
+    ]
+    if not lost:
+        return []
+    # The lost runs too: they are the newest of their partitions, or others have taken their place.
+    first = min(record.create_timestamp for record in lost) - timedelta(seconds=1)
+    later = instance.get_run_records(dg.RunsFilter(tags=submit, created_after=first))
+    found = repeats(_launched(later, spec), time.time())
+    done = _come_to(instance, spec.name, [repeat.run for repeat in found])
+    return [
+        _request(spec.name, repeat)
+        for repeat in found
+        if (repeat.run.run_id, repeat.run.partition) not in done
+    ]
+
+
+def _come_to(
+    instance: dg.DagsterInstance, job: str, runs: Sequence[Launched]
+) -> set[tuple[str, str]]:
+    """The lost ranges, by run id, and those of their partitions for which they had done all."""
+    partitions: dict[str, list[str]] = {}
+    for run in runs:
+        if run.assets and ranges.is_range(run.tags):
+            partitions.setdefault(run.run_id, []).append(run.partition)
+    found: set[tuple[str, str]] = set()
+    for run in {run.run_id: run for run in runs if run.run_id in partitions}.values():
+        wanted = partitions[run.run_id]
+        done = dg.AssetRecordsFilter(
+            asset_key=asset_key(job, run.assets[-1]),
+            asset_partitions=wanted,
+            after_timestamp=run.created_at,
+        )
+        most = MATERIALIZED_AGAIN * len(wanted)
+        records = instance.fetch_materializations(done, limit=most).records
+        found |= {(run.run_id, str(record.partition_key)) for record in records}
+    return found
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
@@ -153,10 +187,11 @@ def is_lost(run: dg.DagsterRun) -> bool:
     return OUTAGE_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
 
 
-def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:
+def _launched(records: Iterable[dg.RunRecord], spec: JobSpec) -> list[Launched]:
+    """Each partition of each run that was not asked for by the sensor."""
     return [
         Launched(
-            partition=record.dagster_run.tags[PARTITION_TAG],
+            partition=partition,
             run_id=record.dagster_run.run_id,
             root=record.dagster_run.tags.get(REPEATS_TAG)
             or record.dagster_run.root_run_id
@@ -164,11 +199,12 @@ def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:
             created_at=record.create_timestamp.timestamp(),
             lost=is_lost(record.dagster_run),
             ended_at=record.end_time or record.update_timestamp.timestamp(),
-            assets=_selected(record.dagster_run, job),
+            assets=_selected(record.dagster_run, spec.name),
             tags=record.dagster_run.tags,
         )
         for record in records
         if FOLLOW_UP_TAG not in record.dagster_run.tags
+        for partition in ranges.partitions_of(record.dagster_run.tags, spec)
     ]
 
 
@@ -184,7 +220,8 @@ def _request(job: str, repeat: Repeat) -> dg.RunRequest:
     # An approval that a person gave by the run's tags holds for the run in its place too.
     given = {tag: run.tags[tag] for tag in (APPROVE_TAG, USER_TAG) if tag in run.tags}
     return dg.RunRequest(
-        run_key=f"repeat/{run.root}/{repeat.number}",
+        # The partition too: each of a lost range is repeated by itself.
+        run_key=f"repeat/{run.root}/{repeat.number}/{run.partition}",
         job_name=dagster_job(job, Kind.SUBMIT),
         partition_key=run.partition,
         asset_selection=[asset_key(job, name) for name in run.assets],

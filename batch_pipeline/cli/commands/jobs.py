@@ -40,7 +40,7 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.flow.costs import estimate as estimates
-    from batch_pipeline.flow.dataset.sources.find import find_input
+    from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
@@ -53,6 +53,7 @@ def validate(
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
     sources = find_input(pipeline, spec, key)
+    refuse_another_shape(pipeline, spec, key, sources.copied)
     found = estimates.of_input(pipeline, spec, key, sources)
     snapshot = found.snapshot
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
@@ -74,7 +75,7 @@ def validate(
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
-    from batch_pipeline.jobs.partitions import newest_key
+    from batch_pipeline.jobs.partitions import kind_of, newest_key
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [
@@ -82,7 +83,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             "name": spec.name,
             "description": spec.description,
             "model_id": spec.model_id,
-            "partitions": "daily" if spec.partitions else "one",
+            "partitions": kind_of(spec.partitions),
             "newest_partition": newest_key(spec.partitions, now),
             "schedule": spec.schedule,
             "input_path": redacted(spec.input.origin),
@@ -107,7 +108,8 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         if together:
             table.add_column("model, description", overflow="fold")
         for row in rows:
-            when = (row["newest_partition"] or "none yet", row["schedule"] or "-")
+            none = "-" if row["partitions"] == "static" else "none yet"
+            when = (row["newest_partition"] or none, row["schedule"] or "-")
             about = [row["model_id"], *filter(None, [row["description"]])]
             if together:
                 cells = [Text(one_line(row["name"])), *(Text(one_line(cell)) for cell in when)]
@@ -144,7 +146,7 @@ def show_validation(
     """What a night would send, and what a person should know before it is sent."""
     from batch_pipeline.flow.costs.estimate_json import savings_json
 
-    snapshot = found.snapshot
+    snapshot, copied = found.snapshot, sources.copied
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -164,15 +166,20 @@ def show_validation(
     details = {
         "filtered_by": snapshot.filtered_by,
         **savings_json(found),
+        "source": None if copied is None else copied.as_json(),
         "warnings": warnings,
     }
 
     def show() -> None:
         console = SafeConsole()
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
+        if copied is not None:
+            told = f"The input, {redacted(copied.origin)}, was copied into the home."
+            console.print(told, highlight=False, markup=False)
         table = facts_table()
+        unsaid = ("job", "partition", "valid", "files" if copied is not None else "")
         for name, value in document.items():
-            if name not in ("job", "partition", "valid"):
+            if name not in unsaid:
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
         show_savings(console, found)

@@ -9,8 +9,19 @@ from batch_pipeline.flow.dataset.reading.files import Copied, Sources
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.sources import copies, frames
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
+
+# Types that are one and the same for a prompt, by the beginnings of their names.
+_FAMILIES = {
+    "number": ("decimal", "number"),
+    "timestamp": ("timestamp",),
+    "date": ("date",),
+    "time": ("time32", "time64"),
+    "boolean": ("bool",),
+    "nested": ("list", "large_list", "fixed_size_list", "struct", "map", "json", "object", "array"),
+}
 
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
@@ -19,8 +30,11 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     An input that is not files is copied into the home first, where that version of it is not there.
     """
     declared, environ = spec.input, environ_with(pipeline.settings.home)
+    if not declared.same_every_night:
+        path_patterns.refuse_twins(declared.patterns, spec.partitions, partition)
     if declared.path is not None:
-        return find_sources(declared.path, partition, environ, declared.csv)
+        path = path_patterns.fill(declared.path, spec.partitions, partition)
+        return find_sources(path, partition, environ, declared.csv)
     if declared.asset is not None:
         return frames.find(pipeline.files, spec.name, partition, declared.asset.key)
     # Each brings a library that the others do without.
@@ -32,7 +46,7 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     if declared.delta is not None:
         from batch_pipeline.flow.dataset.sources.delta import DeltaSource  # noqa: PLC0415
 
-        table = DeltaSource(declared.delta, partition, environ)
+        table = DeltaSource(declared.delta, spec.partitions, partition, environ)
         return copies.copy(pipeline.files, spec.name, partition, table)
     assert declared.job is not None
     from batch_pipeline.flow.dataset.sources import answers  # noqa: PLC0415
@@ -70,6 +84,20 @@ def shape_changes(before: Mapping[str, str | None], now: Mapping[str, str | None
     changed = [
         f"column {name!r} was {before[name]} and is {kind}"
         for name, kind in now.items()
-        if name in before and before[name] != kind and not {before[name], kind} & {None, "null"}
+        if name in before and _differ(before[name], kind)
     ]
     return gone + changed
+
+
+def _differ(before: str | None, now: str | None) -> bool:
+    """Whether two types mean different values. Of a column without values nothing is known."""
+    alike = {_alike(before), _alike(now)}
+    return len(alike) == 2 and not alike & {None, "null"}
+
+
+def _alike(kind: str | None) -> str | None:
+    """A type without what follows from a night's values: digits, units of time, keys of structs."""
+    for name, beginnings in _FAMILIES.items():
+        if kind is not None and kind.startswith(beginnings):
+            return name
+    return kind

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,22 +18,13 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.sources.source import Reading, check_columns
+from batch_pipeline.jobs.declared_partitions import Declared
 from batch_pipeline.jobs.input_sources import SqlSourceSpec
-from batch_pipeline.jobs.partitions import PartitionsSpec, window_of
+from batch_pipeline.jobs.partitions import window_of
 from batch_pipeline.safe_text import redacted
 
 # Rows that are fetched at once: of long documents, not more than memory has room for.
 _FETCHED = 500
-_KINDS = {
-    str: "string",
-    int: "number",
-    float: "number",
-    Decimal: "number",
-    bool: "boolean",
-    datetime: "timestamp",
-    dict: "json",
-    list: "json",
-}
 _READ_ONLY = {
     "sqlite": "PRAGMA query_only = ON",
     "mysql": "SET TRANSACTION READ ONLY",
@@ -49,7 +38,7 @@ class SqlSource:
     """A declared query and the night that it is asked for."""
 
     declared: SqlSourceSpec
-    partitions: PartitionsSpec | None
+    partitions: Declared
     partition: str
     # Only the rows tell that another run of the query has another answer.
     version: None = None
@@ -70,8 +59,8 @@ class SqlSource:
                 names = check_columns(
                     self.origin, result.keys(), "Give each column of the query a name (AS)."
                 )
-                columns: dict[str, str | None] = dict.fromkeys(names)
-                yield Reading(columns, _rows(result, columns))
+                rows = (dict(zip(names, row, strict=True)) for row in result)
+                yield Reading(dict.fromkeys(names), rows)
                 connection.rollback()
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
@@ -113,7 +102,7 @@ class SqlSource:
         """What the query's names are bound to."""
         values: dict[str, object] = {"partition": self.partition}
         if self.declared.binds - {"partition"}:
-            window = None if self.partitions is None else window_of(self.partitions, self.partition)
+            window = window_of(self.partitions, self.partition)
             if window is None:
                 raise UsageError(
                     f"{self.origin}: {self.partition!r} is not a time of the job's partitions as "
@@ -122,19 +111,6 @@ class SqlSource:
             values["partition_start"] = _moment(engine, window.start)
             values["partition_end"] = _moment(engine, window.end)
         return {name: values[name] for name in self.declared.binds}
-
-
-def _rows(result: sa.CursorResult[Any], columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """The rows; `columns` learns the type of each column whose values have one."""
-    names = list(columns)
-    seen: list[set[type]] = [set() for _ in names]
-    for row in result:
-        for types, value in zip(seen, row, strict=True):
-            types.add(type(value))
-        yield dict(zip(names, row, strict=True))
-    for name, types in zip(names, seen, strict=True):
-        kinds = {_KINDS.get(kind, kind.__name__) for kind in types - {NoneType}}
-        columns[name] = kinds.pop() if len(kinds) == 1 else None
 
 
 def _moment(engine: sa.Engine, moment: datetime) -> object:

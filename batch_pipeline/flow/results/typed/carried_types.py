@@ -97,8 +97,7 @@ def told_by(
 ) -> dict[str, pa.DataType]:
     """The types that JSON has no word for, as Parquet files or another source have them."""
     if snapshot.source is not None:
-        texts = {**snapshot.source["columns"], **snapshot.source["types"]}
-        told = {name: type_of_text(texts.get(name)) for name in names}
+        told = {name: type_of_text(snapshot.source["columns"].get(name)) for name in names}
         return {name: kind for name, kind in told.items() if kind is not None}
     found: dict[str, set[pa.DataType]] = {name: set() for name in names}
     for file in () if sources is None else sources.files:
