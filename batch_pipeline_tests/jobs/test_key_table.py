@@ -37,7 +37,7 @@ def test_the_documentation_has_the_table_as_it_is() -> None:
 
 def test_editors_see_what_a_key_means() -> None:
     # As dg writes the schema of a project, which editors read: the components of it in one.
-    schema = TypeAdapter(list[BatchJobComponent.get_model_cls()]).json_schema()  # type: ignore[misc]
+    schema = TypeAdapter(list[BatchJobComponent.get_model_cls()]).json_schema()  # type: ignore[arg-type]
     assert {"input", "owners"} <= schema["$defs"]["JobAttributes"]["properties"].keys()
     models = schema["$defs"].values()
     undescribed = [
