@@ -37,7 +37,8 @@ def test_the_documentation_has_the_table_as_it_is() -> None:
 
 def test_editors_see_what_a_key_means() -> None:
     # As dg writes the schema of a project, which editors read: the components of it in one.
-    schema = create_model("All", job=(BatchJobComponent.get_model_cls(), ...)).model_json_schema()
+    everything: Any = create_model("Everything", job=(BatchJobComponent.get_model_cls(), ...))
+    schema = everything.model_json_schema()
     assert {"input", "owners"} <= schema["$defs"]["JobAttributes"]["properties"].keys()
     models = schema["$defs"].values()
     undescribed = [
