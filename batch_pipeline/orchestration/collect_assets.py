@@ -3,7 +3,6 @@
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
@@ -17,9 +16,9 @@ from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, step_partitions
 from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
-from batch_pipeline.orchestration.jobs import Partitions
+from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
@@ -65,38 +64,42 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
         name=f"{spec.name}__{Kind.COLLECT}",
         specs=_specs(spec),
         partitions_def=partitions,
+        backfill_policy=backfill_policy(spec),
         pool=spec.pool,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult[Any]]:
-        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
-            night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
-            state = _collect(context, pipeline, spec, night)
-            if not state.complete:
-                asset_steps.log_of(context).info(
-                    "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest "
-                    "when it has ended.",
-                    context.partition_key,
-                    metadata.headline(state),
-                    spec.name,
-                )
-                return
-            written = cost_report.write_report(pipeline, spec, night)
-            groups = dead_letters.summarize(pipeline, spec.name, context.partition_key)
-            found = {
-                COLLECTED_RESULTS: metadata.of_results(pipeline, state),
-                DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
-                COST_REPORT: metadata.of_report(pipeline, state, written),
-            }
-        for name, values in found.items():
-            key = asset_key(spec.name, name)
-            if key in context.selected_asset_keys:
-                yield dg.MaterializeResult(asset_key=key, metadata=values)
+    ) -> Iterator[step_partitions.Event]:
+        yield from step_partitions.results(context, batch_pipeline, spec, [_collect_night])
 
     return collect
+
+
+def _collect_night(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[step_partitions.Result]:
+    night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS, partition)
+    state = _collect(context, pipeline, spec, night)
+    if not state.complete:
+        asset_steps.log_of(context).info(
+            "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest when it "
+            "has ended.",
+            partition,
+            metadata.headline(state),
+            spec.name,
+        )
+        return
+    written = cost_report.write_report(pipeline, spec, night)
+    groups = dead_letters.summarize(pipeline, spec.name, partition)
+    found = {
+        COLLECTED_RESULTS: metadata.of_results(pipeline, state),
+        DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
+        COST_REPORT: metadata.of_report(pipeline, state, written),
+    }
+    for name, values in found.items():
+        yield dg.MaterializeResult(asset_key=asset_key(spec.name, name), metadata=values)
 
 
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
@@ -145,7 +148,7 @@ def _collect(
 ) -> Progress:
     """Collect what has ended, and observe it on `submitted_batches`, which shows the progress."""
     if night.snapshot_id is None:
-        asset_steps.log_of(context).info("%s: nothing was submitted", context.partition_key)
+        asset_steps.log_of(context).info("%s: nothing was submitted", night.partition)
         return steps.progress(pipeline, night)
     try:
         steps.poll_account(pipeline, night.account)
@@ -159,7 +162,7 @@ def _collect(
         context.log_event(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-                partition=context.partition_key,
+                partition=night.partition,
                 description=metadata.headline(state),
                 metadata=metadata.of_submission(state, None, spec.alerts),
             )

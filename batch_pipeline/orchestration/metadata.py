@@ -20,6 +20,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import partitions, path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
@@ -50,13 +51,10 @@ def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
 
 def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
-    partitions = spec.partitions
     rows = {
         "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
-        "partitions": (
-            f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"
-        ),
+        "partitions": partitions.describe(spec.partitions),
         "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
         "pilot": (
             f"{spec.pilot.size:,} documents via {spec.pilot.via}" if spec.pilot.size else "none"
@@ -93,7 +91,9 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
         "path": dg.MetadataValue.path(
-            safe_text.one_line(spec.input.origin.replace("{partition}", taken.night.partition))
+            safe_text.one_line(
+                path_patterns.fill(spec.input.origin, spec.partitions, taken.night.partition)
+            )
         ),
         **_estimate(taken.night.estimate),
         **_avoided(taken.night.estimate),

@@ -31,6 +31,7 @@ from batch_pipeline.ledger import listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
     chains,
+    follow_ups,
     lost_runs,
     metadata,
     run_requests,
@@ -38,15 +39,13 @@ from batch_pipeline.orchestration import (
     unfinished_nights,
 )
 from batch_pipeline.orchestration.names import (
-    FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
-    dagster_job,
     sensor_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
+from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.settings import Settings
 
@@ -125,8 +124,9 @@ def _tick(
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
     again = [
         request
-        for request in lost_runs.repeat_requests(instance, spec.name)[:MOST_REQUESTS]
-        if not runs.was_terminated(instance, spec.name, str(request.partition_key))
+        for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
+        if follow_ups.problem_with(spec, str(request.partition_key)) is None
+        and not runs.was_terminated(instance, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
@@ -137,12 +137,12 @@ def _tick(
         trouble = None if again else polled.trouble
         return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
-    unfinished = runs.unfinished(instance, spec.name)
+    unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
-    requests, rests = _requests(instance, spec, plan, most)
+    requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
         links = chains.due(connection, spec, polled.account)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
@@ -222,7 +222,7 @@ def _look(
                 break
             seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
             if run_requests.might_submit(seen):
-                terminated = runs.was_terminated(instance, spec.name, night.partition)
+                terminated = runs.was_terminated(instance, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))
             found.append(seen)
             courses.append(course)
@@ -230,35 +230,6 @@ def _look(
         takeover.note(pipeline, course)
     states = {course.state.night.partition: course.state for course in courses}
     return Seen(tuple(found), states)
-
-
-def _requests(
-    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
-) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """At most `most` requests for the runs that are wanted, and by partition why some rest."""
-    found: list[dg.RunRequest] = []
-    rests: dict[str, str] = {}
-    for run in plan.wanted:
-        if len(found) >= most:
-            break
-        earlier = runs.earlier(instance, spec.name, run.partition, run.kind)
-        attempt = run_requests.attempt(earlier, run.marker, time.time())
-        if isinstance(attempt, str):
-            rests[run.partition] = f"{run.kind}: {attempt}"
-        else:
-            found.append(_request(spec, run, attempt))
-    return found, rests
-
-
-def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:
-    # A run key is used once for ever, even if its run fails: hence the attempt.
-    return dg.RunRequest(
-        run_key=f"{run.kind}/{run.partition}/{run.marker}/{attempt}",
-        job_name=dagster_job(spec.name, run.kind),
-        partition_key=run.partition,
-        asset_selection=[asset_key(spec.name, name) for name in run.assets],
-        tags={FOLLOW_UP_TAG: run.marker},
-    )
 
 
 def _observations(

@@ -9,6 +9,7 @@ import typer
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Job, Json
 from batch_pipeline.cli.output import Output
+from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ def prune(
     context: typer.Context,
     job: Job,
     before: Annotated[
-        str, typer.Option("--before", metavar="P", help="Nights before this one, as YYYY-MM-DD.")
-    ],
+        str | None,
+        typer.Option("--before", metavar="P", help="Nights before this partition, or this day."),
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", metavar="P", help="This night alone."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")
     ] = False,
@@ -29,16 +35,23 @@ def prune(
     """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
     from batch_pipeline.flow import prune as pruning
     from batch_pipeline.jobs.loading import find_job
-    from batch_pipeline.jobs.partitions import check_day
+    from batch_pipeline.jobs.partitions import check_boundary
 
     pipeline = opening.open_pipeline(context)
     spec = find_job(pipeline.settings.jobs_dir, job)
-    check_day(spec.partitions, before)
-    pruned = pruning.prune(pipeline, spec.name, before, dry_run=dry_run)
+    if before is None and partition is None:
+        raise UsageError("Missing option '--before' (or '--partition', for one night).")
+    if before is not None and partition is not None:
+        raise UsageError("Give either --before or --partition, not both.")
+    if before is not None:
+        check_boundary(spec.partitions, before)
+    pruned = pruning.prune(pipeline, spec, before, partition=partition, dry_run=dry_run)
     show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
 
 
-def show_pruned(output: Output, job: str, before: str, pruned: Pruned, *, dry_run: bool) -> None:
+def show_pruned(
+    output: Output, job: str, before: str | None, pruned: Pruned, *, dry_run: bool
+) -> None:
     """What went of which nights, and which stay."""
     from batch_pipeline.flow import prune
 

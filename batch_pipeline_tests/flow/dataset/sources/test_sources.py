@@ -263,7 +263,7 @@ class TestDelta:
         deltalake.DeltaTable(table).optimize.compact()
         run(pipeline, spec, DAYS[1])
         assert sim.books.accepted_requests == 3
-        freed = prune(pipeline, spec.name, DAYS[2])
+        freed = prune(pipeline, spec, DAYS[2])
         assert list(freed.freed) == [DAYS[1]]
         assert pipeline.files.size(paths.input_copies(spec.name, DAYS[1])) == 0
 
