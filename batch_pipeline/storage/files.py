@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +22,7 @@ from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.safe_text import get_logger, redacted
+from batch_pipeline.storage import staging
 from batch_pipeline.storage.durable import (
     close_to_others,
     flush,
@@ -30,6 +30,7 @@ from batch_pipeline.storage.durable import (
     make_folder,
     shared_with_group,
 )
+from batch_pipeline.storage.remote import PatientFileSystem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,12 +52,14 @@ class Files:
         self._fs: Any = None
         if self.is_remote:
             try:
-                self._fs, self._root = url_to_fs(self.home)
+                # A listing that is kept hides what other processes have written since.
+                fs, self._root = url_to_fs(self.home, use_listings_cache=False)
             except (ImportError, ValueError) as error:
                 raise UsageError(
                     f"BATCH_PIPELINE_HOME is {self.home}, which cannot be used: {error}. For s3:// "
                     "and gs:// install batch-pipeline[s3] or batch-pipeline[gcs]."
                 ) from error
+            self._fs = PatientFileSystem(fs, redacted(self.home))
         else:
             self._root = self.home
         self._shared = 0 if self.is_remote else shared_with_group(Path(self._root))
@@ -90,13 +93,11 @@ class Files:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-            if self.is_remote:
-                shutil.rmtree(folder, ignore_errors=True)
 
     def _staging_folder(self) -> Path:
         """A folder that is closed to other users: libraries make files with modes of their own."""
         if self.is_remote:
-            return Path(tempfile.mkdtemp(prefix="batch_pipeline-"))
+            return staging.folder()
         folder = Path(self._root, STAGING)
         make_folder(folder, self._shared)
         if folder.stat().st_mode & 0o007:
@@ -158,19 +159,17 @@ class Files:
         To be repeated after a crash, in which case the file may have its name already.
         """
         fs, source, goal = self._fs, f"{self._root}/{path}", f"{self._root}/{target}"
-        fs.invalidate_cache()
         if fs.exists(source):
             fs.makedirs(goal.rpartition("/")[0], exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another process has moved it
                 fs.mv(source, goal)
                 return True
-            fs.invalidate_cache()
         return bool(fs.exists(goal))
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
         if self.is_remote:
-            if self._fs.exists(f"{self._root}/{path}"):
+            with contextlib.suppress(FileNotFoundError):
                 self._fs.rm(f"{self._root}/{path}", recursive=True)
             return
         local = Path(self._root, path)
@@ -184,9 +183,13 @@ class Files:
         flush(local.parent)
 
     def sweep(self) -> None:
-        """Remove what dead processes left in the staging folder."""
+        """Remove what dead processes left in the staging folder, of a remote home in this
+        machine's."""
+        if self.is_remote:
+            staging.sweep()
+            return
         folder = Path(self._root, STAGING)
-        if self.is_remote or not folder.is_dir():
+        if not folder.is_dir():
             return
         for path in folder.iterdir():
             if time.time() - path.stat().st_mtime > STAGING_MAX_AGE_SECONDS:
@@ -235,7 +238,6 @@ class Files:
     def glob(self, pattern: str) -> list[str]:
         """The paths of the files that a pattern with `*` in any of its parts matches, sorted."""
         if self.is_remote:
-            self._fs.invalidate_cache()
             found = self._fs.glob(f"{self._root}/{pattern}")
             return sorted(str(path).removeprefix(f"{self._root}/") for path in found)
         root = Path(self._root)
@@ -244,7 +246,6 @@ class Files:
     def list(self, folder: str, suffix: str) -> list[str]:
         """The paths of the files directly in a folder that end with `suffix`, sorted."""
         if self.is_remote:
-            self._fs.invalidate_cache()
             found = self._fs.glob(f"{self._root}/{folder}/*{suffix}")
             return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
         return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
@@ -252,7 +253,6 @@ class Files:
     def size(self, folder: str) -> int:
         """Bytes of all files in a folder and below it; 0 where there is none."""
         if self.is_remote:
-            self._fs.invalidate_cache()
             found = self._fs.exists(f"{self._root}/{folder}")
             return int(self._fs.du(f"{self._root}/{folder}")) if found else 0
         local = Path(self._root, folder)

@@ -166,7 +166,7 @@ def test_the_staging_of_a_remote_home_is_closed_to_other_users() -> None:
     with files.staged() as path:
         assert path.parent.stat().st_mode & 0o077 == 0
         path.write_bytes(b"x")
-    assert not path.parent.exists()
+    assert not path.exists()
 
 
 def test_a_home_of_an_unknown_kind_says_what_to_install() -> None:

@@ -1,0 +1,276 @@
+"""Patience with an object store: what may pass is tried again, what is definite is raised at once.
+
+A night lasts for hours, and a store is busy or unreachable for minutes of them, or its credentials
+end. s3fs repeats a few times within seconds; this goes on for minutes. Everything that touches a
+remote home goes through `PatientFileSystem`: the flow, Arrow and DuckDB alike. Each of its calls
+may be repeated: names are written whole or not at all, and what was removed stays removed.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import tenacity
+from fsspec import AbstractFileSystem
+
+from batch_pipeline.errors import StorageError
+from batch_pipeline.safe_text import get_logger
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+# As long as a store may fail before a run gives up; its next run goes on from there.
+PATIENCE_SECONDS = 300.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+# A store that still refuses new credentials after that refuses something else.
+RENEWALS = 5
+# Threads that fail together renew the session once.
+RENEWAL_SECONDS = 1.0
+
+# Error codes of S3 that do not say by their HTTP status that they pass.
+_PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
+# What S3 says of credentials that have ended. A HEAD request has no body to say it in: 400 alone.
+_ENDED = {
+    "400",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "RequestExpired",
+    "TokenRefreshRequired",
+}
+# Names of classes, since the libraries of stores are optional and import slowly: botocore and
+# aiohttp, requests (gcsfs), azure.
+_PASSING_CLASSES = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "IncompleteRead",
+    "ResponseParserError",
+    "ServiceRequestError",
+    "ServiceResponseError",
+    "Timeout",
+}
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may succeed later: the store is busy, failing or out of reach."""
+    if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
+        return False
+    return credentials_ended(error) or any(_passes(cause) for cause in _causes(error))
+
+
+def credentials_ended(error: BaseException) -> bool:
+    """Whether the store refuses credentials because their time is over."""
+    return any(_code(cause) in _ENDED for cause in _causes(error))
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return True
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in (408, 429) or _code(error) in _PASSING
+    return any(base.__name__ in _PASSING_CLASSES for base in type(error).__mro__)
+
+
+def _code(error: BaseException) -> str:
+    """The code in botocore's answer, empty where there is none."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that botocore, gcsfs or azure tell."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        told = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        told = getattr(error, "code", None) or getattr(error, "status_code", None)
+    return int(told) if isinstance(told, int) or str(told).isdecimal() else None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was made of: libraries wrap what a store said in errors of Python."""
+    known: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in known:
+        known.add(id(cause))
+        yield cause
+        cause = cause.__cause__
+
+
+class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A filesystem whose calls are repeated while the store fails in a way that may pass.
+
+    Raises StorageError after `PATIENCE_SECONDS`; a definite error is raised as it came.
+    """
+
+    cachable = False
+
+    def __init__(self, fs: Any, home: str) -> None:
+        super().__init__()
+        self.protocol = fs.protocol
+        self._fs, self._home = fs, home
+        self._renewing = threading.Lock()
+        self._renewed_at = 0.0
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """`call`, repeated where its error may pass."""
+        renewals = 0
+        began = time.monotonic()
+
+        def again(error: BaseException) -> bool:
+            nonlocal renewals
+            if not may_pass(error):
+                return False
+            if credentials_ended(error):
+                renewals += 1
+                if renewals > RENEWALS:
+                    return False
+                self._renew()
+            return True
+
+        def told(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                said = str(state.outcome.exception()).strip().partition("\n")[0]
+                log.warning("%s fails, asked again for a while: %s", self._home, said)
+
+        def gave_up(state: tenacity.RetryCallState) -> T:
+            assert state.outcome is not None
+            error = state.outcome.exception()
+            raise StorageError(
+                f"The home {self._home} has failed for {time.monotonic() - began:.0f} s "
+                f"({str(error).strip().partition(chr(10))[0]}). Nothing is lost: run again once "
+                "the store is in order, that goes on from here."
+            ) from error
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(again),
+            wait=tenacity.wait_random_exponential(
+                multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS
+            ),
+            stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
+            before_sleep=told,
+            retry_error_callback=gave_up,
+        )(call)
+
+    def _renew(self) -> None:
+        """Let s3fs read its credentials again; other libraries renew theirs themselves."""
+        connect = getattr(self._fs, "connect", None)
+        with self._renewing:
+            if connect is None or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
+                return
+            connect(refresh=True)
+            self._renewed_at = time.monotonic()
+
+    # What the flow, Arrow and DuckDB call
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            raise NotImplementedError("files of a home are put there whole")
+        return PatientFile(self, self.patiently(lambda: self._fs.open(path, mode, **options)))
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        self.patiently(lambda: self._fs.put_file(lpath, rpath, **options))
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        self.patiently(lambda: self._fs.cp_file(path1, path2, **options))
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        self.patiently(lambda: self._fs.mv(path1, path2, **options))
+
+    def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
+        self.patiently(lambda: self._fs.rm(path, recursive=recursive, maxdepth=maxdepth))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self.patiently(lambda: self._fs.makedirs(path, exist_ok=exist_ok))
+
+    def exists(self, path: str, **options: Any) -> bool:
+        # Not `fs.exists`: in s3fs it takes a refusal for "there is none".
+        try:
+            self.info(path, **options)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def info(self, path: str, **options: Any) -> Any:
+        return self.patiently(lambda: self._fs.info(path, **options))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        return self.patiently(lambda: self._fs.ls(path, detail=detail, **options))
+
+    def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        return self.patiently(lambda: self._fs.glob(path, maxdepth=maxdepth, **options))
+
+    def du(
+        self,
+        path: str,
+        total: bool = True,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        **options: Any,
+    ) -> Any:
+        return self.patiently(
+            lambda: self._fs.du(path, total, maxdepth=maxdepth, withdirs=withdirs, **options)
+        )
+
+    def modified(self, path: str) -> Any:
+        return self.patiently(lambda: self._fs.modified(path))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return str(self._fs.unstrip_protocol(name))
+
+
+class PatientFile(io.RawIOBase):
+    """A file of a store, opened for reading, whose reads are repeated in the same way."""
+
+    def __init__(self, fs: PatientFileSystem, file: Any) -> None:
+        super().__init__()
+        self._fs, self._file = fs, file
+
+    def read(self, size: int | None = -1) -> bytes:
+        place = self._file.tell()
+
+        def read() -> bytes:
+            self._file.seek(place)
+            return cast("bytes", self._file.read(-1 if size is None else size))
+
+        return self._fs.patiently(read)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return int(self._file.size)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

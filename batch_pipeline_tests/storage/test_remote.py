@@ -1,0 +1,176 @@
+"""An object store that is busy, out of reach or refuses access: waited for, or told at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3fs import S3FileSystem
+
+from batch_pipeline.errors import StorageError
+from batch_pipeline.storage import remote
+from batch_pipeline.storage.files import Files
+from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with running_s3() as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(remote, "RENEWAL_SECONDS", 0.0)
+    credentials(tmp_path, "first")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    # Its own attempts would only make the tests slower.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with running_proxy(s3) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        fresh()
+        yield proxy
+
+
+def fresh() -> None:
+    """Let the next home have a filesystem of its own, as in another process."""
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def files(s3: str, proxy: FaultProxy) -> Files:
+    return Files(f"s3://{new_bucket(s3)}/home")
+
+
+def credentials(folder: Path, key: str) -> None:
+    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = any\n"
+    (folder / "credentials").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(503, "ServiceUnavailable"), (500, "InternalError"), (429, "TooManyRequests")],
+)
+def test_a_store_that_fails_for_a_while_is_waited_for(
+    files: Files, proxy: FaultProxy, status: int, code: str
+) -> None:
+    fault = proxy.fail(status, code, 6)
+    files.write("a/1.json", b"one")
+    fault.times += 4
+    assert files.read("a/1.json") == b"one"
+    fault.times += 4
+    assert files.list("a", ".json") == ["a/1.json"]
+    fault.times += 4
+    assert files.move("a/1.json", "a/2.json")
+    assert fault.seen == fault.times
+
+
+def test_slow_down_is_waited_for(files: Files, proxy: FaultProxy) -> None:
+    proxy.fail(503, "SlowDown", 7, "PUT")
+    files.write("a/1.json", b"one")
+    assert files.read("a/1.json") == b"one"
+
+
+def test_a_file_that_is_open_is_read_on_after_a_fault(files: Files, proxy: FaultProxy) -> None:
+    content = bytes(range(256)) * 1024
+    files.write("a/1.bin", content)
+    with files.open("a/1.bin") as file:
+        assert file.read(5) == content[:5]
+        file.seek(100_000)
+        fault = proxy.fail(503, "ServiceUnavailable", 3, "GET")
+        fault.times = 3
+        assert file.read(1000) == content[100_000:101_000]
+        file.seek(0)
+        assert file.read() == content
+
+
+def test_credentials_that_end_are_read_again(
+    files: Files, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    files.write("a/1.json", b"one")
+    ended = proxy.expire("first")
+    credentials(tmp_path, "second")
+    files.write("a/2.json", b"two")
+    assert files.read("a/1.json") == b"one"
+    assert ended.seen == 1
+    proxy.expire("second")
+    credentials(tmp_path, "third")
+    # A HEAD request is refused without a reason.
+    assert files.move("a/1.json", "a/3.json")
+
+
+def test_definite_refusals_are_not_repeated(files: Files, proxy: FaultProxy) -> None:
+    files.write("a/1.json", b"one")
+    before = proxy.requests.total()
+    denied = proxy.fail(403, "AccessDenied", float("inf"))
+    with pytest.raises(PermissionError):
+        files.write("a/2.json", b"two")
+    # "Not there" would let a night be bought again.
+    with pytest.raises(PermissionError):
+        files.move("a/1.json", "a/2.json")
+    assert denied.seen == 2
+    assert proxy.requests.total() == before + 2
+    denied.times = 0
+    fresh()
+    with pytest.raises(FileNotFoundError):
+        Files("s3://no-such-bucket/home").write("a/1.json", b"one")
+
+
+def test_patience_ends_with_an_error_for_people(
+    files: Files, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    proxy.fail(503, "ServiceUnavailable", float("inf"))
+    with pytest.raises(StorageError, match=r"has failed for .* Nothing is lost"):
+        files.write("a/1.json", b"one")
+
+
+def test_files_of_another_process_are_seen_and_read(files: Files) -> None:
+    """s3fs keeps listings unless it is told not to."""
+    fresh()
+    other = Files(files.home)
+    files.write("a/1.json", b"one")
+    assert files.list("a", ".json") == ["a/1.json"]
+    other.write("a/2.json", b"two")
+    assert files.read("a/2.json") == b"two"
+    assert files.list("a", ".json") == ["a/1.json", "a/2.json"]
+    other.write("a/1.json", b"longer than before")
+    assert files.read("a/1.json") == b"longer than before"
+    other.remove("a/2.json")
+    assert files.size("a") == len(b"longer than before")
+    assert files.read("a/2.json") is None
+
+
+def test_a_store_that_cannot_be_reached_is_waited_for(
+    s3: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = new_bucket(s3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    fresh()
+    files = Files(f"s3://{bucket}/home")
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
+    with pytest.raises(StorageError):
+        files.write("a/1.json", b"one")
+
+
+def test_threads_that_wait_together_all_go_on(
+    files: Files, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    files.write("a/0.json", b"zero")
+    proxy.expire("first")
+    credentials(tmp_path, "second")
+    threads = [
+        threading.Thread(target=files.write, args=(f"a/{n}.json", b"x")) for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(files.list("a", ".json")) == 9
