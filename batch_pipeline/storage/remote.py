@@ -31,8 +31,6 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 # A store that still refuses new credentials after that refuses something else.
 RENEWALS = 5
-# Threads that fail together renew the session once.
-RENEWAL_SECONDS = 1.0
 
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
@@ -125,7 +123,12 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     def patiently(self, call: Callable[[], T]) -> T:
         """`call`, repeated where its error may pass."""
         renewals = 0
-        began = time.monotonic()
+        began = asked_at = time.monotonic()
+
+        def ask() -> T:
+            nonlocal asked_at
+            asked_at = time.monotonic()
+            return call()
 
         def again(error: BaseException) -> bool:
             nonlocal renewals
@@ -135,7 +138,7 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
                 renewals += 1
                 if renewals > RENEWALS:
                     return False
-                self._renew()
+                self._renew(asked_at)
             return True
 
         def told(state: tenacity.RetryCallState) -> None:
@@ -160,16 +163,18 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
             before_sleep=told,
             retry_error_callback=gave_up,
-        )(call)
+        )(ask)
 
-    def _renew(self) -> None:
-        """Let s3fs read its credentials again; other libraries renew theirs themselves."""
+    def _renew(self, since: float) -> None:
+        """Let s3fs read its credentials again, unless another thread did since then.
+
+        Other libraries renew theirs themselves.
+        """
         connect = getattr(self._fs, "connect", None)
         with self._renewing:
-            if connect is None or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
-                return
-            connect(refresh=True)
-            self._renewed_at = time.monotonic()
+            if connect is not None and self._renewed_at < since:
+                connect(refresh=True)
+                self._renewed_at = time.monotonic()
 
     # What the flow, Arrow and DuckDB call
 

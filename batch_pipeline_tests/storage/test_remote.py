@@ -25,7 +25,6 @@ def s3() -> Iterator[str]:
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(remote, "RENEWAL_SECONDS", 0.0)
     credentials(tmp_path, "first")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

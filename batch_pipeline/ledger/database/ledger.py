@@ -38,6 +38,13 @@ T = TypeVar("T")
 POSTGRES_WRITE_LOCK = 0x6261746368
 # A process that is frozen inside a transaction must not stop the others for ever.
 POSTGRES_IDLE_LIMIT = "30s"
+# Set in each transaction and for it alone: PgBouncer hands a session to others after it, and refuses
+# a connection that brings options of its own.
+_IDLE_LIMIT = sa.func.set_config(
+    "idle_in_transaction_session_timeout",
+    POSTGRES_IDLE_LIMIT,
+    True,  # noqa: FBT003
+)
 SQLITE_BUSY_MILLISECONDS = 120_000
 # A smaller difference is the time that reading two clocks takes, or a clock that is corrected.
 CLOCK_SET_SECONDS = 1.0
@@ -81,13 +88,15 @@ class Ledger:
         with self._transaction(ledger_write=True) as connection:
             if connection.dialect.name == "postgresql":
                 lock = sa.func.pg_advisory_xact_lock(POSTGRES_WRITE_LOCK)
-                connection.execute(sa.select(lock))
+                connection.execute(sa.select(_IDLE_LIMIT, lock))
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees the ledger as it is at its begin."""
         with self._transaction(ledger_write=False) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(_IDLE_LIMIT))
             yield connection
 
     def close(self) -> None:
@@ -243,8 +252,9 @@ def _create_engine(url: str) -> Engine:
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
-    options = f"-c idle_in_transaction_session_timeout={POSTGRES_IDLE_LIMIT}"
-    return sa.create_engine(parsed, connect_args={"options": options}, pool_pre_ping=True)
+    # psycopg 3 prepares statements in the session, which PgBouncer exchanges between transactions.
+    options = {"prepare_threshold": None} if parsed.get_driver_name() == "psycopg" else {}
+    return sa.create_engine(parsed, connect_args=options, pool_pre_ping=True)
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
