@@ -38,12 +38,12 @@ T = TypeVar("T")
 POSTGRES_WRITE_LOCK = 0x6261746368
 # A process that is frozen inside a transaction must not stop the others for ever.
 POSTGRES_IDLE_LIMIT = "30s"
-# Set in each transaction and for it alone: PgBouncer hands a session to others after it, and refuses
-# a connection that brings options of its own.
+# Set in each transaction and for it alone: PgBouncer hands the session to others after it, and
+# refuses a connection that brings options of its own.
 _IDLE_LIMIT = sa.func.set_config(
     "idle_in_transaction_session_timeout",
     POSTGRES_IDLE_LIMIT,
-    True,  # noqa: FBT003
+    True,
 )
 SQLITE_BUSY_MILLISECONDS = 120_000
 # A smaller difference is the time that reading two clocks takes, or a clock that is corrected.
