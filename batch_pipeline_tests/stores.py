@@ -17,10 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from s3fs import S3FileSystem
+
+from batch_pipeline.storage import remote
 
 # Of the hop between two parties; each connection has its own.
 _OF_THE_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
@@ -159,9 +163,11 @@ def running_proxy(store: str) -> Iterator[FaultProxy]:
     """A proxy on 127.0.0.1 before an S3 server."""
     server = _Server(store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    as_another_process()
     try:
         yield server.proxy
     finally:
+        as_another_process()
         server.shutdown()
         server.server_close()
 
@@ -174,6 +180,14 @@ def _said(fault: Fault) -> bytes:
     ).encode()
 
 
+def as_another_process() -> None:
+    """Let the next home have a filesystem of its own, with settings that are read anew.
+
+    fsspec keeps one for all homes of a process.
+    """
+    S3FileSystem.clear_instance_cache()
+
+
 def new_bucket(url: str) -> str:
     """Make a bucket of a new name; returns it."""
     name = f"homes-{uuid.uuid4().hex[:8]}"
@@ -182,3 +196,23 @@ def new_bucket(url: str) -> str:
     assert connection.getresponse().status == 200
     connection.close()
     return name
+
+
+def use(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, folder: Path) -> None:
+    """Let s3fs go through the proxy, with credentials of a file in this folder, waiting briefly."""
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    # The library's own attempts would only make the tests slower.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    credentials(folder, "first")
+
+
+def credentials(folder: Path, key: str) -> None:
+    """Write the file that s3fs reads its credentials from."""
+    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = any\n"
+    (folder / "credentials").write_text(text)

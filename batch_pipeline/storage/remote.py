@@ -190,7 +190,9 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         self.patiently(lambda: self._fs.cp_file(path1, path2, **options))
 
     def mv(self, path1: str, path2: str, **options: Any) -> None:
-        self.patiently(lambda: self._fs.mv(path1, path2, **options))
+        # Two calls, each repeated alone: so that a store which is busy lets them through one by one.
+        self.cp_file(path1, path2, **options)
+        self.rm(path1)
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
         self.patiently(lambda: self._fs.rm(path, recursive=recursive, maxdepth=maxdepth))

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from s3fs import S3FileSystem
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.simulator import Simulator
-from batch_pipeline.storage import remote
 from batch_pipeline_tests.conftest import MakePipeline
-from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3
+from batch_pipeline_tests.stores import (
+    FaultProxy,
+    as_another_process,
+    credentials,
+    new_bucket,
+    running_proxy,
+    running_s3,
+    use,
+)
 from batch_pipeline_tests.support import (
     PARTITION,
     accepted_twice,
@@ -39,22 +45,9 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
     with running_proxy(s3) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        S3FileSystem.clear_instance_cache()
+        use(monkeypatch, proxy, tmp_path)
         yield proxy
-
-
-def _credentials(folder: Path, key: str) -> None:
-    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = any\n"
-    (folder / "credentials").write_text(text)
 
 
 def _night(pipelines: list[Pipeline], tmp_path: Path) -> None:
@@ -80,16 +73,16 @@ def _busy(proxy: FaultProxy, _folder: Path) -> Callable[[], bool]:
 
 
 def _ending(proxy: FaultProxy, folder: Path) -> Callable[[], bool]:
-    """Credentials end after ten writes, and new ones are in their file by then."""
+    """Credentials end twice, and the next ones are in their file by then."""
     writes = {"put": 0}
+    keys = ["first", "second", "third"]
     ended = []
 
     def count(_path: str) -> None:
         writes["put"] += 1
         if writes["put"] in (4, 9):
-            key = f"key-{len(ended)}"
-            _credentials(folder, f"key-{len(ended) + 1}")
-            ended.append(proxy.expire(key))
+            credentials(folder, keys[len(ended) + 1])
+            ended.append(proxy.expire(keys[len(ended)]))
 
     proxy.before_write = count
     return lambda: len(ended) == 2 and all(fault.seen for fault in ended)
@@ -104,7 +97,6 @@ def test_a_night_goes_on_through_what_passes(
     make_pipeline: MakePipeline,
     tmp_path: Path,
 ) -> None:
-    _credentials(tmp_path, "key-0")
     home = f"s3://{new_bucket(s3)}/home"
     pipeline = make_pipeline(home=home, ledger_url=f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     happened = trouble(proxy, tmp_path)
@@ -116,12 +108,11 @@ def test_a_night_goes_on_through_what_passes(
 def test_two_processes_in_one_bucket_see_each_others_files(
     s3: str, proxy: FaultProxy, sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    _credentials(tmp_path, "any")
     home = f"s3://{new_bucket(s3)}/home"
     ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     pipelines = []
     for _ in range(2):
-        S3FileSystem.clear_instance_cache()
+        as_another_process()
         pipelines.append(make_pipeline(home=home, ledger_url=ledger))
     _night(pipelines, tmp_path)
     assert not accepted_twice(sim)
@@ -139,7 +130,6 @@ def test_writes_that_last_longer_than_a_transaction_may(
     """PostgreSQL ends transactions that are idle for a second; each write takes two."""
     limit = sa.func.set_config("idle_in_transaction_session_timeout", "1s", True)
     monkeypatch.setattr(database, "_IDLE_LIMIT", limit)
-    _credentials(tmp_path, "any")
     watch = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     open_transactions = sa.text(
         "SELECT count(*) FROM pg_stat_activity "

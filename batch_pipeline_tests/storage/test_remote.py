@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3fs import S3FileSystem
 
 from batch_pipeline.errors import StorageError
 from batch_pipeline.storage import remote
 from batch_pipeline.storage.files import Files
-from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3
+from batch_pipeline_tests.stores import (
+    FaultProxy,
+    as_another_process,
+    credentials,
+    new_bucket,
+    running_proxy,
+    running_s3,
+    use,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,34 +30,14 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 0.05)
-    credentials(tmp_path, "first")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    # Its own attempts would only make the tests slower.
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
     with running_proxy(s3) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        fresh()
+        use(monkeypatch, proxy, tmp_path)
         yield proxy
-
-
-def fresh() -> None:
-    """Let the next home have a filesystem of its own, as in another process."""
-    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def files(s3: str, proxy: FaultProxy) -> Files:
     return Files(f"s3://{new_bucket(s3)}/home")
-
-
-def credentials(folder: Path, key: str) -> None:
-    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = any\n"
-    (folder / "credentials").write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +104,7 @@ def test_definite_refusals_are_not_repeated(files: Files, proxy: FaultProxy) -> 
     assert denied.seen == 2
     assert proxy.requests.total() == before + 2
     denied.times = 0
-    fresh()
+    as_another_process()
     with pytest.raises(FileNotFoundError):
         Files("s3://no-such-bucket/home").write("a/1.json", b"one")
 
@@ -133,7 +120,7 @@ def test_patience_ends_with_an_error_for_people(
 
 def test_files_of_another_process_are_seen_and_read(files: Files) -> None:
     """s3fs keeps listings unless it is told not to."""
-    fresh()
+    as_another_process()
     other = Files(files.home)
     files.write("a/1.json", b"one")
     assert files.list("a", ".json") == ["a/1.json"]
@@ -152,7 +139,7 @@ def test_a_store_that_cannot_be_reached_is_waited_for(
 ) -> None:
     bucket = new_bucket(s3)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    fresh()
+    as_another_process()
     files = Files(f"s3://{bucket}/home")
     monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(StorageError):
