@@ -190,7 +190,11 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         self.patiently(lambda: self._fs.cp_file(path1, path2, **options))
 
     def mv(self, path1: str, path2: str, **options: Any) -> None:
-        # Two calls, each repeated alone: so that a store which is busy lets them through one by one.
+        if type(self._fs).mv is not AbstractFileSystem.mv:
+            self.patiently(lambda: self._fs.mv(path1, path2, **options))
+            return
+        # What fsspec does where there is no renaming, but each call repeated alone: a store that is
+        # busy may never let all of them through in one go.
         self.cp_file(path1, path2, **options)
         self.rm(path1)
 
