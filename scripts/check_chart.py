@@ -54,8 +54,10 @@ def main(schema_file: str, *values_files: str) -> int:
         values = laid_over(values, yaml.safe_load(Path(file).read_text()))
     unknown = sorted(values.keys() - schema["properties"].keys())
     problems = [f"{key}: the chart has no such value" for key in unknown]
-    for error in jsonschema_rs.validator_for(schema).iter_errors(values):
-        problems.append(f"{'.'.join(map(str, error.instance_path))}: {error.message}")
+    problems += [
+        f"{'.'.join(map(str, error.instance_path))}: {error.message}"
+        for error in jsonschema_rs.validator_for(schema).iter_errors(values)
+    ]
     print("\n".join(problems) or "the values fit the chart")
     return 1 if problems else 0
 

@@ -1,0 +1,1 @@
+"""The files for containers, checked by what reads them, since neither Docker nor helm runs here."""

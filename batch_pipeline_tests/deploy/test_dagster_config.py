@@ -1,0 +1,98 @@
+"""Instance and values for Kubernetes, checked by Dagster's own config classes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dagster._config import validate_config
+from dagster._core.instance.config import dagster_instance_config
+
+from batch_pipeline_tests.deploy.files import DEPLOY, ROOT, read, snake
+from scripts.check_chart import laid_over
+
+# What the chart puts into the launcher's config by itself.
+OF_THE_CHART = {
+    "dagster_home": "/opt/dagster/dagster_home",
+    "instance_config_map": "dagster-instance",
+    "postgres_password_secret": "dagster-postgresql-secret",
+    "service_account_name": "dagster",
+}
+
+
+@pytest.fixture(params=["values.yaml", "values-spread.yaml"])
+def values(request: pytest.FixtureRequest) -> dict[str, Any]:
+    base: dict[str, Any] = read("helm/values.yaml")
+    if request.param == "values.yaml":
+        return base
+    return laid_over(base, read(f"helm/{request.param}"))
+
+
+def _deployment(values: dict[str, Any]) -> dict[str, Any]:
+    [found] = values["dagster-user-deployments"]["deployments"]
+    return dict(found)
+
+
+def _container_context(values: dict[str, Any]) -> dict[str, Any]:
+    """What the chart hands to runs where `includeConfigInLaunchedRuns` is on."""
+    deployment = _deployment(values)
+    assert deployment["includeConfigInLaunchedRuns"] == {"enabled": True}
+    return {
+        "image_pull_policy": deployment["image"]["pullPolicy"],
+        "env": deployment["env"],
+        "env_secrets": [secret["name"] for secret in deployment["envSecrets"]],
+        "volumes": deployment["volumes"],
+        "volume_mounts": deployment["volumeMounts"],
+        "resources": deployment["resources"],
+    }
+
+
+def test_the_instance_is_valid_and_that_of_one_machine_but_for_its_storage() -> None:
+    config, _ = dagster_instance_config(str(DEPLOY))
+    assert "postgres" in config["storage"]
+    alone, _ = dagster_instance_config(str(ROOT))
+    for part in ("concurrency", "run_monitoring", "run_retries", "sensors", "python_logs"):
+        assert config[part] == alone[part], part
+
+
+def test_runs_get_what_the_code_server_has(values: dict[str, Any]) -> None:
+    context = pytest.importorskip("dagster_k8s.container_context")
+    made = context.K8sContainerContext.create_from_config({"k8s": _container_context(values)})
+    container = made.run_k8s_config.container_config
+    assert container["resources"]["limits"]["memory"] == "2Gi"
+    assert [source["secret_ref"]["name"] for source in container["env_from"]] == ["batch-pipeline"]
+    assert made.run_k8s_config.pod_spec_config["volumes"][0]["name"] == "temporary"
+
+
+def test_the_launcher_takes_its_config(values: dict[str, Any]) -> None:
+    launcher = pytest.importorskip("dagster_k8s").K8sRunLauncher
+    given = snake(values["runLauncher"]["config"]["k8sRunLauncher"])
+    given["run_k8s_config"] = snake(given["run_k8s_config"])
+    result = validate_config(launcher.config_type(), {**OF_THE_CHART, **given})
+    assert result.success, result.errors
+
+
+def test_the_run_tag_for_a_large_night_is_valid() -> None:
+    """As docs/deploy.md and `resources` of a job write it."""
+    job = pytest.importorskip("dagster_k8s.job")
+    resources = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "16Gi"}}
+    tag = json.dumps({"container_config": {"resources": resources}})
+    made = job.get_user_defined_k8s_config({"dagster-k8s/config": tag})
+    assert made.container_config["resources"] == resources
+    assert tag in (ROOT / "docs" / "deploy.md").read_text()
+
+
+def test_the_values_for_spread_jobs_add_an_executor_and_nothing_else() -> None:
+    base = _deployment(read("helm/values.yaml"))
+    spread = _deployment(read("helm/values-spread.yaml"))
+    executor = {"name": "BATCH_PIPELINE_EXECUTOR", "value": "k8s"}
+    assert spread.pop("env") == [*base.pop("env"), executor]
+    assert spread == base
+
+
+def test_the_secrets_of_values_are_references(values: dict[str, Any]) -> None:
+    names = {variable["name"] for variable in _deployment(values)["env"]}
+    secret = {"ANTHROPIC_API_KEY", "BATCH_PIPELINE_LEDGER_URL", "BATCH_PIPELINE_ALERT_URLS"}
+    assert not names & secret
+    assert "postgresqlPassword" not in values["postgresql"]
