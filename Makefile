@@ -3,7 +3,8 @@
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
 #   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
-#   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator
+#   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator; with
+#                  LEDGER=postgres HOME_AT=s3 WORKERS=2 in a bucket, by two processes
 #   make bench   speed and memory against the plain SDK way; see docs/scale.md
 #   make dev     Dagster's UI and daemon on http://localhost:3000, with the simulator beside it
 
@@ -15,6 +16,10 @@ TEST_INSTALLED := $(VENV)/.installed-for-tests
 # Documents of the rehearsal, and tokens of each.
 N ?= 100000
 TOKENS ?= 3000
+# Where its ledger and home are, and how many processes work on it.
+LEDGER ?= sqlite
+HOME_AT ?= folder
+WORKERS ?= 1
 export BATCH_PIPELINE_HOME ?= $(CURDIR)/.home
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # An editable install compiles nothing; where Python may write no bytecode, each process would do it anew.
@@ -40,7 +45,8 @@ bench: $(TEST_INSTALLED)
 	$(BIN)/python -m benchmarks
 
 rehearsal: $(TEST_INSTALLED)
-	$(BIN)/python -m benchmarks.rehearsal --documents $(N) --tokens $(TOKENS)
+	$(BIN)/python -m benchmarks.rehearsal --documents $(N) --tokens $(TOKENS) \
+		--ledger $(LEDGER) --home-at $(HOME_AT) --workers $(WORKERS)
 
 check: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

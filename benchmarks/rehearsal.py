@@ -1,9 +1,11 @@
 """The rehearsal: an archive through the whole flow, against the simulator in a process of its own.
 
     make rehearsal N=1200000 TOKENS=3000
+    make rehearsal N=100000 LEDGER=postgres HOME_AT=s3 WORKERS=2
 
 prints what pipeline and simulator took apart, the calls to the API, and the throughput that the
-queue allows at given turnarounds. The input is written first, and all of it is removed afterwards.
+queue allows at given turnarounds; of a bucket and a PostgreSQL ledger the requests and the rows.
+Several workers are processes on one night, each with a temporary folder of its own. The input is written first, and all of it is removed afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ from typing import Any
 import psutil
 
 from benchmarks.corpus import declare, write_documents
-from benchmarks.measure import PIPELINE, environment, folder_bytes, measured
+from benchmarks.measure import PIPELINE, Usage, environment, folder_bytes, measured
+from benchmarks.places import places
 
 # A token of the simulator's is four bytes of text; the corpus' words have six with their space.
 WORDS_PER_TOKEN = 0.62
@@ -59,8 +62,13 @@ def main() -> None:
     made.add_argument("--queue-limit", type=int, default=200_000)
     made.add_argument("--turnaround", type=float, default=20.0, help="seconds of a batch, about")
     made.add_argument("--requests", type=int, default=10_000, help="of a batch at most")
+    made.add_argument("--ledger", choices=("sqlite", "postgres"), default="sqlite")
+    made.add_argument("--home-at", choices=("folder", "s3"), default="folder")
+    made.add_argument("--workers", type=int, default=1, help="processes on the night")
     made.add_argument("--folder", help="where input, home and simulator lie; default: temporary")
     options = made.parse_args()
+    if options.home_at == "s3" and options.ledger == "sqlite":
+        made.error("a home in a bucket wants --ledger postgres")
     # A stop from outside is a Ctrl-C: what was started ends, and the folder is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rehearsal_", dir=options.folder) as temporary:
@@ -79,11 +87,15 @@ def rehearse(options: argparse.Namespace, folder: Path) -> None:
     )
     limits = {"max_requests_per_batch": options.requests}
     jobs = declare(folder / "jobs", source / "*.parquet", limits=limits, pilot={"size": 100})
-    with _simulator(options, folder / "simulator") as (url, simulator):
+    with (
+        _simulator(options, folder / "simulator") as (url, simulator),
+        places(options.home_at, options.ledger) as where,
+    ):
         environ = environment(url, folder / "home", jobs, max_queued_requests=options.queue_limit)
         peaks = [Peak(folder / "home"), Peak(folder / "simulator")]
         with _watched(peaks):
-            ours = measured([PIPELINE, "run", "bench", "--json"], environ)
+            ours = _worked(options.workers, environ | where.environ, folder)
+        where.show()
         books = _books(url)
         theirs = _spent(simulator)
         memory = _memory_peak(simulator)
@@ -93,6 +105,26 @@ def rehearse(options: argparse.Namespace, folder: Path) -> None:
     assert report["items"] == count, report
     assert not books["billed_more_than_once"], "bought twice"
     _show_queue(options.queue_limit, count / ours.seconds)
+
+
+def _worked(workers: int, environ: dict[str, str], folder: Path) -> Usage:
+    """What processes on one night took together: the longest time, the sum of all else."""
+
+    def work(number: int) -> Usage:
+        temporary = folder / f"worker-{number}"
+        temporary.mkdir()
+        own = environ | {"TMPDIR": str(temporary)}
+        return measured([PIPELINE, "run", "bench", "--json"], own)
+
+    with ThreadPoolExecutor(workers) as pool:
+        each = list(pool.map(work, range(workers)))
+    return Usage(
+        max(usage.seconds for usage in each),
+        sum(usage.cpu_seconds for usage in each),
+        sum(usage.peak_bytes for usage in each),
+        sum(usage.processes for usage in each),
+        each[0].output,
+    )
 
 
 def _show(

@@ -1,0 +1,71 @@
+"""Where a rehearsal keeps its home and its ledger: a folder and SQLite, or a bucket and PostgreSQL.
+
+The bucket is moto's S3 server behind a proxy that counts requests, both in the rehearsal's own
+process, so that what they take is not measured. They take long: speeds are compared without them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from batch_pipeline_tests.databases import running_postgres
+from batch_pipeline_tests.stores import new_bucket, running_proxy, running_s3
+
+
+@dataclass
+class Places:
+    """Variables that name home and ledger, and what was asked of them."""
+
+    environ: dict[str, str] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    ledger_url: str | None = None
+
+    def show(self) -> None:
+        """Print the requests to the bucket, and the rows of the ledger."""
+        if self.requests:
+            print(f"  requests to the bucket: {_listed(self.requests)}")
+        if self.ledger_url is not None:
+            print(f"  rows of the ledger: {_listed(_rows(self.ledger_url))}")
+
+
+@contextmanager
+def places(home: str, ledger: str) -> Iterator[Places]:
+    """Home `folder` or `s3`, ledger `sqlite` or `postgres`; an empty one of each."""
+    with ExitStack() as stack:
+        found = Places()
+        if ledger == "postgres":
+            server = stack.enter_context(running_postgres())
+            found.ledger_url = server.render_as_string(hide_password=False)
+            found.environ["BATCH_PIPELINE_LEDGER_URL"] = found.ledger_url
+        if home == "s3":
+            store = stack.enter_context(running_s3())
+            proxy = stack.enter_context(running_proxy(store))
+            found.requests = proxy.requests
+            found.environ |= {
+                "BATCH_PIPELINE_HOME": f"s3://{new_bucket(store)}/home",
+                "AWS_ENDPOINT_URL": proxy.url,
+                "AWS_ACCESS_KEY_ID": "any",
+                "AWS_SECRET_ACCESS_KEY": "any",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+        yield found
+
+
+def _rows(url: str) -> Counter[str]:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        counted: Counter[str] = Counter()
+        for name in sa.inspect(connection).get_table_names():
+            rows = sa.select(sa.func.count()).select_from(sa.table(name))
+            counted[name] = int(connection.scalar(rows) or 0)
+    engine.dispose()
+    return counted
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common() if count)
