@@ -1,7 +1,7 @@
 """An S3 server for tests, and a proxy before it that fails as a real store does.
 
-moto takes any credentials and never fails; so a store that is slow, busy or refuses credentials
-whose time is over is played by the proxy. It counts requests by method too.
+moto takes any credentials and never fails; so a store that is busy or refuses credentials whose
+time is over is played by the proxy. It counts requests by method too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import http.client
 import importlib
 import logging
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -78,10 +77,6 @@ class FaultProxy:
         fault = self.fail(400, "ExpiredToken", float("inf"))
         fault.applies = lambda headers: f"Credential={key}/" in headers.get("Authorization", "")
         return fault
-
-    def slow(self, seconds: float) -> None:
-        """Let each write take this much longer."""
-        self.before_write = lambda _path: time.sleep(seconds)
 
     def fault_of(self, method: str, headers: Any) -> Fault | None:
         """The error that this request gets; counts it."""

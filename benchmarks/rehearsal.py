@@ -5,7 +5,8 @@
 
 prints what pipeline and simulator took apart, the calls to the API, and the throughput that the
 queue allows at given turnarounds; of a bucket and a PostgreSQL ledger the requests and the rows.
-Several workers are processes on one night, each with a temporary folder of its own. The input is written first, and all of it is removed afterwards.
+Several workers are processes on one night, each with a temporary folder of its own. The input is
+written first, and all of it is removed afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nights whose home is in a store that is slow, busy, or refuses credentials that have ended."""
+"""Nights whose home is in a store that is busy, or refuses credentials that have ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.ledger.database import ledger as database
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.stores import (
@@ -30,7 +28,6 @@ from batch_pipeline_tests.support import (
     job,
     results,
     together,
-    until,
     write_rows,
 )
 
@@ -116,49 +113,3 @@ def test_two_processes_in_one_bucket_see_each_others_files(
         pipelines.append(make_pipeline(home=home, ledger_url=ledger))
     _night(pipelines, tmp_path)
     assert not accepted_twice(sim)
-
-
-def test_writes_that_last_longer_than_a_transaction_may(
-    s3: str,
-    proxy: FaultProxy,
-    postgres_url: str,
-    sim: Simulator,
-    make_pipeline: MakePipeline,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """PostgreSQL ends transactions that are idle for a second; each write takes two."""
-    limit = sa.func.set_config("idle_in_transaction_session_timeout", "1s", True)
-    monkeypatch.setattr(database, "_IDLE_LIMIT", limit)
-    watch = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    open_transactions = sa.text(
-        "SELECT count(*) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
-    )
-    waited_for: list[str] = []
-
-    def none_is_open() -> bool:
-        with watch.connect() as connection:
-            return not connection.scalar(open_transactions)
-
-    def write(path: str) -> None:
-        # A transaction of another thread ends by itself; one that waits for this write does not.
-        try:
-            until(none_is_open, seconds=2)
-        except AssertionError:
-            waited_for.append(path)
-
-    home = f"s3://{new_bucket(s3)}/home"
-    pipeline = make_pipeline(home=home, ledger_url=postgres_url)
-    proxy.slow(2.0)
-    slow = proxy.before_write
-
-    def slow_write(path: str) -> None:
-        write(path)
-        slow(path)
-
-    proxy.before_write = slow_write
-    _night([pipeline], tmp_path)
-    assert not waited_for
-    assert not accepted_twice(sim)
-    assert proxy.requests["PUT"] > 5
