@@ -56,17 +56,17 @@ def _night(pipelines: list[Pipeline], tmp_path: Path) -> None:
 
 
 def _busy(proxy: FaultProxy, _folder: Path) -> Callable[[], bool]:
-    """Every third request of each kind is refused, at first with all methods at once."""
+    """The first requests are refused, and every seventh of all others."""
     proxy.fail(503, "SlowDown", 8)
     counted = {"requests": 0}
 
-    def third(_headers: object) -> bool:
+    def seventh(_headers: object) -> bool:
         counted["requests"] += 1
-        return counted["requests"] % 3 == 0
+        return counted["requests"] % 7 == 0
 
     often = proxy.fail(503, "ServiceUnavailable", float("inf"))
-    often.applies = third
-    return lambda: often.seen > 10
+    often.applies = seventh
+    return lambda: often.seen > 5
 
 
 def _ending(proxy: FaultProxy, folder: Path) -> Callable[[], bool]:
