@@ -48,6 +48,7 @@ from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.settings import Settings
+from batch_pipeline.storage.remote import patience
 
 if TYPE_CHECKING:
     from batch_pipeline.orchestration.jobs import AssetJob
@@ -109,7 +110,7 @@ def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
-    with asset_steps.without_secrets(), open_pipeline() as pipeline:
+    with asset_steps.without_secrets(), patience(TICK_SECONDS), open_pipeline() as pipeline:
         return _tick(context, pipeline, open_pipeline, spec)
 
 

@@ -9,10 +9,13 @@ may be repeated: names are written whole or not at all, and what was removed sta
 from __future__ import annotations
 
 import io
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import tenacity
@@ -56,6 +59,23 @@ _PASSING_CLASSES = {
     "ServiceResponseError",
     "Timeout",
 }
+
+
+# Until when the block in which this runs may wait, by the monotonic clock.
+_until: ContextVar[float] = ContextVar("until", default=math.inf)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let all calls of the block wait for this long together, where its caller waits no longer.
+
+    Threads that are started in it have the usual patience.
+    """
+    token = _until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -160,7 +180,7 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             wait=tenacity.wait_random_exponential(
                 multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS
             ),
-            stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
+            stop=tenacity.stop_after_delay(min(PATIENCE_SECONDS, max(0.0, _until.get() - began))),
             before_sleep=told,
             retry_error_callback=gave_up,
         )(ask)

@@ -118,6 +118,15 @@ def test_patience_ends_with_an_error_for_people(
         files.write("a/1.json", b"one")
 
 
+def test_a_caller_that_cannot_wait_says_so(files: Files, proxy: FaultProxy) -> None:
+    """The sensor: Dagster ends its tick after a minute, and would not say why."""
+    proxy.fail(503, "ServiceUnavailable", float("inf"))
+    with remote.patience(0.05):
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                files.write("a/1.json", b"one")
+
+
 def test_files_of_another_process_are_seen_and_read(files: Files) -> None:
     """s3fs keeps listings unless it is told not to."""
     as_another_process()
