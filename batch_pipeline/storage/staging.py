@@ -17,6 +17,8 @@ import threading
 import uuid
 from pathlib import Path
 
+from batch_pipeline.errors import UsageError
+
 LOCK = "lock"
 
 # The folder of each process by its id: a process that was forked from this one makes its own.
@@ -55,8 +57,9 @@ def _of_user() -> Path:
     status = path.lstat()
     # Anyone may make a folder of that name where all users share one folder for temporary files.
     if path.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(
-            f"{path} belongs to another user or is open to others; remove it or set TMPDIR"
+        raise UsageError(
+            f"{path} belongs to another user or is open to others: remove it, or set TMPDIR to a "
+            "folder of your own."
         )
     return path
 
