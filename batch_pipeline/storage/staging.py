@@ -38,6 +38,8 @@ def folder() -> Path:
 def sweep() -> None:
     """Remove the folders of processes of this user that have ended."""
     for path in _of_user().iterdir():
+        if not path.is_dir():
+            continue
         descriptor = _lock(path / LOCK)
         if descriptor is None:
             # One whose process died before it made the lock has nothing in it either.
@@ -86,14 +88,18 @@ def _remove(path: Path, process: int) -> None:
 
 
 def _lock(file: Path) -> int | None:
-    """A descriptor that holds the file's lock; None where a living process holds it."""
+    """A descriptor that holds the file's lock; None where a living process holds it, or there is
+    no file."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
