@@ -52,8 +52,7 @@ class Files:
         self._fs: Any = None
         if self.is_remote:
             try:
-                # A listing that is kept hides what other processes have written since.
-                fs, self._root = url_to_fs(self.home, use_listings_cache=False)
+                fs, self._root = _opened(self.home)
             except (ImportError, ValueError) as error:
                 raise UsageError(
                     f"BATCH_PIPELINE_HOME is {self.home}, which cannot be used: {error}. For s3:// "
@@ -160,7 +159,6 @@ class Files:
         """
         fs, source, goal = self._fs, f"{self._root}/{path}", f"{self._root}/{target}"
         if fs.exists(source):
-            fs.makedirs(goal.rpartition("/")[0], exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another process has moved it
                 fs.mv(source, goal)
                 return True
@@ -307,6 +305,18 @@ class Files:
         filesystem = PyFileSystem(FSSpecHandler(self._fs))
         remote = [f"{self._root}/{p}" for p in paths]
         return ds.dataset(remote, schema=schema, format="parquet", filesystem=filesystem)
+
+
+def _opened(home: str) -> tuple[Any, str]:
+    """The filesystem of a remote home, and the folder in it.
+
+    It keeps no listings: one that is kept hides what other processes have written since.
+    """
+    try:
+        return cast("tuple[Any, str]", url_to_fs(home, use_listings_cache=False))
+    except TypeError:
+        # SFTP, which keeps none, hands all options to its connection.
+        return cast("tuple[Any, str]", url_to_fs(home))
 
 
 @lru_cache(maxsize=16)

@@ -211,6 +211,8 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def mv(self, path1: str, path2: str, **options: Any) -> None:
         if type(self._fs).mv is not AbstractFileSystem.mv:
+            # With renaming there are folders, and the target's may be missing.
+            self.makedirs(path2.rpartition("/")[0], exist_ok=True)
             self.patiently(lambda: self._fs.mv(path1, path2, **options))
             return
         # What fsspec does where there is no renaming, but each call repeated alone: a store that is
