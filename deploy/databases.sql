@@ -1,3 +1,2 @@
--- Two databases of one server, made when it starts for the first time: Dagster's and the ledger's.
+-- Dagster's database, beside the ledger's, which PostgreSQL's image makes; run at its first start.
 CREATE DATABASE dagster;
-CREATE DATABASE batch_pipeline;
