@@ -164,6 +164,13 @@ class Files:
                 return True
         return bool(fs.exists(goal))
 
+    def copy(self, path: str, target: str) -> None:
+        """Give a file of a remote home a second name; inside the store, hence without a download.
+
+        Raises FileNotFoundError where there is no such file.
+        """
+        self._fs.cp_file(f"{self._root}/{path}", f"{self._root}/{target}")
+
     def remove(self, path: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
         if self.is_remote:

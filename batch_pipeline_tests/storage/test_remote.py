@@ -64,6 +64,17 @@ def test_slow_down_is_waited_for(files: Files, proxy: FaultProxy) -> None:
     assert files.read("a/1.json") == b"one"
 
 
+def test_a_copy_is_made_in_the_store(files: Files, proxy: FaultProxy) -> None:
+    files.write("a/1.json", b"one")
+    proxy.fail(503, "ServiceUnavailable", 2)
+    proxy.requests.clear()
+    files.copy("a/1.json", "b/2.json")
+    assert proxy.requests["GET"] == 0
+    assert files.read("a/1.json") == files.read("b/2.json") == b"one"
+    with pytest.raises(FileNotFoundError):
+        files.copy("a/none.json", "b/3.json")
+
+
 def test_a_file_that_is_open_is_read_on_after_a_fault(files: Files, proxy: FaultProxy) -> None:
     content = bytes(range(256)) * 1024
     files.write("a/1.bin", content)
