@@ -35,6 +35,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 # A store that still refuses new credentials after that refuses something else.
 RENEWALS = 5
 
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
 # What S3 says of credentials that have ended. A HEAD request has no body to say it in: 400 alone.
@@ -52,8 +53,10 @@ _PASSING_CLASSES = {
     "ClientConnectionError",
     "ClientPayloadError",
     "ConnectionError",
+    "CredentialRetrievalError",
     "HTTPClientError",
     "IncompleteRead",
+    "MetadataRetrievalError",
     "ResponseParserError",
     "ServiceRequestError",
     "ServiceResponseError",
@@ -95,7 +98,7 @@ def _passes(error: BaseException) -> bool:
         return True
     status = _status(error)
     if status is not None:
-        return status >= 500 or status in (408, 429) or _code(error) in _PASSING
+        return status in _PASSING_STATUS or _code(error) in _PASSING
     return any(base.__name__ in _PASSING_CLASSES for base in type(error).__mro__)
 
 
