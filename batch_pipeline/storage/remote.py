@@ -32,15 +32,16 @@ log = get_logger(__name__)
 PATIENCE_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-# A store that still refuses new credentials after that refuses something else.
-RENEWALS = 5
+# A HEAD request that is still refused after new credentials is refused for something else.
+GUESSES = 3
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
-# What S3 says of credentials that have ended. A HEAD request has no body to say it in: 400 alone.
+# What S3 says of credentials that have ended, and what is left of it in the answer to a HEAD request,
+# which has no body.
+_UNSAID = "400"
 _ENDED = {
-    "400",
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidToken",
@@ -85,12 +86,7 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed later: the store is busy, failing or out of reach."""
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError):
         return False
-    return credentials_ended(error) or any(_passes(cause) for cause in _causes(error))
-
-
-def credentials_ended(error: BaseException) -> bool:
-    """Whether the store refuses credentials because their time is over."""
-    return any(_code(cause) in _ENDED for cause in _causes(error))
+    return any(_passes(cause) for cause in _causes(error))
 
 
 def _passes(error: BaseException) -> bool:
@@ -145,7 +141,7 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def patiently(self, call: Callable[[], T]) -> T:
         """`call`, repeated where its error may pass."""
-        renewals = 0
+        guesses = 0
         began = asked_at = time.monotonic()
 
         def ask() -> T:
@@ -154,15 +150,13 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             return call()
 
         def again(error: BaseException) -> bool:
-            nonlocal renewals
-            if not may_pass(error):
-                return False
-            if credentials_ended(error):
-                renewals += 1
-                if renewals > RENEWALS:
-                    return False
+            nonlocal guesses
+            codes = {_code(cause) for cause in _causes(error)}
+            guesses += _UNSAID in codes
+            if codes & _ENDED or (_UNSAID in codes and guesses <= GUESSES):
                 self._renew(asked_at)
-            return True
+                return True
+            return may_pass(error)
 
         def told(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 1 and state.outcome is not None:

@@ -103,6 +103,21 @@ def test_credentials_that_end_are_read_again(
     assert files.move("a/1.json", "a/3.json")
 
 
+def test_new_credentials_may_come_late(files: Files, proxy: FaultProxy, tmp_path: Path) -> None:
+    files.write("a/1.json", b"one")
+    ended = proxy.expire("first")
+    of_the_first = ended.applies
+
+    def late(headers: object) -> bool:
+        if ended.seen == 8:
+            credentials(tmp_path, "second")
+        return of_the_first(headers)
+
+    ended.applies = late
+    files.write("a/2.json", b"two")
+    assert ended.seen > 8
+
+
 def test_definite_refusals_are_not_repeated(files: Files, proxy: FaultProxy) -> None:
     files.write("a/1.json", b"one")
     before = proxy.requests.total()
