@@ -38,8 +38,7 @@ GUESSES = 3
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
-# What S3 says of credentials that have ended, and what is left of it in the answer to a HEAD request,
-# which has no body.
+# What S3 says of credentials that have ended; the answer to a HEAD request has no body to say it in.
 _UNSAID = "400"
 _ENDED = {
     "ExpiredToken",
