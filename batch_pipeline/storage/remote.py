@@ -38,7 +38,7 @@ GUESSES = 3
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 # Error codes of S3 that do not say by their HTTP status that they pass.
 _PASSING = {"OperationAborted", "RequestTimeout", "SlowDown", "Throttling", "RequestLimitExceeded"}
-# What S3 says of credentials that have ended; the answer to a HEAD request has no body to say it in.
+# What S3 says of credentials that have ended. The answer to a HEAD request has no body to say it.
 _UNSAID = "400"
 _ENDED = {
     "ExpiredToken",

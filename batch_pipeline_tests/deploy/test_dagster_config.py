@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
 
@@ -81,6 +83,16 @@ def test_the_run_tag_for_a_large_night_is_valid() -> None:
     made = job.get_user_defined_k8s_config({"dagster-k8s/config": tag})
     assert made.container_config["resources"] == resources
     assert tag in (ROOT / "docs" / "deploy.md").read_text()
+
+
+def test_the_container_context_of_the_page_is_valid() -> None:
+    context = pytest.importorskip("dagster_k8s.container_context")
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    [of_the_agent] = [yaml.safe_load(block) for block in blocks if block.startswith("locations:")]
+    [location] = of_the_agent["locations"]
+    made = context.K8sContainerContext.create_from_config(location["container_context"])
+    assert made.run_k8s_config.pod_spec_config["termination_grace_period_seconds"] == 120
 
 
 def test_the_values_for_spread_jobs_add_an_executor_and_nothing_else() -> None:
