@@ -73,6 +73,10 @@ def test_the_launcher_takes_its_config(values: dict[str, Any]) -> None:
     given["run_k8s_config"] = snake(given["run_k8s_config"])
     result = validate_config(launcher.config_type(), {**OF_THE_CHART, **given})
     assert result.success, result.errors
+    # Names that Kubernetes has not are refused here.
+    job = pytest.importorskip("dagster_k8s.job")
+    pod = job.UserDefinedDagsterK8sConfig.from_dict(given["run_k8s_config"]).pod_spec_config
+    assert pod["security_context"]["run_as_non_root"]
 
 
 def test_the_run_tag_for_a_large_night_is_valid() -> None:
