@@ -250,6 +250,8 @@ class JobSpec(DeclaredModel):
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()
+    # A few answers in the metadata of Dagster's pages; false where documents are confidential.
+    show_answers: bool = True
 
     def __init__(self, /, *, base_dir: Path | str | None = None, **declared: Any) -> None:
         # pydantic's documented way of giving a constructor a validation context

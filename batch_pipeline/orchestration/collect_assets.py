@@ -7,54 +7,30 @@ from typing import Any
 
 import dagster as dg
 
+from batch_pipeline import safe_text
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letters
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA
+from batch_pipeline.flow.results import dead_letters, examples
+from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration import asset_checks, asset_steps, metadata
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
     DEAD_LETTER,
+    FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-
-COLUMN_SCHEMA = "dagster/column_schema"
-_MEANING = {
-    "id": "the user's own id",
-    "status": "succeeded, or why not",
-    "content": "the answer's text",
-    "parsed": "the answer as JSON text, where a schema is declared",
-    "stop_reason": "why the model stopped",
-    "error_type": "kind of error, where there is no good answer",
-    "error_message": "what went wrong, in words",
-    "model": "the model that answered",
-    "input_tokens": "billed for this item in this night, cached ones apart",
-    "output_tokens": "billed for this item in this night",
-    "cache_write_5m_tokens": "billed for this item in this night",
-    "cache_write_1h_tokens": "billed for this item in this night",
-    "cache_read_tokens": "billed for this item in this night",
-    "cost_usd": "billed for this item in this night",
-    "attempt": "which attempt this answer is",
-    "mode": "batch, realtime or reused",
-    "batch_id": "the API's batch",
-    "custom_id": "the id on the wire",
-    "fingerprint": "identifies the request by its content",
-    "simulated": "whether a simulator answered",
-    "collected_at": "when the answer was fetched",
-    "answered_by": "the partition or the document whose answer is reused",
-    "route": "the rule of the job that the row was asked by",
-}
+from batch_pipeline.orchestration.shown import answers_shown, columns, four_answers
 
 
 def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
@@ -63,38 +39,73 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     @dg.multi_asset(
         name=f"{spec.name}__{Kind.COLLECT}",
         specs=_specs(spec),
+        check_specs=asset_checks.specs(spec),
         partitions_def=partitions,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
             night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
             state = _collect(context, pipeline, spec, night)
             if not state.complete:
-                asset_steps.log_of(context).info(
-                    "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest "
-                    "when it has ended.",
-                    context.partition_key,
-                    metadata.headline(state),
-                    spec.name,
-                )
+                _say_what_follows(context, spec, state)
                 return
-            written = cost_report.write_report(pipeline, spec, night)
-            groups = dead_letters.summarize(pipeline, spec.name, context.partition_key)
-            found = {
-                COLLECTED_RESULTS: metadata.of_results(pipeline, state),
-                DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
-                COST_REPORT: metadata.of_report(pipeline, state, written),
-            }
-        for name, values in found.items():
-            key = asset_key(spec.name, name)
-            if key in context.selected_asset_keys:
-                yield dg.MaterializeResult(asset_key=key, metadata=values)
+            events = list(_of_night(context, pipeline, spec, state))
+        yield from events
 
     return collect
+
+
+def _of_night(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, state: Progress
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """The three assets of a complete night, and their checks, as far as they are selected."""
+    partition = state.night.partition
+    written = cost_report.write_report(pipeline, spec, state.night)
+    groups = dead_letters.summarize(pipeline, spec.name, partition)
+    rows = examples.count_rows(pipeline, spec.name, partition)
+    checked = list(asset_checks.of_night(spec, state, rows, groups, written))
+    found = {
+        COLLECTED_RESULTS: {
+            **metadata.of_results(pipeline, state),
+            **answers_shown.of_night(pipeline, spec, partition),
+        },
+        DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
+        COST_REPORT: {
+            **four_answers.of_night(spec, state, checked, written),
+            **metadata.of_report(pipeline, state, written),
+        },
+    }
+    for name, values in found.items():
+        key = asset_key(spec.name, name)
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key, metadata=values)
+    for each in checked:
+        result = each.result(spec.name, partition)
+        if dg.AssetCheckKey(result.asset_key, each.check) in context.selected_asset_check_keys:
+            yield result
+
+
+def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
+    """Tell a run of all assets, in its log and as an event of the results, what happens by itself."""
+    night, where = state.night.partition, metadata.headline(state)
+    follows = metadata.what_follows(spec.name, state)
+    asset_steps.log_of(context).info(
+        "%s: nothing is materialized yet: %s. %s", night, where, follows
+    )
+    key = asset_key(spec.name, COLLECTED_RESULTS)
+    if FOLLOW_UP_TAG not in context.run.tags and key in context.selected_asset_keys:
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=key,
+                partition=night,
+                description=safe_text.one_line(f"not yet: {where}. {follows}"),
+                metadata={"what_follows": follows},
+            )
+        )
 
 
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
@@ -107,7 +118,7 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
             description="Exactly one row for each document, answered or not.",
             kinds={"python", "parquet"},
-            metadata=_results_columns(),
+            metadata=columns.of_schema(RESULTS_SCHEMA),
             **common,
         ),
         dg.AssetSpec(
@@ -115,25 +126,17 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             deps=[results],
             description="Documents set aside, each with the reason and its whole input row.",
             kinds={"python", "parquet"},
+            metadata=columns.of_schema(DEAD_LETTER_SCHEMA),
             **common,
         ),
         dg.AssetSpec(
             asset_key(spec.name, COST_REPORT),
             deps=[results, letters],
-            description="What the night cost, and what real time would have cost.",
+            description=four_answers.DESCRIPTION,
             kinds={"python"},
             **common,
         ),
     ]
-
-
-def _results_columns() -> metadata.Metadata:
-    """The columns of the results, as metadata of the definition: they are the same every night."""
-    columns = [
-        dg.TableColumn(field.name, type=str(field.type), description=_MEANING[field.name])
-        for field in RESULTS_SCHEMA
-    ]
-    return {COLUMN_SCHEMA: dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))}
 
 
 def _collect(

@@ -24,6 +24,8 @@ from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
+from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import usd
@@ -259,6 +261,7 @@ def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsS
     return {
         "summary": "; ".join([simulated + headline(state), *eta.describe(state)]),
         "waiting": waiting,
+        "what_follows": what_follows(state.night.job, state),
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alert_limits))
         or "none",
         **_deadline(state),
@@ -282,6 +285,22 @@ def _caching(state: Progress) -> dict[str, str | float]:
         "cache_written_tokens": used.written_tokens,
         "cache_saved_usd": _usd(used.saved_usd),
     }
+
+
+def what_follows(job: str, state: Progress) -> str:
+    """What happens by itself once a run has done what could be done at once."""
+    if state.complete:
+        return "Nothing: the night is complete."
+    if state.snapshot is None:
+        return "Nothing: its input has not been taken; materialize input_dataset first."
+    held = state.night.held_at is not None
+    if held and not state.at_work:
+        return f"Nothing, it is held: resume it with {job}_control."
+    return (
+        f"Nothing is to be launched: the sensor {job}_batches sends what waits, collects batches as "
+        f"they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when the "
+        "night is complete. It has to be on."
+    )
 
 
 def headline(state: Progress) -> str:
@@ -363,6 +382,7 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
         "cost_usd": _usd(report.costs.billed_usd),
         "savings_usd": _usd(report.costs.savings_usd),
         "cost_per_document_usd": _usd(report.cost_per_document_usd),
+        **{name: getattr(report.tokens, name) for name in TOKENS},
         "path": dg.MetadataValue.path(
             pipeline.files.uri(paths.report(night.job, night.partition, ".html"))
         ),

@@ -61,5 +61,9 @@ def schedule_name(job: str) -> str:
     return f"{job}_nightly"
 
 
+def control_job(job: str) -> str:
+    return f"{job}_control"
+
+
 def sensor_name(job: str) -> str:
     return f"{job}_batches"

@@ -35,6 +35,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.orchestration.shown import answers_shown, input_shown
 from batch_pipeline.wording import usd
 
 # Observations are kept for ever: one a minute, and only where something has changed.
@@ -70,10 +71,16 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
                 return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
             notices, taken = asset_steps.patiently(context, pipeline, spec, take)
+            table = input_shown.of_input(pipeline, spec, taken.snapshot)
         asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
         for notice in notices:
             asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
-        return dg.MaterializeResult(metadata=metadata.of_input(spec, taken, notices))
+        upstream = input_shown.upstream(context, spec.input.upstream)
+        return dg.MaterializeResult(
+            metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
+            # Whether the night's documents changed, for what Dagster calls stale downstream.
+            data_version=dg.DataVersion(taken.snapshot.content_hash),
+        )
 
     return input_dataset
 
@@ -125,6 +132,7 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             state = steps.progress(pipeline, night)
             alerts.look(pipeline, spec.alerts, state)
             given = state.approvals
+            answers = answers_shown.of_night(pipeline, spec, context.partition_key)
         if isinstance(verdict, Waiting):
             asset_steps.log_of(context).info(
                 "%s: the pilot waits: %s", context.partition_key, verdict
@@ -144,7 +152,10 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             _fail_if_gated(spec, state)
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(
-                metadata=metadata.of_pilot(verdict, given, simulated=simulated)
+                metadata={
+                    **metadata.of_pilot(verdict, given, simulated=simulated),
+                    **answers,
+                }
             )
 
     return pilot_sample

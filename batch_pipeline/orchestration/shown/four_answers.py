@@ -1,0 +1,107 @@
+"""The page of a night: did it work, what did it cost, what failed, and what is to be done.
+
+`cost_report` shows it first, as Markdown short enough to be seen without a click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+import dagster as dg
+
+from batch_pipeline import safe_text
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration.asset_checks import Found
+from batch_pipeline.orchestration.names import COLLECTED_RESULTS, DEAD_LETTER, control_job
+from batch_pipeline.reporting.report import Report
+from batch_pipeline.wording import clipped, part, percent, status_label, usd
+
+DESCRIPTION = (
+    "Did the night work, what did it cost, what failed, what is to be done: the first entry of each "
+    "partition's metadata answers these four. Below it: the bill, against real time and against the "
+    "estimate."
+)
+MOST_REASONS = 3
+VERDICT_CHARACTERS = 90
+
+
+def of_night(
+    spec: JobSpec, state: Progress, checked: Sequence[Found], report: Report
+) -> dict[str, dg.MetadataValue]:
+    """The four answers of a complete night."""
+    failed = [found for found in checked if not found.passed]
+    rows = {
+        "Did it work?": _worked(state, failed),
+        "What did it cost?": _cost(report),
+        "What failed?": _failed(spec, report),
+        "What do I do?": _to_do(spec, state, failed, report),
+    }
+    lines = [f"| **{question}** | {answer} |" for question, answer in rows.items()]
+    return {"night": dg.MetadataValue.md("\n".join(["| | |", "|---|---|", *lines]))}
+
+
+def _worked(state: Progress, failed: Sequence[Found]) -> str:
+    asked = state.settled - state.filtered
+    share = f"{state.succeeded:,} of {asked:,} documents ({part(state.succeeded, asked)})"
+    red = [found for found in failed if not found.warning]
+    if red:
+        return f"**No**: {_checks(red)}. {share} succeeded"
+    if failed:
+        return f"**Yes, with warnings**: {_checks(failed)}. {share} succeeded"
+    return f"**Yes.** {share} succeeded, all checks passed"
+
+
+def _checks(found: Iterable[Found]) -> str:
+    return ", ".join(each.check.replace("_", " ") for each in found)
+
+
+def _cost(report: Report) -> str:
+    simulated = "SIMULATED, nothing was paid: " if report.simulated else ""
+    saved = f"{usd(report.costs.savings_usd)} ({percent(report.costs.savings_share)}) saved"
+    return (
+        f"{simulated}**{usd(report.costs.billed_usd)}**, "
+        f"{usd(report.cost_per_document_usd)} a document; {saved} against real time"
+    )
+
+
+def _failed(spec: JobSpec, report: Report) -> str:
+    if not report.dead_letter:
+        return "Nothing"
+    reasons = ", ".join(
+        f"{group.items:,} {status_label(group.reason)}"
+        + (
+            f" ({safe_text.markdown(group.error_type)})"
+            if _tells_more(group.error_type, group.reason)
+            else ""
+        )
+        for group in report.set_aside[:MOST_REASONS]
+    )
+    more = " and others" if len(report.set_aside) > MOST_REASONS else ""
+    return f"{reasons}{more}: [dead letters]({_page(spec, DEAD_LETTER, report.partition)})"
+
+
+def _tells_more(error_type: str | None, reason: str) -> bool:
+    return bool(error_type) and error_type not in (reason, "refusal", "max_tokens")
+
+
+def _to_do(spec: JobSpec, state: Progress, failed: Sequence[Found], report: Report) -> str:
+    if state.dead_letter:
+        systematic = [group.reason for group in report.set_aside if group.systematic]
+        which = f" `{systematic[0]}`" if systematic else ""
+        return (
+            f"Mend prompt or data, then redrive{which}: [{control_job(spec.name)}]"
+            f"(/jobs/{control_job(spec.name)}), or `batch-pipeline dead-letter redrive {spec.name} "
+            f"--partition {report.partition}`"
+        )
+    if failed:
+        found = failed[0]
+        return f"Look at {found.check.replace('_', ' ')}: " + safe_text.markdown(
+            clipped(found.verdict, VERDICT_CHARACTERS)
+        )
+    return f"Nothing. [Results]({_page(spec, COLLECTED_RESULTS, report.partition)})"
+
+
+def _page(spec: JobSpec, asset: str, partition: str) -> str:
+    return f"/assets/{spec.name}/{asset}?partition={quote(partition)}"
