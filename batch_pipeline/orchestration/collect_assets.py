@@ -90,7 +90,7 @@ def _of_night(
 
 
 def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
-    """Tell a run of all assets, in its log and as an event of the results, what happens by itself."""
+    """Tell a run of all assets what happens by itself: in its log, and as an event of the results."""
     night, where = state.night.partition, metadata.headline(state)
     follows = metadata.what_follows(spec.name, state)
     asset_steps.log_of(context).info(

@@ -9,8 +9,10 @@ import dagster as dg
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import missing_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
+    INPUT_DATASET,
     JOB_TAG,
     KIND_TAG,
     PRIORITY_TAG,
@@ -58,9 +60,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
     return {
         kind: dg.define_asset_job(
             name=dagster_job(spec.name, kind),
-            selection=dg.AssetSelection.assets(
-                *(asset_key(spec.name, name) for name in ASSETS[kind])
-            ),
+            selection=_selection(spec, kind),
             description=_ABOUT[kind],
             tags={
                 JOB_TAG: spec.name,
@@ -72,6 +72,15 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
         )
         for kind in Kind
     }
+
+
+def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
+    """A kind's assets with the checks that they make; what the sensor checks is no step of a run."""
+    assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
+    if spec.schedule is None or kind is Kind.COLLECT:
+        return assets
+    key = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), missing_nights.CHECK)
+    return assets - dg.AssetSelection.checks(key)
 
 
 def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:

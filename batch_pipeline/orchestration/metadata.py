@@ -297,8 +297,8 @@ def what_follows(job: str, state: Progress) -> str:
     if held and not state.at_work:
         return f"Nothing, it is held: resume it with {job}_control."
     return (
-        f"Nothing is to be launched: the sensor {job}_batches sends what waits, collects batches as "
-        f"they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when the "
+        f"Nothing is to be launched: the sensor {job}_batches sends what waits, collects batches "
+        f"as they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when the "
         "night is complete. It has to be on."
     )
 

@@ -99,8 +99,11 @@ def earlier(instance: dg.DagsterInstance, job: str, partition: str, kind: Kind) 
     ]
 
 
-def was_terminated(instance: dg.DagsterInstance, job: str, partition: str) -> bool:
-    """Whether a person terminated the last run that submitted a partition."""
+def was_terminated(
+    instance: dg.DagsterInstance, job: str, partition: str, resumed_at: float
+) -> bool:
+    """Whether a person terminated the last run that submitted a partition, and has not let the
+    night go on since."""
     # Dagster reports a run as canceled only where a person asked for that.
     launched_here = dg.RunsFilter(
         tags={JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value, PARTITION_TAG: partition}
@@ -111,4 +114,5 @@ def was_terminated(instance: dg.DagsterInstance, job: str, partition: str) -> bo
         for filters, most in ((launched_here, 1), (from_asset_page, MOST_FORMER))
         for record in instance.get_run_records(filters, limit=most)
         if (partition, Kind.SUBMIT) in kinds_of([record.dagster_run], job)
+        and record.create_timestamp.timestamp() > resumed_at
     )

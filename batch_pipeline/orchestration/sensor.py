@@ -21,17 +21,19 @@ from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
 from batch_pipeline.flow import outage, steps
+from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import listed_batches
+from batch_pipeline.ledger import actions, listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
     lost_runs,
     metadata,
+    missing_nights,
     run_requests,
     runs,
     unfinished_nights,
@@ -62,6 +64,9 @@ MOST_REQUESTS = 50
 MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
+
+# The key of the cursor for nights that were due; after all partition keys, and never one of them.
+DUE = "~due"
 
 OpenPipeline = Callable[[], Pipeline]
 
@@ -110,7 +115,32 @@ def tick(
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
     with asset_steps.without_secrets(), open_pipeline() as pipeline:
-        return _tick(context, pipeline, open_pipeline, spec)
+        result = _tick(context, pipeline, open_pipeline, spec)
+        return _with_missing(context, pipeline, spec, result)
+
+
+def _with_missing(
+    context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec, result: dg.SensorResult
+) -> dg.SensorResult:
+    """A tick's result with what is to be said of due nights that have not begun, once a change."""
+    found = missing_nights.find(context.instance, pipeline, spec)
+    if found is None:
+        return result
+    missing_nights.tell(pipeline, spec, found)
+    now = digest(*sorted(night.partition for night in found.missing))
+    told = read_cursor(context.cursor).get(DUE) == now
+    reason = None if result.skip_reason is None else result.skip_reason.skip_message
+    if reason is not None and found.missing:
+        reason = f"{reason}\nnot begun: {one_line(found.verdict)}"
+    return dg.SensorResult(
+        run_requests=result.run_requests,
+        skip_reason=reason,
+        asset_events=[
+            *result.asset_events,
+            *([] if told else [missing_nights.evaluation(spec, found)]),
+        ],
+        cursor=json.dumps({**read_cursor(result.cursor), DUE: now}),
+    )
 
 
 def _tick(
@@ -125,7 +155,7 @@ def _tick(
     again = [
         request
         for request in lost_runs.repeat_requests(instance, spec.name)[:MOST_REQUESTS]
-        if not runs.was_terminated(instance, spec.name, str(request.partition_key))
+        if not _was_terminated(instance, pipeline, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
@@ -206,7 +236,7 @@ def _look(
     deadline: float,
 ) -> Seen:
     """Read the nights, oldest first, as far as the time allows."""
-    asked = functools.partial(runs.submission_asked, instance, spec.name)
+    asked = functools.partial(_asked, instance, pipeline, spec)
     found: list[UnfinishedNight] = []
     courses: list[Course] = []
     settings = pipeline.settings
@@ -216,7 +246,7 @@ def _look(
                 break
             seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
             if run_requests.might_submit(seen):
-                terminated = runs.was_terminated(instance, spec.name, night.partition)
+                terminated = _was_terminated(instance, pipeline, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))
             found.append(seen)
             courses.append(course)
@@ -224,6 +254,28 @@ def _look(
         takeover.note(pipeline, course)
     states = {course.state.night.partition: course.state for course in courses}
     return Seen(tuple(found), states)
+
+
+def _asked(
+    instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec, partition: str, since: float
+) -> bool:
+    """Whether submission was asked for since a time: by a run, or by a person who lets it go on."""
+    return runs.submission_asked(instance, spec.name, partition, since) or (
+        _let_go_at(pipeline, spec, partition) >= since
+    )
+
+
+def _was_terminated(
+    instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> bool:
+    let_go_at = _let_go_at(pipeline, spec, partition)
+    return runs.was_terminated(instance, spec.name, partition, let_go_at)
+
+
+def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
+    """When a person last let a night go on by `<job>_control`; 0.0: never."""
+    with pipeline.ledger.read() as connection:
+        return actions.latest(connection, spec.name, partition, GOES_ON)
 
 
 def _requests(

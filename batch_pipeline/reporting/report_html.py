@@ -84,17 +84,17 @@ def render(report: Report) -> str:
 
 def context(report: Report) -> dict[str, Any]:
     """What the page shows, for the page and for the Markdown document that says the same."""
-    return dict(
-        report=report,
-        costs=report.costs,
-        token_rows=_token_rows(report),
-        charts=_charts(report),
-        reasons=_reasons(report),
-        billed_bars=_billed_bars(report),
-        counterfactual_width=_counterfactual_width(report),
-        outcome_bars=_outcome_bars(report),
-        unspent_bars=_unspent_bars(report),
-    )
+    return {
+        "report": report,
+        "costs": report.costs,
+        "token_rows": _token_rows(report),
+        "charts": _charts(report),
+        "reasons": _reasons(report),
+        "billed_bars": _billed_bars(report),
+        "counterfactual_width": _counterfactual_width(report),
+        "outcome_bars": _outcome_bars(report),
+        "unspent_bars": _unspent_bars(report),
+    }
 
 
 @cache
