@@ -75,7 +75,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
 
 
 def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
-    """A kind's assets with the checks that they make; what the sensor checks is no step of a run."""
+    """A kind's assets with the checks that they make, without what the sensor checks."""
     assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
     if spec.schedule is None or kind is Kind.COLLECT:
         return assets

@@ -298,8 +298,8 @@ def what_follows(job: str, state: Progress) -> str:
         return f"Nothing, it is held: resume it with {job}_control."
     return (
         f"Nothing is to be launched: the sensor {job}_batches sends what waits, collects batches "
-        f"as they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when the "
-        "night is complete. It has to be on."
+        f"as they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when "
+        "the night is complete. It has to be on."
     )
 
 

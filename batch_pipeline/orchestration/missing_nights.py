@@ -39,6 +39,7 @@ GRACE_SECONDS = 3_600.0
 # How far back is looked: what was missed before is history.
 LOOK_BACK = timedelta(days=31)
 MOST_NAMED = 10
+# How ticks are written and read again, with their offset from UTC.
 _TICK = "%Y-%m-%dT%H:%M:%S%z"
 
 
@@ -70,7 +71,7 @@ def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
     )
     found: dict[str, DueNight] = {}
     for text in ticks.get_partition_keys(current_time=now):
-        tick = datetime.strptime(text, _TICK)
+        tick = datetime.fromisoformat(text)
         if not since < tick <= now:
             continue
         try:
@@ -140,7 +141,7 @@ def evaluation(spec: JobSpec, found: Missing) -> dg.AssetCheckEvaluation:
 
 
 def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
-    """The check by itself: "Execute" looks at once. None where the job has no schedule."""
+    """The check by itself: "Execute" looks at once. none where the job has no schedule."""
     if spec.schedule is None:
         return []
 

@@ -1,0 +1,111 @@
+"""What a person does to a night from Dagster's launchpad, and that it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batch_pipeline.ledger import actions
+from batch_pipeline.ledger.database.ledger import Ledger
+from batch_pipeline.orchestration.names import control_job
+from batch_pipeline.settings import Settings
+from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
+
+MakeNightly = Callable[..., Nightly]
+
+
+def control(job: Nightly, action: dict[str, Any], **who: str) -> dg.ExecuteInProcessResult:
+    config = {"ops": {f"{job.name}__control": {"config": {"action": action, **who}}}}
+    return job.definitions.resolve_job_def(control_job(job.name)).execute_in_process(
+        run_config=config, instance=job.instance, raise_on_error=False
+    )
+
+
+def recorded(partition: str) -> list[tuple[str, str, str]]:
+    with Ledger(Settings.from_environment().ledger_url) as ledger, ledger.read() as connection:
+        found = actions.of_night(connection, "review", partition)
+    return [(action.kind, action.done_by, action.reason) for action in found]
+
+
+def test_a_night_is_cancelled_and_goes_on_once_it_is_resumed(
+    nightly: MakeNightly, nights: list[str], sim: Simulator
+) -> None:
+    job = nightly()
+    night = nights[0]
+    sim.hold()
+    assert job.launch(night).success
+    cancelled = control(job, {"cancel": {"partition": night, "reason": "wrong data"}}, by="Ada")
+    assert cancelled.success
+    sim.release()
+    job.follow(job.tick().run_requests)
+    assert not job.materialized("collected_results", night)
+    assert control(job, {"resume": {"partition": night}}, by="Ben").success
+    job.run_to_the_end(night)
+    assert recorded(night) == [("cancel", "Ada", "wrong data"), ("resume", "Ben", "")]
+    again = control(job, {"cancel": {"partition": night}}, by="Ada")
+    assert "nothing to cancel" in failure_of(again)
+
+
+def test_a_closed_gate_is_approved_and_the_sensor_goes_on(
+    nightly: MakeNightly, nights: list[str]
+) -> None:
+    job = nightly(pilot={"size": 4, "max_projected_usd": 0.000001})
+    night = nights[0]
+    assert not job.launch(night).success
+    assert job.tick().run_requests == []
+    action = {"approve": {"partition": night, "gate": "pilot", "reason": "cheap enough"}}
+    assert control(job, action, by="Ada").success
+    job.run_to_the_end(night)
+    assert recorded(night) == [("approve", "Ada", "cheap enough")]
+
+
+def test_dead_letters_of_a_reason_are_redriven(
+    nightly: MakeNightly, nights: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = nightly(max_tokens=1, retry={"max_attempts": 1}, alerts={"error_rate": 1.0})
+    night = nights[0]
+    assert job.launch(night).success
+    job.run_to_the_end(night)
+    dead = job.metadata("dead_letter", night)["dagster/partition_row_count"]
+    assert dead > 0
+    wrong = control(job, {"redrive": {"partition": night, "reasons": ["refused?"]}}, by="Ada")
+    assert "no dead letter has such a reason" in failure_of(wrong)
+    action = {"redrive": {"partition": night, "reasons": ["truncated"], "reason": "more room"}}
+    assert control(job, action, by="Ada").success
+    requests = job.tick().run_requests
+    assert [request.partition_key for request in requests] == [night]
+    assert recorded(night) == [("redrive", "Ada", "more room")]
+
+
+def test_old_nights_are_pruned_only_where_that_is_meant(
+    nightly: MakeNightly, nights: list[str]
+) -> None:
+    job = nightly()
+    assert job.launch(nights[0]).success
+    job.run_to_the_end(nights[0])
+    assert control(job, {"prune": {"before": nights[1]}}, by="Ada").success
+    assert recorded(nights[1]) == []
+    action = {"prune": {"before": nights[1], "dry_run": False, "reason": "old"}}
+    assert control(job, action, by="Ada").success
+    assert recorded(nights[1]) == [("prune", "Ada", "old")]
+
+
+@pytest.mark.parametrize(
+    "config", [{"action": {"cancel": {"partition": "x"}}}, {"by": "Ada", "action": {"stop": {}}}]
+)
+def test_who_and_a_known_action_are_required(nightly: MakeNightly, config: dict[str, Any]) -> None:
+    job = nightly()
+    definition = job.definitions.resolve_job_def(control_job(job.name))
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        definition.execute_in_process(
+            run_config={"ops": {"review__control": {"config": config}}}, instance=job.instance
+        )
+
+
+def test_an_empty_name_is_refused(nightly: MakeNightly, nights: list[str]) -> None:
+    refused = control(nightly(), {"cancel": {"partition": nights[0]}}, by=" ")
+    assert "say who does this" in failure_of(refused)
