@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs import demo_start
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_lines import KeyPath, YamlProblem, parse_yaml
@@ -113,7 +114,7 @@ def load_job(file: Path) -> JobSpec:
             problems.append(str(error))
         else:
             if not problems:
-                return spec
+                return demo_start.applied(spec) if demo_start.is_of_demo(file) else spec
     raise DeclarationError("\n".join(problems))
 
 

@@ -84,13 +84,13 @@ def _of_night(
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key, metadata=values)
     for each in checked:
-        result = each.result(spec.name, partition)
-        if dg.AssetCheckKey(result.asset_key, each.check) in context.selected_asset_check_keys:
-            yield result
+        key = dg.AssetCheckKey(asset_key(spec.name, each.asset), each.check)
+        if key in context.selected_asset_check_keys:
+            yield each.result(spec.name, partition)
 
 
 def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
-    """Tell a run of all assets what happens by itself: in its log, and as an event of the results."""
+    """Tell a run of all assets what happens by itself, in its log and as an event of results."""
     night, where = state.night.partition, metadata.headline(state)
     follows = metadata.what_follows(spec.name, state)
     asset_steps.log_of(context).info(

@@ -15,7 +15,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.asset_checks import Found
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, DEAD_LETTER, control_job
-from batch_pipeline.reporting.report import Report
+from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import clipped, part, percent, status_label, usd
 
 DESCRIPTION = (
@@ -70,20 +70,18 @@ def _failed(spec: JobSpec, report: Report) -> str:
     if not report.dead_letter:
         return "Nothing"
     reasons = ", ".join(
-        f"{group.items:,} {status_label(group.reason)}"
-        + (
-            f" ({safe_text.markdown(group.error_type)})"
-            if _tells_more(group.error_type, group.reason)
-            else ""
-        )
+        f"{group.items:,} {status_label(group.reason)}{_error_type(group)}"
         for group in report.set_aside[:MOST_REASONS]
     )
     more = " and others" if len(report.set_aside) > MOST_REASONS else ""
     return f"{reasons}{more}: [dead letters]({_page(spec, DEAD_LETTER, report.partition)})"
 
 
-def _tells_more(error_type: str | None, reason: str) -> bool:
-    return bool(error_type) and error_type not in (reason, "refusal", "max_tokens")
+def _error_type(group: SetAside) -> str:
+    """The type of an error in brackets, where it tells more than the reason."""
+    if group.error_type in (None, group.reason, "refusal", "max_tokens"):
+        return ""
+    return f" ({safe_text.markdown(group.error_type or '')})"
 
 
 def _to_do(spec: JobSpec, state: Progress, failed: Sequence[Found], report: Report) -> str:
