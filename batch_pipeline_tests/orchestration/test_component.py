@@ -24,7 +24,7 @@ def project(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.Mo
     """A copy of the example, importable; loading it needs an instance."""
     copy = tmp_path / "project"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.syspath_prepend(str(copy))
+    monkeypatch.syspath_prepend(str(copy / "src"))
     monkeypatch.setenv("CONTRACTS_DIR", str(tmp_path / "contracts"))
     for name in [name for name in sys.modules if name.split(".")[0] == "own_project"]:
         monkeypatch.delitem(sys.modules, name)
@@ -36,7 +36,7 @@ def load(project: Path) -> dg.Definitions:
 
 
 def declaration(project: Path) -> Path:
-    return project / "own_project" / "defs" / "contract_review" / "defs.yaml"
+    return project / "src" / "own_project" / "defs" / "contract_review" / "defs.yaml"
 
 
 def test_a_project_of_ones_own_runs_the_job(
@@ -102,7 +102,7 @@ def test_dg_checks_the_yaml(project: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [dg_command, "check", "yaml"],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project), "DAGSTER_HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(project / "src"), "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
