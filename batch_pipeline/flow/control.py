@@ -97,16 +97,22 @@ class Control:
         return f"{self.spec.name} {partition}"
 
     def _record(self, kind: ActionKind, partition: str, reason: str, outcome: str) -> str:
-        with self.pipeline.ledger.write() as connection:
-            actions.record(
-                connection,
-                self.spec.name,
-                partition,
-                kind,
-                by=self.by,
-                reason=reason.strip(),
-                outcome=outcome,
-            )
-        said = f"{self._place(partition)}: {kind} by {self.by}: {outcome}"
-        log.warning("%s", said)
-        return said
+        record(self.pipeline, self.spec.name, partition, kind, self.by, outcome, reason)
+        return f"{self._place(partition)}: {kind} by {self.by}: {outcome}"
+
+
+def record(
+    pipeline: Pipeline,
+    job: str,
+    partition: str,
+    kind: ActionKind,
+    by: str,
+    outcome: str,
+    reason: str = "",
+) -> None:
+    """Record an action that was done, in the ledger and in the log."""
+    with pipeline.ledger.write() as connection:
+        actions.record(
+            connection, job, partition, kind, by=by, reason=reason.strip(), outcome=outcome
+        )
+    log.warning("%s %s: %s by %s: %s", job, partition, kind, by, outcome)

@@ -250,8 +250,14 @@ class JobSpec(DeclaredModel):
     deadline: str | None = None
     realtime: RealtimeSpec = RealtimeSpec()
     alerts: AlertsSpec = AlertsSpec()
-    # A few answers in the metadata of Dagster's pages; false where documents are confidential.
-    show_answers: bool = True
+    show_answers: bool = Field(
+        default=True,
+        description=(
+            "A few answers, good and bad, in the metadata of `pilot_sample` and "
+            "`collected_results`; `false` where documents are confidential."
+        ),
+        examples=[False],
+    )
 
     def __init__(self, /, *, base_dir: Path | str | None = None, **declared: Any) -> None:
         # pydantic's documented way of giving a constructor a validation context
