@@ -1,7 +1,7 @@
-"""What a person does to a night from another place than the command line, recorded with a name.
+"""What a person does to a night, recorded with a name; the actions of `<job>_control`.
 
 Each action is done and then recorded, with who did it: open-source Dagster does not know its users,
-so that the name is asked for. An action that is refused raises UsageError and is not recorded.
+so that the name is asked for. The command line records its own with the user of its process. An action that is refused raises UsageError and is not recorded.
 """
 
 from __future__ import annotations
@@ -66,11 +66,7 @@ class Control:
     def redrive(self, partition: str, statuses: Collection[str] = (), reason: str = "") -> str:
         """Send dead letters again, all or those of some statuses."""
         found = redriving.redrive(self.pipeline, self.spec, partition, statuses)
-        counts = ", ".join(f"{count:,} {status}" for status, count in found.sent.items())
-        outcome = f"sent again: {counts or 'no dead letter of these'}"
-        if found.missing:
-            outcome += f"; {len(found.missing):,} are no longer in the input, and stay"
-        return self._record(ActionKind.REDRIVE, partition, reason, outcome)
+        return self._record(ActionKind.REDRIVE, partition, reason, found.describe())
 
     def prune(self, before: str, *, dry_run: bool, reason: str = "") -> str:
         """Remove snapshots and raw lines of finished nights before a partition."""
