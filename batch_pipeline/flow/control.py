@@ -1,7 +1,8 @@
 """What a person does to a night, recorded with a name; the actions of `<job>_control`.
 
 Each action is done and then recorded, with who did it: open-source Dagster does not know its users,
-so that the name is asked for. The command line records its own with the user of its process. An action that is refused raises UsageError and is not recorded.
+so that the name is asked for. The command line records its own with the user of its process. An
+action that is refused raises UsageError and is not recorded.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import missing_nights
+from batch_pipeline.orchestration.checks import missing_nights
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
 from batch_pipeline.orchestration.control import build_control
 from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition

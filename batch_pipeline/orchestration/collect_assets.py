@@ -18,7 +18,8 @@ from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_checks, asset_steps, metadata
+from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -39,7 +40,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     @dg.multi_asset(
         name=f"{spec.name}__{Kind.COLLECT}",
         specs=_specs(spec),
-        check_specs=asset_checks.specs(spec),
+        check_specs=night_checks.specs(spec),
         partitions_def=partitions,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
@@ -67,7 +68,7 @@ def _of_night(
     written = cost_report.write_report(pipeline, spec, state.night)
     groups = dead_letters.summarize(pipeline, spec.name, partition)
     rows = examples.count_rows(pipeline, spec.name, partition)
-    checked = list(asset_checks.of_night(spec, state, rows, groups, written))
+    checked = list(night_checks.of_night(spec, state, rows, groups, written))
     found = {
         COLLECTED_RESULTS: {
             **metadata.of_results(pipeline, state),

@@ -9,7 +9,7 @@ import dagster as dg
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import missing_nights
+from batch_pipeline.orchestration.checks import missing_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
     INPUT_DATASET,

@@ -33,11 +33,11 @@ from batch_pipeline.orchestration import (
     asset_steps,
     lost_runs,
     metadata,
-    missing_nights,
     run_requests,
     runs,
     unfinished_nights,
 )
+from batch_pipeline.orchestration.checks import missing_nights
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.orchestration import missing_nights
-from batch_pipeline.orchestration.missing_nights import DueNight, due_nights, never_began
+from batch_pipeline.orchestration.checks import missing_nights
+from batch_pipeline.orchestration.checks.missing_nights import DueNight, due_nights, never_began
 from batch_pipeline.settings import Settings
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly

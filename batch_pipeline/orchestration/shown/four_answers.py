@@ -13,7 +13,7 @@ import dagster as dg
 from batch_pipeline import safe_text
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.asset_checks import Found
+from batch_pipeline.orchestration.checks.night_checks import Found
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, DEAD_LETTER, control_job
 from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import clipped, part, percent, status_label, usd

@@ -14,8 +14,8 @@ import pytest
 
 from batch_pipeline.flow.results.examples import Example, Rows
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import asset_checks
-from batch_pipeline.orchestration.asset_checks import Found
+from batch_pipeline.orchestration.checks import night_checks
+from batch_pipeline.orchestration.checks.night_checks import Found
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline.orchestration.shown import answers_shown
 from batch_pipeline.reporting.report import Report, SetAside
@@ -44,7 +44,7 @@ def spec(tmp_path: Path) -> JobSpec:
     [(40, 40, 40, GOOD), (0, 0, 0, GOOD), (40, 39, 39, RED), (40, 41, 40, RED), (40, 40, 39, RED)],
 )
 def test_every_item_has_one_row(items: int, rows: int, ids: int, expected: str) -> None:
-    assert colour(asset_checks.every_item(items, Rows(rows, ids))) == expected
+    assert colour(night_checks.every_item(items, Rows(rows, ids))) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_error_rate_has_the_limits_of_pilot_and_alerts(
     spec: JobSpec, rate: float, answered: int, expected: str
 ) -> None:
     state: Any = SimpleNamespace(error_rate=rate, answered=answered)
-    found = asset_checks.error_rate(spec, state)
+    found = night_checks.error_rate(spec, state)
     assert colour(found) == expected
     assert found.numbers["limit_percent"] == 10.0
     assert found.numbers["rate_percent"] == pytest.approx(100 * rate)
@@ -64,20 +64,20 @@ def test_the_error_rate_has_the_limits_of_pilot_and_alerts(
 @pytest.mark.parametrize(("bad", "expected"), [(0, GOOD), (5, GOOD), (7, YELLOW), (20, RED)])
 def test_the_share_of_answers_that_fit_the_schema(spec: JobSpec, bad: int, expected: str) -> None:
     statuses = {"succeeded": 100 - bad, "invalid_output": bad, "refused": 900}
-    found = asset_checks.fits_schema(spec, statuses)
+    found = night_checks.fits_schema(spec, statuses)
     assert colour(found) == expected
     assert found.numbers["fit_percent"] == 100 - bad
 
 
 @pytest.mark.parametrize(("dead", "expected"), [(0, GOOD), (5, GOOD), (6, RED)])
 def test_the_rate_of_dead_letters(spec: JobSpec, dead: int, expected: str) -> None:
-    assert colour(asset_checks.dead_letter_rate(spec, dead, 100)) == expected
+    assert colour(night_checks.dead_letter_rate(spec, dead, 100)) == expected
 
 
 @pytest.mark.parametrize(("systematic", "expected"), [(True, YELLOW), (False, GOOD)])
 def test_systematic_errors_are_named(systematic: bool, expected: str) -> None:
     group = SetAside("refused", "refusal", "no", 12, ("a",), systematic)
-    found = asset_checks.systematic_errors([group])
+    found = night_checks.systematic_errors([group])
     assert colour(found) == expected
     assert ("12 refused" in found.verdict) is systematic
 
@@ -96,7 +96,7 @@ def test_the_bill_against_the_ceilings(
     tmp_path: Path, declared: dict[str, Any], over: str | None, expected: str
 ) -> None:
     spec = JobSpec(**{**nightly_job(tmp_path, "2026-01-01"), **declared})
-    found = asset_checks.within_budget(spec, over, REPORT)
+    found = night_checks.within_budget(spec, over, REPORT)
     assert colour(found) == expected
     assert found.numbers["billed_usd"] == pytest.approx(25.22, abs=0.01)
 
@@ -108,12 +108,12 @@ def test_the_estimate_against_the_bill(spec: JobSpec, times: str, expected: str)
     assert REPORT.pilot is not None
     projected = REPORT.costs.billed_usd / Decimal(times)
     report: Report = replace(REPORT, pilot=replace(REPORT.pilot, projected_usd=projected))
-    assert colour(asset_checks.estimate_against_actual(spec, report)) == expected
+    assert colour(night_checks.estimate_against_actual(spec, report)) == expected
 
 
 def test_without_an_estimate_there_is_nothing_to_compare(spec: JobSpec) -> None:
     report = replace(REPORT, pilot=None, differences=())
-    assert asset_checks.estimate_against_actual(spec, report).passed
+    assert night_checks.estimate_against_actual(spec, report).passed
 
 
 def test_answers_are_words_in_a_short_table() -> None:
@@ -140,14 +140,14 @@ def test_a_night_has_all_checks_answers_and_tokens(
     job = nightly(show_answers=shown, output_schema=None)
     assert job.launch(nights[0]).success
     job.run_to_the_end(nights[0])
-    for check in asset_checks.specs(make_spec()):
+    for check in night_checks.specs(make_spec()):
         latest = job.instance.event_log_storage.get_latest_asset_check_execution_by_key([check.key])
         event = latest[check.key].event
         assert event is not None
         evaluation = event.asset_check_evaluation
         assert evaluation is not None, check.key
         assert evaluation.metadata["partition"].value == nights[0]
-        if check.name != asset_checks.ESTIMATE:
+        if check.name != night_checks.ESTIMATE:
             assert evaluation.passed, evaluation
     for asset in ("pilot_sample", "collected_results"):
         assert ("answers" in job.metadata(asset, nights[0])) is shown
