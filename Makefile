@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # An editable install compiles nothing; where Python may write no bytecode, each process would do it anew.
 COMPILE := $(BIN)/python -m compileall -q batch_pipeline
 
-.PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
+.PHONY: demo test example crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -47,6 +47,9 @@ check: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+example: $(INSTALLED)
+	PYTHON=$(BIN)/python scripts/example_project.sh
 
 dev: $(INSTALLED)
 	$(BIN)/python scripts/dev.py

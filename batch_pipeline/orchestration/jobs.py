@@ -9,13 +9,14 @@ import dagster as dg
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.checks import missing_nights
+from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
     INPUT_DATASET,
     JOB_TAG,
     KIND_TAG,
     PRIORITY_TAG,
+    SUBMITTED_BATCHES,
     Kind,
     asset_key,
     dagster_job,
@@ -77,10 +78,13 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
 def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
     """A kind's assets with the checks that they make, without what the sensor checks."""
     assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
-    if spec.schedule is None or kind is Kind.COLLECT:
+    if kind is Kind.COLLECT:
         return assets
-    key = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), missing_nights.CHECK)
-    return assets - dg.AssetSelection.checks(key)
+    checks = [(SUBMITTED_BATCHES, stopped_nights.CHECK)]
+    if spec.schedule is not None:
+        checks.append((INPUT_DATASET, missing_nights.CHECK))
+    keys = [dg.AssetCheckKey(asset_key(spec.name, asset), check) for asset, check in checks]
+    return assets - dg.AssetSelection.checks(*keys)
 
 
 def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:

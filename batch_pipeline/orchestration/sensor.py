@@ -37,7 +37,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
-from batch_pipeline.orchestration.checks import missing_nights
+from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
@@ -65,8 +65,8 @@ MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
 
-# The key of the cursor for nights that were due; after all partition keys, and never one of them.
-DUE = "~due"
+# Keys of the cursor for the checks of all nights; never one of a partition.
+DUE, STOPPED = "~due", "~stopped"
 
 OpenPipeline = Callable[[], Pipeline]
 
@@ -92,6 +92,9 @@ class Seen:
     states: dict[str, Progress]
 
 
+NOTHING_SEEN = Seen((), {})
+
+
 def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
     """The job's sensor; it is on by default, since answers that are paid for must be fetched."""
 
@@ -115,31 +118,43 @@ def tick(
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
     with asset_steps.without_secrets(), open_pipeline() as pipeline:
-        result = _tick(context, pipeline, open_pipeline, spec)
-        return _with_missing(context, pipeline, spec, result)
+        result, seen = _tick(context, pipeline, open_pipeline, spec)
+        return _with_checks(context, pipeline, spec, result, seen)
 
 
-def _with_missing(
-    context: dg.SensorEvaluationContext, pipeline: Pipeline, spec: JobSpec, result: dg.SensorResult
+def _with_checks(
+    context: dg.SensorEvaluationContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    result: dg.SensorResult,
+    seen: Seen | None,
 ) -> dg.SensorResult:
-    """A tick's result with what is to be said of due nights that have not begun, once a change."""
-    found = missing_nights.find(context.instance, pipeline, spec)
-    if found is None:
-        return result
-    missing_nights.tell(pipeline, spec, found)
-    now = digest(*sorted(night.partition for night in found.missing))
-    told = read_cursor(context.cursor).get(DUE) == now
+    """A tick's result with the checks of all nights together, each reported when it changes.
+
+    `seen` are the unfinished nights, None where the tick could not look at them.
+    """
+    before, after = read_cursor(context.cursor), read_cursor(result.cursor)
     reason = None if result.skip_reason is None else result.skip_reason.skip_message
-    if reason is not None and found.missing:
-        reason = f"{reason}\nnot begun: {one_line(found.verdict)}"
+    checks = {}
+    missing = missing_nights.find(context.instance, pipeline, spec)
+    if missing is not None:
+        missing_nights.tell(pipeline, spec, missing)
+        now = digest(*(night.partition for night in missing.missing))
+        checks[DUE] = (now, missing_nights.evaluation(spec, missing))
+        if reason is not None and missing.missing:
+            reason = f"{reason}\nnot begun: {one_line(missing.verdict)}"
+    if seen is not None:
+        stopped = stopped_nights.of_states(spec, seen.states.values())
+        now = digest(*sorted((key, why.kind) for key, why in stopped.items()))
+        checks[STOPPED] = (now, stopped_nights.evaluation(spec, stopped))
+    reported = [each for key, (now, each) in checks.items() if before.get(key) != now]
+    kept = {key: before[key] for key in (DUE, STOPPED) if key in before}
+    kept |= {key: now for key, (now, _) in checks.items()}
     return dg.SensorResult(
         run_requests=result.run_requests,
         skip_reason=reason,
-        asset_events=[
-            *result.asset_events,
-            *([] if told else [missing_nights.evaluation(spec, found)]),
-        ],
-        cursor=json.dumps({**read_cursor(result.cursor), DUE: now}),
+        asset_events=[*result.asset_events, *reported],
+        cursor=json.dumps({**after, **kept}) if kept else result.cursor,
     )
 
 
@@ -148,7 +163,7 @@ def _tick(
     pipeline: Pipeline,
     open_pipeline: OpenPipeline,
     spec: JobSpec,
-) -> dg.SensorResult:
+) -> tuple[dg.SensorResult, Seen | None]:
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
@@ -160,11 +175,11 @@ def _tick(
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
-        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor)
+        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
     polled = _poll(open_pipeline, spec.name)
     if polled.account is None:
         trouble = None if again else polled.trouble
-        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
+        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
     unfinished = runs.unfinished(instance, spec.name)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
@@ -177,12 +192,13 @@ def _tick(
     lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.nights, plan, rests)
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
-    return dg.SensorResult(
+    result = dg.SensorResult(
         run_requests=requests,
         asset_events=events,
         cursor=write_cursor(observed),
         skip_reason=None if requests else reason,
     )
+    return result, seen
 
 
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:

@@ -52,6 +52,7 @@ SNAPSHOT = {
         "review/dead_letter:systematic_errors",
         "review/input_dataset:every_due_night_began",
         "review/pilot_sample:pilot_gate",
+        "review/submitted_batches:no_night_is_stopped",
     ],
     "jobs": {
         "review_submit": ["input_dataset", "pilot_sample", "submitted_batches"],

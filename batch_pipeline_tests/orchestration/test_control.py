@@ -10,6 +10,7 @@ import pytest
 
 from batch_pipeline.ledger import actions
 from batch_pipeline.ledger.database.ledger import Ledger
+from batch_pipeline.orchestration.checks import stopped_nights
 from batch_pipeline.orchestration.names import control_job
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
@@ -57,9 +58,15 @@ def test_a_closed_gate_is_approved_and_the_sensor_goes_on(
     night = nights[0]
     assert not job.launch(night).success
     assert job.tick().run_requests == []
+    # Another night's open gate does not hide it.
+    [stopped] = [check for check in job.checks if check.check_name == stopped_nights.CHECK]
+    assert not stopped.passed
+    assert night in str(stopped.metadata["nights"].value)
     action = {"approve": {"partition": night, "gate": "pilot", "reason": "cheap enough"}}
     assert control(job, action, by="Ada").success
     job.run_to_the_end(night)
+    job.tick()
+    assert [check.passed for check in job.checks] == [False, True]
     assert recorded(night) == [("approve", "Ada", "cheap enough")]
 
 

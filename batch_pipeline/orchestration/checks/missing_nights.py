@@ -21,7 +21,6 @@ from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.alerts import NewAlert
-from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import runs
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -58,7 +57,7 @@ class Missing:
     due: int
     missing: tuple[DueNight, ...]
     verdict: str
-    schedule: str
+    schedule: str = ""
 
 
 def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
@@ -97,7 +96,12 @@ def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Mis
     now = datetime.fromtimestamp(time.time() - GRACE_SECONDS, UTC)
     first = datetime.fromtimestamp(min(night.created_at for night in every), UTC)
     due = due_nights(spec, max(first, now - LOOK_BACK), now)
-    missing = never_began(due, _begun(instance, spec, every))
+    begun = {night.partition for night in every if night.snapshot_id is not None}
+    missing = never_began(due, begun)
+    if not missing:
+        return Missing(len(due), (), _verdict(()))
+    # A run that is about to take the input may wait in the queue for long.
+    missing = never_began(missing, _running(instance, spec))
     return Missing(len(due), missing, _verdict(missing), _schedule(instance, spec))
 
 
@@ -141,7 +145,7 @@ def evaluation(spec: JobSpec, found: Missing) -> dg.AssetCheckEvaluation:
 
 
 def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
-    """The check by itself: "Execute" looks at once. none where the job has no schedule."""
+    """The check by itself: "Execute" looks at once. Empty where the job has no schedule."""
     if spec.schedule is None:
         return []
 
@@ -158,7 +162,7 @@ def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
     ) -> dg.AssetCheckResult:
         with batch_pipeline.pipeline() as pipeline:
             found = find(context.instance, pipeline, spec)
-        return _result(found or Missing(0, (), "no night was due yet", ""))
+        return _result(found or Missing(0, (), "no night was due yet"))
 
     return [every_due_night_began]
 
@@ -179,10 +183,9 @@ def _result(found: Missing) -> dg.AssetCheckResult:
     )
 
 
-def _begun(instance: dg.DagsterInstance, spec: JobSpec, every: Sequence[Night]) -> set[str]:
-    """Partitions with an input under any account, or with a run that is about to take it."""
-    running = {key for key, kind in runs.unfinished(instance, spec.name) if kind is Kind.SUBMIT}
-    return running | {night.partition for night in every if night.snapshot_id is not None}
+def _running(instance: dg.DagsterInstance, spec: JobSpec) -> set[str]:
+    """Partitions with an unfinished run up to submission."""
+    return {key for key, kind in runs.unfinished(instance, spec.name) if kind is Kind.SUBMIT}
 
 
 def _verdict(missing: Sequence[DueNight]) -> str:

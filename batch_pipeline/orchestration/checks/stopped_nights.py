@@ -1,0 +1,104 @@
+"""Nights that wait for a person: a check of `submitted_batches`, evaluated by the sensor.
+
+The page of a check shows its newest evaluation: the pilot's gate of last night, closed, would be
+hidden by the open one of tonight. This check looks at all unfinished nights at once.
+"""
+
+# Annotations are not postponed here: Dagster reads those of the check's function.
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from batch_pipeline import safe_text
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import night_state, progress, warnings
+from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of
+from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key
+from batch_pipeline.orchestration.resources import PipelineResource
+
+CHECK = "no_night_is_stopped"
+WAITS_FOR_A_PERSON = frozenset({Kind.HELD, *warnings.STOPPED, *warnings.GATES})
+MOST_NAMED = 10
+
+
+def of_states(spec: JobSpec, states: Iterable[Progress]) -> dict[str, NightState]:
+    """By partition, why a night goes on only once a person does something."""
+    found = {}
+    for state in states:
+        if not state.complete and (stopped := _stopped(spec, state)) is not None:
+            found[state.night.partition] = stopped
+    return found
+
+
+def _stopped(spec: JobSpec, state: Progress) -> NightState | None:
+    for found in states_of(night_state.facts_of(state, spec.alerts)):
+        if found.kind is Kind.RUNNING:
+            return None
+        if found.kind in WAITS_FOR_A_PERSON:
+            return found
+    return None
+
+
+def evaluation(spec: JobSpec, stopped: Mapping[str, NightState]) -> dg.AssetCheckEvaluation:
+    """The check's result, for the sensor to report."""
+    result = _result(stopped)
+    return dg.AssetCheckEvaluation(
+        asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
+        check_name=CHECK,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+
+
+def build_check(spec: JobSpec) -> dg.AssetChecksDefinition:
+    """The check by itself: "Execute" looks at once."""
+
+    @dg.asset_check(
+        asset=asset_key(spec.name, SUBMITTED_BATCHES),
+        name=CHECK,
+        description=(
+            "No unfinished night waits for a person: a closed gate, a budget, a refusal, a paused "
+            "account; a warning for nights that a person holds. The sensor looks at every tick."
+        ),
+    )
+    def no_night_is_stopped(
+        context: dg.AssetCheckExecutionContext,  # noqa: ARG001  # Dagster gives it
+        batch_pipeline: PipelineResource,
+    ) -> dg.AssetCheckResult:
+        with batch_pipeline.pipeline() as pipeline:
+            return _result(of_states(spec, _unfinished(pipeline, spec)))
+
+    return no_night_is_stopped
+
+
+def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:
+    account = pipeline.account.name
+    with pipeline.ledger.read() as connection:
+        return [
+            progress.of_night(connection, night.id)
+            for night in nights.list_nights(connection, job=spec.name, account=account)
+            if night.snapshot_id is not None and night.completed_at is None
+        ]
+
+
+def _result(stopped: Mapping[str, NightState]) -> dg.AssetCheckResult:
+    lines = [f"- {key}: {safe_text.markdown(str(why))}" for key, why in sorted(stopped.items())]
+    more = len(lines) - MOST_NAMED
+    shown = lines[:MOST_NAMED] + ([f"- and {more:,} more"] if more > 0 else [])
+    held = all(why.kind is Kind.HELD for why in stopped.values())
+    named = ", ".join(sorted(stopped)[:MOST_NAMED])
+    return dg.AssetCheckResult(
+        passed=not stopped,
+        severity=dg.AssetCheckSeverity.WARN if held else dg.AssetCheckSeverity.ERROR,
+        description=f"{len(stopped):,} nights wait for a person: {named}" if stopped else "none",
+        metadata={
+            "nights_stopped": len(stopped),
+            "nights": dg.MetadataValue.md("\n".join(shown) or "none"),
+        },
+    )
