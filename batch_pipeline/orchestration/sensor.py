@@ -37,7 +37,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
-from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
+from batch_pipeline.orchestration.checks import all_nights
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
@@ -64,9 +64,6 @@ MOST_REQUESTS = 50
 MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
-
-# Keys of the cursor for the checks of all nights; never one of a partition.
-DUE, STOPPED = "~due", "~stopped"
 
 OpenPipeline = Callable[[], Pipeline]
 
@@ -129,32 +126,19 @@ def _with_checks(
     result: dg.SensorResult,
     seen: Seen | None,
 ) -> dg.SensorResult:
-    """A tick's result with the checks of all nights together, each reported when it changes.
-
-    `seen` are the unfinished nights, None where the tick could not look at them.
-    """
+    """A tick's result with the checks of all nights together; `seen` None: it could not look."""
     before, after = read_cursor(context.cursor), read_cursor(result.cursor)
+    if seen is NOTHING_SEEN and all_nights.STOPPED not in before:
+        # A fresh installation has nothing to report.
+        seen = None
+    states = None if seen is None else seen.states.values()
+    found = all_nights.look(context.instance, pipeline, spec, states, before)
     reason = None if result.skip_reason is None else result.skip_reason.skip_message
-    checks = {}
-    missing = missing_nights.find(context.instance, pipeline, spec)
-    if missing is not None:
-        missing_nights.tell(pipeline, spec, missing)
-        now = digest(*(night.partition for night in missing.missing))
-        checks[DUE] = (now, missing_nights.evaluation(spec, missing))
-        if reason is not None and missing.missing:
-            reason = f"{reason}\nnot begun: {one_line(missing.verdict)}"
-    if seen is not None:
-        stopped = stopped_nights.of_states(spec, seen.states.values())
-        now = digest(*sorted((key, why.kind) for key, why in stopped.items()))
-        checks[STOPPED] = (now, stopped_nights.evaluation(spec, stopped))
-    reported = [each for key, (now, each) in checks.items() if before.get(key) != now]
-    kept = {key: before[key] for key in (DUE, STOPPED) if key in before}
-    kept |= {key: now for key, (now, _) in checks.items()}
     return dg.SensorResult(
         run_requests=result.run_requests,
-        skip_reason=reason,
-        asset_events=[*result.asset_events, *reported],
-        cursor=json.dumps({**after, **kept}) if kept else result.cursor,
+        skip_reason=None if reason is None else "\n".join(filter(None, (reason, found.line))),
+        asset_events=[*result.asset_events, *found.events],
+        cursor=json.dumps({**after, **found.kept}) if found.kept else result.cursor,
     )
 
 
