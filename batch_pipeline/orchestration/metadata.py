@@ -385,6 +385,7 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
         "path": dg.MetadataValue.path(
             pipeline.files.uri(paths.report(night.job, night.partition, ".html"))
         ),
+        URI: pipeline.files.uri(paths.report(night.job, night.partition, ".json")),
         "simulated": report.simulated,
     }
     if report.caching is not None:

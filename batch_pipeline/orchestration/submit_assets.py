@@ -26,6 +26,7 @@ from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -145,7 +146,10 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
                 check_name=PILOT_GATE,
                 passed=verdict["open"],
                 severity=dg.AssetCheckSeverity.ERROR,
-                metadata=metadata.of_gate(context.partition_key, verdict, given),
+                metadata={
+                    **metadata.of_gate(context.partition_key, verdict, given),
+                    **night_checks.pilot_limits(spec),
+                },
             )
         if not approvals.lets_go(verdict, given):
             # After the check's result, which is stored all the same: the asset must not look done.

@@ -204,6 +204,17 @@ def estimate_against_actual(spec: JobSpec, report: Report) -> Found:
     return Found(COST_REPORT, ESTIMATE, abs(over) <= buffer, verdict, numbers, warning=True)
 
 
+def pilot_limits(spec: JobSpec) -> dict[str, Value]:
+    """The limits of the pilot's gate, beside what its sample came to."""
+    found: dict[str, Value] = {
+        "limit_error_rate_percent": _percent(spec.pilot.max_error_rate),
+        "limit_truncated_rate_percent": _percent(spec.pilot.max_truncated_rate),
+    }
+    if spec.pilot.max_projected_usd is not None:
+        found["limit_projected_cost_usd"] = _usd(spec.pilot.max_projected_usd)
+    return found
+
+
 def _rated(spec: JobSpec, check: str, share: float, count: int, verdict: str) -> Found:
     """A share of failures against the job's limits; of few documents it is no error yet."""
     limit, warns = spec.alerts.error_rate, _warning_limit(spec)

@@ -21,7 +21,7 @@ from batch_pipeline.wording import clipped, part, percent, status_label, usd
 DESCRIPTION = (
     "Did the night work, what did it cost, what failed, what is to be done: the first entry of "
     "each partition's metadata answers these four. Below it: the bill, against real time and "
-    "against the estimate."
+    "against the estimate. A night without an entry is not complete: see submitted_batches."
 )
 MOST_REASONS = 3
 VERDICT_CHARACTERS = 90

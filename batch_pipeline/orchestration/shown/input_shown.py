@@ -14,15 +14,17 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.orchestration.shown import columns
-from batch_pipeline.orchestration.shown.columns import Columns
 
 # As many rows tell the type of a column.
 FIRST_ROWS = 20
+URI = "dagster/uri"
 DATA_VERSION_TAG = "dagster/data_version"
 
 
-def of_input(pipeline: Pipeline, spec: JobSpec, snapshot: NewSnapshot) -> Columns:
-    """The columns of the input, as the rows of the snapshot have them; nothing for an empty one."""
+def of_input(
+    pipeline: Pipeline, spec: JobSpec, snapshot: NewSnapshot
+) -> dict[str, dg.MetadataValue | str]:
+    """Where the snapshot is, and the columns of the input as its rows have them, if it has any."""
     first = range(min(snapshot.items, FIRST_ROWS))
     rows = [
         row
@@ -30,7 +32,8 @@ def of_input(pipeline: Pipeline, spec: JobSpec, snapshot: NewSnapshot) -> Column
         if isinstance(row := orjson.loads(each.text), dict)
     ]
     used = Template.parse(spec.prompt.user).columns
-    return columns.of_rows(rows, spec.input.id_column, used) if rows else {}
+    found = columns.of_rows(rows, spec.input.id_column, used) if rows else {}
+    return {URI: pipeline.files.uri(snapshot.folder), **found}
 
 
 def upstream(context: dg.AssetExecutionContext, keys: Iterable[str]) -> dict[str, dg.MetadataValue]:
