@@ -35,7 +35,7 @@ def of_night(
     rows = {
         "Did it work?": _worked(state, failed),
         "What did it cost?": _cost(report),
-        "What failed?": _failed(spec, report),
+        "What failed?": _failed(spec, failed, report),
         "What do I do?": _to_do(spec, state, failed, report),
     }
     lines = [f"| **{question}** | {answer} |" for question, answer in rows.items()]
@@ -66,9 +66,9 @@ def _cost(report: Report) -> str:
     )
 
 
-def _failed(spec: JobSpec, report: Report) -> str:
+def _failed(spec: JobSpec, failed: Sequence[Found], report: Report) -> str:
     if not report.dead_letter:
-        return "Nothing"
+        return f"No document; {_checks(failed)}" if failed else "Nothing"
     reasons = ", ".join(
         f"{group.items:,} {status_label(group.reason)}{_error_type(group)}"
         for group in report.set_aside[:MOST_REASONS]
