@@ -112,4 +112,4 @@ def record(
         actions.record(
             connection, job, partition, kind, by=by, reason=reason.strip(), outcome=outcome
         )
-    log.warning("%s %s: %s by %s: %s", job, partition, kind, by, outcome)
+    log.info("%s %s: %s by %s: %s", job, partition, kind, by, outcome)
