@@ -6,6 +6,7 @@ Fixtures are in `conftest`; what only one module needs stays there.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +163,14 @@ def together(*works: Callable[[], object]) -> None:
     with ThreadPoolExecutor(len(works)) as pool:
         for future in [pool.submit(work) for work in works]:
             future.result()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that another process brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
 
 
 def make_late(pipeline: Pipeline, partition: str, seconds: float) -> None:

@@ -226,6 +226,7 @@ def _submission_document(submission: Submission) -> dict[str, Any]:
         "expires_at": _iso(submission.expires_at),
         "ended_at": _iso(submission.ended_at),
         "caching": submission.caching,
+        "marked_models": submission.marked_models,
         "error": submission.error,
     }
 

@@ -6,8 +6,8 @@
    Its answer is kept; its row bears the write. The other batches wait for it.
 3. The first batch after it goes with marks, and the others wait for what it measures.
 4. They go with marks where the marked batches of the night were cheaper by them, and without where
-   not. That is the break-even of the model's prices: `cache_saved_usd` of a submission is what its
-   reads saved less what its writes cost more.
+   not. That is decided for each model, also within a batch that asks several, and is the break-even
+   of the model's prices: `cache_saved_usd` is what reads saved less what writes cost more.
 
 A night waits an hour at most for both together, and never where its deadline would suffer; then it
 goes on without marks. Everything follows from what the ledger has of submissions, in the
@@ -17,6 +17,7 @@ transaction that claims a shard: a second process, or one after a crash, decides
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from batch_pipeline.flow.batches.refused_shards import part_of
 from batch_pipeline.flow.dataset import cache_marks as places
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.deadline import outlook
-from batch_pipeline.flow.gates.cache_marks import asked, fitting, prefixes
+from batch_pipeline.flow.gates.cache_marks import asked, cached_models, fitting, marked, warmed_as
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, plan, variants
 from batch_pipeline.jobs.spec import JobSpec
@@ -93,30 +94,36 @@ def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of a night's prefix when a batch of the night is about to go.
+    """What is known of a night's prefixes when a batch of the night is about to go.
+
+    `models` are those of the batch whose prefix is long enough, with the sums of the night's
+    marked batches that have a result; a batch that marks those of `measuring` has none yet.
 
     `began` is when the latest warm-up was claimed, None: there was none; `warming`: it has no
     result yet; `wrote`: it wrote the prefix or read it. The entry is there until `warm_until`.
-    `measuring`: a batch with marks has no result yet; `measured` are the sums of those that have.
     `wait_until`: until then the others may wait; `warm_up_until`: until then the deadline, if there
     is one, leaves time for a new warm-up. Times in seconds since the epoch.
     """
 
     now: float
-    can_pay: bool = True
+    models: Mapping[str, CacheSums]
     began: float | None = None
     warming: bool = False
     wrote: bool = False
     warm_until: float = 0.0
-    measuring: bool = False
-    measured: CacheSums = NOTHING_CACHED
+    measuring: frozenset[str] = frozenset()
     wait_until: float = 0.0
     warm_up_until: float = math.inf
 
     @property
-    def pays(self) -> bool | None:
-        """Whether marks paid in this night; None: not measured yet."""
-        return self.measured.saved_usd > 0 if self.measured.hit_rate is not None else None
+    def unmeasured(self) -> frozenset[str]:
+        return frozenset(name for name, used in self.models.items() if used.hit_rate is None)
+
+    @property
+    def worth_marks(self) -> frozenset[str]:
+        """The models for which marks paid in this night, or were not measured yet."""
+        paying = {name for name, used in self.models.items() if used.saved_usd > 0}
+        return self.unmeasured | paying
 
     @property
     def is_warm(self) -> bool:
@@ -125,22 +132,22 @@ class Standing:
 
 def decide(standing: Standing, *, warms: bool = False) -> Marks:
     """Whether the next batch is sent with marks, or waits; `warms`: it is a warm-up itself."""
-    if not standing.can_pay or standing.pays is False:
-        return NO_MARKS
-    if warms:
-        return Marks(LIFETIME)
+    worth, measured_now = standing.worth_marks, standing.unmeasured & standing.measuring
+    if warms or not worth:
+        return marked(LIFETIME, worth)
     if not standing.warming and not standing.is_warm:
         return NO_MARKS
-    unmeasured = standing.measuring and standing.pays is None
-    wait = WARMING if standing.warming else MEASURING if unmeasured else None
+    waits = measured_now and standing.unmeasured == standing.models.keys()
+    wait = WARMING if standing.warming else MEASURING if waits else None
     if wait is None:
-        return Marks(LIFETIME)
+        # A model that is being measured does without, rather than keep the others waiting.
+        return marked(LIFETIME, worth - measured_now)
     return Marks(wait=wait) if standing.now < standing.wait_until else NO_MARKS
 
 
 def wants_warm_up(standing: Standing) -> bool:
     """Whether a batch of its own is to warm the cache up now."""
-    if not standing.can_pay or standing.warming or standing.is_warm or standing.pays is False:
+    if not standing.worth_marks or standing.warming or standing.is_warm:
         return False
     if standing.now >= standing.warm_up_until:
         return False
@@ -160,7 +167,7 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
         if not fits(shard):
             return NO_MARKS
         queue = queue_limit(limits.account_queue, limits.job_queue)
-        standing = standing_of(connection, spec, night, queue)
+        standing = standing_of(connection, spec, night, shard, queue)
         return decide(standing, warms=shard.warms is not None)
 
     return replace(limits, marks=read)
@@ -173,7 +180,7 @@ def waits_for(
     requests that the night may have at the API at once."""
     if spec.caching != "auto" or shard.engine != "batch" or shard.pilot:
         return None
-    standing = standing_of(connection, spec, night, queue)
+    standing = standing_of(connection, spec, night, shard, queue)
     return decide(standing, warms=shard.warms is not None).wait
 
 
@@ -188,16 +195,18 @@ def _latest_wait(connection: Connection, night: Night, queue: int) -> float:
     return night.deadline_at - rounds * turnaround.seconds
 
 
-def standing_of(connection: Connection, spec: JobSpec, night: Night, queue: int) -> Standing:
-    """What the ledger knows of a night's prefix; `queue` as in `waits_for`."""
-    prefix, known = prefixes(connection, spec, night.account)
+def standing_of(
+    connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int
+) -> Standing:
+    """What the ledger knows of the prefixes of a batch; `queue` as in `waits_for`."""
     at = now(connection)
     latest = _latest_wait(connection, night, queue)
+    models = cached_models(connection, spec, night.account, shard)
+    measured = _measured(connection, night)
     standing = Standing(
-        at, can_pay=any(each.can_pay for each in known), warm_up_until=latest,
-        measured=_measured(connection, night),
-    )  # fmt: skip
-    warm_up = cache_prefixes.latest_warm_up(connection, night.account, prefix)
+        at, {name: measured.get(name, NOTHING_CACHED) for name in models}, warm_up_until=latest
+    )
+    warm_up = cache_prefixes.latest_warm_up(connection, night.account, warmed_as(spec))
     if warm_up is None:
         return standing
     since = warm_up.intent_at
@@ -213,14 +222,14 @@ def standing_of(connection: Connection, spec: JobSpec, night: Night, queue: int)
         warming=warm_up.state in LIVE,
         wrote=warm_up.cache_saved_usd is not None,
         warm_until=used + LIFETIME_SECONDS[LIFETIME],
-        measuring=bool(flying),
+        measuring=frozenset(name for each in flying for name in each.marked_models or models),
         wait_until=min(latest, began + LONGEST_WAIT_SECONDS),
     )
 
 
-def _measured(connection: Connection, night: Night) -> CacheSums:
+def _measured(connection: Connection, night: Night) -> dict[str, CacheSums]:
     columns = tables.submission.c
-    return cache_use.of_night(
+    return cache_use.by_model(
         connection,
         night.id,
         columns.engine == "batch",
@@ -246,7 +255,6 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     first, others = _one_of_each_prefix(manifest, declaration)
     if not others.num_rows:
         return
-    prefix = places.prefix_key(declaration)
     warm_up, rest = (part_of(pipeline, night, declaration, shard, rows) for rows in (first, others))
     with pipeline.ledger.write() as connection:
         # The next one to go may be another by now, or another process was faster.
@@ -254,7 +262,7 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
         done = still is not None and still.id == shard.id
         if done:
             shards.set_shard_state(connection, shard.id, ShardState.DROPPED)
-            parts = [replace(warm_up, warms=prefix), rest]
+            parts = [replace(warm_up, warms=warmed_as(spec)), rest]
             shards.insert(connection, night.id, shard.snapshot_id, parts, origin=shard.origin)
     if not done:
         for part in (warm_up, rest):
@@ -271,7 +279,7 @@ def _to_split(connection: Connection, spec: JobSpec, night: Night, queue: int) -
     if cache_prefixes.warm_ups_of(connection, night.id) >= MOST_WARM_UPS:
         return None
     night = nights.get_night(connection, night.id)
-    return shard if wants_warm_up(standing_of(connection, spec, night, queue)) else None
+    return shard if wants_warm_up(standing_of(connection, spec, night, shard, queue)) else None
 
 
 def _one_of_each_prefix(manifest: pa.Table, declaration: Declaration) -> tuple[pa.Table, pa.Table]:

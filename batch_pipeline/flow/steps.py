@@ -179,6 +179,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds_of(connection, spec, night, snapshot)
+    to_realtime = found.to_realtime
     if wants_batches:
         seen = plan.view(pipeline, night)
         if seen.snapshot.id != snapshot.id:
@@ -193,8 +194,10 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
             unsure=late is None,
         )  # fmt: skip
         found = takeover.course(pipeline, spec, night)
-    if found.to_realtime:
-        takeover.change_over(pipeline, spec, found, limits, bounds)
+        # What stays with real time because it was open is in shards now, and stays all the same.
+        to_realtime = max(to_realtime, found.to_realtime)
+    if to_realtime:
+        takeover.change_over(pipeline, spec, found, to_realtime, limits, bounds)
 
 
 def _escalated(spec: JobSpec) -> list[Declaration]:

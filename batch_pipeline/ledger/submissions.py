@@ -90,6 +90,7 @@ class Submission:
     stated_prices: dict[str, Any] | None = None
     refusal: dict[str, Any] | None = None
     caching: Lifetime | None = None
+    marked_models: list[str] | None = None
     warms: str | None = None
     cache_saved_usd: Decimal | None = None
     collector: str | None = None

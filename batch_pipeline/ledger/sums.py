@@ -34,6 +34,8 @@ _SUMMED = (
 
 # What is summed up of the answers of one model.
 MODEL_SUMS = (*TOKENS, "measured_answers", "measured_bytes", "measured_tokens")
+# The same in what collection finds, with amounts in picodollars.
+MODEL_COUNTS = (*MODEL_SUMS, "picodollars", "cache_saved")
 # The ids of one query: databases limit the values that one has.
 _AT_ONCE = 500
 
@@ -220,6 +222,7 @@ def record(connection: Connection, submission_id: int, counts: Counts) -> None:
     rows = [
         {"night_id": sent["night_id"], "submission_id": submission_id, "model_id": model_id,
          "snapshot_id": sent["snapshot_id"], "cost_usd": _usd(used["picodollars"]),
+         "cache_saved_usd": _usd(used["cache_saved"]),
          **{name: used[name] for name in MODEL_SUMS}}
         for model_id, used in counts.models.items()
     ]  # fmt: skip

@@ -67,11 +67,13 @@ def claim(
     usd_bound: Decimal | None = None,
     stated_prices: dict[str, Any] | None = None,
     caching: Lifetime | None = None,
+    marked_models: Sequence[str] | None = None,
 ) -> Submission:
     """Add a submission of a shard, INTENT or CALLING; the caller has checked that it may go.
 
     `usd_bound` is reserved: the most that the shard can cost, as planned unless given. `caching` is
-    the lifetime of the cache marks that it is sent with.
+    the lifetime of the cache marks that the requests of `marked_models` are sent with, None: of all
+    models.
     """
     token, at = new_token(), now(connection)
     connection.execute(
@@ -87,6 +89,7 @@ def claim(
             usd_bound=shard.usd_bound if usd_bound is None else usd_bound,
             stated_prices=stated_prices,
             caching=caching,
+            marked_models=None if marked_models is None else list(marked_models),
             warms=shard.warms,
             state=state.value,
             owner=owner,

@@ -34,7 +34,7 @@ def describe_prefix(model_id: str, size: str, tokens: int) -> str:
     """Whether a shared prefix of so many tokens, `size` in words, can be cached, in a clause."""
     least = minimum_tokens(model_id)
     if least is not None and tokens < least:
-        return f"cannot pay: {size} tokens, minimum {least:,}"
+        return f"cannot pay: {size} tokens, minimum {least:,} of {model_id}"
     known = "is not known" if least is None else f"is {least:,}"
     return f"the shared prefix has {size} tokens; the minimum of {model_id} {known}"
 

@@ -232,13 +232,15 @@ class DeadlineCost:
 class Caching:
     """What the prompt cache did for a night, and what is known of its prompts' shared prefix.
 
-    `break_even` is the hit rate at which batches with such marks cost as much as without.
+    `break_even` is the hit rate at which batches with such marks cost as much as without; `models`
+    have both by model, `break_even` and `prefix_tokens` are the declared model's.
     """
 
     used: CacheSums
     prefix_tokens: int | None
     summary: str
     break_even: float | None
+    models: Mapping[str, tuple[CacheSums, float | None]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -246,6 +248,10 @@ class Caching:
             "break_even_hit_rate": self.break_even,
             "prefix_tokens": self.prefix_tokens,
             "summary": self.summary,
+            "models": {
+                name: {**used.as_json(), "break_even_hit_rate": least}
+                for name, (used, least) in self.models.items()
+            },
         }
 
 

@@ -126,7 +126,11 @@ def _caching(caching: Caching) -> str:
     used = caching.used
     if used.hit_rate is None:
         return f"nothing cached, prefix of {caching.prefix_tokens or 0:,} tokens"
-    return f"{percent(used.hit_rate)} read, saved {usd(used.saved_usd)}"
+    whole = f"{percent(used.hit_rate)} read, saved {usd(used.saved_usd)}"
+    if len(caching.models) < 2:
+        return whole
+    by_model = (f"{_name(name)} {each.brief()}" for name, (each, _) in caching.models.items())
+    return f"{whole} ({'; '.join(by_model)})"
 
 
 def _batches(report: Report) -> str:

@@ -11,9 +11,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,14 +148,6 @@ def finished(process: subprocess.Popen[str]) -> Ended:
     """Wait for a started command."""
     out, err = process.communicate(timeout=SECONDS)
     return _checked(Ended(process.returncode, out, err))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process brings about."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def _checked(ended: Ended) -> Ended:

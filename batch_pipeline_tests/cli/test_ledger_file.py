@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.simulator import Simulator
-from batch_pipeline_tests.cli.program import Program, documents, finished, until
-from batch_pipeline_tests.support import accepted_twice
+from batch_pipeline_tests.cli.program import Program, documents, finished
+from batch_pipeline_tests.support import accepted_twice, until
 
 # No sample, and a document that cannot be sent does not stop the night.
 PILOT = {"size": 0, "max_error_rate": 1}

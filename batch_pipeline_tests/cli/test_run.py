@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.simulator import Simulator
-from batch_pipeline_tests.cli.program import KEY, Program, documents, finished, until
+from batch_pipeline_tests.cli.program import KEY, Program, documents, finished
 from batch_pipeline_tests.end_to_end.plain_api import running_plain_api
-from batch_pipeline_tests.support import accepted_twice
+from batch_pipeline_tests.support import accepted_twice, until
 
 REPORTED = {
     *("job", "partition", "items", "succeeded", "dead_letter", "filtered", "batches"),

@@ -7,14 +7,15 @@ from the pipeline's word.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.variants import ESCALATED
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.simulator import Simulator
@@ -87,8 +88,8 @@ def check_nights(
 ) -> Figures:
     """Assert that complete nights are whole and were paid once, each document in one of them."""
     books = sim.books
-    cancels = spec.mode == "auto"
-    asked = Asked(books.contents, content_hash, thrifty=thrifty, cancels=cancels)
+    cancelled = _cancelled(pipeline, spec, documents)
+    asked = Asked(books.contents, content_hash, thrifty=thrifty, cancelled=cancelled)
     asked.look_at({night: by_id(results(pipeline, spec, night)) for night in documents}, documents)
     assert books.highest_queue <= queue
     assert books.foreign_touched == {}
@@ -129,11 +130,11 @@ class Asked:
         *,
         thrifty: bool,
         priced: bool = True,
-        cancels: bool = False,
+        cancelled: Mapping[tuple[str, bool], int] | None = None,
     ) -> None:
         self._contents, self._key = contents, key
         self._ways_of = crash_thrift.asked_as if thrifty else plainly_asked
-        self._thrifty, self._priced, self._cancels = thrifty, priced, cancels
+        self._thrifty, self._priced, self._cancelled = thrifty, priced, cancelled or {}
         self.twice = self.repeated = 0
         # Models of which a call was billed twice: the report has less of them than the books.
         self._repeated_models: set[str] = set()
@@ -213,9 +214,14 @@ class Asked:
         modes = {row["mode"] for row in rows}
         assert called == 0 or "realtime" in modes or len(ways) > 1, "its batch had answered it"
         attempts = sum(row["attempt"] for row in rows)
-        # What a take-over cancelled was taken in, and was no attempt.
-        if modes == {"batch"} and not called and not (self._thrifty and self._cancels):
-            accepted = [content.accepted for _, content in found]
+        if modes == {"batch"} and not called:
+            # What a take-over cancelled was taken in, and was no attempt. It goes in real time,
+            # unless another process has sent it as a batch before it was moved there: a job with a
+            # budget has its requests planned for batches first.
+            accepted = [
+                content.accepted - self._cancelled.get((str(last["id"]), number > 0), 0)
+                for number, (_, content) in enumerate(found)
+            ]
             # The row of a first answer that stands does not count what was asked in vain.
             in_vain = accepted[-1] if len(ways) > 1 and last["model"] == ways[0]["model"] else 0
             assert sum(accepted) - in_vain == attempts, (rows, found)
@@ -234,6 +240,24 @@ class Asked:
             assert told[model] <= usd
             assert model in self._repeated_models or told[model] == usd, (model, told, self._usd)
         assert sum(told.values()) == sum(report["actual_usd"] for report in reports)
+
+
+def _cancelled(
+    pipeline: Pipeline, spec: JobSpec, nights: Iterable[str]
+) -> Counter[tuple[str, bool]]:
+    """How many requests came back cancelled from batches, by id and whether they were escalated."""
+    found: Counter[tuple[str, bool]] = Counter()
+    columns = ["id", "status", "mode", "variant"]
+    for night in nights:
+        folder = paths.answers(spec.name, night, "simulator")
+        for row in (
+            pipeline.files.dataset(pipeline.files.list(folder, ".parquet"))
+            .to_table(columns=columns)
+            .to_pylist()
+        ):
+            if (row["status"], row["mode"]) == ("canceled", "batch"):
+                found[row["id"], row["variant"] == ESCALATED] += 1
+    return found
 
 
 def _check_report(

@@ -63,14 +63,22 @@ def echo(params: Params, before: int) -> Result:
 
 
 def prompt_of(params: Params) -> str:
-    return str(params["messages"][-1]["content"])
+    return _joined(params["messages"][-1]["content"])
+
+
+def _joined(content: Any) -> str:
+    """A text that may come in blocks, one of which bears a cache mark."""
+    if isinstance(content, list) and all("text" in block for block in content):
+        return "".join(block["text"] for block in content)
+    return str(content)
 
 
 def content_key(params: Params) -> str:
     """What is asked, with cache marks or without."""
-    system = params.get("system")
-    if isinstance(system, list):
-        params = {**params, "system": "".join(block["text"] for block in system)}
+    messages = [{**each, "content": _joined(each["content"])} for each in params["messages"]]
+    params = {**params, "messages": messages}
+    if "system" in params:
+        params["system"] = _joined(params["system"])
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 

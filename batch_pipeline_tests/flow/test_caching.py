@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
+from batch_pipeline.simulator.answers.prompt_cache import PromptCache, Split, Work
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
     PARTITION,
@@ -41,54 +44,72 @@ from batch_pipeline_tests.support import (
     write_rows,
 )
 
-MARKED = Marks("1h")
+OWN, OTHER = "claude-opus-5", "claude-sonnet-5-5"
+MARKED, BOTH = Marks("1h", models=(OWN,)), Marks("1h", models=(OWN, OTHER))
+UNKNOWN = CacheSums()
 GAIN = CacheSums(20, read_tokens=900, written_1h_tokens=100, saved_usd=Decimal("0.1"))
 LOSS = CacheSums(20, read_tokens=100, written_1h_tokens=900, saved_usd=Decimal("-0.1"))
 SENT: dict[str, Any] = {"began": 0.0, "wait_until": 3_600.0}
 WARM: dict[str, Any] = {**SENT, "wrote": True, "warm_until": 5_000.0}
 LONG, SHORT = 1_000, 10
+NOW = frozenset({OWN})
+
+
+def two(own: CacheSums, other: CacheSums) -> dict[str, Any]:
+    return {"models": {OWN: own, OTHER: other}}
 
 
 @pytest.mark.parametrize(
     ("standing", "marks"),
     [
-        ({"can_pay": False, **WARM}, NO_MARKS),
+        ({"models": {}, **WARM}, NO_MARKS),  # no prefix is long enough
         ({}, NO_MARKS),  # nothing warmed the cache up
         ({"warming": True, **SENT}, Marks(wait=WARMING)),
         ({"warming": True, **SENT, "now": 3_600.0}, NO_MARKS),  # waited for an hour
         ({"warming": True, **SENT, "wait_until": 99.0}, NO_MARKS),  # the deadline presses
         (SENT, NO_MARKS),  # the warm-up wrote nothing
         (WARM, MARKED),  # the first batch
-        ({"measuring": True, **WARM}, Marks(wait=MEASURING)),
-        ({"measuring": True, **WARM, "now": 4_000.0}, NO_MARKS),
-        ({"measuring": True, "measured": GAIN, **WARM}, MARKED),
-        ({"measured": GAIN, **WARM}, MARKED),
-        ({"measured": LOSS, **WARM}, NO_MARKS),
-        ({"measured": GAIN, **WARM, "now": 5_000.0}, NO_MARKS),  # the entry has expired
+        ({"measuring": NOW, **WARM}, Marks(wait=MEASURING)),
+        ({"measuring": NOW, **WARM, "now": 4_000.0}, NO_MARKS),
+        ({"measuring": NOW, "models": {OWN: GAIN}, **WARM}, MARKED),
+        ({"models": {OWN: GAIN}, **WARM}, MARKED),
+        ({"models": {OWN: LOSS}, **WARM}, NO_MARKS),
+        ({"models": {OWN: GAIN}, **WARM, "now": 5_000.0}, NO_MARKS),  # the entry has expired
+        ({**two(UNKNOWN, UNKNOWN), **WARM}, BOTH),
+        ({**two(GAIN, LOSS), **WARM}, MARKED),
+        ({**two(LOSS, LOSS), **WARM}, NO_MARKS),
+        ({**two(GAIN, UNKNOWN), **WARM}, BOTH),  # the other model's first batch
+        ({**two(GAIN, UNKNOWN), "measuring": frozenset({OTHER}), **WARM}, MARKED),
+        ({**two(LOSS, UNKNOWN), "measuring": frozenset({OTHER}), **WARM}, NO_MARKS),
+        ({**two(UNKNOWN, UNKNOWN), "measuring": NOW, **WARM}, Marks(wait=MEASURING)),
     ],
 )
 def test_what_the_next_batch_is_sent_with(standing: dict[str, Any], marks: Marks) -> None:
-    assert decide(Standing(**{"now": 100.0, **standing})) == marks
+    assert decide(standing_with(standing)) == marks
+
+
+def standing_with(changes: dict[str, Any]) -> Standing:
+    return Standing(**{"now": 100.0, "models": {OWN: UNKNOWN}, **changes})
 
 
 @pytest.mark.parametrize(
     ("standing", "wanted"),
     [
         ({}, True),
-        ({"can_pay": False}, False),
+        ({"models": {}}, False),
         ({"warm_up_until": 99.0}, False),  # the deadline presses
         ({"warming": True, **SENT}, False),
         (SENT, False),  # the last one wrote nothing
         (WARM, False),
         ({**WARM, "now": 5_000.0}, True),  # it is cold again
-        ({**WARM, "now": 5_000.0, "measured": LOSS}, False),
+        ({**WARM, "now": 5_000.0, "models": {OWN: LOSS}}, False),
+        ({**WARM, "now": 5_000.0, **two(LOSS, GAIN)}, True),
     ],
 )
 def test_when_a_batch_of_its_own_warms_the_cache_up(standing: dict[str, Any], wanted: bool) -> None:
-    found = Standing(**{"now": 100.0, **standing})
+    found = standing_with(standing)
     assert wants_warm_up(found) is wanted
-    pays_not = not found.can_pay or found.pays is False
-    assert decide(found, warms=True) == (NO_MARKS if pays_not else MARKED)
+    assert decide(found, warms=True).models == (tuple(sorted(found.worth_marks)) or None)
 
 
 def caching_job(source: Path, words: int = LONG, **changes: Any) -> JobSpec:
@@ -275,8 +296,83 @@ def test_bodies_are_the_same_to_the_byte_and_stay_under_the_limit(
     with pipeline.ledger.read() as connection:
         planned = {s.id: s for s in shards.list_shards(connection, found[0].night_id)}
     for each, length in zip(found, lengths, strict=True):
-        again = body_of(pipeline, planned[each.shard_id], each.token, each.caching)
+        marks = each.caching, each.marked_models
+        again = body_of(pipeline, planned[each.shard_id], each.token, *marks)
         assert again.length == length == len(b"".join(again.chunks))
+
+
+def test_a_model_that_loses_goes_on_without_marks_while_another_keeps_them(
+    pipeline: Pipeline,
+    sim: Simulator,
+    faults: Faults,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one model nothing that was written is ever read."""
+    sim.set_cache_hits(1.0)
+    split = PromptCache.split
+
+    def unlucky(self: PromptCache, params: dict[str, Any], work: Work) -> Split:
+        lost = params["model"] == OTHER
+        return split(self, params, replace(work, hits=0.0) if lost else work)
+
+    monkeypatch.setattr(PromptCache, "split", unlucky)
+    lengths: list[int] = []
+    faults.on_request = lambda request: (
+        lengths.append(int(request.headers["content-length"])) if is_create(request) else None
+    )
+    spec = caching_job(tmp_path, routes=[{"where": "id like '%1/ä'", "model_id": OTHER}])
+    assert run(pipeline, spec, PARTITION).complete
+    found = submissions_of(pipeline)
+    marked = [(s.requests, s.marked_models) for s in found]
+    both = [OWN, OTHER]
+    assert marked == [(2, both), (20, both), (20, [OWN]), (18, [OWN])]
+    with pipeline.ledger.read() as connection:
+        planned = {s.id: s for s in shards.list_shards(connection, found[0].night_id)}
+    for each, length in zip(found, lengths, strict=True):
+        marks = each.caching, each.marked_models
+        again = body_of(pipeline, planned[each.shard_id], each.token, *marks)
+        body = b"".join(again.chunks)
+        assert again.length == length == len(body)
+        for one in json.loads(body)["requests"]:
+            has_mark = "cache_control" in json.dumps(one)
+            assert has_mark is (one["params"]["model"] in (each.marked_models or ()))
+    prices = {OWN: "2.5", OTHER: "1"}
+    state, saved = state_of(pipeline), dict.fromkeys(prices, Decimal(0))
+    for row in results(pipeline, spec):
+        plain = Decimal(prices[row["model"]])
+        reads = {OWN: "0.1", OTHER: "0.05"}
+        classes = {"cache_write_1h_tokens": "2", "cache_read_tokens": reads[row["model"]]}
+        for name, times in classes.items():
+            saved[row["model"]] += plain * (1 - Decimal(times)) * row[name] / 10**6
+    assert {name: used.saved_usd for name, used in state.caches.items()} == saved
+    assert sum(saved.values()) == state.cached.saved_usd
+    assert saved[OWN] > 0 > saved[OTHER]
+    told = build_report(pipeline, spec, night_of(pipeline)).caching
+    assert told is not None
+    assert {name: used for name, (used, _) in told.models.items()} == state.caches
+    assert f"{OTHER}: 0.0% read, cost $" in told.summary
+
+
+def test_each_shared_prefix_of_a_model_is_warmed_up(
+    pipeline: Pipeline, sim: Simulator, tmp_path: Path
+) -> None:
+    sim.set_cache_hits(1.0)
+    tool = {"name": "note", "description": "Notes", "input_schema": {"type": "object"}}
+    routes = [
+        {"where": f"id like '%{digit}/ä'", "params": {"tools": [{**tool, "name": f"note_{digit}"}]}}
+        for digit in (1, 2)
+    ]
+    spec = caching_job(tmp_path, routes=routes)
+    assert run(pipeline, spec, PARTITION).complete
+    warm_up, *others = submissions_of(pipeline)
+    assert (warm_up.requests, warm_up.caching) == (3, "1h")
+    # Each of its requests wrote a prefix that the other batches read, and wrote nothing of.
+    assert warm_up.tokens["cache_write_1h_tokens"]
+    assert not warm_up.tokens["cache_read_tokens"]
+    assert [s.tokens["cache_write_1h_tokens"] for s in others] == [0, 0, 0]
+    assert all(row["cache_read_tokens"] or row["cache_write_1h_tokens"]
+               for row in results(pipeline, spec))  # fmt: skip
 
 
 @pytest.mark.parametrize(("concurrency", "marks"), [(20, "5m"), (31, None)])

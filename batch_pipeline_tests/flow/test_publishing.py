@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from batch_pipeline_tests.support import (
     job,
     results,
     settings,
+    until,
     write_rows,
 )
 
@@ -262,16 +262,19 @@ def test_no_file_is_touched_while_the_ledger_is_locked(
 
 
 class PatientStore:
-    """moto's S3 server; a write to it ends once no transaction waits for it.
+    """moto's S3 server, whose writes begin once no session of the ledger is idle in a transaction.
 
-    A transaction that is open while the store works would be open as long as a slow store takes.
-    One that another thread has open ends by itself, so that it is asked for again.
+    A transaction that waits for a write would last as long as a slow store takes. One of another
+    thread ends by itself, so that sessions are looked at again. `missing` are the places of a home
+    that nothing was written to, `waited_for` the writes that a transaction waited for.
     """
 
     def __init__(self, ledger_url: str) -> None:
         moto: Any = importlib.import_module("moto.server")
         self._app = moto.DomainDispatcherApplication(moto.create_backend_app)
-        self._ledger = sa.create_engine(ledger_url, isolation_level="AUTOCOMMIT")
+        self._ledger = sa.create_engine(
+            ledger_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        )
         self.missing = {"/answers/", "/results/", "/raw/", "/reports/", "/.staging/"}
         self.waited_for: list[str] = []
 
@@ -279,17 +282,11 @@ class PatientStore:
         if environ["REQUEST_METHOD"] == "PUT":
             path = environ["PATH_INFO"]
             self.missing -= {place for place in self.missing if place in path}
-            if not self._ends():
+            try:
+                until(lambda: not self._waiting(), seconds=5)
+            except AssertionError:
                 self.waited_for.append(path)
         return self._app(environ, start)
-
-    def _ends(self) -> bool:
-        deadline = time.monotonic() + 5
-        while self._waiting():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
 
     def _waiting(self) -> bool:
         sessions = sa.text(

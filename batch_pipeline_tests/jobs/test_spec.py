@@ -73,6 +73,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "caching": "off",
         "deduplicate": True,
         "reuse": None,
+        "near_duplicates": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},
         "deadline": None,
         "realtime": {"concurrency": 20, "checkpoint_every": 100},

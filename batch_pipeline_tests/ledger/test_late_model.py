@@ -255,7 +255,7 @@ def test_whatever_is_made_is_booked_once(ledger: Ledger, ledger_url: str) -> Non
     run_state_machine_as_test(
         type("OnThisLedger", (Lagging,), {"ledger": ledger}),
         settings=settings(
-            max_examples=40 if is_sqlite else 6,
+            max_examples=25 if is_sqlite else 6,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -166,7 +166,7 @@ class Submitters(RuleBasedStateMachine):
                 assert state is (ShardState.CLAIMED if shard in live else expected)
 
 
-Submitters.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Submitters.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 test_submitters = pytest.mark.filterwarnings("ignore::ResourceWarning")(Submitters.TestCase)
 
 

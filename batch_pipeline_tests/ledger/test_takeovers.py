@@ -266,5 +266,5 @@ class TakeOvers(RuleBasedStateMachine):
             assert left == 0
 
 
-TakeOvers.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TakeOvers.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 test_take_overs = pytest.mark.filterwarnings("ignore::ResourceWarning")(TakeOvers.TestCase)

@@ -64,6 +64,8 @@ def show_report(output: Output, report: Report) -> None:
             rows.append(("cache hit rate", percent(report.cache_hit_rate)))
         if report.caching is not None:
             rows.append(("marked tokens read", percent(report.caching.used.hit_rate)))
+            if len(report.caching.models) > 1:
+                rows += [(name, used.brief()) for name, (used, _) in report.caching.models.items()]
         rows += [(status_label(kind), usd(amount)) for kind, amount in report.fees_usd.items()]
         rows += [("without a price, in no sum", fee.name) for fee in report.unpriced]
         for row in rows:

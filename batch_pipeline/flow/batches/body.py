@@ -6,7 +6,7 @@ Belongs here: how requests are put together to a body. What a single request say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.flow.dataset import snapshot as snapshot_files
@@ -40,21 +40,29 @@ class Body:
     betas: Sequence[str]
 
 
-def body_of(pipeline: Pipeline, shard: Shard, token: str, caching: Lifetime | None = None) -> Body:
+def body_of(
+    pipeline: Pipeline,
+    shard: Shard,
+    token: str,
+    caching: Lifetime | None = None,
+    marked: Collection[str] | None = None,
+) -> Body:
     """The body for a shard, read from its snapshot while it is sent; the last chunk is `BODY_END`.
 
-    `token` and `caching` are the submission's: each custom id begins with the token, and with
-    `caching` each request carries a cache mark of that lifetime.
+    `token`, `caching` and `marked` are the submission's: each custom id begins with the token, and
+    with `caching` each request of the `marked` models, None: of all, carries a cache mark of that
+    lifetime.
     """
     with pipeline.ledger.read() as connection:
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     manifest = manifests.read(pipeline.files, shard.manifest, _COLUMNS)
+    declared = variants.declarations_of(manifest, declaration)
     ordinals, names, sizes = (column.to_pylist() for column in manifest.columns)
-    of_variant = variants.builders_of(manifest, declaration, caching)
+    of_variant = variants.builders_of(declared, caching, marked)
     builders = [of_variant[name] for name in names]
     if caching is not None:
-        plain = variants.builders_of(manifest, declaration)
+        plain = variants.builders_of(declared)
         marks = {n: of_variant[n].constant_bytes - plain[n].constant_bytes for n in of_variant}
         sizes = [size + marks[name] for name, size in zip(names, sizes, strict=True)]
     rows = snapshot_files.read_inputs(pipeline.files, snapshot, ordinals)

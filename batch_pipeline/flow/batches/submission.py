@@ -149,7 +149,8 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
     submission = intent.submission
     if submission.mark_id is None:
         reconciliation.mark_list(pipeline, submission)
-    body = body_of(pipeline, intent.shard, submission.token, submission.caching)
+    marks = submission.caching, submission.marked_models
+    body = body_of(pipeline, intent.shard, submission.token, *marks)
     chunks = _SealedChunks(pipeline, submission, body.chunks, stop)
     try:
         with renewed_lease(pipeline, submission):

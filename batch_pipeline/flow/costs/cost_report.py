@@ -6,6 +6,7 @@ Belongs here: where each number comes from. Its arithmetic and its pages are in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,13 +21,14 @@ from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.costs.estimate_ways import way_of
 from batch_pipeline.flow.costs.tokens import tokens_without_api
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.gates.prices import price_at, stated_prices
+from batch_pipeline.flow.gates.prices import price_at, price_of_variant, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, results_folder
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
+from batch_pipeline.ledger.cache_use import CacheSums
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import of_models
@@ -147,7 +149,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         wasted=sums.wasted,
         differences=_differences(state, expected, sums, price),
         trend=trend,
-        caching=_caching(state, price),
+        caching=_caching(state, current, stated),
         deadline=deadline_cost.of_night(pipeline, state, priced, hurried),
         not_escalated={str(cause): count for cause, count in state.stands.items()},
         filtered_by={} if state.snapshot is None else state.snapshot.filtered_by,
@@ -354,16 +356,24 @@ def _turnarounds(state: Progress) -> list[float]:
     ]
 
 
-def _caching(state: Progress, price: ModelPrice) -> Caching | None:
+def _caching(
+    state: Progress, current: Declaration, stated: Mapping[str, Any] | None
+) -> Caching | None:
     if not state.caching:
         return None
-    used = state.cached
-    lifetime: Lifetime = "5m" if used.written_5m_tokens > used.written_1h_tokens else "1h"
+
+    def pays_from(model_id: str, used: CacheSums) -> float | None:
+        asked = replace(current, model_id=model_id)
+        price = price_of_variant(asked, current, _first_intent(state), stated)
+        lifetime: Lifetime = "5m" if used.written_5m_tokens > used.written_1h_tokens else "1h"
+        return break_even(price.batch.prices[0], lifetime)
+
     return Caching(
-        used=used,
+        used=state.cached,
         prefix_tokens=None if state.prefix is None else state.prefix.tokens,
         summary=state.caching,
-        break_even=break_even(price.batch.prices[0], lifetime),
+        break_even=pays_from(current.model_id, state.cached),
+        models={name: (used, pays_from(name, used)) for name, used in state.caches.items()},
     )
 
 

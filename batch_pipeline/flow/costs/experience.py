@@ -89,24 +89,27 @@ def find(
         mine = [night for night in every if night.job == job]
         this = [night for night in mine if night.partition == partition]
         others = [night for night in mine if night.partition != partition][:MOST_NIGHTS]
-        found = _of_nights(pipeline, connection, this, declaration, price)
-        if found is not None:
-            return found
-        found = _of_nights(pipeline, connection, others, declaration, price)
-        return found or _of_model(connection, every[:MOST_NIGHTS], declaration.model_id)
+        of_this, of_others = (_bought(connection, each, declaration) for each in (this, others))
+    found = _of_nights(pipeline, of_this, price) or _of_nights(pipeline, of_others, price)
+    if found is not None:
+        return found
+    with pipeline.ledger.read() as connection:
+        return _of_model(connection, every[:MOST_NIGHTS], declaration.model_id)
 
 
-def _of_nights(
-    pipeline: Pipeline,
-    connection: Connection,
-    candidates: Iterable[Night],
-    declared: Declaration,
-    price: ModelPrice,
-) -> Experience | None:
-    found: list[Sums] = []
-    models: dict[str, Measured] = {}
-    files: list[str] = []
-    names: list[str] = []
+@dataclass
+class _Bought:
+    """What nights have bought as the declaration asks: sums, by other models too, the names of the
+    nights, and the files of their latest answers."""
+
+    sums: list[Sums] = field(default_factory=list)
+    models: dict[str, Measured] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    files: list[tuple[Night, list[str]]] = field(default_factory=list)
+
+
+def _bought(connection: Connection, candidates: Iterable[Night], declared: Declaration) -> _Bought:
+    found = _Bought()
     for night in candidates:
         wanted = {
             snapshot.id
@@ -120,19 +123,28 @@ def _of_nights(
         ]
         if not informative:
             continue
-        found += informative
+        found.sums += informative
         for (snapshot_id, model_id), parts in sums.measured_by_model(connection, night.id).items():
             if snapshot_id in wanted:
-                models[model_id] = models.get(model_id, Measured()) + Measured(*parts.values())
-        files += still_there(pipeline.files, night, _answers(connection, night, wanted))
+                before = found.models.get(model_id, Measured())
+                found.models[model_id] = before + Measured(*parts.values())
+        found.files.append((night, _answers(connection, night, wanted)))
         only_pilot = all(each.pilot for each in informative)
-        names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
-        if len(names) == LAST_NIGHTS:
+        found.names.append(f"the pilot of {night.partition}" if only_pilot else night.partition)
+        if len(found.names) == LAST_NIGHTS:
             break
-    prompts, tokens = measured(found), _tokens(found)
-    for other in models.values():
+    return found
+
+
+def _of_nights(pipeline: Pipeline, bought: _Bought, price: ModelPrice) -> Experience | None:
+    """The experience from what nights have bought; reads files, so no transaction may be open."""
+    prompts, tokens = measured(bought.sums), _tokens(bought.sums)
+    for other in bought.models.values():
         prompts -= other
-    if prompts.answers < LEAST_ANSWERS or not files:
+    if prompts.answers < LEAST_ANSWERS:
+        return None
+    files = [path for each in bought.files for path in still_there(pipeline.files, *each)]
+    if not files:
         return None
     with joins.tables(pipeline.files, {"all_answers": (files, ANSWERS_SCHEMA)}) as joined:
         joined.execute(f"CREATE TEMP VIEW answers AS SELECT * FROM all_answers WHERE {_OWN}")  # noqa: S608
@@ -145,10 +157,10 @@ def _of_nights(
         fees = answer_sums.fees_of_an_answer(joined, price)
     if mean is None:
         return None
-    what = f"{prompts.answers:,} billed answers of this job: {', '.join(names)}"
+    what = f"{prompts.answers:,} billed answers of this job: {', '.join(bought.names)}"
     share = escalated / asked if asked else None
     own = Spread(mean, *quantiles)
-    return Experience(what, prompts, tokens, own, fees, outputs, models, share)
+    return Experience(what, prompts, tokens, own, fees, outputs, bought.models, share)
 
 
 def _of_model(

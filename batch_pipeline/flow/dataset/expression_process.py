@@ -161,7 +161,7 @@ def _values(connection: duckdb.DuckDBPyConnection, sql: str, rows: pa.Table) -> 
     except duckdb.Error as error:
         # What TRY lets through, as where memory is short: the row is found by halves.
         if rows.num_rows == 1:
-            return [_told(error)]
+            return [_failed(error)]
         middle = rows.num_rows // 2
         halves = rows.slice(0, middle), rows.slice(middle)
         return [value for half in halves for value in _values(connection, sql, half)]
@@ -184,7 +184,7 @@ def _why_failed(connection: duckdb.DuckDBPyConnection, sql: str, row: pa.Table |
         try:
             _query(connection, f"SELECT ({sql}) FROM {_ROWS}", row)  # noqa: S608  # as checked
         except duckdb.Error as error:
-            return _told(error)
+            return _failed(error)
     return "the expression cannot be evaluated for this row"
 
 
@@ -197,8 +197,16 @@ def _query(connection: duckdb.DuckDBPyConnection, query: str, rows: pa.Table) ->
     return [value for (value,) in found]
 
 
-def _told(error: Exception) -> str:
-    """DuckDB's message without the line of SQL that it shows; it may quote the row's value."""
+def _failed(error: Exception) -> str:
+    """DuckDB's message without the line of SQL that it shows; it may quote the row's value.
+
+    Where memory is short the error is raised, which ends the process, as the system does at its
+    limit.
+    """
+    import duckdb  # noqa: PLC0415
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        raise error
     return " ".join(str(error).split("LINE 1:")[0].split())[:_MESSAGE_CHARACTERS]
 
 

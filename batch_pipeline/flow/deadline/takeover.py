@@ -154,9 +154,14 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
 
 
 def change_over(
-    pipeline: Pipeline, spec: JobSpec, found: Course, limits: ShardLimits, bounds: ModelBounds
+    pipeline: Pipeline,
+    spec: JobSpec,
+    found: Course,
+    to_realtime: int,
+    limits: ShardLimits,
+    bounds: ModelBounds,
 ) -> None:
-    """Plan real-time shards of the requests that the course gives to real time.
+    """Plan real-time shards of so many requests that are not sent yet.
 
     Where these are more than the open ones, waiting batch shards are dropped for them; shards whose
     real-time price does not fit under a ceiling stay batches. Where another process has changed the
@@ -171,7 +176,7 @@ def change_over(
             for shard in shards.list_shards(connection, night.id, ShardState.WAITING)
             if shard.engine == "batch" and not shard.optional
         ]
-        wanted = last_shards(waiting, found.to_realtime - night.open_requests)
+        wanted = last_shards(waiting, to_realtime - night.open_requests)
         spent = list(spendings(connection, night, budget.ceilings(pipeline.settings, spec)))
         moved: list[Shard] = []
         usd = Decimal(0)

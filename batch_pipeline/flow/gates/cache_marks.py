@@ -7,7 +7,7 @@ to be cached and the calls are many enough to read it; what it does with batches
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection
 
@@ -22,7 +22,6 @@ from batch_pipeline.flow.dataset.requests import (
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks, ReadMarks
-from batch_pipeline.ledger.cache_prefixes import CachePrefix
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.pricing.tokens import Lifetime
@@ -39,11 +38,31 @@ def asked(spec: JobSpec) -> tuple[Declaration, ...]:
     return tuple({cache_marks.prefix_key(each): each for each in declared}.values())
 
 
-def prefixes(connection: Connection, spec: JobSpec, account: str) -> tuple[str, list[CachePrefix]]:
-    """The key by which a job's prefixes are warmed up together, and what is known of each."""
-    keys = [cache_marks.prefix_key(declared) for declared in asked(spec)]
-    found = [cache_prefixes.find(connection, account, key) for key in keys]
-    return keys[0], [each for each in found if each is not None]
+def warmed_as(spec: JobSpec) -> str:
+    """The key by which a job's prefixes are warmed up together."""
+    return cache_marks.prefix_key(asked(spec)[0])
+
+
+def cached_models(
+    connection: Connection, spec: JobSpec, account: str, shard: Shard
+) -> frozenset[str]:
+    """The models that a shard asks and that may cache a prefix of the job's, by its length."""
+    found = (
+        cache_prefixes.find(connection, account, cache_marks.prefix_key(declared))
+        for declared in asked(spec)
+    )
+    long_enough = {prefix.model_id for prefix in found if prefix is not None and prefix.can_pay}
+    return frozenset(long_enough & models_of(shard, spec))
+
+
+def models_of(shard: Shard, spec: JobSpec) -> set[str]:
+    """The models that a shard's requests are asked of."""
+    return {spec.model_id} if shard.parts is None else {p["model_id"] for p in shard.parts}
+
+
+def marked(lifetime: Lifetime, models: Collection[str]) -> Marks:
+    """Marks for the requests of these models."""
+    return Marks(lifetime, models=tuple(sorted(models))) if models else NO_MARKS
 
 
 def told(spec: JobSpec) -> Lifetime | None:
@@ -74,8 +93,7 @@ def read_marks(spec: JobSpec) -> ReadMarks:
         many = shard.requests >= CALLS_FOR_A_WRITE * spec.realtime.concurrency
         if shard.engine == "batch" or not many:
             return NO_MARKS
-        _, known = prefixes(connection, spec, night.account)
-        return Marks("5m") if any(prefix.can_pay for prefix in known) else NO_MARKS
+        return marked("5m", cached_models(connection, spec, night.account, shard))
 
     return read
 

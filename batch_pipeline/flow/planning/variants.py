@@ -10,7 +10,7 @@ and rate limit follow from the variant. Whether an answer is final is `outcomes`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -72,12 +72,16 @@ def declarations_of(manifest: pa.Table, declaration: Declaration) -> dict[str | 
 
 
 def builders_of(
-    manifest: pa.Table, declaration: Declaration, caching: Lifetime | None = None
+    declared: Mapping[str | None, Declaration],
+    caching: Lifetime | None = None,
+    marked: Collection[str] | None = None,
 ) -> dict[str | None, RequestBuilder]:
     """What makes the requests of a manifest, by the name in its column `variant`; with `caching`
-    they carry cache marks."""
-    declared = declarations_of(manifest, declaration)
-    return {name: RequestBuilder(variant, caching) for name, variant in declared.items()}
+    those of the `marked` models, None: of all, carry cache marks."""
+    return {
+        name: RequestBuilder(asked, caching if marked is None or asked.model_id in marked else None)
+        for name, asked in declared.items()
+    }
 
 
 def is_escalated(name: str | None) -> bool:

@@ -22,7 +22,6 @@ from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.requests import (
     Declaration,
-    RequestBuilder,
     custom_id,
     parse_custom_id,
 )
@@ -198,8 +197,8 @@ class OpenShard:
     def _calls_left(self) -> Iterator[Call]:
         left = [number for number, answered in enumerate(self._answered) if not answered]
         ordinals, names = self._manifest["ordinal"], self._manifest["variant"]
-        marks = self.submission.caching
-        builders = {name: RequestBuilder(asked, marks) for name, asked in self._asked.items()}
+        marks = self.submission.caching, self.submission.marked_models
+        builders = variants.builders_of(self._asked, *marks)
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):

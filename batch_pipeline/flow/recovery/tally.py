@@ -27,7 +27,7 @@ from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.snapshots import NewSnapshot
-from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
+from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts
 from batch_pipeline.pricing.bounds import Part
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, PROMPT_TOKENS, TOKENS
 from batch_pipeline.storage.files import Files
@@ -37,7 +37,6 @@ _READ = [
     "collected_at", *TOKENS, "cost_usd", "variant",
 ]  # fmt: skip
 _MEASURED = ("measured_answers", "measured_bytes", "measured_tokens")
-_OF_MODEL = (*MODEL_SUMS, "picodollars")
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,14 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
         if asked is None:
             continue
         prices = dict(zip(TOKENS, asked.tier_of(prompt), strict=True))
-        cache_saved += sum((prices["input_tokens"] - prices[n]) * row[n] for n in CACHE_TOKENS)
+        saved = sum((prices["input_tokens"] - prices[n]) * row[n] for n in CACHE_TOKENS)
+        cache_saved += saved
         if not asked.own:
-            used = models.setdefault(asked.declaration.model_id, dict.fromkeys(_OF_MODEL, 0))
+            used = models.setdefault(asked.declaration.model_id, dict.fromkeys(MODEL_COUNTS, 0))
             _add(used, {name: row[name] for name in TOKENS})
             _add(used, dict(zip(_MEASURED, found, strict=True)))
             used["picodollars"] += int(row["cost_usd"].scaleb(12))
+            used["cache_saved"] += saved
     first = first.most_frequent()
     counts = Counts(
         tokens={name: sum(row[name] for row in rows) for name in TOKENS},

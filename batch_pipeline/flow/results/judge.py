@@ -38,7 +38,7 @@ from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import Submission
-from batch_pipeline.ledger.sums import MODEL_SUMS, Counts
+from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
@@ -318,14 +318,16 @@ class LineJudge:
         if prompt:
             self._measured_answers += 1
             self._measured_bytes += self._sizes[number]
+        saved = 0
         if prompt != tokens[_INPUT]:
-            self._cache_saved += sum((prices[_INPUT] - prices[n]) * tokens[n] for n in _CACHED)
+            saved = sum((prices[_INPUT] - prices[n]) * tokens[n] for n in _CACHED)
+            self._cache_saved += saved
         if bill is None:
             cost = sum(map(mul, prices, tokens))
         else:
             cost, self._other_way[number] = bill.picodollars, bill.other_way
         if not asked.own:
-            self._count_other_model(number, asked, tokens, cost)
+            self._count_other_model(number, asked, tokens, cost, saved)
         return (
             number, final, counted, outcome.status, content, parsed, stop_reason,
             outcome.error_type, message, model, *tokens, cost, undecided,
@@ -342,17 +344,16 @@ class LineJudge:
         )
 
     def _count_other_model(
-        self, number: int, asked: Asked, tokens: Sequence[int], picodollars: int
+        self, number: int, asked: Asked, tokens: Sequence[int], picodollars: int, cache_saved: int
     ) -> None:
         """Note what an answer of another model than the declared one was billed."""
         other_way = asked.other_way(tokens)
         self._other_way.setdefault(number, other_way)
-        used = self._models.setdefault(
-            asked.declaration.model_id, dict.fromkeys((*MODEL_SUMS, "picodollars"), 0)
-        )
+        used = self._models.setdefault(asked.declaration.model_id, dict.fromkeys(MODEL_COUNTS, 0))
         for name, count in zip(TOKENS, tokens, strict=True):
             used[name] += count
         used["picodollars"] += picodollars
+        used["cache_saved"] += cache_saved
         if prompt := sum(tokens) - tokens[_OUTPUT]:
             used["measured_answers"] += 1
             used["measured_bytes"] += self._sizes[number]

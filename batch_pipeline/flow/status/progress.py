@@ -62,7 +62,8 @@ class Progress:
     and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
     collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
     every one). `fees` are in the costs, unless they have no price. `cached` is what the prompt
-    cache did, `prefix` what is known of the prompts' shared prefix where it was counted. `first` is
+    cache did, `caches` the same by model, `prefixes` what is known of the prompts' shared prefixes
+    where they were counted, the declared model's first. `first` is
     what the breaker counts, `approvals` are gates that a person overruled.
     Cost in USD, `at` in seconds since the epoch.
     """
@@ -93,7 +94,13 @@ class Progress:
     cached: CacheSums = NOTHING_CACHED
     # What people did to the night; in `with_all` alone.
     actions: tuple[Action, ...] = ()
-    prefix: CachePrefix | None = None
+    caches: Mapping[str, CacheSums] = field(default_factory=dict)
+    prefixes: tuple[CachePrefix, ...] = ()
+
+    @property
+    def prefix(self) -> CachePrefix | None:
+        """What is known of the shared prefix of the declared model's prompts."""
+        return self.prefixes[0] if self.prefixes else None
 
     @property
     def live(self) -> tuple[Submission, ...]:
@@ -175,8 +182,12 @@ class Progress:
     @property
     def caching(self) -> str:
         """What is known of the prompt cache, in a clause; empty where it was not asked for."""
-        prefix = "" if self.prefix is None else self.prefix.describe()
-        return "; ".join(filter(None, (prefix, self.cached.describe())))
+        done = self.cached.describe()
+        if len(self.caches) > 1:
+            by_model = (f"{name}: {used.brief()}" for name, used in sorted(self.caches.items()))
+            done += f" ({'; '.join(by_model)})"
+        known = dict.fromkeys(prefix.describe() for prefix in self.prefixes)
+        return "; ".join(filter(None, (*known, done)))
 
     @property
     def total_cost_usd(self) -> Decimal:
@@ -288,15 +299,18 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         stands=answers_files.standing(connection, night_id),
         unjudged=sums.unjudged(connection, night_id),
         cached=cache_use.of_night(connection, night_id),
-        prefix=None if snapshot is None else _prefix(connection, night, snapshot),
+        caches=cache_use.by_model(connection, night_id),
+        prefixes=() if snapshot is None else _prefixes(connection, night, snapshot),
     )
 
 
-def _prefix(connection: Connection, night: Night, snapshot: Snapshot) -> CachePrefix | None:
+def _prefixes(connection: Connection, night: Night, snapshot: Snapshot) -> tuple[CachePrefix, ...]:
     if not cache_prefixes.are_known(connection, night.account):
-        return None
-    declaration = Declaration.from_json(snapshot.declaration)
-    return cache_prefixes.find(connection, night.account, prefix_key(declaration))
+        return ()
+    asked = Declaration.from_json(snapshot.declaration).by_route().values()
+    keys = dict.fromkeys(map(prefix_key, asked))
+    found = (cache_prefixes.find(connection, night.account, key) for key in keys)
+    return tuple(prefix for prefix in found if prefix is not None)
 
 
 def with_all(connection: Connection, state: Progress) -> Progress:
@@ -354,6 +368,10 @@ def caching_as_json(progress: Progress) -> dict[str, Any] | None:
         "saved_usd": float(found["saved_usd"]),
         "prefix_tokens": None if progress.prefix is None else progress.prefix.tokens,
         "summary": progress.caching,
+        "models": {
+            name: {**used.as_json(), "saved_usd": float(used.saved_usd)}
+            for name, used in progress.caches.items()
+        },
     }
 
 

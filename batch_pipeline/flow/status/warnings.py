@@ -228,8 +228,13 @@ def _limits(state: Progress, alert_limits: AlertsSpec) -> Iterator[NightWarning]
             key=_declared(state),
         )
     yield from _fees(state)
-    if state.cached.saved_usd < 0 and state.cached.requests >= TELLING_REQUESTS:
-        message = f"{state.cached.describe()}; see the hit rate that pays in the report"
+    dear = [
+        f"{name}: {used.describe()}"
+        for name, used in sorted(state.caches.items())
+        if used.saved_usd < 0 and used.requests >= TELLING_REQUESTS
+    ]
+    if dear:
+        message = f"{'; '.join(dear)}; see the hit rate that pays in the report"
         yield NightWarning("caching_costs", message, key=_declared(state), alerts=False)
     if state.night.over_budget is not None:
         yield NightWarning("over_budget", state.night.over_budget, key=_declared(state))

@@ -43,10 +43,11 @@ ReadGates = Callable[[Connection, Night, Shard], Gates]
 @dataclass(frozen=True)
 class Marks:
     """The lifetime of the cache marks that a shard is to be sent with, None: it has none; or why it
-    waits for the prompt cache."""
+    waits for the prompt cache. Requests of these `models` have the marks, None: of all."""
 
     lifetime: Lifetime | None = None
     wait: str | None = None
+    models: tuple[str, ...] | None = None
 
 
 NO_MARKS = Marks()
@@ -102,7 +103,7 @@ class _Decision:
     short: ShortOfBudget | None
     wants_room: bool
     probe: bool
-    caching: Lifetime | None = None
+    marks: Marks = NO_MARKS
 
 
 def begin(
@@ -159,7 +160,7 @@ def _decide(
         # A job that uses its own share up must not keep other jobs from the rest.
         and not queue.share_in_use(shard.requests)
     )
-    return _Decision(may_go(facts), state, shard, bound, short, wants_room, probe, marks.lifetime)
+    return _Decision(may_go(facts), state, shard, bound, short, wants_room, probe, marks)
 
 
 def probe_may_go(connection: Connection, name: str) -> bool:
@@ -276,7 +277,8 @@ def _claim(
         limits.lease_seconds,
         usd_bound=found.bound,
         stated_prices=limits.money.stated_prices,
-        caching=found.caching,
+        caching=found.marks.lifetime,
+        marked_models=found.marks.models,
     )
     if found.probe:
         accounts.take_probe(connection, night.account)

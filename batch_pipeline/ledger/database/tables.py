@@ -325,6 +325,8 @@ submission = Table(
     Column("refusal", JSON(none_as_null=True)),
     # The lifetime of the cache marks that its requests carry, `5m` or `1h`; NULL: they have none.
     Column("caching", String(2)),
+    # The models whose requests carry them; NULL: all.
+    Column("marked_models", JSON(none_as_null=True)),
     # As in `shard`.
     Column("warms", String(32)),
     # What the prompt cache saved: reads less what writes cost above plain input; negative: it cost
@@ -409,6 +411,8 @@ model_usage = Table(
     Column("measured_answers", BigInteger, nullable=False),
     Column("measured_bytes", BigInteger, nullable=False),
     Column("measured_tokens", BigInteger, nullable=False),
+    # As in `submission`, of this model; 0: nothing was written or read.
+    Column("cache_saved_usd", Usd, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 

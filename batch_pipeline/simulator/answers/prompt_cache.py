@@ -150,10 +150,11 @@ def _prefixes(
 ) -> tuple[list[bytes], list[int]]:
     """For each block the key of the prompt up to its end, and the tokens up to there.
 
-    A schema is part of what comes before the system prompt, and thinking of the messages: another
-    one finds no entry. `max_tokens` is no part of a prompt.
+    A schema, an effort and thinking count as the beginning of the prompt: another one finds no
+    entry. `max_tokens` is no part of a prompt.
     """
-    common = [workspace, *(params.get(name) for name in ("model", "output_config", "thinking"))]
+    model = MODELS[params["model"]].id  # an alias reads what the full name has written
+    common = [workspace, model, *(params.get(name) for name in ("output_config", "thinking"))]
     prefix = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS))
     keys: list[bytes] = []
     ends: list[int] = []

@@ -35,6 +35,7 @@ from batch_pipeline_tests.support import (
     make_late,
     once,
     results,
+    set_deadline,
     statuses,
     submissions_of,
     write_rows,
@@ -272,6 +273,24 @@ def test_two_processes_take_over_once(
     assert run(second, spec, PARTITION).complete
     assert run(first, spec, PARTITION).complete
     assert modes(sim, first, spec) == {"batch": 10, "realtime": 15}
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("budget", [{}, {"max_usd_per_partition": 100}])
+def test_what_was_taken_over_stays_with_real_time_after_the_deadline(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, budget: dict[str, Any]
+) -> None:
+    """With a ceiling it is planned for batches first, and must not go out as such once more."""
+    spec = auto(tmp_path, budget=budget)
+    sim.hold()
+    sim.set_done_at_cancel(0.4)
+    state = run(pipeline, spec, PARTITION, wait=False)
+    make_late(pipeline, PARTITION, seconds=60)
+    steps.meet_deadline(pipeline, spec, state.night)
+    set_deadline(pipeline, PARTITION, seconds=-1)
+    sim.release()
+    assert run(pipeline, spec, PARTITION).batches == 5
+    assert modes(sim, pipeline, spec) == {"batch": 10, "realtime": 15}
 
 
 @pytest.mark.usefixtures("usual")

@@ -120,10 +120,10 @@ def test_a_pilot_and_a_report_tell_of_each_route(
 def test_a_rule_that_fails_on_a_row_sets_it_aside_and_null_does_not_match(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    rows_ = [*rows(6), {"id": "bad", "text": "x", "kind": "merger", "pages": "many"}]
+    rows_ = [*rows(18), {"id": "bad", "text": "x", "kind": "merger", "pages": "many"}]
     rows_ += [{"id": "without", "text": "y", "kind": None, "pages": None}]
     spec = routed(write_rows(tmp_path / "in.jsonl", rows_))
-    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 7, "invalid_input": 1}
+    assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 19, "invalid_input": 1}
     [letter] = dead_letters(pipeline, spec)
     assert letter["id"] == "bad"
     assert "routes.0.where" in letter["error_message"]

@@ -118,7 +118,7 @@ def test_the_messages_are_kept_as_they_came(
 def test_what_passes_is_waited_out(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, fault: dict[str, Any]
 ) -> None:
-    # No more than a call survives, if it should meet all of them.
+    # Fewer than a call can bear, so that it does not matter which calls meet them.
     count = ERROR_TRIES - 1
     script = [{"kind": "normal", "times": 10}, {**fault, "times": count}]
     sim.set_faults(Declared.of(messages={"script": script}))
