@@ -85,8 +85,8 @@ def _of_night(
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key, metadata=values)
     for each in checked:
-        key = dg.AssetCheckKey(asset_key(spec.name, each.asset), each.check)
-        if key in context.selected_asset_check_keys:
+        check = dg.AssetCheckKey(asset_key(spec.name, each.asset), each.check)
+        if check in context.selected_asset_check_keys:
             yield each.result(spec.name, partition)
 
 

@@ -37,7 +37,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
-from batch_pipeline.orchestration.checks import all_nights
+from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
@@ -83,10 +83,12 @@ class Polled:
 
 @dataclass(frozen=True)
 class Seen:
-    """The nights that a tick had the time to read, oldest first, and their progress."""
+    """The nights that a tick had the time to read, oldest first, and their progress; `left` others
+    it had not."""
 
     nights: tuple[UnfinishedNight, ...]
     states: dict[str, Progress]
+    left: int = 0
 
 
 NOTHING_SEEN = Seen((), {})
@@ -131,8 +133,10 @@ def _with_checks(
     if seen is NOTHING_SEEN and all_nights.STOPPED not in before:
         # A fresh installation has nothing to report.
         seen = None
-    states = None if seen is None else seen.states.values()
-    found = all_nights.look(context.instance, pipeline, spec, states, before)
+    stopped = (
+        None if seen is None else stopped_nights.of_states(spec, seen.states.values(), seen.left)
+    )
+    found = all_nights.look(context.instance, pipeline, spec, stopped, before)
     reason = None if result.skip_reason is None else result.skip_reason.skip_message
     return dg.SensorResult(
         run_requests=result.run_requests,
@@ -241,7 +245,8 @@ def _look(
     courses: list[Course] = []
     settings = pipeline.settings
     with pipeline.ledger.read() as connection:
-        for night in unfinished_nights.unfinished_nights(connection, spec.name, account, unshown):
+        every = unfinished_nights.unfinished_nights(connection, spec.name, account, unshown)
+        for night in every:
             if time.monotonic() > deadline:
                 break
             seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
@@ -253,7 +258,7 @@ def _look(
     for course in courses:
         takeover.note(pipeline, course)
     states = {course.state.night.partition: course.state for course in courses}
-    return Seen(tuple(found), states)
+    return Seen(tuple(found), states, len(every) - len(found))
 
 
 def _asked(

@@ -9,11 +9,14 @@ import dagster as dg
 import pytest
 
 from batch_pipeline.ledger import actions
+from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.orchestration.checks import stopped_nights
+from batch_pipeline.orchestration.checks import all_nights, stopped_nights
+from batch_pipeline.orchestration.checks.stopped_nights import StoppedNights
 from batch_pipeline.orchestration.names import control_job
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
+from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of
 
 MakeNightly = Callable[..., Nightly]
@@ -116,3 +119,21 @@ def test_who_and_a_known_action_are_required(nightly: MakeNightly, config: dict[
 def test_an_empty_name_is_refused(nightly: MakeNightly, nights: list[str]) -> None:
     refused = control(nightly(), {"cancel": {"partition": nights[0]}}, by=" ")
     assert "say who does this" in failure_of(refused)
+
+
+WAITS = NightState(Kind.PILOT_CLOSED, "8 of 10 failed", "approve it")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "not_seen", "expected"),
+    [({}, 0, [True]), ({"a": WAITS}, 0, [False]), ({"a": WAITS}, 3, [False]), ({}, 3, [])],
+)
+def test_a_tick_reports_green_only_if_it_looked_at_all_nights(
+    make_spec: MakeSpec, stopped: dict[str, NightState], not_seen: int, expected: list[bool]
+) -> None:
+    found: Any = StoppedNights(stopped, not_seen)
+    instance: Any = None
+    reported = all_nights.look(instance, instance, make_spec(), found, {})
+    assert [event.passed for event in reported.events] == expected
+    again = all_nights.look(instance, instance, make_spec(), found, reported.kept)
+    assert again.events == []

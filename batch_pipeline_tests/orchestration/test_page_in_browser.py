@@ -38,7 +38,7 @@ def webserver(folder: Path, jobs: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).parent / "dagster-webserver",
         *("-m", "batch_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port)),
     ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import dagster as dg
 
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
+from batch_pipeline.orchestration.checks.stopped_nights import StoppedNights
 from batch_pipeline.safe_text import one_line
 
 # Keys of the sensor's cursor, never ones of a partition.
@@ -31,11 +31,11 @@ def look(
     instance: dg.DagsterInstance,
     pipeline: Pipeline,
     spec: JobSpec,
-    states: Iterable[Progress] | None,
+    stopped: StoppedNights | None,
     before: Mapping[str, str],
 ) -> Reported:
-    """What is to be reported; `before` is the cursor, `states` are the unfinished nights, None
-    where the tick could not look at them. Alerts of nights that never began are told too."""
+    """What is to be reported; `before` is the cursor, `stopped` None where the tick could not look.
+    Alerts of nights that never began are told too."""
     found = Reported(kept={key: before[key] for key in (DUE, STOPPED) if key in before})
     missing = missing_nights.find(instance, pipeline, spec)
     if missing is not None:
@@ -44,9 +44,8 @@ def look(
         _note(found, DUE, repr(partitions), missing_nights.evaluation(spec, missing))
         if missing.missing:
             found.line = f"not begun: {one_line(missing.verdict)}"
-    if states is not None:
-        stopped = stopped_nights.of_states(spec, states)
-        kinds = sorted((key, str(why.kind)) for key, why in stopped.items())
+    if stopped is not None and (stopped.by_partition or not stopped.not_seen):
+        kinds = sorted((key, str(why.kind)) for key, why in stopped.by_partition.items())
         _note(found, STOPPED, repr(kinds), stopped_nights.evaluation(spec, stopped))
     return found
 

@@ -7,6 +7,7 @@ hidden by the open one of tonight. This check looks at all unfinished nights at 
 # Annotations are not postponed here: Dagster reads those of the check's function.
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -25,13 +26,21 @@ WAITS_FOR_A_PERSON = frozenset({Kind.HELD, *warnings.STOPPED, *warnings.GATES})
 MOST_NAMED = 10
 
 
-def of_states(spec: JobSpec, states: Iterable[Progress]) -> dict[str, NightState]:
-    """By partition, why a night goes on only once a person does something."""
+@dataclass(frozen=True)
+class StoppedNights:
+    """By partition, why a night goes on only once a person does something; of `not_seen` more
+    nights there was no time to look at, that is not known: they do not count as well."""
+
+    by_partition: Mapping[str, NightState]
+    not_seen: int = 0
+
+
+def of_states(spec: JobSpec, states: Iterable[Progress], not_seen: int = 0) -> StoppedNights:
     found = {}
     for state in states:
         if not state.complete and (stopped := _stopped(spec, state)) is not None:
             found[state.night.partition] = stopped
-    return found
+    return StoppedNights(found, not_seen)
 
 
 def _stopped(spec: JobSpec, state: Progress) -> NightState | None:
@@ -43,7 +52,7 @@ def _stopped(spec: JobSpec, state: Progress) -> NightState | None:
     return None
 
 
-def evaluation(spec: JobSpec, stopped: Mapping[str, NightState]) -> dg.AssetCheckEvaluation:
+def evaluation(spec: JobSpec, stopped: StoppedNights) -> dg.AssetCheckEvaluation:
     """The check's result, for the sensor to report."""
     result = _result(stopped)
     return dg.AssetCheckEvaluation(
@@ -87,18 +96,20 @@ def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:
         ]
 
 
-def _result(stopped: Mapping[str, NightState]) -> dg.AssetCheckResult:
-    lines = [f"- {key}: {safe_text.markdown(str(why))}" for key, why in sorted(stopped.items())]
+def _result(stopped: StoppedNights) -> dg.AssetCheckResult:
+    found = stopped.by_partition
+    lines = [f"- {key}: {safe_text.markdown(str(why))}" for key, why in sorted(found.items())]
     more = len(lines) - MOST_NAMED
     shown = lines[:MOST_NAMED] + ([f"- and {more:,} more"] if more > 0 else [])
-    held = all(why.kind is Kind.HELD for why in stopped.values())
-    named = ", ".join(sorted(stopped)[:MOST_NAMED])
+    held = all(why.kind is Kind.HELD for why in found.values())
+    named = ", ".join(sorted(found)[:MOST_NAMED])
     return dg.AssetCheckResult(
-        passed=not stopped,
+        passed=not found and not stopped.not_seen,
         severity=dg.AssetCheckSeverity.WARN if held else dg.AssetCheckSeverity.ERROR,
-        description=f"{len(stopped):,} nights wait for a person: {named}" if stopped else "none",
+        description=f"{len(found):,} nights wait for a person: {named}" if found else "none",
         metadata={
-            "nights_stopped": len(stopped),
+            "nights_stopped": len(found),
             "nights": dg.MetadataValue.md("\n".join(shown) or "none"),
+            "nights_not_looked_at": stopped.not_seen,
         },
     )
