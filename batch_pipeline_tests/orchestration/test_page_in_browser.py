@@ -44,12 +44,12 @@ def webserver(folder: Path, jobs: Path) -> Iterator[str]:
     ]
     environ = {**os.environ, "DAGSTER_HOME": str(folder), "BATCH_PIPELINE_JOBS_DIR": str(jobs)}
     process = subprocess.Popen(
-        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        assert process.stderr is not None
+        assert process.stdout is not None
         told = []
-        for line in process.stderr:
+        for line in process.stdout:
             told.append(line)
             if "Serving dagster-webserver" in line:
                 break
