@@ -2,6 +2,7 @@
 #
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
+#   make example the example project of docs/examples, in an environment of its own
 #   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
 #   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator
 #   make bench   speed and memory against the plain SDK way; see docs/scale.md
@@ -48,8 +49,8 @@ check: $(TEST_INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-example: $(INSTALLED)
-	PYTHON=$(BIN)/python scripts/example_project.sh
+example:
+	PYTHON=$(PYTHON) scripts/example_project.sh
 
 dev: $(INSTALLED)
 	$(BIN)/python scripts/dev.py

@@ -11,6 +11,7 @@ from batch_pipeline.jobs import loading
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec, PromptSpec
 from batch_pipeline.orchestration.build import build_batch_job
+from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
 
 
 class JobAttributes(BaseModel):
@@ -30,14 +31,22 @@ class JobAttributes(BaseModel):
         return schema
 
 
+_FILE_EXAMPLES = {"output_schema": "answer.schema.json", "system": "system.md", "user": "user.md"}
+
+
 def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
     """Add the `<key>_file` keys to a model's schema: they are no fields of the model."""
     for key in model.FILE_KEYS:
-        schema["properties"][f"{key}_file"] = {"type": "string"}
+        schema["properties"][f"{key}_file"] = {
+            "type": "string",
+            "description": f"A file that holds `{key}`, relative to this one.",
+            "examples": [_FILE_EXAMPLES[key]],
+        }
         if key in schema.get("required", ()):
             schema["required"].remove(key)
 
 
+@dg.scaffold_with(BatchJobScaffolder)
 class BatchJobComponent(dg.Component):
     """One job: declared in a `defs.yaml`, or in Python by `BatchJobComponent(spec)`."""
 

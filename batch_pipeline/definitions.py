@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline.jobs.loading import load_jobs
+from batch_pipeline.jobs.loading import load_files
+from batch_pipeline.orchestration import post_processing
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.settings import Settings
 
@@ -17,8 +18,10 @@ def defs() -> dg.Definitions:
     that one job would be noticed only when its night has not run.
     """
     settings = Settings.from_environment(relative_home=False)
-    jobs = load_jobs(settings.jobs_dir)
+    jobs = load_files(settings.jobs_dir).values()
     # "Materialize all" runs one asset after another: a process for each would take longer to start
     # than most of them run.
     executor = dg.Definitions(executor=dg.in_process_executor)
-    return dg.Definitions.merge(executor, *(build_batch_job(spec) for spec in jobs.values()))
+    return dg.Definitions.merge(
+        executor, *(post_processing.apply(build_batch_job(job.spec), job) for job in jobs)
+    )

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -23,6 +24,7 @@ from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
 from batch_pipeline.cli.commands.demo import demo
 from batch_pipeline.cli.commands.estimate import estimate
+from batch_pipeline.cli.commands.init import init
 from batch_pipeline.cli.commands.jobs import jobs, validate
 from batch_pipeline.cli.commands.prune import prune
 from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
@@ -38,6 +40,7 @@ from batch_pipeline.safe_text import Formatter
 # In the order of `--help`.
 COMMANDS = (
     demo,
+    init,
     jobs,
     validate,
     estimate,
@@ -59,6 +62,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(PROGRAM, version(PROGRAM))
+        raise typer.Exit(COMPLETE)
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass  # its help is that of `app`
+
+
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(dead_letters, name="dead-letter")

@@ -18,16 +18,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import demo_start
+from batch_pipeline.jobs import component_file, demo_start
+from batch_pipeline.jobs.component_file import BesideAttributes
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_lines import KeyPath, YamlProblem, parse_yaml
 from batch_pipeline.safe_text import one_line
 
 FILE_NAME = "defs.yaml"
-COMPONENT_TYPE = "batch_pipeline.BatchJobComponent"
-
-_TOP_LEVEL = ("type", "attributes")
 _WANTED = {
     "bool_type": "true or false",
     "date_type": "a date like 2026-01-01",
@@ -43,11 +41,36 @@ _WANTED = {
 
 
 @dataclass(frozen=True)
+class JobFile:
+    """A file that declares a job: the job, and what stands beside its attributes."""
+
+    path: Path
+    spec: JobSpec
+    beside: BesideAttributes
+    line_of: Callable[[KeyPath], int]
+
+    def place_of(self, key: KeyPath) -> str:
+        """File, line and key, for messages."""
+        return f"{self.path}:{self.line_of(key)}: {_dotted(key)}"
+
+    def require_env(self, environ: Mapping[str, str]) -> None:
+        """Raise DeclarationError where a variable is not set that the file requires."""
+        missing = [name for name in self.beside.env if not environ.get(name)]
+        if missing:
+            place = self.place_of(("requirements", "env"))
+            raise DeclarationError(f"{place}: not set in the environment: {', '.join(missing)}")
+
+
+@dataclass(frozen=True)
 class JobScan:
     """What a jobs folder holds, by job name: valid declarations, and errors of the others."""
 
-    specs: dict[str, JobSpec]
+    files: dict[str, JobFile]
     errors: dict[str, DeclarationError]
+
+    @property
+    def specs(self) -> dict[str, JobSpec]:
+        return {name: file.spec for name, file in self.files.items()}
 
 
 def scan_jobs(jobs_dir: Path) -> JobScan:
@@ -56,29 +79,39 @@ def scan_jobs(jobs_dir: Path) -> JobScan:
     Hidden folders and folders without a declaration are skipped. Raises UsageError where
     `jobs_dir` does not exist.
     """
-    specs: dict[str, JobSpec] = {}
+    files: dict[str, JobFile] = {}
     errors: dict[str, DeclarationError] = {}
     for name, file in _declaration_files(jobs_dir).items():
         try:
-            specs[name] = load_job(file)
+            files[name] = load_file(file)
         except DeclarationError as error:
             errors[name] = error
-    return JobScan(specs, errors)
+    return JobScan(files, errors)
 
 
-def load_jobs(jobs_dir: Path) -> dict[str, JobSpec]:
+def load_files(jobs_dir: Path) -> dict[str, JobFile]:
     """All jobs of a folder by name; one DeclarationError with every problem of every file."""
     scan = scan_jobs(jobs_dir)
     if scan.errors:
         raise DeclarationError("\n".join(map(str, scan.errors.values())))
-    return scan.specs
+    return scan.files
+
+
+def load_jobs(jobs_dir: Path) -> dict[str, JobSpec]:
+    """As `load_files`, without what stands beside the attributes."""
+    return {name: file.spec for name, file in load_files(jobs_dir).items()}
 
 
 def find_job(jobs_dir: Path, name: str) -> JobSpec:
+    """As `find_file`, without what stands beside the attributes."""
+    return find_file(jobs_dir, name).spec
+
+
+def find_file(jobs_dir: Path, name: str) -> JobFile:
     """The job of that name, even where other jobs are broken; UsageError lists the known names."""
     files = _declaration_files(jobs_dir)
     if name in files:
-        return load_job(files[name])
+        return load_file(files[name])
     if not files:
         raise UsageError(
             f"there is no job {name!r}: no */{FILE_NAME} under {jobs_dir}; "
@@ -92,6 +125,11 @@ def find_job(jobs_dir: Path, name: str) -> JobSpec:
 
 
 def load_job(file: Path) -> JobSpec:
+    """As `load_file`, without what stands beside the attributes."""
+    return load_file(file).spec
+
+
+def load_file(file: Path) -> JobFile:
     """The job that a YAML file declares; one DeclarationError with all problems of the file."""
     try:
         content = file.read_bytes()
@@ -105,7 +143,9 @@ def load_job(file: Path) -> JobSpec:
         f"{file}:{line}: {_dotted(path)}: is there twice; the first is on line {first}"
         for path, line, first in document.repeated
     ]
-    problems += [_line(file, document.line_of, *found) for found in _envelope(document.value)]
+    problems += [
+        _line(file, document.line_of, *found) for found in component_file.problems(document.value)
+    ]
     attributes = document.value.get("attributes") if isinstance(document.value, dict) else None
     if isinstance(attributes, dict):
         try:
@@ -114,7 +154,10 @@ def load_job(file: Path) -> JobSpec:
             problems.append(str(error))
         else:
             if not problems:
-                return demo_start.applied(spec) if demo_start.is_of_demo(file) else spec
+                if demo_start.is_of_demo(file):
+                    spec = demo_start.applied(spec)
+                beside = component_file.beside_attributes(document.value)
+                return JobFile(file, spec, beside, document.line_of)
     raise DeclarationError("\n".join(problems))
 
 
@@ -158,22 +201,6 @@ def _declaration_files(jobs_dir: Path) -> dict[str, Path]:
         )
     files = sorted(jobs_dir.glob(f"*/{FILE_NAME}"))
     return {file.parent.name: file for file in files if not file.parent.name.startswith(".")}
-
-
-def _envelope(value: object) -> list[tuple[KeyPath, str]]:
-    """Problems of the document around the attributes: a wrong type, unknown keys."""
-    if not isinstance(value, dict):
-        return [((), f"must be a mapping with type: {COMPONENT_TYPE} and attributes")]
-    problems: list[tuple[KeyPath, str]] = [
-        ((key,), f"unknown key; a declaration has {' and '.join(_TOP_LEVEL)}")
-        for key in value
-        if key not in _TOP_LEVEL
-    ]
-    if value.get("type") != COMPONENT_TYPE:
-        problems.append((("type",), f"must be {COMPONENT_TYPE}"))
-    if not isinstance(value.get("attributes"), dict):
-        problems.append((("attributes",), "must be a mapping of the job's keys"))
-    return problems
 
 
 def _explain(details: ErrorDetails, attributes: Mapping[Any, Any]) -> tuple[KeyPath, str]:

@@ -26,9 +26,18 @@ class PartitionsSpec(DeclaredModel):
     that with 1 the running day is a partition too.
     """
 
-    start: date
-    timezone: str = "UTC"
-    end_offset: int = Field(default=0, ge=0)
+    start: date = Field(description="The first day.", examples=["2026-01-01"])
+    timezone: str = Field(
+        default="UTC",
+        description="The IANA time zone in which a day begins and ends.",
+        examples=["Europe/Zurich"],
+    )
+    end_offset: int = Field(
+        default=0,
+        ge=0,
+        description="0: the newest partition is the day that has ended; 1: the running one.",
+        examples=[1],
+    )
 
     @field_validator("start", mode="before")
     @classmethod

@@ -1,219 +1,61 @@
 """JobSpec: all that a job declares, checked.
 
-Belongs here: keys, defaults and the rules between keys, as frozen values. Reading YAML is in
-`loading`. A file that a declaration names (`user_file`) is read here, so that a spec holds texts.
+Belongs here: the rules between keys. The keys themselves are in `job_keys`, reading YAML is in
+`loading`. A file that a declaration names (`user_file`) is read on construction, so that a spec
+holds texts.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import jsonschema_rs
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import ValidationError
 
 from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.cron import cron_problem
-from batch_pipeline.jobs.declared_model import (
-    DeclaredModel,
-    JsonObject,
-    NonEmpty,
-    NonEmptyTexts,
-    Rate,
-    Text,
-    Usd,
-    UsdPerMillion,
-    base_dir_of,
-    problem_with,
-    read_json,
-)
+from batch_pipeline.jobs.declared_model import JsonObject, problem_with
+from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
+from batch_pipeline.jobs.job_keys import JobKeys, PromptSpec
 from batch_pipeline.jobs.partitions import PartitionsSpec
-from batch_pipeline.jobs.thrift import (
-    AskedOtherwise,
-    EscalateSpec,
-    FiltersSpec,
-    NearDuplicatesSpec,
-    ReuseSpec,
-    RouteSpec,
+from batch_pipeline.jobs.sending import (
+    MAX_BYTES_PER_BATCH,
+    MAX_REQUESTS_PER_BATCH,
+    AlertsSpec,
+    BudgetSpec,
+    LimitsSpec,
+    PilotSpec,
+    PricesSpec,
+    RealtimeSpec,
+    RetrySpec,
 )
+from batch_pipeline.jobs.thrift import AskedOtherwise, NearDuplicatesSpec, ReuseSpec
 
-MAX_REQUESTS_PER_BATCH = 100_000
-MAX_BYTES_PER_BATCH = 256_000_000
-"""The API's limits of one batch; its documentation says 256 MB, which may be MiB or MB."""
+__all__ = [
+    "MAX_BYTES_PER_BATCH",
+    "MAX_REQUESTS_PER_BATCH",
+    "AlertsSpec",
+    "BudgetSpec",
+    "CsvSpec",
+    "InputSpec",
+    "JobSpec",
+    "LimitsSpec",
+    "PilotSpec",
+    "PricesSpec",
+    "PromptSpec",
+    "RealtimeSpec",
+    "RetrySpec",
+]
 
 # Where a value stands in a declaration.
 KeyPath = tuple[str | int, ...]
 
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
-
-class CsvSpec(DeclaredModel):
-    """How CSV files are written: what is between two cells, and the encoding."""
-
-    delimiter: str = ","
-    encoding: str = "utf-8"
-
-    @field_validator("delimiter")
-    @classmethod
-    def _one_character(cls, value: str) -> str:
-        if len(value) != 1 or value in '"\r\n\0':
-            raise ValueError(
-                f'must be one character like ";" or "\\t" (a tab), no quote and no line break, '
-                f"not {value!r}"
-            )
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, value: str) -> str:
-        try:
-            io.TextIOWrapper(io.BytesIO(), encoding=value).read()
-        except (LookupError, UnicodeError, ValueError) as error:
-            raise ValueError(
-                f"must be a text encoding that Python knows, like utf-8, utf-16 or cp1252, not "
-                f"{value!r}"
-            ) from error
-        return value
-
-
-class InputSpec(DeclaredModel):
-    """Where a night's documents are.
-
-    `path` is absolute or a URL, a glob perhaps, and still holds `{partition}` and `${VAR}`; one
-    that begins with `${VAR}` is left as it is, since only the variable tells whether it is
-    absolute.
-    """
-
-    path: NonEmpty
-    id_column: NonEmpty = "id"
-    upstream: NonEmptyTexts = ()
-    same_every_night: bool = False
-    csv: CsvSpec = CsvSpec()
-
-    @field_validator("path")
-    @classmethod
-    def _absolute_path(cls, value: str, info: ValidationInfo) -> str:
-        others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
-        if others:
-            raise ValueError(
-                f"holds {', '.join(sorted(others))}, but only {{partition}} is filled in "
-                "(and ${VAR}, from the environment); other kinds of files need a job each"
-            )
-        if value.startswith("~"):
-            raise ValueError("~ is not expanded; write ${HOME} instead")
-        if "://" in value or _VARIABLE.match(value):
-            return value
-        return str(base_dir_of(info) / value)
-
-    @field_validator("upstream")
-    @classmethod
-    def _asset_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for key in value:
-            if not re.fullmatch(r"[^/\s]+(/[^/\s]+)*", key):
-                raise ValueError(f"{key!r} is not a Dagster asset key like raw/contracts")
-        return value
-
-
-class PromptSpec(DeclaredModel):
-    """The prompt's texts; `user` is a template with `{column}` placeholders."""
-
-    FILE_KEYS = ("system", "user")
-
-    system: Text | None = None
-    user: Text
-
-    @field_validator("system", "user")
-    @classmethod
-    def _not_blank(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise ValueError("the text is empty")
-        return value
-
-
-class PilotSpec(DeclaredModel):
-    """The sample that is sent first and decides whether the rest is sent; size 0 means no pilot."""
-
-    size: int = Field(default=100, ge=0)
-    seed: int = 0
-    via: Literal["realtime", "batch"] = "realtime"
-    max_error_rate: Rate = 0.05
-    max_truncated_rate: Rate = 0.02
-    max_projected_usd: Usd | None = None
-
-
-class BudgetSpec(DeclaredModel):
-    """Ceilings in USD of a night and of a calendar month (UTC); `buffer` is what an estimate, and a
-    reservation at measured tokens, add for errors and variance."""
-
-    max_usd_per_partition: Usd | None = None
-    max_usd_per_month: Usd | None = None
-    buffer: float = Field(default=0.20, ge=0)
-
-
-class ClassPricesSpec(DeclaredModel):
-    """USD per million tokens of each class."""
-
-    input: UsdPerMillion
-    output: UsdPerMillion
-    cache_write_5m: UsdPerMillion
-    cache_write_1h: UsdPerMillion
-    cache_read: UsdPerMillion
-
-
-class PricesSpec(DeclaredModel):
-    """Prices of a negotiated contract, both ways, which replace the published prices."""
-
-    batch: ClassPricesSpec
-    realtime: ClassPricesSpec
-
-
-class LimitsSpec(DeclaredModel):
-    """How large a batch may be, and this job's share of the account's queue (null: all of it)."""
-
-    max_requests_per_batch: int = Field(default=10_000, ge=1, le=MAX_REQUESTS_PER_BATCH)
-    max_bytes_per_batch: int = Field(default=MAX_BYTES_PER_BATCH, ge=1, le=MAX_BYTES_PER_BATCH)
-    max_queued_requests: int | None = Field(default=None, ge=1)
-
-
-class RetrySpec(DeclaredModel):
-    """How often an item is asked (the first time included), the `max_tokens` once truncated, and
-    what is asked once more of a stronger model."""
-
-    max_attempts: int = Field(default=3, ge=1)
-    truncated_max_tokens: int | None = Field(default=None, ge=1)
-    escalate: EscalateSpec | None = None
-
-
-class RealtimeSpec(DeclaredModel):
-    """The second engine's concurrency (requests) and checkpoint interval (answers)."""
-
-    concurrency: int = Field(default=20, ge=1)
-    checkpoint_every: int = Field(default=100, ge=1)
-
-
-class AlertsSpec(DeclaredModel):
-    """The limits at which a person is alerted of a night."""
-
-    error_rate: Rate = 0.10
-    after_items: int = Field(default=50, ge=0)
-    dead_letter_rate: Rate = 0.05
-    max_usd_per_document: Usd | None = None
-    on_complete: bool = False
-
-
-class JobSpec(DeclaredModel):
+class JobSpec(JobKeys):
     """One job, as declared in YAML or in Python.
 
     In Python, parts may be given as mappings, and `base_dir` is the folder that relative paths and
@@ -221,43 +63,6 @@ class JobSpec(DeclaredModel):
     every problem with its key. Files are read on construction: `prompt.system`, `prompt.user` and
     `output_schema` have the content of their `*_file`.
     """
-
-    FILE_KEYS = ("output_schema",)
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-    description: str = ""
-    input: InputSpec
-    prompt: PromptSpec
-    model_id: NonEmpty
-    max_tokens: int = Field(ge=1)
-    params: JsonObject = Field(default_factory=dict)
-    betas: NonEmptyTexts = ()
-    output_schema: Annotated[JsonObject, BeforeValidator(read_json)] | None = None
-    mode: Literal["batch", "realtime", "auto"] = "batch"
-    partitions: PartitionsSpec | None = None
-    schedule: str | None = None
-    pilot: PilotSpec = PilotSpec()
-    budget: BudgetSpec = BudgetSpec()
-    prices: PricesSpec | None = None
-    limits: LimitsSpec = LimitsSpec()
-    retry: RetrySpec = RetrySpec()
-    routes: Annotated[tuple[RouteSpec, ...], Field(strict=False)] = ()
-    caching: Literal["off", "auto", "5m", "1h"] = "off"
-    deduplicate: bool = True
-    filters: FiltersSpec = FiltersSpec()
-    near_duplicates: NearDuplicatesSpec | None = None
-    reuse: ReuseSpec | None = None
-    deadline: str | None = None
-    realtime: RealtimeSpec = RealtimeSpec()
-    alerts: AlertsSpec = AlertsSpec()
-    show_answers: bool = Field(
-        default=True,
-        description=(
-            "A few answers, good and bad, in the metadata of `pilot_sample` and "
-            "`collected_results`; `false` where documents are confidential."
-        ),
-        examples=[False],
-    )
 
     def __init__(self, /, *, base_dir: Path | str | None = None, **declared: Any) -> None:
         # pydantic's documented way of giving a constructor a validation context

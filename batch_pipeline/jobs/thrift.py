@@ -49,9 +49,22 @@ class AskedOtherwise(DeclaredModel):
     `params` lie on the job's own, key by key; a key that is null leaves the job's out.
     """
 
-    model_id: NonEmpty | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    params: JsonObject = Field(default_factory=dict)
+    model_id: NonEmpty | None = Field(
+        default=None,
+        description="The model; the job's own unless given.",
+        examples=["claude-opus-4-6"],
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one answer at most; the job's own unless given.",
+        examples=[2000],
+    )
+    params: JsonObject = Field(
+        default_factory=dict,
+        description="Parameters that lie on the job's own, key by key; null takes a key away.",
+        examples=[{"thinking": None}],
+    )
 
     def params_over(self, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """The parameters of these requests, given those of the job."""
@@ -62,7 +75,10 @@ class AskedOtherwise(DeclaredModel):
 class RouteSpec(AskedOtherwise):
     """Rows for which an expression is true are asked otherwise."""
 
-    where: NonEmpty
+    where: NonEmpty = Field(
+        description="A DuckDB expression over the columns of a row, all of which are text.",
+        examples=["length(text) > 40000 or kind = 'merger'", "pages::int > 10"],
+    )
 
     @field_validator("where")
     @classmethod
@@ -78,14 +94,24 @@ class EscalateSpec(AskedOtherwise):
     requests.
     """
 
-    model_id: NonEmpty
-    outcomes: Annotated[tuple[Escalated, ...], Field(strict=False)] = (
-        "invalid_output",
-        "truncated",
-        "refused",
+    model_id: NonEmpty = Field(description="The stronger model.", examples=["claude-opus-4-6"])
+    outcomes: Annotated[tuple[Escalated, ...], Field(strict=False)] = Field(
+        default=("invalid_output", "truncated", "refused"),
+        description="Statuses of an answer that are asked once more.",
+        examples=[["invalid_output", "truncated"]],
     )
-    where: NonEmpty | None = None
-    max_share: Rate = 0.2
+    where: NonEmpty | None = Field(
+        default=None,
+        description="An answer that succeeded is asked for once more, too, where this DuckDB "
+        "expression over it is true: over `content`, `parsed`, `stop_reason`, `model` and token "
+        "counts.",
+        examples=["(parsed->>'confidence')::double < 0.7"],
+    )
+    max_share: Rate = Field(
+        default=0.2,
+        description="The share of the night's billed requests that is escalated at most.",
+        examples=[0.2],
+    )
 
     @field_validator("where")
     @classmethod
@@ -119,7 +145,12 @@ def unreachable(routes: Sequence[RouteSpec]) -> Iterator[tuple[tuple[str | int, 
 class ReuseSpec(DeclaredModel):
     """Answers of the job's earlier partitions are taken over, of this number of partitions back."""
 
-    nights: int = Field(ge=1, le=MOST_NIGHTS)
+    nights: int = Field(
+        ge=1,
+        le=MOST_NIGHTS,
+        description="In how many partitions before this one an answer may have been bought.",
+        examples=[30],
+    )
 
 
 class NearDuplicatesSpec(DeclaredModel):
@@ -130,9 +161,26 @@ class NearDuplicatesSpec(DeclaredModel):
     pilot shows that at least `min_agreement` of such pairs have equal answers.
     """
 
-    threshold: float = Field(default=0.9, ge=0.5, le=1)
-    action: Literal["filter", "reuse"] = "filter"
-    min_agreement: float = Field(default=0.95, gt=0, lt=1)
+    threshold: float = Field(
+        default=0.9,
+        ge=0.5,
+        le=1,
+        description="The share of their texts that two documents have in common at least.",
+        examples=[0.9],
+    )
+    action: Literal["filter", "reuse"] = Field(
+        default="filter",
+        description="`filter` does not ask the later document; `reuse` gives it the earlier one's "
+        "answer, if the pilot shows that such pairs agree.",
+        examples=["filter", "reuse"],
+    )
+    min_agreement: float = Field(
+        default=0.95,
+        gt=0,
+        lt=1,
+        description="The share of pairs with equal answers that the pilot has to show for `reuse`.",
+        examples=[0.95],
+    )
 
 
 class FiltersSpec(DeclaredModel):
@@ -142,10 +190,23 @@ class FiltersSpec(DeclaredModel):
     A document is what the template's columns hold.
     """
 
-    where: NonEmpty | None = None
-    min_words: int | None = Field(default=None, ge=1)
-    max_words: int | None = Field(default=None, ge=1)
-    languages: NonEmptyTexts = ()
+    where: NonEmpty | None = Field(
+        default=None,
+        description="A DuckDB expression over the columns of a row, all of which are text; rows "
+        "for which it is true are sent.",
+        examples=["kind = 'contract' and pages::int > 1"],
+    )
+    min_words: int | None = Field(
+        default=None, ge=1, description="Words of a document at least.", examples=[20]
+    )
+    max_words: int | None = Field(
+        default=None, ge=1, description="Words of a document at most.", examples=[20_000]
+    )
+    languages: NonEmptyTexts = Field(
+        default=(),
+        description="Codes (ISO 639) of the languages that are sent; needs the extra `languages`.",
+        examples=[["en", "de"]],
+    )
 
     @property
     def declared(self) -> bool:

@@ -19,6 +19,7 @@ from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -87,6 +88,8 @@ def at_work(
     within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
         lease = pipeline.settings.lease_seconds
+        _refuse_other_partitions(context, spec)
+        _tag_run(context, spec)
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
                 if context.has_partition_key:
@@ -100,6 +103,26 @@ def at_work(
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
+    """Fail where the post-processing of a folder above has given the asset other partitions."""
+    declared = partitions_definition(spec)
+    # Those of the specs: the definition's own are None where a check alone is run.
+    if any(asset.partitions_def != declared for asset in context.assets_def.specs):
+        raise dg.Failure(
+            f"The partitions of {spec.name} were changed after it was built, so that Dagster and "
+            "the command line would mean different nights: remove partitions_def from the "
+            "post_processing of the folders above, and declare `partitions` in the job.",
+            allow_retries=False,
+        )
+
+
+def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
+    """Give a run that was launched from an asset's page the tags that the job's own runs have."""
+    missing = {key: tag for key, tag in spec.run_tags.items() if key not in context.run.tags}
+    if missing:
+        context.instance.add_run_tags(context.run.run_id, missing)
 
 
 def patiently(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
 from batch_pipeline.orchestration.control import build_control
@@ -24,11 +25,15 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     partitions = partitions_definition(spec)
     jobs = build_jobs(spec)
     schedule = build_schedule(spec)
+    automation = asset_options.automation_sensor(spec)
     return dg.Definitions(
         assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],
         asset_checks=[*missing_nights.build_check(spec), stopped_nights.build_check(spec)],
         jobs=[*jobs.values(), build_control(spec)],
         schedules=[] if schedule is None else [schedule],
-        sensors=[build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT])],
+        sensors=[
+            build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT]),
+            *([] if automation is None else [automation]),
+        ],
         resources={RESOURCE_KEY: resource},
     )

@@ -18,7 +18,7 @@ from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
@@ -42,6 +42,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
         specs=_specs(spec),
         check_specs=night_checks.specs(spec),
         partitions_def=partitions,
+        pool=spec.pool,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
@@ -70,10 +71,9 @@ def _of_night(
     rows = examples.count_rows(pipeline, spec.name, partition)
     checked = list(night_checks.of_night(spec, state, rows, groups, written))
     found = {
-        COLLECTED_RESULTS: {
-            **metadata.of_results(pipeline, state),
-            **answers_shown.of_night(pipeline, spec, partition),
-        },
+        COLLECTED_RESULTS: answers_shown.below_headline(
+            metadata.of_results(pipeline, state), answers_shown.of_night(pipeline, spec, partition)
+        ),
         DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
         COST_REPORT: {
             **four_answers.of_night(spec, state, checked, written),
@@ -112,30 +112,30 @@ def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: P
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
     results = asset_key(spec.name, COLLECTED_RESULTS)
     letters = asset_key(spec.name, DEAD_LETTER)
-    common: dict[str, Any] = {"group_name": spec.name, "skippable": True}
     return [
         dg.AssetSpec(
             results,
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
             description="Exactly one row for each document, answered or not.",
-            kinds={"python", "parquet"},
             metadata=columns.of_schema(RESULTS_SCHEMA),
-            **common,
+            skippable=True,
+            freshness_policy=asset_options.freshness(spec),
+            **asset_options.common(spec, "python", "parquet"),
         ),
         dg.AssetSpec(
             letters,
             deps=[results],
             description="Documents set aside, each with the reason and its whole input row.",
-            kinds={"python", "parquet"},
             metadata=columns.of_schema(DEAD_LETTER_SCHEMA),
-            **common,
+            skippable=True,
+            **asset_options.common(spec, "python", "parquet"),
         ),
         dg.AssetSpec(
             asset_key(spec.name, COST_REPORT),
             deps=[results, letters],
             description=four_answers.DESCRIPTION,
-            kinds={"python"},
-            **common,
+            skippable=True,
+            **asset_options.common(spec, "python"),
         ),
     ]
 

@@ -113,6 +113,15 @@ def build_control(spec: JobSpec) -> dg.JobDefinition:
     @dg.job(
         name=name,
         executor_def=dg.in_process_executor,
+        # What the launchpad begins with: without it, Dagster writes out all actions at once. An
+        # empty `by` is refused.
+        config={
+            "ops": {
+                f"{spec.name}__control": {
+                    "config": {"by": "", "action": {"resume": {"partition": "", "reason": ""}}}
+                }
+            }
+        },
         description=(
             "Cancel, resume, approve, redrive or prune, recorded with who did it. In the "
             "launchpad, for example:\n\n```yaml\nops:\n"

@@ -9,6 +9,7 @@ import dagster as dg
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -64,6 +65,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
             selection=_selection(spec, kind),
             description=_ABOUT[kind],
             tags={
+                **spec.run_tags,
                 JOB_TAG: spec.name,
                 KIND_TAG: kind.value,
                 PRIORITY_TAG: _PRIORITY[kind],
@@ -98,7 +100,7 @@ def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:
     @dg.schedule(
         name=schedule_name(spec.name),
         cron_schedule=spec.schedule,
-        execution_timezone=spec.partitions.timezone if spec.partitions else "UTC",
+        execution_timezone=asset_options.time_zone(spec),
         job_name=dagster_job(spec.name, Kind.SUBMIT),
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Runs the last ended day." if spec.partitions else "Runs the one partition.",

@@ -65,5 +65,9 @@ def control_job(job: str) -> str:
     return f"{job}_control"
 
 
+def automation_sensor_name(job: str) -> str:
+    return f"{job}_automation"
+
+
 def sensor_name(job: str) -> str:
     return f"{job}_batches"

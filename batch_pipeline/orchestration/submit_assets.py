@@ -25,7 +25,7 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
@@ -56,9 +56,9 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
         key=asset_key(spec.name, INPUT_DATASET),
         deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
         partitions_def=partitions,
-        group_name=spec.name,
-        kinds={"python", "parquet"},
+        pool=spec.pool,
         description=metadata.describe_job(spec),
+        **asset_options.submitting(spec, "python", "parquet"),
     )
     def input_dataset(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
@@ -106,16 +106,16 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 key,
                 deps=[asset_key(spec.name, INPUT_DATASET)],
-                group_name=spec.name,
-                kinds={"python"},
                 description=(
                     "A random sample goes through the whole path first; its verdict gates the "
                     "rest. Good answers of it are kept and not bought again."
                 ),
+                **asset_options.submitting(spec, "python"),
             )
         ],
         check_specs=[check],
         partitions_def=partitions,
+        pool=spec.pool,
         can_subset=True,
     )
     def pilot_sample(
@@ -156,10 +156,9 @@ def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
             _fail_if_gated(spec, state)
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(
-                metadata={
-                    **metadata.of_pilot(verdict, given, simulated=simulated),
-                    **answers,
-                }
+                metadata=answers_shown.below_headline(
+                    metadata.of_pilot(verdict, given, simulated=simulated), answers
+                )
             )
 
     return pilot_sample
@@ -175,12 +174,12 @@ def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefini
         key=asset_key(spec.name, SUBMITTED_BATCHES),
         deps=[asset_key(spec.name, PILOT_SAMPLE)],
         partitions_def=partitions,
-        group_name=spec.name,
-        kinds={"python"},
+        pool=spec.pool,
         description=(
             "The night's batches at the API. Done as soon as they are sent; how far they are shows "
             "in the observations that the sensor adds, and what waits for room goes on its own."
         ),
+        **asset_options.submitting(spec, "python"),
     )
     def submitted_batches(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource

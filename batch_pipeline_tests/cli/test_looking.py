@@ -147,6 +147,15 @@ def test_status_before_anything_was_run(offline: Program) -> None:
     assert "Nothing has been run yet" in offline("status").out
 
 
+@pytest.mark.parametrize("length", [12, 30, 60])
+def test_a_jobs_name_is_whole_on_a_line(offline: Program, length: int) -> None:
+    job = offline.declare("r" * length, documents(1), description="What it says " * 9)
+    shown = offline("jobs", COLUMNS="80").out
+    assert job in shown
+    assert "claude-haiku-4-5-20251001" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_what_is_shown_fits_the_terminal(program: Program, columns: int) -> None:
     job = program.declare("review", documents(3))

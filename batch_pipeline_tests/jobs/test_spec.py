@@ -72,8 +72,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "routes": [],
         "caching": "off",
         "deduplicate": True,
-        "reuse": None,
         "near_duplicates": None,
+        "reuse": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},
         "deadline": None,
         "realtime": {"concurrency": 20, "checkpoint_every": 100},
@@ -84,6 +84,14 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_usd_per_document": None,
             "on_complete": False,
         },
+        "owners": [],
+        "tags": {},
+        "kinds": [],
+        "group": None,
+        "run_tags": {},
+        "pool": None,
+        "automation_condition": None,
+        "freshness": None,
     }
 
 

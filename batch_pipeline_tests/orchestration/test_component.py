@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from batch_pipeline.component import BatchJobComponent
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.orchestration.names import Kind, asset_key
 from batch_pipeline_tests.orchestration.nightly import Nightly
+from batch_pipeline_tests.support import write_rows
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_dagster_project"
 
@@ -94,18 +96,35 @@ def test_the_schema_knows_every_key_of_a_declaration() -> None:
     )
 
 
-def test_dg_checks_the_yaml(project: Path, tmp_path: Path) -> None:
+def dg_says(project: Path, tmp_path: Path, *arguments: str) -> str:
+    """What `dg` prints in a project."""
     dg_command = Path(sys.executable).parent / "dg"
     if not dg_command.exists():
         pytest.skip("dagster-dg-cli is not installed")
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}", encoding="utf-8")
+    path = os.pathsep.join([str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [dg_command, "check", "yaml"],
+        [dg_command, *arguments],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "DAGSTER_HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": path, "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_dg_scaffolds_a_job_that_loads(project: Path, tmp_path: Path) -> None:
+    source = project / "data" / "tickets.jsonl"
+    source.parent.mkdir()
+    rows = [{"ticket": f"T{number}", "text": f"Ticket {number}."} for number in range(20)]
+    write_rows(source, rows)
+    params = json.dumps({"file": str(source)})
+    scaffold = ("scaffold", "defs", "batch_pipeline.BatchJobComponent", "tickets")
+    dg_says(project, tmp_path, *scaffold, "--json-params", params)
+    written = project / "src" / "own_project" / "defs" / "tickets" / "defs.yaml"
+    assert "path: ../../../../data/tickets.jsonl" in written.read_text(encoding="utf-8")
+    dg_says(project, tmp_path, "check", "yaml")
+    assert "tickets/collected_results" in dg_says(project, tmp_path, "list", "defs", "--json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -13,7 +13,7 @@ from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.checks.stopped_nights import StoppedNights
-from batch_pipeline.orchestration.names import control_job
+from batch_pipeline.orchestration.names import asset_key, control_job
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
@@ -35,13 +35,19 @@ def recorded(partition: str) -> list[tuple[str, str, str]]:
     return [(action.kind, action.done_by, action.reason) for action in found]
 
 
-def test_a_night_is_cancelled_and_goes_on_once_it_is_resumed(
+def test_a_night_of_everything_is_cancelled_resumed_and_pruned(
     nightly: MakeNightly, nights: list[str], sim: Simulator
 ) -> None:
     job = nightly()
     night = nights[0]
     sim.hold()
-    assert job.launch(night).success
+    # "Materialize all" ends well, and says what follows by itself.
+    assert job.launch_everything(night).success
+    assert "Nothing is to be launched" in job.metadata("submitted_batches", night)["what_follows"]
+    stored = job.instance.fetch_observations(asset_key("review", "collected_results"), limit=1)
+    observation = stored.records[0].asset_observation
+    assert observation is not None
+    assert "review_batches" in str(observation.description)
     cancelled = control(job, {"cancel": {"partition": night, "reason": "wrong data"}}, by="Ada")
     assert cancelled.success
     sim.release()
@@ -52,56 +58,39 @@ def test_a_night_is_cancelled_and_goes_on_once_it_is_resumed(
     assert recorded(night) == [("cancel", "Ada", "wrong data"), ("resume", "Ben", "")]
     again = control(job, {"cancel": {"partition": night}}, by="Ada")
     assert "nothing to cancel" in failure_of(again)
+    # Nothing is removed unless that is said.
+    assert control(job, {"prune": {"before": nights[1]}}, by="Ada").success
+    assert recorded(nights[1]) == []
+    action = {"prune": {"before": nights[1], "dry_run": False, "reason": "old"}}
+    assert control(job, action, by="Ada").success
+    assert recorded(nights[1]) == [("prune", "Ada", "old")]
 
 
-def test_a_closed_gate_is_approved_and_the_sensor_goes_on(
+def test_a_closed_gate_is_approved_and_dead_letters_are_redriven(
     nightly: MakeNightly, nights: list[str]
 ) -> None:
-    job = nightly(pilot={"size": 4, "max_projected_usd": 0.000001})
+    pilot = {"size": 4, "max_truncated_rate": 0.0}
+    job = nightly(max_tokens=1, pilot=pilot, retry={"max_attempts": 1}, alerts={"error_rate": 1.0})
     night = nights[0]
     assert not job.launch(night).success
     assert job.tick().run_requests == []
-    # Another night's open gate does not hide it.
     [stopped] = [check for check in job.checks if check.check_name == stopped_nights.CHECK]
     assert not stopped.passed
-    assert night in str(stopped.metadata["nights"].value)
-    action = {"approve": {"partition": night, "gate": "pilot", "reason": "cheap enough"}}
+    assert night in str(stopped.metadata["verdict"].value)
+    action = {"approve": {"partition": night, "gate": "pilot", "reason": "short is enough"}}
     assert control(job, action, by="Ada").success
     job.run_to_the_end(night)
     job.tick()
-    assert [check.passed for check in job.checks] == [False, True]
-    assert recorded(night) == [("approve", "Ada", "cheap enough")]
-
-
-def test_dead_letters_of_a_reason_are_redriven(
-    nightly: MakeNightly, nights: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = nightly(max_tokens=1, retry={"max_attempts": 1}, alerts={"error_rate": 1.0})
-    night = nights[0]
-    assert job.launch(night).success
-    job.run_to_the_end(night)
-    dead = job.metadata("dead_letter", night)["dagster/partition_row_count"]
-    assert dead > 0
+    assert job.checks[-1].passed
+    assert recorded(night) == [("approve", "Ada", "short is enough")]
+    assert job.metadata("dead_letter", night)["dagster/partition_row_count"] > 0
     wrong = control(job, {"redrive": {"partition": night, "reasons": ["refused?"]}}, by="Ada")
     assert "no dead letter has such a reason" in failure_of(wrong)
     action = {"redrive": {"partition": night, "reasons": ["truncated"], "reason": "more room"}}
     assert control(job, action, by="Ada").success
     requests = job.tick().run_requests
     assert [request.partition_key for request in requests] == [night]
-    assert recorded(night) == [("redrive", "Ada", "more room")]
-
-
-def test_old_nights_are_pruned_only_where_that_is_meant(
-    nightly: MakeNightly, nights: list[str]
-) -> None:
-    job = nightly()
-    assert job.launch(nights[0]).success
-    job.run_to_the_end(nights[0])
-    assert control(job, {"prune": {"before": nights[1]}}, by="Ada").success
-    assert recorded(nights[1]) == []
-    action = {"prune": {"before": nights[1], "dry_run": False, "reason": "old"}}
-    assert control(job, action, by="Ada").success
-    assert recorded(nights[1]) == [("prune", "Ada", "old")]
+    assert recorded(night)[1:] == [("redrive", "Ada", "more room")]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +118,14 @@ WAITS = NightState(Kind.PILOT_CLOSED, "8 of 10 failed", "approve it")
     [({}, 0, [True]), ({"a": WAITS}, 0, [False]), ({"a": WAITS}, 3, [False]), ({}, 3, [])],
 )
 def test_a_tick_reports_green_only_if_it_looked_at_all_nights(
-    make_spec: MakeSpec, stopped: dict[str, NightState], not_seen: int, expected: list[bool]
+    instance: dg.DagsterInstance,
+    make_spec: MakeSpec,
+    stopped: dict[str, NightState],
+    not_seen: int,
+    expected: list[bool],
 ) -> None:
-    found: Any = StoppedNights(stopped, not_seen)
-    instance: Any = None
-    reported = all_nights.look(instance, instance, make_spec(), found, {})
+    found, no_pipeline = StoppedNights(stopped, not_seen), cast("Any", None)
+    reported = all_nights.look(instance, no_pipeline, make_spec(), found, {})
     assert [event.passed for event in reported.events] == expected
-    again = all_nights.look(instance, instance, make_spec(), found, reported.kept)
+    again = all_nights.look(instance, no_pipeline, make_spec(), found, reported.kept)
     assert again.events == []

@@ -19,7 +19,10 @@ from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.reporting import browser
 
-QUESTIONS = ("Did it work?", "What did it cost?", "What failed?", "What do I do?")
+QUESTIONS = tuple(
+    question.replace(" ", "\u00a0")
+    for question in ("Did it work?", "What did it cost?", "What failed?", "What do I do?")
+)
 # Where a text is: its box, and whether what lies there at its middle is the text itself.
 PLACE = """
 (() => {
@@ -103,5 +106,5 @@ def test_the_four_answers_are_seen_wide_and_narrow(
                 if width > 1_000:
                     assert place == [True, True, True], question
             shown = page.value("document.body.innerText")
-            assert "40 of 40 documents (100.0%) succeeded" in shown
+            assert "40 of 40 documents (100.0%) succeeded, and all checks passed" in shown
             assert "SIMULATED, nothing was paid" in shown

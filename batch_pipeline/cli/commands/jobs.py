@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,10 @@ def validate(
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
+    from batch_pipeline.jobs.loading import find_file
 
     pipeline, spec, key = opening.open_night(context, job, partition)
+    find_file(pipeline.settings.jobs_dir, job).require_env(os.environ)
     price_for(spec)
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
@@ -92,21 +95,26 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         document["error"] = {"code": "invalid_declaration", "message": problems}
 
     def show() -> None:
+        console = SafeConsole()
         table = plain_table()
-        table.add_column("job", overflow="fold")
-        for name in ("model", "newest night", "schedule"):
+        # A name is what one copies: it is cut only where the terminal is not wider than it.
+        longest = max(len(row["name"]) for row in rows)
+        together = longest + _width_beside_the_name(rows) <= console.width
+        table.add_column("job", overflow="fold", no_wrap=together)
+        names = ("newest night", "schedule") if together else ()
+        for name in names:
             table.add_column(name, no_wrap=True)
-        table.add_column("description")
+        if together:
+            table.add_column("model, description", overflow="fold")
         for row in rows:
-            cells = (
-                row["name"],
-                row["model_id"],
-                row["newest_partition"] or "none yet",
-                row["schedule"] or "-",
-                row["description"],
-            )
-            table.add_row(*(Text(one_line(cell)) for cell in cells))
-        SafeConsole().print(table)
+            when = (row["newest_partition"] or "none yet", row["schedule"] or "-")
+            about = [row["model_id"], *filter(None, [row["description"]])]
+            if together:
+                cells = [Text(one_line(row["name"])), *(Text(one_line(cell)) for cell in when)]
+                table.add_row(*cells, Text("\n".join(map(one_line, about))))
+            else:
+                table.add_row(Text("\n  ".join(map(one_line, (row["name"], *when, *about)))))
+        console.print(table)
 
     if rows or output.as_json:
         output.answer(document, show)
@@ -114,6 +122,14 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         output.say(f"No job is declared: there is no <job>/defs.yaml under {settings.jobs_dir}.")
     if problems:
         output.say(f"Error: {problems}")
+
+
+def _width_beside_the_name(rows: list[dict[str, Any]]) -> int:
+    """What the columns beside a job's name take at least, in characters."""
+    schedule = max(len("schedule"), *(len(row["schedule"] or "") for row in rows))
+    newest = max(len("newest night"), *(len(row["newest_partition"] or "") for row in rows))
+    words = max(len("description"), *(len(row["model_id"]) for row in rows))
+    return newest + schedule + words + 3 * len("  ") + 2
 
 
 def show_validation(

@@ -98,18 +98,25 @@ def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:
 
 def _result(stopped: StoppedNights) -> dg.AssetCheckResult:
     found = stopped.by_partition
-    lines = [f"- {key}: {safe_text.markdown(str(why))}" for key, why in sorted(found.items())]
-    more = len(lines) - MOST_NAMED
-    shown = lines[:MOST_NAMED] + ([f"- and {more:,} more"] if more > 0 else [])
+    verdict = _verdict(stopped)
     held = all(why.kind is Kind.HELD for why in found.values())
-    named = ", ".join(sorted(found)[:MOST_NAMED])
+    not_seen = {"nights_not_looked_at": stopped.not_seen} if stopped.not_seen else {}
     return dg.AssetCheckResult(
         passed=not found and not stopped.not_seen,
         severity=dg.AssetCheckSeverity.WARN if held else dg.AssetCheckSeverity.ERROR,
-        description=f"{len(found):,} nights wait for a person: {named}" if found else "none",
+        description=verdict,
         metadata={
+            "verdict": verdict,
             "nights_stopped": len(found),
-            "nights": dg.MetadataValue.md("\n".join(shown) or "none"),
-            "nights_not_looked_at": stopped.not_seen,
+            "partitions": ", ".join(sorted(found)[:MOST_NAMED]) or "none",
+            **not_seen,
         },
     )
+
+
+def _verdict(stopped: StoppedNights) -> str:
+    found = sorted(stopped.by_partition.items())
+    named = "; ".join(f"{key}: {safe_text.one_line(str(why))}" for key, why in found[:MOST_NAMED])
+    more = len(found) - MOST_NAMED
+    said = named + (f"; and {more:,} more" if more > 0 else "")
+    return said or "no night waits for a person"

@@ -6,7 +6,8 @@ link. Answers are data of a model: what could break out of a table, or fetch any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -28,6 +29,14 @@ def of_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> dict[str, dg.
         return {}
     found = examples.of_night(pipeline, spec.name, partition, good=GOOD, bad=BAD)
     return {"answers": dg.MetadataValue.md(table(found))} if found else {}
+
+
+def below_headline(
+    values: Mapping[str, Any], answers: Mapping[str, dg.MetadataValue]
+) -> dict[str, Any]:
+    """Metadata with the answers after its first entry: what stands below it is scrolled to."""
+    headline, *rest = values.items()
+    return dict([headline, *answers.items(), *rest])
 
 
 def table(found: Sequence[Example]) -> str:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import dagster as dg
@@ -14,7 +15,12 @@ from batch_pipeline import safe_text
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.checks.night_checks import Found
-from batch_pipeline.orchestration.names import COLLECTED_RESULTS, DEAD_LETTER, control_job
+from batch_pipeline.orchestration.names import (
+    COLLECTED_RESULTS,
+    COST_REPORT,
+    DEAD_LETTER,
+    control_job,
+)
 from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import clipped, part, percent, status_label, usd
 
@@ -24,6 +30,11 @@ DESCRIPTION = (
     "against the estimate. A night without an entry is not complete: see submitted_batches."
 )
 MOST_REASONS = 3
+MOST_CHECKS = 2
+# Dagster hides Markdown of this length behind a link; the words matter more than their links.
+INLINE_CHARACTERS = 1_000
+NO_BREAK = "\u00a0"
+_LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 VERDICT_CHARACTERS = 90
 
 
@@ -33,42 +44,57 @@ def of_night(
     """The four answers of a complete night."""
     failed = [found for found in checked if not found.passed]
     rows = {
-        "Did it work?": _worked(state, failed),
-        "What did it cost?": _cost(report),
-        "What failed?": _failed(spec, failed, report),
+        "Did it work?": _worked(spec, state, failed),
+        "What did it cost?": _cost(spec, report),
+        "What failed?": _failed(spec, report),
         "What do I do?": _to_do(spec, state, failed, report),
     }
-    lines = [f"| **{question}** | {answer} |" for question, answer in rows.items()]
-    return {"night": dg.MetadataValue.md("\n".join(["| | |", "|---|---|", *lines]))}
+    # In one line each, however narrow the page.
+    lines = [f"| **{name.replace(' ', NO_BREAK)}** | {said} |" for name, said in rows.items()]
+    text = "\n".join(["| | |", "|---|---|", *lines])
+    if len(text) >= INLINE_CHARACTERS:
+        text = _LINK.sub(r"\1", text)
+    return {"night": dg.MetadataValue.md(text)}
 
 
-def _worked(state: Progress, failed: Sequence[Found]) -> str:
+def _worked(spec: JobSpec, state: Progress, failed: Sequence[Found]) -> str:
     asked = state.settled - state.filtered
-    share = f"{state.succeeded:,} of {asked:,} documents ({part(state.succeeded, asked)})"
+    share = f"{state.succeeded:,} of {asked:,} documents ({part(state.succeeded, asked)}) succeeded"
     red = [found for found in failed if not found.warning]
     if red:
-        return f"**No**: {_checks(red)}. {share} succeeded"
+        return f"**No.** {share}; red: {_checks(spec, red)}"
     if failed:
-        return f"**Yes, with warnings**: {_checks(failed)}. {share} succeeded"
-    return f"**Yes.** {share} succeeded, all checks passed"
+        return f"**Yes**, with warnings. {share}; yellow: {_checks(spec, failed)}"
+    page = f"/assets/{spec.name}/{COLLECTED_RESULTS}?view=checks"
+    return f"**Yes.** {share}, and [all checks]({page}) passed"
 
 
-def _checks(found: Iterable[Found]) -> str:
-    return ", ".join(each.check.replace("_", " ") for each in found)
+def _checks(spec: JobSpec, found: Sequence[Found]) -> str:
+    named = ", ".join(
+        f"[{_words(each)}](/assets/{spec.name}/{each.asset}?view=checks&checkDetail={each.check})"
+        for each in found[:MOST_CHECKS]
+    )
+    more = len(found) - MOST_CHECKS
+    return named + (f" and {more} more" if more > 0 else "")
 
 
-def _cost(report: Report) -> str:
+def _words(found: Found) -> str:
+    return found.check.replace("_", " ")
+
+
+def _cost(spec: JobSpec, report: Report) -> str:
     simulated = "SIMULATED, nothing was paid: " if report.simulated else ""
     saved = f"{usd(report.costs.savings_usd)} ({percent(report.costs.savings_share)}) saved"
     return (
         f"{simulated}**{usd(report.costs.billed_usd)}**, "
-        f"{usd(report.cost_per_document_usd)} a document; {saved} against real time"
+        f"{usd(report.cost_per_document_usd)} a document; {saved} against real time. "
+        f"[All nights](/assets/{spec.name}/{COST_REPORT}?view=overview)"
     )
 
 
-def _failed(spec: JobSpec, failed: Sequence[Found], report: Report) -> str:
+def _failed(spec: JobSpec, report: Report) -> str:
     if not report.dead_letter:
-        return f"No document; {_checks(failed)}" if failed else "Nothing"
+        return "No document"
     reasons = ", ".join(
         f"{group.items:,} {status_label(group.reason)}{_error_type(group)}"
         for group in report.set_aside[:MOST_REASONS]
@@ -95,11 +121,11 @@ def _to_do(spec: JobSpec, state: Progress, failed: Sequence[Found], report: Repo
         )
     if failed:
         found = failed[0]
-        return f"Look at {found.check.replace('_', ' ')}: " + safe_text.markdown(
+        return f"Look at {_words(found)}: " + safe_text.markdown(
             clipped(found.verdict, VERDICT_CHARACTERS)
         )
     return f"Nothing. [Results]({_page(spec, COLLECTED_RESULTS, report.partition)})"
 
 
 def _page(spec: JobSpec, asset: str, partition: str) -> str:
-    return f"/assets/{spec.name}/{asset}?partition={quote(partition)}"
+    return f"/assets/{spec.name}/{asset}?view=partitions&partition={quote(partition)}"
