@@ -86,8 +86,8 @@ def test_a_closed_gate_is_approved_and_dead_letters_are_redriven(
     assert job.metadata("dead_letter", night)["dagster/partition_row_count"] > 0
     wrong = control(job, {"redrive": {"partition": night, "reasons": ["refused?"]}}, by="Ada")
     assert "no dead letter has such a reason" in failure_of(wrong)
-    action = {"redrive": {"partition": night, "reasons": ["truncated"], "reason": "more room"}}
-    assert control(job, action, by="Ada").success
+    some = {"partition": night, "reasons": ["truncated"], "reason": "more room"}
+    assert control(job, {"redrive": some}, by="Ada").success
     requests = job.tick().run_requests
     assert [request.partition_key for request in requests] == [night]
     assert recorded(night)[1:] == [("redrive", "Ada", "more room")]

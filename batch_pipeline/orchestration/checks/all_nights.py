@@ -46,14 +46,14 @@ def look(
     if missing is not None:
         missing_nights.tell(pipeline, spec, missing)
         partitions = sorted(night.partition for night in missing.missing)
-        facts = (partitions, newest[INPUT_DATASET])
-        _note(found, DUE, repr(facts), missing_nights.evaluation(spec, missing))
+        facts = f"{partitions} {newest[INPUT_DATASET]}"
+        _note(found, DUE, facts, missing_nights.evaluation(spec, missing))
         if missing.missing:
             found.line = f"not begun: {one_line(missing.verdict)}"
     if stopped is not None and (stopped.by_partition or not stopped.not_seen):
         kinds = sorted((key, str(why.kind)) for key, why in stopped.by_partition.items())
-        facts = (kinds, newest[SUBMITTED_BATCHES])
-        _note(found, STOPPED, repr(facts), stopped_nights.evaluation(spec, stopped))
+        facts = f"{kinds} {newest[SUBMITTED_BATCHES]}"
+        _note(found, STOPPED, facts, stopped_nights.evaluation(spec, stopped))
     return found
 
 
