@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batch_pipeline.jobs import loading
 from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs.input_sources import SqlSourceSpec
 from batch_pipeline.jobs.spec import JobSpec, PromptSpec
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
@@ -27,11 +28,17 @@ class JobAttributes(BaseModel):
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         schema = JobSpec.model_json_schema(*args, **kwargs)
         _allow_files(schema, JobSpec)
-        _allow_files(schema["$defs"][PromptSpec.__name__], PromptSpec)
+        for part in (PromptSpec, SqlSourceSpec):
+            _allow_files(schema["$defs"][part.__name__], part)
         return schema
 
 
-_FILE_EXAMPLES = {"output_schema": "answer.schema.json", "system": "system.md", "user": "user.md"}
+_FILE_EXAMPLES = {
+    "output_schema": "answer.schema.json",
+    "system": "system.md",
+    "user": "user.md",
+    "query": "tickets.sql",
+}
 
 
 def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:

@@ -19,7 +19,7 @@ def main() -> None:
     made.add_argument("--words", type=int, default=400)
     made.add_argument("--answer-characters", type=int, default=200)
     options = made.parse_args()
-    count = 1_000 if options.quick else options.documents
+    count = 300 if options.quick else options.documents
     characters = ("--answer-characters", str(options.answer_characters))
     with tempfile.TemporaryDirectory() as temporary, sink(1.0, *characters) as url:
         folder = Path(temporary)

@@ -16,6 +16,7 @@ from batch_pipeline.flow.dataset import input_dataset, kept_units
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
@@ -63,15 +64,9 @@ def take_input(
     results_folder.repair(pipeline, night)
     former = results_folder.former_account(pipeline, night)
     night, current, busy = _as_it_is(pipeline, night)
-    if current is not None and night.pruned_at is not None:
-        return InputTaken(night, current, "the night was pruned; its input is not read again")
-    try:
-        sources = input_dataset.find_input(pipeline, spec, night.partition)
-    except InputDataError as error:
-        if again or current is None or night.completed_at is None or not night.published:
-            raise
-        # Users move the input away once a night is complete; its results stay.
-        return InputTaken(night, current, f"input kept as it was: {error}")
+    sources = _find(pipeline, spec, night, current, busy=busy, again=again)
+    if isinstance(sources, InputTaken):
+        return sources
     if busy and not night.published:
         # The results folder shows another account's night, but this one's batches are in flight.
         results_folder.show(pipeline, night)
@@ -108,6 +103,38 @@ def take_input(
     note = _note(pipeline, night, former, current, new)
     keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
+
+
+def _find(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    current: Snapshot | None,
+    *,
+    busy: bool,
+    again: bool,
+) -> Sources | InputTaken:
+    """The night's input as it is now, or the snapshot that it keeps without a look at it."""
+    kept = None if current is None else _why_not_looked_at(spec, night, busy=busy)
+    if current is not None and kept is not None:
+        return InputTaken(night, current, kept)
+    try:
+        return find_input(pipeline, spec, night.partition)
+    except InputDataError as error:
+        if again or current is None or night.completed_at is None or not night.published:
+            raise
+        # Users move the input away once a night is complete; its results stay.
+        return InputTaken(night, current, f"input kept as it was: {error}")
+
+
+def _why_not_looked_at(spec: JobSpec, night: Night, *, busy: bool) -> str | None:
+    """Why it is not even looked whether the input has changed, or None."""
+    if night.pruned_at is not None:
+        return "the night was pruned; its input is not read again"
+    if busy and night.published and spec.input.sql is not None:
+        # Only the whole query would tell.
+        return "the query is asked again once what is in flight has ended"
+    return None
 
 
 def _note(
@@ -184,6 +211,8 @@ def _read(
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     models.check(spec, pipeline.api)
     declaration = Declaration.of(spec)
+    _refuse_simulated(pipeline, spec, night, sources)
+    refuse_another_shape(pipeline, spec, night.partition, sources.copied)
     former = None if current is None else Former(night, current)
     read = partial(
         input_dataset.read_snapshot, pipeline, spec, night.partition, sources, former=former
@@ -192,6 +221,16 @@ def _read(
         return read()
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
         return read(kept=kept)
+
+
+def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+    copied = sources.copied
+    if copied is not None and copied.simulated and not pipeline.api.simulated:
+        raise InputDataError(
+            f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
+            f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "
+            f"account {night.account!r} first."
+        )
 
 
 def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:

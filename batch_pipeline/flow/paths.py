@@ -53,3 +53,12 @@ def parts_in(folder: str, count: int) -> list[str]:
 def snapshot_facts(folder: str) -> str:
     """What the ledger knows of a snapshot, beside its parts, for a ledger that is lost."""
     return f"{folder}/snapshot.json"
+
+
+# What is known of a copied input, in its folder.
+COPY_FACTS = "source.json"
+
+
+def input_copies(job: str, partition: str) -> str:
+    """The copies of a night's input that is not files."""
+    return f"{job}/inputs/partition={partition}"

@@ -51,6 +51,7 @@ def prune(pipeline: Pipeline, job: str, before: str, *, dry_run: bool = False) -
     for partition in sorted({night.partition for night in found if night.partition < before}):
         folders = [
             paths.snapshots(job, partition),
+            paths.input_copies(job, partition),
             paths.raw(job, partition),
             paths.raw_realtime(job, partition),
         ]

@@ -19,6 +19,7 @@ from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.input_dataset import Overlay
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.pipeline import Pipeline
@@ -73,7 +74,7 @@ def redrive(
         return Redriven({}, ())
     price_for(spec)
     assert state.snapshot is not None
-    sources = input_dataset.find_input(pipeline, spec, partition)
+    sources = find_input(pipeline, spec, partition)
     statuses = _statuses_by_id(pipeline, state.night, selected)
     overlay = Overlay(state.snapshot, statuses)
     former = Former(state.night, state.snapshot)

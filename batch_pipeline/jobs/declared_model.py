@@ -40,7 +40,8 @@ class DeclaredModel(BaseModel):
     @classmethod
     def known_keys(cls) -> list[str]:
         """Every key that may be written, in the order of the contract."""
-        return [*cls.model_fields, *(f"{key}_file" for key in cls.FILE_KEYS)]
+        keys = (field.alias or name for name, field in cls.model_fields.items())
+        return [*keys, *(f"{key}_file" for key in cls.FILE_KEYS)]
 
     @model_validator(mode="before")
     @classmethod

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -13,6 +14,16 @@ from batch_pipeline.jobs.declared_model import (
     NonEmptyTexts,
     base_dir_of,
 )
+from batch_pipeline.jobs.input_sources import (
+    ASSET_KEY,
+    AssetSourceSpec,
+    DeltaSourceSpec,
+    SqlSourceSpec,
+)
+
+JOB_NAME = r"^[a-z][a-z0-9_]*$"
+SOURCES = ("path", "asset", "sql", "delta", "job")
+"""The keys of which an input has one: where its rows come from."""
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -28,6 +39,12 @@ class CsvSpec(DeclaredModel):
         default="utf-8",
         description="The text encoding, any that Python knows.",
         examples=["cp1252", "utf-16"],
+    )
+    quoting: Literal["minimal", "none"] = Field(
+        default="minimal",
+        description="`minimal`: a cell may stand in double quotes, which are doubled inside it; "
+        "`none`: a quote is a character like any other, as in dumps of databases.",
+        examples=["none"],
     )
 
     @field_validator("delimiter")
@@ -61,11 +78,38 @@ class InputSpec(DeclaredModel):
     absolute.
     """
 
-    path: NonEmpty = Field(
+    path: NonEmpty | None = Field(
+        default=None,
         description="A file or a glob (`**` too), local or a URL that fsspec knows. `{partition}` "
         "is the night's key, `${VAR}` comes from the environment (`${BATCH_PIPELINE_HOME}` is "
         "always set). Relative paths start at the YAML file.",
         examples=["/data/contracts/{partition}/*.parquet", "s3://bucket/tickets/*.jsonl.zst"],
+    )
+    asset: AssetSourceSpec | None = Field(
+        default=None,
+        description="An upstream asset's value of the same partition; for Dagster alone.",
+        examples=[{"key": "raw/contracts", "as": "pandas"}],
+    )
+    sql: SqlSourceSpec | None = Field(
+        default=None,
+        description="The rows of a query.",
+        examples=[{"url_env": "WAREHOUSE_URL", "query_file": "tickets.sql"}],
+    )
+    delta: DeltaSourceSpec | None = Field(
+        default=None,
+        description="Rows of a Delta table.",
+        examples=[{"uri": "s3://lake/tickets", "where": "day = '{partition}'"}],
+    )
+    job: Annotated[str, StringConstraints(pattern=JOB_NAME)] | None = Field(
+        default=None,
+        description="Another job, whose accepted answers of the same partition are the rows.",
+        examples=["extract_clauses"],
+    )
+    shape: Literal["same", "any"] = Field(
+        default="same",
+        description="`same`: a night whose columns are others than those of the night before is "
+        "refused; `any`: they may change. Of files nothing is compared.",
+        examples=["any"],
     )
     id_column: NonEmpty = Field(
         default="id",
@@ -93,7 +137,9 @@ class InputSpec(DeclaredModel):
 
     @field_validator("path")
     @classmethod
-    def _absolute_path(cls, value: str, info: ValidationInfo) -> str:
+    def _absolute_path(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
         others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
         if others:
             raise ValueError(
@@ -110,6 +156,43 @@ class InputSpec(DeclaredModel):
     @classmethod
     def _asset_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for key in value:
-            if not re.fullmatch(r"[^/\s]+(/[^/\s]+)*", key):
+            if not ASSET_KEY.fullmatch(key):
                 raise ValueError(f"{key!r} is not a Dagster asset key like raw/contracts")
         return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        found = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(found) != 1:
+            given = f"has {' and '.join(found)}" if found else "has none"
+            raise ValueError(f"takes one of {', '.join(SOURCES)}, and {given}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Where the rows come from: one of `SOURCES`."""
+        return next(name for name in SOURCES if getattr(self, name) is not None)
+
+    @property
+    def origin(self) -> str:
+        """Where the rows come from, in a few words for people."""
+        if self.asset is not None:
+            return f"asset {self.asset.key}"
+        if self.sql is not None:
+            return f"sql {self.sql.url_env}"
+        if self.delta is not None:
+            where = "" if self.delta.where is None else f" where {self.delta.where}"
+            return f"delta {self.delta.uri}{where}"
+        return f"job {self.job}" if self.path is None else self.path
+
+    def repeats(self) -> str | None:
+        """Why every night would read the same rows; None: a night has rows of its own."""
+        if self.same_every_night or self.asset is not None or self.job is not None:
+            return None
+        if self.sql is not None and not self.sql.binds:
+            return "input.sql.query has no :partition (nor :partition_start)"
+        if self.delta is not None and "{partition}" not in self.delta.uri + str(self.delta.where):
+            return "input.delta.where has no {partition}"
+        if self.path is not None and "{partition}" not in self.path:
+            return "input.path has no {partition}"
+        return None

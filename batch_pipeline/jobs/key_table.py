@@ -34,7 +34,8 @@ class Key:
 
 def keys(model: type[DeclaredModel] = JobSpec, before: str = "") -> Iterator[Key]:
     """Every key below a model, in the order of declaration, those of its parts after it."""
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         yield Key(before + name, field, field.is_required())
         for part, many in _parts(field.annotation):
             yield from keys(part, f"{before}{name}{'[]' if many else ''}.")

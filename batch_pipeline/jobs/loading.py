@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import component_file, demo_start
+from batch_pipeline.jobs import chains, component_file, demo_start
 from batch_pipeline.jobs.component_file import BesideAttributes
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
@@ -86,6 +86,9 @@ def scan_jobs(jobs_dir: Path) -> JobScan:
             files[name] = load_file(file)
         except DeclarationError as error:
             errors[name] = error
+    for name, message in chains.problems({name: file.spec for name, file in files.items()}).items():
+        place = files.pop(name).place_of(("attributes", "input", "job"))
+        errors[name] = DeclarationError(f"{place}: {message}")
     return JobScan(files, errors)
 
 

@@ -6,7 +6,8 @@ mean the same night; a test compares the two.
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from difflib import get_close_matches
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -124,6 +125,25 @@ def key_before(spec: PartitionsSpec, key: str, count: int) -> str:
     """The key `count` partitions before an existing one, or the first where there are fewer."""
     day = date.fromisoformat(key)
     return (day - timedelta(days=min(count, (day - spec.start).days))).isoformat()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time window, in the time zone of its job: `start` is part of it, `end` is not."""
+
+    start: datetime
+    end: datetime
+
+
+def window_of(spec: PartitionsSpec | None, key: str) -> Window | None:
+    """The time that a partition stands for; None where partitions are no times, or for a key that
+    is none of the job as declared now."""
+    day = _parse_key(key)
+    if spec is None or day is None:
+        return None
+    zone = ZoneInfo(spec.timezone)
+    starts = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
+    return Window(*starts)
 
 
 def all_keys(spec: PartitionsSpec | None, now: datetime) -> list[str]:

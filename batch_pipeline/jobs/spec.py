@@ -163,14 +163,27 @@ class JobSpec(JobKeys):
         cls, value: PartitionsSpec | None, info: ValidationInfo
     ) -> PartitionsSpec | None:
         source: InputSpec | None = info.data.get("input")
-        if value is None or source is None or source.same_every_night:
-            return value
-        if "{partition}" not in source.path:
+        repeats = None if value is None or source is None else source.repeats()
+        if repeats is not None:
             raise ValueError(
-                "input.path has no {partition}, so every night would buy the same answers again; "
-                "add {partition} to the path, or set input.same_every_night: true if that is meant"
+                f"{repeats}, so every night would buy the same answers again; add it, or set "
+                "input.same_every_night: true if that is meant"
             )
         return value
+
+    @model_validator(mode="after")
+    def _source_of_its_own(self) -> Self:
+        if self.input.job == self.name:
+            raise ValidationError.from_exception_data(
+                "job", [problem_with(("input", "job"), "is this job itself; name another one")]
+            )
+        sql = self.input.sql
+        if self.partitions is None and sql is not None and sql.binds - {"partition"}:
+            message = "binds the times of a partition, and the job declares no partitions"
+            raise ValidationError.from_exception_data(
+                "job", [problem_with(("input", "sql", "query"), message)]
+            )
+        return self
 
     @field_validator("schedule")
     @classmethod

@@ -43,6 +43,8 @@ class NewSnapshot:
     `avoided` counts, by cause, the requests that rows asked for and that are not sent, and their
     bytes: `{cause: {"documents": n, "bytes": b}}`.
 
+    `source` says where rows are from that are not files: kind, origin, version, rows, columns.
+
     A redrive reads its items alone: they are a layer of their own on the layers `below`, and take
     the place of the rows with the same ids there. Counts are of all layers together.
     """
@@ -60,6 +62,7 @@ class NewSnapshot:
     kept: int = field(default=0, kw_only=True)
     below: tuple[Layer, ...] = field(default=(), kw_only=True)
     avoided: dict[str, dict[str, int]] = field(default_factory=dict, kw_only=True)
+    source: dict[str, Any] | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewSnapshot:
@@ -162,6 +165,27 @@ def snapshots_of(connection: Connection, night_id: int) -> dict[int, Snapshot]:
     """All snapshots that a night has had, by id."""
     query = sa.select(tables.snapshot).where(tables.snapshot.c.night_id == night_id)
     return {row["id"]: _snapshot(row) for row in connection.execute(query).mappings()}
+
+
+def newest_source(
+    connection: Connection, job: str, partition: str, kind: str
+) -> tuple[str, dict[str, Any]] | None:
+    """The partition and the `source` of the snapshot that was taken last of another night of the
+    job, from the same kind of source; None where there is none."""
+    query = (
+        sa.select(tables.night.c.partition, tables.snapshot.c.source)
+        .join(tables.night, tables.night.c.snapshot_id == tables.snapshot.c.id)
+        .where(
+            tables.night.c.job == job,
+            tables.night.c.partition != partition,
+            tables.snapshot.c.source.is_not(None),
+        )
+        .order_by(tables.snapshot.c.taken_at.desc())
+    )
+    for row in connection.execute(query):
+        if row.source["kind"] == kind:
+            return row.partition, row.source
+    return None
 
 
 def add(

@@ -53,7 +53,7 @@ def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
     partitions = spec.partitions
     rows = {
-        "input": f"`{spec.input.path}`, ids in `{spec.input.id_column}`",
+        "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
         "partitions": (
             f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"
@@ -93,13 +93,21 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         **({"filtered": filtered} if filtered else {}),
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
-        "path": dg.MetadataValue.path(
-            safe_text.one_line(spec.input.path.replace("{partition}", taken.night.partition))
-        ),
+        **_origin(spec, taken),
         **_estimate(taken.night.estimate),
         **_avoided(taken.night.estimate),
         **({"warnings": "; ".join(notices)} if notices else {}),
     }
+
+
+def _origin(spec: JobSpec, taken: InputTaken) -> dict[str, dg.MetadataValue | str]:
+    """Where the rows are from: a path, or a source and which version of it was read."""
+    source = taken.snapshot.source
+    if source is None:
+        pattern = spec.input.origin.replace("{partition}", taken.night.partition)
+        return {"path": dg.MetadataValue.path(safe_text.one_line(pattern))}
+    version = {} if source["version"] is None else {"source_version": source["version"]}
+    return {"source": source["origin"], **version}
 
 
 def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | float]:

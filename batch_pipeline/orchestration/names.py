@@ -18,6 +18,7 @@ COST_REPORT = "cost_report"
 PILOT_GATE = "pilot_gate"
 
 PARTITION_TAG = "dagster/partition"
+DATA_VERSION_TAG = "dagster/data_version"
 PRIORITY_TAG = "dagster/priority"
 # Who launched a run, where Dagster knows.
 USER_TAG = "user"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +38,10 @@ def apply(definitions: dg.Definitions, job: JobFile) -> dg.Definitions:
     try:
         context = dg.ResolutionContext.default().with_scope(**_template_vars(job))
         processors = asset_post_processor_list_from_post_processing_dict(context, processing)
-        found: dg.Definitions = post_process_defs(definitions, processors)
+        with warnings.catch_warnings():
+            # Dagster warns of a beta parameter that its own call has.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            found: dg.Definitions = post_process_defs(definitions, processors)
         return found
     except DeclarationError:
         raise

@@ -31,6 +31,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
+    chains,
     lost_runs,
     metadata,
     run_requests,
@@ -175,7 +176,10 @@ def _tick(
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
     requests, rests = _requests(instance, spec, plan, most)
-    requests = [*again, *requests]
+    with pipeline.ledger.read() as connection:
+        links = chains.due(connection, spec, polled.account)
+    begun = chains.requests(spec, links, unfinished, most - len(requests))
+    requests = [*again, *requests, *begun]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.nights, plan, rests)
@@ -193,7 +197,9 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
     """Whether there is anything to poll: a fresh installation without a key must not fail."""
     with pipeline.ledger.read() as connection:
         unfinished = unfinished_nights.unfinished_nights(connection, spec.name, None, unshown)
-        return bool(unfinished or listed_batches.watched(connection))
+        return bool(
+            unfinished or listed_batches.watched(connection) or chains.due(connection, spec)
+        )
 
 
 def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:

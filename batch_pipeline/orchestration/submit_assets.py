@@ -25,7 +25,7 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, upstream_asset
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
@@ -54,7 +54,7 @@ def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.Assets
 def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(spec.name, INPUT_DATASET),
-        deps=[dg.AssetKey.from_user_string(key) for key in spec.input.upstream],
+        deps=upstream_asset.upstream_keys(spec),
         partitions_def=partitions,
         pool=spec.pool,
         description=metadata.describe_job(spec),
@@ -69,14 +69,16 @@ def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition
 
             def take() -> tuple[list[str], night_input.InputTaken]:
                 found = models.notices(spec, pipeline.api)
+                upstream_asset.take(context, pipeline, spec, night.partition)
                 return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
             notices, taken = asset_steps.patiently(context, pipeline, spec, take)
-            table = input_shown.of_input(pipeline, spec, taken.snapshot)
+            table = input_shown.of_input(pipeline, spec, taken.snapshot, night.partition)
         asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
         for notice in notices:
             asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
-        upstream = input_shown.upstream(context, spec.input.upstream)
+        keys = upstream_asset.upstream_keys(spec)
+        upstream = input_shown.upstream(context.instance, keys, night.partition)
         return dg.MaterializeResult(
             metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
             # Whether the night's documents changed, for what Dagster calls stale downstream.

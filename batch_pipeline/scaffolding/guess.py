@@ -31,11 +31,12 @@ MOST_ROWS = 200_000
 # Types of DuckDB that may name an item; floats, dates and nested values do not.
 _OF_IDS = ("VARCHAR", "UUID", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT",
            "USMALLINT", "UINTEGER", "UBIGINT")  # fmt: skip
+_OBJECTS = f"maximum_object_size = 268435456, sample_size = {MOST_ROWS}"
 _READERS = {
     Kind.PARQUET: "read_parquet(?)",
     Kind.CSV: "read_csv(?, all_varchar = true, header = true)",
-    Kind.JSONL: "read_json(?, format = 'newline_delimited', maximum_object_size = 268435456, "
-    f"sample_size = {MOST_ROWS})",
+    Kind.JSONL: f"read_json(?, format = 'newline_delimited', {_OBJECTS})",
+    Kind.JSON: f"read_json(?, format = 'array', {_OBJECTS})",
 }
 # How much of a CSV file is looked at for its encoding, in bytes.
 _MOST_BYTES = 64_000_000

@@ -286,6 +286,12 @@ class Files:
         protocol = self.home.partition("://")[0]
         return [f"{protocol}://{self._root}/{path}" for path in paths]
 
+    def opened_as(self, path: str) -> tuple[str, str | None]:
+        """What opens a file: its name, and the URL of the filesystem that has it (None: local)."""
+        if not self.is_remote:
+            return str(Path(self._root, path)), None
+        return f"{self._root}/{path}", f"{self.home}/{path}"
+
     def dataset(self, paths: Sequence[str], schema: pa.Schema | None = None) -> ds.Dataset:
         """Parquet files as one Arrow dataset, in the order given; at least one path.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,11 @@ def as_jsonl(folder: Path) -> Path:
     return folder / "tickets.jsonl"
 
 
+def as_json(folder: Path) -> Path:
+    (folder / "tickets.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    return folder / "tickets.json"
+
+
 def as_parquet(folder: Path) -> Path:
     pq.write_table(pa.Table.from_pylist(ROWS), folder / "tickets.parquet")
     return folder / "tickets.parquet"
@@ -43,7 +49,7 @@ def as_csv(folder: Path) -> Path:
     return folder / "tickets.csv"
 
 
-@pytest.mark.parametrize("kind", [as_jsonl, as_parquet, as_csv])
+@pytest.mark.parametrize("kind", [as_jsonl, as_json, as_parquet, as_csv])
 def test_a_job_is_guessed_from_a_file(offline: Program, tmp_path: Path, kind: object) -> None:
     assert callable(kind)
     source = kind(tmp_path)

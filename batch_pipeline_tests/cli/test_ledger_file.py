@@ -41,9 +41,7 @@ def test_after_a_night(program: Program, simulator: Simulator) -> None:
     assert program("status", "--json", **restored).document["nights"][0]["complete"]
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
 def test_after_a_signal_in_the_middle_of_a_night(
     program: Program, simulator: Simulator, number: signal.Signals
 ) -> None:

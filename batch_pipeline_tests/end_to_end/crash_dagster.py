@@ -81,9 +81,9 @@ def hunted_under_dagster(
 
             def reported() -> bool:
                 # The command line beside it reports a night that is not complete, too.
-                return all(map(_is_of_a_complete_night, reports))
+                return all(map(is_of_a_complete_night, reports))
 
-            hunt = _Hunt(dagster, random.Random(seed), nights, reported)
+            hunt = Hunt(dagster, random.Random(seed), nights, reported)
             dagster.backfill(nights)
             dagster.start("daemon")
             for _ in range(blows):
@@ -99,11 +99,11 @@ def hunted_under_dagster(
     return hunt.figures
 
 
-def _is_of_a_complete_night(report: Path) -> bool:
+def is_of_a_complete_night(report: Path) -> bool:
     return report.exists() and bool(orjson.loads(report.read_bytes())["complete"])
 
 
-class _Hunt:
+class Hunt:
     """Strikes a Dagster's processes, and brings back those that nobody else would."""
 
     def __init__(
@@ -128,7 +128,7 @@ class _Hunt:
             self._freeze_worker,
             self._freeze_daemon,
             self._kill_daemon,
-            self._kill_everything,
+            self.kill_everything,
             self._submit_beside,
         ]
         self._dice.choice(strikes)()
@@ -155,7 +155,7 @@ class _Hunt:
         self._kill(self._one_of("daemon"))
         self._daemon_again()
 
-    def _kill_everything(self) -> None:
+    def kill_everything(self) -> None:
         """What a machine that is switched off does: nobody is left that knows of the runs."""
         self._one_of("worker")
         session = [p for p in processes(self._dagster.home) if p.role != "webserver"]

@@ -28,9 +28,7 @@ from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
 # One point of each of these kinds; the long version dies at all points of all kinds.
 KINDS = (
     "before commit",
-    "after commit",
     "before a chunk of a body",
-    "after the last chunk of a body",
     "after create_batch",
     "before a chunk of results",
     "after Files.publish",
@@ -65,20 +63,13 @@ def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
     assert figures.kills == 1
 
 
-def test_two_submitters_are_killed_and_frozen_under_a_hostile_api(
-    forks: Forks, tmp_path: Path
-) -> None:
-    figures = hunted(forks, tmp_path / "night", SEED, blows=8)
-    # How many blows a night takes before it is done depends on the machine.
-    assert figures.kills + figures.freezes >= 2
-    assert figures.faults > 10
-
-
-def test_two_submitters_are_killed_and_frozen_with_the_ledger_in_postgres(
+def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(
     forks: Forks, tmp_path: Path, postgres_url: str
 ) -> None:
-    figures = hunted(forks, tmp_path / "night", SEED, blows=5, ledger_url=postgres_url)
+    figures = hunted(forks, tmp_path / "night", SEED, blows=6, ledger_url=postgres_url)
+    # How many blows a night takes before it is done depends on the machine.
     assert figures.kills + figures.freezes + figures.cuts >= 2
+    assert figures.faults > 10
 
 
 def test_two_that_take_over_slow_batches_are_killed_and_frozen(
@@ -107,14 +98,14 @@ def test_two_submitters_are_killed_and_frozen_before_another_api(
     assert figures.foreign_batches
 
 
-@pytest.mark.parametrize("fatal", [None, 700])
 def test_a_lost_ledger_of_nights_with_everything_is_recovered_and_bought_once(
-    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int | None
+    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_night(tmp_path / "night", PLAIN, items=0, caching="5m") as (sim, planned, rows):
         work = replace(planned, pilot_via="batch")
-        code = forks.wait(forks.start(work, "first", fatal))
-        assert code == (COMPLETE if fatal is None else -signal.SIGKILL), work.log.read_text()
+        # In the midst of it.
+        killed = forks.wait(forks.start(work, "first", 700))
+        assert killed == -signal.SIGKILL, work.log.read_text()
         for file in work.home.glob("ledger.sqlite*"):
             file.unlink()
         monkeypatch.setenv("ANTHROPIC_API_KEY", "any")

@@ -13,7 +13,6 @@ from batch_pipeline_tests.end_to_end.crash_processes import Forks
 KINDS = (
     "before AnthropicApi.cancel_batch",
     "after AnthropicApi.cancel_batch",
-    "after commit",
     "after Files.publish",
 )
 SEED = 14

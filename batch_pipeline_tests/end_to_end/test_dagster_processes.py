@@ -1,17 +1,29 @@
-"""A backfill over three nights in Dagster's own processes, from GraphQL to the results."""
+"""Backfills in Dagster's own processes, from GraphQL to the results; for one, all of those are
+killed. `make crash-test` has more blows."""
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 
 from batch_pipeline.flow import paths
-from batch_pipeline.simulator import Simulator
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.loading import load_jobs
+from batch_pipeline.simulator import Faults, Simulator
+from batch_pipeline_tests.end_to_end.crash_books import check_nights
+from batch_pipeline_tests.end_to_end.crash_dagster import SOONER, Hunt, is_of_a_complete_night
 from batch_pipeline_tests.end_to_end.dagster_processes import declare, running_dagster
+from batch_pipeline_tests.support import settings
 
 PATIENCE_SECONDS = 150.0
+QUEUE = 60
+# A fault would have the sensor rest for a minute.
+OTHER_TENANTS = Faults.of(
+    list={"lag": {"seconds": 0.4}}, foreign_batches={"probability": 0.5, "when": "both"}
+)
 
 STATUS = """
 query ($id: String!) {
@@ -37,19 +49,24 @@ OBSERVATIONS = """
 """
 
 
-def test_a_backfill_over_three_nights_is_collected_by_the_sensor(
+def test_backfills_are_collected_by_the_sensor_even_if_all_processes_are_killed(
     sim: Simulator, home: Path, tmp_path: Path
 ) -> None:
     today = datetime.now(UTC).date()
     nights = [(today - timedelta(days=days)).isoformat() for days in (3, 2, 1)]
+    undisturbed, killed = nights[:2], nights[2:]
     documents = declare(tmp_path, nights)
+    sim.set_turnaround(0.4)
     environment = {
         "BATCH_PIPELINE_HOME": str(home),
         "BATCH_PIPELINE_JOBS_DIR": str(tmp_path / "jobs"),
         "BATCH_PIPELINE_POLL_SECONDS": "2",
+        "BATCH_PIPELINE_LEASE_SECONDS": "4",
+        "BATCH_PIPELINE_RECONCILE_SECONDS": "12",
+        "BATCH_PIPELINE_MAX_QUEUED_REQUESTS": str(QUEUE),
     }
-    with running_dagster(tmp_path / "dagster_home", environment) as dagster:
-        backfill = dagster.backfill(nights)
+    with running_dagster(tmp_path / "dagster_home", environment, SOONER) as dagster:
+        backfill = dagster.backfill(undisturbed)
         dagster.start("daemon")
 
         def materialized() -> dict[str, int]:
@@ -64,17 +81,32 @@ def test_a_backfill_over_three_nights_is_collected_by_the_sensor(
 
         dagster.wait_until("the backfill", submitted, PATIENCE_SECONDS)
         dagster.wait_until(
-            "the reports", lambda: materialized()["cost_report"] == len(nights), PATIENCE_SECONDS
+            "the reports", lambda: materialized()["cost_report"] == 2, PATIENCE_SECONDS
         )
-        assert set(materialized().values()) == {len(nights)}
+        assert set(materialized().values()) == {2}
         runs = dagster.ask(RUNS)["runsOrError"]["results"]
         assert {run["jobName"] for run in runs} == {"review_submit", "review_collect"}
         assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
         seen = dagster.ask(OBSERVATIONS)["assetOrError"]["assetObservations"]
-        assert {observation["partition"] for observation in seen} == set(nights)
+        assert {observation["partition"] for observation in seen} == set(undisturbed)
         for warning in ("PreviewWarning", "BetaWarning", "SupersessionWarning", "Deprecat"):
             assert warning not in dagster.log()
+
+        # Nobody launches the third night again after its processes are gone.
+        sim.set_faults(OTHER_TENANTS)
+        report = home / paths.report("review", killed[0], ".json")
+
+        def reported() -> bool:
+            return is_of_a_complete_night(report)
+
+        hunt = Hunt(dagster, random.Random(0), killed, reported)
+        dagster.backfill(killed)
+        hunt.kill_everything()
+        assert hunt.figures.kills >= 2
+        assert not reported()
+        dagster.wait_until("the report of the third night", reported, PATIENCE_SECONDS)
     for night in nights:
         rows = pd.read_parquet(home / paths.results("review", night))
         assert sorted(rows["id"]) == sorted(str(row["id"]) for row in documents[night])
-    assert sim.books.billed_more_than_once == []
+    spec = load_jobs(tmp_path / "jobs")["review"]
+    check_nights(sim, Pipeline(settings(home)), spec, documents, QUEUE)

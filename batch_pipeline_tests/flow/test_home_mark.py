@@ -37,8 +37,7 @@ def truncate(home: Path) -> None:
     (home / "ledger.sqlite").touch()
 
 
-@pytest.mark.parametrize("accident", [lose, truncate])
-@pytest.mark.parametrize("marked", [True, False], ids=["marked", "without a mark"])
+@pytest.mark.parametrize(("accident", "marked"), [(lose, True), (truncate, True), (lose, False)])
 def test_a_home_without_its_ledger_sends_nothing(
     sim: Simulator,
     make_pipeline: MakePipeline,
@@ -89,7 +88,7 @@ def test_a_backup_is_behind_once_anything_was_sent_after_it(
     first = make_pipeline()
     run(first, spec, PARTITION, wait=False)
     copy_ledger(first.ledger, backups[0])
-    write_rows(Path(spec.input.path), documents(ITEMS + 5))
+    write_rows(Path(str(spec.input.path)), documents(ITEMS + 5))
     sim.release()
     assert run(first, spec, PARTITION).complete
     copy_ledger(first.ledger, backups[1])

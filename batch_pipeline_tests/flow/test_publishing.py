@@ -321,7 +321,9 @@ def test_no_transaction_waits_for_a_store(
     try:
 
         def make() -> Pipeline:
-            return make_pipeline(home=f"s3://{bucket}/home", ledger_url=postgres_url)
+            return make_pipeline(
+                home=f"s3://{bucket}/home", ledger_url=postgres_url, lease_seconds=3
+            )
 
         first = make()
 

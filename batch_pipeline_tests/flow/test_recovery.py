@@ -128,9 +128,7 @@ def raw_lines_lost(night: Night) -> None:
         shutil.rmtree(night.home / "review" / name)
 
 
-@pytest.mark.parametrize(
-    "accident", [Night.lose, answers_lost, raw_lines_lost, all_but_public_files_lost]
-)
+@pytest.mark.parametrize("accident", [Night.lose, raw_lines_lost, all_but_public_files_lost])
 def test_a_finished_night_is_known_again(night: Night, accident: Callable[[Night], None]) -> None:
     night.sim.set_faults(MIXED)
     night.run()

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs import chains
 from batch_pipeline.jobs.loading import find_job, load_job, load_jobs, scan_jobs
+from batch_pipeline.jobs.spec import JobSpec
 
 GOOD = """\
 type: batch_pipeline.BatchJobComponent
@@ -286,3 +288,31 @@ def test_no_jobs_at_all(tmp_path: Path) -> None:
         find_job(tmp_path, "one")
     with pytest.raises(UsageError, match=r"no folder of jobs at .*BATCH_PIPELINE_JOBS_DIR"):
         scan_jobs(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"one": "two", "two": "three", "three": "one"}, "ask about each other's answers"),
+        ({"one": None, "two": "one"}, None),
+        ({"two": "elsewhere"}, None),
+        ({"daily": None, "two": "daily"}, "daily has other partitions"),
+    ],
+)
+def test_a_chain_of_jobs_begins_somewhere_and_has_one_kind_of_nights(
+    inputs: dict[str, str | None], message: str | None
+) -> None:
+    specs = {
+        name: JobSpec(
+            name=name,
+            input={"job": earlier} if earlier else {"path": "/data/{partition}.csv"},
+            prompt={"user": "{id}"},
+            model_id="claude-haiku-4-5-20251001",
+            max_tokens=10,
+            partitions={"start": "2026-01-01"} if name == "daily" else None,
+        )
+        for name, earlier in inputs.items()
+    }
+    found = chains.problems(specs)
+    assert bool(found) == (message is not None)
+    assert all((message or "") in each for each in found.values())

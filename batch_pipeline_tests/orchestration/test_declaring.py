@@ -82,6 +82,17 @@ def test_assets_have_what_the_job_declares(make_spec: MakeSpec) -> None:
     definitions.get_repository_def()
 
 
+def test_a_deadline_of_results_is_dagsters_own(make_spec: MakeSpec) -> None:
+    declared = {"deadline_cron": "0 6 * * *", "lower_bound_delta": "8h"}
+    partitions = {"start": "2026-01-01", "timezone": "Europe/Zurich"}
+    due = build_batch_job(make_spec(freshness=declared, partitions=partitions))
+    assert spec_of(due, "collected_results").freshness_policy == dg.FreshnessPolicy.cron(
+        "0 6 * * *", timedelta(hours=8), "Europe/Zurich"
+    )
+    with pytest.raises(DeclarationError, match="lower_bound_delta 2d is longer"):
+        build_batch_job(make_spec(freshness=declared | {"lower_bound_delta": "2d"}))
+
+
 def test_a_downstream_condition_fires_once_a_night_is_complete_and_runs_are_tagged(
     nightly: Callable[..., Nightly], nights: list[str]
 ) -> None:

@@ -87,11 +87,10 @@ def test_an_approved_pilot_lets_the_night_go(
     ledger.close()
 
 
-@pytest.mark.parametrize("via", ["realtime", "batch"])
 def test_a_night_waits_under_its_ceiling_until_it_is_raised(
-    nightly: MakeNightly, nights: list[str], sim: Simulator, via: str
+    nightly: MakeNightly, nights: list[str], sim: Simulator
 ) -> None:
-    pilot = {"size": 4, "via": via}
+    pilot = {"size": 4, "via": "realtime"}
     job, night = nightly(pilot=pilot, budget={"max_usd_per_month": 0.01}), nights[0]
     assert job.launch(night).success
     said = "budget.max_usd_per_month"

@@ -40,7 +40,7 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.flow.costs import estimate as estimates
-    from batch_pipeline.flow.dataset import input_dataset
+    from batch_pipeline.flow.dataset.sources.find import find_input
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
@@ -52,7 +52,7 @@ def validate(
     api, unasked = opening.api_if_any(pipeline)
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
-    sources = input_dataset.find_input(pipeline, spec, key)
+    sources = find_input(pipeline, spec, key)
     found = estimates.of_input(pipeline, spec, key, sources)
     snapshot = found.snapshot
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
@@ -85,7 +85,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             "partitions": "daily" if spec.partitions else "one",
             "newest_partition": newest_key(spec.partitions, now),
             "schedule": spec.schedule,
-            "input_path": redacted(spec.input.path),
+            "input_path": redacted(spec.input.origin),
         }
         for spec in scan.specs.values()
     ]

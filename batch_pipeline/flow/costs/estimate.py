@@ -34,6 +34,7 @@ from batch_pipeline.flow.costs.tokens import COUNTED_REQUESTS, Tokens, count_tok
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
 from batch_pipeline.flow.gates import models
@@ -213,7 +214,7 @@ def _snapshot(
         if not Declaration.of(spec).has_made(current):
             current = None
     try:
-        sources = input_dataset.find_input(pipeline, spec, partition)
+        sources = find_input(pipeline, spec, partition)
     except InputDataError:
         if current is None:
             raise

@@ -40,7 +40,6 @@ from batch_pipeline.flow.dataset.prepare import (
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
-from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Codec
@@ -64,12 +63,6 @@ _UNPACKED = 5
 _ROOM = 6
 # Inputs smaller than this are read by one process: to start others takes longer than they save.
 PROCESSES_FROM_BYTES = 128 << 20
-
-
-def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
-    """The night's files; `${BATCH_PIPELINE_HOME}` in the path is the home in force."""
-    environ = environ_with(pipeline.settings.home)
-    return find_sources(spec.input.path, partition, environ, spec.input.csv)
 
 
 def read_snapshot(
@@ -153,6 +146,7 @@ def read_snapshot(
             kept=repeats.kept,
             avoided=near.avoided(repeats.avoided),
             below=() if overlay is None else overlay.below.layers,
+            source=None if sources.copied is None else sources.copied.as_json(),
         )
         if keep:
             facts = paths.snapshot_facts(str(folder))

@@ -189,6 +189,8 @@ snapshot = Table(
     Column("below", JSON, nullable=False, server_default="[]"),
     # Requests that are not sent although rows asked for them: {cause: {documents, bytes}}.
     Column("avoided", JSON, nullable=False, server_default="{}"),
+    # Where rows are from that are not files: kind, origin, version, rows, columns.
+    Column("source", JSON(none_as_null=True)),
     # Items by status that were settled when the snapshot was taken: set aside, or bought before.
     Column("settled", JSON, nullable=False),
     Column("taken_at", Double, nullable=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -51,19 +51,24 @@ def of_schema(schema: pa.Schema) -> Columns:
     )
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]], id_column: str, used: Collection[str]) -> Columns:
-    """The columns of an input, by the values of its first rows; `used` are those of the prompt."""
+def types_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The columns of rows with the types of their values; None where there is no value."""
     types: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.items():
             types.setdefault(name, set()).update(_type_of(value))
+    return {name: " or ".join(sorted(found)) or None for name, found in types.items()}
+
+
+def of_input(types: Mapping[str, str | None], id_column: str, used: Collection[str]) -> Columns:
+    """The columns of an input; `used` are those of the prompt."""
     return _columns(
         dg.TableColumn(
             safe_text.one_line(name),
-            type=" or ".join(sorted(found)) or "null",
+            type=kind or "unknown",
             description=_use(name, id_column, used),
         )
-        for name, found in types.items()
+        for name, kind in types.items()
     )
 
 

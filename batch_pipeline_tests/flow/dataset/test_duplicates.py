@@ -10,6 +10,7 @@ import pytest
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset import decisions, input_dataset
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, settings, write_rows
 
@@ -28,7 +29,7 @@ def test_rows_that_anothers_request_answers_are_written_down(
 ) -> None:
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, *more]))
-    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    sources = find_input(pipeline, spec, PARTITION)
     snapshot = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     assert (snapshot.items, snapshot.duplicates) == (len(ROWS) + len(more), len(answered_for))
     found = pq.read_table(pipeline.files.uri(decisions.path_of(snapshot))).to_pylist()
@@ -39,6 +40,6 @@ def test_rows_that_anothers_request_answers_are_written_down(
 def test_an_id_that_comes_twice_stops_the_night(tmp_path: Path) -> None:
     pipeline = Pipeline(settings(tmp_path / "home"))
     spec = job(write_rows(tmp_path / "in.jsonl", [*ROWS, {**ROWS[0], "text": "another text"}]))
-    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    sources = find_input(pipeline, spec, PARTITION)
     with pytest.raises(InputDataError, match="1 ids of column 'id' occur more than once"):
         input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)

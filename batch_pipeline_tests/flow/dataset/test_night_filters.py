@@ -13,6 +13,7 @@ from batch_pipeline.flow.dataset import input_dataset, layers
 from batch_pipeline.flow.dataset import snapshot as snapshots_of_rows
 from batch_pipeline.flow.dataset.layers import layers_of
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings
@@ -123,7 +124,7 @@ def test_what_filters_avoid_is_counted_over_all_parts_beside_identical_requests(
         for name, text in (("same", ENGLISH), ("good", f"{ENGLISH} {n}"), ("short", f"{n} words"))
     ]
     spec = job(write_rows(tmp_path / "in.jsonl", rows), filters={"min_words": 5})
-    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    sources = find_input(pipeline, spec, PARTITION)
     taken = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     assert taken.parts > 5
     whole = layers_of(pipeline.files, taken)
@@ -286,7 +287,7 @@ def test_batches_of_rows_change_nothing(
         filters={"where": "pages::int <> 1", "min_words": 4},
     )
     monkeypatch.setattr("batch_pipeline.flow.dataset.prepare.BATCH_ROWS", size)
-    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    sources = find_input(pipeline, spec, PARTITION)
     found = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources, keep=False)
     by_hand = [n for n in range(50) if n % 3 != 1]
     assert found.set_aside == {

@@ -17,6 +17,7 @@ from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Codec, part_paths, read_inputs
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.paths import part_name
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.storage.files import Files
@@ -120,7 +121,7 @@ def test_a_snapshot_is_compressed_where_room_or_the_network_is_short(
     place = home if "://" in home else tmp_path / home
     ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     pipeline = Pipeline(support.settings(place, ledger_url=ledger))
-    sources = input_dataset.find_input(pipeline, spec, "all")
+    sources = find_input(pipeline, spec, "all")
     snapshot = input_dataset.read_snapshot(pipeline, spec, "all", sources)
     [part] = part_paths(snapshot)
     with pipeline.files.open(part) as file:

@@ -85,7 +85,7 @@ def taken(pipeline: Pipeline, state: Progress) -> list[Takeover]:
 
 
 @pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize(("done", "kept"), [(0.0, 0), (0.4, 10), (1.0, 25)])
+@pytest.mark.parametrize(("done", "kept"), [(0.4, 10), (1.0, 25)])
 def test_slow_batches_are_taken_over(
     sim: Simulator, pipeline: Pipeline, spec: JobSpec, done: float, kept: int
 ) -> None:
@@ -276,12 +276,11 @@ def test_two_processes_take_over_once(
 
 
 @pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize("budget", [{}, {"max_usd_per_partition": 100}])
 def test_what_was_taken_over_stays_with_real_time_after_the_deadline(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, budget: dict[str, Any]
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """With a ceiling it is planned for batches first, and must not go out as such once more."""
-    spec = auto(tmp_path, budget=budget)
+    spec = auto(tmp_path, budget={"max_usd_per_partition": 100})
     sim.hold()
     sim.set_done_at_cancel(0.4)
     state = run(pipeline, spec, PARTITION, wait=False)

@@ -12,6 +12,7 @@ import pytest
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.dataset import decisions, input_dataset
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, plan
 from batch_pipeline.flow.planning.open_units import open_units
@@ -30,7 +31,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 
 
 def read(pipeline: Pipeline, spec: JobSpec) -> Snapshot:
-    sources = input_dataset.find_input(pipeline, spec, PARTITION)
+    sources = find_input(pipeline, spec, PARTITION)
     found = input_dataset.read_snapshot(pipeline, spec, PARTITION, sources)
     return replace(SNAPSHOT, **vars(found))
 

@@ -78,7 +78,8 @@ def place_of(file: SourceFile, number: int) -> str:
     """How an error names a row, or the whole file where no row has been read (`number` 0)."""
     if not number or file.kind in {Kind.TXT, Kind.MD}:
         return file.path
-    return f"{file.path}, {'row' if file.kind is Kind.PARQUET else 'line'} {number}"
+    in_rows = file.kind in {Kind.PARQUET, Kind.JSON}
+    return f"{file.path}, {'row' if in_rows else 'line'} {number}"
 
 
 @dataclass(slots=True)

@@ -39,7 +39,12 @@ def read_csv(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows
     text = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
     lines = _Lines(text, file.csv.delimiter)
     # Without `strict`, an unclosed quote would swallow the rest of the file into one cell.
-    rows = csv.reader(iter(lines), strict=True, delimiter=file.csv.delimiter)
+    rows = csv.reader(
+        iter(lines),
+        strict=True,
+        delimiter=file.csv.delimiter,
+        quoting=csv.QUOTE_NONE if file.csv.quoting == "none" else csv.QUOTE_MINIMAL,
+    )
     header: list[str] | None = None
     start = 1
     while True:
@@ -49,7 +54,8 @@ def read_csv(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows
         except csv.Error as error:
             raise InputDataError(
                 f"{place_of(file, start)}: not valid CSV: {error}. Quote cells that hold commas, "
-                "quotes or line breaks, double the quotes inside them, and close each quote."
+                "quotes or line breaks, double the quotes inside them, and close each quote; or "
+                "set input.csv: {quoting: none} where a quote is a character like any other."
             ) from error
         except UnicodeError as error:
             raise InputDataError(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.jobs.spec import CsvSpec
+from batch_pipeline.jobs.inputs import CsvSpec
 
 # How many files a warning names.
 _NAMED = 5
@@ -20,17 +21,21 @@ PLAIN_CSV = CsvSpec()
 
 
 class Kind(StrEnum):
-    """How a file's rows are written down; the value is the file's ending."""
+    """How a file's rows are written down; the value is the file's ending, or the first of them."""
 
     PARQUET = ".parquet"
     CSV = ".csv"
     JSONL = ".jsonl"
+    JSON = ".json"
     TXT = ".txt"
     MD = ".md"
 
 
+_ENDINGS = {**{kind.value: kind for kind in Kind}, ".ndjson": Kind.JSONL}
 _COMPRESSIONS = (".gz", ".zst")
-SUPPORTED_ENDINGS = "parquet, csv, jsonl, txt, md; all but parquet also with .gz or .zst"
+SUPPORTED_ENDINGS = (
+    "parquet, csv, jsonl, ndjson, json, txt, md; all but parquet also with .gz or .zst"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,60 @@ class SourceFile:
     @property
     def is_plain(self) -> bool:
         """Whether a file holds its rows as they are: it is not compressed in any way."""
-        return self.path.lower().endswith(self.kind.value) and self.kind is not Kind.PARQUET
+        is_compressed = self.path.lower().endswith(_COMPRESSIONS)
+        return not is_compressed and self.kind is not Kind.PARQUET
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The rows of an input that is not files, as they were copied into the home.
+
+    `kind` is the declaration's key, `origin` says for people where they are from, and `version`
+    what they were upstream at that moment (None: it has no versions). `rows_hash` does not depend
+    on the order of the rows. `columns` has the type of each, as text, where it is known.
+    """
+
+    kind: str
+    origin: str
+    version: str | None
+    rows: int
+    rows_hash: str
+    columns: dict[str, str | None]
+    parts: tuple[tuple[str, int], ...]
+    simulated: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        kept = ("kind", "origin", "version", "rows", "columns")
+        return {name: getattr(self, name) for name in kept}
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The files of one night, sorted by path; and what the pattern matches too and is not read."""
+    """The files of one night, sorted by path; and what the pattern matches too and is not read.
+
+    Of an input that is not files, `copied` is what is known of the copy that the files are.
+    """
 
     files: tuple[SourceFile, ...]
     left_out: tuple[str, ...] = ()
+    copied: Copied | None = None
 
     @property
     def signature(self) -> str:
-        """SHA-256 over every file's path and version: another text means other input."""
+        """SHA-256 over every file's path and version: another text means other input. Of a copy it
+        is the hash of its rows, whatever their order and their version upstream."""
+        if self.copied is not None:
+            return self.copied.rows_hash
         listing = [
             (file.path, file.relative_path, file.version, *_dialect(file)) for file in self.files
         ]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    def with_version(self, version: str) -> Sources:
+        """The same copy of rows, under another version upstream."""
+        assert self.copied is not None
+        return replace(self, copied=replace(self.copied, version=version))
 
     @property
     def notice(self) -> str | None:
@@ -87,7 +129,10 @@ class Sources:
 def _dialect(file: SourceFile) -> list[str]:
     """How a CSV file is written, where that is declared: read otherwise it is another input."""
     declared = file.kind is Kind.CSV and file.csv != PLAIN_CSV
-    return [file.csv.delimiter, file.csv.encoding] if declared else []
+    if not declared:
+        return []
+    quoting = [] if file.csv.quoting == PLAIN_CSV.quoting else [file.csv.quoting]
+    return [file.csv.delimiter, file.csv.encoding, *quoting]
 
 
 def notice_of(left_out: Sequence[str]) -> str:
@@ -111,8 +156,8 @@ def kind_of(path: str) -> Kind | None:
     plain = name
     for compression in _COMPRESSIONS:
         plain = plain.removesuffix(compression)
-    for kind in Kind:
-        if plain.endswith(kind.value) and (kind is not Kind.PARQUET or plain == name):
+    for ending, kind in _ENDINGS.items():
+        if plain.endswith(ending) and (kind is not Kind.PARQUET or plain == name):
             return kind
     return None
 

@@ -1,14 +1,14 @@
 """The file formats: from a stream of bytes to numbered rows of JSON.
 
 Belongs here: which reader a file has; the readers of jsonl, txt and md, streaming. Parquet is in
-`parquet_format`, CSV in `csv_format`; what a row's cells mean for the prompt is in `row_json`;
+`parquet_format`, CSV in `csv_format`, arrays of JSON in `json_format`;
+what a row's cells mean for the prompt is in `row_json`;
 finding and opening files is in `files` and `streams`.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 import sys
 from functools import partial
 from itertools import islice
@@ -24,6 +24,7 @@ from batch_pipeline.flow.dataset.reading.columns import (
 )
 from batch_pipeline.flow.dataset.reading.csv_format import read_csv
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile
+from batch_pipeline.flow.dataset.reading.json_format import json_cause, read_json_array
 from batch_pipeline.flow.dataset.reading.parquet_format import read_parquet
 from batch_pipeline.flow.dataset.reading.row_json import (
     JsonRow,
@@ -53,6 +54,8 @@ def read_format(
             return read_csv(stream, section.file, wanted)
         case Kind.JSONL:
             return _read_jsonl(stream, section, wanted, seen)
+        case Kind.JSON:
+            return read_json_array(stream, section.file, wanted, seen)
         case _:
             return _read_text(stream, section.file, wanted)
 
@@ -96,18 +99,12 @@ def _row_of_line(line: bytes, file: SourceFile, number: int, wanted: Wanted) -> 
         row = row_of_json(text)
     except ValueError as error:
         raise InputDataError(
-            f"{place_of(file, number)}: {_json_cause(error)}. Every line has to be one JSON "
+            f"{place_of(file, number)}: {json_cause(error)}. Every line has to be one JSON "
             "object in UTF-8."
         ) from error
     if wanted.id_column not in row.cells:
         raise wanted.error(place_of(file, number), wanted.id_column, list(row.cells))
     return row
-
-
-def _json_cause(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
-    return str(error)
 
 
 # --- txt and md ----------------------------------------------------------------------------------

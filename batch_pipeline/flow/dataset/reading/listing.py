@@ -30,7 +30,7 @@ from batch_pipeline.flow.dataset.reading.files import (
     notice_of,
 )
 from batch_pipeline.flow.dataset.reading.row_json import escaped
-from batch_pipeline.jobs.spec import CsvSpec
+from batch_pipeline.jobs.inputs import CsvSpec
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 

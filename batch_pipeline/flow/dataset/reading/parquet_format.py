@@ -30,7 +30,7 @@ def read_parquet(stream: BinaryIO, section: Section, wanted: Wanted) -> Numbered
     parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1_000_000)
     metadata = parquet.metadata
     names = parquet.schema_arrow.names
-    cells_of = [_cells_reader(kind) for kind in parquet.schema_arrow.types]
+    cells_of = [cells_reader(kind) for kind in parquet.schema_arrow.types]
     check_header(file.path, names)
     wanted.check(place_of(file, 1), names)
     groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -62,7 +62,7 @@ def _wrong_footer(place: str, rows: int, said: int) -> InputDataError:
 
 
 @cache
-def _cells_reader(kind: pa.DataType) -> Callable[[pa.Array[Any]], list[Any]]:
+def cells_reader(kind: pa.DataType) -> Callable[[pa.Array[Any]], list[Any]]:
     """What makes Python values of a column of this type, with the digits that it holds.
 
     As a Python float a 32-bit 0.1 would read 0.10000000149011612, and Python's time has no
@@ -73,7 +73,7 @@ def _cells_reader(kind: pa.DataType) -> Callable[[pa.Array[Any]], list[Any]]:
         exact = _with_exact(storage, pa.string()) == storage and not _has_half(storage)
         if exact:
             return _plain_cells
-        read = _cells_reader(storage)
+        read = cells_reader(storage)
         return lambda column: read(column.storage)
     as_text, as_double = (_with_exact(kind, to) for to in (pa.string(), pa.float64()))
 

@@ -13,7 +13,7 @@ from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, file_kind
 from batch_pipeline.flow.dataset.reading.listing import expand_path, find_sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
-from batch_pipeline.jobs.spec import CsvSpec
+from batch_pipeline.jobs.inputs import CsvSpec
 
 TREE = [
     "a.csv",
@@ -206,7 +206,7 @@ def test_kind(name: str, kind: Kind) -> None:
     assert file_kind(name) is kind
 
 
-@pytest.mark.parametrize("name", ["x.json", "x", "x.parquet.gz", "x.gz", "x.csv.bz2", "xcsv"])
+@pytest.mark.parametrize("name", ["x.xml", "x", "x.parquet.gz", "x.gz", "x.csv.bz2", "xcsv"])
 def test_other_kinds_are_refused(name: str) -> None:
     with pytest.raises(InputDataError, match=r"Supported endings: .*jsonl") as caught:
         file_kind(f"/data/{name}")

@@ -19,6 +19,7 @@ from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.rows import Row, read_rows, read_section
 from batch_pipeline.flow.dataset.reading.splits import pieces_of, with_lines_counted
+from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests import support
 from batch_pipeline_tests.support import documents, job, write_rows
@@ -121,7 +122,7 @@ def test_the_snapshot_is_the_same_whoever_reads_it(tmp_path: Path) -> None:
     taken = []
     for workers in (1, 3):
         pipeline = Pipeline(support.settings(tmp_path / f"home{workers}", workers=workers))
-        sources = input_dataset.find_input(pipeline, spec, "all")
+        sources = find_input(pipeline, spec, "all")
         snapshot = input_dataset.read_snapshot(pipeline, spec, "all", sources)
         folder = Path(pipeline.files.uri(snapshot.folder))
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -141,7 +142,7 @@ def test_the_first_mistake_of_the_input_is_the_one_that_is_told(
     rows: list[Any] = [*documents(40), b"{broken", *documents(40, start=40), b"{broken as well"]
     spec = job(write_rows(tmp_path / "in.jsonl", rows))
     pipeline = Pipeline(support.settings(tmp_path / "home", workers=workers))
-    sources = input_dataset.find_input(pipeline, spec, "all")
+    sources = find_input(pipeline, spec, "all")
     with pytest.raises(InputDataError, match=r"line 41: not JSON"):
         input_dataset.read_snapshot(pipeline, spec, "all", sources)
 
@@ -163,7 +164,7 @@ def test_a_line_is_named_by_its_number_in_the_file(
 ) -> None:
     spec = job(write_rows(tmp_path / "in.jsonl", rows), pilot={"max_error_rate": 0.1})
     pipeline = Pipeline(support.settings(tmp_path / "home", workers=2))
-    sources = input_dataset.find_input(pipeline, spec, "all")
+    sources = find_input(pipeline, spec, "all")
     with pytest.raises(InputDataError, match=told):
         input_dataset.read_snapshot(pipeline, spec, "all", sources)
 
@@ -180,7 +181,7 @@ def test_a_column_that_no_line_of_a_file_has_is_missing_whatever_the_pieces(
     write_rows(tmp_path / "a.jsonl", rows)
     spec = job(tmp_path / "a.jsonl", prompt={"user": "{text} {note}"})
     pipeline = Pipeline(support.settings(tmp_path / "home"))
-    sources = input_dataset.find_input(pipeline, spec, "all")
+    sources = find_input(pipeline, spec, "all")
     if refused:
         with pytest.raises(InputDataError, match=r"line 1 and every other row.*'note'"):
             input_dataset.read_snapshot(pipeline, spec, "all", sources)

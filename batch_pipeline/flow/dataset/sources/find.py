@@ -1,0 +1,75 @@
+"""From a declared input to the files of a night: those that are there, or a copy of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.reading.files import Copied, Sources
+from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
+from batch_pipeline.flow.dataset.sources import copies, frames
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import snapshots
+
+
+def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
+    """The night's files; `${BATCH_PIPELINE_HOME}` in a path is the home in force.
+
+    An input that is not files is copied into the home first, where that version of it is not there.
+    """
+    declared, environ = spec.input, environ_with(pipeline.settings.home)
+    if declared.path is not None:
+        return find_sources(declared.path, partition, environ, declared.csv)
+    if declared.asset is not None:
+        return frames.find(pipeline.files, spec.name, partition, declared.asset.key)
+    # Each brings a library that the others do without.
+    if declared.sql is not None:
+        from batch_pipeline.flow.dataset.sources.sql import SqlSource  # noqa: PLC0415
+
+        query = SqlSource(declared.sql, spec.partitions, partition)
+        return copies.copy(pipeline.files, spec.name, partition, query)
+    if declared.delta is not None:
+        from batch_pipeline.flow.dataset.sources.delta import DeltaSource  # noqa: PLC0415
+
+        table = DeltaSource(declared.delta, partition, environ)
+        return copies.copy(pipeline.files, spec.name, partition, table)
+    assert declared.job is not None
+    from batch_pipeline.flow.dataset.sources import answers  # noqa: PLC0415
+
+    night = answers.find(pipeline, declared.job, partition)
+    return copies.copy(pipeline.files, spec.name, partition, night)
+
+
+def refuse_another_shape(
+    pipeline: Pipeline, spec: JobSpec, partition: str, copied: Copied | None
+) -> None:
+    """Raise InputDataError where the rows have other columns than those of the night before.
+
+    The night before is the one that was taken last. Further columns are no reason to stop: no
+    prompt reads them.
+    """
+    if copied is None or spec.input.shape == "any":
+        return
+    with pipeline.ledger.read() as connection:
+        former = snapshots.newest_source(connection, spec.name, partition, copied.kind)
+    if former is None:
+        return
+    found = shape_changes(former[1]["columns"], copied.columns)
+    if found:
+        raise InputDataError(
+            f"{spec.name} {partition}: {copied.origin} has another shape than in the night "
+            f"{former[0]}: {'; '.join(found)}; nothing was sent. Correct it upstream; or, "
+            "where the change is meant, set input.shape: any for this night."
+        )
+
+
+def shape_changes(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """What a person has to know of columns that are gone or of another type."""
+    gone = [f"column {name!r} is gone" for name in before if name not in now]
+    changed = [
+        f"column {name!r} was {before[name]} and is {kind}"
+        for name, kind in now.items()
+        if name in before and before[name] != kind and not {before[name], kind} & {None, "null"}
+    ]
+    return gone + changed
