@@ -13,13 +13,25 @@ if TYPE_CHECKING:
     from batch_pipeline.component import BatchJobComponent
     from batch_pipeline.jobs.spec import JobSpec
     from batch_pipeline.orchestration.build import build_batch_job
+    from batch_pipeline.orchestration.io_manager import BatchResultsIOManager
+    from batch_pipeline.reading.frames import read_results, scan_results
 
-__all__ = ["BatchJobComponent", "JobSpec", "build_batch_job"]
+__all__ = [
+    "BatchJobComponent",
+    "BatchResultsIOManager",
+    "JobSpec",
+    "build_batch_job",
+    "read_results",
+    "scan_results",
+]
 
 _MODULES = {
     "BatchJobComponent": "batch_pipeline.component",
+    "BatchResultsIOManager": "batch_pipeline.orchestration.io_manager",
     "JobSpec": "batch_pipeline.jobs.spec",
     "build_batch_job": "batch_pipeline.orchestration.build",
+    "read_results": "batch_pipeline.reading.frames",
+    "scan_results": "batch_pipeline.reading.frames",
 }
 
 

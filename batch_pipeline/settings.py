@@ -89,6 +89,11 @@ class Settings:
         )
 
 
+def home_from_environment(*, relative_allowed: bool = True) -> str:
+    """The home alone, for what only reads results: it needs no ledger."""
+    return _home(_Reader(os.environ), relative_allowed=relative_allowed)
+
+
 @dataclass(frozen=True)
 class _Reader:
     """Typed reading of an environment; each error names variable, value and remedy."""

@@ -24,6 +24,7 @@ from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
 from batch_pipeline.cli.commands.demo import demo
 from batch_pipeline.cli.commands.estimate import estimate
+from batch_pipeline.cli.commands.export import export
 from batch_pipeline.cli.commands.init import init
 from batch_pipeline.cli.commands.jobs import jobs, validate
 from batch_pipeline.cli.commands.prune import prune
@@ -47,6 +48,7 @@ COMMANDS = (
     run,
     status,
     report,
+    export,
     approve,
     cancel,
     prune,

@@ -21,6 +21,7 @@ from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
+from batch_pipeline.flow.results.typed import carried, rows
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
@@ -61,6 +62,7 @@ def take_input(
     began the night: its deadline is fixed with the snapshot.
     """
     price_for(spec)
+    night = rows.declare(pipeline, spec, night)
     results_folder.repair(pipeline, night)
     former = results_folder.former_account(pipeline, night)
     night, current, busy = _as_it_is(pipeline, night)
@@ -82,6 +84,7 @@ def take_input(
         and (new.folder, new.signature) == (current.folder, current.signature)
     ):
         return InputTaken(night, current, "input unchanged")
+    carried.prepare(pipeline.files, new, spec.output.carry, sources)
     try:
         snapshot = results_folder.switch_snapshot(
             pipeline,

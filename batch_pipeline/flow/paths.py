@@ -1,4 +1,4 @@
-"""Paths under the home. The first five are promised to users, the others are internal."""
+"""Paths under the home. The first six are promised to users, the others are internal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ SENT = "_ledger/sent"
 
 def results(job: str, partition: str) -> str:
     return f"{job}/results/partition={partition}"
+
+
+def typed(job: str, partition: str) -> str:
+    return f"{job}/typed/partition={partition}"
 
 
 def dead_letter(job: str, partition: str) -> str:

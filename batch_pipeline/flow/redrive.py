@@ -24,6 +24,7 @@ from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
+from batch_pipeline.flow.results.typed import carried
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs import due_times
 from batch_pipeline.jobs.due_times import Start
@@ -90,6 +91,7 @@ def redrive(
     missing = sorted(statuses.keys() - found)
     if not sent:
         return Redriven({}, missing)
+    carried.prepare(pipeline.files, new, (state.night.output or {}).get("carry", ()), sources)
     results_folder.switch_snapshot(
         pipeline,
         state.night,

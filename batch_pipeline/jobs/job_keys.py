@@ -28,6 +28,7 @@ from batch_pipeline.jobs.in_dagster import (
     Tags,
 )
 from batch_pipeline.jobs.inputs import InputSpec
+from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.sending import (
     AlertsSpec,
@@ -115,6 +116,12 @@ class JobKeys(DeclaredModel):
                 "additionalProperties": False,
             }
         ],
+    )
+    output: OutputSpec = Field(
+        default=OutputSpec(),
+        description="A typed dataset that is published beside the results. Changing it buys "
+        "nothing.",
+        examples=[{"carry": ["customer", "filed_at"], "typed": True}],
     )
     mode: Literal["batch", "realtime", "auto"] = Field(
         default="batch",

@@ -21,6 +21,7 @@ from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
 from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
 from batch_pipeline.jobs.job_keys import JobKeys, PromptSpec
+from batch_pipeline.jobs.outputs import OutputSpec
 from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.sending import (
     MAX_BYTES_PER_BATCH,
@@ -155,6 +156,16 @@ class JobSpec(JobKeys):
         problem = _schema_problem(value)
         if problem is not None:
             raise ValueError(problem)
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _a_schema_to_type_by(cls, value: OutputSpec, info: ValidationInfo) -> OutputSpec:
+        if value.typed and info.data.get("output_schema", value) is None:
+            raise ValueError(
+                "typed: true gives the fields of `output_schema` columns of their own, and none is "
+                "declared; declare one, or remove `typed`"
+            )
         return value
 
     @field_validator("partitions")

@@ -52,6 +52,7 @@ class Night:
     undecided: int = 0
     waits_for: str | None = None
     held_twins: int = 0
+    output: dict[str, Any] | None = None
 
     @property
     def unplanned(self) -> int:

@@ -9,6 +9,7 @@ from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
 from batch_pipeline.orchestration.control import build_control
+from batch_pipeline.orchestration.io_manager import DEFAULT_IO_MANAGER, IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition
 from batch_pipeline.orchestration.names import Kind
 from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY, PipelineResource
@@ -17,7 +18,8 @@ from batch_pipeline.orchestration.submit_assets import build_submit_assets
 
 
 def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> dg.Definitions:
-    """All that Dagster needs for one job: assets, three jobs, schedule, sensor, resource.
+    """All that Dagster needs for one job: assets, three jobs, schedule, sensor, resource,
+    and the IO manager that gives results to assets downstream.
 
     Definitions of several jobs merge with `dagster.Definitions.merge`. `resource` is replaced by
     tests.
@@ -35,5 +37,5 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
             build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT]),
             *([] if automation is None else [automation]),
         ],
-        resources={RESOURCE_KEY: resource},
+        resources={RESOURCE_KEY: resource, IO_MANAGER_KEY: DEFAULT_IO_MANAGER},
     )

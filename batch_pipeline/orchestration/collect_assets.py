@@ -20,6 +20,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import asset_options, asset_steps, metadata
 from batch_pipeline.orchestration.checks import night_checks
+from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import Partitions
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -112,7 +113,7 @@ def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: P
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
     results = asset_key(spec.name, COLLECTED_RESULTS)
     letters = asset_key(spec.name, DEAD_LETTER)
-    return [
+    specs = [
         dg.AssetSpec(
             results,
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
@@ -138,6 +139,8 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             **asset_options.common(spec, "python"),
         ),
     ]
+    # What lies in the home is loaded by it, since nothing is materialized as a value.
+    return [spec.with_io_manager_key(IO_MANAGER_KEY) for spec in specs]
 
 
 def _collect(

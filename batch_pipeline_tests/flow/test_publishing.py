@@ -37,6 +37,7 @@ from batch_pipeline_tests.support import (
 )
 
 FOLDER = paths.results("notes", PARTITION)
+TYPED = paths.typed("notes", PARTITION)
 REPORT = paths.report("notes", PARTITION, ".json")
 # Of the file system, those that write and those that read.
 WRITES = ("put_file", "cp_file", "rm", "pipe_file")
@@ -83,19 +84,26 @@ def _publish(
     folder.mkdir(exist_ok=True)
     named: list[publishing.Named] = []
     if replacing:
-        report = folder / "report"
-        report.write_bytes(b'{"complete": false}')
-        named += [(report, REPORT), (None, FOLDER)]
-    for name in names:
-        (folder / name).write_text(name)
-        named.append((folder / name, f"{FOLDER}/{name}.parquet"))
+        named += [(_file(folder, "report", '{"complete": false}'), REPORT)]
+        named += [(None, TYPED), (None, FOLDER)]
+    for target in (FOLDER, TYPED):
+        for name in names:
+            file = _file(folder, f"{name}-{len(named)}", name)
+            named.append((file, f"{target}/{name}.parquet"))
+    if replacing:
+        named.append((_file(folder, "again", '{"complete": true}'), REPORT))
     staged = [path for path, _ in named if path is not None]
     with publishing.prepared(pipeline, night, staged) as publish, pipeline.ledger.write() as tx:
         publish(tx, named)
 
 
-def _shown(pipeline: Pipeline) -> dict[str, str]:
-    found = pipeline.files.list(FOLDER, ".parquet")
+def _file(folder: Path, name: str, content: str) -> Path:
+    (folder / name).write_text(content)
+    return folder / name
+
+
+def _shown(pipeline: Pipeline, folder: str = FOLDER) -> dict[str, str]:
+    found = pipeline.files.list(folder, ".parquet")
     return {
         path.rsplit("/", 1)[-1].removesuffix(".parquet"): (
             pipeline.files.read(path) or b""
@@ -125,7 +133,7 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, number: int, look: Callable[[], Non
     return done
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(38))
 def test_a_folder_that_is_replaced_never_shows_old_and_new_files(
     number: int,
     new_pipeline: Callable[[], Pipeline],
@@ -137,10 +145,14 @@ def test_a_folder_that_is_replaced_never_shows_old_and_new_files(
     first.files.write(REPORT, b'{"complete": true}')
 
     def look() -> None:
-        kinds = {name.partition("-")[0] for name in _shown(first)}
+        shown, typed = _shown(first), _shown(first, TYPED)
+        kinds = {name.partition("-")[0] for name in shown}
         assert kinds in ({"old"}, set(), {"new"})
-        complete = json.loads(first.files.read(REPORT) or b"")["complete"]
-        assert not complete or kinds == {"old"}
+        # No typed row is there without its row of the results.
+        assert typed.keys() <= shown.keys()
+        if json.loads(first.files.read(REPORT) or b"")["complete"]:
+            assert len(shown) == 2
+            assert typed == shown
 
     with monkeypatch.context() as patched:
         done = _die_at(patched, number, look)
@@ -156,6 +168,7 @@ def test_a_folder_that_is_replaced_never_shows_old_and_new_files(
     look()
     kind = "new" if committed or "new" in str(_shown(second)) else "old"
     assert _shown(second) == {f"{kind}-{n}": f"{kind}-{n}" for n in (1, 2)}
+    assert json.loads(second.files.read(REPORT) or b"")["complete"]
     with second.ledger.read() as connection:
         assert publications.first(connection, "notes", PARTITION) is None
         assert not nights.get_night(connection, _night(second).id).rebuilding
@@ -199,7 +212,7 @@ def test_a_file_that_is_lost_lets_the_folder_be_built_again(
     with monkeypatch.context() as patched:
         patched.setattr(publishing, "carry_out", lambda *_: None)
         _publish(pipeline, tmp_path / "new", ["new-1", "new-2"])
-    [lost, _] = pipeline.files.list(STAGING, "")
+    [lost, *_] = pipeline.files.list(STAGING, "")
     pipeline.files.remove(lost)
     publishing.carry_out(pipeline, _night(pipeline))
     assert set(_shown(pipeline)) == {"new-2"}
@@ -216,7 +229,7 @@ def test_what_waits_to_be_moved_is_not_swept(
         _publish(pipeline, tmp_path / "new", ["new"])
         pipeline.files.write(f"{STAGING}/999999-left-0", b"by a process that died")
     publishing.sweep(pipeline)
-    assert len(pipeline.files.list(STAGING, "")) == 1
+    assert len(pipeline.files.list(STAGING, "")) == 2
     publishing.carry_out(pipeline, _night(pipeline))
     assert set(_shown(pipeline)) == {"new"}
 
@@ -346,7 +359,9 @@ def _whole_story(pipeline: Pipeline, tmp_path: Path) -> None:
     from batch_pipeline.flow.costs.cost_report import write_report  # noqa: PLC0415
 
     source = write_rows(tmp_path / "in.jsonl", documents(8))
-    spec = job(source, pilot={"size": 0}, limits={"max_requests_per_batch": 5})
+    spec = job(
+        source, pilot={"size": 0}, limits={"max_requests_per_batch": 5}, output={"carry": ["text"]}
+    )
     state = run(pipeline, spec, PARTITION)
     assert set(by_id(results(pipeline, spec))) == {d["id"] for d in documents(8)}
     assert write_report(pipeline, spec, state.night).complete

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import anthropic
 import pytest
+import yaml
 from anthropic.types import MessageParam
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
 from batch_pipeline.errors import LedgerError
+from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.realtime.shard import OpenShard
@@ -33,12 +35,14 @@ from batch_pipeline_tests.support import (
     by_id,
     dead_letters,
     documents,
+    ids_shown,
     job,
     results,
     write_rows,
 )
 
 ITEMS = 40
+RESULTS, TYPED = paths.results("review", PARTITION), paths.typed("review", PARTITION)
 # Some answers need a second attempt, some are set aside.
 MIXED = Faults.of(
     requests={
@@ -59,6 +63,7 @@ class Night:
     home: Path
     source: Path
     spec: JobSpec
+    jobs_dir: Path
 
     def run(self, *, wait: bool = True) -> None:
         made = self.make()
@@ -70,10 +75,16 @@ class Night:
             file.unlink()
 
     def recover(self, **changes: bool) -> Recovered:
-        made = self.make()
+        made = self.make(jobs_dir=self.jobs_dir)
         found = recover(made, **{"wait": False, **changes})
         made.close()
         return found
+
+    def check_typed(self) -> None:
+        """The typed rows are those of the results."""
+        shown = (self.home / folder for folder in (RESULTS, TYPED))
+        results, typed = (sorted(ids_shown(folder)) for folder in shown)
+        assert typed == results
 
     def check(self, items: int) -> None:
         """Run to the end: the simulator's books, the results and the report agree."""
@@ -91,6 +102,7 @@ class Night:
             row["id"] for row in rows.values() if row["status"] != "succeeded"
         }
         assert report is not None
+        self.check_typed()
         made.close()
 
 
@@ -102,8 +114,14 @@ def night(sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Pat
         pilot={"size": 4, "max_error_rate": 1},
         limits={"max_requests_per_batch": 15},
         alerts={"error_rate": 1},
+        output={"carry": ["text"]},
     )
-    return Night(sim, make_pipeline, home, source, spec)
+    file = tmp_path / "jobs" / "review" / "defs.yaml"
+    file.parent.mkdir(parents=True)
+    attributes = spec.model_dump(mode="json", exclude_unset=True)
+    document = {"type": "batch_pipeline.BatchJobComponent", "attributes": attributes}
+    file.write_text(yaml.safe_dump(document))
+    return Night(sim, make_pipeline, home, source, spec, tmp_path / "jobs")
 
 
 def answers_lost(night: Night) -> None:
@@ -141,6 +159,7 @@ def test_a_finished_night_is_known_again(night: Night, accident: Callable[[Night
 
     assert found.complete
     assert not found.unidentified
+    night.check_typed()
     night.check(ITEMS)
     assert night.sim.books.accepted_requests == taken_in
 

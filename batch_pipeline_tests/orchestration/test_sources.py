@@ -56,6 +56,10 @@ def test_mapped_partitions_of_an_upstream_asset_are_the_nights_rows(
         event = dg.AssetMaterialization(KEY, partition=f"{night}-{hour:02}:00")
         instance.report_runless_asset_event(event)
     assert job.launch(night).success
+    shown = job.metadata("input_dataset", night)
+    assert (shown["source"], len(shown["source_version"])) == ("asset raw/contracts", 64)
+    columns = [(each.name, each.type) for each in shown["dagster/column_schema"].columns]
+    assert columns == [("id", "string"), ("text", "string")]
     job.run_to_the_end(night)
     rows = pd.read_parquet(environment / paths.results(spec.name, night))
     wanted = {f"{night}-{hour:02}:00/{n}" for hour in range(24) for n in range(2)}

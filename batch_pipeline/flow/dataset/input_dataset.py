@@ -92,7 +92,7 @@ def read_snapshot(
         near_signatures.require()
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(declaration, kept, overlay)
+        whole = _Whole(declaration, kept, overlay, spec.output.carry)
         codec = codec_for(pipeline.files, sources, folder)
         # Kept units are looked up in a file that this process has open, an overlay's items in a
         # set in its memory.
@@ -178,12 +178,17 @@ class _Whole:
     """The pieces of an input put together, in their order."""
 
     def __init__(
-        self, declaration: Declaration, kept: KeptUnits | None, overlay: Overlay | None
+        self,
+        declaration: Declaration,
+        kept: KeptUnits | None,
+        overlay: Overlay | None,
+        carried: Sequence[str],
     ) -> None:
         self._declaration = declaration
+        self._carried = carried
         self._kept_units = kept
         self._overlay = overlay
-        self._columns = wanted_by(declaration)
+        self._columns = wanted_by(declaration, carried)
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
         if declaration.selecting:
             # What was approved or refused of these rows was so of those that were let through.
@@ -271,7 +276,8 @@ class _Whole:
             for piece in pieces_of(sources):
                 number = first + len(pieces)
                 pieces.append(piece)
-                yield number, piece, self._declaration, folder, codec, self._kept_units, only
+                about = self._declaration, folder, codec, self._kept_units, only, self._carried
+                yield number, piece, *about
 
         with closing(map_in_processes(prepare, tasks(), processes)) as results:
             for number, prepared in enumerate(results):

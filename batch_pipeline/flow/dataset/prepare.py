@@ -81,9 +81,11 @@ def prepare(
     codec: Codec,
     kept: KeptUnits | None = None,
     only: Collection[str] | None = None,
+    carried: Sequence[str] = (),
 ) -> Prepared:
     """Read a piece into part files of a folder, in memory bounded by the largest document; they are
-    not flushed to the disk. With `only`, rows with other ids are passed over.
+    not flushed to the disk. With `only`, rows with other ids are passed over. The `carried` columns
+    must be there too.
 
     Raises InputDataError for what stops the night: an unreadable file, a missing column, a row
     without an id.
@@ -94,21 +96,22 @@ def prepare(
     with SignatureFile(path) as signatures:
         arguments = number, declaration, folder, codec, kept, only, asked, signatures
         try:
-            return _Preparation(*arguments).of(piece)
+            return _Preparation(*arguments).of(piece, carried)
         except InputDataError:
             counted = tuple(map(with_lines_counted, piece))
             if counted == piece:
                 raise
             # The message names a line of the file; the lines before the piece are counted only now.
-            _Preparation(*arguments).of(counted)
+            _Preparation(*arguments).of(counted, carried)
             raise
 
 
-def wanted_by(declaration: Declaration) -> Wanted:
-    """The columns that a declaration reads."""
+def wanted_by(declaration: Declaration, carried: Sequence[str]) -> Wanted:
+    """The columns that a declaration reads, and those that are carried into the output."""
     columns = Template.parse(declaration.user).columns
     also = [(name, "filters.where") for name in filters.columns_of(declaration.filters)]
     also += columns_of(declaration)
+    also += [(name, "output.carry") for name in carried]
     further = [pair for pair in also if pair[0] not in columns]
     return Wanted(declaration.id_column, columns, tuple(dict(reversed(further)).items()))
 
@@ -143,8 +146,8 @@ class _Preparation:
         self._done = Prepared()
         self._rows = 0
 
-    def of(self, piece: Piece) -> Prepared:
-        wanted = wanted_by(self._declaration)
+    def of(self, piece: Piece, carried: Sequence[str]) -> Prepared:
+        wanted = wanted_by(self._declaration, carried)
         done = self._done
         for section in piece:
             if section.end is not None:

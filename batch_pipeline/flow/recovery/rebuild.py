@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from batch_pipeline.errors import BatchPipelineError
+from batch_pipeline.errors import BatchPipelineError, InputDataError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.dataset.requests import Declaration
@@ -24,6 +24,7 @@ from batch_pipeline.flow.recovery import copies, tally
 from batch_pipeline.flow.recovery.copies import Copied
 from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
+from batch_pipeline.flow.results.typed import rows
 from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights, shards
@@ -146,7 +147,7 @@ def restore(pipeline: Pipeline, part: Part) -> None:
         shown = nights.shown_night(connection, part.job, part.partition)
         if shown is None or shown.account == SIMULATOR_ACCOUNT:
             nights.show_night(connection, night)
-    _settle(pipeline, pipeline.refreshed(night), lost)
+    _settle(pipeline, pipeline.refreshed(night), lost, spec)
 
 
 def _named_by_token(files: Files, one: Found) -> str | None:
@@ -164,7 +165,7 @@ def _named_by_token(files: Files, one: Found) -> str | None:
     return f"{folder}/{one.token}.parquet"
 
 
-def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
+def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot, spec: JobSpec | None) -> None:
     """Build the results folder, count what is open, and mark the night complete if it is."""
     if night.snapshot_id is None:
         # Its input is read again by the next run, which finds its answers then. A night that was
@@ -174,12 +175,22 @@ def _settle(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
         return
     if not night.published:
         return
+    _declare_output(pipeline, night, spec)
     results_folder.rebuild(pipeline, night)
     seen = plan.view(pipeline, night)
     left = plan.count_unsettled(pipeline, seen)
     with pipeline.ledger.write() as connection:
         nights.update_night(connection, night.id, open_requests=left)
     steps.finish(pipeline, pipeline.refreshed(night))
+
+
+def _declare_output(pipeline: Pipeline, night: Night, spec: JobSpec | None) -> None:
+    """Let a night publish the typed rows that its job declares, if it is still declared."""
+    try:
+        if spec is not None:
+            rows.declare(pipeline, spec, night)
+    except InputDataError as error:
+        log.warning("%s %s: without its typed rows: %s", night.job, night.partition, error)
 
 
 def _was_pruned(pipeline: Pipeline, night: Night) -> bool:
@@ -194,10 +205,10 @@ def _was_pruned(pipeline: Pipeline, night: Night) -> bool:
 def _close(pipeline: Pipeline, night: Night, lost: NewSnapshot) -> None:
     """Restore a pruned night from its results: complete, its input not to be read again."""
     files = pipeline.files.list(paths.results(night.job, night.partition), ".parquet")
-    rows = pipeline.files.dataset(files).to_table(["status"]).column("status").to_pylist()
-    statuses = Counter(rows)
+    settled = pipeline.files.dataset(files).to_table(["status"]).column("status").to_pylist()
+    statuses = Counter(settled)
     # All of its requests count as made before: none is to be planned.
-    new = replace(lost, folder="pruned", items=len(rows), kept=len(rows))
+    new = replace(lost, folder="pruned", items=len(settled), kept=len(settled))
     with pipeline.ledger.write() as connection:
         snapshot_id = restoring.snapshot(connection, night, new)
         restoring.settled(connection, snapshot_id, statuses)

@@ -29,6 +29,7 @@ from batch_pipeline.flow.publishing import Named, Publish
 from batch_pipeline.flow.results import dead_letters, lines
 from batch_pipeline.flow.results.judge import LineJudge
 from batch_pipeline.flow.results.result_tables import Chunk
+from batch_pipeline.flow.results.typed.rows import TypedRows
 from batch_pipeline.flow.results.unsure import unsure_by
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, parquet_writer
 from batch_pipeline.jobs.spec import RetrySpec
@@ -58,6 +59,7 @@ class _Staged:
     answers: Path
     results: Path
     letters: Path
+    typed: Path
 
 
 def collect(
@@ -94,7 +96,8 @@ def collect(
             unsure=unsure_by(retry),
             gone=gone, settled=settled, earlier=_earlier(latest),
         )  # fmt: skip
-        staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(4)))
+        staged = _Staged(*(stack.enter_context(pipeline.files.staged()) for _ in range(5)))
+        published = (staged.raw, staged.results, staged.letters, staged.typed)
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
             there = blocks if gone is None else _none_if_absent(blocks)
             _write(judge.chunks(there), staged, shard.manifest, submission.intent_at)
@@ -104,13 +107,16 @@ def collect(
             pipeline.files, snapshot, judge.letters, staged.letters,
             simulated=pipeline.account.simulated,
         )  # fmt: skip
-        for path in (staged.raw, staged.answers, staged.results, staged.letters):
+        night = pipeline.refreshed(night)
+        if night.output is not None and night.published:
+            rows = TypedRows(pipeline.files, snapshot, night.output)
+            rows.write(staged.results, staged.typed)
+        for path in (*published, staged.answers):
             if path.exists():
                 pipeline.files.make_durable(path)
         answers = _answers_file(pipeline, night, submission, staged)
-        shown = (staged.raw, staged.results, staged.letters)
         with (
-            publishing.prepared(pipeline, night, shown) as publish,
+            publishing.prepared(pipeline, night, published) as publish,
             pipeline.ledger.write() as connection,
         ):
             _record(connection, pipeline, night, submission, judge, staged, answers, publish)
@@ -181,7 +187,13 @@ def _record(
     if duplicate:
         log.warning("batch %s was bought twice; it is booked only", submission.batch_id)
     # The folder may show the night of another account.
-    shown = not duplicate and nights.get_night(connection, night.id).published
+    current_night = nights.get_night(connection, night.id)
+    shown = not duplicate and current_night.published
+    made = night.output if staged.typed.exists() else None
+    if shown and current_night.output != made:
+        # Declared otherwise while the rows were made: all of them are made again.
+        nights.update_night(connection, night.id, rebuilding=True)
+        staged.typed.unlink(missing_ok=True)
     named = _named(night, submission, staged, shown=shown)
     if pipeline.files.is_remote:
         submissions.name_answers(connection, submission, answers.rsplit("/", 1)[-1])
@@ -240,4 +252,5 @@ def _named(night: Night, submission: Submission, staged: _Staged, *, shown: bool
     if shown:
         named.append((staged.results, f"{paths.results(job, partition)}/{name}.parquet"))
         named.append((staged.letters, f"{paths.dead_letter(job, partition)}/{name}.parquet"))
+        named.append((staged.typed, f"{paths.typed(job, partition)}/{name}.parquet"))
     return [(path, target) for path, target in named if path.exists()]

@@ -1,4 +1,4 @@
-"""The results folder of a night, and beside it the dead letters: how rows come into them.
+"""The results folder of a night, beside it the dead letters and typed rows: how they come there.
 
 There are two ways, and both leave one row for each item that is settled:
 
@@ -29,6 +29,7 @@ from batch_pipeline.flow.dataset.layers import add_table, layers_of
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.publishing import Named
 from batch_pipeline.flow.results import dead_letters, settled_rows
+from batch_pipeline.flow.results.typed.rows import TypedRows
 from batch_pipeline.flow.schemas import RESULTS_SCHEMA
 from batch_pipeline.ledger import accounts, nights, redrives, submissions, takeovers
 from batch_pipeline.ledger import snapshots as inputs
@@ -191,18 +192,30 @@ def _rebuilt(
     with (
         pipeline.files.staged() as results,
         pipeline.files.staged() as letters,
+        pipeline.files.staged() as typed,
         pipeline.files.staged() as report,
+        pipeline.files.staged() as restored,
     ):
-        results.mkdir()
-        letters.mkdir()
+        for folder in (results, letters, typed):
+            folder.mkdir()
         settled = _write_rows(pipeline, snapshot, answered, results, letters, simulated=simulated)
+        if night.output:
+            rows = TypedRows(pipeline.files, snapshot, night.output)
+            for file in sorted(results.iterdir()):
+                rows.write(file, typed / file.name)
+        said = pipeline.files.read(paths.report(night.job, night.partition, ".json"))
+        # Typed rows go first and come last: none is there without its row of the results.
+        former, *typed_rows = _replacing(paths.typed(night.job, night.partition), typed)
         named = [
-            *_no_longer_complete(pipeline, night, report),
+            *_reported(night, said, report, complete=False),
+            former,
             *_replacing(paths.results(night.job, night.partition), results),
             *_replacing(paths.dead_letter(night.job, night.partition), letters),
+            *typed_rows,
         ]
-        staged = [path for path, _ in named if path is not None]
-        for path in (results, letters, *staged):
+        complete = [] if idle else _reported(night, said, restored, complete=True)
+        staged = [path for path, _ in (*named, *complete) if path is not None]
+        for path in (results, letters, typed, *staged):
             pipeline.files.make_durable(path)
         with (
             publishing.prepared(pipeline, night, staged) as publish,
@@ -212,9 +225,11 @@ def _rebuilt(
             busy = idle and submissions.of_night(connection, night.id, *submissions.LIVE)
             # `rebuilding` makes the next run repair the folder if this process dies while it
             # replaces files. Another process that has built the folder meanwhile has cleared it.
-            if current.revision != night.revision or not current.rebuilding or busy:
+            other = current.revision != night.revision or current.output != night.output
+            if other or not current.rebuilding or busy:
                 raise _changed(night)
-            publish(connection, named)
+            same = current.published and current.completed_at is not None
+            publish(connection, [*named, *complete] if same else named)
             nights.show_night(connection, current)
             yield connection, current, settled
             nights.update_night(connection, night.id, rebuilding=False)
@@ -263,11 +278,14 @@ def _replacing(target: str, folder: Path) -> list[Named]:
     return [(None, target), *named]
 
 
-def _no_longer_complete(pipeline: Pipeline, night: Night, staged: Path) -> list[Named]:
-    """The night's report, if there is one, saying that the results are not complete."""
-    path = paths.report(night.job, night.partition, ".json")
-    data = pipeline.files.read(path)
-    if data is None:
+def _reported(night: Night, said: bytes | None, staged: Path, *, complete: bool) -> list[Named]:
+    """The night's report, if it says that the results are complete, saying whether they are.
+
+    It says no before the first file is replaced. Where the same items are settled as before, the
+    night is as complete after the last one as it was.
+    """
+    report = {} if said is None else orjson.loads(said)
+    if not report.get("complete"):
         return []
-    staged.write_bytes(orjson.dumps({**orjson.loads(data), "complete": False}))
-    return [(staged, path)]
+    staged.write_bytes(orjson.dumps({**report, "complete": complete}))
+    return [(staged, paths.report(night.job, night.partition, ".json"))]

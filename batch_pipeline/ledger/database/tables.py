@@ -156,6 +156,8 @@ night = Table(
     Column("retry_rounds", Integer, nullable=False, default=0, server_default="0"),
     # The partition whose end is waited for, because its answers may be reused.
     Column("waits_for", String(200)),
+    # What is published as typed rows beside the results, as the job declared it.
+    Column("output", JSON(none_as_null=True)),
     # Near duplicates that are not asked, because their leaders are to answer for them.
     Column("held_twins", BigInteger, nullable=False, default=0, server_default="0"),
     # Since when nearly all answers fail for reasons that pass; NULL: they do not.
