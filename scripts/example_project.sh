@@ -11,7 +11,7 @@ cp -r "$root/docs/examples/own_dagster_project" "$work/project"
 mkdir "$work/dagster"
 echo 'telemetry: {enabled: false}' > "$work/dagster/dagster.yaml"
 export VIRTUAL_ENV=$work/venv PATH=$work/venv/bin:$PATH DAGSTER_HOME=$work/dagster
-export BATCH_PIPELINE_HOME=$work/home CONTRACTS_DIR=$work/contracts
+export BATCH_PIPELINE_HOME=$work/home
 cd "$work/project"
 dg check yaml
 dg list defs | grep --quiet notice_periods

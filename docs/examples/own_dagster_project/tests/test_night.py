@@ -17,7 +17,6 @@ PATIENCE_SECONDS = 60
 @pytest.fixture(autouse=True)
 def simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BATCH_PIPELINE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CONTRACTS_DIR", str(tmp_path / "contracts"))
     with running_simulator(turnaround=0.1, state_dir=tmp_path / "simulator") as running:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
@@ -37,7 +36,7 @@ def run(instance: dg.DagsterInstance, *keys: str, partition: str | None = None) 
     assert result.success
 
 
-def test_a_night_ends_in_a_table_with_a_row_for_each_contract(tmp_path: Path) -> None:
+def test_a_night_ends_in_a_table_with_a_row_for_each_contract() -> None:
     with dg.instance_for_test() as instance:
         run(instance, "contracts")
         steps = ("input_dataset", "pilot_sample", "submitted_batches")
@@ -49,5 +48,6 @@ def test_a_night_ends_in_a_table_with_a_row_for_each_contract(tmp_path: Path) ->
             assert time.monotonic() < until
             run(instance, f"{JOB}/collected_results", partition="all")
         run(instance, "notice_periods")
-    table = pd.read_parquet(tmp_path / "home" / "tables" / "notice_periods.parquet")
+        table = defs().load_asset_value("notice_periods", instance=instance)
+    assert isinstance(table, pd.DataFrame)
     assert sorted(table["id"]) == sorted(f"contract {number}" for number in range(1, 25))
