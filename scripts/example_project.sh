@@ -22,7 +22,7 @@ cp -r "$root/docs/examples/own_dagster_project" "$work/project"
 mkdir "$work/dagster"
 echo 'telemetry: {enabled: false}' > "$work/dagster/dagster.yaml"
 export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH DAGSTER_HOME=$work/dagster
-export BATCH_PIPELINE_HOME=$work/home CONTRACTS_DIR=$work/contracts
+export BATCH_PIPELINE_HOME=$work/home WAREHOUSE=$work/warehouse.duckdb
 cd "$work/project"
 dg check defs
 python -m pytest -q -p no:cacheprovider
