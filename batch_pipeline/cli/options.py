@@ -9,7 +9,9 @@ import typer
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of a declared job.")]
 Partition = Annotated[
     str | None,
-    typer.Option("--partition", "-p", help="Night, as YYYY-MM-DD; by default the one that is due."),
+    typer.Option(
+        "--partition", "-p", help="The night's partition; by default the one that is due."
+    ),
 ]
 NoWait = Annotated[
     bool,

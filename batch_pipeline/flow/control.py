@@ -15,7 +15,7 @@ from batch_pipeline.flow import prune as pruning
 from batch_pipeline.flow import redrive as redriving
 from batch_pipeline.flow.batches import cancel as cancelling
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.partitions import check_day
+from batch_pipeline.jobs.partitions import check_boundary
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, nights
 from batch_pipeline.ledger.actions import ActionKind
@@ -69,14 +69,27 @@ class Control:
         found = redriving.redrive(self.pipeline, self.spec, partition, statuses)
         return self._record(ActionKind.REDRIVE, partition, reason, found.describe())
 
-    def prune(self, before: str, *, dry_run: bool, reason: str = "") -> str:
-        """Remove snapshots and raw lines of finished nights before a partition."""
-        check_day(self.spec.partitions, before)
-        pruned = pruning.prune(self.pipeline, self.spec.name, before, dry_run=dry_run)
+    def prune(
+        self,
+        before: str | None,
+        partition: str | None = None,
+        *,
+        dry_run: bool,
+        reason: str = "",
+    ) -> str:
+        """Remove snapshots and raw lines of finished nights before a partition, or of one."""
+        night = before or partition
+        if night is None or (before and partition):
+            raise UsageError("Give either `before` or `partition`.")
+        if before is not None:
+            check_boundary(self.spec.partitions, before)
+        pruned = pruning.prune(
+            self.pipeline, self.spec, before, partition=partition, dry_run=dry_run
+        )
         outcome = "; ".join(pruning.describe(pruned, dry_run=dry_run))
         if dry_run:
-            return f"{self.spec.name} before {before}: {outcome}"
-        return self._record(ActionKind.PRUNE, before, reason, outcome)
+            return f"{self.spec.name} {'before ' if before else ''}{night}: {outcome}"
+        return self._record(ActionKind.PRUNE, night, reason, outcome)
 
     def _night(self, partition: str) -> Night:
         """The night under the account in force, which has to have begun."""

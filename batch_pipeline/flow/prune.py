@@ -6,7 +6,7 @@ input is not read again, so that nothing of it can be bought again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import begin_of
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now
@@ -39,33 +42,63 @@ class Pruned:
         }
 
 
-def prune(pipeline: Pipeline, job: str, before: str, *, dry_run: bool = False) -> Pruned:
-    """Prune a job's nights of partitions before this one, of all accounts; unfinished ones stay.
+def prune(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    before: str | None = None,
+    *,
+    partition: str | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Prune a job's nights before a partition or a day, or those of one partition, of all accounts;
+    unfinished ones stay.
 
     Run again after a crash it removes the rest. Nights that have nothing to remove are not listed.
     """
+    job = spec.name
     with pipeline.ledger.read() as connection:
-        found = nights.list_nights(connection, job=job)
+        every = {night.partition for night in nights.list_nights(connection, job=job)}
+    if before is None:
+        chosen = sorted(every & {partition})
+    else:
+        chosen = begun_before(spec.partitions, every, before)
     freed: dict[str, int] = {}
     kept: dict[str, str] = {}
-    for partition in sorted({night.partition for night in found if night.partition < before}):
+    for key in chosen:
         folders = [
-            paths.snapshots(job, partition),
-            paths.input_copies(job, partition),
-            paths.raw(job, partition),
-            paths.raw_realtime(job, partition),
+            paths.snapshots(job, key),
+            paths.input_copies(job, key),
+            paths.raw(job, key),
+            paths.raw_realtime(job, key),
         ]
         size = sum(pipeline.files.size(folder) for folder in folders)
-        reason = _mark(pipeline, job, partition, dry_run=dry_run)
+        reason = _mark(pipeline, job, key, dry_run=dry_run)
         if reason is not None:
-            kept[partition] = reason
+            kept[key] = reason
         elif size:
-            freed[partition] = size
+            freed[key] = size
             if not dry_run:
                 for folder in folders:
                     pipeline.files.remove(folder)
-                log.info("%s %s: pruned, %s bytes", job, partition, f"{size:,}")
+                log.info("%s %s: pruned, %s bytes", job, key, f"{size:,}")
     return Pruned(freed, kept)
+
+
+def begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
+    """The partitions whose window begins before that of another, or before a day.
+
+    A key that is no time of the job as it is declared now is compared as a text.
+    """
+    limit = begin_of(declared, before)
+
+    def is_before(key: str) -> bool:
+        begin = begin_of(declared, key)
+        if begin is None or limit is None:
+            return key < before
+        # In seconds: Python compares times of one zone by what its clocks show.
+        return begin.timestamp() < limit.timestamp()
+
+    return sorted(filter(is_before, keys))
 
 
 def _mark(pipeline: Pipeline, job: str, partition: str, *, dry_run: bool) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.settings import PACKAGED_JOBS, Settings
 
@@ -24,7 +25,7 @@ def is_of_demo(file: Path) -> bool:
 def applied(spec: JobSpec) -> JobSpec:
     """The demo's job with partitions from a week before its first run, or before today."""
     settings = Settings.from_environment()
-    if spec.partitions is None or settings.home_is_remote:
+    if not isinstance(spec.partitions, PartitionsSpec) or settings.home_is_remote:
         return spec
     start = first_day(Path(settings.home) / INPUT, datetime.now(UTC).date())
     return spec.model_copy(

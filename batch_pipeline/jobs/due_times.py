@@ -10,7 +10,8 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from batch_pipeline.jobs.partitions import PartitionsSpec, newest_key
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import is_due, timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 
 
@@ -27,18 +28,18 @@ def of_night(spec: JobSpec, partition: str, taken_at: float, start: Start) -> fl
     """When the results of a night are wanted whose input was taken at `taken_at`; None: any time.
 
     Both are in seconds since the epoch. The deadline follows from the time of the snapshot and
-    never from the partition's date. A night that a person began has a deadline if it is the one
+    never from the partition's window. A night that a person began has a deadline if it is the one
     that the schedule would run now; an older one is a backfill.
     """
     if spec.mode != "auto" or spec.deadline is None or start is Start.BACKFILL:
         return None
     taken = datetime.fromtimestamp(taken_at, UTC)
-    if start is Start.PERSON and partition != newest_key(spec.partitions, taken):
+    if start is Start.PERSON and not is_due(spec.partitions, partition, taken):
         return None
     return due(spec.deadline, taken, spec.partitions).timestamp()
 
 
-def due(deadline: str, taken: datetime, partitions: PartitionsSpec | None) -> datetime:
+def due(deadline: str, taken: datetime, partitions: Declared) -> datetime:
     """The instant that `06:00` or `8h` means for an input taken at `taken` (aware); in UTC.
 
     A time of day means its first occurrence after `taken`, in the job's time zone. Where the clocks
@@ -47,7 +48,7 @@ def due(deadline: str, taken: datetime, partitions: PartitionsSpec | None) -> da
     """
     if deadline.endswith("h"):
         return taken.astimezone(UTC) + timedelta(hours=int(deadline[:-1]))
-    zone = ZoneInfo(partitions.timezone if partitions else "UTC")
+    zone = ZoneInfo(timezone_of(partitions))
     wanted = time.fromisoformat(deadline)
     today = taken.astimezone(zone).date()
     occurrences = [

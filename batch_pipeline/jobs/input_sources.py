@@ -103,13 +103,14 @@ class DeltaSourceSpec(DeclaredModel):
     """Rows of a Delta table."""
 
     uri: NonEmpty = Field(
-        description="The table's folder, local or a URL (`s3://…`). `{partition}` and `${VAR}` are "
-        "filled in as in a path.",
+        description="The table's folder, local or a URL (`s3://…`). `{partition}`, its times and "
+        "`${VAR}` are filled in as in a path.",
         examples=["s3://lake/tickets"],
     )
     where: NonEmpty | None = Field(
         default=None,
-        description="A predicate in SQL that selects the night's rows; `{partition}` is its key.",
+        description="A predicate in SQL that selects the night's rows; `{partition}` is its key, "
+        "`{partition_start:%Y-%m-%d}` its time.",
         examples=["day = '{partition}'"],
     )
     version: int | None = Field(

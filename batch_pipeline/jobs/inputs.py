@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
     NonEmpty,
@@ -26,7 +27,6 @@ SOURCES = ("path", "asset", "sql", "delta", "job")
 """The keys of which an input has one: where its rows come from."""
 
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 class CsvSpec(DeclaredModel):
@@ -81,8 +81,9 @@ class InputSpec(DeclaredModel):
     path: NonEmpty | None = Field(
         default=None,
         description="A file or a glob (`**` too), local or a URL that fsspec knows. `{partition}` "
-        "is the night's key, `${VAR}` comes from the environment (`${BATCH_PIPELINE_HOME}` is "
-        "always set). Relative paths start at the YAML file.",
+        "is the night's key, `{partition_start:%Y/%m/%d}` its time, `${VAR}` comes from the "
+        "environment (`${BATCH_PIPELINE_HOME}` is always set). Relative paths start at the YAML "
+        "file.",
         examples=["/data/contracts/{partition}/*.parquet", "s3://bucket/tickets/*.jsonl.zst"],
     )
     asset: AssetSourceSpec | None = Field(
@@ -125,8 +126,8 @@ class InputSpec(DeclaredModel):
     )
     same_every_night: bool = Field(
         default=False,
-        description="A daily job whose path has no `{partition}` would buy the same answers every "
-        "night, and is refused; true says that this is meant.",
+        description="A job with partitions that reads the same for each of them would buy the same "
+        "answers every night, and is refused; true says that this is meant.",
         examples=[True],
     )
     csv: CsvSpec = Field(
@@ -140,11 +141,12 @@ class InputSpec(DeclaredModel):
     def _absolute_path(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
-        others = set(_PLACEHOLDER.findall(_VARIABLE.sub("", value))) - {"{partition}"}
+        others = path_patterns.strangers(_VARIABLE.sub("", value))
         if others:
             raise ValueError(
-                f"holds {', '.join(sorted(others))}, but only {{partition}} is filled in "
-                "(and ${VAR}, from the environment); other kinds of files need a job each"
+                f"holds {', '.join(others)}, but only {{partition}} is filled in, "
+                "{partition_start:%Y-%m-%d} and {partition_end:…} (and ${VAR}, from the "
+                "environment); other kinds of files need a job each"
             )
         if value.startswith("~"):
             raise ValueError("~ is not expanded; write ${HOME} instead")
@@ -191,8 +193,16 @@ class InputSpec(DeclaredModel):
             return None
         if self.sql is not None and not self.sql.binds:
             return "input.sql.query has no :partition (nor :partition_start)"
-        if self.delta is not None and "{partition}" not in self.delta.uri + str(self.delta.where):
-            return "input.delta.where has no {partition}"
-        if self.path is not None and "{partition}" not in self.path:
-            return "input.path has no {partition}"
+        if self.patterns and not any(map(path_patterns.has_placeholder, self.patterns.values())):
+            return f"{list(self.patterns)[-1]} has no {{partition}}"
         return None
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The texts in which a partition is filled in, by their keys."""
+        if self.path is not None:
+            return {"input.path": self.path}
+        if self.delta is None:
+            return {}
+        where = {} if self.delta.where is None else {"input.delta.where": self.delta.where}
+        return {"input.delta.uri": self.delta.uri, **where}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, WrapValidator, field_validator
 
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
@@ -18,6 +18,7 @@ from batch_pipeline.jobs.declared_model import (
     Text,
     read_json,
 )
+from batch_pipeline.jobs.declared_partitions import BackfillSpec, Declared, either
 from batch_pipeline.jobs.in_dagster import (
     Condition,
     FreshnessSpec,
@@ -29,7 +30,6 @@ from batch_pipeline.jobs.in_dagster import (
 )
 from batch_pipeline.jobs.inputs import InputSpec
 from batch_pipeline.jobs.outputs import OutputSpec
-from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.sending import (
     AlertsSpec,
     BudgetSpec,
@@ -129,15 +129,26 @@ class JobKeys(DeclaredModel):
         "turns to real time for what would miss the `deadline`.",
         examples=["batch", "auto"],
     )
-    partitions: PartitionsSpec | None = Field(
+    partitions: Annotated[Declared, WrapValidator(either)] = Field(
         default=None,
-        description="The nights of the job. null: one partition, `all`.",
-        examples=[{"start": "2026-01-01", "timezone": "Europe/Zurich"}],
+        description="The nights of the job: one an hour, day, week or month, or a list of names. "
+        "null: one partition, `all`.",
+        examples=[
+            {"start": "2026-01-01", "timezone": "Europe/Zurich"},
+            {"every": "hour", "start": "2026-01-01"},
+            ["acme", "globex"],
+        ],
+    )
+    backfill: BackfillSpec = Field(
+        default=BackfillSpec(),
+        description="Backfills over many partitions, in fewer runs.",
+        examples=[{"partitions_per_run": 30}],
     )
     schedule: str | None = Field(
         default=None,
-        description="A cron expression of five fields, in the time zone of the partitions; a tick "
-        "runs the newest partition. Off until it is switched on in Dagster.",
+        description="A cron expression of five fields, in the time zone of the partitions (UTC for "
+        "names); a tick runs the newest partition, or each of the names. Off until it is switched "
+        "on in Dagster.",
         examples=["0 2 * * *"],
     )
     pilot: PilotSpec = Field(

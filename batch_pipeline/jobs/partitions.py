@@ -1,198 +1,322 @@
-"""Partition keys of a job: which nights exist, from the declaration and the time.
+"""Partitions of a job: which there are, their keys, and the time that each stands for.
 
-The keys are those of Dagster's `DailyPartitionsDefinition`, so that the command line and Dagster
-mean the same night; a test compares the two.
+The one place that knows a key's meaning: nothing else parses a key, or compares two as texts. Keys
+are those of Dagster's own definitions, so that the command line and Dagster mean the same night; a
+test compares the two. What a job declares is in `declared_partitions`, the calendar itself in
+`time_windows`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from collections.abc import Iterable
+from datetime import datetime
 from difflib import get_close_matches
-from zoneinfo import ZoneInfo, available_timezones
-
-from pydantic import Field, field_validator
+from zoneinfo import ZoneInfo
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
+from batch_pipeline.jobs.time_windows import Calendar, Every, Window, parse_start
 
 SINGLE_KEY = "all"
 """The one key of a job that declares no partitions."""
 
-
-class PartitionsSpec(DeclaredModel):
-    """One partition a day; the key is the day's ISO date, which never holds a slash.
-
-    A day becomes a partition when it has ended in `timezone`; `end_offset` adds that many days, so
-    that with 1 the running day is a partition too.
-    """
-
-    start: date = Field(description="The first day.", examples=["2026-01-01"])
-    timezone: str = Field(
-        default="UTC",
-        description="The IANA time zone in which a day begins and ends.",
-        examples=["Europe/Zurich"],
-    )
-    end_offset: int = Field(
-        default=0,
-        ge=0,
-        description="0: the newest partition is the day that has ended; 1: the running one.",
-        examples=[1],
-    )
-
-    @field_validator("start", mode="before")
-    @classmethod
-    def _iso_date(cls, value: object) -> object:
-        """YAML reads 2026-01-01 as a date and "2026-01-01" as text; both mean the day."""
-        if isinstance(value, str):
-            parsed = _parse_key(value)
-            if parsed is None:
-                raise ValueError(f"must be a date like 2026-01-01, not {value!r}")
-            return parsed
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, value: str) -> str:
-        names = available_timezones()
-        if value in names:
-            return value
-        close = get_close_matches(value, names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"must be an IANA time zone like Europe/Zurich, not {value!r}{hint}")
+# How the first window of each length is written.
+_EXAMPLES: dict[Every, str] = {
+    "hour": "2026-01-01-05:00",
+    "day": "2026-01-01",
+    "week": "2026-01-04 (a Sunday)",
+    "month": "2026-01-01",
+}
 
 
-def newest_key(spec: PartitionsSpec | None, now: datetime) -> str | None:
-    """The newest partition that exists at `now` (aware); None while the first is yet to come.
+def timezone_of(declared: Declared) -> str:
+    """The time zone of a job's schedule and deadline."""
+    return declared.timezone if isinstance(declared, PartitionsSpec) else "UTC"
+
+
+def kind_of(declared: Declared) -> str:
+    """`hourly`, `daily`, `weekly`, `monthly`, `static`, or `one`."""
+    match declared:
+        case None:
+            return "one"
+        case PartitionNames():
+            return "static"
+        case PartitionsSpec(every="day"):
+            return "daily"
+        case _:
+            return f"{declared.every}ly"
+
+
+def describe(declared: Declared) -> str:
+    """The partitions in a few words."""
+    match declared:
+        case None:
+            return "one"
+        case PartitionNames(names=names):
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            return f"{', '.join(names[:5])}{more}"
+        case _:
+            return f"one {_a_window(declared)} from {_first_key(declared)}, {declared.timezone}"
+
+
+def newest_key(declared: Declared, now: datetime) -> str | None:
+    """The newest partition that exists at `now` (aware); None while the first is yet to come, and
+    where partitions are names: none of those is newer than another.
 
     At 01:00 on the 22nd it is the 21st, in the job's time zone; with `end_offset` 1 the 22nd.
     """
-    if spec is None:
+    if declared is None:
         return SINGLE_KEY
-    last = _last_day(spec, now)
-    return last.isoformat() if last >= spec.start else None
+    if isinstance(declared, PartitionNames):
+        return None
+    last = _last(declared, now)
+    return declared.calendar.key(last) if last >= declared.first else None
 
 
-def default_key(spec: PartitionsSpec | None, now: datetime) -> str:
-    """The partition that the schedule would run at `now`; UsageError while there is none."""
-    key = newest_key(spec, now)
+def due_keys(declared: Declared, now: datetime) -> list[str]:
+    """The partitions that the schedule runs at `now`: the newest, or each of the names.
+
+    UsageError while there is none.
+    """
+    if isinstance(declared, PartitionNames):
+        return list(declared.names)
+    key = newest_key(declared, now)
     if key is None:
-        raise UsageError(_nothing_yet(spec, now))
-    return key
+        assert isinstance(declared, PartitionsSpec)
+        raise UsageError(_nothing_yet(declared, now))
+    return [key]
 
 
-def check_key(spec: PartitionsSpec | None, key: str, now: datetime) -> None:
-    """Raise UsageError, naming the valid range, unless `key` is a partition at `now`."""
-    if spec is None:
-        if key != SINGLE_KEY:
-            raise UsageError(
-                f"partition {key!r} does not exist: the job has one partition, {SINGLE_KEY!r}, "
-                f"since it declares no partitions; use --partition {SINGLE_KEY} or leave it out"
-            )
-        return
-    last = _last_valid_day(spec, now)
-    if last < spec.start:
-        raise UsageError(f"partition {key!r} does not exist: {_nothing_yet(spec, now)}")
-    valid = f"the job's partitions are {spec.start.isoformat()} to {last.isoformat()}"
-    day = _parse_key(key)
-    if day is None:
-        raise UsageError(f"partition {key!r} is not a day written like {last}; {valid}")
-    if not spec.start <= day <= last:
+def default_key(declared: Declared, now: datetime) -> str:
+    """The partition that a command means which names none; UsageError where there is no such."""
+    due = due_keys(declared, now)
+    if len(due) > 1:
         raise UsageError(
+            f"the job has {len(due):,} partitions ({describe(declared)}); name one with --partition"
+        )
+    return due[0]
+
+
+def is_due(declared: Declared, key: str, now: datetime) -> bool:
+    """Whether the schedule would run a partition now."""
+    if isinstance(declared, PartitionNames):
+        return key in declared.names
+    return key == newest_key(declared, now)
+
+
+def check_key(declared: Declared, key: str, now: datetime) -> None:
+    """Raise UsageError, naming the valid range, unless `key` is a partition at `now`."""
+    problem = problem_with(declared, key, now)
+    if problem is not None:
+        raise UsageError(problem)
+
+
+def problem_with(declared: Declared, key: str, now: datetime) -> str | None:
+    """Why `key` is no partition at `now`, naming the valid range; None: it is one."""
+    if isinstance(declared, PartitionsSpec):
+        return _problem_with_time(declared, key, now)
+    if key in _names(declared):
+        return None
+    if declared is None:
+        return (
+            f"partition {key!r} does not exist: the job has one partition, {SINGLE_KEY!r}, "
+            f"since it declares no partitions; use --partition {SINGLE_KEY} or leave it out"
+        )
+    close = get_close_matches(key, declared.names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"partition {key!r} does not exist: the job's partitions are {describe(declared)}{hint}"
+
+
+def _problem_with_time(declared: PartitionsSpec, key: str, now: datetime) -> str | None:
+    calendar, first, last = declared.calendar, declared.first, _last_valid(declared, now)
+    if last < first:
+        return f"partition {key!r} does not exist: {_nothing_yet(declared, now)}"
+    newest = calendar.key(last)
+    valid = f"the job's partitions are {calendar.key(first)} to {newest}"
+    number = calendar.number(key)
+    if number is None and calendar.is_skipped(key):
+        return (
+            f"partition {key!r} does not exist: the clocks of {declared.timezone} are put forward "
+            f"over that hour; {valid}"
+        )
+    if number is None:
+        hint = _with_the_day(declared, key)
+        return (
+            f"partition {key!r} is not {_a_window(declared)} written like {newest}{hint}; {valid}"
+        )
+    if not first <= number <= last:
+        return (
             f"partition {key!r} does not exist: {valid} "
-            f"(a day in {spec.timezone} becomes one {_becomes(spec)})"
+            f"({_a_window(declared)} in {declared.timezone} becomes one {_becomes(declared)})"
+        )
+    return None
+
+
+def _with_the_day(spec: PartitionsSpec, key: str) -> str:
+    """A hint at the week or the month that a day lies in; empty for what is no day."""
+    day, calendar = parse_start(key, "day"), spec.calendar
+    if day is None or spec.every == "hour":
+        return ""
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=calendar.zone)
+    return f" (did you mean {calendar.key(calendar.number_at(noon))}?)"
+
+
+def window_of(declared: Declared, key: str) -> Window | None:
+    """The time that a partition stands for; None where partitions are no times, or for a key that
+    is none of the job as declared now."""
+    if not isinstance(declared, PartitionsSpec):
+        return None
+    number = declared.calendar.number(key)
+    return None if number is None else declared.calendar.window(number)
+
+
+def number_of(declared: Declared, key: str) -> int | None:
+    """The number of a partition's window, by which windows are ordered and counted; None as for
+    `window_of`."""
+    if not isinstance(declared, PartitionsSpec):
+        return None
+    return declared.calendar.number(key)
+
+
+def order_of(declared: Declared, key: str, begun_at: float) -> tuple[int, float]:
+    """What a job's nights are sorted by: their windows, and where partitions are names, when each
+    night was begun. A night of a former declaration comes before those of this one."""
+    number = number_of(declared, key)
+    return (0, begun_at) if number is None else (1, number)
+
+
+def begin_of(declared: Declared, text: str) -> datetime | None:
+    """When the window of a key, or a day written as a date, begins; None for any other text, and
+    where partitions are no times."""
+    found = window_of(declared, text)
+    if found is not None or not isinstance(declared, PartitionsSpec):
+        return None if found is None else found.start
+    day = Calendar("day", ZoneInfo(declared.timezone))
+    number = day.number(text)
+    return None if number is None else day.window(number).start
+
+
+def check_boundary(declared: Declared, text: str) -> None:
+    """Raise UsageError unless the job's partitions are times and a text names a moment between two
+    of them: a key, existing or not, or a day."""
+    if declared is None:
+        raise UsageError(f"the job has one night, {SINGLE_KEY!r}, and none before another")
+    if isinstance(declared, PartitionNames):
+        raise UsageError(
+            f"the job's partitions are names ({describe(declared)}), and none is before another; "
+            "name one with --partition"
+        )
+    if begin_of(declared, text) is None:
+        raise UsageError(
+            f"{text!r} is not {_a_window(declared)} written like {_EXAMPLES[declared.every]}"
+            + ("" if declared.every == "day" else ", nor a day like 2026-01-01")
         )
 
 
-def check_day(spec: PartitionsSpec | None, key: str) -> None:
-    """Raise UsageError unless the job has one night a day and `key` is a day, existing or not."""
-    if spec is None:
-        raise UsageError(f"the job has one night, {SINGLE_KEY!r}, and none before another")
-    if _parse_key(key) is None:
-        raise UsageError(f"{key!r} is not a day written like {spec.start.isoformat()}")
-
-
-def keys_between(spec: PartitionsSpec | None, first: str, last: str, now: datetime) -> list[str]:
+def keys_between(declared: Declared, first: str, last: str, now: datetime) -> list[str]:
     """All keys from `first` to `last`, both included and both checked; empty if out of order."""
-    check_key(spec, first, now)
-    check_key(spec, last, now)
-    if spec is None:
-        return [SINGLE_KEY]
-    return _days(date.fromisoformat(first), date.fromisoformat(last))
+    check_key(declared, first, now)
+    check_key(declared, last, now)
+    return keys_in_range(declared, first, last)
 
 
-def key_before(spec: PartitionsSpec, key: str, count: int) -> str:
-    """The key `count` partitions before an existing one, or the first where there are fewer."""
-    day = date.fromisoformat(key)
-    return (day - timedelta(days=min(count, (day - spec.start).days))).isoformat()
+def keys_in_range(declared: Declared, first: str, last: str) -> list[str]:
+    """All keys from `first` to `last`, both included, whether they exist yet or not; empty if one
+    of the two is no partition of the job as declared now."""
+    if isinstance(declared, PartitionsSpec):
+        start, end = declared.calendar.number(first), declared.calendar.number(last)
+        return [] if start is None or end is None else _keys(declared, start, end)
+    names = _names(declared)
+    if first not in names or last not in names:
+        return []
+    return names[names.index(first) : names.index(last) + 1]
 
 
-@dataclass(frozen=True)
-class Window:
-    """A time window, in the time zone of its job: `start` is part of it, `end` is not."""
-
-    start: datetime
-    end: datetime
-
-
-def window_of(spec: PartitionsSpec | None, key: str) -> Window | None:
-    """The time that a partition stands for; None where partitions are no times, or for a key that
-    is none of the job as declared now."""
-    day = _parse_key(key)
-    if spec is None or day is None:
-        return None
-    zone = ZoneInfo(spec.timezone)
-    starts = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
-    return Window(*starts)
+def in_ranges(declared: Declared, keys: Iterable[str], most: int) -> list[list[str]]:
+    """Partitions of the job as ranges without a gap, of at most `most` each."""
+    place = {key: _place(declared, key) for key in keys}
+    found: list[list[str]] = []
+    for key in sorted(place, key=place.__getitem__):
+        if found and len(found[-1]) < most and place[key] == place[found[-1][-1]] + 1:
+            found[-1].append(key)
+        else:
+            found.append([key])
+    return found
 
 
-def all_keys(spec: PartitionsSpec | None, now: datetime) -> list[str]:
-    """Every partition that exists at `now`, oldest first."""
-    if spec is None:
-        return [SINGLE_KEY]
-    return _days(spec.start, _last_valid_day(spec, now))
+def keys_up_to(declared: Declared, key: str, count: int) -> list[str]:
+    """At most `count` partitions that end with this one, the newest last."""
+    if isinstance(declared, PartitionsSpec):
+        number = declared.calendar.number(key)
+        if number is None or number < declared.first:
+            return [key]
+        return _keys(declared, max(declared.first, number - count + 1), number)
+    names = _names(declared)
+    if key not in names:
+        return [key]
+    end = names.index(key) + 1
+    return names[max(0, end - count) : end]
 
 
-def _last_day(spec: PartitionsSpec, now: datetime) -> date:
-    """The last day that is a partition at `now`.
+def all_keys(declared: Declared, now: datetime) -> list[str]:
+    """Every partition that exists at `now`, oldest first; names in the order declared."""
+    if isinstance(declared, PartitionsSpec):
+        return _keys(declared, declared.first, _last_valid(declared, now))
+    return _names(declared)
 
-    A day has ended when the calendar of its time zone shows a later one: where the clocks change,
-    it has 23 or 25 hours.
+
+def _place(declared: Declared, key: str) -> int:
+    if not isinstance(declared, PartitionsSpec):
+        return _names(declared).index(key)
+    number = declared.calendar.number(key)
+    assert number is not None, f"{key!r} is no partition of the job"
+    return number
+
+
+def _names(declared: PartitionNames | None) -> list[str]:
+    return [SINGLE_KEY] if declared is None else list(declared.names)
+
+
+def _last(spec: PartitionsSpec, now: datetime) -> int:
+    """The number of the last window that is a partition at `now`.
+
+    A window has ended when the next one has begun: where the clocks change, a day has 23 or 25
+    hours.
     """
     if now.tzinfo is None:
         raise ValueError("now must carry a time zone")
-    return now.astimezone(ZoneInfo(spec.timezone)).date() + timedelta(days=spec.end_offset - 1)
+    return spec.calendar.number_at(now) + spec.end_offset - 1
 
 
-def _last_valid_day(spec: PartitionsSpec, now: datetime) -> date:
-    """The last day that Dagster accepts: with an offset it has the first day one day early.
+def _last_valid(spec: PartitionsSpec, now: datetime) -> int:
+    """The last window that Dagster accepts: with an offset it has the first one window early.
 
     Dagster 1.13 does so, and a key that its UI offers must exist here too. No schedule runs it yet,
     so that `newest_key` does not return it.
     """
-    last = _last_day(spec, now)
-    if spec.end_offset > 0 and last == spec.start - timedelta(days=1):
-        return spec.start
+    last = _last(spec, now)
+    if spec.end_offset > 0 and last == spec.first - 1:
+        begins_now = spec.calendar.window(spec.calendar.number_at(now)).start == now
+        return last if begins_now else spec.first
     return last
 
 
-def _days(first: date, last: date) -> list[str]:
-    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+def _keys(spec: PartitionsSpec, first: int, last: int) -> list[str]:
+    calendar = spec.calendar
+    return [calendar.key(number) for number in range(first, last + 1)]
 
 
-def _parse_key(key: str) -> date | None:
-    """The day of a key; None for other spellings of a date (`2026-1-5`, `20260105`)."""
-    try:
-        day = date.fromisoformat(key)
-    except ValueError:
-        return None
-    return day if day.isoformat() == key else None
+def _first_key(spec: PartitionsSpec) -> str:
+    return spec.calendar.key(spec.first)
 
 
-def _nothing_yet(spec: PartitionsSpec | None, now: datetime) -> str:
-    assert spec is not None, "a job without partitions always has its one key"
+def _a_window(spec: PartitionsSpec) -> str:
+    return f"{'an' if spec.every == 'hour' else 'a'} {spec.every}"
+
+
+def _nothing_yet(spec: PartitionsSpec, now: datetime) -> str:
     return (
-        f"the job has no partition yet: the first is {spec.start.isoformat()}, "
+        f"the job has no partition yet: the first is {_first_key(spec)}, "
         f"which becomes one {_becomes(spec)} in {spec.timezone} (it is {now.isoformat()})"
     )
 
@@ -203,5 +327,5 @@ def _becomes(spec: PartitionsSpec) -> str:
             return "when it has ended"
         case 1:
             return "when it begins"
-        case days:
-            return f"{days - 1} days before it begins"
+        case offset:
+            return f"{offset - 1} {spec.every}s before it begins"

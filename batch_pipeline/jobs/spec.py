@@ -16,13 +16,13 @@ import jsonschema_rs
 from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters, thrift
+from batch_pipeline.jobs import parameters, path_patterns, thrift
 from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionsSpec
 from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
 from batch_pipeline.jobs.job_keys import JobKeys, PromptSpec
 from batch_pipeline.jobs.outputs import OutputSpec
-from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline.jobs.sending import (
     MAX_BYTES_PER_BATCH,
     MAX_REQUESTS_PER_BATCH,
@@ -170,30 +170,40 @@ class JobSpec(JobKeys):
 
     @field_validator("partitions")
     @classmethod
-    def _new_input_every_night(
-        cls, value: PartitionsSpec | None, info: ValidationInfo
-    ) -> PartitionsSpec | None:
+    def _new_input_every_night(cls, value: Declared, info: ValidationInfo) -> Declared:
         source: InputSpec | None = info.data.get("input")
-        repeats = None if value is None or source is None else source.repeats()
+        if value is None or source is None:
+            return value
+        repeats = source.repeats()
         if repeats is not None:
             raise ValueError(
                 f"{repeats}, so every night would buy the same answers again; add it, or set "
                 "input.same_every_night: true if that is meant"
             )
+        same = source.same_every_night
+        problem = path_patterns.problem(source.patterns, value, same_every_night=same)
+        if problem is not None:
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")
-    def _source_of_its_own(self) -> Self:
+    def _source_that_suits(self) -> Self:
+        found = []
         if self.input.job == self.name:
-            raise ValidationError.from_exception_data(
-                "job", [problem_with(("input", "job"), "is this job itself; name another one")]
-            )
-        sql = self.input.sql
-        if self.partitions is None and sql is not None and sql.binds - {"partition"}:
-            message = "binds the times of a partition, and the job declares no partitions"
-            raise ValidationError.from_exception_data(
-                "job", [problem_with(("input", "sql", "query"), message)]
-            )
+            found.append(problem_with(("input", "job"), "is this job itself; name another one"))
+        sql, declared = self.input.sql, self.partitions
+        if (
+            sql is not None
+            and sql.binds - {"partition"}
+            and not isinstance(declared, PartitionsSpec)
+        ):
+            message = "binds the times of a partition, and the job declares no partitions of time"
+            found.append(problem_with(("input", "sql", "query"), message))
+        if declared is None:
+            no_times = path_patterns.problem(self.input.patterns, None, same_every_night=True)
+            found += [] if no_times is None else [problem_with(("input",), no_times)]
+        if found:
+            raise ValidationError.from_exception_data("job", found)
         return self
 
     @field_validator("schedule")
@@ -240,10 +250,18 @@ class JobSpec(JobKeys):
     def _nights_before_another(
         cls, value: ReuseSpec | None, info: ValidationInfo
     ) -> ReuseSpec | None:
-        if value is not None and info.data.get("partitions", value) is None:
+        if value is None or "partitions" not in info.data:
+            return value
+        declared: Declared = info.data["partitions"]
+        if declared is None:
             raise ValueError(
                 "takes over answers of earlier nights, but the job has one night only; declare "
                 "`partitions`, or remove `reuse`"
+            )
+        if not isinstance(declared, PartitionsSpec):
+            raise ValueError(
+                "takes over answers of earlier nights, but no name is earlier than another; "
+                "declare `partitions` that are times, or remove `reuse`"
             )
         return value
 

@@ -9,6 +9,7 @@ from dagster_shared.check import CheckError
 
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs.in_dagster import duration
+from batch_pipeline.jobs.partitions import timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automation_sensor_name
 
@@ -38,11 +39,6 @@ def common(spec: JobSpec, *kinds: str) -> Options:
     }
 
 
-def time_zone(spec: JobSpec) -> str:
-    """The time zone that the job's cron expressions are read in."""
-    return spec.partitions.timezone if spec.partitions else "UTC"
-
-
 def submitting(spec: JobSpec, *kinds: str) -> SubmittingOptions:
     """What each asset up to submission has: a night starts with all of them, in one run."""
     return {**common(spec, *kinds), "automation_condition": _condition(spec)}
@@ -62,7 +58,7 @@ def freshness(spec: JobSpec) -> dg.FreshnessPolicy | None:
         return dg.FreshnessPolicy.cron(
             deadline_cron=declared.deadline_cron,
             lower_bound_delta=duration(declared.lower_bound_delta),
-            timezone=time_zone(spec),
+            timezone=timezone_of(spec.partitions),
         )
     except CheckError as error:
         raise DeclarationError(
@@ -98,4 +94,4 @@ def _condition(spec: JobSpec) -> dg.AutomationCondition[Any] | None:
         case "on_missing":
             return dg.AutomationCondition.on_missing()
         case cron:
-            return dg.AutomationCondition.on_cron(cron, time_zone(spec))
+            return dg.AutomationCondition.on_cron(cron, timezone_of(spec.partitions))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import dagster as dg
@@ -16,6 +17,7 @@ from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.due_times import Start
+from batch_pipeline.jobs.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
@@ -82,19 +84,19 @@ def failing_clearly() -> Iterator[None]:
 
 @contextmanager
 def at_work(
-    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec
+    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec, partition: str
 ) -> Iterator[Pipeline]:
-    """The pipeline of a step, once the API answers; its run gives signs of life meanwhile and
-    within the block."""
+    """The pipeline of a step for a partition, once the API answers; its run gives signs of life
+    meanwhile and within the block."""
     with failing_clearly(), resource.pipeline() as pipeline:
+        # Dagster's launchpad takes keys that none of its lists has: the hour of the spring.
+        check_key(spec.partitions, partition, datetime.now(UTC))
         lease = pipeline.settings.lease_seconds
         _refuse_other_partitions(context, spec)
         _tag_run(context, spec)
         try:
             with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
-                if context.has_partition_key:
-                    key = context.partition_key
-                    outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
+                outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
             if is_outage(error):
@@ -126,7 +128,11 @@ def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
 
 
 def patiently(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, work: Callable[[], Taken]
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    work: Callable[[], Taken],
 ) -> Taken:
     """What `work` returns, tried again where API or storage fail; within `at_work`."""
     for pause in INPUT_PAUSES:
@@ -140,15 +146,18 @@ def patiently(
             if isinstance(error, ApiFailure):
                 outage.note(pipeline, pipeline.account.name, error)
         time.sleep(pause)
-        key = context.partition_key
-        outage.wait_for_api(pipeline, spec, key, patience=PATIENCE_SECONDS)
+        outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
     return work()
 
 
 def open_night(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, asset: str
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    asset: str,
+    partition: str,
 ) -> Night:
-    """The night of this run's partition.
+    """The night of a partition.
 
     A run that a person or a schedule launched lifts a pause and a refusal, and gives the approval
     of its tag, once: in its first step.
@@ -158,15 +167,9 @@ def open_night(
             f"The run tag {APPROVE_TAG} lets a night be sent: give it to {spec.name}_submit.",
             allow_retries=False,
         )
-    if not context.has_partition_key:
-        # "Execute" on the page of a check: Dagster knows no partitions of checks.
-        raise dg.Failure(
-            f"Which night is meant? Materialize {asset} of a partition instead: that evaluates the "
-            "check too.",
-            allow_retries=False,
-        )
-    night = steps.open_night(pipeline, spec, context.partition_key)
-    if FOLLOW_UP_TAG not in context.run.tags and asset == first_asset(context.run, spec.name):
+    night = steps.open_night(pipeline, spec, partition)
+    first = selected_assets(context, spec.name)[:1]
+    if FOLLOW_UP_TAG not in context.run.tags and first == [asset]:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)
@@ -181,7 +184,7 @@ def _approve(
     given = approval.approve(pipeline, spec, night, gate, reason, who)
     log_of(context).info(
         "%s: the %s gate was overruled by %s: %s",
-        context.partition_key,
+        night.partition,
         given.gate,
         given.approved_by,
         given.reason,
@@ -205,14 +208,16 @@ def require_input(night: Night) -> None:
         )
 
 
-def first_asset(run: dg.DagsterRun, job: str) -> str:
-    """The first of the submitting assets that a run executes."""
-    names = ASSETS[Kind.SUBMIT]
-    if run.step_keys_to_execute:
-        steps = set(run.step_keys_to_execute)
-        selected = [name for name in names if f"{job}__{name}" in steps]
-    elif run.asset_selection:
-        selected = [name for name in names if asset_key(job, name) in run.asset_selection]
-    else:
-        selected = list(names)
-    return selected[0] if selected else names[0]
+def selected_assets(context: dg.AssetExecutionContext, job: str) -> list[str]:
+    """The submitting assets that a run executes, in their order."""
+    return selected_of(context.run, context.job_def.asset_layer.selected_asset_keys, job)
+
+
+def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -> list[str]:
+    """The submitting assets of a run whose Dagster job has the assets `chosen`."""
+    only = run.step_keys_to_execute
+    return [
+        name
+        for name in ASSETS[Kind.SUBMIT]
+        if asset_key(job, name) in chosen and (not only or f"{job}__{name}" in only)
+    ]

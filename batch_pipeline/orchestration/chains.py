@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.database.ledger import now
+from batch_pipeline.orchestration import follow_ups
 from batch_pipeline.orchestration.names import Kind, dagster_job
 
 # Nights that were completed longer ago are left to a backfill: a new job must not buy a year.
@@ -60,7 +61,12 @@ def requests(
     spec: JobSpec, links: list[Link], unfinished: set[tuple[str, Kind]], most: int
 ) -> list[dg.RunRequest]:
     """The runs that start the nights, but for those of which one is under way."""
-    free = [link for link in links if (link.partition, Kind.SUBMIT) not in unfinished]
+    free = [
+        link
+        for link in links
+        if (link.partition, Kind.SUBMIT) not in unfinished
+        and follow_ups.problem_with(spec, link.partition) is None
+    ]
     return [
         dg.RunRequest(
             run_key=link.run_key,

@@ -3,7 +3,6 @@
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
@@ -18,10 +17,10 @@ from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata
+from batch_pipeline.orchestration import asset_options, asset_steps, metadata, step_partitions
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
-from batch_pipeline.orchestration.jobs import Partitions
+from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
@@ -43,31 +42,28 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
         specs=_specs(spec),
         check_specs=night_checks.specs(spec),
         partitions_def=partitions,
+        backfill_policy=backfill_policy(spec),
         pool=spec.pool,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )
     def collect(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
-            night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS)
-            state = _collect(context, pipeline, spec, night)
-            if not state.complete:
-                _say_what_follows(context, spec, state)
-                return
-            events = list(_of_night(context, pipeline, spec, state))
-        yield from events
+    ) -> Iterator[step_partitions.Event]:
+        yield from step_partitions.results(context, batch_pipeline, spec, [_collect_night])
 
     return collect
 
 
-def _of_night(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, state: Progress
-) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-    """The three assets of a complete night, and their checks, as far as they are selected."""
-    partition = state.night.partition
-    written = cost_report.write_report(pipeline, spec, state.night)
+def _collect_night(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[step_partitions.Result]:
+    night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS, partition)
+    state = _collect(context, pipeline, spec, night)
+    if not state.complete:
+        _say_what_follows(context, spec, state)
+        return
+    written = cost_report.write_report(pipeline, spec, night)
     groups = dead_letters.summarize(pipeline, spec.name, partition)
     rows = examples.count_rows(pipeline, spec.name, partition)
     checked = list(night_checks.of_night(spec, state, rows, groups, written))
@@ -82,13 +78,9 @@ def _of_night(
         },
     }
     for name, values in found.items():
-        key = asset_key(spec.name, name)
-        if key in context.selected_asset_keys:
-            yield dg.MaterializeResult(asset_key=key, metadata=values)
+        yield dg.MaterializeResult(asset_key=asset_key(spec.name, name), metadata=values)
     for each in checked:
-        check = dg.AssetCheckKey(asset_key(spec.name, each.asset), each.check)
-        if check in context.selected_asset_check_keys:
-            yield each.result(spec.name, partition)
+        yield each.result(spec.name, partition)
 
 
 def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
@@ -148,7 +140,7 @@ def _collect(
 ) -> Progress:
     """Collect what has ended, and observe it on `submitted_batches`, which shows the progress."""
     if night.snapshot_id is None:
-        asset_steps.log_of(context).info("%s: nothing was submitted", context.partition_key)
+        asset_steps.log_of(context).info("%s: nothing was submitted", night.partition)
         return steps.progress(pipeline, night)
     try:
         steps.poll_account(pipeline, night.account)
@@ -162,7 +154,7 @@ def _collect(
         context.log_event(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-                partition=context.partition_key,
+                partition=night.partition,
                 description=metadata.headline(state),
                 metadata=metadata.of_submission(state, None, spec.alerts),
             )

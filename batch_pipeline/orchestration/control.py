@@ -72,7 +72,12 @@ class Prune(dg.Config):
     """Remove snapshots and raw lines of finished nights; results and reports stay."""
 
     action: Literal["prune"] = "prune"
-    before: str = Field(description="The first night that stays, as its partition key.")
+    before: str | None = Field(
+        default=None, description="The first night that stays, as its partition key or a day."
+    )
+    partition: str | None = Field(
+        default=None, description="One night, in place of `before`: where partitions are names."
+    )
     dry_run: bool = Field(default=True, description="Say what would go, remove nothing.")
     reason: str = Field(default="", description=_WHY)
 
@@ -147,4 +152,6 @@ def _do(person: Control, action: Cancel | Resume | Approve | Redrive | Prune) ->
         case Redrive():
             return person.redrive(action.partition, action.reasons, action.reason)
         case Prune():
-            return person.prune(action.before, dry_run=action.dry_run, reason=action.reason)
+            return person.prune(
+                action.before, action.partition, dry_run=action.dry_run, reason=action.reason
+            )

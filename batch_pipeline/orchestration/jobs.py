@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import asset_options
+from batch_pipeline.jobs.time_windows import Every
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -32,8 +34,14 @@ if TYPE_CHECKING:
 
     AssetJob = UnresolvedAssetJobDefinition
 
-Partitions = dg.DailyPartitionsDefinition | dg.StaticPartitionsDefinition
+Partitions = dg.TimeWindowPartitionsDefinition | dg.StaticPartitionsDefinition
 
+_DEFINITIONS: dict[Every, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": dg.WeeklyPartitionsDefinition,
+    "month": dg.MonthlyPartitionsDefinition,
+}
 _ABOUT = {
     Kind.SUBMIT: "Input, pilot and submission of a night: what schedules and backfills target.",
     Kind.COLLECT: "Results of ended batches; publishes the night once it is complete.",
@@ -43,18 +51,25 @@ _PRIORITY = {Kind.SUBMIT: "0", Kind.COLLECT: "10"}
 
 
 def partitions_definition(spec: JobSpec) -> Partitions:
-    """One partition a day, or the single one of a job that declares none.
+    """The job's partitions, or the single one of a job that declares none.
 
     The keys are those of `batch_pipeline.jobs.partitions`.
     """
     declared = spec.partitions
-    if declared is None:
-        return dg.StaticPartitionsDefinition([partitions.SINGLE_KEY])
-    return dg.DailyPartitionsDefinition(
-        start_date=declared.start.isoformat(),
+    if not isinstance(declared, PartitionsSpec):
+        names = [partitions.SINGLE_KEY] if declared is None else declared.names
+        return dg.StaticPartitionsDefinition(list(names))
+    return _DEFINITIONS[declared.every](
+        start_date=declared.dagster_start,
         timezone=declared.timezone,
         end_offset=declared.end_offset,
     )
+
+
+def backfill_policy(spec: JobSpec) -> dg.BackfillPolicy | None:
+    """How many partitions a run of a backfill has; None: one, which is Dagster's default."""
+    most = spec.backfill.partitions_per_run
+    return None if most == 1 else dg.BackfillPolicy.multi_run(most)
 
 
 def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
@@ -100,17 +115,32 @@ def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:
     @dg.schedule(
         name=schedule_name(spec.name),
         cron_schedule=spec.schedule,
-        execution_timezone=asset_options.time_zone(spec),
+        execution_timezone=partitions.timezone_of(spec.partitions),
         job_name=dagster_job(spec.name, Kind.SUBMIT),
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Runs the last ended day." if spec.partitions else "Runs the one partition.",
+        description=_about_schedule(spec.partitions),
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def nightly(
+        context: dg.ScheduleEvaluationContext,
+    ) -> dg.RunRequest | list[dg.RunRequest] | dg.SkipReason:
         tick = context.scheduled_execution_time
         try:
-            key = partitions.default_key(spec.partitions, tick)
+            keys = partitions.due_keys(spec.partitions, tick)
         except UsageError as nothing_yet:
             return dg.SkipReason(str(nothing_yet))
-        return dg.RunRequest(run_key=f"{key}@{tick.isoformat()}", partition_key=key)
+        found = [
+            dg.RunRequest(run_key=f"{key}@{tick.isoformat()}", partition_key=key) for key in keys
+        ]
+        return found[0] if len(found) == 1 else found
 
     return nightly
+
+
+def _about_schedule(declared: Declared) -> str:
+    match declared:
+        case PartitionsSpec():
+            return f"Runs the last ended {declared.every}."
+        case PartitionNames():
+            return "Runs each partition."
+        case None:
+            return "Runs the one partition."

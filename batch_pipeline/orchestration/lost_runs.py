@@ -16,8 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration import ranges
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
@@ -25,7 +27,6 @@ from batch_pipeline.orchestration.names import (
     JOB_TAG,
     KIND_TAG,
     OUTAGE_TAG,
-    PARTITION_TAG,
     REPEATS_TAG,
     USER_TAG,
     Kind,
@@ -126,23 +127,41 @@ def report_dead(
         )
 
 
-def repeat_requests(instance: dg.DagsterInstance, job: str) -> list[dg.RunRequest]:
-    """Run requests that repeat the lost runs of a job's submission."""
-    submit = {JOB_TAG: job, KIND_TAG: Kind.SUBMIT.value}
+def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunRequest]:
+    """Run requests that repeat the lost runs of a job's submission, a partition each."""
+    submit = {JOB_TAG: spec.name, KIND_TAG: Kind.SUBMIT.value}
     since = datetime.now(UTC) - WATCHED
     failed = instance.get_run_records(
         dg.RunsFilter(tags=submit, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
     )
-    partitions = {
-        record.dagster_run.tags[PARTITION_TAG]
+    concerned = {
+        partition
         for record in failed
         if is_lost(record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
+        for partition in ranges.partitions_of(record.dagster_run.tags, spec)
     }
     launched: list[Launched] = []
-    for partition in partitions:
-        filters = dg.RunsFilter(tags={**submit, PARTITION_TAG: partition}, created_after=since)
-        launched += _launched(instance.get_run_records(filters), job)
-    return [_request(job, repeat) for repeat in repeats(launched, time.time())]
+    for partition in sorted(concerned):
+        for tags in ranges.tags_of_runs_over(spec, partition):
+            filters = dg.RunsFilter(tags={**submit, **tags}, created_after=since)
+            launched += _launched(instance.get_run_records(filters), spec, partition)
+    return [
+        _request(spec.name, repeat)
+        for repeat in repeats(launched, time.time())
+        if not (ranges.is_range(repeat.run.tags) and _had_come_to(instance, spec.name, repeat.run))
+    ]
+
+
+def _had_come_to(instance: dg.DagsterInstance, job: str, run: Launched) -> bool:
+    """Whether a run over a range had done its last work for a partition before it was lost."""
+    if not run.assets:
+        return True
+    done = dg.AssetRecordsFilter(
+        asset_key=asset_key(job, run.assets[-1]),
+        asset_partitions=[run.partition],
+        after_timestamp=run.created_at,
+    )
+    return bool(instance.fetch_materializations(done, limit=1).records)
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
@@ -153,10 +172,10 @@ def is_lost(run: dg.DagsterRun) -> bool:
     return OUTAGE_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
 
 
-def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:
+def _launched(records: Iterable[dg.RunRecord], spec: JobSpec, partition: str) -> list[Launched]:
     return [
         Launched(
-            partition=record.dagster_run.tags[PARTITION_TAG],
+            partition=partition,
             run_id=record.dagster_run.run_id,
             root=record.dagster_run.tags.get(REPEATS_TAG)
             or record.dagster_run.root_run_id
@@ -164,11 +183,12 @@ def _launched(records: Iterable[dg.RunRecord], job: str) -> list[Launched]:
             created_at=record.create_timestamp.timestamp(),
             lost=is_lost(record.dagster_run),
             ended_at=record.end_time or record.update_timestamp.timestamp(),
-            assets=_selected(record.dagster_run, job),
+            assets=_selected(record.dagster_run, spec.name),
             tags=record.dagster_run.tags,
         )
         for record in records
         if FOLLOW_UP_TAG not in record.dagster_run.tags
+        and partition in ranges.partitions_of(record.dagster_run.tags, spec)
     ]
 
 
@@ -184,7 +204,8 @@ def _request(job: str, repeat: Repeat) -> dg.RunRequest:
     # An approval that a person gave by the run's tags holds for the run in its place too.
     given = {tag: run.tags[tag] for tag in (APPROVE_TAG, USER_TAG) if tag in run.tags}
     return dg.RunRequest(
-        run_key=f"repeat/{run.root}/{repeat.number}",
+        # The partition too: each of a lost range is repeated by itself.
+        run_key=f"repeat/{run.root}/{repeat.number}/{run.partition}",
         job_name=dagster_job(job, Kind.SUBMIT),
         partition_key=run.partition,
         asset_selection=[asset_key(job, name) for name in run.assets],

@@ -19,6 +19,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import partitions, path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
@@ -51,13 +52,10 @@ def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
 
 def describe_job(spec: JobSpec) -> str:
     """The job's declaration as a Markdown table."""
-    partitions = spec.partitions
     rows = {
         "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
         "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
-        "partitions": (
-            f"one a day from {partitions.start}, {partitions.timezone}" if partitions else "one"
-        ),
+        "partitions": partitions.describe(spec.partitions),
         "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
         "pilot": (
             f"{spec.pilot.size:,} documents via {spec.pilot.via}" if spec.pilot.size else "none"
@@ -104,8 +102,9 @@ def _origin(spec: JobSpec, taken: InputTaken) -> dict[str, dg.MetadataValue | st
     """Where the rows are from: a path, or a source and which version of it was read."""
     source = taken.snapshot.source
     if source is None:
-        pattern = spec.input.origin.replace("{partition}", taken.night.partition)
-        return {"path": dg.MetadataValue.path(safe_text.one_line(pattern))}
+        partition = taken.night.partition
+        path = path_patterns.fill(spec.input.origin, spec.partitions, partition)
+        return {"path": dg.MetadataValue.path(safe_text.one_line(path))}
     version = {} if source["version"] is None else {"source_version": source["version"]}
     return {"source": source["origin"], **version}
 

@@ -18,6 +18,9 @@ COST_REPORT = "cost_report"
 PILOT_GATE = "pilot_gate"
 
 PARTITION_TAG = "dagster/partition"
+# On a run over a range of partitions, in place of `PARTITION_TAG`.
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
 DATA_VERSION_TAG = "dagster/data_version"
 PRIORITY_TAG = "dagster/priority"
 # Who launched a run, where Dagster knows.

@@ -32,6 +32,7 @@ from batch_pipeline.ledger import actions, listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
     chains,
+    follow_ups,
     lost_runs,
     metadata,
     run_requests,
@@ -40,15 +41,13 @@ from batch_pipeline.orchestration import (
 )
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
-    FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
-    dagster_job,
     sensor_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight, WantedRun
+from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
 from batch_pipeline.settings import Settings
 
@@ -158,8 +157,9 @@ def _tick(
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
     again = [
         request
-        for request in lost_runs.repeat_requests(instance, spec.name)[:MOST_REQUESTS]
-        if not _was_terminated(instance, pipeline, spec, str(request.partition_key))
+        for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
+        if follow_ups.problem_with(spec, str(request.partition_key)) is None
+        and not _was_terminated(instance, pipeline, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
@@ -170,12 +170,12 @@ def _tick(
         trouble = None if again else polled.trouble
         return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
-    unfinished = runs.unfinished(instance, spec.name)
+    unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
-    requests, rests = _requests(instance, spec, plan, most)
+    requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
         links = chains.due(connection, spec, polled.account)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
@@ -280,42 +280,13 @@ def _was_terminated(
     instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec, partition: str
 ) -> bool:
     let_go_at = _let_go_at(pipeline, spec, partition)
-    return runs.was_terminated(instance, spec.name, partition, let_go_at)
+    return runs.was_terminated(instance, spec, partition, let_go_at)
 
 
 def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
     """When a person last let a night go on by `<job>_control`; 0.0: never."""
     with pipeline.ledger.read() as connection:
         return actions.latest(connection, spec.name, partition, GOES_ON)
-
-
-def _requests(
-    instance: dg.DagsterInstance, spec: JobSpec, plan: Plan, most: int
-) -> tuple[list[dg.RunRequest], dict[str, str]]:
-    """At most `most` requests for the runs that are wanted, and by partition why some rest."""
-    found: list[dg.RunRequest] = []
-    rests: dict[str, str] = {}
-    for run in plan.wanted:
-        if len(found) >= most:
-            break
-        earlier = runs.earlier(instance, spec.name, run.partition, run.kind)
-        attempt = run_requests.attempt(earlier, run.marker, time.time())
-        if isinstance(attempt, str):
-            rests[run.partition] = f"{run.kind}: {attempt}"
-        else:
-            found.append(_request(spec, run, attempt))
-    return found, rests
-
-
-def _request(spec: JobSpec, run: WantedRun, attempt: int) -> dg.RunRequest:
-    # A run key is used once for ever, even if its run fails: hence the attempt.
-    return dg.RunRequest(
-        run_key=f"{run.kind}/{run.partition}/{run.marker}/{attempt}",
-        job_name=dagster_job(spec.name, run.kind),
-        partition_key=run.partition,
-        asset_selection=[asset_key(spec.name, name) for name in run.assets],
-        tags={FOLLOW_UP_TAG: run.marker},
-    )
 
 
 def _observations(

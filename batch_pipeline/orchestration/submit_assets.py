@@ -7,8 +7,7 @@ worked through in the run itself: a person watches that run, and terminates it t
 # Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -25,9 +24,15 @@ from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata, upstream_asset
+from batch_pipeline.orchestration import (
+    asset_options,
+    asset_steps,
+    metadata,
+    step_partitions,
+    upstream_asset,
+)
 from batch_pipeline.orchestration.checks import night_checks
-from batch_pipeline.orchestration.jobs import Partitions
+from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
     PILOT_GATE,
@@ -45,125 +50,169 @@ OBSERVE_SECONDS = 60.0
 
 def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
     return [
-        _input_dataset(spec, partitions),
-        _pilot_sample(spec, partitions),
-        _submitted_batches(spec, partitions),
+        _asset(
+            spec,
+            partitions,
+            INPUT_DATASET,
+            upstream_asset.upstream_keys(spec),
+            "python",
+            "parquet",
+            description=metadata.describe_job(spec),
+        ),
+        _asset(
+            spec,
+            partitions,
+            PILOT_SAMPLE,
+            [asset_key(spec.name, INPUT_DATASET)],
+            "python",
+            description=(
+                "A random sample goes through the whole path first; its verdict gates the rest. "
+                "Good answers of it are kept and not bought again."
+            ),
+            checks={
+                PILOT_GATE: (
+                    f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
+                    f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; "
+                    "while it fails, the rest of the night is not sent."
+                )
+            },
+        ),
+        _asset(
+            spec,
+            partitions,
+            SUBMITTED_BATCHES,
+            [asset_key(spec.name, PILOT_SAMPLE)],
+            "python",
+            description=(
+                "The night's batches at the API. Done as soon as they are sent; how far they are "
+                "shows in the observations that the sensor adds, and what waits for room goes on "
+                "its own."
+            ),
+        ),
     ]
 
 
-def _input_dataset(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=asset_key(spec.name, INPUT_DATASET),
-        deps=upstream_asset.upstream_keys(spec),
-        partitions_def=partitions,
-        pool=spec.pool,
-        description=metadata.describe_job(spec),
-        **asset_options.submitting(spec, "python", "parquet"),
-    )
-    def input_dataset(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> dg.MaterializeResult[Any]:
-        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
-            night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET)
-            start = asset_steps.start_of(context.run)
+def _asset(
+    spec: JobSpec,
+    partitions: Partitions,
+    name: str,
+    deps: Sequence[dg.AssetKey],
+    *kinds: str,
+    description: str,
+    checks: Mapping[str, str] | None = None,
+) -> dg.AssetsDefinition:
+    """One of the assets, whose step does the work of its name; `checks` are described by name.
 
-            def take() -> tuple[list[str], night_input.InputTaken]:
-                found = models.notices(spec, pipeline.api)
-                upstream_asset.take(context, pipeline, spec, night.partition)
-                return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
+    A multi-asset of one, because only those may leave a check without a result (while a pilot is at
+    the API there is no verdict), and because `@asset` warns that a backfill policy is new.
+    """
+    key = asset_key(spec.name, name)
 
-            notices, taken = asset_steps.patiently(context, pipeline, spec, take)
-            table = input_shown.of_input(pipeline, spec, taken.snapshot, night.partition)
-        asset_steps.log_of(context).info("%s: %s", context.partition_key, taken.note)
-        for notice in notices:
-            asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
-        keys = upstream_asset.upstream_keys(spec)
-        upstream = input_shown.upstream(context.instance, keys, night.partition)
-        return dg.MaterializeResult(
-            metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
-            # Whether the night's documents changed, for what Dagster calls stale downstream.
-            data_version=dg.DataVersion(taken.snapshot.content_hash),
-        )
-
-    return input_dataset
-
-
-def _pilot_sample(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    key = asset_key(spec.name, PILOT_SAMPLE)
-    check = dg.AssetCheckSpec(
-        PILOT_GATE,
-        asset=key,
-        description=(
-            f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
-            f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; while it "
-            "fails, the rest of the night is not sent."
-        ),
-    )
-
-    # A multi-asset of one, because only those may leave a check without a result: while a pilot is
-    # at the API there is no verdict.
     @dg.multi_asset(
-        name=f"{spec.name}__{PILOT_SAMPLE}",
+        name=f"{spec.name}__{name}",
         specs=[
             dg.AssetSpec(
                 key,
-                deps=[asset_key(spec.name, INPUT_DATASET)],
-                description=(
-                    "A random sample goes through the whole path first; its verdict gates the "
-                    "rest. Good answers of it are kept and not bought again."
-                ),
-                **asset_options.submitting(spec, "python"),
+                deps=deps,
+                skippable=True,
+                description=description,
+                **asset_options.submitting(spec, *kinds),
             )
         ],
-        check_specs=[check],
+        check_specs=[
+            dg.AssetCheckSpec(check, asset=key, description=about)
+            for check, about in (checks or {}).items()
+        ],
         partitions_def=partitions,
+        backfill_policy=backfill_policy(spec),
         pool=spec.pool,
         can_subset=True,
     )
-    def pilot_sample(
+    def step(
         context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
-        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
-            night = asset_steps.open_night(context, pipeline, spec, PILOT_SAMPLE)
-            asset_steps.require_input(night)
-            try:
-                verdict = steps.run_pilot(pipeline, spec, night)
-            except ApiFailure as failure:
-                outage.note(pipeline, night.account, failure)
-                verdict = admission.unanswered(night, failure, night.open_requests)
-            simulated = pipeline.account.simulated
-            state = steps.progress(pipeline, night)
-            alerts.look(pipeline, spec.alerts, state)
-            given = state.approvals
-            answers = answers_shown.of_night(pipeline, spec, context.partition_key)
-        if isinstance(verdict, Waiting):
-            asset_steps.log_of(context).info(
-                "%s: the pilot waits: %s", context.partition_key, verdict
-            )
-            if key in context.selected_asset_keys:
-                yield dg.MaterializeResult(metadata=metadata.of_waiting_pilot(verdict))
-            return
-        if check.key in context.selected_asset_check_keys:
-            yield dg.AssetCheckResult(
-                check_name=PILOT_GATE,
-                passed=verdict["open"],
-                severity=dg.AssetCheckSeverity.ERROR,
-                metadata={
-                    **metadata.of_gate(context.partition_key, verdict, given),
-                    **night_checks.pilot_limits(spec),
-                },
-            )
-        if not approvals.lets_go(verdict, given):
-            # After the check's result, which is stored all the same: the asset must not look done.
-            _fail_if_gated(spec, state)
-        if key in context.selected_asset_keys:
-            yield dg.MaterializeResult(
-                metadata=answers_shown.below_headline(
-                    metadata.of_pilot(verdict, given, simulated=simulated), answers
-                )
-            )
+    ) -> Iterator[step_partitions.Event]:
+        works = _works(context, spec, name)
+        yield from step_partitions.results(context, batch_pipeline, spec, works)
 
-    return pilot_sample
+    return step
+
+
+def _works(
+    context: dg.AssetExecutionContext, spec: JobSpec, asset: str
+) -> list[step_partitions.Work]:
+    """What a step does for each of its partitions: the work of its asset, or in a run over a range
+    that of all assets of the run, in the first step."""
+    if not step_partitions.is_range(context):
+        return [_WORKS[asset]]
+    selected = asset_steps.selected_assets(context, spec.name)
+    return [_WORKS[name] for name in selected] if asset == selected[0] else []
+
+
+def _take_input(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[step_partitions.Result]:
+    night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET, partition)
+    start = asset_steps.start_of(context.run)
+
+    def take() -> tuple[list[str], night_input.InputTaken]:
+        found = models.notices(spec, pipeline.api)
+        upstream_asset.take(context, pipeline, spec, partition)
+        return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
+
+    notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)
+    table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
+    keys = upstream_asset.upstream_keys(spec)
+    upstream = input_shown.upstream(context.instance, keys, partition)
+    asset_steps.log_of(context).info("%s: %s", partition, taken.note)
+    for notice in notices:
+        asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
+    yield dg.MaterializeResult(
+        asset_key=asset_key(spec.name, INPUT_DATASET),
+        metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
+        # Whether the night's documents changed, for what Dagster calls stale downstream.
+        data_version=dg.DataVersion(taken.snapshot.content_hash),
+    )
+
+
+def _try_pilot(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[step_partitions.Result]:
+    key = asset_key(spec.name, PILOT_SAMPLE)
+    night = asset_steps.open_night(context, pipeline, spec, PILOT_SAMPLE, partition)
+    asset_steps.require_input(night)
+    try:
+        verdict = steps.run_pilot(pipeline, spec, night)
+    except ApiFailure as failure:
+        outage.note(pipeline, night.account, failure)
+        verdict = admission.unanswered(night, failure, night.open_requests)
+    state = steps.progress(pipeline, night)
+    alerts.look(pipeline, spec.alerts, state)
+    given = state.approvals
+    if isinstance(verdict, Waiting):
+        asset_steps.log_of(context).info("%s: the pilot waits: %s", partition, verdict)
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata.of_waiting_pilot(verdict))
+        return
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name=PILOT_GATE,
+        passed=verdict["open"],
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            **metadata.of_gate(partition, verdict, given),
+            **night_checks.pilot_limits(spec),
+        },
+    )
+    if not approvals.lets_go(verdict, given):
+        # After the check's result, which is stored all the same: the asset must not look done.
+        _fail_if_gated(spec, state)
+    simulated = pipeline.account.simulated
+    yield dg.MaterializeResult(
+        asset_key=key,
+        metadata=answers_shown.below_headline(
+            metadata.of_pilot(verdict, given, simulated=simulated),
+            answers_shown.of_night(pipeline, spec, partition),
+        ),
+    )
 
 
 def _projected_limit(spec: JobSpec) -> str:
@@ -171,44 +220,39 @@ def _projected_limit(spec: JobSpec) -> str:
     return "" if limit is None else f", and the night may be projected to cost {usd(limit)}"
 
 
-def _submitted_batches(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=asset_key(spec.name, SUBMITTED_BATCHES),
-        deps=[asset_key(spec.name, PILOT_SAMPLE)],
-        partitions_def=partitions,
-        pool=spec.pool,
-        description=(
-            "The night's batches at the API. Done as soon as they are sent; how far they are shows "
-            "in the observations that the sensor adds, and what waits for room goes on its own."
-        ),
-        **asset_options.submitting(spec, "python"),
+def _send(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[step_partitions.Result]:
+    night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES, partition)
+    asset_steps.require_input(night)
+    before = steps.progress(pipeline, night)
+    alerts.look(pipeline, spec.alerts, before)
+    _fail_if_gated(spec, before)
+    try:
+        steps.meet_deadline(pipeline, spec, night)
+        waiting = _submit(context, pipeline, spec, night).waiting
+    except ApiFailure as failure:
+        outage.note(pipeline, night.account, failure)
+        waiting = admission.unanswered(night, failure, night.open_requests)
+    state = steps.progress(pipeline, night)
+    alerts.look(pipeline, spec.alerts, state)
+    log = asset_steps.log_of(context)
+    log.info("%s: %s", partition, state.describe())
+    if waiting.state is not None:
+        log.info("%s: %s", partition, waiting)
+    for warning in warnings.of(state, spec.alerts):
+        log.warning("%s: %s", partition, warning.message)
+    yield dg.MaterializeResult(
+        asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
+        metadata=metadata.of_submission(state, waiting.state, spec.alerts),
     )
-    def submitted_batches(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> dg.MaterializeResult[Any]:
-        with asset_steps.at_work(context, batch_pipeline, spec) as pipeline:
-            night = asset_steps.open_night(context, pipeline, spec, SUBMITTED_BATCHES)
-            asset_steps.require_input(night)
-            before = steps.progress(pipeline, night)
-            alerts.look(pipeline, spec.alerts, before)
-            _fail_if_gated(spec, before)
-            try:
-                steps.meet_deadline(pipeline, spec, night)
-                waiting = _submit(context, pipeline, spec, night).waiting
-            except ApiFailure as failure:
-                outage.note(pipeline, night.account, failure)
-                waiting = admission.unanswered(night, failure, night.open_requests)
-            state = steps.progress(pipeline, night)
-            alerts.look(pipeline, spec.alerts, state)
-        asset_steps.log_of(context).info("%s: %s", context.partition_key, state.describe())
-        if waiting.state is not None:
-            asset_steps.log_of(context).info("%s: %s", context.partition_key, waiting)
-        for warning in warnings.of(state, spec.alerts):
-            asset_steps.log_of(context).warning("%s: %s", context.partition_key, warning.message)
-        found = metadata.of_submission(state, waiting.state, spec.alerts)
-        return dg.MaterializeResult(metadata=found)
 
-    return submitted_batches
+
+_WORKS: dict[str, step_partitions.Work] = {
+    INPUT_DATASET: _take_input,
+    PILOT_SAMPLE: _try_pilot,
+    SUBMITTED_BATCHES: _send,
+}
 
 
 def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
@@ -253,7 +297,7 @@ def _observing(
         context.log_event(
             dg.AssetObservation(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-                partition=context.partition_key,
+                partition=night.partition,
                 description=headline,
                 metadata=metadata.of_submission(state, None, spec.alerts),
             )

@@ -62,11 +62,11 @@ DOCUMENTS = 40
 
 
 def declare(
-    folder: Path, nights: Sequence[str], caching: str | None = None
+    folder: Path, nights: Sequence[str], caching: str | None = None, **changes: Any
 ) -> dict[str, list[dict[str, Any]]]:
     """A job in a folder of jobs, and its documents, which are returned by night.
 
-    With `caching` it declares all that is in `crash_thrift`.
+    With `caching` it declares all that is in `crash_thrift`; `changes` are keys of the job.
     """
     found = {
         night: documents(DOCUMENTS, start=number * DOCUMENTS) for number, night in enumerate(nights)
@@ -78,7 +78,7 @@ def declare(
         write_rows(folder / "input" / night / "documents.jsonl", found[night])
     job = folder / "jobs" / "review"
     job.mkdir(parents=True)
-    attributes = nightly_job(folder / "input", nights[0])
+    attributes = nightly_job(folder / "input", nights[0]) | changes
     if caching is not None:
         attributes |= {**crash_thrift.declared(caching), "partitions": attributes["partitions"]}
         attributes["pilot"] |= {"size": 3, "seed": crash_thrift.PILOT_SEED}

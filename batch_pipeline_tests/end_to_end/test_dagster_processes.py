@@ -4,7 +4,6 @@ killed. `make crash-test` has more blows."""
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.loading import load_jobs
+from batch_pipeline.orchestration.names import BACKFILL_TAG, RANGE_END_TAG, RANGE_START_TAG
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.end_to_end.crash_books import check_nights
 from batch_pipeline_tests.end_to_end.crash_dagster import SOONER, Hunt, is_of_a_complete_night
@@ -49,13 +49,21 @@ OBSERVATIONS = """
 """
 
 
+# In Zurich the clocks are put back from 3 to 2 o'clock.
+HOURS = ["2025-10-26-01:00", "2025-10-26-02:00", "2025-10-26-02:00+0100", "2025-10-26-03:00"]
+
+
 def test_backfills_are_collected_by_the_sensor_even_if_all_processes_are_killed(
     sim: Simulator, home: Path, tmp_path: Path
 ) -> None:
-    today = datetime.now(UTC).date()
-    nights = [(today - timedelta(days=days)).isoformat() for days in (3, 2, 1)]
-    undisturbed, killed = nights[:2], nights[2:]
-    documents = declare(tmp_path, nights)
+    """Over the end of summer time: two hours in one run, the third and the fourth in one each."""
+    undisturbed, killed = HOURS[:3], HOURS[3:]
+    documents = declare(
+        tmp_path,
+        HOURS,
+        partitions={"every": "hour", "start": HOURS[0], "timezone": "Europe/Zurich"},
+        backfill={"partitions_per_run": 2},
+    )
     sim.set_turnaround(0.4)
     environment = {
         "BATCH_PIPELINE_HOME": str(home),
@@ -81,18 +89,25 @@ def test_backfills_are_collected_by_the_sensor_even_if_all_processes_are_killed(
 
         dagster.wait_until("the backfill", submitted, PATIENCE_SECONDS)
         dagster.wait_until(
-            "the reports", lambda: materialized()["cost_report"] == 2, PATIENCE_SECONDS
+            "the reports", lambda: materialized()["cost_report"] == 3, PATIENCE_SECONDS
         )
-        assert set(materialized().values()) == {2}
+        assert set(materialized().values()) == {3}
         runs = dagster.ask(RUNS)["runsOrError"]["results"]
         assert {run["jobName"] for run in runs} == {"review_submit", "review_collect"}
         assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
+        tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in runs]
+        ranges = {
+            (each[RANGE_START_TAG], each[RANGE_END_TAG])
+            for each in tags
+            if each.get(BACKFILL_TAG) == backfill
+        }
+        assert ranges == {(HOURS[0], HOURS[1]), (HOURS[2], HOURS[2])}
         seen = dagster.ask(OBSERVATIONS)["assetOrError"]["assetObservations"]
         assert {observation["partition"] for observation in seen} == set(undisturbed)
         for warning in ("PreviewWarning", "BetaWarning", "SupersessionWarning", "Deprecat"):
             assert warning not in dagster.log()
 
-        # Nobody launches the third night again after its processes are gone.
+        # Nobody launches the fourth hour again after its processes are gone.
         sim.set_faults(OTHER_TENANTS)
         report = home / paths.report("review", killed[0], ".json")
 
@@ -104,8 +119,8 @@ def test_backfills_are_collected_by_the_sensor_even_if_all_processes_are_killed(
         hunt.kill_everything()
         assert hunt.figures.kills >= 2
         assert not reported()
-        dagster.wait_until("the report of the third night", reported, PATIENCE_SECONDS)
-    for night in nights:
+        dagster.wait_until("the report of the fourth hour", reported, PATIENCE_SECONDS)
+    for night in HOURS:
         rows = pd.read_parquet(home / paths.results("review", night))
         assert sorted(rows["id"]) == sorted(str(row["id"]) for row in documents[night])
     spec = load_jobs(tmp_path / "jobs")["review"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import prune as pruning
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.prune import prune
+from batch_pipeline.flow.prune import begun_before, prune
 from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline.simulator import Simulator
@@ -57,9 +59,9 @@ def test_finished_nights_lose_snapshot_and_raw_lines_alone(
         run(pipeline, spec, day, wait=day != DAYS[1])
     shown = results(pipeline, spec, DAYS[0])
 
-    planned = prune(pipeline, spec.name, DAYS[2], dry_run=True)
+    planned = prune(pipeline, spec, DAYS[2], dry_run=True)
     assert "snapshots" in files_of(pipeline, DAYS[0])
-    done = prune(pipeline, spec.name, DAYS[2])
+    done = prune(pipeline, spec, DAYS[2])
     assert done == planned
     assert list(done.freed) == [DAYS[0]]
     assert done.freed[DAYS[0]] > 0
@@ -69,7 +71,7 @@ def test_finished_nights_lose_snapshot_and_raw_lines_alone(
     for day in DAYS[1:]:
         assert "snapshots" in files_of(pipeline, day)
     assert results(pipeline, spec, DAYS[0]) == shown
-    assert prune(pipeline, spec.name, DAYS[2]).freed == {}
+    assert prune(pipeline, spec, DAYS[2]).freed == {}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_a_pruned_night_runs_without_buying(
     state = run(pipeline, nightly(), DAYS[0])
     before = submissions_of(pipeline)
     report = build_report(pipeline, nightly(), state.night)
-    prune(pipeline, "review", DAYS[1])
+    prune(pipeline, nightly(), DAYS[1])
     if rewritten:
         write_rows(tmp_path / f"{DAYS[0]}.jsonl", documents(5))
 
@@ -118,9 +120,9 @@ def test_a_prune_that_was_killed_is_finished_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(Files, "remove", killed)
         with pytest.raises(KeyboardInterrupt):
-            prune(pipeline, spec.name, DAYS[1])
+            prune(pipeline, spec, DAYS[1])
     assert run(pipeline, spec, DAYS[0]).complete
-    assert list(prune(pipeline, spec.name, DAYS[1]).freed) == [DAYS[0]]
+    assert list(prune(pipeline, spec, DAYS[1]).freed) == [DAYS[0]]
     assert "snapshots" not in files_of(pipeline, DAYS[0])
 
 
@@ -132,3 +134,19 @@ def test_what_is_told_of_it() -> None:
         "2026-01-02: stays, not complete",
     ]
     assert json.dumps(pruned.as_json())
+
+
+@pytest.mark.parametrize(
+    ("before", "older"),
+    [
+        ("2026-10-25-01:00+0000", ["2026-10-24", "2026-10-25-01:00", "2026-10-25-02:00"]),
+        ("2026-10-25", ["2026-10-24"]),
+    ],
+)
+def test_what_is_before_follows_from_windows(before: str, older: list[str]) -> None:
+    """Hours that clocks show twice, not in the order of their texts; and a night of a time when
+    the job had days."""
+    declared = PartitionsSpec(every="hour", start=date(2026, 10, 1), timezone="Antarctica/Troll")
+    hours = ["2026-10-25-02:00+0000", "2026-10-25-01:00+0000", "2026-10-25-02:00"]
+    hours.append("2026-10-25-01:00")
+    assert begun_before(declared, [*hours, "2026-10-24"], before) == older

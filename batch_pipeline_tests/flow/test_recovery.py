@@ -219,7 +219,7 @@ def test_a_recovery_that_is_killed_is_run_again(
 def test_a_pruned_night_stays_final(night: Night) -> None:
     made = night.make()
     write_report(made, night.spec, run(made, night.spec, PARTITION).night)
-    prune(made, "review", "b")
+    prune(made, night.spec, "b")
     made.close()
     night.lose()
     assert night.recover().complete

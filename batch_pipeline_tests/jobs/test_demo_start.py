@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.demo_start import first_day
 from batch_pipeline.jobs.loading import load_job
 from batch_pipeline.settings import PACKAGED_JOBS
@@ -31,5 +32,5 @@ def test_the_packaged_job_has_eight_days_at_most_when_it_is_new(
 ) -> None:
     monkeypatch.setenv("BATCH_PIPELINE_HOME", str(tmp_path))
     spec = load_job(PACKAGED_JOBS / "license_review" / "defs.yaml")
-    assert spec.partitions is not None
+    assert isinstance(spec.partitions, PartitionsSpec)
     assert spec.partitions.start >= datetime.now(UTC).date() - timedelta(days=8)

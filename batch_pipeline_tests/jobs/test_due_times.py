@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.due_times import Start, due, of_night
-from batch_pipeline.jobs.partitions import PartitionsSpec
 from batch_pipeline_tests.support import job
 
 
@@ -82,6 +82,27 @@ DAILY = {"start": "2026-01-01", "timezone": "Europe/Zurich"}
         ),
         ({"partitions": {**DAILY, "end_offset": 1}}, "2026-03-09", Start.PERSON, None),
         ({"partitions": None}, "all", Start.PERSON, "2026-03-10 06:00"),
+        (
+            {"partitions": {**DAILY, "every": "hour"}},
+            "2026-03-10-01:00",
+            Start.PERSON,
+            "2026-03-10 05:00",
+        ),
+        ({"partitions": {**DAILY, "every": "hour"}}, "2026-03-10-00:00", Start.PERSON, None),
+        (
+            {"partitions": {**DAILY, "every": "week"}},
+            "2026-03-01",
+            Start.PERSON,
+            "2026-03-10 05:00",
+        ),
+        (
+            {"partitions": {**DAILY, "every": "month"}},
+            "2026-02-01",
+            Start.PERSON,
+            "2026-03-10 05:00",
+        ),
+        ({"partitions": {**DAILY, "every": "month"}}, "2026-01-01", Start.PERSON, None),
+        ({"partitions": ["acme", "globex"]}, "globex", Start.PERSON, "2026-03-10 06:00"),
         ({"deadline": "8h"}, "2026-03-09", Start.PERSON, "2026-03-10 09:00"),
         ({"deadline": None}, "2026-03-09", Start.SCHEDULE, None),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs import chains
+from batch_pipeline.jobs.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.loading import find_job, load_job, load_jobs, scan_jobs
 from batch_pipeline.jobs.spec import JobSpec
 
@@ -63,7 +64,7 @@ def test_nothing_is_templated(tmp_path: Path) -> None:
 def test_dates_may_be_quoted_or_not(tmp_path: Path, start: str) -> None:
     text = GOOD.format(name="one").replace("data/*.csv", "data/{partition}.csv")
     spec = load_job(declare(tmp_path, "one", f"{text}  partitions: {{start: {start}}}\n"))
-    assert spec.partitions is not None
+    assert isinstance(spec.partitions, PartitionsSpec)
     assert spec.partitions.start == date(2026, 1, 1)
 
 

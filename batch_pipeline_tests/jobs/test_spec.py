@@ -79,6 +79,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "caching": "off",
         "deduplicate": True,
         "near_duplicates": None,
+        "backfill": {"partitions_per_run": 1},
         "reuse": None,
         "filters": {"where": None, "min_words": None, "max_words": None, "languages": []},
         "deadline": None,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.asset_steps import first_asset
+from batch_pipeline.orchestration.asset_steps import selected_of
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import ASSETS, FOLLOW_UP_TAG, Kind, asset_key
@@ -141,46 +142,44 @@ def test_dagster_and_the_command_line_mean_the_same_partitions(
     assert list(keys) == partitions.all_keys(spec.partitions, now)
 
 
-@pytest.mark.parametrize(
-    ("declared", "tick", "expected"),
-    [
-        ({"start": "2026-11-01"}, datetime(2026, 11, 10, 1, tzinfo=UTC), "2026-11-09"),
-        (
-            {"start": "2026-11-01", "timezone": "Europe/Zurich"},
-            datetime(2026, 11, 9, 23, 30, tzinfo=UTC),
-            "2026-11-09",
-        ),
-        (
-            {"start": "2026-11-01", "end_offset": 1},
-            datetime(2026, 11, 10, tzinfo=UTC),
-            "2026-11-10",
-        ),
-        (None, datetime(2026, 11, 10, tzinfo=UTC), "all"),
-        ({"start": "2026-11-10"}, datetime(2026, 11, 10, 1, tzinfo=UTC), None),
-    ],
-)
-def test_a_tick_of_the_schedule_runs_the_last_ended_day(
-    make_spec: MakeSpec,
-    instance: dg.DagsterInstance,
-    declared: dict[str, object] | None,
-    tick: datetime,
-    expected: str | None,
+HOURS = {"every": "hour", "start": "2026-10-01", "timezone": "Europe/Zurich"}
+# What is declared, the time of a tick, and what it runs.
+TICKS: list[tuple[Any, datetime, list[str]]] = [
+    ({"start": "2026-11-01"}, datetime(2026, 11, 10, 1, tzinfo=UTC), ["2026-11-09"]),
+    (
+        {"start": "2026-11-01", "timezone": "Europe/Zurich"},
+        datetime(2026, 11, 9, 23, 30, tzinfo=UTC),
+        ["2026-11-09"],
+    ),
+    ({"start": "2026-11-01", "end_offset": 1}, datetime(2026, 11, 10, tzinfo=UTC), ["2026-11-10"]),
+    # The clocks are put back from 03:00 to 02:00, at 01:00 in UTC.
+    (HOURS, datetime(2026, 10, 25, 1, 5, tzinfo=UTC), ["2026-10-25-02:00"]),
+    (HOURS, datetime(2026, 10, 25, 2, 5, tzinfo=UTC), ["2026-10-25-02:00+0100"]),
+    (["acme", "globex"], datetime(2026, 11, 10, tzinfo=UTC), ["acme", "globex"]),
+    (None, datetime(2026, 11, 10, tzinfo=UTC), ["all"]),
+    ({"start": "2026-11-10"}, datetime(2026, 11, 10, 1, tzinfo=UTC), []),
+]
+
+
+def test_a_tick_of_the_schedule_runs_what_has_ended_last(
+    make_spec: MakeSpec, instance: dg.DagsterInstance
 ) -> None:
-    definitions = build_batch_job(make_spec(partitions=declared, schedule="0 1 * * *"))
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=tick,
-        repository_def=definitions.get_repository_def(),
-    )
-    data = definitions.resolve_schedule_def("review_nightly").evaluate_tick(context)
-    if expected is None:
-        assert "no partition yet" in str(data.skip_message)
-        return
-    [request] = data.run_requests or ()
-    assert request.partition_key == expected
-    assert request.run_key == f"{expected}@{tick.isoformat()}"
-    # What tells its runs from those of the sensor.
-    assert FOLLOW_UP_TAG not in request.tags
+    for declared, tick, expected in TICKS:
+        definitions = build_batch_job(make_spec(partitions=declared, schedule="0 1 * * *"))
+        context = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=tick,
+            repository_def=definitions.get_repository_def(),
+        )
+        data = definitions.resolve_schedule_def("review_nightly").evaluate_tick(context)
+        if not expected:
+            assert "no partition yet" in str(data.skip_message)
+        requests = data.run_requests or ()
+        assert [request.partition_key for request in requests] == expected
+        for request in requests:
+            assert request.run_key == f"{request.partition_key}@{tick.isoformat()}"
+            # What tells its runs from those of the sensor.
+            assert FOLLOW_UP_TAG not in request.tags
 
 
 @pytest.mark.parametrize(
@@ -195,12 +194,10 @@ def test_a_tick_of_the_schedule_runs_the_last_ended_day(
 def test_the_first_step_of_a_run(
     selection: list[str] | None, steps: list[str] | None, first: str
 ) -> None:
-    run = dg.DagsterRun(
-        job_name="any",
-        asset_selection=frozenset(asset_key("review", n) for n in selection) if selection else None,
-        step_keys_to_execute=steps,
-    )
-    assert first_asset(run, "review") == first
+    every = [*ASSETS[Kind.SUBMIT], *ASSETS[Kind.COLLECT]]
+    chosen = [asset_key("review", name) for name in selection or every]
+    run = dg.DagsterRun(job_name="any", step_keys_to_execute=steps)
+    assert selected_of(run, chosen, "review")[0] == first
 
 
 def test_both_kinds_have_their_assets() -> None:

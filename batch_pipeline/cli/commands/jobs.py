@@ -74,7 +74,7 @@ def validate(
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
-    from batch_pipeline.jobs.partitions import newest_key
+    from batch_pipeline.jobs.partitions import kind_of, newest_key
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [
@@ -82,7 +82,7 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
             "name": spec.name,
             "description": spec.description,
             "model_id": spec.model_id,
-            "partitions": "daily" if spec.partitions else "one",
+            "partitions": kind_of(spec.partitions),
             "newest_partition": newest_key(spec.partitions, now),
             "schedule": spec.schedule,
             "input_path": redacted(spec.input.origin),
@@ -107,7 +107,8 @@ def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
         if together:
             table.add_column("model, description", overflow="fold")
         for row in rows:
-            when = (row["newest_partition"] or "none yet", row["schedule"] or "-")
+            none = "-" if row["partitions"] == "static" else "none yet"
+            when = (row["newest_partition"] or none, row["schedule"] or "-")
             about = [row["model_id"], *filter(None, [row["description"]])]
             if together:
                 cells = [Text(one_line(row["name"])), *(Text(one_line(cell)) for cell in when)]

@@ -26,6 +26,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, results_folder
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.cache_use import CacheSums
@@ -81,7 +83,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         state = progress_of.with_all(connection, state)
         declared = _declarations(connection, state)
         others = _other_models(connection, state)
-        trend = _trend(connection, state.night)
+        trend = _trend(connection, spec.partitions, state.night)
         expected = _expected(connection, state.night)
         hurried = shards.shards_for_deadline(connection, night.id)
     night = state.night
@@ -260,10 +262,14 @@ def _priced(
     ]
 
 
-def _trend(connection: Connection, night: Night) -> tuple[NightCost, ...]:
+def _trend(connection: Connection, declared: Declared, night: Night) -> tuple[NightCost, ...]:
     """The job's latest nights of this account up to this one, oldest first."""
     every = nights.list_nights(connection, job=night.job, account=night.account)
-    latest = [each for each in every if each.partition <= night.partition][-MOST_NIGHTS:]
+    order = {each.id: order_of(declared, each.partition, each.created_at) for each in every}
+    latest = sorted(
+        (each for each in every if order[each.id] <= order[night.id]),
+        key=lambda each: order[each.id],
+    )[-MOST_NIGHTS:]
     found = []
     for each in latest:
         state = progress_of.of_night(connection, each.id)

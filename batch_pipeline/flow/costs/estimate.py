@@ -131,7 +131,7 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
         earlier = copies.reusable(pipeline, spec, partition, account)
         left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS, earlier)
-        found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+        found = experience.find(pipeline, spec, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
             counted, trouble = count_tokens(pipeline, files, snapshot, left)
@@ -149,7 +149,7 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     declaration = Declaration.of(spec)
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     price = price_for(spec)
-    found = experience.find(pipeline, spec.name, night.partition, night.account, declaration, price)
+    found = experience.find(pipeline, spec, night.partition, night.account, declaration, price)
     tokens = known_tokens(spec, left, found, None)
     partition, account = night.partition, night.account
     known = left, tokens, found
@@ -172,7 +172,7 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
         mean = snapshot.request_bytes / max(1, snapshot.units)
         lengths = [(snapshot.units, mean)] if snapshot.units else []
         left = Unbought(snapshot.units, Spread(mean, mean, mean), lengths, ())
-    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    found = experience.find(pipeline, spec, partition, account, declaration, price)
     known = left, known_tokens(spec, left, found, None), found
     return _assembled(pipeline, spec, partition, account, None, snapshot, known, [])
 

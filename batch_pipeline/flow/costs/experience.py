@@ -19,6 +19,8 @@ from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.jobs.partitions import order_of
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.sums import Sums
@@ -77,7 +79,7 @@ class Experience:
 
 def find(
     pipeline: Pipeline,
-    job: str,
+    spec: JobSpec,
     partition: str,
     account: str,
     declaration: Declaration,
@@ -85,8 +87,13 @@ def find(
 ) -> Experience | None:
     """The experience from this night, else from the job's last nights, else from the model's."""
     with pipeline.ledger.read() as connection:
-        every = nights.list_nights(connection, account=account)[::-1]
-        mine = [night for night in every if night.job == job]
+        every = nights.list_nights(connection, account=account)
+        every.sort(key=lambda night: night.created_at, reverse=True)
+        mine = [night for night in every if night.job == spec.name]
+        mine.sort(
+            key=lambda each: order_of(spec.partitions, each.partition, each.created_at),
+            reverse=True,
+        )
         this = [night for night in mine if night.partition == partition]
         others = [night for night in mine if night.partition != partition][:MOST_NIGHTS]
         of_this, of_others = (_bought(connection, each, declaration) for each in (this, others))

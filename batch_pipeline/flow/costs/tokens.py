@@ -119,5 +119,5 @@ def tokens_without_api(
             shown = nights.shown_night(connection, spec.name, partition)
         account = pipeline.settings.account if shown is None else shown.account
     declaration = Declaration.of(spec)
-    found = experience.find(pipeline, spec.name, partition, account, declaration, price)
+    found = experience.find(pipeline, spec, partition, account, declaration, price)
     return known_tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)

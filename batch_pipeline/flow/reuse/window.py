@@ -40,11 +40,14 @@ def earlier_nights(
     connection: Connection, spec: JobSpec, partition: str, account: str
 ) -> list[Night]:
     """The nights within the declared window before a partition, the newest first."""
-    if spec.reuse is None or spec.partitions is None:
+    if spec.reuse is None:
         return []
-    first = partitions.key_before(spec.partitions, partition, spec.reuse.nights)
+    window = partitions.keys_up_to(spec.partitions, partition, spec.reuse.nights + 1)[:-1]
+    age = {key: number for number, key in enumerate(reversed(window))}
     every = nights.list_nights(connection, job=spec.name, account=account)
-    return [each for each in reversed(every) if first <= each.partition < partition]
+    return sorted(
+        (each for each in every if each.partition in age), key=lambda each: age[each.partition]
+    )
 
 
 def is_due(connection: Connection, spec: JobSpec, night: Night) -> bool:

@@ -64,9 +64,12 @@ def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
     """What the job's schedule was to run after `since` and up to `now`, oldest first."""
     if spec.schedule is None:
         return []
-    zone = spec.partitions.timezone if spec.partitions else "UTC"
     ticks = dg.TimeWindowPartitionsDefinition(
-        start=since, fmt=_TICK, cron_schedule=spec.schedule, timezone=zone, end_offset=1
+        start=since,
+        fmt=_TICK,
+        cron_schedule=spec.schedule,
+        timezone=partitions.timezone_of(spec.partitions),
+        end_offset=1,
     )
     found: dict[str, DueNight] = {}
     for text in ticks.get_partition_keys(current_time=now):
@@ -74,18 +77,19 @@ def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
         if not since < tick <= now:
             continue
         try:
-            key = partitions.default_key(spec.partitions, tick)
+            keys = partitions.due_keys(spec.partitions, tick)
         except UsageError:
             # The job has no partition yet at this tick.
             continue
-        found.setdefault(key, DueNight(key, tick.timestamp()))
+        for key in keys:
+            found.setdefault(key, DueNight(key, tick.timestamp()))
     return list(found.values())
 
 
 def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Missing | None:
     """The due nights of a job, by its ledger; None before its first night, or without a schedule.
 
-    A job without partitions has one night, which is due once.
+    A job without partitions has one night, which is due once; so is each of those with names.
     """
     if spec.schedule is None:
         return None
@@ -185,7 +189,7 @@ def _result(found: Missing) -> dg.AssetCheckResult:
 
 def _running(instance: dg.DagsterInstance, spec: JobSpec) -> set[str]:
     """Partitions with an unfinished run up to submission."""
-    return {key for key, kind in runs.unfinished(instance, spec.name) if kind is Kind.SUBMIT}
+    return {key for key, kind in runs.unfinished(instance, spec) if kind is Kind.SUBMIT}
 
 
 def _verdict(missing: Sequence[DueNight]) -> str:

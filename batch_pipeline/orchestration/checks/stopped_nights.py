@@ -15,6 +15,7 @@ from batch_pipeline import safe_text
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import night_state, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of
@@ -36,8 +37,14 @@ class StoppedNights:
 
 
 def of_states(spec: JobSpec, states: Iterable[Progress], not_seen: int = 0) -> StoppedNights:
+    """Of the nights in the order of their windows."""
+
+    def order(state: Progress) -> tuple[int, float]:
+        night = state.night
+        return partitions.order_of(spec.partitions, night.partition, night.created_at)
+
     found = {}
-    for state in states:
+    for state in sorted(states, key=order):
         if not state.complete and (stopped := _stopped(spec, state)) is not None:
             found[state.night.partition] = stopped
     return StoppedNights(found, not_seen)
@@ -108,14 +115,14 @@ def _result(stopped: StoppedNights) -> dg.AssetCheckResult:
         metadata={
             "verdict": verdict,
             "nights_stopped": len(found),
-            "partitions": ", ".join(sorted(found)[:MOST_NAMED]) or "none",
+            "partitions": ", ".join(list(found)[:MOST_NAMED]) or "none",
             **not_seen,
         },
     )
 
 
 def _verdict(stopped: StoppedNights) -> str:
-    found = sorted(stopped.by_partition.items())
+    found = list(stopped.by_partition.items())
     named = "; ".join(f"{key}: {safe_text.one_line(str(why))}" for key, why in found[:MOST_NAMED])
     more = len(found) - MOST_NAMED
     said = named + (f"; and {more:,} more" if more > 0 else "")

@@ -318,16 +318,21 @@ def test_the_trend_is_the_jobs_latest_nights_under_the_account(
 ) -> None:
     source = write_rows(tmp_path / "input.jsonl", documents(3))
     declared = {"path": str(source), "same_every_night": True}
-    spec = job(source, input=declared, partitions={"start": "2026-01-01"})
-    for night in ("2026-01-01", "2026-01-02", "2026-01-03"):
+    # Its clocks are put back by two hours: keys as texts are not in the order of time.
+    hours = {"every": "hour", "start": "2026-10-25", "timezone": "Antarctica/Troll"}
+    spec = job(source, input=declared, partitions=hours)
+    one, two, three = "2026-10-25-02:00", "2026-10-25-01:00+0000", "2026-10-25-02:00+0000"
+    for night in (three, one, two):
         run(pipeline, spec, night)
     other = make_pipeline(api=RealApi())
-    run(other, spec, "2026-01-02")
-    [_, middle, _] = [
-        night for night in all_nights(pipeline) if night.account == pipeline.account.name
+    run(other, spec, two)
+    [middle] = [
+        night
+        for night in all_nights(pipeline)
+        if (night.partition, night.account) == (two, pipeline.account.name)
     ]
     report = build_report(pipeline, spec, middle)
-    assert [night.partition for night in report.trend] == ["2026-01-01", "2026-01-02"]
+    assert [night.partition for night in report.trend] == [one, two]
     assert report.trend[-1].usd == report.costs.billed_usd > 0
     assert report.trend[-1].per_document_usd == report.cost_per_document_usd
     assert all(night.complete and night.settled == 3 for night in report.trend)

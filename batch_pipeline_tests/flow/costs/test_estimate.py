@@ -158,19 +158,22 @@ def test_the_pilots_tokens_are_used_for_the_rest(
 def test_a_new_night_goes_by_the_last_ones(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
-    for day in ("2026-01-01", "2026-01-02"):
-        (tmp_path / day).mkdir()
-        write_rows(tmp_path / day / "in.jsonl", long_documents(30, start=int(day[-1]) * 100))
-    declared = {"partitions": {"start": "2026-01-01"}, "max_tokens": 100}
+    """The latest first: names are no times, and follow one another as they were begun."""
+    names = ("globex", "acme", "initech")
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "in.jsonl", long_documents(30, start=number * 100))
+    declared = {"partitions": names, "max_tokens": 100}
     spec = job(tmp_path / "{partition}" / "in.jsonl", **declared)
-    run(make_pipeline(), spec, "2026-01-01")
-    found = estimate(make_pipeline(), spec, "2026-01-02")
-    assert found.tokens.prompt == "30 billed answers of this job: 2026-01-01"
+    for name in names[:2]:
+        run(make_pipeline(), spec, name)
+    found = estimate(make_pipeline(), spec, "initech")
+    assert found.tokens.prompt == "60 billed answers of this job: acme, globex"
     assert found.work.output.mean < 100
-    assert "of this account's latest 1 batches" in found.batch_hours_from
+    assert "of this account's latest 2 batches" in found.batch_hours_from
     # Another prompt has other answers, but the model cuts its text into tokens the same way.
     other = job(tmp_path / "{partition}" / "in.jsonl", prompt={"user": "Why? {text}"}, **declared)
-    faultless = estimate(make_pipeline(), other, "2026-01-02")
+    faultless = estimate(make_pipeline(), other, "initech")
     assert faultless.tokens.source == "count_tokens"
 
 

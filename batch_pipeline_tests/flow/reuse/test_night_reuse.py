@@ -103,6 +103,22 @@ def test_reuse_does_not_renew_the_age_of_an_answer(
     assert found == [None, f"partition:{day(1)}", None, f"partition:{day(3)}"]
 
 
+def test_earlier_nights_are_those_of_the_windows_before(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """In Troll the clocks are put back by two hours, and keys are not in the order of time."""
+    hours = {"every": "hour", "start": FIRST, "timezone": "Antarctica/Troll"}
+    spec = nightly(tmp_path, nights=2, partitions=hours)
+    keys = ["2026-10-25-01:00", "2026-10-25-02:00", "2026-10-25-01:00+0000"]
+    for key in [*keys, "2026-10-25-02:00+0000", "2026-10-24"]:
+        account = steps.open_night(pipeline, spec, key).account
+    with pipeline.ledger.read() as connection:
+        found = window.earlier_nights(connection, spec, keys[2], account)
+        after = window.earlier_nights(connection, spec, "2026-10-25-02:00+0000", account)
+    assert [night.partition for night in found] == [keys[1], keys[0]]
+    assert [night.partition for night in after] == [keys[2], keys[1]]
+
+
 def test_a_backfill_buys_a_document_once(
     sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
@@ -232,7 +248,7 @@ def test_reused_answers_stay_whatever_becomes_of_their_night(
     run(pipeline, spec, day(2))
     before = results(pipeline, spec, day(2))
     if how == "pruned":
-        assert prune(pipeline, spec.name, day(2)).freed
+        assert prune(pipeline, spec, day(2)).freed
     elif how == "removed":
         for folder in home.glob(f"review/**/partition={day(1)}"):
             shutil.rmtree(folder)

@@ -19,6 +19,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.row_json import row_of_cells
 from batch_pipeline.flow.dataset.sources.source import Source
+from batch_pipeline.flow.dataset.sources.value_types import ValueTypes
 from batch_pipeline.storage.files import Files
 
 # Bytes of a part before compression: enough for its process to be busy for a while.
@@ -36,7 +37,8 @@ def copy(files: Files, job: str, partition: str, source: Source) -> Sources:
     with files.staged() as staged:
         staged.mkdir(parents=True)
         with source.open() as reading:
-            rows = _Rows(staged)
+            untyped = [name for name, kind in reading.columns.items() if kind is None]
+            rows = _Rows(staged, ValueTypes(untyped))
             try:
                 rows.write(reading.rows, source.origin)
             finally:
@@ -50,6 +52,7 @@ def copy(files: Files, job: str, partition: str, source: Source) -> Sources:
             reading.columns,
             tuple(rows.parts),
             source.simulated,
+            rows.types.found,
         )
         (staged / paths.COPY_FACTS).write_bytes(orjson.dumps(asdict(copied)))
         folder = folder_of(job, partition, source, copied)
@@ -97,6 +100,7 @@ class _Rows:
     """The parts that rows are written into, and what is known of all rows."""
 
     folder: Path
+    types: ValueTypes
     parts: list[tuple[str, int]] = field(default_factory=list)
     count: int = 0
     _sum: int = 0
@@ -118,6 +122,7 @@ class _Rows:
                     f"{origin}, row {self.count + 1}: cannot be written as JSON: {error}; nothing "
                     "was sent. Leave the column out, or make a text of it."
                 ) from error
+            self.types.add(row)
             self.count += 1
             self._sum += int.from_bytes(hashlib.sha256(line).digest())
             if self._open is None or self._written >= PART_BYTES:

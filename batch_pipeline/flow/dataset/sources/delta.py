@@ -18,6 +18,8 @@ from batch_pipeline.flow.dataset.sources.source import (
     check_columns,
     columns_of,
 )
+from batch_pipeline.jobs import path_patterns
+from batch_pipeline.jobs.declared_partitions import Declared
 from batch_pipeline.jobs.input_sources import DeltaSourceSpec
 from batch_pipeline.safe_text import redacted
 
@@ -30,6 +32,7 @@ class DeltaSource:
     """A declared table and the night that it is read for."""
 
     declared: DeltaSourceSpec
+    partitions: Declared
     partition: str
     environ: Mapping[str, str]
     kind: str = "delta"
@@ -37,14 +40,14 @@ class DeltaSource:
 
     @cached_property
     def _uri(self) -> str:
-        return expand_path(self.declared.uri, self.partition, self.environ)
+        uri = path_patterns.fill(self.declared.uri, self.partitions, self.partition)
+        return expand_path(uri, self.partition, self.environ)
 
     @cached_property
     def _where(self) -> str | None:
-        # A key has no quote in it; were there one, it would end no text.
-        key = self.partition.replace("'", "''")
         where = self.declared.where
-        return None if where is None else where.replace("{partition}", key)
+        # A key has no quote in it that would end a text.
+        return where and path_patterns.fill(where, self.partitions, self.partition)
 
     @property
     def origin(self) -> str:

@@ -9,6 +9,7 @@ from batch_pipeline.flow.dataset.reading.files import Copied, Sources
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.sources import copies, frames
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 
@@ -19,8 +20,11 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     An input that is not files is copied into the home first, where that version of it is not there.
     """
     declared, environ = spec.input, environ_with(pipeline.settings.home)
+    if not declared.same_every_night:
+        path_patterns.refuse_twins(declared.patterns, spec.partitions, partition)
     if declared.path is not None:
-        return find_sources(declared.path, partition, environ, declared.csv)
+        path = path_patterns.fill(declared.path, spec.partitions, partition)
+        return find_sources(path, partition, environ, declared.csv)
     if declared.asset is not None:
         return frames.find(pipeline.files, spec.name, partition, declared.asset.key)
     # Each brings a library that the others do without.
@@ -32,7 +36,7 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     if declared.delta is not None:
         from batch_pipeline.flow.dataset.sources.delta import DeltaSource  # noqa: PLC0415
 
-        table = DeltaSource(declared.delta, partition, environ)
+        table = DeltaSource(declared.delta, spec.partitions, partition, environ)
         return copies.copy(pipeline.files, spec.name, partition, table)
     assert declared.job is not None
     from batch_pipeline.flow.dataset.sources import answers  # noqa: PLC0415

@@ -20,8 +20,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.sources.source import Reading, check_columns
+from batch_pipeline.jobs.declared_partitions import Declared
 from batch_pipeline.jobs.input_sources import SqlSourceSpec
-from batch_pipeline.jobs.partitions import PartitionsSpec, window_of
+from batch_pipeline.jobs.partitions import window_of
 from batch_pipeline.safe_text import redacted
 
 # Rows that are fetched at once: of long documents, not more than memory has room for.
@@ -49,7 +50,7 @@ class SqlSource:
     """A declared query and the night that it is asked for."""
 
     declared: SqlSourceSpec
-    partitions: PartitionsSpec | None
+    partitions: Declared
     partition: str
     # Only the rows tell that another run of the query has another answer.
     version: None = None
@@ -113,7 +114,7 @@ class SqlSource:
         """What the query's names are bound to."""
         values: dict[str, object] = {"partition": self.partition}
         if self.declared.binds - {"partition"}:
-            window = None if self.partitions is None else window_of(self.partitions, self.partition)
+            window = window_of(self.partitions, self.partition)
             if window is None:
                 raise UsageError(
                     f"{self.origin}: {self.partition!r} is not a time of the job's partitions as "

@@ -196,7 +196,8 @@ def _types_of(
 ) -> dict[str, pa.DataType]:
     """The types that JSON has no word for, of columns of Parquet files or of another source."""
     if snapshot.source is not None:
-        told = {name: type_of_text(snapshot.source["columns"].get(name)) for name in names}
+        texts = {**snapshot.source["columns"], **snapshot.source["types"]}
+        told = {name: type_of_text(texts.get(name)) for name in names}
         return {name: kind for name, kind in told.items() if kind is not None}
     found: dict[str, set[pa.DataType]] = {name: set() for name in names}
     for file in () if sources is None else sources.files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from batch_pipeline import read_results
 from batch_pipeline.errors import BatchPipelineError, InputDataError, UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.reading.files import Sources
@@ -21,6 +22,7 @@ from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.flow.dataset.sources import copies
 from batch_pipeline.flow.dataset.sources.find import find_input, shape_changes
 from batch_pipeline.flow.dataset.sources.frames import FramesSource, keep
+from batch_pipeline.flow.dataset.sources.value_types import ValueTypes
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.run import run
@@ -183,6 +185,20 @@ def test_the_table_of_a_query_that_reads_one(query: str, table: str | None) -> N
     assert SqlSourceSpec(url_env="WAREHOUSE_URL", query=query).table == table
 
 
+def test_types_that_only_values_tell() -> None:
+    zoned, day = datetime(2026, 3, 29, tzinfo=UTC), date(2026, 3, 29)
+    at = zoned.replace(tzinfo=None)
+    types = ValueTypes(["paid", "at", "zoned", "day", "mixed", "nothing"])
+    types.add({"paid": Decimal("1.5"), "at": at, "day": day, "mixed": day, "text": "x"})
+    types.add({"paid": Decimal("2.25"), "zoned": zoned, "mixed": "soon"})
+    assert types.found == {
+        "paid": "decimal128(38, 2)",
+        "at": "timestamp[us]",
+        "zoned": "timestamp[us, tz=UTC]",
+        "day": "date32[day]",
+    }
+
+
 class TestFrames:
     @pytest.mark.parametrize(
         ("frame", "named"),
@@ -213,12 +229,20 @@ class TestFrames:
     def test_the_command_line_says_what_it_cannot_load_and_goes_on_from_a_copy(
         self, sim: Simulator, pipeline: Pipeline
     ) -> None:
-        spec = job("", input={"asset": {"key": "raw/x", "as": "arrow"}})
+        declared = {"asset": {"key": "raw/x", "as": "arrow"}}
+        spec = job("", input=declared, output={"carry": ["money", "at", "number"]})
         with pytest.raises(UsageError, match=r"only Dagster can load.*review/input_dataset"):
             run(pipeline, spec, PARTITION)
         keep(pipeline.files, "review", PARTITION, FramesSource("raw/x", [TABLE]), "v1")
         state = run(pipeline, spec, PARTITION)
         assert state.statuses == {"succeeded": 3}
+        columns = ["input_money", "input_at", "input_number"]
+        carried = read_results(
+            "review", PARTITION, columns, as_="arrow",
+            dataset="typed", incomplete="read", home=pipeline.settings.home,
+        )  # fmt: skip
+        given = TABLE.select(["money", "at", "number"]).rename_columns(columns)
+        assert carried.sort_by("input_number").equals(given.sort_by("input_number"))
         # Another version of the same rows in another order buys nothing.
         other = TABLE.take([2, 0, 1])
         keep(pipeline.files, "review", PARTITION, FramesSource("raw/x", [other]), "v2")
@@ -257,7 +281,7 @@ class TestDelta:
         deltalake.DeltaTable(table).optimize.compact()
         run(pipeline, spec, DAYS[1])
         assert sim.books.accepted_requests == 3
-        freed = prune(pipeline, spec.name, DAYS[2])
+        freed = prune(pipeline, spec, DAYS[2])
         assert list(freed.freed) == [DAYS[1]]
         assert pipeline.files.size(paths.input_copies(spec.name, DAYS[1])) == 0
 
