@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from batch_pipeline.jobs import loading
-from batch_pipeline.jobs.declared_model import DeclaredModel
-from batch_pipeline.jobs.input_sources import SqlSourceSpec
-from batch_pipeline.jobs.spec import JobSpec, PromptSpec
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
 
@@ -25,32 +23,13 @@ class JobAttributes(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     @classmethod
-    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        schema = JobSpec.model_json_schema(*args, **kwargs)
-        _allow_files(schema, JobSpec)
-        for part in (PromptSpec, SqlSourceSpec):
-            _allow_files(schema["$defs"][part.__name__], part)
-        return schema
-
-
-_FILE_EXAMPLES = {
-    "output_schema": "answer.schema.json",
-    "system": "system.md",
-    "user": "user.md",
-    "query": "tickets.sql",
-}
-
-
-def _allow_files(schema: dict[str, Any], model: type[DeclaredModel]) -> None:
-    """Add the `<key>_file` keys to a model's schema: they are no fields of the model."""
-    for key in model.FILE_KEYS:
-        schema["properties"][f"{key}_file"] = {
-            "type": "string",
-            "description": f"A file that holds `{key}`, relative to this one.",
-            "examples": [_FILE_EXAMPLES[key]],
-        }
-        if key in schema.get("required", ()):
-            schema["required"].remove(key)
+    def __get_pydantic_json_schema__(
+        cls,
+        core_schema: CoreSchema,
+        handler: GetJsonSchemaHandler,
+    ) -> JsonSchemaValue:
+        # dg puts all components into one schema, so that `model_json_schema` is not asked.
+        return dict(handler.resolve_ref_schema(handler(JobSpec.__pydantic_core_schema__)))
 
 
 @dg.scaffold_with(BatchJobScaffolder)

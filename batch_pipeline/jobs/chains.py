@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from batch_pipeline.jobs.declared_partitions import Declared
+from batch_pipeline.jobs.partitions import describe, kind_of, timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 
 
@@ -22,9 +24,16 @@ def problems(specs: Mapping[str, JobSpec]) -> dict[str, str]:
         if earlier is not None and earlier in way:
             circle = " → ".join([*way, earlier])
             found[name] = f"the jobs ask about each other's answers ({circle}); one has to begin"
-        elif len(way) > 1 and specs[way[1]].partitions != spec.partitions:
+        elif len(way) > 1 and _length(specs[way[1]].partitions) != _length(spec.partitions):
             found[name] = (
-                f"{way[1]} has other partitions; declare the same, since a night asks "
-                "about the answers of the same partition"
+                f"{way[1]} has other partitions ({describe(specs[way[1]].partitions)}); declare "
+                "partitions of the same length and time zone, since a night asks about the "
+                "answers of the same partition"
             )
     return found
+
+
+def _length(declared: Declared) -> tuple[str, str]:
+    """What two jobs have to have in common so that a key means the same to both; their partitions
+    may begin and end at other times."""
+    return kind_of(declared), timezone_of(declared)

@@ -18,13 +18,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     PlainSerializer,
     StringConstraints,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 
 class DeclaredModel(BaseModel):
@@ -34,14 +36,31 @@ class DeclaredModel(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    FILE_KEYS: ClassVar[tuple[str, ...]] = ()
-    """Keys that may be given as `<key>_file` instead."""
+    FILE_KEYS: ClassVar[Mapping[str, str]] = {}
+    """Keys that may be given as `<key>_file` instead, each with an example of a file's name."""
 
     @classmethod
     def known_keys(cls) -> list[str]:
         """Every key that may be written, in the order of the contract."""
         keys = (field.alias or name for name, field in cls.model_fields.items())
         return [*keys, *(f"{key}_file" for key in cls.FILE_KEYS)]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema for editors: with the `<key>_file` keys, which are no fields."""
+        schema = handler(core_schema)
+        shown = handler.resolve_ref_schema(schema)
+        for key, example in cls.FILE_KEYS.items():
+            shown["properties"][f"{key}_file"] = {
+                "type": "string",
+                "description": f"A file that holds `{key}`, relative to this one.",
+                "examples": [example],
+            }
+            if key in shown.get("required", ()):
+                shown["required"].remove(key)
+        return schema
 
     @model_validator(mode="before")
     @classmethod

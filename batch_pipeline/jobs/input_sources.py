@@ -7,7 +7,8 @@ in `flow.dataset.sources`.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -64,7 +65,7 @@ class AssetSourceSpec(DeclaredModel):
 class SqlSourceSpec(DeclaredModel):
     """A query whose rows are the night's."""
 
-    FILE_KEYS = ("query",)
+    FILE_KEYS: ClassVar[Mapping[str, str]] = {"query": "tickets.sql"}
 
     url_env: NonEmpty = Field(
         description="The environment variable that holds the SQLAlchemy URL of the database.",

@@ -108,8 +108,8 @@ class InputSpec(DeclaredModel):
     )
     shape: Literal["same", "any"] = Field(
         default="same",
-        description="`same`: a night whose columns are others than those of the night before is "
-        "refused; `any`: they may change. Of files nothing is compared.",
+        description="`same`: a night with columns gone, or of another type than in the night that "
+        "was taken before it, is refused; `any`: they may change. Of files nothing is compared.",
         examples=["any"],
     )
     id_column: NonEmpty = Field(

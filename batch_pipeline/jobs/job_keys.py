@@ -6,7 +6,8 @@ editors and docs/jobs.md show. The rules between keys are in `spec`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WrapValidator, field_validator
 
@@ -45,7 +46,7 @@ from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpe
 class PromptSpec(DeclaredModel):
     """The prompt's texts; `user` is a template with `{column}` placeholders."""
 
-    FILE_KEYS = ("system", "user")
+    FILE_KEYS: ClassVar[Mapping[str, str]] = {"system": "system.md", "user": "user.md"}
 
     system: Text | None = Field(
         default=None,
@@ -69,7 +70,7 @@ class PromptSpec(DeclaredModel):
 class JobKeys(DeclaredModel):
     """What a declaration may hold."""
 
-    FILE_KEYS = ("output_schema",)
+    FILE_KEYS: ClassVar[Mapping[str, str]] = {"output_schema": "answer.schema.json"}
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = Field(
         description="The job's name, which is the name of its folder.",

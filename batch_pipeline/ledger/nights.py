@@ -118,6 +118,7 @@ def list_nights(
     job: str | None = None,
     partition: str | None = None,
     account: str | None = None,
+    completed_since: float | None = None,
 ) -> list[Night]:
     """Nights, oldest partition first."""
     query = sa.select(tables.night).order_by(tables.night.c.partition, tables.night.c.id)
@@ -127,6 +128,8 @@ def list_nights(
         query = query.where(tables.night.c.partition == partition)
     if account is not None:
         query = query.where(tables.night.c.account == account)
+    if completed_since is not None:
+        query = query.where(tables.night.c.completed_at >= completed_since)
     return [Night(**row) for row in connection.execute(query).mappings()]
 
 

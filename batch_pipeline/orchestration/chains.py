@@ -41,10 +41,13 @@ def due(connection: Connection, spec: JobSpec, account: str | None = None) -> li
     if spec.input.job is None:
         return []
     since = now(connection) - STARTED_WITHIN_SECONDS
+    complete = nights.list_nights(
+        connection, job=spec.input.job, account=account, completed_since=since
+    )
     found = []
-    for earlier in nights.list_nights(connection, job=spec.input.job, account=account):
+    for earlier in complete:
         at = earlier.completed_at
-        if at is None or at < since or not earlier.published or earlier.rebuilding:
+        if at is None or not earlier.published or earlier.rebuilding:
             continue
         mine = nights.find_night(connection, spec.name, earlier.partition, earlier.account)
         if mine is not None and (mine.held_at is not None or mine.pruned_at is not None):

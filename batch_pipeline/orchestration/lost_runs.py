@@ -42,6 +42,8 @@ OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
 WATCHED = timedelta(days=7)
 # With the rests between them these take about 24 hours: then it is no accident that kills a worker.
 MOST_REPEATS = 100
+# How often a partition may have been materialized since its range was lost.
+MATERIALIZED_AGAIN = 10
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def repeats(launched: Sequence[Launched], at: float) -> list[Repeat]:
     `launched` are all runs of the partitions concerned, unfinished ones included: a run that
     was launched after a lost one has taken its place.
     """
+    runs_of: dict[str, list[Launched]] = {}
+    for run in sorted(launched, key=_created_at):
+        runs_of.setdefault(run.partition, []).append(run)
     found = []
-    for partition in sorted({run.partition for run in launched}):
-        runs = sorted((r for r in launched if r.partition == partition), key=_created_at)
+    for _, runs in sorted(runs_of.items()):
         last = runs[-1]
         if not last.lost:
             continue
@@ -134,34 +138,45 @@ def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunR
     failed = instance.get_run_records(
         dg.RunsFilter(tags=submit, statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
     )
-    concerned = {
-        partition
+    lost = [
+        record
         for record in failed
         if is_lost(record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
-        for partition in ranges.partitions_of(record.dagster_run.tags, spec)
-    }
-    launched: list[Launched] = []
-    for partition in sorted(concerned):
-        for tags in ranges.tags_of_runs_over(spec, partition):
-            filters = dg.RunsFilter(tags={**submit, **tags}, created_after=since)
-            launched += _launched(instance.get_run_records(filters), spec, partition)
+    ]
+    if not lost:
+        return []
+    # The lost runs too: they are the newest of their partitions, or others have taken their place.
+    first = min(record.create_timestamp for record in lost) - timedelta(seconds=1)
+    later = instance.get_run_records(dg.RunsFilter(tags=submit, created_after=first))
+    found = repeats(_launched(later, spec), time.time())
+    done = _come_to(instance, spec.name, [repeat.run for repeat in found])
     return [
         _request(spec.name, repeat)
-        for repeat in repeats(launched, time.time())
-        if not (ranges.is_range(repeat.run.tags) and _had_come_to(instance, spec.name, repeat.run))
+        for repeat in found
+        if (repeat.run.run_id, repeat.run.partition) not in done
     ]
 
 
-def _had_come_to(instance: dg.DagsterInstance, job: str, run: Launched) -> bool:
-    """Whether a run over a range had done its last work for a partition before it was lost."""
-    if not run.assets:
-        return True
-    done = dg.AssetRecordsFilter(
-        asset_key=asset_key(job, run.assets[-1]),
-        asset_partitions=[run.partition],
-        after_timestamp=run.created_at,
-    )
-    return bool(instance.fetch_materializations(done, limit=1).records)
+def _come_to(
+    instance: dg.DagsterInstance, job: str, runs: Sequence[Launched]
+) -> set[tuple[str, str]]:
+    """The lost ranges, by run id, and those of their partitions for which they had done all."""
+    partitions: dict[str, list[str]] = {}
+    for run in runs:
+        if run.assets and ranges.is_range(run.tags):
+            partitions.setdefault(run.run_id, []).append(run.partition)
+    found: set[tuple[str, str]] = set()
+    for run in {run.run_id: run for run in runs if run.run_id in partitions}.values():
+        wanted = partitions[run.run_id]
+        done = dg.AssetRecordsFilter(
+            asset_key=asset_key(job, run.assets[-1]),
+            asset_partitions=wanted,
+            after_timestamp=run.created_at,
+        )
+        most = MATERIALIZED_AGAIN * len(wanted)
+        records = instance.fetch_materializations(done, limit=most).records
+        found |= {(run.run_id, str(record.partition_key)) for record in records}
+    return found
 
 
 def is_lost(run: dg.DagsterRun) -> bool:
@@ -172,7 +187,8 @@ def is_lost(run: dg.DagsterRun) -> bool:
     return OUTAGE_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
 
 
-def _launched(records: Iterable[dg.RunRecord], spec: JobSpec, partition: str) -> list[Launched]:
+def _launched(records: Iterable[dg.RunRecord], spec: JobSpec) -> list[Launched]:
+    """Each partition of each run that was not asked for by the sensor."""
     return [
         Launched(
             partition=partition,
@@ -188,7 +204,7 @@ def _launched(records: Iterable[dg.RunRecord], spec: JobSpec, partition: str) ->
         )
         for record in records
         if FOLLOW_UP_TAG not in record.dagster_run.tags
-        and partition in ranges.partitions_of(record.dagster_run.tags, spec)
+        for partition in ranges.partitions_of(record.dagster_run.tags, spec)
     ]
 
 

@@ -211,7 +211,15 @@ def _schema(
             f"the typed columns of {job} changed their type between these nights ({error}); read "
             "the nights before and after the change separately"
         ) from error
-    return found.remove_metadata()
+    fields = [field.with_type(_readable(field.type)) for field in found]
+    return pa.schema(fields)
+
+
+def _readable(kind: pa.DataType) -> pa.DataType:
+    """A type that pandas and Polars have: for a column without values, and for wide decimals."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    return pa.decimal128(38, kind.scale) if pa.types.is_decimal256(kind) else kind
 
 
 def _schema_of(files: Files, path: str) -> pa.Schema:

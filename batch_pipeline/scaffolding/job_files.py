@@ -143,6 +143,8 @@ attributes:
   max_tokens: 1000
   # Asked for as structured output, and checked on every answer.
   output_schema_file: answer.schema.json
+  # Beside the results: columns of the input with the answers, whose fields are typed columns.
+  # output: {in_one_line({"carry": list(found.other_columns[:3]), "typed": True})}
   # The sample that goes first, at most a tenth of the night; the rest is sent if it is good.
   pilot: {{size: 100}}
   # No night may cost more, what is in flight included:

@@ -60,8 +60,11 @@ def test_a_job_is_guessed_from_a_file(offline: Program, tmp_path: Path, kind: ob
     assert (guessed["id_column"], guessed["text_column"]) == ("ticket", "body: text")
     assert (guessed["rows"], guessed["empty_texts"]) == (30, 0)
 
-    spec = load_job(jobs / "tickets" / "defs.yaml")
-    assert spec.output_schema is not None
+    file = jobs / "tickets" / "defs.yaml"
+    assert load_job(file).output_schema is not None
+    suggested = file.read_text(encoding="utf-8").replace("# output:", "output:")
+    file.write_text(suggested, encoding="utf-8")
+    assert load_job(file).output.carry == ("author", "größe")
     checked = offline("validate", "tickets", "--json", BATCH_PIPELINE_JOBS_DIR=str(jobs))
     assert checked.code == 0, checked.err
     assert (checked.document["items"], checked.document["invalid_input"]) == (30, 0)

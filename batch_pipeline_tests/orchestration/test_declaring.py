@@ -146,6 +146,7 @@ def test_post_processing_is_dagsters_own(declare: Callable[..., Path]) -> None:
                     "target": 'key:"review/collected_results"',
                     "attributes": {
                         "kinds": ["duckdb"],
+                        "metadata": {"steward": "ann"},
                         "automation_condition": "{{ dg.AutomationCondition.on_missing() }}",
                     },
                 },
@@ -164,6 +165,9 @@ def test_post_processing_is_dagsters_own(declare: Callable[..., Path]) -> None:
         marked = name == "collected_results"
         assert (found.automation_condition is not None) == marked
         assert ("duckdb" in found.kinds) == marked
+    results = spec_of(loaded, "collected_results")
+    assert results.metadata["dagster/io_manager_key"] == "batch_results"
+    assert results.metadata["steward"] == "ann"
     loaded.get_repository_def()
     with pytest.raises(DeclarationError, match=r"requirements\.env: not set in the environment"):
         load_file(file).require_env({})

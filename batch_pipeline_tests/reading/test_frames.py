@@ -100,6 +100,27 @@ def test_types_are_right_in_pandas(home: str) -> None:
     assert isinstance(frame["route"].dtype, pd.CategoricalDtype)
 
 
+def test_typed_nights_are_read_with_the_wider_type(home: str) -> None:
+    files = Files(home)
+    values: dict[str, list[Any]] = {
+        "2026-01-01": [pa.nulls(1), Decimal("0.5"), 1],
+        "2026-01-02": [["x"], Decimal("12.25"), 0.5],
+    }
+    for night, columns in values.items():
+        arrays = [
+            column if isinstance(column, (list, pa.Array)) else [column] for column in columns
+        ]
+        table = pa.table([[night], *arrays], names=["id", "text", "money", "number"])
+        publish(files, f"{paths.typed('review', night)}/a.parquet", table)
+    frame = read_results("review", list(values), dataset="typed", home=home)
+    assert {name: str(frame[name].dtype) for name in ("text", "money", "number")} == {
+        "text": "str",
+        "money": "decimal128(4, 2)[pyarrow]",
+        "number": "float64",
+    }
+    assert frame["money"].tolist() == [Decimal("0.50"), Decimal("12.25")]
+
+
 def test_polars_reads_the_same_at_once_and_lazily(home: str) -> None:
     now = read_results("review", "2026-01-01", home=home, as_="polars")
     lazy = scan_results("review", "2026-01-01", home=home)

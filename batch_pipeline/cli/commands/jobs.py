@@ -40,7 +40,7 @@ def validate(
 ) -> None:
     """Check declaration, input and template of a night without sending anything."""
     from batch_pipeline.flow.costs import estimate as estimates
-    from batch_pipeline.flow.dataset.sources.find import find_input
+    from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
@@ -53,6 +53,7 @@ def validate(
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
     sources = find_input(pipeline, spec, key)
+    refuse_another_shape(pipeline, spec, key, sources.copied)
     found = estimates.of_input(pipeline, spec, key, sources)
     snapshot = found.snapshot
     limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
@@ -145,7 +146,7 @@ def show_validation(
     """What a night would send, and what a person should know before it is sent."""
     from batch_pipeline.flow.costs.estimate_json import savings_json
 
-    snapshot = found.snapshot
+    snapshot, copied = found.snapshot, sources.copied
     by_count = -(-snapshot.units // limits.requests)
     by_bytes = -(-snapshot.request_bytes // limits.bytes)
     document = {
@@ -165,15 +166,20 @@ def show_validation(
     details = {
         "filtered_by": snapshot.filtered_by,
         **savings_json(found),
+        "source": None if copied is None else copied.as_json(),
         "warnings": warnings,
     }
 
     def show() -> None:
         console = SafeConsole()
         console.print(f"{spec.name} {partition}: valid; nothing was sent.", highlight=False)
+        if copied is not None:
+            told = f"The input, {redacted(copied.origin)}, was copied into the home."
+            console.print(told, highlight=False, markup=False)
         table = facts_table()
+        unsaid = ("job", "partition", "valid", "files" if copied is not None else "")
         for name, value in document.items():
-            if name not in ("job", "partition", "valid"):
+            if name not in unsaid:
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
         show_savings(console, found)

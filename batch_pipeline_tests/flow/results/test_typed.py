@@ -17,7 +17,7 @@ from batch_pipeline import read_results
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.redrive import redrive
-from batch_pipeline.flow.results.typed import carried
+from batch_pipeline.flow.results.typed import carried_types
 from batch_pipeline.flow.results.typed.columns import columns_of
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -84,9 +84,34 @@ def test_types_of_a_source_are_those_that_json_has_no_word_for() -> None:
         pa.timestamp("us", "Europe/Zurich"), pa.timestamp("ns"), pa.date32(), pa.time64("us"),
         pa.decimal128(9, 2),
     ):  # fmt: skip
-        assert carried.type_of_text(str(kind)) == kind
+        assert carried_types.type_of_text(str(kind)) == kind
     for kind in ("string", "number", "int64", "struct<a: int8>", "decimal256(50, 2)", None):
-        assert carried.type_of_text(kind) is None
+        assert carried_types.type_of_text(kind) is None
+
+
+def test_kinds_of_values_are_the_types_of_a_column_that_the_input_does_not_tell() -> None:
+    rows = [
+        b'{"n":1,"x":1,"flag":true,"big":123456789012345678901,"mixed":1,"list":[1]}',
+        b'{"n":null,"x":0.5,"flag":false,"big":1,"mixed":"1"}',
+    ]
+    names = ["n", "x", "flag", "big", "mixed", "list", "none"]
+    seen = carried_types.ColumnsSeen(names, {})
+    columns = dict(zip(names, seen.add(rows), strict=True))
+    types = {name: carried_types.type_of([seen.footer], name) for name in names}
+    assert types == {
+        "n": pa.int64(), "x": pa.float64(), "flag": pa.bool_(), "none": pa.null(),
+        **dict.fromkeys(("big", "mixed", "list"), pa.string()),
+    }  # fmt: skip
+    found = {
+        name: carried_types.as_type(pa.array(columns[name], pa.string()), types[name]).to_pylist()
+        for name in names
+    }
+    assert found == {
+        "n": [1, None], "x": [1.0, 0.5], "flag": [True, False], "none": [None, None],
+        "big": ["123456789012345678901", "1"], "mixed": ["1", "1"], "list": ["[1]", None],
+    }  # fmt: skip
+    with pytest.raises(InputDataError, match="no row of the input has the column 'none'"):
+        seen.check()
 
 
 def test_names_that_are_taken_are_told_apart() -> None:
@@ -105,6 +130,7 @@ def source(tmp_path: Path, count: int = 6) -> Path:
             "filed_at": [datetime(2026, 1, 1, n, tzinfo=UTC) for n in range(count)],
             "amount": pa.array([Decimal("1.10") * n for n in range(count)], pa.decimal128(9, 2)),
             "pages": list(range(count)),
+            "nothing": pa.nulls(count),
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
@@ -122,7 +148,7 @@ def test_carried_columns_and_fields_stand_beside_each_item(
 ) -> None:
     path = source(tmp_path)
     plain = {"output_schema": SCHEMA, "limits": {"max_requests_per_batch": 2}}
-    output = {"carry": ["customer", "filed_at", "amount", "pages"], "typed": True}
+    output = {"carry": ["customer", "filed_at", "amount", "pages", "nothing"], "typed": True}
     spec = job(path, **plain, output=output)
     assert run(pipeline, spec, PARTITION).complete
     frame = typed(pipeline)
@@ -132,6 +158,10 @@ def test_carried_columns_and_fields_stand_beside_each_item(
     assert frame["input_filed_at"].tolist()[5] == pd.Timestamp("2026-01-01T05:00Z")
     assert frame["input_pages"].tolist() == list(range(6))
     assert frame["input_customer"].isna().tolist() == [n == 1 for n in range(6)]
+    assert (str(frame["input_nothing"].dtype), bool(frame["input_nothing"].isna().all())) == (
+        "str",
+        True,
+    )
     assert str(frame["kind"].dtype) == "category"
     assert str(frame["pages"].dtype) == "Int64"
     for row in frame.to_dict("records"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -75,8 +75,7 @@ class Copied:
 
     `kind` is the declaration's key, `origin` says for people where they are from, and `version`
     what they were upstream at that moment (None: it has no versions). `rows_hash` does not depend
-    on the order of the rows. `columns` has the type of each, as text, where the source tells it;
-    `types` those of times and amounts that only the values tell.
+    on the order of the rows. `columns` has the type of each, as Arrow writes it, where it is known.
     """
 
     kind: str
@@ -87,11 +86,10 @@ class Copied:
     columns: dict[str, str | None]
     parts: tuple[tuple[str, int], ...]
     simulated: bool = False
-    types: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """What the ledger keeps of it."""
-        kept = ("kind", "origin", "version", "rows", "columns", "types")
+        kept = ("kind", "origin", "version", "rows", "columns")
         return {name: getattr(self, name) for name in kept}
 
 

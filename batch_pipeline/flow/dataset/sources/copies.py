@@ -49,10 +49,9 @@ def copy(files: Files, job: str, partition: str, source: Source) -> Sources:
             source.version,
             rows.count,
             rows.digest,
-            reading.columns,
+            {**reading.columns, **rows.types.found},
             tuple(rows.parts),
             source.simulated,
-            rows.types.found,
         )
         (staged / paths.COPY_FACTS).write_bytes(orjson.dumps(asdict(copied)))
         folder = folder_of(job, partition, source, copied)

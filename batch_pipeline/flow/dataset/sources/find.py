@@ -13,6 +13,16 @@ from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 
+# Types that are one and the same for a prompt, by the beginnings of their names.
+_FAMILIES = {
+    "number": ("decimal", "number"),
+    "timestamp": ("timestamp",),
+    "date": ("date",),
+    "time": ("time32", "time64"),
+    "boolean": ("bool",),
+    "nested": ("list", "large_list", "fixed_size_list", "struct", "map", "json", "object", "array"),
+}
+
 
 def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
     """The night's files; `${BATCH_PIPELINE_HOME}` in a path is the home in force.
@@ -74,6 +84,20 @@ def shape_changes(before: Mapping[str, str | None], now: Mapping[str, str | None
     changed = [
         f"column {name!r} was {before[name]} and is {kind}"
         for name, kind in now.items()
-        if name in before and before[name] != kind and not {before[name], kind} & {None, "null"}
+        if name in before and _differ(before[name], kind)
     ]
     return gone + changed
+
+
+def _differ(before: str | None, now: str | None) -> bool:
+    """Whether two types mean different values. Of a column without values nothing is known."""
+    alike = {_alike(before), _alike(now)}
+    return len(alike) == 2 and not alike & {None, "null"}
+
+
+def _alike(kind: str | None) -> str | None:
+    """A type without what follows from a night's values: digits, units of time, keys of structs."""
+    for name, beginnings in _FAMILIES.items():
+        if kind is not None and kind.startswith(beginnings):
+            return name
+    return kind

@@ -25,7 +25,7 @@ _BATCH_ROWS = 256
 class Reading:
     """The rows of a source, in its order, and the type of each column, where it is known.
 
-    `columns` is complete once the rows are read: of some sources only the values tell the types.
+    `columns` is complete once the rows are read. Types that are None are those of the values.
     """
 
     columns: dict[str, str | None]

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,16 +25,6 @@ from batch_pipeline.safe_text import redacted
 
 # Rows that are fetched at once: of long documents, not more than memory has room for.
 _FETCHED = 500
-_KINDS = {
-    str: "string",
-    int: "number",
-    float: "number",
-    Decimal: "number",
-    bool: "boolean",
-    datetime: "timestamp",
-    dict: "json",
-    list: "json",
-}
 _READ_ONLY = {
     "sqlite": "PRAGMA query_only = ON",
     "mysql": "SET TRANSACTION READ ONLY",
@@ -71,8 +59,8 @@ class SqlSource:
                 names = check_columns(
                     self.origin, result.keys(), "Give each column of the query a name (AS)."
                 )
-                columns: dict[str, str | None] = dict.fromkeys(names)
-                yield Reading(columns, _rows(result, columns))
+                rows = (dict(zip(names, row, strict=True)) for row in result)
+                yield Reading(dict.fromkeys(names), rows)
                 connection.rollback()
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
@@ -123,19 +111,6 @@ class SqlSource:
             values["partition_start"] = _moment(engine, window.start)
             values["partition_end"] = _moment(engine, window.end)
         return {name: values[name] for name in self.declared.binds}
-
-
-def _rows(result: sa.CursorResult[Any], columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """The rows; `columns` learns the type of each column whose values have one."""
-    names = list(columns)
-    seen: list[set[type]] = [set() for _ in names]
-    for row in result:
-        for types, value in zip(seen, row, strict=True):
-            types.add(type(value))
-        yield dict(zip(names, row, strict=True))
-    for name, types in zip(names, seen, strict=True):
-        kinds = {_KINDS.get(kind, kind.__name__) for kind in types - {NoneType}}
-        columns[name] = kinds.pop() if len(kinds) == 1 else None
 
 
 def _moment(engine: sa.Engine, moment: datetime) -> object:

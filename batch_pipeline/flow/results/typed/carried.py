@@ -2,37 +2,28 @@
 
 A night's answers are collected a batch at a time, and each time need these columns of their items:
 finding them in the snapshot would read all documents again. A file has the row's id and each column
-as JSON text. Its footer says which kinds of values there are, and which types the input had that
-JSON has no word for (dates, times, decimals); the columns' types follow from both.
+as text, in the order of the snapshot; its footer tells the types (`carried_types`).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from decimal import Decimal
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.reading.files import Kind, Sources
-from batch_pipeline.flow.dataset.reading.streams import open_stream
+from batch_pipeline.flow.dataset.reading.files import Sources
+from batch_pipeline.flow.dataset.snapshot import GROUP_BYTES
 from batch_pipeline.flow.paths import parts_in
+from batch_pipeline.flow.results.typed.carried_types import ColumnsSeen, as_type, told_by, type_of
 from batch_pipeline.ledger.snapshots import Layer, NewSnapshot
 from batch_pipeline.storage.files import Files
 
-_ROWS = 10_000
-_KINDS, _TYPES = b"kinds", b"types"
-_KIND_OF = {str: "text", bool: "boolean", float: "number", Decimal: "number"}
-_NAMED = 20
+# The bounds of a row group, beside the bytes of one of a snapshot.
+_GROUP_ROWS = 20_000
 
 
 class Carried:
@@ -40,29 +31,45 @@ class Carried:
 
     def __init__(self, files: Files, snapshot: NewSnapshot, names: Sequence[str]) -> None:
         self._files = files
-        self._names = names
+        self._schema = _schema(names)
         self._paths = [_path(layer, names) for layer in snapshot.layers if names]
         prepare(files, snapshot, names)
         footers = [_footer(files, path) for path in self._paths]
-        self.fields = [pa.field(f"input_{name}", _type(footers, name)) for name in names]
-
-    def arrays(self, ids: Sequence[str]) -> list[pa.Array]:
-        """The columns of the items with these ids, in their order."""
-        found: dict[str, Sequence[str | None]] = {}
-        wanted = pa.array(ids, pa.string())
-        for path in self._paths:  # a higher layer takes the place of a lower one
-            with self._files.open_native(path) as source, pq.ParquetFile(source) as parquet:
-                for batch in parquet.iter_batches(_ROWS * 10):
-                    some = batch.filter(pc.is_in(batch.column("id"), wanted))
-                    columns = [some.column(name).to_pylist() for name in _columns(self._names)]
-                    ids_there = some.column("id").to_pylist()
-                    found.update(zip(ids_there, zip(*columns, strict=True), strict=True))
-        nothing = (None,) * len(self._names)
-        rows = [found.get(item, nothing) for item in ids]
-        return [
-            _array([row[place] for row in rows], field.type)
-            for place, field in enumerate(self.fields)
+        self.fields = [
+            pa.field(column, type_of(footers, name))
+            for column, name in zip(self._schema.names[1:], names, strict=True)
         ]
+
+    def arrays(self, ids: pa.Array) -> list[pa.Array]:
+        """The columns of the items with these ids, in their order."""
+        left, found = ids, [self._schema.empty_table()]
+        for path in reversed(self._paths):  # a higher layer takes the place of a lower one
+            rows = self._found(path, left)
+            found.append(rows)
+            left = left.filter(pc.invert(pc.is_in(left, rows.column("id").combine_chunks())))
+        table = pa.concat_tables(found)
+        places = pc.index_in(ids, table.column("id").combine_chunks())
+        return [
+            as_type(table.column(field.name).combine_chunks().take(places), field.type)
+            for field in self.fields
+        ]
+
+    def _found(self, path: str, ids: pa.Array) -> pa.Table:
+        """The rows with these ids, each of which is there once at most.
+
+        All columns are read of those row groups alone that hold one of the ids: the items of a
+        batch stand together.
+        """
+        found, left = [self._schema.empty_table()], len(ids)
+        with self._files.open_native(path) as source, pq.ParquetFile(source) as parquet:
+            for group in range(parquet.num_row_groups):
+                if not left:
+                    break
+                mask = pc.is_in(parquet.read_row_group(group, ["id"]).column("id"), ids)
+                if pc.any(mask).as_py():
+                    found.append(parquet.read_row_group(group).cast(self._schema).filter(mask))
+                    left -= found[-1].num_rows
+        return pa.concat_tables(found)
 
 
 def prepare(
@@ -72,64 +79,48 @@ def prepare(
 
     Raises InputDataError where no row of the input has a column.
     """
+    schema = _schema(names)
     for layer in snapshot.layers if names else ():
         path = _path(layer, names)
         if not files.list(layer.folder, path.rsplit("/", 1)[-1]):
-            _write(files, layer, names, _types_of(snapshot, sources, names), path)
+            seen = ColumnsSeen(names, told_by(snapshot, sources, names))
+            with files.staged(".parquet") as staged:
+                with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
+                    for batch in _groups(files, layer, schema, seen):
+                        writer.write_batch(batch)
+                    seen.check()
+                    writer.add_key_value_metadata(seen.footer)
+                files.make_durable(staged)
+                files.publish(staged, path)
 
 
-def _write(
-    files: Files,
-    layer: Layer,
-    names: Sequence[str],
-    types: Mapping[str, pa.DataType],
-    path: str,
-) -> None:
-    kinds: dict[str, set[str]] = {name: set() for name in names}
-    kept = dict(types)
-    seen: set[str] = set()
-    rows, last = 0, dict[str, Any]()
-    schema = pa.schema([("id", pa.string()), *((name, pa.string()) for name in _columns(names))])
-    with files.staged(".parquet") as staged:
-        with pq.ParquetWriter(staged, schema, compression="zstd") as writer:
-            for part in parts_in(layer.folder, layer.parts):
-                with files.open_native(part) as source, pq.ParquetFile(source) as parquet:
-                    for batch in parquet.iter_batches(_ROWS, columns=["id", "input"]):
-                        cells = [_cells(text) for text in batch.column("input").to_pylist()]
-                        rows += len(cells)
-                        for row in cells:
-                            seen.update(row.keys() & kinds.keys())
-                        columns = []
-                        for name in names:
-                            values = [row.get(name) for row in cells]
-                            kinds[name].update(map(_kind_of, values))
-                            texts = [_text(value) for value in values]
-                            if name in kept and not _fits(texts, kept[name]):
-                                del kept[name]
-                            columns.append(pa.array(texts, pa.string()))
-                        first = batch.column("id").cast(pa.string())
-                        writer.write_batch(
-                            pa.RecordBatch.from_arrays([first, *columns], schema=schema)
-                        )
-                        last = cells[-1] if cells else {}
-            missing = [name for name in names if name not in seen] if rows else []
-            if missing:
-                there = ", ".join(map(repr, list(last)[:_NAMED])) or "none"
-                raise InputDataError(
-                    f"no row of the input has the column {missing[0]!r} that output.carry names. "
-                    f"Columns there: {there}. Correct output.carry, or the input."
-                )
-            found = {name: sorted(kinds[name] - {""}) for name in names}
-            typed = pa.schema(list(kept.items())).serialize().to_pybytes()
-            writer.add_key_value_metadata(
-                {_KINDS: orjson.dumps(found), _TYPES: base64.b64encode(typed)}
-            )
-        files.make_durable(staged)
-        files.publish(staged, path)
+def _groups(
+    files: Files, layer: Layer, schema: pa.Schema, seen: ColumnsSeen
+) -> Iterator[pa.RecordBatch]:
+    """Ids and columns of a layer's rows; one row group of documents is in memory."""
+    columns: list[list[str | None]] = [[] for _ in schema]
+    size = 0
+    for part in parts_in(layer.folder, layer.parts):
+        with files.open_native(part) as source, pq.ParquetFile(source) as parquet:
+            for group in range(parquet.num_row_groups):
+                rows = parquet.read_row_group(group, ["id", "input"])
+                ids, inputs = (column.to_pylist() for column in rows.columns)
+                for column, texts in zip(columns, [ids, *seen.add(inputs)], strict=True):
+                    column.extend(texts)
+                    size += sum(len(text or "") for text in texts)
+                if size >= GROUP_BYTES or len(columns[0]) >= _GROUP_ROWS:
+                    yield _batch(columns, schema)
+                    columns, size = [[] for _ in schema], 0
+    yield _batch(columns, schema)
 
 
-def _columns(names: Sequence[str]) -> Sequence[str]:
-    return [f"input_{name}" for name in names]
+def _batch(columns: Sequence[Sequence[str | None]], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array(column, pa.string()) for column in columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _schema(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([("id", pa.string()), *((f"input_{name}", pa.string()) for name in names)])
 
 
 def _path(layer: Layer, names: Sequence[str]) -> str:
@@ -138,93 +129,7 @@ def _path(layer: Layer, names: Sequence[str]) -> str:
     return f"{layer.folder}/carried-{digest}.parquet"
 
 
-def _cells(text: bytes) -> dict[str, Any]:
-    """A row's cells; unlike orjson, json keeps every digit of a decimal and of a large integer."""
-    cells: dict[str, Any] = json.loads(text, parse_float=Decimal)
-    return cells
-
-
-def _kind_of(value: Any) -> str:
-    if value is None:
-        return ""
-    if type(value) is int:
-        return "integer" if -(1 << 63) <= value < 1 << 63 else "json"
-    return _KIND_OF.get(type(value), "json")
-
-
-def _text(value: Any) -> str | None:
-    """A value as JSON text, a text as itself: the column's type tells them apart."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, Decimal):
-        return str(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _footer(files: Files, path: str) -> tuple[dict[str, list[str]], pa.Schema]:
+def _footer(files: Files, path: str) -> Mapping[bytes, bytes]:
     with files.open_native(path) as source, pq.ParquetFile(source) as parquet:
-        found = parquet.metadata.metadata
-    types = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(found[_TYPES])))
-    return orjson.loads(found[_KINDS]), types
-
-
-def _type(footers: Sequence[tuple[dict[str, list[str]], pa.Schema]], name: str) -> pa.DataType:
-    """The one type of a column in all layers; text where values differ in kind."""
-    declared = {types.field(name).type if name in types.names else None for _, types in footers}
-    if len(declared) == 1 and None not in declared:
-        return declared.pop()
-    kinds = {kind for found, _ in footers for kind in found[name]}
-    if kinds <= {"integer", "number"} and kinds:
-        return pa.float64() if "number" in kinds else pa.int64()
-    return pa.bool_() if kinds == {"boolean"} else pa.string()
-
-
-def _array(texts: Sequence[str | None], kind: pa.DataType) -> pa.Array:
-    return pa.array(texts, pa.string()).cast(kind)
-
-
-def _fits(texts: Sequence[str | None], kind: pa.DataType) -> bool:
-    try:
-        _array(texts, kind)
-    except pa.ArrowException:
-        return False
-    return True
-
-
-def _types_of(
-    snapshot: NewSnapshot, sources: Sources | None, names: Sequence[str]
-) -> dict[str, pa.DataType]:
-    """The types that JSON has no word for, of columns of Parquet files or of another source."""
-    if snapshot.source is not None:
-        texts = {**snapshot.source["columns"], **snapshot.source["types"]}
-        told = {name: type_of_text(texts.get(name)) for name in names}
-        return {name: kind for name, kind in told.items() if kind is not None}
-    found: dict[str, set[pa.DataType]] = {name: set() for name in names}
-    for file in () if sources is None else sources.files:
-        if file.kind is not Kind.PARQUET:
-            return {}
-        with open_stream(file) as stream:
-            schema = pq.read_schema(stream)
-        for name in names:
-            there = name in schema.names
-            found[name].add(schema.field(name).type if there else pa.null())
-    # Where files differ, JSON's types count.
-    return {name: kinds.pop() for name, kinds in found.items() if len(kinds) == 1 and _rich(*kinds)}
-
-
-def _rich(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_temporal(kind) or pa.types.is_decimal(kind))
-
-
-def type_of_text(text: str | None) -> pa.DataType | None:
-    """The type that Arrow writes as this text, where JSON has no word for it."""
-    if text is None:
-        return None
-    if zoned := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", text):
-        return pa.timestamp(*zoned.groups())
-    if amount := re.fullmatch(r"decimal(?:128|256)\((\d+), (\d+)\)", text):
-        return pa.decimal128(*map(int, amount.groups())) if int(amount[1]) <= 38 else None
-    with suppress(ValueError):
-        kind = pa.type_for_alias(text)
-        return kind if _rich(kind) else None
-    return None
+        found: Mapping[bytes, bytes] = parquet.metadata.metadata
+        return found

@@ -61,7 +61,7 @@ class TypedRows:
             pq.ParquetFile(results) as parquet,
             pq.ParquetWriter(target, self.schema, compression="zstd") as writer,
         ):
-            ids = parquet.read(["id"]).column("id").to_pylist()
+            ids = parquet.read(["id"]).column("id").combine_chunks()
             carried, start = self._carried.arrays(ids), 0
             for batch in parquet.iter_batches(_ROWS, columns=["id", "status", "parsed"]):
                 rows = batch.num_rows

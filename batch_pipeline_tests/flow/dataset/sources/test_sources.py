@@ -188,14 +188,16 @@ def test_the_table_of_a_query_that_reads_one(query: str, table: str | None) -> N
 def test_types_that_only_values_tell() -> None:
     zoned, day = datetime(2026, 3, 29, tzinfo=UTC), date(2026, 3, 29)
     at = zoned.replace(tzinfo=None)
-    types = ValueTypes(["paid", "at", "zoned", "day", "mixed", "nothing"])
+    types = ValueTypes(["paid", "at", "zoned", "day", "mixed", "nothing", "text", "tags"])
     types.add({"paid": Decimal("1.5"), "at": at, "day": day, "mixed": day, "text": "x"})
-    types.add({"paid": Decimal("2.25"), "zoned": zoned, "mixed": "soon"})
+    types.add({"paid": Decimal("2.25"), "zoned": zoned, "mixed": "soon", "tags": [1]})
     assert types.found == {
         "paid": "decimal128(38, 2)",
         "at": "timestamp[us]",
         "zoned": "timestamp[us, tz=UTC]",
         "day": "date32[day]",
+        "text": "string",
+        "tags": "json",
     }
 
 
@@ -316,10 +318,15 @@ class TestJob:
         self, sim: Simulator, pipeline: Pipeline, tmp_path: Path
     ) -> None:
         path = write_rows(tmp_path / "in.jsonl", documents(5))
-        first = job(path, name="first", output_schema=SCHEMA)
-        second = job(
-            "", name="second", input={"job": "first"}, prompt={"user": "{id} {label} {parsed_id}"}
+        first = job(
+            path,
+            name="first",
+            output_schema=SCHEMA,
+            output={"carry": ["text"]},
+            limits={"max_requests_per_batch": 2},
         )
+        prompt = {"user": "{id} {label} {parsed_id} {input_text}"}
+        second = job("", name="second", input={"job": "first"}, prompt=prompt)
         with pytest.raises(InputDataError, match="first --partition"):
             run(pipeline, second, PARTITION)
         run(pipeline, first, PARTITION)
@@ -329,6 +336,7 @@ class TestJob:
         run(pipeline, second, PARTITION)
         assert sim.books.accepted_requests == bought + 5
         accepted = [row for row in results(pipeline, first) if row["status"] == "succeeded"]
+        texts = {row["id"]: row["text"] for row in documents(5)}
         answered = results(pipeline, second)
         assert {row["id"] for row in answered} == {row["id"] for row in accepted}
         rows = {
@@ -337,8 +345,14 @@ class TestJob:
         }
         for row in accepted:
             parsed = json.loads(row["parsed"])
-            assert rows[row["id"]]["label"] == parsed["label"]
-            assert rows[row["id"]]["parsed_id"] == parsed["id"]
+            assert rows[row["id"]] == {
+                "id": row["id"],
+                "content": row["content"],
+                "parsed": parsed,
+                "label": parsed["label"],
+                "parsed_id": parsed["id"],
+                "input_text": texts[row["id"]],
+            }
 
 
 def test_another_shape_than_the_night_before_is_refused_until_it_is_meant(
@@ -364,6 +378,9 @@ def test_a_shape_has_changed_where_a_column_is_gone_or_of_another_type() -> None
     now = {"id": "number", "n": "null", "unknown": "string", "more": "string"}
     found = shape_changes(before, now)
     assert found == ["column 'gone' is gone", "column 'id' was string and is number"]
+    values = {"a": "decimal128(3, 2)", "b": "timestamp[ns]", "c": "struct<x: string>"}
+    others = {"a": "decimal128(5, 2)", "b": "timestamp[us, tz=UTC]", "c": "struct<y: int64>"}
+    assert shape_changes(values, others) == []
 
 
 def test_a_copy_of_many_parts_keeps_all_rows(
