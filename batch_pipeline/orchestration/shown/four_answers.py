@@ -33,7 +33,6 @@ MOST_REASONS = 3
 MOST_CHECKS = 2
 # Dagster hides Markdown of this length behind a link; the words matter more than their links.
 INLINE_CHARACTERS = 1_000
-NO_BREAK = "\u00a0"
 _LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 VERDICT_CHARACTERS = 90
 
@@ -43,15 +42,14 @@ def of_night(
 ) -> dict[str, dg.MetadataValue]:
     """The four answers of a complete night."""
     failed = [found for found in checked if not found.passed]
-    rows = {
+    answers = {
         "Did it work?": _worked(spec, state, failed),
         "What did it cost?": _cost(spec, report),
         "What failed?": _failed(spec, report),
         "What do I do?": _to_do(spec, state, failed, report),
     }
-    # In one line each, however narrow the page.
-    lines = [f"| **{name.replace(' ', NO_BREAK)}** | {said} |" for name, said in rows.items()]
-    text = "\n".join(["| | |", "|---|---|", *lines])
+    # Paragraphs and not a table: its columns would be cut off where the page is narrow.
+    text = "\n\n".join(f"**{question}** {answer}" for question, answer in answers.items())
     if len(text) >= INLINE_CHARACTERS:
         text = _LINK.sub(r"\1", text)
     return {"night": dg.MetadataValue.md(text)}
@@ -62,11 +60,11 @@ def _worked(spec: JobSpec, state: Progress, failed: Sequence[Found]) -> str:
     share = f"{state.succeeded:,} of {asked:,} documents ({part(state.succeeded, asked)}) succeeded"
     red = [found for found in failed if not found.warning]
     if red:
-        return f"**No.** {share}; red: {_checks(spec, red)}"
+        return f"No. {share}; red: {_checks(spec, red)}"
     if failed:
-        return f"**Yes**, with warnings. {share}; yellow: {_checks(spec, failed)}"
+        return f"Yes, with warnings. {share}; yellow: {_checks(spec, failed)}"
     page = f"/assets/{spec.name}/{COLLECTED_RESULTS}?view=checks"
-    return f"**Yes.** {share}, and [all checks]({page}) passed"
+    return f"Yes. {share}, and [all checks]({page}) passed"
 
 
 def _checks(spec: JobSpec, found: Sequence[Found]) -> str:
@@ -86,7 +84,7 @@ def _cost(spec: JobSpec, report: Report) -> str:
     simulated = "SIMULATED, nothing was paid: " if report.simulated else ""
     saved = f"{usd(report.costs.savings_usd)} ({percent(report.costs.savings_share)}) saved"
     return (
-        f"{simulated}**{usd(report.costs.billed_usd)}**, "
+        f"{simulated}{usd(report.costs.billed_usd)}, "
         f"{usd(report.cost_per_document_usd)} a document; {saved} against real time. "
         f"[All nights](/assets/{spec.name}/{COST_REPORT}?view=overview)"
     )
