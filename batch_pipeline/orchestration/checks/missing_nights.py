@@ -52,12 +52,16 @@ class DueNight:
 
 @dataclass(frozen=True)
 class Missing:
-    """The nights that were due since the job's first one, and those of them that never began."""
+    """The nights that were due since the job's first one, and those of them that never began.
+
+    `schedule` says what may be wrong with the schedule, and `is_used` whether it was ever started.
+    """
 
     due: int
     missing: tuple[DueNight, ...]
     verdict: str
-    schedule: str = ""
+    schedule: str = "none"
+    is_used: bool = True
 
 
 def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
@@ -106,7 +110,9 @@ def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Mis
         return Missing(len(due), (), _verdict(()))
     # A run that is about to take the input may wait in the queue for long.
     missing = never_began(missing, _running(instance, spec))
-    return Missing(len(due), missing, _verdict(missing), _schedule(instance, spec))
+    is_on = _is_on(instance, spec)
+    verdict, schedule = _verdict(missing), _schedule(spec, is_on)
+    return Missing(len(due), missing, verdict, schedule, is_used=is_on is not None)
 
 
 def never_began(due: Sequence[DueNight], begun: Collection[str]) -> tuple[DueNight, ...]:
@@ -172,17 +178,16 @@ def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
 
 
 def _result(found: Missing) -> dg.AssetCheckResult:
-    never = "never been started" in found.schedule
     return dg.AssetCheckResult(
         passed=not found.missing,
-        severity=dg.AssetCheckSeverity.WARN if never else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if found.is_used else dg.AssetCheckSeverity.WARN,
         description=found.verdict,
         metadata={
             "verdict": found.verdict,
             "nights_due": found.due,
             "nights_missing": len(found.missing),
             "partitions": ", ".join(n.partition for n in found.missing[:MOST_NAMED]) or "none",
-            "schedule": found.schedule or "none",
+            "schedule": found.schedule,
         },
     )
 
@@ -204,15 +209,20 @@ def _line(night: DueNight) -> str:
     return f"{night.partition} was due at {moment(night.at)} and has no input"
 
 
-def _schedule(instance: dg.DagsterInstance, spec: JobSpec) -> str:
-    """What may be wrong with the schedule, and what to do."""
-    name = schedule_name(spec.name)
+def _is_on(instance: dg.DagsterInstance, spec: JobSpec) -> bool | None:
+    """Whether the job's schedule is on; None where it has never been started."""
     # An instance without schedules, as tests have it, has started none.
     every = instance.all_instigator_state() if instance.schedule_storage else []
-    states = [state for state in every if state.instigator_name == name]
+    states = [state for state in every if state.instigator_name == schedule_name(spec.name)]
+    return any(state.is_running for state in states) if states else None
+
+
+def _schedule(spec: JobSpec, is_on: bool | None) -> str:
+    """What may be wrong with the schedule, and what to do."""
+    name = schedule_name(spec.name)
     launch = f"launch {spec.name}_submit for what is missing"
-    if not states:
+    if is_on is None:
         return f"the schedule {name} has never been started: start it, and {launch}"
-    if any(state.is_running for state in states):
+    if is_on:
         return f"the schedule {name} is on: see its ticks and runs, and {launch}"
     return f"the schedule {name} is off: start it, and {launch}"
