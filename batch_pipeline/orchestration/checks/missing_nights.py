@@ -22,6 +22,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.alerts import NewAlert
 from batch_pipeline.orchestration import runs
+from batch_pipeline.orchestration.checks import evaluations
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
     Kind,
@@ -143,15 +144,8 @@ def tell(pipeline: Pipeline, spec: JobSpec, found: Missing) -> None:
 
 def evaluation(spec: JobSpec, found: Missing) -> dg.AssetCheckEvaluation:
     """The check's result, for the sensor to report."""
-    result = _result(found)
-    return dg.AssetCheckEvaluation(
-        asset_key=asset_key(spec.name, INPUT_DATASET),
-        check_name=CHECK,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-    )
+    check = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), CHECK)
+    return evaluations.of_result(check, _result(found))
 
 
 def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:

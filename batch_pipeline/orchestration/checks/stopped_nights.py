@@ -19,6 +19,7 @@ from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of
+from batch_pipeline.orchestration.checks import evaluations
 from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key, control_job
 from batch_pipeline.orchestration.resources import PipelineResource
 
@@ -61,15 +62,8 @@ def _stopped(spec: JobSpec, state: Progress) -> NightState | None:
 
 def evaluation(spec: JobSpec, stopped: StoppedNights) -> dg.AssetCheckEvaluation:
     """The check's result, for the sensor to report."""
-    result = _result(stopped)
-    return dg.AssetCheckEvaluation(
-        asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-        check_name=CHECK,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-    )
+    check = dg.AssetCheckKey(asset_key(spec.name, SUBMITTED_BATCHES), CHECK)
+    return evaluations.of_result(check, _result(stopped))
 
 
 def build_check(spec: JobSpec) -> dg.AssetChecksDefinition:
