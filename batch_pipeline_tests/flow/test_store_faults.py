@@ -12,6 +12,7 @@ from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.stores import (
+    Fault,
     FaultProxy,
     as_another_process,
     credentials,
@@ -73,7 +74,7 @@ def _ending(proxy: FaultProxy, folder: Path) -> Callable[[], bool]:
     """Credentials end twice, and the next ones are in their file by then."""
     writes = {"put": 0}
     keys = ["first", "second", "third"]
-    ended = []
+    ended: list[Fault] = []
 
     def count(_path: str) -> None:
         writes["put"] += 1
