@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batch_pipeline.storage.column_reads import ColumnReads
 from batch_pipeline.storage.files import Files
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _register_filesystem(connection: duckdb.DuckDBPyConnection, files: Files) ->
     protocol = files.filesystem.protocol
     name = protocol if isinstance(protocol, str) else protocol[0]
     if not connection.filesystem_is_registered(name):
-        connection.register_filesystem(files.filesystem)
+        connection.register_filesystem(ColumnReads(files.filesystem))
 
 
 def batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:

@@ -264,6 +264,13 @@ class PatientFile(io.RawIOBase):
     def __init__(self, fs: PatientFileSystem, file: Any) -> None:
         super().__init__()
         self._fs, self._file = fs, file
+        self._lock = threading.Lock()
+
+    def read_at(self, place: int, size: int) -> bytes:
+        """Bytes from a place on; threads may read one file at the same time."""
+        with self._lock:
+            self.seek(place)
+            return self.read(size)
 
     def read(self, size: int | None = -1) -> bytes:
         place = self._file.tell()
