@@ -62,6 +62,8 @@ class FaultProxy:
 
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
+    bytes_read: int = 0
+    bytes_written: int = 0
     faults: list[Fault] = field(default_factory=list)
     before_write: Callable[[str], None] = lambda _path: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,6 +79,12 @@ class FaultProxy:
         fault = self.fail(400, "ExpiredToken", float("inf"))
         fault.applies = lambda headers: f"Credential={key}/" in headers.get("Authorization", "")
         return fault
+
+    def count_bytes(self, *, read: int, written: int) -> None:
+        """Add what a request has moved, in bytes."""
+        with self._lock:
+            self.bytes_read += read
+            self.bytes_written += written
 
     def fault_of(self, method: str, headers: Any) -> Fault | None:
         """The error that this request gets; counts it."""
@@ -118,7 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             answer = connection.getresponse()
-            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+            said = answer.read()
+            proxy.count_bytes(read=len(said), written=len(body))
+            self._answer(answer.status, dict(answer.getheaders()), said)
         finally:
             connection.close()
 

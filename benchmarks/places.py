@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from batch_pipeline_tests.databases import running_postgres
-from batch_pipeline_tests.stores import new_bucket, running_proxy, running_s3
+from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, running_s3
 
 
 @dataclass
@@ -22,13 +22,17 @@ class Places:
     """Variables that name home and ledger, and what was asked of them."""
 
     environ: dict[str, str] = field(default_factory=dict)
-    requests: Counter[str] = field(default_factory=Counter)
+    bucket: FaultProxy | None = None
     ledger_url: str | None = None
 
     def show(self) -> None:
         """Print the requests to the bucket, and the rows of the ledger."""
-        if self.requests:
-            print(f"  requests to the bucket: {_listed(self.requests)}")
+        if self.bucket is not None:
+            print(
+                f"  requests to the bucket: {_listed(self.bucket.requests)}; "
+                f"{self.bucket.bytes_read / 1e6:,.0f} MB read, "
+                f"{self.bucket.bytes_written / 1e6:,.0f} MB written"
+            )
         if self.ledger_url is not None:
             print(f"  rows of the ledger: {_listed(_rows(self.ledger_url))}")
 
@@ -45,7 +49,7 @@ def places(home: str, ledger: str) -> Iterator[Places]:
         if home == "s3":
             store = stack.enter_context(running_s3())
             proxy = stack.enter_context(running_proxy(store))
-            found.requests = proxy.requests
+            found.bucket = proxy
             found.environ |= {
                 "BATCH_PIPELINE_HOME": f"s3://{new_bucket(store)}/home",
                 "AWS_ENDPOINT_URL": proxy.url,
