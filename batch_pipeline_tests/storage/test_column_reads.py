@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,6 @@ class _YieldingStore(LocalFileSystem):  # type: ignore[misc]  # fsspec has no ty
         return file
 
 
-@pytest.fixture
-def hasty() -> Iterator[None]:
-    """Python's threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("hasty")
 def test_threads_that_share_a_file_read_what_they_asked_for(tmp_path: Path) -> None:
     table = _table(2000)
     pq.write_table(table, tmp_path / "one.parquet", row_group_size=100, compression="zstd")
@@ -70,6 +60,19 @@ def test_threads_that_share_a_file_read_what_they_asked_for(tmp_path: Path) -> N
         rows = connection.read_parquet([f"yielding://{tmp_path}/one.parquet"])
         read = rows.project("ordinal, unit").order("ordinal").to_arrow_table()
     assert read.column("unit").to_pylist() == table.column("unit").to_pylist()
+
+
+def test_each_thread_has_its_own_place_in_a_file(tmp_path: Path) -> None:
+    content = bytes(range(256))
+    (tmp_path / "file").write_bytes(content)
+    store = PatientFileSystem(_YieldingStore(), "yielding://home")
+    file = ColumnReads(store).open(f"yielding://{tmp_path}/file")
+    with ThreadPoolExecutor(1) as other:
+        file.seek(10)
+        other.submit(file.seek, 100).result()
+        assert file.read(4) == content[10:14]
+        assert other.submit(file.read, 4).result() == content[100:104]
+        assert file.read(4) == content[14:18]
 
 
 @pytest.fixture
