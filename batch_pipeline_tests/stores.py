@@ -211,8 +211,6 @@ def use(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, folder: Path) -> Non
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    # The library's own attempts would only make the tests slower.
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     credentials(folder, "first")
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from fsspec.config import conf
 from fsspec.core import url_to_fs
 
 from batch_pipeline.errors import UsageError
@@ -41,6 +42,9 @@ log = get_logger(__name__)
 STAGING = ".staging"
 # Longer than any upload or download lasts: older files were left by a process that died.
 STAGING_MAX_AGE_SECONDS = 48 * 3600
+# s3fs waits for 15 s, in which a file of some MB may not be through a slow line yet; and repeating
+# is what `PatientFileSystem` does.
+S3_CONFIG = {"read_timeout": 120, "retries": {"total_max_attempts": 1}}
 
 
 class Files:
@@ -319,6 +323,11 @@ def _opened(home: str) -> tuple[Any, str]:
 
     It keeps no listings: one that is kept hides what other processes have written since.
     """
+    if home.startswith(("s3://", "s3a://")):
+        told = conf.get("s3", {}).get("config_kwargs", {})
+        fs, root = url_to_fs(home, use_listings_cache=False, config_kwargs={**S3_CONFIG, **told})
+        fs.retries = 1
+        return fs, str(root)
     try:
         return cast("tuple[Any, str]", url_to_fs(home, use_listings_cache=False))
     except TypeError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
 from batch_pipeline.errors import StorageError
 from batch_pipeline.storage import remote
@@ -62,6 +64,19 @@ def test_slow_down_is_waited_for(files: Files, proxy: FaultProxy) -> None:
     proxy.fail(503, "SlowDown", 7, "PUT")
     files.write("a/1.json", b"one")
     assert files.read("a/1.json") == b"one"
+
+
+def test_a_slow_answer_is_waited_for(
+    s3: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is asked to be taken again meanwhile would never be through a slow line."""
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 0.1)
+    as_another_process()
+    files = Files(f"s3://{new_bucket(s3)}/home")
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 3.0)
+    proxy.before_write = lambda _path: time.sleep(0.5)
+    files.write("a/1.json", b"one")
+    assert proxy.requests["PUT"] == 1
 
 
 def test_a_copy_is_made_in_the_store(files: Files, proxy: FaultProxy) -> None:

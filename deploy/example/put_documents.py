@@ -14,6 +14,8 @@ SUBJECTS = ("a fee that was paid twice", "a licence that ends", "a parcel withou
 
 
 def main(folder: str, day: str, count: str) -> None:
+    if not folder:
+        sys.exit("FOLDER is empty: is the variable NOTES set?")
     store, path = url_to_fs(f"{folder.rstrip('/')}/{day}")
     store.makedirs(path, exist_ok=True)
     with store.open(f"{path}/notes.jsonl", "wb") as output:
