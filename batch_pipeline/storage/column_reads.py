@@ -39,9 +39,9 @@ class ColumnReads(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             raise NotImplementedError("files of a home are put there whole")
         return ColumnFile(self._file(path))
 
-    def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+    def glob(self, path: str, **_options: Any) -> Any:
         if has_magic(path):
-            return self._store.glob(path, maxdepth, **options)
+            return self._store.glob(path)
         return [path] if self.exists(path) else []
 
     def exists(self, path: str, **_options: Any) -> bool:

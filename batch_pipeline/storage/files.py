@@ -255,8 +255,8 @@ class Files:
     def list(self, folder: str, suffix: str) -> list[str]:
         """The paths of the files directly in a folder that end with `suffix`, sorted."""
         if self.is_remote:
-            found = self._fs.glob(f"{self._root}/{folder}/*{suffix}")
-            return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in found)
+            names = [name.rpartition("/")[2] for name in self._fs.entries(f"{self._root}/{folder}")]
+            return sorted(f"{folder}/{name}" for name in names if name.endswith(suffix))
         return sorted(f"{folder}/{p.name}" for p in Path(self._root, folder).glob(f"*{suffix}"))
 
     def size(self, folder: str) -> int:

@@ -14,8 +14,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from fnmatch import fnmatchcase
+from glob import has_magic
 from typing import Any, TypeVar, cast
 
 import tenacity
@@ -32,6 +35,7 @@ log = get_logger(__name__)
 PATIENCE_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+REMOVED_AT_ONCE = 8
 # A HEAD request that is still refused after new credentials is refused for something else.
 GUESSES = 3
 
@@ -205,8 +209,13 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     def cp_file(self, path1: str, path2: str, **options: Any) -> None:
         self.patiently(lambda: self._fs.cp_file(path1, path2, **options))
 
+    @property
+    def _has_folders(self) -> bool:
+        """Whether files are in folders, which are made and removed, and are renamed."""
+        return type(self._fs).mv is not AbstractFileSystem.mv
+
     def mv(self, path1: str, path2: str, **options: Any) -> None:
-        if type(self._fs).mv is not AbstractFileSystem.mv:
+        if self._has_folders:
             # With renaming there are folders, and the target's may be missing.
             self.makedirs(path2.rpartition("/")[0], exist_ok=True)
             self.patiently(lambda: self._fs.mv(path1, path2, **options))
@@ -217,7 +226,14 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         self.rm(path1)
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        self.patiently(lambda: self._fs.rm(path, recursive=recursive, maxdepth=maxdepth))
+        if not recursive:
+            self.patiently(lambda: self._fs.rm_file(path))
+        elif self._has_folders:
+            self.patiently(lambda: self._fs.rm(path, recursive=True, maxdepth=maxdepth))
+        else:
+            # Not `fs.rm`: s3fs says nothing of files that the store has refused to remove.
+            with ThreadPoolExecutor(REMOVED_AT_ONCE) as pool:
+                list(pool.map(self.rm, self.find(path, maxdepth)))
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         self.patiently(lambda: self._fs.makedirs(path, exist_ok=exist_ok))
@@ -236,8 +252,45 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         return self.patiently(lambda: self._fs.ls(path, detail=detail, **options))
 
-    def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        return self.patiently(lambda: self._fs.glob(path, maxdepth=maxdepth, **options))
+    def glob(self, path: str, **_options: Any) -> Any:
+        # Not `fs.glob`: it takes a folder that it could not list for an empty one.
+        names = [""]
+        for part in self._fs._strip_protocol(path).split("/"):  # noqa: SLF001  # there is no other
+            if has_magic(part):
+                names = [
+                    name
+                    for folder in names
+                    for name in self.entries(folder.removesuffix("/"))
+                    if fnmatchcase(name.rpartition("/")[2], part)
+                ]
+            else:
+                names = [f"{name}{part}" for name in names]
+            names = [f"{name}/" for name in names]
+        found = [name.removesuffix("/") for name in names]
+        return found if has_magic(part) else [name for name in found if self.exists(name)]
+
+    def entries(self, folder: str) -> list[str]:
+        """The paths of all that is directly in a folder."""
+        try:
+            listed = self.patiently(lambda: self._fs.ls(folder, detail=False))
+        except FileNotFoundError:
+            return []
+        names = [str(name).rstrip("/") for name in listed]
+        return [name for name in names if name.rpartition("/")[0] == folder]
+
+    def find(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        detail: bool = False,
+        **options: Any,
+    ) -> Any:
+        return self.patiently(
+            lambda: self._fs.find(
+                path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **options
+            )
+        )
 
     def du(
         self,
@@ -247,9 +300,9 @@ class PatientFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         withdirs: bool = False,
         **options: Any,
     ) -> Any:
-        return self.patiently(
-            lambda: self._fs.du(path, total, maxdepth=maxdepth, withdirs=withdirs, **options)
-        )
+        found = self.find(path, maxdepth, withdirs, detail=True, **options)
+        sizes = {name: info["size"] for name, info in found.items()}
+        return sum(sizes.values()) if total else sizes
 
     def modified(self, path: str) -> Any:
         return self.patiently(lambda: self._fs.modified(path))

@@ -40,7 +40,7 @@ FOLDER = paths.results("notes", PARTITION)
 TYPED = paths.typed("notes", PARTITION)
 REPORT = paths.report("notes", PARTITION, ".json")
 # Of the file system, those that write and those that read.
-WRITES = ("put_file", "cp_file", "rm", "pipe_file")
+WRITES = ("put_file", "cp_file", "rm_file", "pipe_file")
 READS = ("_open", "glob", "exists", "info")
 
 

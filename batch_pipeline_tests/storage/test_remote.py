@@ -60,6 +60,39 @@ def test_a_store_that_fails_for_a_while_is_waited_for(
     assert fault.seen == fault.times
 
 
+def test_a_folder_that_cannot_be_listed_is_not_empty(files: Files, proxy: FaultProxy) -> None:
+    """s3fs takes one for the other, and a night would seem never to have been bought."""
+    files.write("a/b=1/1.json", b"one")
+    files.write("a/b=2/2.json", b"two")
+    fault = proxy.fail(503, "ServiceUnavailable", 3, "GET")
+    assert files.list("a/b=1", ".json") == ["a/b=1/1.json"]
+    fault.times += 3
+    assert files.glob("a/b=*/*.json") == ["a/b=1/1.json", "a/b=2/2.json"]
+    assert files.glob("a/*/1.json") == ["a/b=1/1.json"]
+    assert files.glob("a/none/*.json") == files.glob("*.json") == []
+    fault.times += 3
+    assert files.size("a") == len(b"onetwo")
+    proxy.fail(403, "AccessDenied", 2, "GET")
+    with pytest.raises(PermissionError):
+        files.list("a/b=1", ".json")
+    with pytest.raises(PermissionError):
+        files.glob("a/b=*")
+
+
+def test_a_folder_is_removed_whole(files: Files, proxy: FaultProxy) -> None:
+    for number in range(5):
+        files.write(f"a/{number}[1].json", b"one")
+    fault = proxy.fail(503, "SlowDown", 4, "GET", "DELETE", "POST")
+    files.remove("a")
+    assert fault.seen == 4
+    assert files.size("a") == 0
+    files.remove("a")
+    proxy.fail(403, "AccessDenied", 1, "DELETE")
+    files.write("a/1.json", b"one")
+    with pytest.raises(PermissionError):
+        files.remove("a")
+
+
 def test_slow_down_is_waited_for(files: Files, proxy: FaultProxy) -> None:
     proxy.fail(503, "SlowDown", 7, "PUT")
     files.write("a/1.json", b"one")
