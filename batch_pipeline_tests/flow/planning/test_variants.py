@@ -92,6 +92,7 @@ def test_no_request_outgrows_a_batch() -> None:
             "request_bytes": [10, 10, most],
             "cut_off": [True, False, True],
             "escalate": [False] * 3,
+            **dict.fromkeys(("prompt_size", "explained"), pa.nulls(3)),
         }
     )
     given = more.given_to(units)
