@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.flow.dataset.further import Further
 from batch_pipeline.flow.messages import as_json
 from batch_pipeline.flow.outcomes import EXPLICABLE, PAUSE_TURN, Status
 from batch_pipeline.flow.planning.variants import (
@@ -120,6 +121,19 @@ def paused_blocks(turns: str | None) -> list[Any]:
     """The blocks that a request with these turns has the API go on from."""
     last = orjson.loads(f"[{turns[1:]}]")[-1] if turns else {}
     return last["content"] if last.get("role") == "assistant" else []
+
+
+def of_requests(manifest: pa.Table) -> dict[int, Further]:
+    """The further turns of a manifest's requests, by their numbers."""
+    turns = manifest.column("turns")
+    if turns.null_count == len(turns):
+        return {}
+    pairs = zip(turns.to_pylist(), manifest.column("container").to_pylist(), strict=True)
+    return {
+        number: Further(text.encode(), container)
+        for number, (text, container) in enumerate(pairs)
+        if text is not None
+    }
 
 
 class Requests:

@@ -92,6 +92,7 @@ class OpenShard:
         manifest = manifests.read(pipeline.files, intent.shard.manifest)
         self._asked = variants.declarations_of(manifest, self.declaration)
         self._requests = further_turns.Requests(manifest)
+        self._further = further_turns.of_requests(manifest)
         self._manifest = manifest.to_pydict()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)
@@ -203,7 +204,9 @@ class OpenShard:
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
-            params = builders[names[number]].rebuild(row.text, row.places)
+            params = builders[names[number]].rebuild(
+                row.text, row.places, self._further.get(number)
+            )
             yield Call(self, number, params, self._asked[names[number]].model_id)
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
