@@ -16,6 +16,7 @@ from jsonschema_rs import ValidationError, validator_for
 from batch_pipeline.simulator.answers.schemas import SchemaWriter, UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import count_input
+from batch_pipeline.simulator.document_checks import check_documents
 from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline.simulator.wire import (
     MAX_REQUESTS_PER_BATCH,
@@ -184,6 +185,9 @@ def _check_system(params: dict[str, Any]) -> str | None:
     system = params.get("system")
     if system is None or isinstance(system, str):
         return None
+    for number, block in enumerate(system if isinstance(system, list) else ()):
+        if isinstance(block, dict) and block.get("type") != "text":
+            return f"system.{number}.type: Input should be 'text'"
     return _check_content(system, "system") if system else None
 
 
@@ -311,6 +315,8 @@ def _check_model(params: dict[str, Any], max_tokens: int) -> ApiError | None:
         )
     if (problem := _not_supported(params, model)) is not None:
         return invalid_request(problem)
+    if (refusal := check_documents(params, model)) is not None:
+        return refusal
     tokens = count_input(params)
     if tokens > model.context_window:
         return invalid_request(
@@ -329,9 +335,22 @@ def _not_supported(params: dict[str, Any], model: Model) -> str | None:
         return f"output_config.effort: {effort!r} is not supported for this model"
     if effort in ("xhigh", "max") and thinking in ("disabled", "between_tools"):
         return f"thinking: {thinking} is not supported with effort {effort!r}"
+    if not model.prefill and _is_begun(params["messages"][-1]):
+        return (
+            "This model does not support assistant message prefill. The conversation must end "
+            "with a user message."
+        )
     choice = (params.get("tool_choice") or {}).get("type")
     if choice in ("any", "tool") and not model.forced_tools:
         return f"tool_choice: {choice!r} is not supported for this model"
     if choice in ("any", "tool") and thinking in ("enabled", "adaptive"):
         return "Thinking may not be enabled when tool_choice forces tool use."
     return None
+
+
+def _is_begun(last: dict[str, Any]) -> bool:
+    """Whether the last turn is the beginning of an answer, and not an answer that has paused."""
+    content = last["content"]
+    return last["role"] == "assistant" and not (
+        isinstance(content, list) and any(block["type"] == "server_tool_use" for block in content)
+    )
