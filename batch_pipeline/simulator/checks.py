@@ -313,16 +313,15 @@ def _check_model(params: dict[str, Any], max_tokens: int) -> ApiError | None:
             f"max_tokens: {max_tokens} > {model.max_output}, which is the maximum allowed"
             f" number of output tokens for {name}"
         )
-    if (problem := _not_supported(params, model)) is not None:
+    problem = _not_supported(params, model) or _check_last_turn(params["messages"][-1], model)
+    if problem is not None:
         return invalid_request(problem)
-    if (refusal := check_documents(params, model)) is not None:
-        return refusal
-    tokens = count_input(params)
-    if tokens > model.context_window:
-        return invalid_request(
+    refusal = check_documents(params, model)
+    if refusal is None and (tokens := count_input(params)) > model.context_window:
+        refusal = invalid_request(
             f"prompt is too long: {tokens} tokens > {model.context_window} maximum"
         )
-    return None
+    return refusal
 
 
 def _not_supported(params: dict[str, Any], model: Model) -> str | None:
@@ -335,11 +334,6 @@ def _not_supported(params: dict[str, Any], model: Model) -> str | None:
         return f"output_config.effort: {effort!r} is not supported for this model"
     if effort in ("xhigh", "max") and thinking in ("disabled", "between_tools"):
         return f"thinking: {thinking} is not supported with effort {effort!r}"
-    if not model.prefill and _is_begun(params["messages"][-1]):
-        return (
-            "This model does not support assistant message prefill. The conversation must end "
-            "with a user message."
-        )
     choice = (params.get("tool_choice") or {}).get("type")
     if choice in ("any", "tool") and not model.forced_tools:
         return f"tool_choice: {choice!r} is not supported for this model"
@@ -348,9 +342,15 @@ def _not_supported(params: dict[str, Any], model: Model) -> str | None:
     return None
 
 
-def _is_begun(last: dict[str, Any]) -> bool:
-    """Whether the last turn is the beginning of an answer, and not an answer that has paused."""
+def _check_last_turn(last: dict[str, Any], model: Model) -> str | None:
+    """The beginning of an answer is refused by newer models, an answer that has paused by none."""
     content = last["content"]
-    return last["role"] == "assistant" and not (
-        isinstance(content, list) and any(block["type"] == "server_tool_use" for block in content)
+    has_paused = isinstance(content, list) and any(
+        block["type"] == "server_tool_use" for block in content
+    )
+    if model.prefill or has_paused or last["role"] == "user":
+        return None
+    return (
+        "This model does not support assistant message prefill. The conversation must end with a "
+        "user message."
     )

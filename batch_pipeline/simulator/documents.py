@@ -61,7 +61,7 @@ class Picture:
     height: int
 
 
-Found = TypeVar("Found", Pdf, Picture)
+Found = TypeVar("Found", bound=Pdf | Picture)
 
 
 class _Known(Generic[Found]):
@@ -72,7 +72,7 @@ class _Known(Generic[Found]):
     """
 
     def __init__(self, read: Callable[[bytes], Found]) -> None:
-        self._read = read
+        self._read: Callable[[bytes], Found] = read
         self._known: OrderedDict[tuple[int, int], Found | UnreadableError] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -242,6 +242,8 @@ def text_of(block: Any) -> str:
     """The text in a checked block of the messages; empty where there is none."""
     if isinstance(block, str):
         return block
+    if not isinstance(block, dict):
+        return ""
     if isinstance(text := block.get("text"), str):
         return text
     inner = block.get("content") if block.get("type") == "tool_result" else None

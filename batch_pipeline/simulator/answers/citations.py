@@ -49,16 +49,19 @@ def _place(source: dict[str, Any]) -> dict[str, Any] | None:
             "end_page_number": page + 1,
         }
     if source["type"] == "content" and isinstance(blocks := source["content"], list):
-        texts = ((number, block.get("text")) for number, block in enumerate(blocks))
-        number, text = next(((n, text) for n, text in texts if text), (0, None))
-        if text is None:
-            return None
-        return {
-            "type": "content_block_location",
-            "cited_text": text,
-            "start_block_index": number,
-            "end_block_index": number + 1,
-        }
+        return next(
+            (
+                {
+                    "type": "content_block_location",
+                    "cited_text": block["text"],
+                    "start_block_index": number,
+                    "end_block_index": number + 1,
+                }
+                for number, block in enumerate(blocks)
+                if block["type"] == "text"
+            ),
+            None,
+        )
     text = source.get("data", source.get("content"))[:CITED_CHARACTERS]
     return {
         "type": "char_location",

@@ -19,10 +19,9 @@ from batch_pipeline.simulator.faults.declaration import (
     ErrorType,
     OddAnswer,
     RefusedBody,
-    RequestChance,
     RequestFaults,
-    RequestMatch,
 )
+from batch_pipeline.simulator.faults.odd_answers import NOVEL, Rule, is_due, odd_answer
 from batch_pipeline.simulator.faults.schedule import throw
 from batch_pipeline.simulator.wire import STATUS_TYPES, TYPE_STATUSES, ApiError, error_body
 
@@ -30,9 +29,6 @@ UNKNOWN_ERROR_TYPE = "novel_error"
 UNKNOWN_RESULT_TYPE = "deferred"
 _ERRORS = frozenset(get_args(ErrorType))
 _ODD_ANSWERS = frozenset(get_args(OddAnswer))
-_NOVEL = {"novel_field": {"a": 1}}
-
-Rule = RequestMatch | RequestChance
 
 
 @dataclass
@@ -67,9 +63,9 @@ class RequestFate:
             error = error_body(_error_type(rule), rule.message, f"req_01{unique}", details)
             return {"type": "errored", "error": error}
         if rule.outcome in _ODD_ANSWERS:
-            return _odd(truth, rule.outcome)
+            return odd_answer(truth, rule, raw, digest, self.seed)
         if rule.outcome == "unknown_result":
-            return {"type": UNKNOWN_RESULT_TYPE, **_NOVEL}
+            return {"type": UNKNOWN_RESULT_TYPE, **NOVEL}
         return {"type": rule.outcome}
 
     def message(
@@ -124,11 +120,13 @@ class RequestFate:
         attempt = 1 + self.attempts_before(digest) + self._here[digest]
         self._here[digest] += 1
         for matching in self.declared.matching:
-            if self._applies(matching, attempt) and _as_json(matching.contains) in raw:
+            hit = self._applies(matching, attempt) and _as_json(matching.contains) in raw
+            if hit and is_due(matching, raw):
                 return matching
         for number, chance in enumerate(self.declared.chances):
             dice = throw(self.seed, "request", number, digest.hex(), attempt)
-            if self._applies(chance, attempt) and dice < chance.probability:
+            hit = self._applies(chance, attempt) and dice < chance.probability
+            if hit and is_due(chance, raw):
                 return chance
         return None
 
@@ -162,23 +160,3 @@ def _as_json(text: str) -> bytes:
 
 def _error_type(rule: Rule) -> str:
     return UNKNOWN_ERROR_TYPE if rule.outcome == "unknown_error" else rule.outcome
-
-
-def _odd(truth: dict[str, Any], outcome: str) -> dict[str, Any]:
-    message: dict[str, Any] = truth["message"]
-    content: list[dict[str, Any]] = message["content"]
-    if outcome == "extra_fields":
-        message = {**message, **_NOVEL, "usage": {**message["usage"], **_NOVEL}}
-        return {**truth, **_NOVEL, "message": message}
-    changes: dict[str, dict[str, Any]] = {
-        "refusal": {"content": [], "stop_reason": "refusal"},
-        "empty": {"content": [], "stop_reason": "end_turn"},
-        "max_tokens": {"content": [_half(block) for block in content], "stop_reason": "max_tokens"},
-        "not_json": {"content": [{"type": "text", "text": "Sure! Here it is: {"}]},
-    }
-    return {**truth, "message": {**message, **changes[outcome]}}
-
-
-def _half(block: dict[str, Any]) -> dict[str, Any]:
-    text = block.get("text")
-    return {**block, "text": text[: len(text) // 2]} if isinstance(text, str) else block
