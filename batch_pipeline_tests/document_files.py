@@ -119,8 +119,8 @@ def _unpacked(text: str) -> bytes:
     return zlib.decompress(base64.b85decode(text))
 
 
-# One page each, encrypted (RC4, 128 bits). The first opens with the password `b`, the second without
-# any: only an owner's password protects it.
+# One page each, encrypted (RC4, 128 bits). The first opens with the password `b`, the second without:
+# only an owner's password protects it.
 LOCKED_PDF = _unpacked(
     "c-n<i&5ImG6ekBSjSv;lqjg!tL$>R)t6GL7{Z-"
     "k`ZrCsr4Kl7!nW^2h^i~huHDOoqj}S2jPaZu5J$Mlz7tekWMf55N;%C5HF20_b-"

@@ -73,7 +73,7 @@ class _Known(Generic[Found]):
 
     def __init__(self, read: Callable[[bytes], Found]) -> None:
         self._read: Callable[[bytes], Found] = read
-        self._known: OrderedDict[tuple[int, int], Found | UnreadableError] = OrderedDict()
+        self._known: OrderedDict[tuple[int, int], Found | str] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, data: str) -> Found:
@@ -86,13 +86,13 @@ class _Known(Generic[Found]):
             try:
                 found = self._read(_decoded(data))
             except UnreadableError as error:
-                found = error
+                found = str(error)
             with self._lock:
                 self._known[key] = found
                 if len(self._known) > KNOWN_AT_MOST:
                     self._known.popitem(last=False)
-        if isinstance(found, UnreadableError):
-            raise UnreadableError(str(found))
+        if isinstance(found, str):
+            raise UnreadableError(found)
         return found
 
 
@@ -175,7 +175,8 @@ def _unpacked_at(data: bytes, position: int) -> int:
         while position < len(data) and not unpacker.eof and size <= MOST_UNPACKED_BYTES:
             rest = data[position : position + (1 << 16)]
             position += len(rest)
-            while rest and size <= MOST_UNPACKED_BYTES:
+            # At the end `unconsumed_tail` may hold what comes after it.
+            while rest and not unpacker.eof and size <= MOST_UNPACKED_BYTES:
                 size += len(unpacker.decompress(rest, 1 << 20))
                 rest = unpacker.unconsumed_tail
     except zlib.error:

@@ -51,12 +51,11 @@ def sent(block: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def tokens(client: Anthropic, *blocks: dict[str, Any], model: str = MODEL) -> int:
     """What blocks cost beside the question."""
-    counted = []
-    for content in (asked(*blocks), asked()):
-        counted.append(
-            client.messages.count_tokens(model=model, messages=content["messages"]).input_tokens
-        )
-    return counted[0] - counted[1]
+    with_blocks, without = (
+        client.messages.count_tokens(model=model, messages=made["messages"]).input_tokens
+        for made in (asked(*blocks), asked())
+    )
+    return with_blocks - without
 
 
 PNG = files.image("PNG")
