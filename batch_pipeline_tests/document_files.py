@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -21,32 +22,36 @@ def pdf(pages: Sequence[str] = ("A page.",), extra: str = "") -> bytes:
     objects = [
         f"<< /Type /Catalog /Pages 2 0 R {extra} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode(),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        FONT,
     ]
     for number, text in enumerate(pages):
         shown = text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
         content = f"BT /F1 12 Tf 40 800 Td ({shown}) Tj ET".encode("latin-1")
         objects += [
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents "
-            b"%d 0 R /Resources << /Font << /F1 3 0 R >> >> >>" % (5 + 2 * number),
+            _page(5 + 2 * number),
             b"<< /Length %d >>\nstream\n%b\nendstream" % (len(content), content),
         ]
     return _of_objects(objects)
 
 
-def pdf_bomb(unpacked: int, filters: str = "/FlateDecode") -> bytes:
-    """A PDF of one page whose content unpacks to so many bytes of operators."""
+def pdf_bomb(mebibytes: int, filters: str = "/FlateDecode") -> bytes:
+    """A PDF of one page that says `Boom.` after so many MiB of other operators."""
     packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(b"q Q " * (1 << 18)) for _ in range(-(-unpacked >> 20)))
-    packed += packer.flush()
-    return _of_objects(
-        [
-            b"<< /Type /Catalog /Pages 2 0 R >>",
-            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R >>",
-            b"<< /Length %d /Filter %b >>\nstream\n%b\nendstream"
-            % (len(packed), filters.encode(), packed),
-        ]
+    packed = b"".join(packer.compress(b"q Q " * (1 << 18)) for _ in range(mebibytes))
+    packed += packer.compress(b"BT /F1 12 Tf 40 800 Td (Boom.) Tj ET") + packer.flush()
+    content = b"<< /Length %d /Filter %b >>\nstream\n%b\nendstream" % (
+        len(packed), filters.encode(), packed,
+    )  # fmt: skip
+    catalog = b"<< /Type /Catalog /Pages 2 0 R >>"
+    pages = b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>"
+    return _of_objects([catalog, pages, FONT, _page(5), content])
+
+
+def _page(content: int) -> bytes:
+    """A page with its content in the object of this number, and the font in number 3."""
+    return (
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents %d 0 R"
+        b" /Resources << /Font << /F1 3 0 R >> >> >>" % content
     )
 
 
@@ -119,7 +124,7 @@ def _unpacked(text: str) -> bytes:
     return zlib.decompress(base64.b85decode(text))
 
 
-# One page each, encrypted (RC4, 128 bits). The first opens with the password `b`, the second without:
+# One page each, encrypted with RC4. The first opens with the password `b`, the second without any:
 # only an owner's password protects it.
 LOCKED_PDF = _unpacked(
     "c-n<i&5ImG6ekBSjSv;lqjg!tL$>R)t6GL7{Z-"

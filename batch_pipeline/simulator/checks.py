@@ -173,12 +173,19 @@ def _check_content(content: Any, where: str) -> str | None:
 def _check_block(block: Any, where: str) -> str | None:
     if not isinstance(block, dict) or not isinstance(block.get("type"), str):
         return f"{where}.type: Field required"
+    if block["type"] == "tool_result" and block.get("content"):
+        return _check_result(block["content"], f"{where}.content")
     if block["type"] != "text":
         return None
     text = block.get("text")
     if not isinstance(text, str):
         return f"{where}.text: Input should be a valid string"
     return None if text.strip() else f"{where}.text: text content blocks must be non-empty"
+
+
+def _check_result(content: Any, where: str) -> str | None:
+    """A tool's result, which may be an empty text; nothing at all is right as well."""
+    return None if isinstance(content, str) else _check_content(content, where)
 
 
 def _check_system(params: dict[str, Any]) -> str | None:

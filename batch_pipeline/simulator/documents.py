@@ -190,7 +190,9 @@ def _read_image(data: bytes) -> Picture:
     try:
         # The header alone: nothing is decoded.
         with Image.open(io.BytesIO(data), formats=tuple(IMAGE_TYPES)) as image:
-            return Picture(IMAGE_TYPES[image.format or ""], *image.size)
+            # Cameras put several pictures into one JPEG, which Pillow has a name of its own for.
+            kind = "JPEG" if image.format == "MPO" else image.format
+            return Picture(IMAGE_TYPES[kind or ""], *image.size)
     except Image.DecompressionBombError:
         # More than 179 million pixels: above the limit of any side.
         return Picture(_told_by_content(data), 1 << 20, 1 << 20)
@@ -239,6 +241,11 @@ def _media_in(
             yield from _media_in(inner, f"{at}.content", role)
 
 
+def content_of(source: dict[str, Any]) -> Any:
+    """What the checked source of a document holds that is no PDF: a text, or blocks."""
+    return source["data" if source["type"] == "text" else "content"]
+
+
 def text_of(block: Any) -> str:
     """The text in a checked block of the messages; empty where there is none."""
     if isinstance(block, str):
@@ -252,7 +259,7 @@ def text_of(block: Any) -> str:
         source = block["source"]
         if source["type"] == "base64":
             return pdf_of(source["data"]).text
-        inner = source.get("data", source.get("content"))
+        inner = content_of(source)
     if isinstance(inner, str):
         return inner
     return "\n".join(filter(None, map(text_of, inner or ())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch_pipeline.simulator.documents import media_blocks, pdf_of
+from batch_pipeline.simulator.documents import content_of, media_blocks, pdf_of
 
 CITED_CHARACTERS = 150
 
@@ -48,7 +48,8 @@ def _place(source: dict[str, Any]) -> dict[str, Any] | None:
             "start_page_number": page,
             "end_page_number": page + 1,
         }
-    if source["type"] == "content" and isinstance(blocks := source["content"], list):
+    content = content_of(source)
+    if isinstance(content, list):
         return next(
             (
                 {
@@ -57,15 +58,15 @@ def _place(source: dict[str, Any]) -> dict[str, Any] | None:
                     "start_block_index": number,
                     "end_block_index": number + 1,
                 }
-                for number, block in enumerate(blocks)
+                for number, block in enumerate(content)
                 if block["type"] == "text"
             ),
             None,
         )
-    text = source.get("data", source.get("content"))[:CITED_CHARACTERS]
+    cited = content[:CITED_CHARACTERS]
     return {
         "type": "char_location",
-        "cited_text": text,
+        "cited_text": cited,
         "start_char_index": 0,
-        "end_char_index": len(text),
+        "end_char_index": len(cited),
     }

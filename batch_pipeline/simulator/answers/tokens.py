@@ -6,13 +6,12 @@ cost more, plus a few for each message. An image costs by its pixels, a PDF by i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from batch_pipeline.simulator.documents import MEDIA, Picture, pdf_of, picture_of
+from batch_pipeline.simulator.documents import MEDIA, Picture, content_of, pdf_of, picture_of
 from batch_pipeline.simulator.models import MODELS, Model
 
 BYTES_PER_TOKEN = 4
@@ -46,10 +45,11 @@ def count_input(params: dict[str, Any]) -> int:
 
 def count_image(picture: Picture, model: Model) -> int:
     """Tokens of an image: one for each 28 by 28 pixels of it, as large as the model sees it."""
-    shrunk = min(1.0, model.image_side / max(picture.width, picture.height))
-    sides = (picture.width * shrunk, picture.height * shrunk)
-    across, down = (max(1, math.ceil(side / PIXELS_PER_TOKEN_SIDE)) for side in sides)
-    return min(across * down, model.image_tokens)
+    width, height = picture.width, picture.height
+    if (longer := max(width, height)) > model.image_side:
+        width, height = (max(1, side * model.image_side // longer) for side in (width, height))
+    tokens = -(-width // PIXELS_PER_TOKEN_SIDE) * -(-height // PIXELS_PER_TOKEN_SIDE)
+    return min(tokens, model.image_tokens)
 
 
 def _count_block(block: Any, model: Model) -> int:
@@ -74,8 +74,7 @@ def _count_media(block: dict[str, Any], model: Model) -> int:
     if source["type"] == "base64":
         pdf = pdf_of(source["data"])
         return named + pdf.pages * PAGE_TOKENS + -(-pdf.text_bytes // BYTES_PER_TOKEN)
-    content = _as_blocks(source.get("data", source.get("content")))
-    return named + sum(_count_block(each, model) for each in content)
+    return named + sum(_count_block(each, model) for each in _as_blocks(content_of(source)))
 
 
 def _as_blocks(content: Any) -> list[Any]:

@@ -60,10 +60,10 @@ def _changes(
             call = tool_call(orjson.loads(raw), digest, seed)
             return {"content": [*thoughts, call], "stop_reason": "tool_use"}
         case "pause_turn":
-            return {
-                "content": [*map(_half, content), _search(orjson.loads(raw), digest)],
-                "stop_reason": "pause_turn",
-            }
+            # What has no text left would be refused when the answer is continued.
+            begun = [half for half in map(_half, content) if half.get("text", "-").strip()]
+            search = _search(orjson.loads(raw), digest)
+            return {"content": [*begun, search], "stop_reason": "pause_turn"}
     text = _wrong_text(rule.outcome, orjson.loads(raw))
     return {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
 
