@@ -56,9 +56,6 @@ from batch_pipeline.simulator.wire import (
 # A poll waits this long for results to be written before it answers that the batch still runs.
 SETTLE_PATIENCE_SECONDS = 5.0
 
-# Messages up to this size are checked in the event loop.
-_SMALL_BODY_BYTES = 1 << 16
-
 USAGE_REPORT = "/v1/organizations/usage_report/messages"
 COST_REPORT = "/v1/organizations/cost_report"
 
@@ -361,13 +358,13 @@ def _limit(query: Mapping[str, str]) -> int:
 async def _checked(request: Request, *, counting: bool = False) -> dict[str, Any]:
     """The params of a message. Errors: `ApiError` for what the API refuses."""
     body = await _body(request)
-    check = partial(check_message, _parsed(body), _version(request), counting=counting)
-    # In the event loop: handing each message to a thread would take longer than the answer. But
-    # reading a document takes longer than that; what was read is known afterwards.
-    problem = await run_sync(check) if len(body) > _SMALL_BODY_BYTES else check()
+    params: dict[str, Any] = _parsed(body)
+    check = partial(check_message, params, _version(request), counting=counting)
+    # In the event loop: handing each message to a thread would take longer than the answer. Only
+    # documents are read in a thread; what they hold is known from then on.
+    problem = await run_sync(check) if b'"base64"' in body else check()
     if problem is not None:
         raise problem
-    params: dict[str, Any] = check.args[0]
     return params
 
 

@@ -116,6 +116,20 @@ def test_a_refusal_says_why(sim: Simulator, client: Anthropic) -> None:
     assert client.messages.create(**params(TEXT)).stop_details is None
 
 
+@pytest.mark.parametrize("outcome", ["tool_call", "pause_turn", "invalid_output"])
+def test_params_that_cannot_be_answered_have_their_own_error(
+    sim: Simulator, client: Anthropic, outcome: str
+) -> None:
+    """Such params may lack what the fault looks at: that must not hold up the batch."""
+    sim.set_faults(Faults.of(requests={"chances": [{"outcome": outcome, "probability": 1.0}]}))
+    bad: list[Any] = [{"model": "claude-haiku-4-5", "tools": 7}, params(messages=[]), {}]
+    entries: Any = [{"custom_id": f"r{n}", "params": made} for n, made in enumerate(bad)]
+    batch = client.messages.batches.create(requests=entries)
+    results = [line.result for line in client.messages.batches.results(batch.id)]
+    assert [result.type for result in results] == ["errored"] * 3
+    assert sim.books.faults == {}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "owners"),
     [

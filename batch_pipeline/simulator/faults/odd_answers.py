@@ -19,7 +19,7 @@ Rule = RequestMatch | RequestChance
 
 
 def is_due(rule: Rule, raw: bytes) -> bool:
-    """Whether a request, with its params as JSON, can have the odd answer or still has it.
+    """Whether a request, with its valid params as JSON, can have the fault or still has it.
 
     A paused answer goes on at last, a call of a tool needs a tool, and an answer that was not as
     asked may be right once the request says what was wrong with it.

@@ -54,7 +54,7 @@ class RequestFate:
         `raw` is the request's params as JSON, `unique` the end of ids that are made here.
         """
         truth = self._as_billed(truth)
-        rule = self._rule(digest, raw)
+        rule = self._rule(digest, raw, answered=truth["type"] == "succeeded")
         if rule is None or (rule.outcome in _ODD_ANSWERS and truth["type"] != "succeeded"):
             return truth
         self.injected[f"requests.{rule.outcome}"] += 1
@@ -114,19 +114,20 @@ class RequestFate:
     def _anything_declared(self) -> bool:
         return bool(self.declared.matching or self.declared.chances)
 
-    def _rule(self, digest: bytes, raw: bytes) -> Rule | None:
+    def _rule(self, digest: bytes, raw: bytes, *, answered: bool) -> Rule | None:
+        """The fault of a request; `raw` are valid params only if the request was `answered`."""
         if not self._anything_declared:
             return None
         attempt = 1 + self.attempts_before(digest) + self._here[digest]
         self._here[digest] += 1
         for matching in self.declared.matching:
             hit = self._applies(matching, attempt) and _as_json(matching.contains) in raw
-            if hit and is_due(matching, raw):
+            if hit and (not answered or is_due(matching, raw)):
                 return matching
         for number, chance in enumerate(self.declared.chances):
             dice = throw(self.seed, "request", number, digest.hex(), attempt)
             hit = self._applies(chance, attempt) and dice < chance.probability
-            if hit and is_due(chance, raw):
+            if hit and (not answered or is_due(chance, raw)):
                 return chance
         return None
 
