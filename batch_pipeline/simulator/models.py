@@ -100,7 +100,7 @@ _SMALL_IMAGES: dict[str, Any] = {"image_side": 1_568, "image_tokens": 1_568}
 _BOTH: dict[str, Any] = {
     "thinking": "adaptive enabled disabled", "effort": "low medium high max", **_SMALL_IMAGES,
 }  # fmt: skip
-_4_5: dict[str, Any] = {"thinking": "enabled disabled", "prefill": True, **_SMALL_IMAGES}
+_OF_4_5: dict[str, Any] = {"thinking": "enabled disabled", "prefill": True, **_SMALL_IMAGES}
 _MODELS = (
     Model("claude-haiku-5-5", 0.1, 0.5, 0.01, _1M, 128_000, (), 100_000, 5.0),
     Model(
@@ -120,15 +120,15 @@ _MODELS = (
     Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000, cached_from=1_024, **_BOTH),
     Model(
         "claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",),
-        cached_from=4_096, effort="", **_4_5,
+        cached_from=4_096, effort="", **_OF_4_5,
     ),
     Model(
         "claude-opus-4-5-20251101", 5, 25, 0.5, _200K, 64_000, ("claude-opus-4-5",),
-        effort="low medium high", cached_from=4_096, retires="2027-01-22", **_4_5,
+        effort="low medium high", cached_from=4_096, retires="2027-01-22", **_OF_4_5,
     ),
     Model(
         "claude-sonnet-4-5-20250929", 3, 15, 0.3, _200K, 64_000, ("claude-sonnet-4-5",),
-        cached_from=1_024, retires="2026-11-30", effort="", **_4_5,
+        cached_from=1_024, retires="2026-11-30", effort="", **_OF_4_5,
     ),
 )  # fmt: skip
 
