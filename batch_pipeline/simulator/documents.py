@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import struct
 import threading
 import zlib
 from collections import OrderedDict
@@ -27,10 +28,16 @@ PAGES_READ = 3
 MOST_UNPACKED_BYTES = 256 << 20
 # The largest of them; PDFium takes 15 times as much memory to read a page.
 MOST_READ_BYTES = 32 << 20
+MOST_STREAMS = 100_000
 # Characters of a text that are kept: answers quote its head and its tail.
 KEPT_HEAD, KEPT_TAIL = 5_000, 3_000
 KNOWN_AT_MOST = 2_048
 
+# What Pillow raises for the header of an image that is none.
+_PILLOWS_ERRORS = (
+    OSError, ValueError, SyntaxError, LookupError, ArithmeticError, EOFError, TypeError,
+    AttributeError, struct.error, zlib.error,
+)  # fmt: skip
 _STREAM = re.compile(rb"(?<!end)stream\r?\n")
 _STREAM_DICTIONARY_BYTES = 2_048
 _pdfium = threading.Lock()  # PDFium is not safe for threads
@@ -155,13 +162,15 @@ def _unpacked(data: bytes) -> tuple[int, int]:
     PDFium unpacks a stream whole, and would need gigabytes for a file of a megabyte.
     """
     total = largest = 0
-    for found in _STREAM.finditer(data):
+    for number, found in enumerate(_STREAM.finditer(data)):
         head = data[max(0, found.start() - _STREAM_DICTIONARY_BYTES) : found.start()]
         head = head.rpartition(b" obj")[2]
-        if b"/Image" in head or not (packed := head.count(b"/Fl")):
+        packed = head.count(b"/Fl")
+        if number < MOST_STREAMS and (b"/Image" in head or not packed):
             continue
         # Packed twice, a few bytes become gigabytes.
-        size = MOST_UNPACKED_BYTES + 1 if packed > 1 else _unpacked_at(data, found.end())
+        too_much = packed > 1 or number >= MOST_STREAMS
+        size = MOST_UNPACKED_BYTES + 1 if too_much else _unpacked_at(data, found.end())
         total, largest = total + size, max(largest, size)
         if total > MOST_UNPACKED_BYTES:
             break
@@ -196,7 +205,7 @@ def _read_image(data: bytes) -> Picture:
     except Image.DecompressionBombError:
         # More than 179 million pixels: above the limit of any side.
         return Picture(_told_by_content(data), 1 << 20, 1 << 20)
-    except (OSError, ValueError, SyntaxError, KeyError):
+    except _PILLOWS_ERRORS:
         raise UnreadableError("Could not process image") from None
 
 
