@@ -135,7 +135,7 @@ def _result(
 ) -> dict[str, Any]:
     params = orjson.loads(raw)
     try:
-        if len(raw) > MAX_BYTES_PER_REQUEST:
+        if len(raw.removesuffix(b"\n")) > MAX_BYTES_PER_REQUEST:
             raise too_large()
         if (problem := check_message(params, version)) is not None:
             raise problem
