@@ -2,6 +2,7 @@
 #
 #   make demo    the whole flow on documents of this machine, against the simulator
 #   make test    the tests
+#   make example the example project of docs/examples, in an environment of its own
 #   make crash-test   nights killed at every point and at random; long, see docs/crash-safety.md
 #   make rehearsal N=1200000 TOKENS=3000   a whole archive against the simulator
 #   make bench   speed and memory against the plain SDK way; see docs/scale.md
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # An editable install compiles nothing; where Python may write no bytecode, each process would do it anew.
 COMPILE := $(BIN)/python -m compileall -q batch_pipeline
 
-.PHONY: demo test crash-test bench bench-realtime rehearsal check dev format clean
+.PHONY: demo test example crash-test bench bench-realtime rehearsal check dev format clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -47,6 +48,9 @@ check: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+example:
+	PYTHON=$(PYTHON) scripts/example_project.sh
 
 dev: $(INSTALLED)
 	$(BIN)/python scripts/dev.py

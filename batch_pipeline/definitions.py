@@ -19,6 +19,9 @@ def defs() -> dg.Definitions:
     """
     settings = Settings.from_environment(relative_home=False)
     jobs = load_files(settings.jobs_dir).values()
+    # "Materialize all" runs one asset after another: a process for each would take longer to start
+    # than most of them run.
+    executor = dg.Definitions(executor=dg.in_process_executor)
     return dg.Definitions.merge(
-        *(post_processing.apply(build_batch_job(job.spec), job) for job in jobs)
+        executor, *(post_processing.apply(build_batch_job(job.spec), job) for job in jobs)
     )

@@ -54,10 +54,22 @@ _LONG = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{20,}", re.DOTALL)
 _BEGINS = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[abfnrtv])|(?<=\\x[0-9a-f]{2})|(?<=%[0-9A-Fa-f]{2}))"
 _ENDS = "(?![A-Za-z0-9_-])"
 
+# What Markdown reads as markup, and what it makes a link of without any.
+_MARKUP = re.compile(r"([\\`*_\[\]<>|~#&!])")
+_ADDRESS = re.compile(r"(?i)://|www\.|@")
+
 
 def one_line(text: str) -> str:
     """The text in one line, without secrets, and with what a terminal would obey shown escaped."""
     return _ANY_UNSAFE.sub(_escaped, redacted(text))
+
+
+def markdown(text: str) -> str:
+    """Text of a document or of the API as plain words of a Markdown table's cell: in one line,
+    without markup, links or HTML."""
+    plain = _MARKUP.sub(r"\\\1", one_line(" ".join(text.split())))
+    # An address would become a link by itself; a zero-width space breaks it and is not seen.
+    return _ADDRESS.sub(lambda found: "\u200b".join(found[0]), plain)
 
 
 def lines(text: str) -> str:

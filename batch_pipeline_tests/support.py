@@ -101,6 +101,12 @@ def dead_letters(
     return _rows(pipeline, paths.dead_letter(spec.name, partition))
 
 
+def typed_rows(
+    pipeline: Pipeline, spec: JobSpec, partition: str = PARTITION
+) -> list[dict[str, Any]]:
+    return _rows(pipeline, paths.typed(spec.name, partition))
+
+
 def _rows(pipeline: Pipeline, folder: str) -> list[dict[str, Any]]:
     files = pipeline.files.list(folder, ".parquet")
     if not files:

@@ -15,7 +15,7 @@ from typing import Any
 import anthropic
 import httpx2
 
-from batch_pipeline.api import credentials
+from batch_pipeline.api import credentials, tls
 from batch_pipeline.api.client import SIMULATOR_HEADER
 from batch_pipeline.api.failures import failures, json_of
 from batch_pipeline.api.protocol import ApiFailure
@@ -65,7 +65,9 @@ class AdminApi:
         self._client = anthropic.Anthropic(
             base_url=credentials.base_url(),
             api_key=key,
-            http_client=anthropic.DefaultHttpxClient(event_hooks=hooks, follow_redirects=False),
+            http_client=anthropic.DefaultHttpxClient(
+                event_hooks=hooks, verify=tls.context(), follow_redirects=False
+            ),
         )
         credentials.say_if_unencrypted(self._client.base_url)
 

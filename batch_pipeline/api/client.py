@@ -19,7 +19,7 @@ import httpx2
 import orjson
 from anthropic.types import MessageCountTokensParams
 
-from batch_pipeline.api import credentials
+from batch_pipeline.api import credentials, tls
 from batch_pipeline.api.batches import batch_of, created_of, page_of
 from batch_pipeline.api.failures import (
     JSON_BODY,
@@ -81,11 +81,9 @@ class AnthropicApi:
         self._models: Mapping[str, ModelInfo] | None = None
         self.workspace: str | None = None
         hooks = {"response": [lambda response: self._note_headers(response.headers)]}
-        # One context for both clients: reading the certificates takes longer than a call.
-        tls = httpx2.create_ssl_context()
         # No client follows a redirect: key and documents would go to another address.
         http_client = anthropic.DefaultHttpxClient(
-            event_hooks=hooks, verify=tls, follow_redirects=False
+            event_hooks=hooks, verify=tls.context(), follow_redirects=False
         )
         try:
             self._client = anthropic.Anthropic(
@@ -108,7 +106,7 @@ class AnthropicApi:
             timeout=anthropic.DEFAULT_TIMEOUT,
             http_client=anthropic.DefaultHttpxClient(
                 event_hooks=hooks,
-                verify=tls,
+                verify=tls.context(),
                 follow_redirects=False,
                 limits=httpx2.Limits(max_keepalive_connections=0),
             ),

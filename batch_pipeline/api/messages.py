@@ -20,6 +20,7 @@ import aiohttp
 import anthropic
 import httpx2
 
+from batch_pipeline.api import tls
 from batch_pipeline.api.failures import (
     JSON_BODY,
     betas_header,
@@ -200,7 +201,7 @@ async def open_messages(
     """
     heads = SdkHeads(arguments)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ssl=httpx2.create_ssl_context()),
+        connector=aiohttp.TCPConnector(limit=connections, ssl=tls.context()),
         cookie_jar=aiohttp.DummyCookieJar(),
         # For the proxies alone: it looks into ~/.netrc for each call, in another thread.
         trust_env=bool(getproxies()),

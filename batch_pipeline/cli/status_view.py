@@ -167,6 +167,10 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
         f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
         for given in state.approvals
     ]
+    notes += [
+        f"{done.kind} by {done.done_by}: {done.outcome}{f' ({done.reason})' if done.reason else ''}"
+        for done in state.actions
+    ]
     notes += [f"{_name(s)}: {s.error}" for s in state.submissions if s.error]
     return notes
 
@@ -206,6 +210,7 @@ def _document(
         "paused_reason": state.account.paused_reason,
     }
     if details:
+        document["actions"] = [done.as_json() for done in state.actions]
         document["submissions"] = [_submission_document(s) for s in state.submissions]
     return document
 

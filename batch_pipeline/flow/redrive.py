@@ -47,6 +47,11 @@ class Redriven:
     sent: Mapping[str, int]
     missing: Sequence[str]
 
+    def describe(self) -> str:
+        counts = ", ".join(f"{count:,} {status}" for status, count in self.sent.items())
+        stay = f"; {len(self.missing):,} are no longer in the input, and stay"
+        return f"sent again: {counts or 'none'}{stay if self.missing else ''}"
+
 
 def redrive(
     pipeline: Pipeline, spec: JobSpec, partition: str, reasons: Collection[str] = ()

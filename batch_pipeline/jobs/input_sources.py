@@ -24,6 +24,14 @@ _BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 _NOT_CODE = re.compile(
     r"--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`", re.DOTALL
 )
+_NOT_NAMES = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
+_NAME = r'(?:[A-Za-z_][\w$]*|"[^"]+")'
+_FROM = re.compile(
+    rf'\bfrom\b(?:\s+({_NAME}(?:\.{_NAME}){{0,2}})(?![\w$."])(?!\s*[,(]))?', re.IGNORECASE
+)
+_MORE_TABLES = re.compile(
+    r"\b(?:join|union|with)\b|\bfrom\s+[\w.\"$]+(?:\s+(?:as\s+)?\w+)?\s*,", re.IGNORECASE
+)
 _READS = ("select", "with", "values", "table", "from")
 # A statement that writes, wherever it stands: PostgreSQL has them in WITH too. `insert(` and
 # `truncate(` are functions.
@@ -82,6 +90,14 @@ class SqlSourceSpec(DeclaredModel):
     def binds(self) -> frozenset[str]:
         """The names that are bound in the query."""
         return frozenset(_BIND.findall(self.query))
+
+    @property
+    def table(self) -> str | None:
+        """The table that the query reads, as it names it; None where it reads more than one, or
+        none that is told by a look at it."""
+        code = _NOT_NAMES.sub(" ", self.query)
+        found = _FROM.findall(code)
+        return found[0] or None if len(found) == 1 and not _MORE_TABLES.search(code) else None
 
 
 class DeltaSourceSpec(DeclaredModel):

@@ -245,6 +245,14 @@ class JobKeys(DeclaredModel):
         description="The limits at which a person is told of a night.",
         examples=[{"error_rate": 0.1, "dead_letter_rate": 0.02, "on_complete": True}],
     )
+    show_answers: bool = Field(
+        default=True,
+        description=(
+            "A few answers, good and bad, in the metadata of `pilot_sample` and "
+            "`collected_results`; false where documents are confidential."
+        ),
+        examples=[False],
+    )
     owners: Owners = Field(
         default=(),
         description="Who owns the job's assets in Dagster: email addresses, and teams.",

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import chains, component_file
+from batch_pipeline.jobs import chains, component_file, demo_start
 from batch_pipeline.jobs.component_file import BesideAttributes
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
@@ -157,6 +157,8 @@ def load_file(file: Path) -> JobFile:
             problems.append(str(error))
         else:
             if not problems:
+                if demo_start.is_of_demo(file):
+                    spec = demo_start.applied(spec)
                 beside = component_file.beside_attributes(document.value)
                 return JobFile(file, spec, beside, document.line_of)
     raise DeclarationError("\n".join(problems))

@@ -6,7 +6,9 @@ import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import asset_options
+from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.collect_assets import build_collect_assets
+from batch_pipeline.orchestration.control import build_control
 from batch_pipeline.orchestration.io_manager import DEFAULT_IO_MANAGER, IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition
 from batch_pipeline.orchestration.names import Kind
@@ -16,7 +18,7 @@ from batch_pipeline.orchestration.submit_assets import build_submit_assets
 
 
 def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> dg.Definitions:
-    """All that Dagster needs for one job: assets, two jobs, schedule, sensor, resource,
+    """All that Dagster needs for one job: assets, three jobs, schedule, sensor, resource,
     and the IO manager that gives results to assets downstream.
 
     Definitions of several jobs merge with `dagster.Definitions.merge`. `resource` is replaced by
@@ -28,7 +30,8 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     automation = asset_options.automation_sensor(spec)
     return dg.Definitions(
         assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],
-        jobs=list(jobs.values()),
+        asset_checks=[*missing_nights.build_check(spec), stopped_nights.build_check(spec)],
+        jobs=[*jobs.values(), build_control(spec)],
         schedules=[] if schedule is None else [schedule],
         sensors=[
             build_sensor(spec, jobs[Kind.SUBMIT], jobs[Kind.COLLECT]),

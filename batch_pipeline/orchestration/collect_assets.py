@@ -6,55 +6,32 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from batch_pipeline import safe_text
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.results import dead_letters
-from batch_pipeline.flow.schemas import RESULTS_SCHEMA
+from batch_pipeline.flow.results import dead_letters, examples
+from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import asset_options, asset_steps, metadata, step_partitions
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
     DEAD_LETTER,
+    FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-
-COLUMN_SCHEMA = "dagster/column_schema"
-_MEANING = {
-    "id": "the user's own id",
-    "status": "succeeded, or why not",
-    "content": "the answer's text",
-    "parsed": "the answer as JSON text, where a schema is declared",
-    "stop_reason": "why the model stopped",
-    "error_type": "kind of error, where there is no good answer",
-    "error_message": "what went wrong, in words",
-    "model": "the model that answered",
-    "input_tokens": "billed for this item in this night, cached ones apart",
-    "output_tokens": "billed for this item in this night",
-    "cache_write_5m_tokens": "billed for this item in this night",
-    "cache_write_1h_tokens": "billed for this item in this night",
-    "cache_read_tokens": "billed for this item in this night",
-    "cost_usd": "billed for this item in this night",
-    "attempt": "which attempt this answer is",
-    "mode": "batch, realtime or reused",
-    "batch_id": "the API's batch",
-    "custom_id": "the id on the wire",
-    "fingerprint": "identifies the request by its content",
-    "simulated": "whether a simulator answered",
-    "collected_at": "when the answer was fetched",
-    "answered_by": "the partition or the document whose answer is reused",
-    "route": "the rule of the job that the row was asked by",
-}
+from batch_pipeline.orchestration.shown import answers_shown, columns, four_answers
 
 
 def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
@@ -63,6 +40,7 @@ def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefi
     @dg.multi_asset(
         name=f"{spec.name}__{Kind.COLLECT}",
         specs=_specs(spec),
+        check_specs=night_checks.specs(spec),
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
         pool=spec.pool,
@@ -83,23 +61,45 @@ def _collect_night(
     night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS, partition)
     state = _collect(context, pipeline, spec, night)
     if not state.complete:
-        asset_steps.log_of(context).info(
-            "%s: nothing is materialized yet: %s. The sensor %s_batches collects the rest when it "
-            "has ended.",
-            partition,
-            metadata.headline(state),
-            spec.name,
-        )
+        _say_what_follows(context, spec, state)
         return
     written = cost_report.write_report(pipeline, spec, night)
     groups = dead_letters.summarize(pipeline, spec.name, partition)
+    rows = examples.count_rows(pipeline, spec.name, partition)
+    checked = list(night_checks.of_night(spec, state, rows, groups, written))
     found = {
-        COLLECTED_RESULTS: metadata.of_results(pipeline, state),
+        COLLECTED_RESULTS: answers_shown.below_headline(
+            metadata.of_results(pipeline, state), answers_shown.of_night(pipeline, spec, partition)
+        ),
         DEAD_LETTER: metadata.of_dead_letters(pipeline, state, groups),
-        COST_REPORT: metadata.of_report(pipeline, state, written),
+        COST_REPORT: {
+            **four_answers.of_night(spec, state, checked, written),
+            **metadata.of_report(pipeline, state, written),
+        },
     }
     for name, values in found.items():
         yield dg.MaterializeResult(asset_key=asset_key(spec.name, name), metadata=values)
+    for each in checked:
+        yield each.result(spec.name, partition)
+
+
+def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: Progress) -> None:
+    """Tell a run of all assets what happens by itself, in its log and as an event of results."""
+    night, where = state.night.partition, metadata.headline(state)
+    follows = metadata.what_follows(spec.name, state)
+    asset_steps.log_of(context).info(
+        "%s: nothing is materialized yet: %s. %s", night, where, follows
+    )
+    key = asset_key(spec.name, COLLECTED_RESULTS)
+    if FOLLOW_UP_TAG not in context.run.tags and key in context.selected_asset_keys:
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=key,
+                partition=night,
+                description=safe_text.one_line(f"not yet: {where}. {follows}"),
+                metadata={"what_follows": follows},
+            )
+        )
 
 
 def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
@@ -110,7 +110,7 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             results,
             deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
             description="Exactly one row for each document, answered or not.",
-            metadata=_results_columns(),
+            metadata=columns.of_schema(RESULTS_SCHEMA),
             skippable=True,
             freshness_policy=asset_options.freshness(spec),
             **asset_options.common(spec, "python", "parquet"),
@@ -119,28 +119,20 @@ def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
             letters,
             deps=[results],
             description="Documents set aside, each with the reason and its whole input row.",
+            metadata=columns.of_schema(DEAD_LETTER_SCHEMA),
             skippable=True,
             **asset_options.common(spec, "python", "parquet"),
         ),
         dg.AssetSpec(
             asset_key(spec.name, COST_REPORT),
             deps=[results, letters],
-            description="What the night cost, and what real time would have cost.",
+            description=four_answers.DESCRIPTION,
             skippable=True,
             **asset_options.common(spec, "python"),
         ),
     ]
     # What lies in the home is loaded by it, since nothing is materialized as a value.
     return [spec.with_io_manager_key(IO_MANAGER_KEY) for spec in specs]
-
-
-def _results_columns() -> metadata.Metadata:
-    """The columns of the results, as metadata of the definition: they are the same every night."""
-    columns = [
-        dg.TableColumn(field.name, type=str(field.type), description=_MEANING[field.name])
-        for field in RESULTS_SCHEMA
-    ]
-    return {COLUMN_SCHEMA: dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))}
 
 
 def _collect(

@@ -12,11 +12,14 @@ from batch_pipeline.jobs import partitions
 from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.time_windows import Every
+from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
+    INPUT_DATASET,
     JOB_TAG,
     KIND_TAG,
     PRIORITY_TAG,
+    SUBMITTED_BATCHES,
     Kind,
     asset_key,
     dagster_job,
@@ -74,9 +77,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
     return {
         kind: dg.define_asset_job(
             name=dagster_job(spec.name, kind),
-            selection=dg.AssetSelection.assets(
-                *(asset_key(spec.name, name) for name in ASSETS[kind])
-            ),
+            selection=_selection(spec, kind),
             description=_ABOUT[kind],
             tags={
                 **spec.run_tags,
@@ -89,6 +90,18 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
         )
         for kind in Kind
     }
+
+
+def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
+    """A kind's assets with the checks that they make, without what the sensor checks."""
+    assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
+    if kind is Kind.COLLECT:
+        return assets
+    checks = [(SUBMITTED_BATCHES, stopped_nights.CHECK)]
+    if spec.schedule is not None:
+        checks.append((INPUT_DATASET, missing_nights.CHECK))
+    keys = [dg.AssetCheckKey(asset_key(spec.name, asset), check) for asset, check in checks]
+    return assets - dg.AssetSelection.checks(*keys)
 
 
 def build_schedule(spec: JobSpec) -> dg.ScheduleDefinition | None:

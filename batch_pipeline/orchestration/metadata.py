@@ -5,7 +5,6 @@ Numbers that Dagster plots are rounded, since it prints them as they come.
 
 from __future__ import annotations
 
-import base64
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -25,6 +24,9 @@ from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
+from batch_pipeline.orchestration.shown import images
+from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.reporting import report_markdown
 from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import usd
@@ -36,7 +38,6 @@ ROW_COUNT = "dagster/partition_row_count"
 URI = "dagster/uri"
 GREEN, RED, GREY = "#1f9d55", "#d64545", "#c4c4cc"
 MOST_GROUPS = 8
-CHART_WIDTH, CHART_HEIGHT, CHART_GAP, MOST_BARS = 240, 40, 2, 30
 
 
 def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
@@ -90,15 +91,22 @@ def of_input(spec: JobSpec, taken: InputTaken, notices: Sequence[str] = ()) -> M
         **({"filtered": filtered} if filtered else {}),
         "duplicates": snapshot.duplicates,
         "request_megabytes": round(snapshot.request_bytes / 1e6, 3),
-        "path": dg.MetadataValue.path(
-            safe_text.one_line(
-                path_patterns.fill(spec.input.origin, spec.partitions, taken.night.partition)
-            )
-        ),
+        **_origin(spec, taken),
         **_estimate(taken.night.estimate),
         **_avoided(taken.night.estimate),
         **({"warnings": "; ".join(notices)} if notices else {}),
     }
+
+
+def _origin(spec: JobSpec, taken: InputTaken) -> dict[str, dg.MetadataValue | str]:
+    """Where the rows are from: a path, or a source and which version of it was read."""
+    source = taken.snapshot.source
+    if source is None:
+        partition = taken.night.partition
+        path = path_patterns.fill(spec.input.origin, spec.partitions, partition)
+        return {"path": dg.MetadataValue.path(safe_text.one_line(path))}
+    version = {} if source["version"] is None else {"source_version": source["version"]}
+    return {"source": source["origin"], **version}
 
 
 def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | float]:
@@ -259,6 +267,7 @@ def of_submission(state: Progress, why: NightState | None, alert_limits: AlertsS
     return {
         "summary": "; ".join([simulated + headline(state), *eta.describe(state)]),
         "waiting": waiting,
+        "what_follows": what_follows(state.night.job, state),
         "warnings": "; ".join(warning.message for warning in warnings.of(state, alert_limits))
         or "none",
         **_deadline(state),
@@ -282,6 +291,22 @@ def _caching(state: Progress) -> dict[str, str | float]:
         "cache_written_tokens": used.written_tokens,
         "cache_saved_usd": _usd(used.saved_usd),
     }
+
+
+def what_follows(job: str, state: Progress) -> str:
+    """What happens by itself once a run has done what could be done at once."""
+    if state.complete:
+        return "Nothing: the night is complete."
+    if state.snapshot is None:
+        return "Nothing: its input has not been taken; materialize input_dataset first."
+    held = state.night.held_at is not None
+    if held and not state.at_work:
+        return f"Nothing, it is held: resume it with {job}_control."
+    return (
+        f"Nothing is to be launched: the sensor {job}_batches sends what waits, collects batches "
+        f"as they end, and materializes {COLLECTED_RESULTS}, {DEAD_LETTER} and {COST_REPORT} when "
+        "the night is complete. It has to be on."
+    )
 
 
 def headline(state: Progress) -> str:
@@ -310,7 +335,7 @@ def _numbers(state: Progress) -> dict[str, dg.MetadataValue | str | int | float 
 @_safely
 def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
     where = pipeline.files.uri(paths.results(state.night.job, state.night.partition))
-    bar = proportions(
+    bar = images.proportions(
         [(state.succeeded, GREEN), (state.dead_letter, RED), (state.filtered, GREY)],
         title="succeeded, dead letters, filtered",
     )
@@ -363,9 +388,11 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
         "cost_usd": _usd(report.costs.billed_usd),
         "savings_usd": _usd(report.costs.savings_usd),
         "cost_per_document_usd": _usd(report.cost_per_document_usd),
+        **{name: getattr(report.tokens, name) for name in TOKENS},
         "path": dg.MetadataValue.path(
             pipeline.files.uri(paths.report(night.job, night.partition, ".html"))
         ),
+        URI: pipeline.files.uri(paths.report(night.job, night.partition, ".json")),
         "simulated": report.simulated,
     }
     if report.caching is not None:
@@ -373,9 +400,9 @@ def of_report(pipeline: Pipeline, state: Progress, report: Report) -> Metadata:
     if report.estimated_usd is not None:
         found["estimated_cost_usd"] = _usd(report.estimated_usd)
     if len(cost_by_night) > 1:
-        image = bars(cost_by_night, title="cost by night")
+        image = images.bars(cost_by_night, title="cost by night")
         found[f"cost_of_the_last_{len(cost_by_night)}_nights"] = dg.MetadataValue.md(image)
-        image = bars(cost_of_each, title="cost per document by night")
+        image = images.bars(cost_of_each, title="cost per document by night")
         found["cost_per_document_by_night"] = dg.MetadataValue.md(image)
     if report.avoided:
         found["avoided_usd"] = _usd(report.avoided_usd)
@@ -409,39 +436,3 @@ def _dead_letter_percent(state: Progress) -> float:
 
 def _percent(share: float) -> float:
     return round(100 * share, 2)
-
-
-# Charts: SVG as a data URI in Markdown. Dagster shows Markdown of under 1,000 characters at once,
-# longer texts behind a link: hence one path and no text inside.
-
-
-def bars(values: Sequence[float], *, colour: str = "#4f43dd", title: str = "chart") -> str:
-    """A Markdown image with a bar for each of the last values, scaled to the largest."""
-    shown = list(values)[-MOST_BARS:]
-    largest = max(shown, default=0.0)
-    step = CHART_WIDTH // max(len(shown), 8)
-    path = []
-    for index, value in enumerate(shown):
-        height = max(1, round(CHART_HEIGHT * value / largest)) if largest > 0 else 1
-        path.append(f"M{index * step} {CHART_HEIGHT}v-{height}h{step - CHART_GAP}v{height}z")
-    return _image(f'<path fill="{colour}" d="{"".join(path)}"/>', CHART_WIDTH, CHART_HEIGHT, title)
-
-
-def proportions(parts: Sequence[tuple[int, str]], *, title: str = "chart") -> str:
-    """A Markdown image of one bar, cut into coloured parts by their size."""
-    total = sum(size for size, _ in parts) or 1
-    drawn = []
-    left = 0.0
-    for size, colour in parts:
-        if size:
-            width = CHART_WIDTH * size / total
-            drawn.append(f'<path fill="{colour}" d="M{left:.1f} 0h{width:.1f}v12h-{width:.1f}z"/>')
-            left += width
-    return _image("".join(drawn), CHART_WIDTH, 12, title)
-
-
-def _image(content: str, width: int, height: int, title: str) -> str:
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{content}</svg>'
-    )
-    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"

@@ -65,6 +65,10 @@ def schedule_name(job: str) -> str:
     return f"{job}_nightly"
 
 
+def control_job(job: str) -> str:
+    return f"{job}_control"
+
+
 def automation_sensor_name(job: str) -> str:
     return f"{job}_automation"
 

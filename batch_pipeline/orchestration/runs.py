@@ -81,8 +81,11 @@ def unshown(instance: dg.DagsterInstance, job: str) -> set[str]:
     return submitted - instance.get_materialized_partitions(asset_key(job, COLLECTED_RESULTS))
 
 
-def was_terminated(instance: dg.DagsterInstance, spec: JobSpec, partition: str) -> bool:
-    """Whether a person terminated the last run that submitted a partition."""
+def was_terminated(
+    instance: dg.DagsterInstance, spec: JobSpec, partition: str, let_go_at: float = 0.0
+) -> bool:
+    """Whether a person terminated the last run that submitted a partition, and has not let the
+    night go on since."""
     # Dagster reports a run as canceled only where a person asked for that.
     submit = {JOB_TAG: spec.name, KIND_TAG: Kind.SUBMIT.value}
     looked_at: list[tuple[dg.RunsFilter, int]] = []
@@ -96,4 +99,5 @@ def was_terminated(instance: dg.DagsterInstance, spec: JobSpec, partition: str) 
         for filters, most in looked_at
         for record in instance.get_run_records(filters, limit=most)
         if (partition, Kind.SUBMIT) in kinds_of([record.dagster_run], spec)
+        and record.create_timestamp.timestamp() > let_go_at
     )

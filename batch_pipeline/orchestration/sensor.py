@@ -21,13 +21,14 @@ from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
 from batch_pipeline.flow import outage, steps
+from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import listed_batches
+from batch_pipeline.ledger import actions, listed_batches
 from batch_pipeline.orchestration import (
     asset_steps,
     chains,
@@ -38,6 +39,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
+from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,
@@ -81,10 +83,15 @@ class Polled:
 
 @dataclass(frozen=True)
 class Seen:
-    """The nights that a tick had the time to read, oldest first, and their progress."""
+    """The nights that a tick had the time to read, oldest first, and their progress; `left` others
+    it had not."""
 
     nights: tuple[UnfinishedNight, ...]
     states: dict[str, Progress]
+    left: int = 0
+
+
+NOTHING_SEEN = Seen((), {})
 
 
 def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
@@ -110,7 +117,33 @@ def tick(
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
     with asset_steps.without_secrets(), open_pipeline() as pipeline:
-        return _tick(context, pipeline, open_pipeline, spec)
+        result, seen = _tick(context, pipeline, open_pipeline, spec)
+        return _with_checks(context, pipeline, spec, result, seen)
+
+
+def _with_checks(
+    context: dg.SensorEvaluationContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    result: dg.SensorResult,
+    seen: Seen | None,
+) -> dg.SensorResult:
+    """A tick's result with the checks of all nights together; `seen` None: it could not look."""
+    before, after = read_cursor(context.cursor), read_cursor(result.cursor)
+    if seen is NOTHING_SEEN and all_nights.STOPPED not in before:
+        # A fresh installation has nothing to report.
+        seen = None
+    stopped = (
+        None if seen is None else stopped_nights.of_states(spec, seen.states.values(), seen.left)
+    )
+    found = all_nights.look(context.instance, pipeline, spec, stopped, before)
+    reason = None if result.skip_reason is None else result.skip_reason.skip_message
+    return dg.SensorResult(
+        run_requests=result.run_requests,
+        skip_reason=None if reason is None else "\n".join(filter(None, (reason, found.line))),
+        asset_events=[*result.asset_events, *found.events],
+        cursor=json.dumps({**after, **found.kept}) if found.kept else result.cursor,
+    )
 
 
 def _tick(
@@ -118,7 +151,7 @@ def _tick(
     pipeline: Pipeline,
     open_pipeline: OpenPipeline,
     spec: JobSpec,
-) -> dg.SensorResult:
+) -> tuple[dg.SensorResult, Seen | None]:
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
@@ -126,16 +159,16 @@ def _tick(
         request
         for request in lost_runs.repeat_requests(instance, spec)[:MOST_REQUESTS]
         if follow_ups.problem_with(spec, str(request.partition_key)) is None
-        and not runs.was_terminated(instance, spec, str(request.partition_key))
+        and not _was_terminated(instance, pipeline, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
-        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor)
+        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
     polled = _poll(open_pipeline, spec.name)
     if polled.account is None:
         trouble = None if again else polled.trouble
-        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor)
+        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
     seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
     unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
@@ -151,12 +184,13 @@ def _tick(
     lines = [] if polled.trouble is None else [polled.trouble]
     lines += _lines(seen.nights, plan, rests)
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
-    return dg.SensorResult(
+    result = dg.SensorResult(
         run_requests=requests,
         asset_events=events,
         cursor=write_cursor(observed),
         skip_reason=None if requests else reason,
     )
+    return result, seen
 
 
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
@@ -212,24 +246,47 @@ def _look(
     deadline: float,
 ) -> Seen:
     """Read the nights, oldest first, as far as the time allows."""
-    asked = functools.partial(runs.submission_asked, instance, spec.name)
+    asked = functools.partial(_asked, instance, pipeline, spec)
     found: list[UnfinishedNight] = []
     courses: list[Course] = []
     settings = pipeline.settings
     with pipeline.ledger.read() as connection:
-        for night in unfinished_nights.unfinished_nights(connection, spec.name, account, unshown):
+        every = unfinished_nights.unfinished_nights(connection, spec.name, account, unshown)
+        for night in every:
             if time.monotonic() > deadline:
                 break
             seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
             if run_requests.might_submit(seen):
-                terminated = runs.was_terminated(instance, spec, night.partition)
+                terminated = _was_terminated(instance, pipeline, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))
             found.append(seen)
             courses.append(course)
     for course in courses:
         takeover.note(pipeline, course)
     states = {course.state.night.partition: course.state for course in courses}
-    return Seen(tuple(found), states)
+    return Seen(tuple(found), states, len(every) - len(found))
+
+
+def _asked(
+    instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec, partition: str, since: float
+) -> bool:
+    """Whether submission was asked for since a time: by a run, or by a person who lets it go on."""
+    return runs.submission_asked(instance, spec.name, partition, since) or (
+        _let_go_at(pipeline, spec, partition) >= since
+    )
+
+
+def _was_terminated(
+    instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> bool:
+    let_go_at = _let_go_at(pipeline, spec, partition)
+    return runs.was_terminated(instance, spec, partition, let_go_at)
+
+
+def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
+    """When a person last let a night go on by `<job>_control`; 0.0: never."""
+    with pipeline.ledger.read() as connection:
+        return actions.latest(connection, spec.name, partition, GOES_ON)
 
 
 def _observations(

@@ -17,6 +17,7 @@ import dagster as dg
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import asset_steps
+from batch_pipeline.orchestration.checks import evaluations
 from batch_pipeline.orchestration.names import DATA_VERSION_TAG, OUTAGE_TAG
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import lines
@@ -124,15 +125,7 @@ def _check_key(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
 
 def _as_event(result: Result, partition: str) -> dg.AssetMaterialization | dg.AssetCheckEvaluation:
     if isinstance(result, dg.AssetCheckResult):
-        return dg.AssetCheckEvaluation(
-            asset_key=_check_key(result).asset_key,
-            check_name=_check_key(result).name,
-            passed=result.passed,
-            severity=result.severity,
-            description=result.description,
-            metadata=result.metadata,
-            partition=partition,
-        )
+        return evaluations.of_result(_check_key(result), result, partition)
     assert result.asset_key is not None, "each result names its asset"
     version = result.data_version
     return dg.AssetMaterialization(

@@ -31,6 +31,7 @@ from batch_pipeline.orchestration import (
     step_partitions,
     upstream_asset,
 )
+from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
@@ -40,6 +41,7 @@ from batch_pipeline.orchestration.names import (
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.orchestration.shown import answers_shown, input_shown
 from batch_pipeline.wording import usd
 
 # Observations are kept for ever: one a minute, and only where something has changed.
@@ -158,12 +160,17 @@ def _take_input(
         return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)
+    table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
+    keys = upstream_asset.upstream_keys(spec)
+    upstream = input_shown.upstream(context.instance, keys, partition)
     asset_steps.log_of(context).info("%s: %s", partition, taken.note)
     for notice in notices:
         asset_steps.log_of(context).warning("%s: %s", spec.name, notice)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, INPUT_DATASET),
-        metadata=metadata.of_input(spec, taken, notices),
+        metadata={**metadata.of_input(spec, taken, notices), **upstream, **table},
+        # Whether the night's documents changed, for what Dagster calls stale downstream.
+        data_version=dg.DataVersion(taken.snapshot.content_hash),
     )
 
 
@@ -190,14 +197,21 @@ def _try_pilot(
         check_name=PILOT_GATE,
         passed=verdict["open"],
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata=metadata.of_gate(partition, verdict, given),
+        metadata={
+            **metadata.of_gate(partition, verdict, given),
+            **night_checks.pilot_limits(spec),
+        },
     )
     if not approvals.lets_go(verdict, given):
         # After the check's result, which is stored all the same: the asset must not look done.
         _fail_if_gated(spec, state)
     simulated = pipeline.account.simulated
     yield dg.MaterializeResult(
-        asset_key=key, metadata=metadata.of_pilot(verdict, given, simulated=simulated)
+        asset_key=key,
+        metadata=answers_shown.below_headline(
+            metadata.of_pilot(verdict, given, simulated=simulated),
+            answers_shown.of_night(pipeline, spec, partition),
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -78,17 +79,22 @@ class Bar:
 
 def render(report: Report) -> str:
     """The page as text."""
-    return _template().render(
-        report=report,
-        costs=report.costs,
-        token_rows=_token_rows(report),
-        charts=_charts(report),
-        reasons=_reasons(report),
-        billed_bars=_billed_bars(report),
-        counterfactual_width=_counterfactual_width(report),
-        outcome_bars=_outcome_bars(report),
-        unspent_bars=_unspent_bars(report),
-    )
+    return _template().render(**context(report))
+
+
+def context(report: Report) -> dict[str, Any]:
+    """What the page shows, for the page and for the Markdown document that says the same."""
+    return {
+        "report": report,
+        "costs": report.costs,
+        "token_rows": _token_rows(report),
+        "charts": _charts(report),
+        "reasons": _reasons(report),
+        "billed_bars": _billed_bars(report),
+        "counterfactual_width": _counterfactual_width(report),
+        "outcome_bars": _outcome_bars(report),
+        "unspent_bars": _unspent_bars(report),
+    }
 
 
 @cache
@@ -101,20 +107,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "usd": usd,
-        "signed_usd": signed_usd,
-        "negligible": lambda amount, whole: abs(amount) <= NEGLIGIBLE * whole,
-        "count": lambda number: f"{number:,}",
-        "percent": percent,
-        "duration": duration,
-        "status_label": status_label,
-        "wasted_label": lambda reason: WASTED.get(reason, status_label(reason)),
-        "time": _time,
-        "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
-        "fee_label": lambda fee: f"{status_label(fee.kind)} {fee.name}".strip(),
-        "name": lambda text: clipped(text, ID_CHARACTERS),
-    }
+    environment.filters |= FILTERS
     return environment.get_template(TEMPLATE)
 
 
@@ -287,3 +280,20 @@ def _width(amount: Decimal, whole: Decimal) -> float:
 
 def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+# What the templates call, of both documents.
+FILTERS: dict[str, Any] = {
+    "usd": usd,
+    "signed_usd": signed_usd,
+    "negligible": lambda amount, whole: abs(amount) <= NEGLIGIBLE * whole,
+    "count": lambda number: f"{number:,}",
+    "percent": percent,
+    "duration": duration,
+    "status_label": status_label,
+    "wasted_label": lambda reason: WASTED.get(reason, status_label(reason)),
+    "time": _time,
+    "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
+    "fee_label": lambda fee: f"{status_label(fee.kind)} {fee.name}".strip(),
+    "name": lambda text: clipped(text, ID_CHARACTERS),
+}

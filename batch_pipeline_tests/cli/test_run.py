@@ -133,6 +133,9 @@ def test_a_cancelled_night_rests_until_it_is_resumed(
     done = program("cancel", job, "--json")
     assert (done.code, done.document["complete"]) == (0, True)
     assert "nothing to cancel" in done.err
+    [night] = program("status", job, "--json").document["nights"]
+    assert [action["kind"] for action in night["actions"]] == ["cancel", "resume"]
+    assert "@" in night["actions"][0]["done_by"]
 
 
 def test_an_interrupt_ends_a_run_and_the_next_goes_on(

@@ -28,6 +28,7 @@ from batch_pipeline_tests.support import (
     results,
     submissions_of,
     takeovers_of,
+    typed_rows,
 )
 
 Document = Mapping[str, Any]
@@ -72,8 +73,15 @@ class Figures:
 
 def check(sim: Simulator, work: Work, documents: Mapping[str, Documents]) -> Figures:
     """Assert that complete nights are whole and were paid once; returns what they consisted of."""
+    pipeline, spec = work.pipeline(), work.spec()
+    for night, of_night in documents.items():
+        typed = {
+            name: row["input_text"]
+            for name, row in by_id(typed_rows(pipeline, spec, night)).items()
+        }
+        assert typed == {str(document["id"]): document["text"] for document in of_night}
     return check_nights(
-        sim, work.pipeline(), work.spec(), documents, work.queue, thrifty=work.caching is not None
+        sim, pipeline, spec, documents, work.queue, thrifty=work.caching is not None
     )
 
 

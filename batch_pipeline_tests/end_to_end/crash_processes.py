@@ -88,6 +88,7 @@ class Work:
                 "max_error_rate": 1,
                 "max_truncated_rate": 1,
             },
+            output={"carry": ["text"]},
         )
 
     def pipeline(self) -> Pipeline:

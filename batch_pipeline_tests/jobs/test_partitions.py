@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -139,6 +140,14 @@ def test_the_same_keys_as_dagster(
     _assert_same_as_dagster(spec, begin + timedelta(seconds=seconds // whole * whole))
 
 
+@functools.cache
+def changes_of(zone: str) -> tuple[list[datetime], list[int]]:
+    """The hours of 2026, and before which of them a zone's clocks are put."""
+    hours = [at("2026-01-01T00:00") + timedelta(hours=n) for n in range(366 * 24)]
+    offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
+    return hours, [n for n in range(1, len(hours)) if offsets[n] != offsets[n - 1]]
+
+
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_same_keys_as_dagster_through_every_change_of_clocks(zone: str, every: Every) -> None:
@@ -147,9 +156,7 @@ def test_the_same_keys_as_dagster_through_every_change_of_clocks(zone: str, ever
         with pytest.raises(ValidationError, match=r"by less than an hour.*timezone: UTC"):
             PartitionsSpec(every=every, start=START, timezone=zone)
         return
-    hours = [at("2026-01-01T00:00") + timedelta(hours=n) for n in range(366 * 24)]
-    offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
-    changes = [n for n in range(1, len(hours)) if offsets[n] != offsets[n - 1]]
+    hours, changes = changes_of(zone)
     for change in changes:
         start = (hours[change] - timedelta(days=3)).date() if every == "hour" else START
         spec = PartitionsSpec(every=every, start=start, timezone=zone)
@@ -158,6 +165,7 @@ def test_the_same_keys_as_dagster_through_every_change_of_clocks(zone: str, ever
         _assert_same_windows(spec, hours[change + 40])
 
 
+@functools.cache
 def dagster_of(spec: PartitionsSpec) -> dg.TimeWindowPartitionsDefinition:
     job = JobSpec(**{**DECLARED, "partitions": spec})
     found = partitions_definition(job)

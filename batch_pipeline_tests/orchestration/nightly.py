@@ -26,6 +26,7 @@ class Nightly:
     cursor: str | None = None
     run_keys: set[str] = field(default_factory=set)
     observations: list[dg.AssetObservation] = field(default_factory=list)
+    checks: list[dg.AssetCheckEvaluation] = field(default_factory=list)
 
     def launch(
         self,
@@ -64,8 +65,11 @@ class Nightly:
         data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
         for event in data.asset_events:
-            assert isinstance(event, dg.AssetObservation)
             self.instance.report_runless_asset_event(event)
+            if isinstance(event, dg.AssetCheckEvaluation):
+                self.checks.append(event)
+                continue
+            assert isinstance(event, dg.AssetObservation)
             self.observations.append(event)
         return data
 

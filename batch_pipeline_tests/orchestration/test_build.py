@@ -44,10 +44,21 @@ SNAPSHOT = {
         "review/dead_letter": ["review/collected_results"],
         "review/cost_report": ["review/collected_results", "review/dead_letter"],
     },
-    "checks": ["review/pilot_sample:pilot_gate"],
+    "checks": [
+        "review/collected_results:error_rate",
+        "review/collected_results:every_item_one_row",
+        "review/cost_report:estimate_against_actual",
+        "review/cost_report:within_budget",
+        "review/dead_letter:dead_letter_rate",
+        "review/dead_letter:systematic_errors",
+        "review/input_dataset:every_due_night_began",
+        "review/pilot_sample:pilot_gate",
+        "review/submitted_batches:no_night_is_stopped",
+    ],
     "jobs": {
         "review_submit": ["input_dataset", "pilot_sample", "submitted_batches"],
         "review_collect": ["collected_results", "cost_report", "dead_letter"],
+        "review_control": [],
     },
     "schedules": {"review_nightly": ("review_submit", "30 1 * * *", "Europe/Zurich", "STOPPED")},
     "sensors": {"review_batches": (["review_collect", "review_submit"], 60, "RUNNING")},
@@ -64,7 +75,7 @@ def snapshot(definitions: dg.Definitions) -> dict[str, object]:
             )
             for key in graph.materializable_asset_keys
         },
-        "checks": [key.to_user_string() for key in graph.asset_check_keys],
+        "checks": sorted(key.to_user_string() for key in graph.asset_check_keys),
         "jobs": {
             job.name: sorted(key.path[-1] for key in job.asset_layer.executable_asset_keys)
             for job in repository.get_all_jobs()

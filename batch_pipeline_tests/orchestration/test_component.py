@@ -17,8 +17,6 @@ from batch_pipeline.component import BatchJobComponent
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs.declared_model import DeclaredModel
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.names import Kind, asset_key
-from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import write_rows
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_dagster_project"
@@ -29,8 +27,7 @@ def project(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.Mo
     """A copy of the example, importable; loading it needs an instance."""
     copy = tmp_path / "project"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.syspath_prepend(str(copy))
-    monkeypatch.setenv("CONTRACTS_DIR", str(tmp_path / "contracts"))
+    monkeypatch.syspath_prepend(str(copy / "src"))
     for name in [name for name in sys.modules if name.split(".")[0] == "own_project"]:
         monkeypatch.delitem(sys.modules, name)
     return copy
@@ -41,25 +38,7 @@ def load(project: Path) -> dg.Definitions:
 
 
 def declaration(project: Path) -> Path:
-    return project / "own_project" / "defs" / "contract_review" / "defs.yaml"
-
-
-def test_a_project_of_ones_own_runs_the_job(
-    project: Path, environment: Path, instance: dg.DagsterInstance
-) -> None:
-    definitions = load(project)
-    job = Nightly("contract_review", definitions, instance)
-    graph = definitions.resolve_asset_graph()
-    assert graph.get(asset_key("contract_review", "input_dataset")).parent_keys == {
-        dg.AssetKey("contracts")
-    }
-    contracts = definitions.resolve_implicit_global_asset_job_def()
-    assert contracts.execute_in_process(
-        instance=instance, asset_selection=[dg.AssetKey("contracts")]
-    ).success
-    assert job.launch("all", kind=Kind.SUBMIT).success
-    job.run_to_the_end("all")
-    assert job.metadata("collected_results", "all")["dagster/partition_row_count"] == 24
+    return project / "src" / "own_project" / "defs" / "contract_review" / "defs.yaml"
 
 
 def test_braces_reach_the_model_as_they_are_written(project: Path) -> None:
@@ -84,7 +63,7 @@ def test_a_mistake_is_told_with_file_line_and_key(project: Path) -> None:
         causes.append(error)
         error = error.__cause__ or error.__context__
     [told] = [cause for cause in causes if isinstance(cause, DeclarationError)]
-    assert f"{declared}:12: attributes.max_token: unknown key" in str(told)
+    assert f"{declared}:16: attributes.max_token: unknown key" in str(told)
 
 
 def test_the_schema_knows_every_key_of_a_declaration() -> None:
@@ -114,7 +93,7 @@ def dg_says(project: Path, tmp_path: Path, *commands: Sequence[str]) -> str:
     """What `dg` prints of commands, one after the other, in a project."""
     pytest.importorskip("dagster_dg_cli")
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}", encoding="utf-8")
-    path = os.pathsep.join([str(project), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", DG, json.dumps(commands)],
         cwd=project,
@@ -142,7 +121,7 @@ def test_dg_scaffolds_a_job_that_loads(project: Path, tmp_path: Path) -> None:
         ("check", "yaml"),
         ("list", "defs", "--json"),
     )
-    written = project / "own_project" / "defs" / "tickets" / "defs.yaml"
-    assert "path: ../../../data/tickets.jsonl" in written.read_text(encoding="utf-8")
+    written = project / "src" / "own_project" / "defs" / "tickets" / "defs.yaml"
+    assert "path: ../../../../data/tickets.jsonl" in written.read_text(encoding="utf-8")
     assert "All component YAML validated successfully" in said
     assert "tickets/collected_results" in said

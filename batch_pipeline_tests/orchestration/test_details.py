@@ -11,7 +11,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from batch_pipeline.ledger.submissions import State, Submission
-from batch_pipeline.orchestration import metadata, sensor
+from batch_pipeline.orchestration import sensor
+from batch_pipeline.orchestration.shown import images
 from batch_pipeline_tests.flow.dataset.prepared_rows import SUBMISSION
 
 INLINE_CHARACTERS = 1_000
@@ -36,11 +37,11 @@ def submission(state: State, **changes: Any) -> Submission:
 @pytest.mark.parametrize(
     ("image", "shapes"),
     [
-        (metadata.bars([float(number) for number in range(100)]), 1),
-        (metadata.bars([0.0]), 1),
-        (metadata.bars([]), 1),
-        (metadata.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")]), 2),
-        (metadata.proportions([(0, "#111111")]), 0),
+        (images.bars([float(number) for number in range(100)]), 1),
+        (images.bars([0.0]), 1),
+        (images.bars([]), 1),
+        (images.proportions([(1, "#111111"), (0, "#222222"), (3, "#333333")]), 2),
+        (images.proportions([(0, "#111111")]), 0),
     ],
 )
 def test_charts_are_small_images_that_markdown_shows_inline(image: str, shapes: int) -> None:

@@ -66,6 +66,10 @@ def test_mapped_partitions_of_an_upstream_asset_are_the_nights_rows(
     told = failure_of(result)
     assert "1 of 3 partitions were stopped" in told
     assert f"raw/contracts {nights[2]}-00:00 was never materialized" in told
+    shown = job.metadata("input_dataset", nights[0])
+    assert (shown["source"], len(shown["source_version"])) == ("asset raw/contracts", 64)
+    columns = [(each.name, each.type) for each in shown["dagster/column_schema"].columns]
+    assert columns == [("id", "string"), ("text", "string")]
     job.run_to_the_end(*nights[:2])
     for night in nights[:2]:
         rows = pd.read_parquet(environment / paths.results(spec.name, night))

@@ -52,8 +52,8 @@ class Page:
                 return message["result"]
             self._note(message)
 
-    def open(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Load a page from a file, in a window of a width."""
+    def open(self, page: Path | str, *, width: int, dark: bool = False) -> None:
+        """Load a page from a file or a URL, in a window of a width."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call(
@@ -61,13 +61,28 @@ class Page:
             width=width, height=900, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         self.requests, self.complaints, self._loaded = [], [], False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._note(json.loads(self._socket.recv(timeout=SECONDS)))
 
+    def wait_for(self, text: str) -> None:
+        """Wait until the page shows a text: pages of an application are filled by and by."""
+        self.value(
+            f"""new Promise((found, late) => {{
+              const shown = () => document.body.innerText.includes({json.dumps(text)});
+              if (shown()) return found(true);
+              new MutationObserver((_, watch) => {{
+                if (shown()) {{ watch.disconnect(); found(true); }}
+              }}).observe(document, {{childList: true, subtree: true, characterData: true}});
+              setTimeout(() => late(new Error(document.body.innerText)), {SECONDS - 10:.0f}e3);
+            }})"""
+        )
+
     def value(self, expression: str) -> Any:
         """What an expression comes to in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -10,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from batch_pipeline.pricing.tokens import TokenUsage
-from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting import report_document, report_html, report_markdown
 from batch_pipeline.reporting.distribution import Distribution
 from batch_pipeline.reporting.report import (
     Costs,
@@ -22,7 +24,7 @@ from batch_pipeline.reporting.report import (
 )
 from batch_pipeline_tests.reporting.reports import EMPTY, FILTERED, REPORT, changed
 
-RENDERERS = [report_markdown.render, report_html.render]
+RENDERERS = [report_markdown.render, report_document.render, report_html.render]
 FETCHING = {
     "script", "link", "img", "iframe", "object", "embed", "image", "use", "foreignobject",
 }  # fmt: skip
@@ -77,6 +79,40 @@ class _Page(HTMLParser):
         self.text += data
 
 
+class _Cells(HTMLParser):
+    """The texts of a page's tables, cell by cell; what lies in blocks of a cell is apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self._within = 0
+        self._now: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("td", "th"):
+            self._within += 1
+        if self._within:
+            self._end()
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._within:
+            self._end()
+        if tag in ("td", "th"):
+            self._within -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self._now.append(data)
+
+    def _end(self) -> None:
+        text = " ".join("".join(self._now).split()).strip(" ,;")
+        if text:
+            self.cells.append(text)
+        self._now.clear()
+
+
 @pytest.mark.parametrize(
     "report", [REPORT, EMPTY, HUGE, FILTERED], ids=["usual", "empty", "huge", "filtered"]
 )
@@ -94,6 +130,21 @@ def test_a_simulated_night_says_so(render: Callable[[Report], str]) -> None:
 def test_an_unfinished_night_says_so(render: Callable[[Report], str]) -> None:
     assert "Not complete" in render(changed(complete=False, completed_at=None))
     assert "Not complete" not in render(REPORT)
+
+
+@pytest.mark.parametrize(
+    "report", [REPORT, EMPTY, HUGE, FILTERED], ids=["usual", "empty", "huge", "filtered"]
+)
+def test_the_markdown_document_says_what_the_page_says(report: Report) -> None:
+    page = _Cells(report_html.render(report)).cells
+    document = re.sub(r"\\(.)", r"\1", report_document.render(report))
+    document = document.replace("\u200b", "")
+    assert [cell for cell in page if cell not in " ".join(document.split())] == []
+    # Tables are whole: each row has the columns of the one before it.
+    lines = report_document.render(report).replace("\\|", "").splitlines()
+    for above, below in itertools.pairwise(lines):
+        if above.startswith("|") and below.startswith("|"):
+            assert above.count("|") == below.count("|"), below
 
 
 def test_markdown_has_the_costs() -> None:

@@ -62,10 +62,12 @@ def redrive_dead_letters(
 ) -> int:
     """Send dead letters again after a fix of prompt or data, and run the night to its end."""
     from batch_pipeline.cli import progress_bar
+    from batch_pipeline.flow import control, steps
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow import steps
+    from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
     from batch_pipeline.flow.redrive import check_reasons, redrive
+    from batch_pipeline.ledger.actions import ActionKind
 
     check_reasons(reason or ())
     pipeline, spec, key = opening.open_night(context, job, partition)
@@ -73,6 +75,9 @@ def redrive_dead_letters(
     redriven = redrive(pipeline, spec, key, reason or ())
     say_redriven(context.obj, redriven)
     if redriven.sent:
+        control.record(
+            pipeline, spec.name, key, ActionKind.REDRIVE, user_at_host(), redriven.describe()
+        )
         with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, wait=not no_wait, watch=watch)
     else:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
 
 JOB = "license_review"
-NIGHTS = 3
 # The simulator ends batches in seconds; a minute between polls would be most of the demo.
 POLL_SECONDS = 0.3
 
@@ -45,6 +44,7 @@ def demo(
     from batch_pipeline.cli import progress_bar
     from batch_pipeline.cli.commands.demo_corpus import collect_documents
     from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.jobs.demo_start import INPUT, NIGHTS
     from batch_pipeline.jobs.loading import load_job
     from batch_pipeline.jobs.partitions import all_keys
     from batch_pipeline.reporting.report_json import to_json
@@ -58,7 +58,7 @@ def demo(
     # The package's own job, wherever the user keeps theirs.
     spec = load_job(PACKAGED_JOBS / JOB / "defs.yaml")
     keys = all_keys(spec.partitions, datetime.now(UTC))[-NIGHTS:]
-    counts = collect_documents(Path(settings.home) / "demo_input", keys)
+    counts = collect_documents(Path(settings.home) / INPUT, keys)
     for key, count in counts.items():
         output.say(f"{key}: {count:,} licence texts found on this machine")
     if input_only:

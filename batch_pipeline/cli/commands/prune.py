@@ -33,9 +33,12 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove snapshots and raw lines of old, finished nights; results and reports stay."""
+    from batch_pipeline.flow import control
     from batch_pipeline.flow import prune as pruning
+    from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.jobs.loading import find_job
     from batch_pipeline.jobs.partitions import check_boundary
+    from batch_pipeline.ledger.actions import ActionKind
 
     pipeline = opening.open_pipeline(context)
     spec = find_job(pipeline.settings.jobs_dir, job)
@@ -46,6 +49,10 @@ def prune(
     if before is not None:
         check_boundary(spec.partitions, before)
     pruned = pruning.prune(pipeline, spec, before, partition=partition, dry_run=dry_run)
+    if pruned.freed and not dry_run:
+        outcome = "; ".join(pruning.describe(pruned, dry_run=False))
+        night = partition or before or ""
+        control.record(pipeline, spec.name, night, ActionKind.PRUNE, user_at_host(), outcome)
     show_pruned(context.obj, spec.name, before, pruned, dry_run=dry_run)
 
 

@@ -22,15 +22,20 @@ def run(
 ) -> int:
     """Run a night to its end, or on from where it stood."""
     from batch_pipeline.cli import progress_bar
-    from batch_pipeline.flow import outage
+    from batch_pipeline.flow import control, outage
     from batch_pipeline.flow import run as runner
+    from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.flow.costs.cost_report import write_report
+    from batch_pipeline.ledger.actions import ActionKind
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
     if not no_wait:
         outage.wait_for_api(pipeline, spec, key)
     progress_bar.announce_account(output, pipeline)
+    if resume:
+        outcome = "goes on"
+        control.record(pipeline, spec.name, key, ActionKind.RESUME, user_at_host(), outcome)
     with progress_bar.shown() as watch:
         state = runner.run(pipeline, spec, key, wait=not no_wait, resume=resume, watch=watch)
     show_report(output, write_report(pipeline, spec, state.night))
@@ -42,10 +47,12 @@ def cancel(
 ) -> int:
     """Cancel what is in flight, keep what is done, hold the night until `run --resume`."""
     from batch_pipeline.cli import progress_bar
+    from batch_pipeline.flow import control, steps
     from batch_pipeline.flow import run as runner
-    from batch_pipeline.flow import steps
+    from batch_pipeline.flow.approval import user_at_host
     from batch_pipeline.flow.batches import cancel as cancelling
     from batch_pipeline.flow.costs.cost_report import write_report
+    from batch_pipeline.ledger.actions import ActionKind
 
     output: Output = context.obj
     pipeline, spec, key = opening.open_night(context, job, partition)
@@ -55,6 +62,8 @@ def cancel(
         output.say(f"{spec.name} {key} is complete; there is nothing to cancel.")
     else:
         count = cancelling.hold(pipeline, night)
+        outcome = f"held; batches being cancelled: {count}"
+        control.record(pipeline, spec.name, key, ActionKind.CANCEL, user_at_host(), outcome)
         output.say(f"{spec.name} {key} is held; batches being cancelled: {count}.")
         with progress_bar.shown() as watch:
             state = runner.run(pipeline, spec, key, watch=watch)

@@ -37,7 +37,7 @@ from batch_pipeline.ledger.sums import of_models
 from batch_pipeline.pricing.caching import break_even
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import Lifetime, TokenUsage
-from batch_pipeline.reporting import report_html, report_markdown
+from batch_pipeline.reporting import report_document, report_html
 from batch_pipeline.reporting.avoided import Avoided
 from batch_pipeline.reporting.difference import Difference, Expected, explain
 from batch_pipeline.reporting.distribution import Distribution
@@ -190,7 +190,7 @@ def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         if not pipeline.refreshed(night).published:
             log.info("%s %s: no report written, the results are not of this night", *target)
             return report
-        markdown, html = report_markdown.render(report), report_html.render(report)
+        markdown, html = report_document.render(report), report_html.render(report)
         pipeline.files.write(paths.report(*target, ".md"), markdown.encode())
         pipeline.files.write(paths.report(*target, ".html"), html.encode())
         with pipeline.files.staged() as staged:

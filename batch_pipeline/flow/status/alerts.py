@@ -10,7 +10,7 @@ an alert that is lost is worse than one that comes twice. Sending never holds up
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import notification, warnings
@@ -57,6 +57,22 @@ def look(pipeline: Pipeline, alert_limits: AlertsSpec, *states: Progress) -> set
         for state in states
         for cause in causes(state, alert_limits)
     ]
+    added = _record(pipeline, holding)
+    for state in states:
+        _log(state, [alert for alert in added if alert.night_id == state.night.id])
+    notification.send_due(pipeline)
+    return {alert.cause for alert in added}
+
+
+def tell(pipeline: Pipeline, holding: Sequence[NewAlert]) -> None:
+    """Record, log and send what is new of causes that do not follow from a night's progress."""
+    for alert in _record(pipeline, holding)[:MOST_LOGGED]:
+        log.warning("alert: %s", alert.message)
+    notification.send_due(pipeline)
+
+
+def _record(pipeline: Pipeline, holding: Sequence[NewAlert]) -> list[NewAlert]:
+    """Record what is not known yet; returns that."""
     added: list[NewAlert] = []
     if holding:
         with pipeline.ledger.read() as connection:
@@ -66,10 +82,7 @@ def look(pipeline: Pipeline, alert_limits: AlertsSpec, *states: Progress) -> set
             send = pipeline.settings.alert_urls is not None
             with pipeline.ledger.write() as connection:
                 added = recorded.record(connection, new, send=send)
-    for state in states:
-        _log(state, [alert for alert in added if alert.night_id == state.night.id])
-    notification.send_due(pipeline)
-    return {alert.cause for alert in added}
+    return added
 
 
 def _log(state: Progress, added: Iterable[NewAlert]) -> None:

@@ -30,7 +30,14 @@ MOST_LINES = 5
 SEPARATOR = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
 GOOD, BAD = (
     ("complete",),
-    ("gate_closed", "breaker_open", "account_paused", "night_refused", "other_workspace"),
+    (
+        "gate_closed",
+        "breaker_open",
+        "account_paused",
+        "night_refused",
+        "never_started",
+        "other_workspace",
+    ),
 )
 TITLES = {
     "account_paused": "submission is paused",
@@ -44,6 +51,7 @@ TITLES = {
     "error_rate": "error rate above its limit",
     "gate_closed": "the pilot's gate is closed",
     "near_expiry": "batches near their expiry",
+    "never_started": "a due night has not begun",
     "night_refused": "the API refused a batch",
     "other_workspace": "the key is one of another workspace",
     "over_budget": "a ceiling is passed",

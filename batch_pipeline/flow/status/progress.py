@@ -18,6 +18,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger import (
     accounts,
+    actions,
     answers_files,
     approvals,
     cache_prefixes,
@@ -30,6 +31,7 @@ from batch_pipeline.ledger import (
     sums,
 )
 from batch_pipeline.ledger.accounts import Account
+from batch_pipeline.ledger.actions import Action
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.answers_files import Stands
 from batch_pipeline.ledger.approvals import Approval
@@ -90,6 +92,8 @@ class Progress:
     stands: Mapping[Stands, int] = field(default_factory=dict)
     unjudged: int = 0
     cached: CacheSums = NOTHING_CACHED
+    # What people did to the night; in `with_all` alone.
+    actions: tuple[Action, ...] = ()
     caches: Mapping[str, CacheSums] = field(default_factory=dict)
     prefixes: tuple[CachePrefix, ...] = ()
 
@@ -310,8 +314,14 @@ def _prefixes(connection: Connection, night: Night, snapshot: Snapshot) -> tuple
 
 
 def with_all(connection: Connection, state: Progress) -> Progress:
-    """The same with every submission that the night has had, those given up included."""
-    return replace(state, submissions=tuple(submissions.of_night(connection, state.night.id)))
+    """The same with every submission that the night has had, those given up included, and with what
+    people did to it."""
+    night = state.night
+    return replace(
+        state,
+        submissions=tuple(submissions.of_night(connection, night.id)),
+        actions=tuple(actions.of_night(connection, night.job, night.partition)),
+    )
 
 
 def wants_plan(state: Progress, full_shard: int) -> bool:

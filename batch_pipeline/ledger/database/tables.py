@@ -518,6 +518,22 @@ approval = Table(
     Index("approval_by_night", "night_id"),
 )
 
+# What people did to nights, and who they said they are. `partition` of a prune is the first that
+# stays.
+action = Table(
+    "action",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job", String(200), nullable=False),
+    Column("partition", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("done_by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("done_at", Double, nullable=False),
+    Index("action_by_night", "job", "partition"),
+)
+
 # Answers that a redrive set free: those of this status in this submission settle no item any more.
 redriven = Table(
     "redriven",

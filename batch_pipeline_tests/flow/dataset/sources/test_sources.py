@@ -27,7 +27,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.steps import open_night
-from batch_pipeline.jobs.input_sources import query_problem
+from batch_pipeline.jobs.input_sources import SqlSourceSpec, query_problem
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 from batch_pipeline.simulator import Simulator
@@ -165,6 +165,24 @@ def test_a_query_that_writes_is_refused(query: str, problem: str | None) -> None
     found = query_problem(query)
     assert (found is None) == (problem is None)
     assert (problem or "") in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("query", "table"),
+    [
+        ("SELECT id FROM raw.tickets WHERE d = :partition ORDER BY a, b", "raw.tickets"),
+        ("SELECT id, 'from x' FROM \"My Table\" t -- from z", '"My Table"'),
+        ("SELECT * FROM t, u", None),
+        ("SELECT * FROM t AS x, u", None),
+        ("SELECT extract(year FROM d) FROM t", None),
+        ("SELECT a FROM t JOIN u ON 1 = 1", None),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", None),
+        ("SELECT * FROM (SELECT 1) y", None),
+        ("SELECT * FROM generate_series(1, 2)", None),
+    ],
+)
+def test_the_table_of_a_query_that_reads_one(query: str, table: str | None) -> None:
+    assert SqlSourceSpec(url_env="WAREHOUSE_URL", query=query).table == table
 
 
 def test_types_that_only_values_tell() -> None:

@@ -1,7 +1,5 @@
 """What Dagster loads: everything in `defs/`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

@@ -1,0 +1,222 @@
+"""Nights that were due and have not begun: a check of `input_dataset`, and an alert.
+
+The schedule's ticks are compared with the ledger, by the sensor: a schedule that is off, a daemon
+that was down or a run that was never launched leave nothing behind that could be red. Freshness of
+an asset does not show it, since it sees the newest materialization of any partition alone.
+"""
+
+# Annotations are not postponed here: Dagster reads those of the check's function.
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from batch_pipeline.errors import UsageError
+from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.status import alerts
+from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.alerts import NewAlert
+from batch_pipeline.orchestration import runs
+from batch_pipeline.orchestration.checks import evaluations
+from batch_pipeline.orchestration.names import (
+    INPUT_DATASET,
+    Kind,
+    asset_key,
+    schedule_name,
+)
+from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.wording import moment
+
+CHECK = "every_due_night_began"
+CODE = "never_started"
+# A night has begun when its input was taken. Retries of the input and a queue of runs take less.
+GRACE_SECONDS = 3_600.0
+# How far back is looked: what was missed before is history.
+LOOK_BACK = timedelta(days=31)
+MOST_NAMED = 10
+# How ticks are written and read again, with their offset from UTC.
+_TICK = "%Y-%m-%dT%H:%M:%S%z"
+
+
+@dataclass(frozen=True)
+class DueNight:
+    """A partition and when its schedule was to run it, in seconds since the epoch."""
+
+    partition: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The nights that were due since the job's first one, and those of them that never began.
+
+    `schedule` says what may be wrong with the schedule, and `is_used` whether it was ever started.
+    """
+
+    due: int
+    missing: tuple[DueNight, ...]
+    verdict: str
+    schedule: str = "none"
+    is_used: bool = True
+
+
+def due_nights(spec: JobSpec, since: datetime, now: datetime) -> list[DueNight]:
+    """What the job's schedule was to run after `since` and up to `now`, oldest first."""
+    if spec.schedule is None:
+        return []
+    ticks = dg.TimeWindowPartitionsDefinition(
+        start=since,
+        fmt=_TICK,
+        cron_schedule=spec.schedule,
+        timezone=partitions.timezone_of(spec.partitions),
+        end_offset=1,
+    )
+    found: dict[str, DueNight] = {}
+    for text in ticks.get_partition_keys(current_time=now):
+        tick = datetime.fromisoformat(text)
+        if not since < tick <= now:
+            continue
+        try:
+            keys = partitions.due_keys(spec.partitions, tick)
+        except UsageError:
+            # The job has no partition yet at this tick.
+            continue
+        for key in keys:
+            found.setdefault(key, DueNight(key, tick.timestamp()))
+    return list(found.values())
+
+
+def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Missing | None:
+    """The due nights of a job, by its ledger; None before its first night, or without a schedule.
+
+    A job without partitions has one night, which is due once; so is each of those with names.
+    """
+    if spec.schedule is None:
+        return None
+    with pipeline.ledger.read() as connection:
+        every = nights.list_nights(connection, job=spec.name)
+    if not every:
+        return None
+    now = datetime.fromtimestamp(time.time() - GRACE_SECONDS, UTC)
+    first = datetime.fromtimestamp(min(night.created_at for night in every), UTC)
+    due = due_nights(spec, max(first, now - LOOK_BACK), now)
+    begun = {night.partition for night in every if night.snapshot_id is not None}
+    missing = never_began(due, begun)
+    if not missing:
+        return Missing(len(due), (), _verdict(()))
+    # A run that is about to take the input may wait in the queue for long.
+    missing = never_began(missing, _running(instance, spec))
+    is_on = _is_on(instance, spec)
+    verdict, schedule = _verdict(missing), _schedule(spec, is_on)
+    return Missing(len(due), missing, verdict, schedule, is_used=is_on is not None)
+
+
+def never_began(due: Sequence[DueNight], begun: Collection[str]) -> tuple[DueNight, ...]:
+    return tuple(night for night in due if night.partition not in begun)
+
+
+def tell(pipeline: Pipeline, spec: JobSpec, found: Missing) -> None:
+    """Alert of each missing night once. The alert stands with the job's newest night, since a night
+    that never began has no row of its own."""
+    if not found.missing:
+        return
+    with pipeline.ledger.read() as connection:
+        newest = nights.list_nights(connection, job=spec.name)[-1]
+    alerts.tell(
+        pipeline,
+        [
+            NewAlert(
+                night_id=newest.id,
+                cause=f"{CODE} {spec.name} {night.partition}",
+                code=CODE,
+                message=f"{_line(night)}; {found.schedule}",
+                account_wide=True,
+            )
+            for night in found.missing
+        ],
+    )
+
+
+def evaluation(spec: JobSpec, found: Missing) -> dg.AssetCheckEvaluation:
+    """The check's result, for the sensor to report."""
+    check = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), CHECK)
+    return evaluations.of_result(check, _result(found))
+
+
+def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
+    """The check by itself: "Execute" looks at once. Empty where the job has no schedule."""
+    if spec.schedule is None:
+        return []
+
+    @dg.asset_check(
+        asset=asset_key(spec.name, INPUT_DATASET),
+        name=CHECK,
+        description=(
+            "Each night that the schedule was to run has begun within an hour, since the job's "
+            f"first night and for {LOOK_BACK.days} days. The sensor looks at every tick."
+        ),
+    )
+    def every_due_night_began(
+        context: dg.AssetCheckExecutionContext, batch_pipeline: PipelineResource
+    ) -> dg.AssetCheckResult:
+        with batch_pipeline.pipeline() as pipeline:
+            found = find(context.instance, pipeline, spec)
+        return _result(found or Missing(0, (), "no night was due yet"))
+
+    return [every_due_night_began]
+
+
+def _result(found: Missing) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=not found.missing,
+        severity=dg.AssetCheckSeverity.ERROR if found.is_used else dg.AssetCheckSeverity.WARN,
+        description=found.verdict,
+        metadata={
+            "verdict": found.verdict,
+            "nights_due": found.due,
+            "nights_missing": len(found.missing),
+            "partitions": ", ".join(n.partition for n in found.missing[:MOST_NAMED]) or "none",
+            "schedule": found.schedule,
+        },
+    )
+
+
+def _running(instance: dg.DagsterInstance, spec: JobSpec) -> set[str]:
+    """Partitions with an unfinished run up to submission."""
+    return {key for key, kind in runs.unfinished(instance, spec) if kind is Kind.SUBMIT}
+
+
+def _verdict(missing: Sequence[DueNight]) -> str:
+    if not missing:
+        return "every due night has begun"
+    named = "; ".join(_line(night) for night in missing[:MOST_NAMED])
+    more = len(missing) - MOST_NAMED
+    return named + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _line(night: DueNight) -> str:
+    return f"{night.partition} was due at {moment(night.at)} and has no input"
+
+
+def _is_on(instance: dg.DagsterInstance, spec: JobSpec) -> bool | None:
+    """Whether the job's schedule is on; None where it has never been started."""
+    # An instance without schedules, as tests have it, has started none.
+    every = instance.all_instigator_state() if instance.schedule_storage else []
+    states = [state for state in every if state.instigator_name == schedule_name(spec.name)]
+    return any(state.is_running for state in states) if states else None
+
+
+def _schedule(spec: JobSpec, is_on: bool | None) -> str:
+    """What may be wrong with the schedule, and what to do."""
+    name = schedule_name(spec.name)
+    launch = f"launch {spec.name}_submit for what is missing"
+    if is_on is None:
+        return f"the schedule {name} has never been started: start it, and {launch}"
+    if is_on:
+        return f"the schedule {name} is on: see its ticks and runs, and {launch}"
+    return f"the schedule {name} is off: start it, and {launch}"

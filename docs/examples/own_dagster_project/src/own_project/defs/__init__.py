@@ -1,0 +1,1 @@
+"""The definitions of this project; Dagster loads every file of this folder."""

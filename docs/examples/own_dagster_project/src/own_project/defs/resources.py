@@ -1,0 +1,18 @@
+"""What the assets of this project share."""
+
+import dagster as dg
+import duckdb
+
+
+class Warehouse(dg.ConfigurableResource):
+    """A DuckDB file that stands for your warehouse."""
+
+    path: str
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        return duckdb.connect(self.path)
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    return dg.Definitions(resources={"warehouse": Warehouse(path=dg.EnvVar("WAREHOUSE"))})
