@@ -286,7 +286,7 @@ def test_citations(client: Anthropic, block: dict[str, Any], place: dict[str, An
 
 
 def test_documents_within_results_of_tools_count(client: Anthropic) -> None:
-    called = [
+    called: list[dict[str, Any]] = [
         {"role": "user", "content": "Read it."},
         {"role": "assistant", "content": [
             {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {}}]},
