@@ -151,14 +151,13 @@ def test_a_redrive_asks_anew_and_an_error_in_between_explains_again(
     assert explained.column("variant").to_pylist() == ["explain"]
 
 
-@pytest.mark.parametrize("via", ["realtime", "batch"])
 def test_a_pilot_is_judged_by_what_was_explained_and_continued(
-    sim: Simulator, pipeline: Pipeline, tmp_path: Path, via: str
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", documents(30))
-    outcomes = [HEALS, {"outcome": "pause_turn"}]
+    outcomes: list[dict[str, Any]] = [HEALS, {"outcome": "pause_turn"}]
     sim.set_faults(faults(**{f"n{n}": outcomes[n % 2] for n in range(30)}))
-    spec = job(source, **EXPLAINED, pilot={"size": 3, "via": via}, params=SEARCH, model_id=STRONG)
+    spec = job(source, **EXPLAINED, pilot={"size": 3}, params=SEARCH, model_id=STRONG)
     state = run(pipeline, spec, PARTITION)
     assert state.statuses == {"succeeded": 30}
     verdict = state.night.pilot
@@ -166,7 +165,7 @@ def test_a_pilot_is_judged_by_what_was_explained_and_continued(
     assert (verdict["open"], verdict["sample"], verdict["judged"]) == (True, 3, 3)
     assert verdict["invalid_output_rate"] == 0
     sizes = [(s.engine, s.requests) for s in submissions_of(pipeline)]
-    assert sizes == [(via, 3), (via, 3), ("batch", 27), ("batch", 27)]
+    assert sizes == [("realtime", 3), ("realtime", 3), ("batch", 27), ("batch", 27)]
     books_agree(sim, pipeline, state.total_cost_usd)
 
 
