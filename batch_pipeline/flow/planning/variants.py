@@ -186,7 +186,8 @@ class Ways:
                     grown = pc.ceil(pc.multiply(visual, step.visual_factor)).cast(pa.int64())
                     visual = pc.if_else(asked, grown, visual)
         # NULL stays NULL: the prompt of a request without documents has the size of the request.
-        more = pc.add(pc.subtract(sizes, before), pc.subtract(visual, visual_before))
+        seen = pc.fill_null(pc.subtract(visual, visual_before), 0)
+        more = pc.add(pc.subtract(sizes, before), seen)
         prompts = pc.add(units.column("prompt_size"), more)
         columns = {"request_bytes": sizes, "prompt_size": prompts, "visual_tokens": visual}
         for name, column in columns.items():
