@@ -45,6 +45,10 @@ class NewSnapshot:
 
     `source` says where rows are from that are not files: kind, origin, version, rows, columns.
 
+    `prompt_size` is what the tokens of all requests follow from, `visual_tokens` are those of pages
+    and images among it, and `documents` count, by media type, files, pages and bytes of text; None
+    where no request has documents, whose tokens follow from `request_bytes`.
+
     A redrive reads its items alone: they are a layer of their own on the layers `below`, and take
     the place of the rows with the same ids there. Counts are of all layers together.
     """
@@ -63,6 +67,9 @@ class NewSnapshot:
     below: tuple[Layer, ...] = field(default=(), kw_only=True)
     avoided: dict[str, dict[str, int]] = field(default_factory=dict, kw_only=True)
     source: dict[str, Any] | None = field(default=None, kw_only=True)
+    prompt_size: int | None = field(default=None, kw_only=True)
+    visual_tokens: int | None = field(default=None, kw_only=True)
+    documents: dict[str, dict[str, int]] | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewSnapshot:

@@ -64,6 +64,7 @@ CONTRACT = [
     ("collected_at", pa.timestamp("us", "UTC")),
     ("answered_by", pa.string()),
     ("route", pa.string()),
+    ("details", pa.string()),
 ]
 DIRTY: list[dict[str, Any] | bytes] = [
     {"id": "null", "text": None},

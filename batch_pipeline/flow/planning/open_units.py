@@ -86,6 +86,8 @@ _BEFORE = f"""
 """  # noqa: S608  # made of constants
 _OPEN_UNITS = f"""
     SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, s.route,
+           s.prompt_size, s.visual_tokens,
+           NULL::VARCHAR AS turns, NULL::VARCHAR AS container, NULL::BIGINT AS continuations,
            greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
            attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
            coalesce(a.cut_off AND a.state IS NULL, false) AS cut_off,

@@ -36,6 +36,8 @@ _READ = [
     "custom_id", "id", "final", "counted", "status", "error_type", "error_message", "attempt",
     "collected_at", *TOKENS, "cost_usd", "variant",
 ]  # fmt: skip
+# Columns of answers that the results do not have.
+_UNKNOWN = ("variant", "escalate", "turn", "container")
 _MEASURED = ("measured_answers", "measured_bytes", "measured_tokens")
 
 
@@ -171,7 +173,7 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
         "unit": pa.array(units, pa.string()), "final": ours, "counted": ours,
         # Not among the results: it is then taken from the tokens.
         "other_way_usd": pa.nulls(len(first), ANSWERS_SCHEMA.field("other_way_usd").type),
-        **{name: pa.nulls(len(first), pa.string()) for name in ("variant", "escalate")},
+        **{name: pa.nulls(len(first), pa.string()) for name in _UNKNOWN},
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"

@@ -62,9 +62,12 @@ class ResultTables:
             "simulated": simulated,
             "collected_at": datetime.now(UTC),
             "answered_by": None,
+            "details": None,
+            "turn": None,
+            "container": None,
         }
         self._constants = {
-            name: pa.scalar(value, RESULTS_SCHEMA.field(name).type)
+            name: pa.scalar(value, ANSWERS_SCHEMA.field(name).type)
             for name, value in constants.items()
         }
 

@@ -39,6 +39,7 @@ GROUP_ANSWERS = 100_000
 # Columns that come from an answer: they are NULL in the rows of items that were never sent.
 _OF_THE_ANSWER = (
     "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id", "answered_by",
+    "details",
 )  # fmt: skip
 # A unit has one final answer, after a redrive several: `latest` has the last one of several.
 _TABLES = f"""

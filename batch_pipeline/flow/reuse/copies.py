@@ -48,7 +48,7 @@ FILE_PREFIX = "reused-"
 # What a copy has of its answer.
 _KEPT = (
     "status", "content", "parsed", "stop_reason", "model", "attempt", "batch_id", "custom_id",
-    "simulated",
+    "simulated", "details",
 )  # fmt: skip
 _FREE = "0::DECIMAL(18, 12)"
 

@@ -1,1 +1,1 @@
-"""Documents: the files, URLs and bytes that a row names, and what is sent of them."""
+"""Documents as they are: files, URLs and bytes that go into a request as blocks of their own."""
