@@ -169,9 +169,12 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
             left = unbought(pipeline, files, snapshot, None, 0, earlier)
     else:
         snapshot = input_dataset.read_snapshot(pipeline, spec, partition, sources, keep=False)
-        mean = snapshot.request_bytes / max(1, snapshot.units)
+        size, visual = snapshot.size_of_prompts, snapshot.visual_tokens or 0
+        mean = size / max(1, snapshot.units)
         lengths = [(snapshot.units, mean)] if snapshot.units else []
-        left = Unbought(snapshot.units, Spread(mean, mean, mean), lengths, ())
+        visual_mean = visual / max(1, snapshot.units)
+        spread = Spread(mean, mean, mean)
+        left = Unbought(snapshot.units, spread, lengths, (), visual=visual_mean)
     found = experience.find(pipeline, spec, partition, account, declaration, price)
     known = left, known_tokens(spec, left, found, None), found
     return _assembled(pipeline, spec, partition, account, None, snapshot, known, [])

@@ -17,7 +17,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
@@ -42,6 +41,7 @@ from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
 from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.sizes import NOTHING, SUMS, Sizes, sum_sizes
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status
@@ -131,6 +131,7 @@ def read_snapshot(
             )
             near = whole.decide_near_duplicates(pipeline, folder, layers, former)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
+        prompt_size, visual_tokens = whole.sizes.of_prompts
         new = NewSnapshot(
             folder=target,
             # What has changed of items that no overlay reads is noticed by the next run.
@@ -142,7 +143,9 @@ def read_snapshot(
             items=whole.items,
             set_aside=whole.set_aside_by_reason(),
             duplicates=repeats.duplicates - near.duplicates[0],
-            request_bytes=whole.request_bytes,
+            request_bytes=whole.sizes.request_bytes,
+            prompt_size=prompt_size,
+            visual_tokens=visual_tokens,
             kept=repeats.kept,
             avoided=near.avoided(repeats.avoided),
             below=() if overlay is None else overlay.below.layers,
@@ -193,7 +196,8 @@ class _Whole:
         if declaration.selecting:
             # What was approved or refused of these rows was so of those that were let through.
             self.content.update(orjson.dumps(declaration.selecting))
-        self.parts = self.items = self.request_bytes = 0
+        self.parts = self.items = 0
+        self.sizes = NOTHING
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
         self.without_rows: list[str] = []
@@ -226,9 +230,9 @@ class _Whole:
                 pipeline, folder, layers, self.items, signatures, declared, former
             )
             signatures.unlink()
-        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered[0]
+        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered
         self.set_aside = +self.set_aside
-        self.request_bytes -= near.filtered[1]
+        self.sizes -= near.sizes
         self._kept.update(near.digest)
         return near
 
@@ -243,7 +247,7 @@ class _Whole:
         """Count rows that were set aside as asked."""
         reasons = (rows.column(name).to_pylist() for name in ("status", "reason"))
         self.set_aside -= Counter(zip(*reasons, strict=True))
-        self.request_bytes += pc.sum(rows.column("request_bytes")).as_py() or 0
+        self.sizes += sum_sizes(rows)
         for ordinal in rows.column("ordinal").to_pylist():
             self._kept.update(b"%d\n" % ordinal)
 
@@ -303,10 +307,11 @@ class _Whole:
         with joins.tables(files, {}) as connection:
             add_table(connection, layers)
             groups = connection.execute(_COUNTS).fetchall()
-        self.items = sum(count for _, _, count, _ in groups)
-        self.request_bytes = sum(int(size) for *_, size in groups)
+        self.items = sum(count for _, _, count, *_ in groups)
+        asked = [sums for status, _, _, *sums in groups if status is None]
+        self.sizes = sum((Sizes(*map(int, sums)) for sums in asked), NOTHING)
         self.set_aside = Counter(
-            {(status, reason): count for status, reason, count, _ in groups if status is not None}
+            {(status, reason): count for status, reason, count, *_ in groups if status is not None}
         )
 
     def _add(self, piece: Prepared, folder: Path) -> list[Path]:
@@ -325,7 +330,7 @@ class _Whole:
         self._kept.update(piece.kept)
         self.items += piece.items
         self.set_aside += piece.set_aside
-        self.request_bytes += piece.request_bytes
+        self.sizes += piece.sizes
         self.without_rows += piece.without_rows
         found = piece.problems[: EXAMPLES - len(self.problems)]
         self.problems += [problem.told(self.lines_before[-1]) for problem in found]
@@ -398,10 +403,7 @@ def _hint(problems: Sequence[str]) -> str:
     return ""
 
 
-_COUNTS = """
-    SELECT status, reason, count(*), coalesce(sum(request_bytes) FILTER (status IS NULL), 0)
-    FROM snapshot GROUP BY status, reason
-"""
+_COUNTS = f"SELECT status, reason, count(*), {SUMS} FROM snapshot GROUP BY status, reason"  # noqa: S608
 _CHANGES = """
     SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
            count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint

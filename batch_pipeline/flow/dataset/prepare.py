@@ -25,6 +25,7 @@ from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, unit_of
 from batch_pipeline.flow.dataset.routes import Found, Router, columns_of
+from batch_pipeline.flow.dataset.sizes import Sizes
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.outcomes import Status
@@ -66,11 +67,17 @@ class Prepared:
     set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     request_bytes: int = 0
+    prompt_size: int = 0
+    visual_tokens: int = 0
     content: bytes = b""
     kept: bytes = b""
     seen: LinesSeen | None = None
     without_rows: list[str] = field(default_factory=list)
     signatures: Path | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.request_bytes, self.prompt_size, self.visual_tokens)
 
 
 def prepare(
@@ -202,12 +209,18 @@ class _Preparation:
         if prepared.status is not None:
             self._count_set_aside(row, prepared)
         else:
-            self._done.request_bytes += prepared.request_bytes or 0
+            self._count_sizes(prepared)
         ordinal = self._writer.add(prepared)
         if self._signatures.path is not None and prepared.status is None:
             texts = (row.values[column] for column in self._builder.columns)
             # Twins have the same route: its place in the list, 0 for the job's own way.
             self._signatures.add(ordinal, "\n".join(texts), int(prepared.route or 0))
+
+    def _count_sizes(self, prepared: SnapshotRow) -> None:
+        done, size = self._done, prepared.request_bytes or 0
+        done.request_bytes += size
+        done.prompt_size += size if prepared.prompt_size is None else prepared.prompt_size
+        done.visual_tokens += prepared.visual_tokens or 0
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where

@@ -22,6 +22,7 @@ from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, with_more_room
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
+from batch_pipeline.pricing.documents import tier_factor
 from batch_pipeline.pricing.tokens import Lifetime
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
@@ -90,10 +91,12 @@ def is_escalated(name: str | None) -> bool:
 
 @dataclass(frozen=True)
 class _Step:
-    """A variant that may follow the first answer, and what it adds to a request in bytes."""
+    """A variant that may follow the first answer, what it adds to a request in bytes, and by how
+    much the tokens of pages and images grow at most."""
 
     variant: Variant
     growth: int
+    visual_factor: float = 1.0
 
 
 class Ways:
@@ -119,7 +122,8 @@ class Ways:
                 self._rooms[name] = _Step(variant, _growth(asked, roomy))
             if escalated is not None and escalated.model_id != asked.model_id:
                 variant = Variant.of(ESCALATED, escalated)
-                self._stronger[name] = _Step(variant, _growth(asked, escalated))
+                factor = tier_factor(asked.model_id, escalated.model_id)
+                self._stronger[name] = _Step(variant, _growth(asked, escalated), factor)
 
     def after(
         self, asked: str | None, route: str | None, request_bytes: int, outcome: Outcome
@@ -158,13 +162,14 @@ class Ways:
         return step.variant.name if step is not None and fits else None
 
     def given_to(self, units: pa.Table) -> pa.Table:
-        """Open units with the column `variant`, and the size that each request then has.
+        """Open units with the column `variant`, and the sizes that each request then has.
 
         `route` says how each is asked at first; of the columns in place of `variant`, `cut_off`
         says that an earlier answer ended at `max_tokens`, and `escalate` that the stronger model is
         asked now. Only one of the two is true of a unit.
         """
-        sizes = units.column("request_bytes")
+        before = sizes = units.column("request_bytes")
+        visual_before = visual = units.column("visual_tokens")
         names: Any = pa.nulls(units.num_rows, pa.string())
         if self._routes:
             known = pc.is_in(units.column("route"), pa.array(list(self._routes), pa.string()))
@@ -177,9 +182,16 @@ class Ways:
                     asked = pc.and_(asked, _is(units.column("route"), route))
                 names = pc.if_else(asked, pa.scalar(step.variant.name), names)
                 sizes = pc.if_else(asked, pc.add(sizes, step.growth), sizes)
-        position = units.schema.get_field_index("request_bytes")
-        resized = units.set_column(position, "request_bytes", sizes)
-        return resized.drop_columns(["cut_off", "escalate"]).append_column("variant", names)
+                if step.visual_factor > 1:
+                    grown = pc.ceil(pc.multiply(visual, step.visual_factor)).cast(pa.int64())
+                    visual = pc.if_else(asked, grown, visual)
+        # NULL stays NULL: the prompt of a request without documents has the size of the request.
+        more = pc.add(pc.subtract(sizes, before), pc.subtract(visual, visual_before))
+        prompts = pc.add(units.column("prompt_size"), more)
+        columns = {"request_bytes": sizes, "prompt_size": prompts, "visual_tokens": visual}
+        for name, column in columns.items():
+            units = units.set_column(units.schema.get_field_index(name), name, column)
+        return units.drop_columns(["cut_off", "escalate"]).append_column("variant", names)
 
 
 def _is(column: pa.ChunkedArray, route: str | None) -> pa.ChunkedArray:

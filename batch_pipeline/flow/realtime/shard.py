@@ -25,6 +25,7 @@ from batch_pipeline.flow.dataset.requests import (
     custom_id,
     parse_custom_id,
 )
+from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
@@ -92,6 +93,7 @@ class OpenShard:
         manifest = manifests.read(pipeline.files, intent.shard.manifest)
         self._asked = variants.declarations_of(manifest, self.declaration)
         self._manifest = manifest.to_pydict()
+        self._prompt_sizes: list[int] = prompt_sizes(manifest).to_pylist()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)
             for name, asked in self._asked.items()
@@ -224,7 +226,7 @@ class OpenShard:
         if not lost:
             return
         variant = self._manifest["variant"][number]
-        size, most = self._manifest["request_bytes"][number], self._asked[variant].max_tokens
+        size, most = self._prompt_sizes[number], self._asked[variant].max_tokens
         with self._lock:
             self._lost_usd += lost * self._billers[variant].upper_bound(size, most)
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
@@ -95,7 +96,7 @@ class LineJudge:
         self._manifest = manifest.combine_chunks()
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
-        self._sizes = manifest.column("request_bytes").to_pylist()
+        self._sizes = prompt_sizes(manifest).to_pylist()
         self._asked = [asked[name] for name in manifest.column("variant").to_pylist()]
         self._own = asked[None]
         self._ids = manifest.column("id").to_pylist()
