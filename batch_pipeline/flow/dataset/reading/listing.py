@@ -21,8 +21,8 @@ from fsspec.registry import available_protocols
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.reading.files import (
+    ONE_ROW,
     PLAIN_CSV,
-    Kind,
     SourceFile,
     Sources,
     file_kind,
@@ -43,7 +43,7 @@ def find_sources(
     `**` stands for any number of folders. A component with brackets that is the name of a file or
     folder means that one. What a wildcard would match is left out where its name starts with `.`
     (`.tmp`), and data files also where it starts with `_` (`_SUCCESS`, `_delta_log/`), unless the
-    pattern spells that character out; txt and md files are read (`_index.md`, `_posts/`). Raises
+    pattern spells that character out; documents are read (`_index.md`, `_posts/`). Raises
     UsageError for a variable that is not set, and InputDataError where there is no file, a folder
     in place of a file, a file with an ending that is not read, or a folder that is closed.
     """
@@ -71,7 +71,7 @@ class _Search:
 
         An empty one (`_SUCCESS`) is a marker: nothing is lost, and it is not named.
         """
-        left_out = hidden == "." or (hidden == "_" and kind_of(path) not in (Kind.TXT, Kind.MD))
+        left_out = hidden == "." or (hidden == "_" and kind_of(path) not in ONE_ROW)
         if left_out and size:
             self.left_out.add(path)
         return left_out
