@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batch_pipeline.flow.dataset import cache_marks
+from batch_pipeline.flow.dataset.further import Further
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
@@ -227,13 +228,23 @@ class RequestBuilder:
         digest.update(self._last)
         return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
 
-    def rebuild(self, row: bytes, places: Sequence[int] | None = None) -> bytes:
-        """The parameters of a row that the snapshot holds as sendable."""
+    def rebuild(
+        self, row: bytes, places: Sequence[int] | None = None, further: Further | None = None
+    ) -> bytes:
+        """The parameters of a row that the snapshot holds as sendable, with further turns."""
         if places is not None:
-            return self.splice(row, places)
-        values, problem = row_values(row, self.columns)
-        assert problem is None, problem
-        return self.build(values)
+            params = self.splice(row, places)
+        else:
+            values, problem = row_values(row, self.columns)
+            assert problem is None, problem
+            params = self.build(values)
+        if further is None:
+            return params
+        place = len(params) - len(self._suffix) + self._suffix.index(b"}]") + 1
+        container = b""
+        if further.container is not None:
+            container = b',"container":' + orjson.dumps(further.container)
+        return params[:place] + further.turns + params[place:-1] + container + b"}"
 
     def fingerprint(self, params: bytes) -> str:
         """32 hex characters over the parameters and the betas."""

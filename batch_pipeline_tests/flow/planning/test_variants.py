@@ -94,6 +94,7 @@ def test_no_request_outgrows_a_batch() -> None:
             "visual_tokens": pa.array([5, None, 5], pa.int64()),
             "cut_off": [True, False, True],
             "escalate": [False] * 3,
+            "explained": pa.nulls(3, pa.bool_()),
         }
     )
     given = more.given_to(units)
@@ -113,6 +114,7 @@ def test_pages_and_images_count_for_more_at_a_model_that_looks_closer() -> None:
             "visual_tokens": pa.array([1_600, 1_600, None], pa.int64()),
             "cut_off": [False] * 3,
             "escalate": [True, False, True],
+            "explained": pa.nulls(3, pa.bool_()),
         }
     )
     given = ways.given_to(units)
