@@ -57,7 +57,7 @@ _Read = tuple[
 _NO_MORE = (None, None, None, None)
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
-_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
+_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED, Status.INVALID_INPUT)
 _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Rows that are put together at once of requests whose results came without a message.
