@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from batch_pipeline.flow.dataset import snapshot as snapshot_files
 from batch_pipeline.flow.dataset.further import Further
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import (
     BODY_END,
     BODY_START,
     Declaration,
-    RequestBuilder,
     body_length,
     custom_id,
 )

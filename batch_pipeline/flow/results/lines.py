@@ -100,7 +100,9 @@ def _of_refusal(submission: Submission) -> bytes:
     for number, message in enumerate(refusal.messages or (refusal.message,)):
         error = {"type": refusal.error_type, "message": message}
         result = {"type": "errored", "error": {"type": "error", "error": error}}
-        lines.append(orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result}))
+        lines.append(
+            orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
+        )
     return b"".join(b"%b\n" % line for line in lines)
 
 
