@@ -198,6 +198,11 @@ def shape_of(value: object) -> str:
     return kinds.get(type(value), "an object")
 
 
+def of_changed_document(why: str) -> Outcome:
+    """What it means that a document is not what the snapshot knows: its request is not sent."""
+    return Outcome(Status.INVALID_INPUT, Action.SET_ASIDE, DOCUMENT_CHANGED, why)
+
+
 def _unknown(message: str, kind: str) -> Outcome:
     """A result of no known shape: sent again, it may be bought a second time."""
     error_type = f"unknown:{kind}"[:TYPE_CHARACTERS]

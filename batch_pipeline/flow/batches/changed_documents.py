@@ -48,6 +48,8 @@ log = get_logger(__name__)
 # Where at least this number of documents are looked at, and more than half of them are gone, the
 # folder is.
 FEW = 5
+# How many requests of a shard are looked at before its first call leaves.
+SAMPLE = 20
 _COLUMNS = ("ordinal", "variant", "visual_tokens")
 
 
@@ -77,7 +79,8 @@ def looked_at(pipeline: Pipeline, night: Night, shard: Shard, stop: Stop) -> Ite
     """
     opener = DocumentOpener(pipeline.files, night.job)
     manifest = manifests.read(pipeline.files, shard.manifest, _COLUMNS)
-    if not with_documents(manifest):
+    numbers = with_documents(manifest)
+    if not numbers:
         yield Looked((), opener)
         return
     with pipeline.files.staged() as folder:
@@ -85,11 +88,32 @@ def looked_at(pipeline: Pipeline, night: Night, shard: Shard, stop: Stop) -> Ite
         look = _Look(opener, folder, home_is_remote=pipeline.files.is_remote, stop=stop)
         changed = [
             Changed(number, problem)
-            for number, documents in _documents(pipeline, shard, manifest)
+            for number, documents in _documents(pipeline, shard, manifest, numbers)
             if (problem := look.first_problem(documents)) is not None
         ]
         refuse_a_folder_that_is_gone(look.missing, look.looked_at, "the next batch")
         yield Looked(changed, look)
+
+
+def refuse_missing(pipeline: Pipeline, night: Night, shard: Shard) -> None:
+    """Raise InputDataError where most of a sample of a shard's documents are gone.
+
+    For calls, each of which looks at its own documents when it leaves.
+    """
+    manifest = manifests.read(pipeline.files, shard.manifest, _COLUMNS)
+    numbers = with_documents(manifest)
+    sample = numbers[:: max(1, len(numbers) // SAMPLE)]
+    opener = DocumentOpener(pipeline.files, night.job)
+    looked_at, missing = 0, []
+    for _, documents in _documents(pipeline, shard, manifest, sample):
+        for document in documents:
+            looked_at += 1
+            try:
+                next(opener.open(document))
+            except DocumentChangedError as error:
+                if isinstance(error.__cause__, OSError):
+                    missing.append(document)
+    refuse_a_folder_that_is_gone(missing, looked_at, "a sample of the next calls")
 
 
 def with_documents(manifest: pa.Table) -> list[int]:
@@ -192,14 +216,13 @@ def _sha256(document: Document) -> str:
 
 
 def _documents(
-    pipeline: Pipeline, shard: Shard, manifest: pa.Table
+    pipeline: Pipeline, shard: Shard, manifest: pa.Table, numbers: Sequence[int]
 ) -> Iterator[tuple[int, list[Document]]]:
-    """The documents that are opened for each request that has any, by its number."""
+    """The documents that are opened for each of these requests."""
     with pipeline.ledger.read() as connection:
         snapshot = snapshots.get_snapshot(connection, shard.snapshot_id)
     declaration = Declaration.from_json(snapshot.declaration)
     builders = variants.builders_of(variants.declarations_of(manifest, declaration))
-    numbers = with_documents(manifest)
     ordinals, names = (manifest.column(name).to_pylist() for name in ("ordinal", "variant"))
     wanted = [ordinals[number] for number in numbers]
     rows = snapshot_files.read_inputs(pipeline.files, snapshot, wanted)
