@@ -1,12 +1,14 @@
 """The prompt template: parsing it, naming its columns, and filling it with a row's texts.
 
-Belongs here: the `{column}` syntax and which placeholders may stand for a document. What a row puts
+Belongs here: the `{column}` syntax, which placeholders may stand for a document, and which texts
+are blank. What a row puts
 there is in `flow.dataset`.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
@@ -100,6 +102,23 @@ class Template:
             pieces.append(values[slot])
             pieces.append(literal)
         return "".join(pieces)
+
+
+# Characters that show nothing although Unicode counts them as letters or symbols.
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space of any kind, zero-width and control characters."""
+    if "!" <= text[:1] <= "~":  # most texts, without a look at Unicode's tables
+        return False
+    return all(
+        character.isspace()
+        or unicodedata.category(character) in ("Cc", "Cf")
+        or "\ufe00" <= character <= "\ufe0f"
+        or character in _FILLERS
+        for character in text
+    )
 
 
 def _lone_brace_message(text: str, position: int) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.flow.dataset import snapshot as snapshot_files
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import (
     BODY_END,
     BODY_START,
     Declaration,
-    RequestBuilder,
     body_length,
     custom_id,
 )

@@ -5,7 +5,8 @@ much time or memory. What may stand in an expression is in `jobs.expressions`, t
 evaluates it in `expression_process`; what follows from a value is the caller's.
 
 A column is the text of the row's JSON: a text as it is, any other value as its JSON text, a null
-and a missing key as NULL; a document is its path. So an expression means the same for each file format.
+and a missing key as NULL; a document is its path. So an expression means the same for each file
+format.
 """
 
 from __future__ import annotations

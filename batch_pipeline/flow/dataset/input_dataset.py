@@ -40,7 +40,7 @@ from batch_pipeline.flow.dataset.prepare import (
 )
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
-from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
+from batch_pipeline.flow.dataset.reading.files import ONE_ROW, SourceFile, Sources, named
 from batch_pipeline.flow.dataset.reading.splits import NAMES_DOCUMENTS, Piece, pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.sizes import NOTHING, SUMS, Sizes, sum_sizes
@@ -181,7 +181,9 @@ def _processes_for(pipeline: Pipeline, sources: Sources, share: int) -> int:
     """How many processes read an input. To look at a document takes as long as to read a megabyte
     of rows, and a row that names one takes much longer than its bytes."""
     size = sum(
-        max(file.size, _DOCUMENT_BYTES) if file.is_document else share * file.size
+        max(file.size, _DOCUMENT_BYTES)
+        if file.is_document
+        else file.size * (1 if file.kind in ONE_ROW else share)
         for file in sources.files
     )
     return pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1

@@ -18,7 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import Action, Outcome, with_more_room
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
@@ -46,9 +47,14 @@ class Variant:
         return cls(name, asked.max_tokens, asked.model_id, asked.params)
 
     def declared_as(self, declaration: Declaration) -> Declaration:
-        """The declaration that makes this variant of its requests."""
+        """The declaration that makes this variant of its requests.
+
+        More room, and a stronger model, are given whatever limit the row has of its own.
+        """
+        own = self.name != ESCALATED and not self.name.endswith(MORE_ROOM)
         return replace(
             declaration,
+            max_tokens_column=declaration.max_tokens_column if own else None,
             max_tokens=self.max_tokens,
             model_id=self.model_id or declaration.model_id,
             params=declaration.params if self.params is None else self.params,

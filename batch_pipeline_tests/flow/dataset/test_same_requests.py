@@ -14,7 +14,8 @@ import pytest
 
 from batch_pipeline.flow.dataset import cache_marks
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline_tests.support import job
 
 ROW = {

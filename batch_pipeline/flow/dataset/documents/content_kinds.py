@@ -6,6 +6,7 @@ say anything, and the API refuses an image whose media type is another than its 
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ _WEB_PAGE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _MAIL = re.compile(
-    rb"(From |(Received|Return-Path|Delivered-To|Message-ID|MIME-Version|From|Date|Subject|X-[\w-]+)"
-    rb":[ \t])",
+    rb"(From |(Received|Return-Path|Delivered-To|Message-ID|MIME-Version|From|Date|Subject"
+    rb"|X-[\w-]+):[ \t])",
     re.IGNORECASE,
 )
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -115,18 +116,15 @@ def _kind_of_text(head: bytes, name: Name) -> str | None:
         return by_name if by_name in (HTML, TEXT) else None
     if b"\x00" in head:
         return None
-    if by_name is not None:
-        return by_name
     text = head.removeprefix(_BOMS[0])
-    if _WEB_PAGE.match(text):
-        return HTML
-    if _MAIL.match(text):
-        return EML
+    by_content = HTML if _WEB_PAGE.match(text) else EML if _MAIL.match(text) else None
+    if by_name or by_content:
+        return by_name or by_content
     try:
-        # A character may be cut off at the end.
-        text[: len(text) - 3 if len(head) == HEAD_BYTES else None].decode()
-    except UnicodeDecodeError as error:
-        return TEXT if len(head) == HEAD_BYTES and error.start >= len(text) - 6 else None
+        # At the end a character may be cut off.
+        codecs.getincrementaldecoder("utf-8")().decode(text, final=len(head) < HEAD_BYTES)
+    except UnicodeDecodeError:
+        return None
     return TEXT
 
 

@@ -166,9 +166,7 @@ def _is_written_out(host: str) -> bool:
     return True
 
 
-def _written(
-    answer: httpx2.Response, file: BinaryIO, most_bytes: int, ends: float
-) -> Fetched:
+def _written(answer: httpx2.Response, file: BinaryIO, most_bytes: int, ends: float) -> Fetched:
     announced = answer.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > most_bytes:
         raise _too_large(int(announced), most_bytes)

@@ -148,7 +148,11 @@ class Resolver:
 
     def _without_text(self, row: Row, cells: Mapping[str, Any]) -> Refused | None:
         """Why a prompt that asks for a file's text gets none."""
-        if not _is_document(row) or TEXT_COLUMN in cells or TEXT_COLUMN not in self._builder.columns:
+        if (
+            not _is_document(row)
+            or TEXT_COLUMN in cells
+            or TEXT_COLUMN not in self._builder.columns
+        ):
             return None
         what = cells[DOCUMENT][MARK]["media_type"] if is_mark(cells.get(DOCUMENT)) else "a file"
         pdf = ", or input.pdf: {as: text}" if what == "application/pdf" else ""
@@ -302,9 +306,7 @@ class Resolver:
             return MAX_NATIVE_BYTES
         return MAX_TEXT_BYTES if kind == TEXT else MAX_SOURCE_BYTES
 
-    def _facts(
-        self, looked: _Looked, local: str, name: Name, cut: Path | None, row: Row
-    ) -> Facts:
+    def _facts(self, looked: _Looked, local: str, name: Name, cut: Path | None, row: Row) -> Facts:
         if looked.kind == TEXT:
             if row.file is not None and TEXT_COLUMN in row.cells:
                 text = row.cells[TEXT_COLUMN]
@@ -358,7 +360,7 @@ def _bytes_of(column: str) -> str:
 
 
 def _shown(cell: object) -> object:
-    """What a row that is set aside keeps of a cell: no bytes, and nothing that looks like a mark."""
+    """What a row that is set aside keeps of a cell: no bytes, nothing that looks like a mark."""
     if isinstance(cell, bytes):
         return f"{len(cell):,} bytes"
     if cell is None or isinstance(cell, str):

@@ -1,4 +1,4 @@
-"""The row of a file that is a document as it is: a PDF, an image, a Word file, a web page, an e-mail.
+"""The row of a file that is a document: a PDF, an image, a Word file, a web page, an e-mail.
 
 Nothing of the file is read here: `documents.resolve` looks at it, where the row is wanted.
 """

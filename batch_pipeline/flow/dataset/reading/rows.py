@@ -52,7 +52,7 @@ class Row(NamedTuple):
     problem: str | None = None
     places: tuple[int, ...] | None = None
     cells: dict[str, Any] = {}  # noqa: RUF012
-    documents: Mapping[str, Document] = {}  # noqa: RUF012
+    documents: Mapping[str, Document] = {}
     refused: Refused | None = None
     file: SourceFile | None = None
 
