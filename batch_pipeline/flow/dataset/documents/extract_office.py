@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+from batch_pipeline.flow.dataset.documents.content_kinds import ARCHIVE
 from batch_pipeline.flow.dataset.documents.inspect_types import Facts, Refused, Want
 
 _DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -67,7 +68,7 @@ def _no_docx(want: Want, words: str) -> Refused:
     """What a ZIP archive is refused for: by its name it may claim to be something else."""
     if want.name.lower().endswith(".docx"):
         return Refused("damaged .docx", words)
-    return Refused("a ZIP archive", f"{want.name} is a ZIP archive by its content")
+    return Refused(ARCHIVE, f"{want.name} is a ZIP archive by its content")
 
 
 def _docx_text(want: Want) -> str:

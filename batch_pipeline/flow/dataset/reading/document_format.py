@@ -1,4 +1,4 @@
-"""The row of a file that is a document as it is: a PDF, an image, a Word file, a web page, an e-mail.
+"""The row of a file that is a document: a PDF, an image, a Word file, a web page, an e-mail.
 
 Nothing of the file is read here: `documents.resolve` looks at it, where the row is wanted.
 """
@@ -17,5 +17,5 @@ TEXT = "text"
 def row_of_file(file: SourceFile, wanted: Wanted) -> JsonRow:
     """The one row of a file. Its document, and the text that is taken out of it, are put into the
     row once they are known."""
-    wanted.check(file.path, (wanted.id_column, DOCUMENT, TEXT))
-    return row_of_cells({wanted.id_column: file.relative_path, DOCUMENT: None})
+    wanted.check(file.path, ("id", DOCUMENT, TEXT))
+    return row_of_cells({"id": file.relative_path, DOCUMENT: None})

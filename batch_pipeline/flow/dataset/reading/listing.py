@@ -82,8 +82,10 @@ def environ_with(home: str) -> dict[str, str]:
     return {**os.environ, "BATCH_PIPELINE_HOME": home}
 
 
-def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
-    """The path with `${VAR}` and `{partition}` filled in.
+def expand_path(
+    path: str, partition: str, environ: Mapping[str, str], key: str = "input.path"
+) -> str:
+    """The path with `${VAR}` and `{partition}` filled in; messages name its key.
 
     Raises UsageError where a variable is unset, or makes the path a relative one: the command line
     and Dagster run in different folders, and would read different files.
@@ -93,8 +95,8 @@ def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
         name = match[1]
         if not environ.get(name):
             raise UsageError(
-                f"input path {path!r} needs the environment variable {name}, which is not set "
-                f"or empty. Set {name}, or write the folder into input.path."
+                f"{key} {path!r} needs the environment variable {name}, which is not set "
+                f"or empty. Set {name}, or write the folder into {key}."
             )
         return environ[name]
 
@@ -103,8 +105,8 @@ def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
         expanded = expanded.removeprefix("file://")
     if not is_remote(expanded) and not Path(expanded).expanduser().is_absolute():
         raise UsageError(
-            f"input path {path!r} comes to {expanded!r}, which is relative. Give its variable an "
-            "absolute path, or write the folder into input.path."
+            f"{key} {path!r} comes to {expanded!r}, which is relative. Give its variable an "
+            f"absolute path, or write the folder into {key}."
         )
     return expanded
 

@@ -52,9 +52,20 @@ class Row(NamedTuple):
     problem: str | None = None
     places: tuple[int, ...] | None = None
     cells: dict[str, Any] = {}  # noqa: RUF012
-    documents: Mapping[str, Document] = {}  # noqa: RUF012
+    documents: Mapping[str, Document] = {}
     refused: Refused | None = None
     file: SourceFile | None = None
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The texts of the row that a person would call the document, also those that were taken
+        out of files; None where a document is sent as it is, whose text is not known."""
+        if not self.documents:
+            return list(self.values.values())
+        if any(not document.as_text for document in self.documents.values()):
+            return None
+        blocks = (each.text for each in self.documents.values() if each.text is not None)
+        return [*self.values.values(), *blocks]
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -99,7 +110,7 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
 def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
     values: dict[str, str] = {}
     problem, places = None, None
-    if not wanted.documents:
+    if not wanted.documents and not file.is_document:
         values, problem = values_of(row, wanted.columns)
         if problem is None:
             row, places = with_places(row, wanted.columns)
