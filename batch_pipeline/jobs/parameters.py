@@ -174,13 +174,16 @@ def _asks_for_long_output(declared: Declared) -> bool:
     return any(beta.startswith(LONG_OUTPUT_BETA) for beta in declared["betas"])
 
 
-def _same_prompt_for_all(declared: Declared) -> bool:
-    return not declared["prompt"].columns
+def _same_prompt_for_all(key: str, *, bought_once: bool) -> Callable[[Declared], bool]:
+    """Whether the turns that this key declares hold nothing of a row, so that an answer is bought
+    once, or again for each row."""
 
+    def applies(declared: Declared) -> bool:
+        prompt = declared["prompt"]
+        once: bool = declared["deduplicate"]
+        return bool(getattr(prompt, key)) and not prompt.columns and once is bought_once
 
-def _has(key: str) -> Callable[[Declared], bool]:
-    """Whether the user's turn is declared by this key."""
-    return lambda declared: bool(get(declared, f"prompt.{key}")) and _same_prompt_for_all(declared)
+    return applies
 
 
 def _shares_nothing(declared: Declared) -> bool:
@@ -234,7 +237,7 @@ _NO_SUCH_THINKING = (
 RULES = (
     # What has a key of its own.
     Rule("params.model", f"{_ASIDE}set model_id instead"),
-    Rule("params.messages", f"{_ASIDE}set prompt.user, prompt.user_file or prompt.messages instead"),
+    Rule("params.messages", f"{_ASIDE}set prompt.user (or user_file), or prompt.messages instead"),
     Rule("params.system", f"{_ASIDE}set prompt.system or prompt.system_file instead"),
     Rule("params.max_tokens", f"{_ASIDE}set max_tokens beside params instead"),
     Rule(
@@ -395,7 +398,7 @@ RULES = (
             "has no {column} placeholder, so that no document is ever part of a request and all "
             "rows would share one answer; put {column} where a row's text belongs (deduplicate: "
             "false if one prompt is meant to be answered again for each row)",
-            when=lambda d, same=_has(key): d["deduplicate"] and same(d),
+            when=_same_prompt_for_all(key, bought_once=True),
         )
         for key in ("user", "messages")
     ),
@@ -403,7 +406,7 @@ RULES = (
         Rule(
             f"prompt.{key}",
             "has no {column} placeholder: the same request is bought again for each row",
-            when=lambda d, same=_has(key): not d["deduplicate"] and same(d),
+            when=_same_prompt_for_all(key, bought_once=False),
             warns=True,
         )
         for key in ("user", "messages")

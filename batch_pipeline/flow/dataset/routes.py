@@ -24,6 +24,10 @@ from batch_pipeline.jobs import expressions
 Found = str | None | Failed
 
 
+# Why a row is set aside that names no model, or one that it may not name.
+UNLISTED_MODEL = "not one of the models that a row may name"
+
+
 class Unlisted(Failed):
     """A row names a model that it may not name, or none."""
 
@@ -61,10 +65,12 @@ class Router:
             named = column_text(row_of_json(row.input), self._column)
         except CellProblem as problem:
             return Unlisted(str(problem))
+        found = self._by_value.get(named)
+        if found is not None:
+            return found
         listed = ", ".join(self._by_value)
-        return self._by_value.get(named) or Unlisted(
-            f"{named[:80]!r} in column {self._column!r} is none of per_row.model_id.models: {listed}"
-        )
+        what = f"{named[:80]!r} in column {self._column!r}"
+        return Unlisted(f"{what} is none of per_row.model_id.models: {listed}")
 
     def of(self, rows: Sequence[Row]) -> list[Found]:
         """The route of each of these rows."""
