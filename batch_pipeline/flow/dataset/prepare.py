@@ -27,7 +27,7 @@ from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder, Size
 from batch_pipeline.flow.dataset.requests import Declaration, unit_of
-from batch_pipeline.flow.dataset.routes import Found, Router, columns_of
+from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL, Found, Router, Unlisted, columns_of
 from batch_pipeline.flow.dataset.sizes import Sizes
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.outcomes import Status
@@ -196,7 +196,8 @@ class _Preparation:
     def _take(self, row: Row, route: Found) -> None:
         """Make a row's request; where there are filters, the row waits until a batch is full."""
         if isinstance(route, Failed):
-            prepared = _set_aside(row, Status.INVALID_INPUT, RULE_FAILED, route.message)
+            reason = UNLISTED_MODEL if isinstance(route, Unlisted) else RULE_FAILED
+            prepared = _set_aside(row, Status.INVALID_INPUT, reason, route.message)
         else:
             prepared = prepare_row(row, self._builders[route])._replace(route=route)
         self._content.update(_content_of(row, prepared.fingerprint))
