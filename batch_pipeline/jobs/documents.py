@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from batch_pipeline.jobs.declared_model import DeclaredModel
 
@@ -27,6 +27,8 @@ _PORTS = {"https": 443, "http": 80}
 
 class PdfSpec(DeclaredModel):
     """How PDFs are sent."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     # `as` is a word of Python.
     sent_as: Literal["native", "text"] = Field(

@@ -158,7 +158,7 @@ class InputSpec(DeclaredModel):
     )
     pdf: PdfSpec = Field(
         default=PdfSpec(),
-        description="How PDFs are sent.",
+        description="How PDFs are sent, and which of their pages.",
         examples=[{"as": "text"}, {"as": "native", "pages": "1-20"}],
     )
 
