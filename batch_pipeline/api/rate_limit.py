@@ -100,7 +100,7 @@ class Limiter:
     _output: float = OUTPUT_TOKENS
 
     def wait(self, now: float, size: float) -> float | None:
-        """Seconds until a call of `size`, bytes of text, may leave; None: not before another ends."""
+        """Seconds until a call of `size`, bytes of text, may leave; None: until another ends."""
         if now < self._paused_until:
             return self._paused_until - now
         most = 1 if self._strikes >= STRIKES_TO_PROBE else self._window
