@@ -68,7 +68,7 @@ def of(schema: Mapping[str, Any] | None, answers: Sequence[Any]) -> list[Field]:
     """The fields of a schema in its order, with their values in these answers.
 
     Fields of objects within objects and within lists are included; a text field is left out where
-    its values hardly ever come back, as those of a summary do.
+    each answer has one and its values hardly ever come back, as those of a summary do.
     """
     if schema is None or not answers:
         return []
@@ -159,7 +159,8 @@ def _field(path: _Path, kind: Kind, choices: Sequence[Any], answers: Sequence[An
         summary = f"{_number(min(there))} to {_number(max(there))}, {middle}"
         return Field(*about, _bins(there), summary)
     if kind == "text" and len(there) >= TELLING and len(counted) * _REPEATED > len(there):
-        return None
+        # Each answer has a text of its own: only where there is none tells something.
+        return Field(*about, (), f"{len(counted):,} different texts") if nulls else None
     most = counted.most_common(MOST_BARS)
     bars = tuple(Bar(clipped(value, VALUE_CHARACTERS), count) for value, count in most)
     further = len(counted) - len(bars)
@@ -213,6 +214,8 @@ def _bins(values: Sequence[float]) -> tuple[Bar, ...]:
         counted = Counter(values)
         return tuple(Bar(_number(value), counted[value]) for value in different)
     low, high = different[0], different[-1]
+    if all(isinstance(value, int) for value in values):
+        return _whole_bins(values, int(low), int(high))
     # Halves first: the difference of two large numbers may be more than a number can be.
     width = high / MOST_BINS - low / MOST_BINS
     counts = [0] * MOST_BINS
@@ -221,4 +224,15 @@ def _bins(values: Sequence[float]) -> tuple[Bar, ...]:
     return tuple(
         Bar(f"{_number(low + n * width)} to {_number(low + (n + 1) * width)}", count)
         for n, count in enumerate(counts)
+    )
+
+
+def _whole_bins(values: Sequence[float], low: int, high: int) -> tuple[Bar, ...]:
+    """The same for whole numbers, whose ranges have no common border."""
+    width = -(-(high - low + 1) // MOST_BINS)
+    counts = Counter((int(value) - low) // width for value in values)
+    starts = range(low, high + 1, width)
+    return tuple(
+        Bar(f"{_number(start)} to {_number(min(high, start + width - 1))}", counts[n])
+        for n, start in enumerate(starts)
     )

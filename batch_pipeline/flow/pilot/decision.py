@@ -45,7 +45,7 @@ def of(night: Night, verdict: Mapping[str, Any], given: Sequence[Approval]) -> D
     in_dagster = f"under Dagster: the action approve of the job {night.job}_control"
     approve = (
         f"If you would pay for more answers like these, approve it and go on ({in_dagster}):",
-        f'batch-pipeline approve {place} --gate pilot --reason "why" && {run}',
+        f'batch-pipeline approve {place} --gate pilot --reason "why"\n{run}',
     )
     correct = (
         "If not, correct prompt, schema or documents and run it again: a new pilot comes first.",
