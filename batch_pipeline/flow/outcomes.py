@@ -7,6 +7,7 @@ types that it does not know as types that it knows.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -40,6 +41,10 @@ class Action(StrEnum):
     RETRY_ONCE = "retry once"
     # Sent once more with a larger `max_tokens`, whatever the number of attempts.
     MORE_ROOM = "more room"
+    # Sent once more with the answer and what is wrong with it, whatever the number of attempts.
+    EXPLAIN = "explain"
+    # The answer paused: sent with what there is of it, so that the API goes on.
+    CONTINUE = "continue"
     # A stronger model is asked once, as far as the share of the night allows that.
     ESCALATE = "escalate"
     # Sent again whatever the number of attempts: the API never worked on it.
@@ -73,6 +78,21 @@ class Outcome:
     error_message: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AskedFor:
+    """Whether a request offers the model `tools`, and whether it is `forced` to call one."""
+
+    tools: bool = False
+    forced: bool = False
+
+    @classmethod
+    def by(cls, params: Mapping[str, Any]) -> AskedFor:
+        """What declared Messages parameters ask for."""
+        choice = params.get("tool_choice")
+        forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+        return cls(bool(params.get("tools")), forced)
+
+
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
 # Statuses of answers that were billed.
@@ -94,8 +114,14 @@ ERROR_ACTIONS = {
     RESULTS_GONE: Action.GIVE_UP,
 }
 MAX_TOKENS = "max_tokens"
-# A stop reason that ends an answer as it should only where the request named tools to be used.
+# A stop reason that ends an answer as it should only where the request offers tools.
 TOOL_USE = "tool_use"
+# A stop reason of the API's own tools: the answer goes on in a further request.
+PAUSE_TURN = "pause_turn"
+# How an answer can be wrong of which `retry.explain` tells the model: error types.
+NOT_JSON = "not_json"
+SCHEMA_VIOLATION = "schema_violation"
+EXPLICABLE = (NOT_JSON, SCHEMA_VIOLATION)
 
 _SUCCESS = Outcome(Status.SUCCEEDED, Action.KEEP)
 _STOP_REASONS = {
@@ -117,7 +143,7 @@ _WITHOUT_MESSAGE = {
 }
 
 
-def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) -> Outcome:
+def of_result(result: object, asked: AskedFor, *, attempted: bool = True) -> Outcome:
     """What a result line's `result`, which may be of any shape, means.
 
     A succeeded one is judged by its stop reason alone. `attempted` is False for calls that the API
@@ -127,7 +153,7 @@ def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) 
         return _unknown(f"a result that is {shape_of(result)}", str(None))
     kind = result.get("type")
     if kind == "succeeded":
-        return _of_message(result.get("message"), tools_asked_for)
+        return _of_message(result.get("message"), asked)
     if kind == "errored":
         return _of_errored(result.get("error"), attempted=attempted)
     if not isinstance(kind, str):
@@ -138,9 +164,9 @@ def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) 
     return replace(outcome, action=Action.RETRY_ONCE)
 
 
-def _of_message(message: object, tools_asked_for: bool) -> Outcome:
+def _of_message(message: object, asked: AskedFor) -> Outcome:
     if isinstance(message, dict):
-        return _of_stop_reason(message.get("stop_reason"), tools_asked_for)
+        return _of_stop_reason(message.get("stop_reason"), asked)
     return odd_answer(f"its message is {shape_of(message)}")
 
 
@@ -194,10 +220,10 @@ def of_error(error: object) -> Outcome:
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
 
-def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
+def _of_stop_reason(stop_reason: object, asked: AskedFor) -> Outcome:
     if (outcome := _STOP_REASONS.get(str(stop_reason))) is not None:
         return outcome
-    if stop_reason == TOOL_USE and tools_asked_for:
+    if stop_reason == TOOL_USE and (asked.tools or asked.forced):
         return _SUCCESS
     message = f"the answer ended with stop reason {stop_reason!r}"
     error_type = f"stop_reason:{stop_reason}"[:TYPE_CHARACTERS]
@@ -331,7 +357,9 @@ def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
     Attempts are counted from 1, and after a redrive from 1 again.
     """
     match outcome.action:
-        case Action.REOPEN | Action.MORE_ROOM | Action.ESCALATE | Action.STOP:
+        case Action.REOPEN | Action.STOP:
+            return False
+        case Action.MORE_ROOM | Action.EXPLAIN | Action.CONTINUE | Action.ESCALATE:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

@@ -190,6 +190,12 @@ class RetrySpec(DeclaredModel):
         "stronger model.",
         examples=[{"model_id": "claude-opus-4-6", "max_tokens": 2000, "max_share": 0.2}],
     )
+    explain: bool = Field(
+        default=False,
+        description="An answer that is no JSON or breaks `output_schema` is sent back once with "
+        "what is wrong with it; both are billed, and the second one counts.",
+        examples=[True],
+    )
 
 
 class RealtimeSpec(DeclaredModel):

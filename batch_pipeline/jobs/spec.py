@@ -106,6 +106,9 @@ class JobSpec(JobKeys):
             for key, message in parameters.problems(asked.declared()):
                 if key[0] in ("params", "model_id", "max_tokens"):
                     yield (*path, *key), message
+        if self.retry.explain and self.output_schema is None:
+            nothing = "explains what broke the schema, and there is no output_schema; declare one"
+            yield ("retry", "explain"), nothing
         escalate, under = self.retry.escalate, ("retry", "escalate")
         if escalate is None:
             return

@@ -1,4 +1,4 @@
-"""From a declaration and a row to Messages parameters, their fingerprint and their wire form.
+"""What a job's requests are made of: its declaration, and the ids and sizes of requests.
 
 A declaration is everything in a job that shapes its requests. It is stored with every snapshot, so
 that a request is the same to the byte when it is made again after a crash. A fingerprint is a hash
@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batch_pipeline.flow.dataset import cache_marks
-from batch_pipeline.flow.dataset.reading.row_json import row_values
-from batch_pipeline.flow.dataset.template import Template, is_blank
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
-from batch_pipeline.pricing.tokens import Lifetime
 
 if TYPE_CHECKING:
     from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -32,17 +28,38 @@ BODY_START = b'{"requests":['
 BODY_END = b"]}"
 # Fields of a declaration that say which rows make a request.
 SELECTING = ("filters", "near_duplicates")
+# Fields that ledgers have only where they are declared.
+_LEFT_OUT = (*SELECTING, "routes", "messages", "examples", "documents", "max_tokens_column")
 CUSTOM_ID = re.compile(r"([a-z2-7]{16})_([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A turn of the prompt; a user's is a template."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Route:
-    """Rows for which `where` is true ask this model, with these parameters."""
+    """Rows for which `where` is true ask this model, with these parameters; or, where `equals`
+    names one, rows with this value in this column."""
 
     where: str
     model_id: str
     max_tokens: int
     params: dict[str, Any]
+    equals: tuple[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Route:
+        equals = data.get("equals")
+        return cls(**{**data, "equals": None if equals is None else tuple(equals)})
+
+    def to_json(self) -> dict[str, Any]:
+        # What is not declared is left out, as in ledgers that were written before it could be.
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class Declaration:
 
     model_id: str
     max_tokens: int
-    system: str | None
+    system: str | list[dict[str, Any]] | None
     user: str
     params: dict[str, Any]
     betas: tuple[str, ...]
@@ -69,6 +86,10 @@ class Declaration:
     filters: dict[str, Any] | None = None
     near_duplicates: dict[str, Any] | None = None
     routes: tuple[Route, ...] = ()
+    messages: tuple[Turn, ...] = ()
+    examples: dict[str, Any] | None = None
+    documents: dict[str, Any] | None = None
+    max_tokens_column: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Declaration:
@@ -96,16 +117,30 @@ class Declaration:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Declaration:
-        routes = tuple(Route(**route) for route in data.get("routes", ()))
-        return cls(**{**data, "betas": tuple(data["betas"]), "routes": routes})
+        return cls(
+            **{
+                **data,
+                "betas": tuple(data["betas"]),
+                "routes": tuple(map(Route.from_json, data.get("routes", ()))),
+                "messages": tuple(Turn(**turn) for turn in data.get("messages", ())),
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "betas": list(self.betas), "routes": list(map(asdict, self.routes))}
+        data = {
+            **asdict(self),
+            "betas": list(self.betas),
+            "routes": [route.to_json() for route in self.routes],
+            "messages": list(map(asdict, self.messages)),
+        }
         # What is not declared is left out, as in ledgers that were written before it could be.
-        absent = {name for name in SELECTING if data[name] is None}
-        if not self.routes:
-            absent.add("routes")
+        absent = {name for name in _LEFT_OUT if not data[name]}
         return {name: value for name, value in data.items() if name not in absent}
+
+    @property
+    def all_turns(self) -> tuple[Turn, ...]:
+        """The turns of the prompt, the last one the user's."""
+        return self.messages or (Turn("user", self.user),)
 
     @property
     def selecting(self) -> dict[str, Any]:
@@ -134,121 +169,6 @@ class Declaration:
         """SHA-256 in hex: changes when what a row is asked, or how it is read, may change."""
         shaping = {key: value for key, value in self.to_json().items() if key not in SELECTING}
         return hashlib.sha256(orjson.dumps(shaping)).hexdigest()
-
-
-class RequestBuilder:
-    """Makes the requests of one declaration; what they have in common is serialized once.
-
-    A request is made from the texts of a row (`build`), or from the row's JSON and the places of
-    its texts there (`splice`), to the same bytes: JSON escapes character by character, so that the
-    prompt as JSON is its parts as JSON, put together.
-
-    With a `lifetime` the shared prefix of each request carries a cache mark (`cache_marks`). Marks
-    are no part of a fingerprint: fingerprints and sizes are asked of a builder without.
-    """
-
-    def __init__(self, declaration: Declaration, lifetime: Lifetime | None = None) -> None:
-        self._template = Template.parse(declaration.user)
-        self.columns = self._template.columns
-        self.declaration = declaration
-        place = None if lifetime is None else cache_marks.place_of(declaration)
-        # Sorted at the top only: inside a value (a schema, a tool) the declared order can matter
-        # to the model.
-        after = {key: declaration.params[key] for key in sorted(declaration.params)}
-        if place == "tools":
-            after["tools"] = cache_marks.marked_tools(after["tools"], lifetime)
-        if declaration.output_schema is not None:
-            output_format = {"type": "json_schema", "schema": declaration.output_schema}
-            after["output_config"] = {**after.get("output_config", {}), "format": output_format}
-        before: dict[str, Any] = {
-            "model": declaration.model_id,
-            "max_tokens": declaration.max_tokens,
-        }
-        if declaration.system is not None:
-            text = declaration.system
-            marked = place == "system"
-            before["system"] = [cache_marks.block(text, lifetime)] if marked else text
-        opening, closing = b"", b""
-        if place == "message":
-            self._template, opening, closing = cache_marks.as_blocks(self._template, lifetime)
-        self._prefix = (
-            orjson.dumps(before)[:-1] + b',"messages":[{"role":"user","content":' + opening
-        )
-        self._suffix = closing + b"}]" + (b"," + orjson.dumps(after)[1:] if after else b"}")
-        first, *others = (orjson.dumps(part)[1:-1] for part in self._template.literals)
-        self._first = b'"' + first
-        # Of each text that is put in: which of the places it begins at, and what follows it.
-        self._slots = [
-            (2 * self.columns.index(slot), literal)
-            for slot, literal in zip(self._template.slots, others, strict=True)
-        ]
-        self._last = b'"' + self._suffix
-        constant = [self._prefix, self._first, *others, self._last]
-        # The bytes of a request beside the texts of its row.
-        self.constant_bytes = sum(map(len, constant))
-        betas = orjson.dumps(list(declaration.betas))
-        self._digest = hashlib.sha256(b"%d\n%s\n" % (FINGERPRINT_VERSION, betas))
-        # What all requests begin with is hashed once.
-        self._begun = self._digest.copy()
-        self._begun.update(self._prefix + self._first)
-
-    def problem(self, values: dict[str, str]) -> str | None:
-        """Why a row with these texts cannot be sent, as a short text that groups well, or None.
-
-        A document is what the template's columns hold together: without any of it the model would
-        answer the instruction alone.
-        """
-        for text in values.values():
-            if not is_blank(text):
-                return None
-        return "blank document" if values else None
-
-    def build(self, values: dict[str, str]) -> bytes:
-        """The Messages parameters of a row with these texts."""
-        prompt = orjson.dumps(self._template.render(values))
-        return b"".join((self._prefix, prompt, self._suffix))
-
-    def splice(self, row: bytes, places: Sequence[int]) -> bytes:
-        """What `build` makes of a row whose texts stand at these places (`row_json.places_of`)."""
-        pieces: list[bytes] = [self._prefix, self._first]
-        for at, literal in self._slots:
-            pieces += (row[places[at] : places[at + 1]], literal)
-        pieces.append(self._last)
-        return b"".join(pieces)
-
-    def fingerprint_and_size(self, row: bytes, places: Sequence[int]) -> tuple[str, int]:
-        """The fingerprint and the bytes of what `splice` makes of a row, without making it."""
-        digest, size = self._begun.copy(), self.constant_bytes
-        for at, literal in self._slots:
-            text = row[places[at] : places[at + 1]]
-            digest.update(text)
-            digest.update(literal)
-            size += len(text)
-        digest.update(self._last)
-        return digest.hexdigest()[:FINGERPRINT_CHARACTERS], size
-
-    def rebuild(self, row: bytes, places: Sequence[int] | None = None) -> bytes:
-        """The parameters of a row that the snapshot holds as sendable."""
-        if places is not None:
-            return self.splice(row, places)
-        values, problem = row_values(row, self.columns)
-        assert problem is None, problem
-        return self.build(values)
-
-    def fingerprint(self, params: bytes) -> str:
-        """32 hex characters over the parameters and the betas."""
-        digest = self._digest.copy()
-        digest.update(params)
-        return digest.hexdigest()[:FINGERPRINT_CHARACTERS]
-
-
-def mark_bytes(spec: JobSpec) -> int:
-    """How much longer each request of a job may be by a cache mark, in bytes."""
-    if spec.caching == "off":
-        return 0
-    declaration = Declaration.of(spec)
-    marked, plain = RequestBuilder(declaration, "1h"), RequestBuilder(declaration)
-    return marked.constant_bytes - plain.constant_bytes
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:

@@ -271,6 +271,13 @@ def _decide(
             for a in answers
             if not a.final and a.status == Status.TRUNCATED and a.escalate is None
         ]
+    # What was sent back for the API to go on, or with what is wrong with it, is judged by what it
+    # comes to.
+    again += [
+        a.unit
+        for a in answers
+        if a.status == Status.INVALID_OUTPUT and a.counted and not a.final and a.escalate is None
+    ]
     if spec.retry.escalate is not None:
         # The outcomes after the escalation are judged.
         again += [a.unit for a in answers if a.escalate == Undecided.FAILED and not a.escalated]

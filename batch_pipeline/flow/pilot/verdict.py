@@ -80,7 +80,8 @@ class Answered:
 
     `rest_usd` is what it would cost by the way that the rest of the night goes. Where the job has
     `retry.truncated_max_tokens`, a request that was cut off is asked once more before the verdict:
-    tokens and cost are then those of both answers, as they are where a stronger model was asked.
+    tokens and cost are then those of both answers, as they are where a stronger model was asked, or
+    an answer was sent back.
     `billed_usd` is what it cost. `escalate` is why its last answer is not final (`Undecided`),
     `escalated` tells whether a stronger model was asked.
     """

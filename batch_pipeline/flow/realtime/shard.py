@@ -28,9 +28,9 @@ from batch_pipeline.flow.dataset.requests import (
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning import further_turns, manifests, variants
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.jobs.spec import JobSpec
@@ -91,6 +91,8 @@ class OpenShard:
         self._next = Ways(spec.retry, self.declaration)
         manifest = manifests.read(pipeline.files, intent.shard.manifest)
         self._asked = variants.declarations_of(manifest, self.declaration)
+        self._requests = further_turns.Requests(manifest)
+        self._further = further_turns.of_requests(manifest)
         self._manifest = manifest.to_pydict()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)
@@ -202,7 +204,9 @@ class OpenShard:
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         for number, row in zip(left, rows, strict=True):
-            params = builders[names[number]].rebuild(row.text, row.places)
+            params = builders[names[number]].rebuild(
+                row.text, row.places, self._further.get(number)
+            )
             yield Call(self, number, params, self._asked[names[number]].model_id)
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
@@ -211,11 +215,15 @@ class OpenShard:
         biller = self._billers[self._manifest["variant"][number]]
         cost = biller.cost(message) if isinstance(message, dict) else Decimal(0)
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
+        if variants.has_further_turns(self._manifest["variant"][number]):
+            # The answer that was sent back did not count.
+            tried = 1
         with self._lock:
             self._answered[number] = 1
             self._done += 1
             self._latencies.append(latency_ms)
-            self._errors += outcome.status is not Status.SUCCEEDED
+            good = outcome.status is Status.SUCCEEDED or outcome.action is Action.CONTINUE
+            self._errors += not good
             self._cost += cost
             self.first.count(self._manifest["id"][number], tried, outcome)
 
@@ -229,14 +237,12 @@ class OpenShard:
             self._lost_usd += lost * self._billers[variant].upper_bound(size, most)
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
-        variant, route, size = (
-            self._manifest[name][number] for name in ("variant", "route", "request_bytes")
-        )
-        tools = "tool_choice" in self._asked[variant].params
-        outcome = outcomes.of_result(result, tools_asked_for=tools)
+        asked_for = AskedFor.by(self._asked[self._requests.variants[number]].params)
+        outcome = outcomes.of_result(result, asked_for)
         if outcome.action is Action.KEEP:
             return outcome
-        return self._next.after(variant, route, size, outcome)
+        pause = further_turns.pause_of(result.get("message"))
+        return self._next.after(self._requests[number], outcome, further_turns.pause_bytes(*pause))
 
 
 def _biller(asked: Declaration, declared: Declaration, submission: Submission) -> Biller:

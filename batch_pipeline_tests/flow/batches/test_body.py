@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from batch_pipeline.flow.batches.body import body_chunks
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, body_length
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration, body_length
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.planning.variants import Variant
 from batch_pipeline.ledger.transitions import new_token

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batch_pipeline.flow.dataset import cache_marks
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder, mark_bytes
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder, mark_bytes
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.simulator import content_hash
 from batch_pipeline.simulator.checks import check_message
 from batch_pipeline_tests.support import job

@@ -233,7 +233,7 @@ def test_what_was_bought_keeps_its_answer_whatever_a_new_filter_says(
 
 def found_bytes(spec: Any) -> int:
     """The bytes of the request of the row "new"."""
-    from batch_pipeline.flow.dataset.requests import RequestBuilder  # noqa: PLC0415
+    from batch_pipeline.flow.dataset.request_builder import RequestBuilder  # noqa: PLC0415
 
     return len(RequestBuilder(Declaration.of(spec)).build({"text": "short"}))
 

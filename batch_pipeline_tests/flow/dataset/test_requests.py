@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json, with_places
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import (
     FINGERPRINT_VERSION,
     Declaration,
-    RequestBuilder,
     custom_id,
     parse_custom_id,
     unit_of,

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
@@ -92,6 +93,7 @@ def test_no_request_outgrows_a_batch() -> None:
             "request_bytes": [10, 10, most],
             "cut_off": [True, False, True],
             "escalate": [False] * 3,
+            **dict.fromkeys(("prompt_size", "explained"), pa.nulls(3)),
         }
     )
     given = more.given_to(units)
