@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from batch_pipeline.flow.dataset.documents.reference import Document, of_cell
-from batch_pipeline.flow.dataset.requests import RequestBuilder
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 
 SHA_CHARACTERS = 8

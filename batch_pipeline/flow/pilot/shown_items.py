@@ -10,7 +10,8 @@ import orjson
 
 from batch_pipeline.flow.dataset import rendered
 from batch_pipeline.flow.dataset.reading.row_json import row_values
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
