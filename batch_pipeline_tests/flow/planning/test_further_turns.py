@@ -158,8 +158,8 @@ def test_what_has_not_paused_does_not_go_on(message: object) -> None:
 def units(*rows: dict[str, Any]) -> pa.Table:
     unset: dict[str, Any] = {
         "route": None, "request_bytes": 1_000, "prompt_size": None,
-        "visual_tokens": None, "cut_off": False, "escalate": False, "turns": None, "container": None, "continuations": None,
-        "explained": None,
+        "visual_tokens": None, "cut_off": False, "escalate": False, "turns": None,
+        "container": None, "continuations": None, "explained": None,
     }  # fmt: skip
     types = {"route": pa.string(), "prompt_size": pa.int64(), "turns": pa.string()}
     types |= {
