@@ -180,7 +180,7 @@ class JobKeys(DeclaredModel):
     )
     per_row: PerRowSpec = Field(
         default=PerRowSpec(),
-        description="What a row's own columns say of its request.",
+        description="What each row says of its own request, in columns of its own.",
         examples=[{"max_tokens": "answer_tokens"}],
     )
     caching: Literal["off", "auto", "5m", "1h"] = Field(

@@ -146,12 +146,7 @@ class PromptSpec(DeclaredModel):
         default=None,
         description="Questions with their answers, which come before the question about the row.",
         examples=[
-            {
-                "items": [
-                    {"input": {"text": "… three months …"}, "answer": {"months": 3}},
-                ]
-            },
-            {"file": "examples.jsonl", "count": 5, "choose": "random"},
+            {"items": [{"input": {"text": "… three months …"}, "answer": {"months": 3}}]},
         ],
     )
     citations: bool = Field(

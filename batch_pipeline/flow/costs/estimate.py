@@ -189,7 +189,7 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
         return 0
     if spec.mode == "realtime" or spec.pilot.via != "realtime":
         return 0
-    return sample_size(spec.pilot.size, snapshot.units, left.requests)
+    return sample_size(spec.pilot, snapshot.units, left.requests)
 
 
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:

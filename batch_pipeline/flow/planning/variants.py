@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch_pipeline.flow.dataset.further import Further
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import (
@@ -66,7 +67,7 @@ class Variant:
 
         More room, and a stronger model, are given whatever limit the row has of its own.
         """
-        own = not {MORE_ROOM, ESCALATED} & {*_parts(self.name)}
+        own = not {ESCALATED, MORE_ROOM} & {*_parts(self.name)}
         return replace(
             declaration,
             max_tokens_column=declaration.max_tokens_column if own else None,
@@ -150,9 +151,11 @@ class Ways:
     def __init__(self, retry: RetrySpec, declaration: Declaration) -> None:
         self._most_bytes = declaration.max_request_bytes
         self._explains = retry.explain
-        self._own = declaration
         self._outcomes = () if retry.escalate is None else retry.escalate.outcomes
         routes = declaration.by_route()
+        self._own = routes[None]
+        # What makes the requests of a variant, where the size of its further turns is asked for.
+        self._builders: dict[str | None, RequestBuilder] = {}
         self._routes = {
             name: Variant.of(name, asked) for name, asked in routes.items() if name is not None
         }
@@ -199,15 +202,19 @@ class Ways:
 
     def definitions(self, named: Iterable[str | None] = ()) -> list[Variant]:
         """All variants that a manifest may name, of those with further turns the `named` ones."""
+        known = self._without_further()
+        further = {name: self._variant(name) for name in named if has_further_turns(name)}
+        return [*known.values(), *further.values()]
+
+    def _without_further(self) -> dict[str, Variant]:
         steps = [*self._rooms.values(), *self._stronger.values()]
-        known = {each.name: each for each in self._routes.values()}
-        known |= {step.variant.name: step.variant for step in steps}
+        every = [*self._routes.values(), *(step.variant for step in steps)]
+        return {each.name: each for each in every}
+
+    def _variant(self, name: str | None) -> Variant:
+        base = "+".join(part for part in _parts(name) if part not in FURTHER)
         own = Variant("", self._own.max_tokens)
-        for name in named:
-            if name is not None and name not in known:
-                base = "+".join(part for part in _parts(name) if part not in FURTHER)
-                known[name] = replace(known[base] if base else own, name=name)
-        return list(known.values())
+        return replace(self._without_further()[base] if base else own, name=name or "")
 
     def more_room(self, route: str | None, request_bytes: int) -> str | None:
         """The name of the variant with a larger `max_tokens`, for a request of this size, in bytes;
@@ -221,6 +228,12 @@ class Ways:
     def _fitting(self, step: _Step | None, request_bytes: int) -> str | None:
         fits = step is not None and request_bytes + step.growth <= self._most_bytes
         return step.variant.name if step is not None and fits else None
+
+    def _growth(self, name: str | None, further: Further) -> int:
+        """The bytes that further turns add to a request that is asked as this variant."""
+        if name not in self._builders:
+            self._builders[name] = RequestBuilder(self._variant(name).declared_as(self._own))
+        return self._builders[name].growth(further)
 
     def given_to(self, units: pa.Table) -> pa.Table:
         """Open units with the column `variant`, and the sizes that each request then has.
@@ -273,7 +286,7 @@ class Ways:
             if explained is None:
                 continue
             turns, container, continuations = further[place]
-            size = sizes[place] + further_bytes(turns, container)
+            size = sizes[place] + self._growth(names[place], Further(turns.encode(), container))
             wanted = self._explains or not explained
             if size > self._most_bytes or not wanted or escalate != is_escalated(names[place]):
                 further[place] = None, None, None

@@ -6,7 +6,7 @@ often a paused answer went on. An answer that is its text alone has no details.
 
 from __future__ import annotations
 
-import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,13 +110,13 @@ def _written(found: dict[str, Any]) -> str | None:
 
 def _fitting(found: Mapping[str, Any], name: str) -> Any:
     """As much of the begin of a list or text as fits."""
-    rest = len(as_json({**found, name: []}).encode())
-    value, room = found[name], max(0, MAX_BYTES - rest)
+    rest = len(as_json({**found, name: ""}).encode()) - len('""')
+    value, room = found[name], MAX_BYTES - rest
     if isinstance(value, str):
-        # A character takes six bytes of JSON at most.
-        while len(json.dumps(value)) > room and value:
-            value = value[: min(len(value) - 1, max(room // 6, len(value) // 2))]
-        return value
+        sizes = range(len(value) + 1)
+        fits = bisect_right(sizes, room, key=lambda size: len(as_json(value[:size]).encode()))
+        return value[: max(0, fits - 1)]
+    room -= len("[]")
     kept = []
     for item in value:
         room -= len(as_json(item).encode()) + 1
