@@ -157,7 +157,7 @@ def test_a_body_with_a_changed_document_does_not_end(tmp_path: Path) -> None:
     path.write_bytes(b"%PDF of later!")
     opener = DocumentOpener(Files(str(tmp_path)), "review")
     rows = [Input(row, None)]
-    sent = []
+    sent: list[bytes] = []
     with pytest.raises(DocumentChangedError, match=r"a\.pdf has changed since the input was taken"):
         sent += body_chunks(new_token(), [builder], rows, 1, None, opener)
     assert b"]}" not in sent
