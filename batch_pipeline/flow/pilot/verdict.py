@@ -38,6 +38,9 @@ class Verdict:
     may share answers (`agreement.judge`). Of the judged requests `escalated_rate` were asked once
     more of a stronger model, or wait for that: outcomes are those after it. `routes` has the same
     of each route, where there are several; their projections add up to that of the night.
+    With the `review` "required" a person has to approve it, after a look at `page`: the URI of the
+    pilot's page, None where there is none. Fields of the schema that all answers have the same
+    value in are `always_same`.
     """
 
     open: bool
@@ -66,6 +69,9 @@ class Verdict:
     near_duplicates: dict[str, Any] | None = None
     escalated_rate: float = 0.0
     routes: tuple[dict[str, Any], ...] = ()
+    review: str = "none"
+    page: str | None = None
+    always_same: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
