@@ -33,6 +33,7 @@ def test_how_many_pairs_show_an_agreement() -> None:
         ({"status": "succeeded", "parsed": '{"b": 2, "a": 1}'}, (60, 60, True)),
         ({"status": "succeeded", "parsed": '{"a": 1, "b": 3}'}, (60, 59, False)),
         ({"status": "refused", "parsed": None}, (60, 59, False)),
+        ({"status": "succeeded", "parsed": None}, (60, 59, False)),
         (None, (59, 59, True)),
     ],
     ids=["other_order", "other_value", "without_a_usable_answer", "not_answered"],
