@@ -282,7 +282,7 @@ def test_the_list_is_read_over_http_to_its_end(
             {"prompt": {"system": "Be brief.", "user": "{text}"}, "caching": "1h"},
             [
                 "caching: the prefix",
-                "has about 11 tokens",
+                "tokens, and claude",
                 "caches from 4,096 on: marks do nothing",
             ],
         ),
