@@ -295,6 +295,10 @@ def test_the_list_is_read_over_http_to_its_end(
             ["filters.languages: sees texts alone; images, and PDFs that are sent as pages"],
         ),
         (
+            {"prompt": {"user": "{x:pdf}"}, "mode": "auto", "deadline": "30h"},
+            ["input.keep: reference reads the documents again at each send, up to 30 hours after"],
+        ),
+        (
             {
                 "prompt": {"user": "{x:pdf}"},
                 "model_id": "claude-opus-5-5",
