@@ -51,7 +51,7 @@ def install(points: Points) -> None:
         (Files, ("make_durable", "publish", "remove")),
         (Journal, ("append",)),
         (DocumentStore, ("add",)),
-        (changed_documents, ("looked_at", "take_out")),
+        (changed_documents, ("take_out",)),
         (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch")),
     ):
         for name in names:
@@ -61,6 +61,7 @@ def install(points: Points) -> None:
     _wrap_message(points)
     _wrap_create(points)
     _wrap_results(points)
+    _wrap_look(points)
 
 
 def _around(points: Points, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,3 +136,16 @@ def _wrap_results(points: Points) -> None:
             yield watched(chunks)
 
     AnthropicApi.stream_results = stream_results  # type: ignore[method-assign]
+
+
+def _wrap_look(points: Points) -> None:
+    original = changed_documents.looked_at
+
+    @contextmanager
+    def looked_at(*arguments: Any) -> Iterator[changed_documents.Looked]:
+        points.reach("before changed_documents.looked_at")
+        with original(*arguments) as looked:
+            points.reach("after changed_documents.looked_at")
+            yield looked
+
+    changed_documents.looked_at = looked_at

@@ -63,7 +63,7 @@ def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
     assert figures.kills == 1
 
 
-@pytest.mark.parametrize(("documents_as", "point"), [(REFERENCE, 200), (KEPT, 90)])
+@pytest.mark.parametrize(("documents_as", "point"), [(REFERENCE, 128), (KEPT, 90)])
 def test_a_night_of_documents_that_is_killed_is_whole_and_paid_once(
     forks: Forks, tmp_path: Path, documents_as: str, point: int
 ) -> None:
