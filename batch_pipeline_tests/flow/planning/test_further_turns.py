@@ -157,12 +157,17 @@ def test_what_has_not_paused_does_not_go_on(message: object) -> None:
 
 def units(*rows: dict[str, Any]) -> pa.Table:
     unset: dict[str, Any] = {
-        "route": None, "request_bytes": 1_000, "prompt_size": None, "cut_off": False,
-        "escalate": False, "turns": None, "container": None, "continuations": None,
-        "explained": None,
+        "route": None, "request_bytes": 1_000, "prompt_size": None,
+        "visual_tokens": None, "cut_off": False, "escalate": False, "turns": None,
+        "container": None, "continuations": None, "explained": None,
     }  # fmt: skip
     types = {"route": pa.string(), "prompt_size": pa.int64(), "turns": pa.string()}
-    types |= {"container": pa.string(), "continuations": pa.int64(), "explained": pa.bool_()}
+    types |= {
+        "visual_tokens": pa.int64(),
+        "container": pa.string(),
+        "continuations": pa.int64(),
+        "explained": pa.bool_(),
+    }
     full = [{**unset, **row} for row in rows]
     return pa.table(
         {name: pa.array([row[name] for row in full], types.get(name)) for name in unset}
