@@ -148,4 +148,4 @@ def _wrap_look(points: Points) -> None:
             points.reach("after changed_documents.looked_at")
             yield looked
 
-    changed_documents.looked_at = looked_at
+    changed_documents.looked_at = looked_at  # type: ignore[assignment]
