@@ -163,7 +163,7 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
     """
     price, account = price_for(spec), _account(pipeline, spec, partition)[0]
     declaration = Declaration.of(spec)
-    if spec.routes or spec.near_duplicates is not None or spec.reuse is not None:
+    if spec.asked_by_routes() or spec.near_duplicates is not None or spec.reuse is not None:
         with _read(pipeline, spec, partition, sources) as (files, snapshot):
             earlier = copies.reusable(pipeline, spec, partition, account)
             left = unbought(pipeline, files, snapshot, None, 0, earlier)

@@ -27,7 +27,7 @@ from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder, Size
 from batch_pipeline.flow.dataset.requests import Declaration, unit_of
-from batch_pipeline.flow.dataset.routes import Found, Router, columns_of
+from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL, Found, Router, Unlisted, columns_of
 from batch_pipeline.flow.dataset.sizes import Sizes
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.outcomes import Status
@@ -196,7 +196,8 @@ class _Preparation:
     def _take(self, row: Row, route: Found) -> None:
         """Make a row's request; where there are filters, the row waits until a batch is full."""
         if isinstance(route, Failed):
-            prepared = _set_aside(row, Status.INVALID_INPUT, RULE_FAILED, route.message)
+            reason = UNLISTED_MODEL if isinstance(route, Unlisted) else RULE_FAILED
+            prepared = _set_aside(row, Status.INVALID_INPUT, reason, route.message)
         else:
             prepared = prepare_row(row, self._builders[route])._replace(route=route)
         self._content.update(_content_of(row, prepared.fingerprint))
@@ -214,7 +215,7 @@ class _Preparation:
         if self._filters is None:
             return
         asked = [row for row, _, is_asked in self._waiting if is_asked]
-        verdicts = iter(self._filters.verdicts(asked))
+        verdicts = iter(self._filters.verdicts(asked, self._builder.prompt.columns))
         for row, prepared, is_asked in self._waiting:
             verdict = next(verdicts) if is_asked else None
             self._add(row, prepared if verdict is None else _without(prepared, verdict))
@@ -232,7 +233,7 @@ class _Preparation:
         if self._signatures.path is None or prepared.status is not None:
             return
         # Of pages and images nothing tells that two are alike.
-        texts = row.texts
+        texts = row.texts(self._builder.prompt.columns)
         if texts is not None:
             # Twins have the same route: its place in the list, 0 for the job's own way.
             self._signatures.add(ordinal, "\n".join(texts), int(prepared.route or 0))
