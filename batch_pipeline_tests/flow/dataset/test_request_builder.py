@@ -45,7 +45,11 @@ class Contents:
 
 
 def document(data: bytes = PDF, media_type: str = "application/pdf", **more: Any) -> Document:
-    known = {"path": "a.pdf", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    known: dict[str, Any] = {
+        "path": "a.pdf",
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
     return Document(**known, media_type=media_type, **more)
 
 
