@@ -77,4 +77,4 @@ def answer(request: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    run_as_process(answer, data_bytes=MOST_BYTES, RLIMIT_FSIZE=MOST_FILE_BYTES)
+    run_as_process(answer, RLIMIT_FSIZE=MOST_FILE_BYTES)
