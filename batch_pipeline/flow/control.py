@@ -58,10 +58,10 @@ class Control:
         return self._record(ActionKind.RESUME, partition, reason, outcome)
 
     def approve(self, partition: str, gate: Gate, reason: str) -> str:
-        """Overrule a closed gate."""
+        """Approve a closed gate: overrule it, or let a reviewed pilot go."""
         night = self._night(partition)
         given = approval.approve(self.pipeline, self.spec, night, gate, reason, self.by)
-        outcome = f"the {given.gate} gate is overruled"
+        outcome = f"the {given.gate} gate is approved"
         return self._record(ActionKind.APPROVE, partition, given.reason, outcome)
 
     def redrive(self, partition: str, statuses: Collection[str] = (), reason: str = "") -> str:

@@ -93,14 +93,18 @@ class JobSpec(JobKeys):
             for path, message in parameters.problems(self.declared())
             if path[0] != "params"
         ]
-        further = (*self._ways_that_cannot_work(), *self._examples_that_break_the_schema())
+        further = (
+            *self._ways_that_cannot_work(),
+            *self._escalation_that_cannot_work(),
+            *self._examples_that_break_the_schema(),
+        )
         found += [problem_with(path, message) for path, message in further]
         if found:
             raise ValidationError.from_exception_data("job", found)
         return self
 
     def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
-        """What is wrong with routes and escalation beside the rest of the job."""
+        """What is wrong with routes and the models of rows beside the rest of the job."""
         if self.per_row.model_id is not None and self.routes:
             both = "per_row.model_id and routes both choose the model; keep one"
             yield ("per_row", "model_id"), both
@@ -112,6 +116,11 @@ class JobSpec(JobKeys):
             for key, message in parameters.problems(asked.declared()):
                 if key[0] in ("params", "model_id", "max_tokens"):
                     yield (*path, *key), message
+        if self.retry.explain and self.output_schema is None:
+            nothing = "explains what broke the schema, and there is no output_schema; declare one"
+            yield ("retry", "explain"), nothing
+
+    def _escalation_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
         escalate, under = self.retry.escalate, ("retry", "escalate")
         if escalate is None:
             return

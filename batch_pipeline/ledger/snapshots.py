@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger import approvals, nights, shards
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -139,8 +139,9 @@ class Snapshot(NewSnapshot):
         """Whether a pilot's verdict is valid for this snapshot.
 
         An open one is valid for all input under its declaration, a closed one for its own input
-        alone: corrected data get a pilot of their own. Near duplicates that may share answers are
-        judged for their threshold.
+        alone: corrected data get a pilot of their own. So is one that a person has to review: what
+        was approved is this input, and what of it is redriven. Near duplicates that may share
+        answers are judged for their threshold.
         """
         if verdict["declaration_hash"] != self.declaration_hash:
             return False
@@ -148,7 +149,9 @@ class Snapshot(NewSnapshot):
         judged = verdict.get("near_duplicates") or {}
         if near.get("action") == "reuse" and judged.get("threshold") != near["threshold"]:
             return False
-        return bool(verdict["open"]) or verdict["content_hash"] == self.content_hash
+        if verdict["content_hash"] == self.content_hash:
+            return True
+        return bool(verdict["open"]) and (bool(self.below) or not approvals.needs_review(verdict))
 
     def as_json(self) -> dict[str, Any]:
         """What `NewSnapshot.from_json` reads."""

@@ -183,7 +183,7 @@ def _approve(
     who = context.run.tags.get(USER_TAG) or f"dagster run {context.run.run_id}"
     given = approval.approve(pipeline, spec, night, gate, reason, who)
     log_of(context).info(
-        "%s: the %s gate was overruled by %s: %s",
+        "%s: the %s gate was approved by %s: %s",
         night.partition,
         given.gate,
         given.approved_by,

@@ -24,11 +24,13 @@ from batch_pipeline.flow.costs import (
     asked_otherwise,
     avoided,
     cache_forecast,
+    document_ways,
     estimate_ways,
     experience,
 )
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
+from batch_pipeline.flow.costs.document_ways import DocumentWays
 from batch_pipeline.flow.costs.estimate_ways import AskedWay, way_of
 from batch_pipeline.flow.costs.tokens import COUNTED_REQUESTS, Tokens, count_tokens, known_tokens
 from batch_pipeline.flow.dataset import input_dataset
@@ -55,7 +57,6 @@ from batch_pipeline.pricing.estimate import (
     Amounts,
     Spread,
     Work,
-    amounts,
     batch_hours,
     realtime_hours,
 )
@@ -92,6 +93,7 @@ class Estimate:
     avoided: tuple[Avoided, ...]
     caching: CacheForecast | None = None
     cascade: Cascade | None = None
+    documents: DocumentWays | None = None
 
     @property
     def expected_usd(self) -> Decimal:
@@ -134,7 +136,7 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         found = experience.find(pipeline, spec, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
-            counted, trouble = count_tokens(pipeline, files, snapshot, left)
+            counted, trouble = count_tokens(pipeline, spec.name, files, snapshot, left)
         tokens = known_tokens(spec, left, found, counted)
     prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
@@ -187,7 +189,7 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
         return 0
     if spec.mode == "realtime" or spec.pilot.via != "realtime":
         return 0
-    return sample_size(spec.pilot.size, snapshot.units, left.requests)
+    return sample_size(spec.pilot, snapshot.units, left.requests)
 
 
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
@@ -271,6 +273,17 @@ def _assembled(
         fees=tokens.fees if tokens.fees is not None else dict.fromkeys(MODES, searches),
     )
     buffer = spec.budget.buffer
+
+    def priced(some: Unbought) -> Decimal:
+        scaled = replace(
+            work,
+            prompt=some.sizes.scaled(tokens.per_byte),
+            lengths=[(requests, size * tokens.per_byte) for requests, size in some.lengths],
+        )
+        ways = estimate_ways.ways(spec, some, tokens, found, buffer)
+        batch, realtime = estimate_ways.both(some, scaled, price, ways, buffer)
+        return realtime.expected if spec.mode == "realtime" else batch.expected
+
     asked = estimate_ways.ways(spec, left, tokens, found, buffer)
     caching = _caching(spec, left, price, tokens, prefix)
     way, declaration = way_of(spec), Declaration.of(spec)
@@ -279,13 +292,7 @@ def _assembled(
         *asked_otherwise.expected(asked, caching, way),
         *avoided.of_twins(_twins(spec, night, snapshot, left), declaration, tokens, price, way),
     )
-    if len(asked) > 1 or left.route is not None:
-        batch, realtime = (
-            estimate_ways.summed(parts)
-            for parts in ((way.batch for way in asked), (way.realtime for way in asked))
-        )
-    else:
-        batch, realtime = (amounts(work, price, mode, buffer) for mode in MODES)
+    batch, realtime = estimate_ways.both(left, work, price, asked, buffer)
     extra = (realtime.expected - batch.expected) / max(1, left.requests)
     extra *= _sample(spec, night, snapshot, left)
     with pipeline.ledger.read() as connection:
@@ -325,6 +332,7 @@ def _assembled(
         avoided=saved,
         caching=caching,
         cascade=asked_otherwise.expected_cascade(asked, way),
+        documents=document_ways.compare(spec, snapshot, left, priced),
     )
 
 
@@ -340,7 +348,7 @@ def _caching(
         own.requests,
         price,
         counted=counted,
-        tokens_per_byte=tokens.per_byte,
+        tokens_per_byte=tokens.per_byte_of_texts(left),
         prompt_tokens=own.sizes.mean * tokens.per_byte,
         usage=tokens.usage,
     )

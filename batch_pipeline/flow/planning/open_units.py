@@ -24,7 +24,13 @@ from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.dataset.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
-from batch_pipeline.flow.planning import escalations, held_twins, manifests, sampling
+from batch_pipeline.flow.planning import (
+    escalations,
+    further_turns,
+    held_twins,
+    manifests,
+    sampling,
+)
 from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -83,12 +89,12 @@ _BEFORE = f"""
         SELECT unit FROM tried WHERE state = '{Undecided.STANDS}';
     CREATE TEMP TABLE billed AS
         SELECT id, {_SUMS} FROM answers SEMI JOIN open_items USING (id) GROUP BY id;
+    {further_turns.MAKE_SAID};
     DROP TABLE open_items;
 """  # noqa: S608  # made of constants
 _OPEN_UNITS = f"""
     SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, s.route,
            s.prompt_size, s.visual_tokens,
-           NULL::VARCHAR AS turns, NULL::VARCHAR AS container, NULL::BIGINT AS continuations,
            greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
            attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
            coalesce(a.cut_off AND a.state IS NULL, false) AS cut_off,
@@ -130,8 +136,9 @@ _SIZES = f"""
 class OpenUnits:
     """The open units of a snapshot, in its order.
 
-    Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
-    and `escalate` (the stronger model is to be asked) in place of `variant`.
+    Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`),
+    `escalate` (the stronger model is to be asked) and `explained` (the further turns say what was
+    wrong with an answer) in place of `variant`.
     """
 
     def __init__(
@@ -161,7 +168,7 @@ class OpenUnits:
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
-        return self._found(_ALL)
+        return further_turns.given_to(self.connection, self._found(_ALL))
 
     def escalations(self) -> Escalations:
         """How the open units that the stronger model may be asked for stand to the whole night."""

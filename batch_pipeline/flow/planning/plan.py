@@ -266,7 +266,8 @@ def open_of(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]
 
 def _as_manifest(table: pa.Table, ways: Ways) -> pa.Table:
     manifest = ways.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
-    return variants.with_definitions(manifest, ways.definitions())
+    named = manifest.column("variant").unique().to_pylist()
+    return variants.with_definitions(manifest, ways.definitions(named))
 
 
 def _write_shard(

@@ -22,7 +22,7 @@ from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.flow.planning import manifests, new_shards
+from batch_pipeline.flow.planning import manifests, new_shards, variants
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
@@ -97,6 +97,8 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
         number = parsed[1] if parsed is not None else 0
         known = number < len(sizes)
         tried = row["attempt"] - ((before[number] or 0) if known else 0)
+        if variants.has_further_turns(row["variant"]):
+            tried = 1
         first.count(row["id"], tried, _outcome(row))
         prompt = sum(row[name] for name in PROMPT_TOKENS)
         found = (1, sizes[number], prompt) if prompt and known else (0, 0, 0)

@@ -25,6 +25,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 JUDGED = (
     "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
     "error_message", "model", *TOKENS, "picodollars", "escalate",
+    "details", "turn", "container",
 )  # fmt: skip
 _OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint", "route", "variant")
 Judged = tuple[Any, ...]
@@ -62,9 +63,6 @@ class ResultTables:
             "simulated": simulated,
             "collected_at": datetime.now(UTC),
             "answered_by": None,
-            "details": None,
-            "turn": None,
-            "container": None,
         }
         self._constants = {
             name: pa.scalar(value, ANSWERS_SCHEMA.field(name).type)

@@ -45,12 +45,8 @@ class Contents:
 
 
 def document(data: bytes = PDF, media_type: str = "application/pdf", **more: Any) -> Document:
-    known: dict[str, Any] = {
-        "path": "a.pdf",
-        "size": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    return Document(**known, media_type=media_type, **more)
+    known_by = hashlib.sha256(data).hexdigest()
+    return Document(path="a.pdf", size=len(data), sha256=known_by, media_type=media_type, **more)
 
 
 NATIVE = document(pages=3, text_bytes=500)
