@@ -138,7 +138,7 @@ class PromptSpec(DeclaredModel):
             [
                 {"role": "user", "text": "I will show you a contract."},
                 {"role": "assistant", "text": "Go ahead."},
-                {"role": "user", "text": "{text}\n\nWhat is its notice period?"},
+                {"role": "user", "text": "What is the notice period of {text}?"},
             ]
         ],
     )

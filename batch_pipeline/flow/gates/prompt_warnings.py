@@ -17,13 +17,20 @@ from batch_pipeline.pricing.documents import visuals_at_most
 
 # As in `costs.tokens`: what a prefix's length is taken for until the API counts it.
 _BYTES_PER_TOKEN = 3.5
+# From then on documents are likely to change before they are sent.
+_LONG_HOURS = 24
 # The parameters that are part of what the model reads.
 _PREFIX = ("tools", "system", "messages", "output_config")
 
 
 def of(spec: JobSpec) -> list[str]:
     """The warnings of a job's prompt, each beginning with the key that it is about."""
-    return [*_prefix_too_short(spec), *_texts_alone(spec), *_fewer_pages(spec)]
+    return [
+        *_prefix_too_short(spec),
+        *_texts_alone(spec),
+        *_fewer_pages(spec),
+        *_documents_that_may_change(spec),
+    ]
 
 
 def _prefix_too_short(spec: JobSpec) -> Iterator[str]:
@@ -47,7 +54,10 @@ def _prefix_too_short(spec: JobSpec) -> Iterator[str]:
 
 
 def _texts_alone(spec: JobSpec) -> Iterator[str]:
-    if not spec.prompt.of_documents:
+    kinds = {slot.kind for slot in spec.prompt.of_documents}
+    if spec.input.pdf.sent_as == "text":
+        kinds.discard("pdf")
+    if not kinds:
         return
     filters = spec.filters
     found = {
@@ -76,3 +86,14 @@ def _fewer_pages(spec: JobSpec) -> Iterator[str]:
                 f"{key}: {way.model_id} takes {most} PDF pages and images a request, and "
                 f"{spec.model_id} {own}: larger documents are set aside where it is asked"
             )
+
+
+def _documents_that_may_change(spec: JobSpec) -> Iterator[str]:
+    if not spec.prompt.of_documents or spec.input.keep != "reference" or spec.deadline is None:
+        return
+    hours = spec.deadline.removesuffix("h")
+    if hours.isdigit() and int(hours) > _LONG_HOURS:
+        yield (
+            f"input.keep: reference reads the documents again at each send, up to {hours} hours "
+            "after the input was taken; those that change by then are set aside (copy keeps them)"
+        )

@@ -282,7 +282,7 @@ def test_the_list_is_read_over_http_to_its_end(
             {"prompt": {"system": "Be brief.", "user": "{text}"}, "caching": "1h"},
             [
                 "caching: the prefix",
-                "has about 11 tokens",
+                "tokens, and claude",
                 "caches from 4,096 on: marks do nothing",
             ],
         ),
@@ -293,6 +293,10 @@ def test_the_list_is_read_over_http_to_its_end(
         (
             {"prompt": {"user": "{document}"}, "filters": {"languages": ["en"]}},
             ["filters.languages: sees texts alone; images, and PDFs that are sent as pages"],
+        ),
+        (
+            {"prompt": {"user": "{x:pdf}"}, "mode": "auto", "deadline": "30h"},
+            ["input.keep: reference reads the documents again at each send, up to 30 hours after"],
         ),
         (
             {
