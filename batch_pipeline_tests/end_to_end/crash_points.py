@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.messages import AnthropicMessages
-from batch_pipeline.api.protocol import Answer, BatchInfo
+from batch_pipeline.api.protocol import Answer, BatchInfo, Streamed
 from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage.files import Files
@@ -86,7 +86,9 @@ def _wrap_ledger(points: Points) -> None:
 def _wrap_message(points: Points) -> None:
     original = AnthropicMessages.create
 
-    async def create(self: AnthropicMessages, params: bytes, betas: Sequence[str]) -> Answer:
+    async def create(
+        self: AnthropicMessages, params: bytes | Streamed, betas: Sequence[str]
+    ) -> Answer:
         points.reach("before AnthropicMessages.create")
         answer = await original(self, params, betas)
         points.reach("after AnthropicMessages.create")
