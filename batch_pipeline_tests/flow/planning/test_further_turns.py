@@ -17,6 +17,7 @@ from batch_pipeline.flow.planning import further_turns
 from batch_pipeline.flow.planning.further_turns import Said, turns_of
 from batch_pipeline.flow.planning.variants import MOST_CONTINUATIONS, Asked, Ways
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES
 from batch_pipeline_tests.support import documents, job
 
 BROKEN = Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, "schema_violation", "no")
@@ -188,7 +189,7 @@ def test_a_request_is_as_long_as_its_turns_make_it() -> None:
         {**both, "prompt_size": 7},
         {**reason, "cut_off": True},
         {**pause, "escalate": True},
-        {**pause, "request_bytes": declaration.max_request_bytes - 5},
+        {**pause, "request_bytes": MAX_REQUEST_BYTES - 5},
     )
     given = Ways(spec, declaration).given_to(asked)
     names = given.column("variant").to_pylist()
