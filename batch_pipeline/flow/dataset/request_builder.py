@@ -84,8 +84,13 @@ class RequestBuilder:
         self.prompt = prompt = Prompt.of(declaration)
         self._blocks = Blocks.of(declaration)
         self._limit_column = declaration.max_tokens_column
-        further = (*self._blocks.columns, *([self._limit_column] if self._limit_column else ()))
-        # The columns that a request is made of: those of the prompt first.
+        # The columns that a request is made of beside those of the prompt, and the keys of the
+        # declaration that name them.
+        self.columns_beside_the_prompt = list(self._blocks.columns)
+        if self._limit_column is not None:
+            self.columns_beside_the_prompt.append((self._limit_column, "per_row.max_tokens"))
+        further = (name for name, _ in self.columns_beside_the_prompt)
+        # All of them, those of the prompt first.
         self.columns = tuple(dict.fromkeys((*prompt.columns, *further)))
         self._mark = None if lifetime is None else cache_marks.place_of(declaration)
         self._lifetime = lifetime
