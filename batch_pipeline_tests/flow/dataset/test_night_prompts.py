@@ -12,6 +12,7 @@ from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
 from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -74,8 +75,8 @@ def test_each_row_is_asked_as_its_columns_say(
             # Its own limit holds for a row's first answer; the second has more room.
             assert row["output_tokens"] <= int(name.split()[1]) + 2 or row["attempt"] == 2
     assert {each["id"]: each["error_message"] for each in dead_letters(pipeline, spec)} == {
-        "no model": "null in column 'model'",
-        "other model": "'gpt' in column 'model' is none of per_row.model_id.models: "
+        "no model": f"{UNLISTED_MODEL}: null in column 'model'",
+        "other model": f"{UNLISTED_MODEL}: 'gpt' in column 'model' is none of per_row.model_id.models: "
         f"{SMALL}, {LARGE}",
         "too long": "max_tokens in column 'most' is no whole number from 1 to 500",
         "no number": "max_tokens in column 'most' is no whole number from 1 to 500",
