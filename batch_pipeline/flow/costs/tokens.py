@@ -149,8 +149,8 @@ def count_tokens(
         return None, f"the API did not count tokens: {failure}"
     if not size:
         return None, (
-            "the API did not count tokens: the documents of the sample cannot be read now (parts of "
-            "PDFs and bytes of tables are kept once the input is taken)"
+            "the API did not count tokens: the documents of the sample cannot be read now (parts "
+            "of PDFs and bytes of tables are kept once the input is taken)"
         )
     return tokens / size, None
 
