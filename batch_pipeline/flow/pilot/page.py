@@ -203,13 +203,15 @@ def _asked(declaration: Declaration) -> AskedPrompt:
         "model": declaration.model_id,
         "max_tokens": declaration.max_tokens,
         "system": declaration.system,
-        "messages": [{"role": "user", "content": declaration.user}],
+        "messages": [{"role": t.role, "content": t.text} for t in declaration.all_turns],
     }
     shown = shown_request.of(params)
     routes = declaration.by_route().values()
+    examples = declaration.examples or {}
+    count = examples.get("count")
     return AskedPrompt(
         turns=shown.turns,
-        examples=0,
+        examples=len(examples.get("turns", ())) if count is None else count,
         models=", ".join(dict.fromkeys(asked.model_id for asked in routes)),
         max_tokens=declaration.max_tokens,
         schema=shown.schema,

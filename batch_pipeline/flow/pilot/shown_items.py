@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batch_pipeline.flow.dataset import rendered
-from batch_pipeline.flow.dataset.reading.row_json import row_values
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.reading.row_json import row_of_json
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
+from batch_pipeline.flow.planning.variants import CONTINUED, ESCALATED, EXPLAINED, MORE_ROOM
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS
 from batch_pipeline.reporting import parsed_fields, shown_request
 from batch_pipeline.reporting.pilot_page import Attempt, ShownDocument, ShownItem
@@ -69,20 +70,19 @@ class Items:
 
 def documents_of(builder: RequestBuilder, row: Input) -> tuple[ShownDocument, ...]:
     """What a row brings into its prompt: the texts of its placeholders, and documents."""
-    documents = rendered.documents_of(row.text)
-    texts = [name for name in builder.columns if name not in documents]
-    values, _ = row_values(row.text, texts)
+    parts = builder.parts_of(row_of_json(row.text))
     found = [
         ShownDocument(
             document.path,
             rendered.described(document),
-            None if document.text is None else Text.of(document.text),
+            Text.of(document.text) if document.as_text and document.text else None,
         )
-        for document in documents.values()
+        for document in parts.documents.values()
     ]
     found += [
         ShownDocument(name, f"{len(text):,} characters", Text.of(text))
-        for name, text in values.items()
+        for name, text in parts.values.items()
+        if name in builder.prompt.columns
     ]
     return tuple(found)
 
@@ -120,17 +120,19 @@ def _attempt(answer: Mapping[str, Any], *, hidden: bool) -> Attempt:
     )
 
 
+_WAYS = {
+    ESCALATED: "of the stronger model",
+    MORE_ROOM: "with more room",
+    EXPLAINED: "with what was wrong",
+    CONTINUED: "continued",
+}
+
+
 def how_asked(variant: str | None, model: str | None, mode: str | None) -> str:
     """`as declared, claude-haiku-4-5, in real time`."""
-    ways = {ESCALATED: "of the stronger model", MORE_ROOM: "with more room"}
-    route, _, added = (variant or "").rpartition("+")
-    name = ways.get(added, "with what was wrong" if added == "explain" else added)
-    if variant is None or (not route and added.isdecimal()):
-        name = "as declared" if variant is None else f"as route {variant}"
-    elif added == "continue":
-        name = "continued"
+    names = [_WAYS.get(part, f"as route {part}") for part in (variant or "").split("+") if part]
     way = {"realtime": "in real time", "batch": "as a batch"}.get(mode or "", mode)
-    return ", ".join(filter(None, (name, model, way)))
+    return ", ".join(filter(None, (*(names or ["as declared"]), model, way)))
 
 
 def _message(answer: Mapping[str, Any], *, hidden: bool) -> str:
