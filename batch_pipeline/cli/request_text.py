@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from batch_pipeline.reporting import shown_request
 from batch_pipeline.reporting.shown_request import Text
 
@@ -13,8 +15,8 @@ from batch_pipeline.reporting.shown_request import Text
 MOST_CHARACTERS = 2_000
 
 
-def of(request: Mapping[str, Any]) -> str:
-    """The request of a row, with documents in words."""
+def of(request: Mapping[str, Any], *, with_schema: bool = True) -> str:
+    """The request of a row, with documents in words; the schema of the answer is in one line."""
     shown = shown_request.of(request, MOST_CHARACTERS)
     lines = []
     for turn in shown.turns:
@@ -25,9 +27,11 @@ def of(request: Mapping[str, Any]) -> str:
             if block.text is not None:
                 lines.append(text(block.text))
     lines.append(f"[{shown.model_id}, at most {shown.max_tokens:,} tokens of answer]")
-    for name, found in (("schema of the answer", shown.schema), ("parameters", shown.rest)):
+    schema = shown.schema if with_schema else ""
+    for name, found in (("schema of the answer", schema), ("parameters", shown.rest)):
         if found:
-            lines += [f"[{name}]", text(Text.of(found, MOST_CHARACTERS))]
+            compact = orjson.dumps(orjson.loads(found)).decode()
+            lines += [f"[{name}]", text(Text.of(compact, MOST_CHARACTERS))]
     return "\n".join(lines)
 
 

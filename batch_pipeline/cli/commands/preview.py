@@ -63,19 +63,18 @@ def _show(found: Preview, page: str | None) -> None:
     say(f"{found.job} {found.partition}: {len(found.rows)}{of_all}; nothing was sent.")
     for note in found.notes:
         say(f"Note: {note}.")
-    for row in found.rows:
+    for number, row in enumerate(found.rows):
         say()
         say(f"=== {row.id} ({row.source}:{row.row})")
         if row.request is not None:
-            say(request_text.of(row.request))
+            say(request_text.of(row.request, with_schema=number == 0))
         say(_facts(row, found))
     say()
-    night = "not known here"
     if found.night is not None:
         amounts = f"{usd(found.night.batch)} as batches, {usd(found.night.realtime)} in real time"
         night = f"{amounts} ({found.night_from})"
     else:
-        night = f"{found.night_from}: `estimate` reads all of them"
+        night = found.night_from
     say(f"The night: {night}.")
     say(f"An answer counts with {found.output_tokens:,.0f} tokens ({found.output_from}).")
     if page is not None:

@@ -1,7 +1,7 @@
 """`preview`: requests as the API gets them, their tokens and cost, before anything is sent.
 
 Rows come from the night's snapshot where it was taken as the job is declared now, else the first
-rows of the input are read. The input is never read whole for it, and nothing is written.
+rows of the input are read. Of tables only small ones are read whole, of folders of documents none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from batch_pipeline.errors import (
     NoCredentialsError,
     UsageError,
 )
+from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.costs.tokens import RULE_BYTES_PER_TOKEN, Tokens, tokens_without_api
 from batch_pipeline.flow.dataset import rendered
 from batch_pipeline.flow.dataset.reading.files import Kind, Sources
@@ -36,9 +37,12 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.pricing.prices import MODES, Mode
 from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.wording import usd
 
 COUNTED = "counted by the API"
 # Files of many rows; each other one is a row.
+# Tables up to this size are read whole, for what all of it would cost.
+READ_WHOLE_BYTES = 16 << 20
 _TABLES = (Kind.PARQUET, Kind.CSV, Kind.JSONL, Kind.JSON)
 
 
@@ -124,6 +128,7 @@ class _Taken:
     requests: int | None
     night: Night | None
     notes: tuple[str, ...]
+    sources: Sources | None = None
 
 
 def preview(
@@ -140,7 +145,7 @@ def preview(
     tokens = tokens_without_api(pipeline, spec, partition, price_for(spec), account)
     count = _Counting(pipeline, spec, declaration, tokens, why)
     made = tuple(count.rendered(item) for item in taken.items)
-    night, night_from = _night(taken, made)
+    night, night_from = _night(pipeline, spec, partition, taken, made)
     output = count.output_tokens(None)
     at_most = tokens.output is None
     return Preview(
@@ -204,7 +209,7 @@ def _taken(
     items = first_rows.first(declaration, sources, rows, item_id)
     if item_id is not None and not items:
         raise UsageError(f"{spec.name} {partition} has no item {item_id!r} in its input.")
-    return _Taken(items, _count_of(sources), None, notes)
+    return _Taken(items, _count_of(sources), None, notes, sources)
 
 
 def _count_of(sources: Sources) -> int | None:
@@ -245,22 +250,45 @@ def _account(pipeline: Pipeline) -> tuple[str | None, str | None]:
         return None, str(error)
 
 
-def _night(taken: _Taken, rows: tuple[Rendered, ...]) -> tuple[Cost | None, str]:
-    """What the whole night would cost, as far as it is known without reading its input."""
-    estimate: Mapping[str, Any] | None = None if taken.night is None else taken.night.estimate
-    if estimate is not None:
-        expected = (Decimal(str(estimate[mode]["expected_usd"])) for mode in MODES)
-        return Cost(*expected), "as estimated when the input was taken"
+def _night(
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    taken: _Taken,
+    rows: tuple[Rendered, ...],
+) -> tuple[Cost | None, str]:
+    """What the whole night would cost, as far as that is known without much reading."""
+    kept: Mapping[str, Any] | None = None if taken.night is None else taken.night.estimate
+    if kept is not None:
+        expected = (Decimal(str(kept[mode]["expected_usd"])) for mode in MODES)
+        return Cost(*expected), f"as estimated when the input was taken{_projected(taken.night)}"
+    tables = [] if taken.sources is None else taken.sources.files
+    if tables and taken.requests is None and sum(f.size for f in tables) <= READ_WHOLE_BYTES:
+        assert taken.sources is not None
+        try:
+            found = estimate.of_input(pipeline, spec, partition, taken.sources)
+        except InputDataError as error:
+            return None, str(error)
+        requests = f"{found.work.requests:,} requests"
+        return Cost(found.batch.expected, found.realtime.expected), f"an estimate of {requests}"
     costs = [row.cost for row in rows if row.cost is not None]
     if taken.requests is None or not costs:
-        return None, "the number of rows is known once they are read"
+        return None, "the number of rows is not known before they are read; `estimate` reads them"
     share = Decimal(taken.requests) / len(costs)
     sums = (sum((getattr(cost, mode) for cost in costs), Decimal(0)) for mode in MODES)
     one = "this row" if len(costs) == 1 else f"these {len(costs)} rows"
     return (
         Cost(*(amount * share for amount in sums)),
-        f"if all {taken.requests:,} are as {one}",
+        f"if all {taken.requests:,} are as {one}; `estimate` looks at all",
     )
+
+
+def _projected(night: Night | None) -> str:
+    """What the pilot has shown since that the night will cost, where it has."""
+    verdict = None if night is None else night.pilot
+    if not verdict or not verdict["judged"]:
+        return ""
+    return f"; its pilot projects {usd(Decimal(str(verdict['projected_usd'])))}"
 
 
 class _Counting:
