@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import io
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ UNAUTHORIZED = 401
 HEAD_SECONDS = 20.0
 # Headers that describe the body or the connection: aiohttp writes its own.
 _OF_THE_CONNECTION = frozenset({"accept-encoding", "connection", "content-length", "host"})
+# A body up to this size is written at once.
+_AT_ONCE = 1 << 20
 # Errors before a connection exists, so that nothing can have been sent. A kept connection that the
 # server has closed is not among them: a request written to it may have arrived.
 _NEVER_ESTABLISHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -173,7 +176,8 @@ class AnthropicMessages:
         try:
             async with self._session.post(
                 head.url,
-                data=params,
+                # Large bodies are written in pieces, so that other calls go on meanwhile.
+                data=params if len(params) <= _AT_ONCE else io.BytesIO(params),
                 headers=head.headers,
                 timeout=head.timeout,
                 # The body is a document of the user's and must not go to another address.

@@ -99,6 +99,8 @@ NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
 BILLED = (Status.SUCCEEDED, Status.TRUNCATED, Status.REFUSED, Status.INVALID_OUTPUT)
 # Error types of this project. The API cannot say any more what became of a request:
 RESULTS_GONE = "results_gone"
+# A document is not what the snapshot knows, or gone: the request was not sent.
+DOCUMENT_CHANGED = "document_changed"
 # An answer that was billed and has another shape than the API's.
 ODD_ANSWER = "odd_answer"
 # The ledger keeps error types, in columns of limited width.
@@ -112,6 +114,7 @@ ERROR_ACTIONS = {
     "request_too_large": Action.SET_ASIDE,
     "not_found_error": Action.STOP,
     RESULTS_GONE: Action.GIVE_UP,
+    DOCUMENT_CHANGED: Action.SET_ASIDE,
 }
 MAX_TOKENS = "max_tokens"
 # A stop reason that ends an answer as it should only where the request offers tools.
@@ -174,6 +177,8 @@ def _of_errored(error: object, *, attempted: bool) -> Outcome:
     outcome = of_error(error)
     if not attempted:
         return replace(outcome, action=Action.REOPEN)
+    if outcome.error_type == DOCUMENT_CHANGED:
+        return replace(outcome, status=Status.INVALID_INPUT)
     # A model or a file that is gone is a fault of the job: the account's other jobs go on.
     gone = outcome.error_type == "not_found_error"
     return replace(outcome, action=Action.SET_ASIDE) if gone else outcome
@@ -191,6 +196,11 @@ def shape_of(value: object) -> str:
         return json.dumps(value)
     kinds: dict[type, str] = {str: "a text", list: "a list"}
     return kinds.get(type(value), "an object")
+
+
+def of_changed_document(why: str) -> Outcome:
+    """What it means that a document is not what the snapshot knows: its request is not sent."""
+    return Outcome(Status.INVALID_INPUT, Action.SET_ASIDE, DOCUMENT_CHANGED, why)
 
 
 def _unknown(message: str, kind: str) -> Outcome:

@@ -61,6 +61,8 @@ def snapshot_facts(folder: str) -> str:
 
 # What is known of a copied input, in its folder.
 COPY_FACTS = "source.json"
+# Which documents its rows name, a hash in each line.
+COPY_DOCUMENTS = "documents.txt"
 
 
 def input_copies(job: str, partition: str) -> str:

@@ -14,6 +14,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.settings import PACKAGED_JOBS, Settings
 
 INPUT = "demo_input"
+PDFS = "demo_pdfs"
 NIGHTS = 3
 DAYS_BEFORE = 7
 

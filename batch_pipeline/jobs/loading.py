@@ -7,7 +7,7 @@ both: no templates are filled in, `{{ }}` stays as it is written. What may be de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
@@ -254,15 +254,19 @@ def _model_at(path: KeyPath) -> type[DeclaredModel] | None:
     """The model whose keys stand below `path`."""
     model: type[DeclaredModel] | None = JobSpec
     for key in path:
-        field = model.model_fields.get(str(key)) if model is not None else None
-        annotation = field.annotation if field is not None else None
-        models = [
-            part
-            for part in (annotation, *get_args(annotation))
-            if isinstance(part, type) and issubclass(part, DeclaredModel)
-        ]
-        model = models[0] if models else None
+        # The number of an entry in a list of models.
+        if isinstance(key, int):
+            continue
+        field = model.model_fields.get(key) if model is not None else None
+        model = next(_models_in(field.annotation), None) if field is not None else None
     return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[DeclaredModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, DeclaredModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def _shown(value: object) -> str:

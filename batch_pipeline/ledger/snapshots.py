@@ -71,6 +71,11 @@ class NewSnapshot:
     visual_tokens: int | None = field(default=None, kw_only=True)
     documents: dict[str, dict[str, int]] | None = field(default=None, kw_only=True)
 
+    @property
+    def size_of_prompts(self) -> int:
+        """What the tokens of all requests follow from."""
+        return self.request_bytes if self.prompt_size is None else self.prompt_size
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewSnapshot:
         """The inverse of `asdict`."""

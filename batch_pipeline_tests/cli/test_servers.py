@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.cli import output
+from batch_pipeline.cli.commands.demo_pdfs import PDFS
 from batch_pipeline_tests.cli.program import PROGRAM, Program, documents, finished
 
 
@@ -70,6 +71,7 @@ def test_the_demo_can_stop_after_the_input(offline: Program) -> None:
     for folder in folders:
         assert list(folder.glob("*.parquet"))
         assert folder.name in ended.err
+    assert len(list((offline.home / "demo_pdfs").glob("*.pdf"))) == PDFS
     assert not (offline.home / "ledger.sqlite").exists()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline_tests.end_to_end.crash_books import check
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_hurried import (
@@ -21,6 +19,7 @@ from batch_pipeline_tests.end_to_end.crash_nights import (
     a_night,
     hunted,
     killed_at,
+    ledger_lost,
     one_of_kind,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
@@ -99,21 +98,11 @@ def test_two_submitters_are_killed_and_frozen_before_another_api(
 
 
 def test_a_lost_ledger_of_nights_with_everything_is_recovered_and_bought_once(
-    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forks: Forks, tmp_path: Path
 ) -> None:
-    with a_night(tmp_path / "night", PLAIN, items=0, caching="5m") as (sim, planned, rows):
-        work = replace(planned, pilot_via="batch")
-        # In the midst of it.
-        killed = forks.wait(forks.start(work, "first", 700))
-        assert killed == -signal.SIGKILL, work.log.read_text()
-        for file in work.home.glob("ledger.sqlite*"):
-            file.unlink()
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.url)
-        with work.pipeline() as pipeline:
-            assert recover(pipeline).complete
-        assert forks.wait(forks.start(work)) == COMPLETE, work.log.read_text()
-        figures = check(sim, work, rows)
+    # In the midst of it.
+    figures = ledger_lost(forks, tmp_path / "night", 700, caching="5m")
+    assert figures.kills == 1
     assert figures.reused
     assert figures.near_duplicates
     assert figures.escalated

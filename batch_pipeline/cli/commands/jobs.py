@@ -144,7 +144,7 @@ def show_validation(
     warnings: list[str],
 ) -> None:
     """What a night would send, and what a person should know before it is sent."""
-    from batch_pipeline.flow.costs.estimate_json import savings_json
+    from batch_pipeline.flow.costs.estimate_json import documents_json, savings_json
 
     snapshot, copied = found.snapshot, sources.copied
     by_count = -(-snapshot.units // limits.requests)
@@ -166,6 +166,7 @@ def show_validation(
     details = {
         "filtered_by": snapshot.filtered_by,
         **savings_json(found),
+        **documents_json(found),
         "source": None if copied is None else copied.as_json(),
         "warnings": warnings,
     }
@@ -182,6 +183,9 @@ def show_validation(
             if name not in unsaid:
                 table.add_row(name.replace("_", " "), f"{value:,}")
         console.print(table)
+        if found.documents is not None:
+            told = f"{found.documents.told()}."
+            console.print(told, highlight=False, markup=False)
         show_savings(console, found)
         for warning in warnings:
             console.print(f"Note: {warning}.", highlight=False, markup=False)

@@ -148,7 +148,7 @@ def part_of(
         shares = [
             Decimal(size.whole[name]) / max(1, of_whole)
             for name, of_whole in (
-                ("input_bytes", whole.bytes),
+                ("input_bytes", whole.size_of_prompts),
                 ("output_tokens", whole.output_tokens),
                 ("requests", whole.requests),
             )

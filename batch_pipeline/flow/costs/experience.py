@@ -176,7 +176,7 @@ def _of_nights(pipeline: Pipeline, bought: _Bought, price: ModelPrice) -> Experi
 def _of_model(
     connection: Connection, candidates: Iterable[Night], model_id: str
 ) -> Experience | None:
-    """Tokens for each byte of any prompts to the model."""
+    """Tokens for each byte of any prompts to the model, of those without documents."""
     found = [
         each
         for night in candidates
@@ -195,7 +195,7 @@ def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> 
     return {
         snapshot.id
         for snapshot in snapshots.snapshots_of(connection, night.id).values()
-        if snapshot.declaration["model_id"] == model_id
+        if snapshot.declaration["model_id"] == model_id and snapshot.visual_tokens is None
     }
 
 

@@ -24,12 +24,15 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("request_bytes", pa.int64()),
+        ("prompt_size", pa.int64()),
+        ("visual_tokens", pa.int64()),
     ]
 )
 NONE = SCHEMA.empty_table()
 # The former snapshot is the table `s`: by id, because another row may ask for the same unit.
 _FOUND = f"""
-    SELECT n.ordinal, n.id, n.unit, n.status, n.reason, n.request_bytes
+    SELECT n.ordinal, n.id, n.unit, n.status, n.reason, n.request_bytes,
+           n.prompt_size, n.visual_tokens
     FROM new n
     JOIN former s ON s.id = n.id AND s.unit = n.unit
     LEFT JOIN decisions d ON d.ordinal = s.ordinal

@@ -21,6 +21,7 @@ from batch_pipeline.flow import joins
 from batch_pipeline.flow.dataset import asked_before, decisions, snapshot
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, each_part, made_by
 from batch_pipeline.flow.dataset.prepare import EXAMPLES
+from batch_pipeline.flow.dataset.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.storage.files import Files
@@ -79,7 +80,7 @@ def note_repeats(
                 for batch in joins.batches(connection, _ANSWERED_BY_ANOTHER.format(**names)):
                     writer.write_batch(batch.select(decisions.SCHEMA.names).cast(decisions.SCHEMA))
                     count += batch.num_rows
-                    size += pc.sum(batch.column("request_bytes")).as_py()
+                    size += pc.sum(batch.column("prompt_size")).as_py()
             if before.num_rows:
                 for batch in joins.batches(connection, _ASKED_BEFORE):
                     writer.write_batch(batch.cast(decisions.SCHEMA))
@@ -124,7 +125,8 @@ _DUPLICATE_IDS = f"""
 _KEPT = "SELECT count(DISTINCT unit) FROM snapshot s WHERE {asked} AND {made_by} <> '{own}'"
 _ANSWERED_BY_ANOTHER = f"""
     SELECT s.ordinal, s.id, NULL AS status, '{decisions.IDENTICAL_REQUEST}' AS reason,
-           r.asked AS answered_by, s.unit, NULL AS detail, s.request_bytes
+           r.asked AS answered_by, s.unit, NULL AS detail,
+           {PROMPT_SIZE} AS prompt_size
     FROM snapshot s JOIN repeated_units r ON r.unit = s.unit
     WHERE s.ordinal <> r.asked AND {{asked}}
 """  # noqa: S608
@@ -136,10 +138,10 @@ _ASKED_BEFORE = f"""
 """  # noqa: S608
 # Requests that filtered rows ask for and no other row does, each once. By hashes, as above.
 _AVOIDED = f"""
-    SELECT reason, count(*), sum(request_bytes)
+    SELECT reason, count(*), sum(prompt_size)
     FROM (
         SELECT hash(unit) AS hashed, first(reason ORDER BY ordinal) AS reason,
-               first(request_bytes ORDER BY ordinal) AS request_bytes
+               first({PROMPT_SIZE} ORDER BY ordinal) AS prompt_size
         FROM snapshot s
         WHERE unit IS NOT NULL AND status = '{Status.FILTERED}' AND NOT ({{asked}})
         GROUP BY hashed

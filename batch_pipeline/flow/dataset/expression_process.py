@@ -2,29 +2,26 @@
 
 An expression of a few words can take minutes or gigabytes for one row, like
 `regexp_matches(text, text)`, and DuckDB cannot be interrupted within a row. So a process of its own
-evaluates them, which the operating system ends at a limit of processor time or memory. It is
-started for the first batch, and ends with this process, because the pipe between them closes then.
+evaluates them (`limited_process`).
 
-Belongs here: the process, its limits, and what is sent to and fro. What follows where it was ended
-is in `expressions`.
+Belongs here: its limits, and what is sent to and fro. What follows where it was ended is in
+`expressions`.
 """
 
 from __future__ import annotations
 
 import os
-import resource
-import signal
-import subprocess
-import sys
-from contextlib import suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import orjson
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.process_pool import WorkerDiedError
+from batch_pipeline.flow.dataset.limited_process import (
+    LimitedProcess,
+    allow_seconds,
+    run_as_process,
+)
 from batch_pipeline.jobs.expressions import locked_database
 
 if TYPE_CHECKING:
@@ -42,57 +39,15 @@ _ROWS = "rows_of_batch"
 # How a value is read: NULL is an answer of its own, beside the NULL that TRY makes of a failure.
 _QUERY = f"SELECT TRY(coalesce(CAST(({{}}) AS TINYINT), 2::TINYINT)) FROM {_ROWS}"  # noqa: S608
 _VALUES = {0: False, 1: True, 2: None}
-_READY = "ready"
 _SQL, _SECONDS = b"sql", b"seconds"
+_PURPOSE = "evaluates expressions (filters.where, routes, retry.escalate.where)"
 
 # The value for each row; a text says why the expression failed for it.
 Values = list[bool | str | None]
 
 
-class _Process:
-    """A running process; only one thread at a time may ask."""
-
-    def __init__(self) -> None:
-        ours, theirs = Pipe()
-        with theirs:
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            # The same modules, wherever this process has them from.
-            environment = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                # What Arrow's other pools reserve counts as used.
-                "ARROW_DEFAULT_MEMORY_POOL": "system",
-            }
-            # In a group of its own Ctrl-C does not reach it: it ends when the pipe closes.
-            self._process = subprocess.Popen(  # noqa: S603  # of this package
-                command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, process_group=0,
-            )  # fmt: skip
-        self._pipe = ours
-        try:
-            self._pipe.recv()
-        except EOFError:
-            self.end()
-            raise WorkerDiedError(
-                "The process that evaluates expressions (filters.where, routes, "
-                "retry.escalate.where) could not be started, perhaps because the machine is out of "
-                "memory. Nothing is lost: run again."
-            ) from None
-
-    def ask(self, request: bytes) -> Values:
-        """The answer to a request; raises EOFError or OSError where the process has ended."""
-        self._pipe.send_bytes(request)
-        found: Values = self._pipe.recv()
-        return found
-
-    def end(self) -> None:
-        self._pipe.close()
-        self._process.kill()
-        self._process.wait()
-
-
 _lock = Lock()
-_running: _Process | None = None
+_running: LimitedProcess | None = None
 
 
 def evaluate(sql: str, rows: pa.Table) -> Values | None:
@@ -105,9 +60,12 @@ def evaluate(sql: str, rows: pa.Table) -> Values | None:
         writer.write_table(table)
     with _lock:
         if _running is None:
-            _running = _Process()
+            # What Arrow's other pools reserve counts as used.
+            environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+            _running = LimitedProcess(__name__, _PURPOSE, environment)
         try:
-            return _running.ask(sink.getvalue())
+            values: Values = orjson.loads(_running.ask(sink.getvalue()))
+            return values
         except (EOFError, OSError):
             _running.end()
             _running = None
@@ -119,35 +77,12 @@ def evaluate(sql: str, rows: pa.Table) -> Values | None:
             raise
 
 
-def serve(pipe: Connection) -> None:
-    """Answer requests until the other end closes: the work of the process."""
-    with locked_database() as connection:
-        pipe.send(_READY)
-        while True:
-            try:
-                request = pipe.recv_bytes()
-            except EOFError:
-                return
-            with pa.ipc.open_stream(request) as reader:
-                rows = reader.read_all()
-            asked = rows.schema.metadata
-            _allow_seconds(int(asked[_SECONDS]))
-            pipe.send(_values(connection, asked[_SQL].decode(), rows))
-
-
-def _allow_seconds(seconds: int) -> None:
-    """Have the system end this process where it computes for longer than this from now on."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
-
-
-def _limit(what: int, most: int) -> None:
-    _, hard = resource.getrlimit(what)
-    if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
-    # Where a system does not know a limit, it goes without.
-    with suppress(OSError, ValueError):
-        resource.setrlimit(what, (most, hard))
+def _answer(connection: duckdb.DuckDBPyConnection, request: bytes) -> bytes:
+    with pa.ipc.open_stream(request) as reader:
+        rows = reader.read_all()
+    asked = rows.schema.metadata
+    allow_seconds(int(asked[_SECONDS]))
+    return orjson.dumps(_values(connection, asked[_SQL].decode(), rows))
 
 
 def _values(connection: duckdb.DuckDBPyConnection, sql: str, rows: pa.Table) -> Values:
@@ -211,8 +146,5 @@ def _failed(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_DATA, MOST_BYTES)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(int(sys.argv[1])) as pipe:
-        serve(pipe)
+    with locked_database() as database:
+        run_as_process(lambda request: _answer(database, request), data_bytes=MOST_BYTES)

@@ -5,7 +5,8 @@ much time or memory. What may stand in an expression is in `jobs.expressions`, t
 evaluates it in `expression_process`; what follows from a value is the caller's.
 
 A column is the text of the row's JSON: a text as it is, any other value as its JSON text, a null
-and a missing key as NULL. So an expression means the same for each file format.
+and a missing key as NULL; a document is its path. So an expression means the same for each file
+format.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from batch_pipeline.flow.dataset import expression_process
+from batch_pipeline.flow.dataset.documents.reference import MARK, is_mark
 from batch_pipeline.flow.dataset.expression_process import MOST_BYTES, MOST_SECONDS
 from batch_pipeline.flow.dataset.reading.row_json import CellProblem, JsonRow, column_text
 from batch_pipeline.jobs.expressions import Expression
@@ -81,8 +83,13 @@ def texts_of(row: JsonRow, columns: Sequence[str]) -> dict[str, str | None] | Fa
     """What a row's columns are for an expression; Failed where one of them is no valid text."""
     texts: dict[str, str | None] = {}
     for column in columns:
-        if row.cells.get(column) is None:
+        cell = row.cells.get(column)
+        if cell is None:
             texts[column] = None
+            continue
+        if is_mark(cell):
+            path = cell[MARK].get("path") if isinstance(cell[MARK], dict) else None
+            texts[column] = path if isinstance(path, str) else None
             continue
         try:
             texts[column] = column_text(row, column)

@@ -47,8 +47,7 @@ class Filters:
         """
         found = self._by_where(rows)
         return [
-            of_where or self._by_text("\n".join(row.values.values()))
-            for row, of_where in zip(rows, found, strict=True)
+            of_where or self._by_texts(row.texts) for row, of_where in zip(rows, found, strict=True)
         ]
 
     def _by_where(self, rows: Sequence[Row]) -> list[SetAside | None]:
@@ -58,6 +57,10 @@ class Filters:
         texts = [texts_of(JsonRow(row.input, row.cells), columns) for row in rows]
         values = iter(self._where.of_rows([each for each in texts if isinstance(each, dict)]))
         return [_of_value(next(values) if isinstance(each, dict) else each) for each in texts]
+
+    def _by_texts(self, texts: list[str] | None) -> SetAside | None:
+        """None for a row with a document that is sent as it is: its words are not known."""
+        return None if texts is None else self._by_text("\n".join(texts))
 
     def _by_text(self, text: str) -> SetAside | None:
         if self._least is not None or self._most is not None:

@@ -20,8 +20,6 @@ from batch_pipeline.jobs.template import Slot, Template, is_blank
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.requests import Declaration
 
-# A cell of a row that is a file: its document is yet to be looked at (see `documents.resolve`).
-FILE_MARK = "$file"
 USER, ASSISTANT = "user", "assistant"
 
 
@@ -117,10 +115,7 @@ class Prompt:
 
 
 def _is_document(slot: Slot, cells: Mapping[str, Any]) -> bool:
-    if slot.name not in cells:
-        return True
-    cell = cells[slot.name]
-    return is_mark(cell) or (isinstance(cell, dict) and cell.keys() == {FILE_MARK})
+    return slot.name not in cells or is_mark(cells[slot.name])
 
 
 def _chosen(seed: int, key: Sequence[str], total: int, count: int) -> list[int]:

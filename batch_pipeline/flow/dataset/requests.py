@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batch_pipeline.jobs.prompts import PromptSpec
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class Declaration:
         return cls(
             model_id=spec.model_id,
             max_tokens=spec.max_tokens,
-            system=spec.prompt.system,
-            user=spec.prompt.user,
+            system=spec.prompt.system_as_sent(),
+            user=spec.prompt.user or "",
             params=dict(spec.params),
             betas=tuple(spec.betas),
             output_schema=None if spec.output_schema is None else dict(spec.output_schema),
@@ -109,10 +110,11 @@ class Declaration:
             near_duplicates=None
             if spec.near_duplicates is None
             else spec.near_duplicates.model_dump(mode="json", include={"threshold", "action"}),
-            routes=tuple(
-                Route(route.where, asked.model_id, asked.max_tokens, dict(asked.params))
-                for route, (_, asked) in zip(spec.routes, spec.asked_by_routes(), strict=True)
-            ),
+            routes=_routes_of(spec),
+            messages=tuple(Turn(turn.role, turn.text) for turn in spec.prompt.messages),
+            examples=_examples_of(spec.prompt),
+            documents=_documents_of(spec),
+            max_tokens_column=spec.per_row.max_tokens,
         )
 
     @classmethod
@@ -169,6 +171,36 @@ class Declaration:
         """SHA-256 in hex: changes when what a row is asked, or how it is read, may change."""
         shaping = {key: value for key, value in self.to_json().items() if key not in SELECTING}
         return hashlib.sha256(orjson.dumps(shaping)).hexdigest()
+
+
+def _routes_of(spec: JobSpec) -> tuple[Route, ...]:
+    asked = [each for _, each in spec.asked_by_routes()]
+    by_row = spec.per_row.model_id
+    if by_row is None:
+        return tuple(
+            Route(route.where, each.model_id, each.max_tokens, dict(each.params))
+            for route, each in zip(spec.routes, asked, strict=True)
+        )
+    return tuple(
+        Route("", each.model_id, each.max_tokens, dict(each.params), (by_row.column, each.model_id))
+        for each in asked
+    )
+
+
+def _examples_of(prompt: PromptSpec) -> dict[str, Any] | None:
+    """The examples as texts, so that requests are the same whatever becomes of their file."""
+    if prompt.examples is None:
+        return None
+    turns = {"turns": [list(pair) for pair in prompt.example_pairs]}
+    if prompt.examples.is_fixed:
+        return turns
+    return {**turns, "count": prompt.examples.count, "seed": prompt.examples.seed}
+
+
+def _documents_of(spec: JobSpec) -> dict[str, Any] | None:
+    """What holds for all documents, as far as it is not the default; None: all of it is."""
+    declared = {"citations": spec.prompt.citations, "titles": dict(spec.prompt.titles)}
+    return {name: value for name, value in declared.items() if value} or None
 
 
 def unit_of(fingerprint: str, item_id: str, *, deduplicate: bool) -> str:

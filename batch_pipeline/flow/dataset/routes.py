@@ -1,4 +1,5 @@
-"""The route of each row: the first whose expression is true for it.
+"""The route of each row: the first whose expression is true for it, or the one of the model that
+the row names.
 
 Belongs here: finding it, for batches of rows. Which request follows from a route is in `requests`.
 """
@@ -14,7 +15,7 @@ from batch_pipeline.flow.dataset.expressions import (
     Failed,
     texts_of,
 )
-from batch_pipeline.flow.dataset.reading.row_json import row_of_json
+from batch_pipeline.flow.dataset.reading.row_json import CellProblem, column_text, row_of_json
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.jobs import expressions
@@ -23,11 +24,26 @@ from batch_pipeline.jobs import expressions
 Found = str | None | Failed
 
 
+# Why a row is set aside that names no model, or one that it may not name.
+UNLISTED_MODEL = "not one of the models that a row may name"
+
+
+class Unlisted(Failed):
+    """A row names a model that it may not name, or none."""
+
+
 class Router:
-    """Finds routes by the expressions of a declaration."""
+    """Finds routes by the expressions of a declaration, or by the model that a row names."""
 
     def __init__(self, declaration: Declaration) -> None:
-        parsed = [expressions.parse(route.where) for route in declaration.routes]
+        self._by_value = {
+            route.equals[1]: str(number)
+            for number, route in enumerate(declaration.routes, 1)
+            if route.equals is not None
+        }
+        self._column = next((route.equals[0] for route in declaration.routes if route.equals), "")
+        ruled = (route for route in declaration.routes if route.equals is None)
+        parsed = [expressions.parse(route.where) for route in ruled]
         self._rules = [Evaluator(expression) for expression in parsed]
         columns = (column for each in self._rules for column in each.expression.columns)
         self._columns = list(dict.fromkeys(columns))
@@ -36,10 +52,25 @@ class Router:
         """Each row with its route; without routes one row after the other, as it is read."""
         if not self._rules:
             for row in rows:
-                yield row, None
+                yield row, self._named_by(row) if self._by_value else None
             return
         for batch in _batches(rows):
             yield from zip(batch, self.of(batch), strict=True)
+
+    def _named_by(self, row: Row) -> Found:
+        """The route of the model that a row names."""
+        if row.problem is not None:
+            return None
+        try:
+            named = column_text(row_of_json(row.input), self._column)
+        except CellProblem as problem:
+            return Unlisted(str(problem))
+        found = self._by_value.get(named)
+        if found is not None:
+            return found
+        listed = ", ".join(self._by_value)
+        what = f"{named[:80]!r} in column {self._column!r}"
+        return Unlisted(f"{what} is none of per_row.model_id.models: {listed}")
 
     def of(self, rows: Sequence[Row]) -> list[Found]:
         """The route of each of these rows."""
@@ -69,9 +100,11 @@ class Router:
 
 def columns_of(declaration: Declaration) -> list[tuple[str, str]]:
     """The columns that the rules read, each with the key of the rule."""
-    return [
+    named = [route.equals[0] for route in declaration.routes if route.equals is not None]
+    return [(column, "per_row.model_id.column") for column in named[:1]] + [
         (column, f"routes.{number}.where")
         for number, route in enumerate(declaration.routes)
+        if route.equals is None
         for column in expressions.parse(route.where).columns
     ]
 

@@ -31,6 +31,7 @@ from batch_pipeline.flow.outcomes import (
 )
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
+from batch_pipeline.pricing.documents import tier_factor
 from batch_pipeline.pricing.tokens import Lifetime
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
@@ -136,10 +137,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Step:
-    """A variant that may follow the first answer, and what it adds to a request in bytes."""
+    """A variant that may follow the first answer, what it adds to a request in bytes, and by how
+    much the tokens of pages and images grow at most."""
 
     variant: Variant
     growth: int
+    visual_factor: float = 1.0
 
 
 class Ways:
@@ -169,7 +172,8 @@ class Ways:
                 self._rooms[name] = _Step(variant, _growth(asked, roomy))
             if escalated is not None and escalated.model_id != asked.model_id:
                 variant = Variant.of(ESCALATED, escalated)
-                self._stronger[name] = _Step(variant, _growth(asked, escalated))
+                factor = tier_factor(asked.model_id, escalated.model_id)
+                self._stronger[name] = _Step(variant, _growth(asked, escalated), factor)
 
     def after(self, asked: Asked, outcome: Outcome, turn_bytes: int = 0) -> Outcome:
         """What an answer that is no success means for a request that was `asked` so: what may
@@ -232,7 +236,7 @@ class Ways:
         return self._builders[name].growth(further)
 
     def given_to(self, units: pa.Table) -> pa.Table:
-        """Open units with the column `variant`, and the size that each request then has.
+        """Open units with the column `variant`, and the sizes that each request then has.
 
         `route` says how each is asked at first; of the columns in place of `variant`, `cut_off`
         says that an earlier answer ended at `max_tokens`, and `escalate` that the stronger model is
@@ -241,7 +245,9 @@ class Ways:
         no more.
         """
         before = units.column("request_bytes")
+        visual_before = units.column("visual_tokens")
         sizes: Any = before
+        visual: Any = visual_before
         names: Any = pa.nulls(units.num_rows, pa.string())
         if self._routes:
             known = pc.is_in(units.column("route"), pa.array(list(self._routes), pa.string()))
@@ -254,11 +260,17 @@ class Ways:
                     asked = pc.and_(asked, _is(units.column("route"), route))
                 names = pc.if_else(asked, pa.scalar(step.variant.name), names)
                 sizes = pc.if_else(asked, pc.add(sizes, step.growth), sizes)
+                if step.visual_factor > 1:
+                    grown = pc.ceil(pc.multiply(visual, step.visual_factor)).cast(pa.int64())
+                    visual = pc.if_else(asked, grown, visual)
         explained = units.column("explained")
         if explained.null_count < len(explained):
             units, names, sizes = self._with_further(units, names.to_pylist(), sizes.to_pylist())
-        grown = pc.add(units.column("prompt_size"), pc.subtract(sizes, before))
-        for name, values in (("request_bytes", sizes), ("prompt_size", grown)):
+        # NULL stays NULL: the prompt of a request without documents has the size of the request.
+        seen = pc.fill_null(pc.subtract(visual, visual_before), 0)
+        prompts = pc.add(units.column("prompt_size"), pc.add(pc.subtract(sizes, before), seen))
+        columns = {"request_bytes": sizes, "prompt_size": prompts, "visual_tokens": visual}
+        for name, values in columns.items():
             units = units.set_column(units.schema.get_field_index(name), name, values)
         dropped = ["cut_off", "escalate", "explained"]
         return units.drop_columns(dropped).append_column("variant", names)

@@ -6,25 +6,33 @@ what its failure means, is decided in `engine`.
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Self
 
 import orjson
 
 from batch_pipeline.api.protocol import Answer, read_json
+from batch_pipeline.api.rate_limit import TOKENS_PER_BYTE
 from batch_pipeline.flow import outcomes, paths
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
+from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
+from batch_pipeline.flow.dataset.documents.reference import Opener
+from batch_pipeline.flow.dataset.further import Further
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import (
     Declaration,
     custom_id,
     parse_custom_id,
 )
+from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
@@ -45,6 +53,10 @@ from batch_pipeline.reporting.distribution import nearest_rank
 class Call:
     """A request without an answer, the model that it asks, and the tries that it had.
 
+    `size` is what the rate limiter reckons its tokens from, `request_bytes` what it sends. `params`
+    are None where it has documents: they are made when it leaves, by `load`. `held` are the bytes
+    that it has in memory until then.
+
     `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
     `lost`: tries without any answer of the API; each may have been processed and billed.
     `paged_at`: when a gateway first answered one with a page of its own, by the steady clock.
@@ -52,8 +64,12 @@ class Call:
 
     shard: OpenShard
     number: int
-    params: bytes
     model_id: str
+    size: float
+    request_bytes: int
+    held: int
+    params: bytes | None
+    load: Callable[[], bytes] = bytes
     failed: int = 0
     busy: int = 0
     lost: int = 0
@@ -93,7 +109,9 @@ class OpenShard:
         self._asked = variants.declarations_of(manifest, self.declaration)
         self._requests = further_turns.Requests(manifest)
         self._further = further_turns.of_requests(manifest)
+        self._opener = DocumentOpener(pipeline.files, night.job)
         self._manifest = manifest.to_pydict()
+        self._prompt_sizes: list[int] = prompt_sizes(manifest).to_pylist()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)
             for name, asked in self._asked.items()
@@ -137,7 +155,7 @@ class OpenShard:
         size = 0
         for call in self._calls:
             found.append(call)
-            size += len(call.params)
+            size += call.held
             if len(found) >= most or size >= most_bytes:
                 break
         return found
@@ -203,11 +221,19 @@ class OpenShard:
         builders = variants.builders_of(self._asked, *marks)
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
+        visual = self._manifest["visual_tokens"]
         for number, row in zip(left, rows, strict=True):
-            params = builders[names[number]].rebuild(
-                row.text, row.places, self._further.get(number)
-            )
-            yield Call(self, number, params, self._asked[names[number]].model_id)
+            builder, more = builders[names[number]], self._further.get(number)
+            model_id = self._asked[names[number]].model_id
+            if visual[number]:
+                load = partial(_loaded, builder, row.text, more, self._opener)
+                reckoned = max(self._prompt_sizes[number], visual[number] / TOKENS_PER_BYTE)
+                length = self._manifest["request_bytes"][number]
+                yield Call(self, number, model_id, reckoned, length, len(row.text), None, load)
+            else:
+                params = builder.rebuild(row.text, row.places, more)
+                size = len(params)
+                yield Call(self, number, model_id, size, size, size, params)
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)
@@ -232,7 +258,7 @@ class OpenShard:
         if not lost:
             return
         variant = self._manifest["variant"][number]
-        size, most = self._manifest["request_bytes"][number], self._asked[variant].max_tokens
+        size, most = self._prompt_sizes[number], self._asked[variant].max_tokens
         with self._lock:
             self._lost_usd += lost * self._billers[variant].upper_bound(size, most)
 
@@ -243,6 +269,18 @@ class OpenShard:
             return outcome
         pause = further_turns.pause_of(result.get("message"))
         return self._next.after(self._requests[number], outcome, further_turns.pause_bytes(*pause))
+
+
+def _loaded(builder: RequestBuilder, row: bytes, further: Further | None, opener: Opener) -> bytes:
+    """The parameters of a row with documents, which are read now.
+
+    Raises DocumentChangedError where one is not what the snapshot knows.
+    """
+    # Its value is no copy, as that of joined pieces would be.
+    buffer = io.BytesIO()
+    for piece in builder.rebuild_pieces(row, None, further, opener):
+        buffer.write(piece)
+    return buffer.getvalue()
 
 
 def _biller(asked: Declaration, declared: Declaration, submission: Submission) -> Biller:

@@ -25,6 +25,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.dataset.requests import parse_custom_id
+from batch_pipeline.flow.dataset.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines
@@ -225,7 +226,7 @@ def _name_requests(files: Files, found: list[Found], taken: Collection[str]) -> 
 def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) -> Sent:
     """What a submission's row can be made of, from its manifest; `intent_at` is 0 if not known."""
     facts = manifests.facts_of(manifest)
-    sizes = manifest.column("request_bytes")
+    sizes, prompts = sum_sizes(manifest), prompt_sizes(manifest)
     sent = without_manifest(one)
     return replace(
         sent,
@@ -235,8 +236,9 @@ def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) ->
         snapshot=facts.get("snapshot", ""),
         manifest=path,
         pilot=facts.get("pilot", False),
-        bytes=pc.sum(sizes).as_py() or 0,
-        largest_bytes=pc.max(sizes).as_py() or 0,
+        bytes=sizes.request_bytes,
+        prompt_size=sizes.of_prompts[0],
+        largest_bytes=pc.max(prompts).as_py() or 0,
     )
 
 

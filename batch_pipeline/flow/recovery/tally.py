@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id, unit_of
+from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
@@ -85,8 +86,8 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
     sizes: list[int] = []
     before: list[int] = []
     if requests is not None:
-        names = ["request_bytes", "attempts_before"]
-        sizes, before = (requests.manifest.column(name).to_pylist() for name in names)
+        sizes = prompt_sizes(requests.manifest).to_pylist()
+        before = requests.manifest.column("attempts_before").to_pylist()
     first = FirstAttempts()
     measured = dict.fromkeys(_MEASURED, 0)
     models: dict[str, dict[str, int]] = {}

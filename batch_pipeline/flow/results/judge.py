@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import outcomes
 from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
@@ -56,7 +57,7 @@ _Read = tuple[
 _NO_MORE = (None, None, None, None)
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
-_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
+_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED, Status.INVALID_INPUT)
 _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Rows that are put together at once of requests whose results came without a message.
@@ -101,7 +102,7 @@ class LineJudge:
         self._manifest = manifest.combine_chunks()
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
-        self._sizes = manifest.column("request_bytes").to_pylist()
+        self._sizes = prompt_sizes(manifest).to_pylist()
         continued = pc.fill_null(manifest.column("continuations"), 0)
         # Pauses are no failures: they leave the tries that a passing error has.
         self._pauses = continued.to_pylist()

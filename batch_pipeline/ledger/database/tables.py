@@ -215,11 +215,10 @@ shard = Table(
     Column("requests", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("usd_bound", Usd, nullable=False),
-    # With `bytes`, what a bound in USD follows from without reading the requests again: bytes of
-    # the largest request, sum of `max_tokens`.
-    Column("largest_bytes", BigInteger, nullable=False),
-    # What the tokens of requests with documents follow from; NULL: `bytes`.
+    # What a bound in USD follows from without reading the requests again: what the tokens of all
+    # follow from where they have documents (NULL: `bytes`), of the largest, sum of `max_tokens`.
     Column("prompt_size", BigInteger),
+    Column("largest_bytes", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     # The same by what the requests are priced at (`pricing.bounds.Part`); NULL: all are asked of
     # the declared model.

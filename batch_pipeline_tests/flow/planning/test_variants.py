@@ -91,15 +91,38 @@ def test_no_request_outgrows_a_batch() -> None:
     units = pa.table(
         {
             "request_bytes": [10, 10, most],
+            "prompt_size": pa.array([7, None, 7], pa.int64()),
+            "visual_tokens": pa.array([5, None, 5], pa.int64()),
             "cut_off": [True, False, True],
             "escalate": [False] * 3,
-            **dict.fromkeys(("prompt_size", "explained"), pa.nulls(3)),
+            "explained": pa.nulls(3, pa.bool_()),
         }
     )
     given = more.given_to(units)
     assert given.column("variant").to_pylist() == ["more_room", None, None]
     assert given.column("request_bytes").to_pylist() == [11, 10, most]
+    assert given.column("prompt_size").to_pylist() == [8, None, 7]
     assert room(None)[0].given_to(units).column("variant").null_count == 3
+
+
+def test_pages_and_images_count_for_more_at_a_model_that_looks_closer() -> None:
+    spec = job("in.jsonl", retry={"escalate": {"model_id": "claude-opus-4-8"}})
+    ways = Ways(spec.retry, Declaration.of(spec))
+    units = pa.table(
+        {
+            "request_bytes": [1_000_000, 1_000_000, 900],
+            "prompt_size": pa.array([2_000, 2_000, None], pa.int64()),
+            "visual_tokens": pa.array([1_600, 1_600, None], pa.int64()),
+            "cut_off": [False] * 3,
+            "escalate": [True, False, True],
+            "explained": pa.nulls(3, pa.bool_()),
+        }
+    )
+    given = ways.given_to(units)
+    grown = given.column("request_bytes")[0].as_py() - 1_000_000
+    assert given.column("variant").to_pylist() == ["escalate", None, "escalate"]
+    assert given.column("visual_tokens").to_pylist() == [5_280, 1_600, None]
+    assert given.column("prompt_size").to_pylist() == [5_680 + grown, 2_000, None]
 
 
 def test_an_answer_cut_off_is_asked_once_more_and_both_are_billed(

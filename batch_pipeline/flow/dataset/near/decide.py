@@ -23,6 +23,7 @@ from batch_pipeline.flow.dataset.asked_before import Former
 from batch_pipeline.flow.dataset.duplicates import DUPLICATES
 from batch_pipeline.flow.dataset.layers import Layers, each_part
 from batch_pipeline.flow.dataset.near import twins
+from batch_pipeline.flow.dataset.sizes import NOTHING, PROMPT_SIZE, SUMS, Sizes
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.storage.files import Files
@@ -36,7 +37,7 @@ NEAR_DUPLICATE = "near_duplicate"
 # The cause in `avoided`.
 NEAR_DUPLICATES = "near_duplicates"
 FILE_NAME = "twins.parquet"
-# A twin's ordinal, id and unit, the bytes of its request, and its leader.
+# A twin's ordinal, id and unit, the sizes of its request as in the snapshot, and its leader.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -47,6 +48,8 @@ SCHEMA = pa.schema(
         pa.field("leader_unit", pa.string(), nullable=False),
         pa.field("leader_id", pa.string(), nullable=False),
         pa.field("similarity", pa.float64(), nullable=False),
+        pa.field("prompt_size", pa.int64()),
+        pa.field("visual_tokens", pa.int64()),
     ]
 )
 # Of 1.2 million rows a million may be twins; less memory than other joins have costs them a second.
@@ -58,28 +61,31 @@ _LEADERS = """
 """
 _TWINS = """
     INSERT INTO twins
-    SELECT s.ordinal, s.id, s.unit, s.request_bytes, f.leader, l.unit, l.id, f.similarity
+    SELECT s.ordinal, s.id, s.unit, s.request_bytes, f.leader, l.unit, l.id, f.similarity,
+           s.prompt_size, s.visual_tokens
     FROM snapshot s
     JOIN found f ON f.ordinal = s.ordinal
     JOIN leaders l ON l.ordinal = f.leader
 """
 _DETAIL = "'a near duplicate of ' || leader_id || printf(' (similarity %.2f)', similarity)"
-# Twins and the rows that ask the same as a twin, which share its fate, with their bytes.
+# Twins and the rows that ask the same as a twin, which share its fate, with their sizes.
+_SIZES = "request_bytes, prompt_size, visual_tokens"
 _FILTERED = f"""
     CREATE TEMP TABLE filtered AS
-        SELECT ordinal, id, {_DETAIL} AS detail, request_bytes FROM twins
+        SELECT ordinal, id, {_DETAIL} AS detail, {_SIZES} FROM twins
         UNION ALL
-        SELECT d.ordinal, d.id, {_DETAIL} AS detail, t.request_bytes
+        SELECT d.ordinal, d.id, {_DETAIL} AS detail, {_SIZES}
         FROM decided d JOIN twins t ON t.ordinal = d.answered_by
 """  # noqa: S608  # made of constants
 _NO_FILTERED = """
     CREATE TEMP TABLE filtered (
-        ordinal BIGINT, id VARCHAR, detail VARCHAR, request_bytes BIGINT
+        ordinal BIGINT, id VARCHAR, detail VARCHAR,
+        request_bytes BIGINT, prompt_size BIGINT, visual_tokens BIGINT
     )
 """
 _CARRIED_ON = f"""
     INSERT INTO filtered
-    SELECT s.ordinal, s.id, f.detail, s.request_bytes
+    SELECT s.ordinal, s.id, f.detail, s.request_bytes, s.prompt_size, s.visual_tokens
     FROM snapshot s JOIN former f ON f.ordinal = s.ordinal WHERE f.reason = '{NEAR_DUPLICATE}'
 """  # noqa: S608
 _DECIDED = f"""
@@ -93,7 +99,7 @@ _DECIDED = f"""
 """  # noqa: S608
 
 
-# A number of rows or requests, and their bytes together.
+# A number of rows or requests, and the sizes of their prompts together.
 Counted = tuple[int, int]
 
 
@@ -101,11 +107,12 @@ Counted = tuple[int, int]
 class Decided:
     """What became of near duplicates.
 
-    `filtered` rows are set aside, `duplicates` of which were to be answered by another row's
-    request; `requests` are not sent for it. `digest` differs where the decisions do.
+    `filtered` rows of these `sizes` are set aside, `duplicates` of which were to be answered by
+    another row's request; `requests` are not sent for it. `digest` differs where the decisions do.
     """
 
-    filtered: Counted = (0, 0)
+    filtered: int = 0
+    sizes: Sizes = NOTHING
     duplicates: Counted = (0, 0)
     requests: Counted = (0, 0)
     digest: bytes = b""
@@ -212,7 +219,7 @@ def _filter(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
     """Add the twins to the decisions in a file."""
     _add_decided(connection, path)
     connection.execute(_FILTERED)
-    documents, size = _sums(connection, "twins", "request_bytes")
+    documents, size = _sums(connection, "twins")
     connection.execute("DROP TABLE twins")
     return _decided(connection, path, documents, size)
 
@@ -227,13 +234,15 @@ def _decided(
     connection: duckdb.DuckDBPyConnection, path: Path, documents: int, size: int
 ) -> Decided:
     """Write the decisions with the rows in `filtered` anew."""
-    rows = _sums(connection, "filtered", "request_bytes")
-    duplicates = _sums(connection, "filtered SEMI JOIN decided USING (ordinal)", "request_bytes")
+    query = f"SELECT count(*), {SUMS} FROM filtered"  # noqa: S608
+    [(rows, *sums)] = connection.execute(query).fetchall()
+    duplicates = _sums(connection, "filtered SEMI JOIN decided USING (ordinal)")
     anew = path.with_suffix(".new")
     _write(connection, _DECIDED, anew, decisions.SCHEMA)
     anew.replace(path)
     digest = _digest(connection, "filtered", ["ordinal", "detail"])
-    return Decided(rows, duplicates, (documents, size), digest)
+    sizes = Sizes(*map(int, sums))
+    return Decided(int(rows), sizes, duplicates, (documents, size), digest)
 
 
 def _list(connection: duckdb.DuckDBPyConnection, path: Path) -> Decided:
@@ -251,8 +260,8 @@ def _write(
             writer.write_batch(batch.select(schema.names).cast(schema))
 
 
-def _sums(connection: duckdb.DuckDBPyConnection, table: str, size: str) -> tuple[int, int]:
-    query = f"SELECT count(*), coalesce(sum({size}), 0) FROM {table}"  # noqa: S608
+def _sums(connection: duckdb.DuckDBPyConnection, table: str) -> Counted:
+    query = f"SELECT count(*), coalesce(sum({PROMPT_SIZE}), 0) FROM {table}"  # noqa: S608
     [(rows, total)] = connection.execute(query).fetchall()
     return int(rows), int(total)
 

@@ -120,6 +120,12 @@ def _text_of_cell(row: JsonRow, column: str) -> str:
     raise CellProblem(f"undecodable text in column '{column}'")
 
 
+def with_cells(row: JsonRow, changed: Mapping[str, Any]) -> JsonRow:
+    """A row with some cells changed or added; the others keep the digits of its JSON text."""
+    exact = _EXACT_TYPES.issuperset(map(type, row.cells.values()))
+    return row_of_cells((row.cells if exact else _parse_leniently(row.text)) | dict(changed))
+
+
 # --- where texts stand ---------------------------------------------------------------------------
 
 
