@@ -6,13 +6,13 @@ duplicates, which are known once all rows are read, are not told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from batch_pipeline.flow.dataset import filters
+from batch_pipeline.flow.dataset.documents.resolve import DocumentInput, Resolver
 from batch_pipeline.flow.dataset.expressions import Failed
 from batch_pipeline.flow.dataset.prepare import RULE_FAILED, prepare_row, wanted_by
-from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
@@ -25,9 +25,14 @@ from batch_pipeline.flow.outcomes import Status
 
 
 def first(
-    declaration: Declaration, sources: Sources, count: int, item_id: str | None = None
+    declaration: Declaration,
+    sources: Sources,
+    count: int,
+    item_id: str | None = None,
+    documents: DocumentInput | None = None,
 ) -> list[SnapshotItem]:
-    """The first `count` rows of an input, or the one with an id: then all before it are read.
+    """The first `count` rows of an input, or the one with an id: then all before it are read. Of
+    the documents that rows name those of the wanted rows alone are looked at, as `documents` says.
 
     Raises InputDataError for what would stop the night before them.
     """
@@ -35,8 +40,10 @@ def first(
     if item_id is not None:
         rows = (row for row in rows if row.id == item_id)
         count = 1
-    chosen = list(islice(rows, count))
     builders = {route: RequestBuilder(asked) for route, asked in declaration.by_route().items()}
+    chosen: Iterable[Row] = islice(rows, count)
+    if documents is not None:
+        chosen = Resolver(documents, builders[None]).resolved(chosen)
     asked = filters.of(declaration.filters)
     found = []
     for ordinal, (row, route) in enumerate(Router(declaration).routed(chosen)):
@@ -59,7 +66,7 @@ def _rows(declaration: Declaration, sources: Sources) -> Iterator[Row]:
     wanted = wanted_by(declaration, ())
     for file in sources.files:
         # What the whole file lacks cannot be told from its first rows.
-        yield from read_section(Section(file), wanted, LinesSeen(set(wanted.read)))
+        yield from read_section(Section(file), wanted, wanted.seen())
 
 
 def _item(

@@ -21,8 +21,11 @@ from batch_pipeline.errors import (
     UsageError,
 )
 from batch_pipeline.flow.costs import estimate
-from batch_pipeline.flow.costs.tokens import RULE_BYTES_PER_TOKEN, Tokens, tokens_without_api
+from batch_pipeline.flow.costs.tokens import Tokens, tokens_without_api
 from batch_pipeline.flow.dataset import rendered
+from batch_pipeline.flow.dataset.documents.declared import document_input
+from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
+from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.dataset.reading.files import Kind, Sources
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
@@ -35,6 +38,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.pricing.documents import PAGE_TOKENS
 from batch_pipeline.pricing.prices import MODES, Mode
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.wording import usd
@@ -172,13 +176,20 @@ def raw(pipeline: Pipeline, spec: JobSpec, partition: str, item_id: str | None =
     for item in taken.items:
         if item.status is not None:
             raise UsageError(f"{item.id!r} is not sent: {item.why_not_sent}.")
-        return _params(declaration, item)
+        return _params(pipeline, spec, declaration, item)
     raise UsageError(f"{spec.name} {partition} has no rows.")
 
 
-def _params(declaration: Declaration, item: SnapshotItem) -> bytes:
+def _params(
+    pipeline: Pipeline, spec: JobSpec, declaration: Declaration, item: SnapshotItem
+) -> bytes:
+    """The request of a row with its documents; raises UsageError where one has changed."""
     builder = RequestBuilder(declaration.by_route()[item.route])
-    return builder.rebuild(item.input, item.places)
+    opener = DocumentOpener(pipeline.files, spec.name)
+    try:
+        return builder.rebuild(item.input, item.places, None, opener)
+    except DocumentChangedError as error:
+        raise UsageError(f"{item.id!r}: {error}") from error
 
 
 def _taken(
@@ -206,7 +217,9 @@ def _taken(
     elif night is not None and night.pruned_at is not None:
         notes = ("the night was pruned: rows are read anew",)
     sources = find_input(pipeline, spec, partition)
-    items = first_rows.first(declaration, sources, rows, item_id)
+    copied = sources.copied is not None
+    documents = document_input(pipeline, spec, partition, from_copies=copied)
+    items = first_rows.first(declaration, sources, rows, item_id, documents)
     if item_id is not None and not items:
         raise UsageError(f"{spec.name} {partition} has no item {item_id!r} in its input.")
     return _Taken(items, _count_of(sources), None, notes, sources)
@@ -333,16 +346,18 @@ class _Counting:
 
     def _count(self, item: SnapshotItem) -> tuple[int, str]:
         if self._why_not is None:
-            params = _params(self._declaration, item)
             try:
+                params = _params(self._pipeline, self._spec, self._declaration, item)
                 return self._pipeline.api.count_tokens(params, self._declaration.betas), COUNTED
-            except (ApiFailure, InputDataError) as failure:
+            except (ApiFailure, UsageError) as failure:
                 self._why_not = str(failure)
         size = item.request_bytes or 0 if item.prompt_size is None else item.prompt_size
         visual = item.visual_tokens or 0
-        if self._tokens.source == "rule":
-            return round((size - visual) / RULE_BYTES_PER_TOKEN + visual), self._tokens.prompt
-        return round(size * self._tokens.per_byte), self._tokens.prompt
+        if self._tokens.per_text_byte is None:
+            return round(size * self._tokens.per_byte), self._tokens.prompt
+        pages = f"; {PAGE_TOKENS:,} tokens a PDF page, 28 by 28 pixels a token (assumptions)"
+        source = self._tokens.prompt + (pages if visual else "")
+        return round((size - visual) * self._tokens.per_text_byte + visual), source
 
     def _cost(self, route: str | None, tokens: int) -> Cost:
         asked, now = self._routes[route], datetime.now(UTC)

@@ -22,6 +22,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import decision
 from batch_pipeline.flow.pilot.shown_items import Items
+from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
@@ -121,7 +122,8 @@ def _page(
     in_order = sorted(shown, key=lambda each: each.ordinal)
     rows = snapshots.read_inputs(pipeline.files, snapshot, [each.ordinal for each in in_order])
     by_unit = {each.unit: row for each, row in zip(in_order, rows, strict=True)}
-    items = Items(declaration, confidential=not spec.show_answers)
+    pictures = Thumbnails(pipeline, night.job)
+    items = Items(declaration, pictures, confidential=not spec.show_answers)
     made = tuple(items.of(number, each, by_unit[each.unit]) for number, each in enumerate(shown, 1))
     judged = verdict["judged"] > 0
     good = sum(each.good for each in sampled)

@@ -14,6 +14,7 @@ from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.planning.variants import CONTINUED, ESCALATED, EXPLAINED, MORE_ROOM
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS
 from batch_pipeline.reporting import parsed_fields, shown_request
@@ -36,7 +37,10 @@ _EXTRAS = {
 class Items:
     """Makes the items of one snapshot. Of a `confidential` job there are figures alone."""
 
-    def __init__(self, declaration: Declaration, *, confidential: bool) -> None:
+    def __init__(
+        self, declaration: Declaration, thumbnails: Thumbnails, *, confidential: bool
+    ) -> None:
+        self._thumbnails = thumbnails
         self._builders = {
             route: RequestBuilder(asked) for route, asked in declaration.by_route().items()
         }
@@ -65,26 +69,23 @@ class Items:
         return shown_request.of(rendered.of_row(self._builders[route], row))
 
     def _documents(self, route: str | None, row: Input) -> tuple[ShownDocument, ...]:
-        return documents_of(self._builders[route], row)
-
-
-def documents_of(builder: RequestBuilder, row: Input) -> tuple[ShownDocument, ...]:
-    """What a row brings into its prompt: the texts of its placeholders, and documents."""
-    parts = builder.parts_of(row_of_json(row.text))
-    found = [
-        ShownDocument(
-            document.path,
-            rendered.described(document),
-            Text.of(document.text) if document.as_text and document.text else None,
-        )
-        for document in parts.documents.values()
-    ]
-    found += [
-        ShownDocument(name, f"{len(text):,} characters", Text.of(text))
-        for name, text in parts.values.items()
-        if name in builder.prompt.columns
-    ]
-    return tuple(found)
+        """What a row brings into its prompt: documents, and the texts of its placeholders."""
+        parts = self._builders[route].parts_of(row_of_json(row.text))
+        found = [
+            ShownDocument(
+                document.path,
+                rendered.described(document),
+                Text.of(document.text) if document.as_text and document.text else None,
+                self._thumbnails.of(document),
+            )
+            for document in parts.documents.values()
+        ]
+        found += [
+            ShownDocument(name, f"{len(text):,} characters", Text.of(text))
+            for name, text in parts.values.items()
+            if name in self._builders[route].prompt.columns
+        ]
+        return tuple(found)
 
 
 def _fields(parsed: str | None) -> tuple[tuple[str, str], ...]:
