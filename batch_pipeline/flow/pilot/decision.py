@@ -14,6 +14,7 @@ from batch_pipeline.flow.pilot.agreement import lower_bound
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.reporting.pilot_page import Decision
 from batch_pipeline.reporting.value_distribution import Field
 from batch_pipeline.wording import usd
@@ -72,10 +73,15 @@ def notes(
     good: int,
     sample: int,
     fields: Sequence[Field],
-    schema: Mapping[str, Any] | None,
+    snapshot: Snapshot,
 ) -> tuple[str, ...]:
     """What a person should know before the answers are read, the worst first."""
     found = []
+    if snapshot.count_set_aside("invalid_input", "too_large"):
+        aside = snapshot.set_aside.items()
+        whys = [why for status, each in aside if status != "filtered" for why in each.items()]
+        named = ", ".join(f"{count:,} {reason}" for reason, count in whys)
+        found.append(f"Documents that cannot be sent, and are not in the sample: {named}.")
     if good < sample:
         found.append(
             f"{sample - good:,} of {sample:,} answers cannot be used: see what went wrong."
@@ -96,7 +102,7 @@ def notes(
             f"By this sample up to {failing:.0%} of all answers of the night may fail, with 95 % "
             "confidence."
         )
-    if schema is None:
+    if snapshot.declaration["output_schema"] is None:
         found.append(
             "No output_schema is declared: answers are free text, and no field of them is counted."
         )

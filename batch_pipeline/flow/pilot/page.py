@@ -144,7 +144,7 @@ def _page(
         low_usd=None if low is None else Decimal(str(low)),
         high_usd=None if high is None else Decimal(str(high)),
         ceilings=_ceilings(spec),
-        notes=decision.notes(verdict, good, len(sampled), fields, declaration.output_schema),
+        notes=decision.notes(verdict, good, len(sampled), fields, snapshot),
         asked=_asked(declaration),
         fields=tuple(fields),
         failures=_failures(sampled, confidential=not spec.show_answers),
