@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import zipfile
 import zlib
 from collections.abc import Sequence
+from email.message import EmailMessage
 from typing import Any
 
 FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
@@ -157,3 +159,68 @@ OWNED_PDF = _unpacked(
     "&Kv>+V}LGyP;gE;JcO4R4g*_O>?MW~*}w?ee2+4`fw35EU|h)!Oh~qYNhYo^@5-t+ZaKe6^^plSqH)uBNLF9sjy-"
     "IkT>W3q7piqBhx<bm5~7r|g5p#riV-2WN@65(iAbu|=>Ok1SbeUg^UEZ0Z~_K{Vo!sA0pLh^82"
 )
+
+
+# --- Word files, web pages, e-mails ---------------------------------------------------------------
+
+_WORD = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+
+
+def paragraph(text: str, mark: str = "") -> str:
+    """A paragraph of a Word file; with a `mark` its text is in an element of that name (`ins`)."""
+    kind = "delText" if mark == "del" else "t"
+    run = f'<w:r><w:{kind} xml:space="preserve">{text}</w:{kind}></w:r>'
+    marked = f'<w:{mark} w:id="1" w:author="x">{run}</w:{mark}>' if mark else run
+    return f"<w:p>{marked}</w:p>"
+
+
+def table(*rows: Sequence[str]) -> str:
+    """A table of a Word file."""
+    cells = (
+        "".join(f"<w:tc>{paragraph(cell)}</w:tc>" for cell in row) for row in rows
+    )  # fmt: skip
+    return "<w:tbl>" + "".join(f"<w:tr>{row}</w:tr>" for row in cells) + "</w:tbl>"
+
+
+def docx(
+    body: str, header: str = "", *, doctype: str = "", more: dict[str, bytes] | None = None
+) -> bytes:
+    """A Word file of these paragraphs and tables; `more` are further files in it."""
+    relations = [("rId1", "header", "header1.xml")] if header else []
+    files = {
+        "[Content_Types].xml": f'<Types xmlns="{_PACKAGE}/content-types"/>',
+        "_rels/.rels": _relations([("rId1", "officeDocument", "word/document.xml")]),
+        "word/_rels/document.xml.rels": _relations(relations),
+        "word/document.xml": f"{doctype}<w:document {_WORD}><w:body>{body}</w:body></w:document>",
+    }
+    if header:
+        files["word/header1.xml"] = f"<w:hdr {_WORD}>{header}</w:hdr>"
+    return zip_of({**{name: text.encode() for name, text in files.items()}, **(more or {})})
+
+
+def _relations(relations: Sequence[tuple[str, str, str]]) -> str:
+    made = (
+        f'<Relationship Id="{name}" Type="{_OFFICE}/{kind}" Target="{target}"/>'
+        for name, kind, target in relations
+    )
+    return f'<Relationships xmlns="{_PACKAGE}/relationships">{"".join(made)}</Relationships>'
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return made.getvalue()
+
+
+def eml(body: str, kind: str = "plain", attached: str | None = None) -> bytes:
+    """An e-mail, with the name of an attachment perhaps."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "a@b.example", "c@d.example", "Kündigung"
+    message.set_content(body, subtype=kind)
+    if attached is not None:
+        message.add_attachment(b"%PDF-", maintype="application", subtype="pdf", filename=attached)
+    return bytes(message)

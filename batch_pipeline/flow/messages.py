@@ -130,8 +130,7 @@ class AnswerReader:
             return outcome, whole, None
         if not whole or whole.isspace():
             return _invalid("empty_answer", "the answer has no text"), whole, None
-        called = message.get("stop_reason") == TOOL_USE and not asked.forced
-        if self._validator is None or called:
+        if self._validator is None or (message.get("stop_reason") == TOOL_USE and not asked.forced):
             return outcome, whole, None
         if paused and self._checked(whole) is None:
             return outcome, whole, whole

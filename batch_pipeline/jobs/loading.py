@@ -235,7 +235,10 @@ def _as_written(path: KeyPath, attributes: Mapping[Any, Any]) -> KeyPath:
     """The path with `user_file` for `user` where the declaration has the former."""
     parent: Any = attributes
     for key in path[:-1]:
-        parent = parent.get(key) if isinstance(parent, Mapping) else None
+        if isinstance(parent, list) and isinstance(key, int):
+            parent = parent[key]
+        else:
+            parent = parent.get(key) if isinstance(parent, Mapping) else None
     file_key = f"{path[-1]}_file"
     if isinstance(parent, Mapping) and path[-1] not in parent and file_key in parent:
         return (*path[:-1], file_key)

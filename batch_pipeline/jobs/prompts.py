@@ -64,7 +64,7 @@ class SystemBlock(DeclaredModel):
 
 
 _BLOCKS: TypeAdapter[tuple[SystemBlock, ...]] = TypeAdapter(
-    Annotated[tuple[SystemBlock, ...], Field(min_length=1, strict=False)]
+    Annotated[tuple[SystemBlock, ...], Field(strict=False)]
 )
 
 
@@ -77,7 +77,7 @@ def _text_or_blocks(
         if isinstance(text, str) and not text.strip():
             raise ValueError(_EMPTY)
         return text
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and value:
         return _BLOCKS.validate_python(tuple(value))
     if value is None:
         return handler(value)

@@ -165,8 +165,11 @@ attributes:
 def _facts(found: Guess) -> str:
     """Comments on what was found in the file."""
     at_least = "at least " if found.rows >= MOST_ROWS else ""
-    sizes = f"{found.mean_length:,} characters on average, {found.longest:,} at most"
+    unit = "bytes" if found.of_files else "characters"
+    sizes = f"{found.mean_length:,} {unit} on average, {found.longest:,} at most"
     facts = [f"{at_least}{found.rows:,} documents; `{found.text_column}` has {sizes}."]
+    if found.of_files:
+        facts.append("PDFs go page by page; pdf: {as: text} sends their text alone.")
     if found.other_columns:
         facts.append(
             f"Columns besides, for the prompt and filters: {_listed(found.other_columns)}."
@@ -175,7 +178,7 @@ def _facts(found: Guess) -> str:
         facts.append(
             f"{found.empty_texts:,} rows have no `{found.text_column}`: they are set aside."
         )
-    if found.longest > _MOST_CHARACTERS:
+    if found.longest > _MOST_CHARACTERS and not found.of_files:
         facts.append("The longest documents may be more than the model takes: filters.max_words.")
     return "\n".join(f"    # {one_line(fact)}" for fact in facts)
 

@@ -86,7 +86,12 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_bytes_per_batch": 256_000_000,
             "max_queued_requests": None,
         },
-        "retry": {"max_attempts": 3, "truncated_max_tokens": None, "escalate": None},
+        "retry": {
+            "max_attempts": 3,
+            "truncated_max_tokens": None,
+            "escalate": None,
+            "explain": False,
+        },
         "routes": [],
         "per_row": {"max_tokens": None, "model_id": None},
         "caching": "off",

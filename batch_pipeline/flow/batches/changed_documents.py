@@ -262,7 +262,7 @@ def take_out(
         for part in (taken, *rest):
             pipeline.files.remove(part.manifest)
         return
-    log.warning("%s is set aside: %s", _named(manifest, found), told)
+    log.warning("set aside without being sent: %s (%s)", _named(manifest, found), told)
 
 
 def _named(manifest: pa.Table, found: Sequence[Changed]) -> str:

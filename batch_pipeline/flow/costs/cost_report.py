@@ -119,6 +119,8 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
         reused=state.reused,
         batches=state.batches,
         retries=sums.retries,
+        explained=sums.explained,
+        continued=sums.continued,
         costs=Costs(
             batch_usd=state.cost_usd["batch"],
             realtime_usd=state.cost_usd["realtime"],

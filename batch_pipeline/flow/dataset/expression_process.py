@@ -62,7 +62,7 @@ def evaluate(sql: str, rows: pa.Table) -> Values | None:
         if _running is None:
             # What Arrow's other pools reserve counts as used.
             environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-            _running = LimitedProcess(__name__, _PURPOSE, environment)
+            _running = LimitedProcess(__name__, _PURPOSE, environment, MOST_BYTES)
         try:
             values: Values = orjson.loads(_running.ask(sink.getvalue()))
             return values
@@ -147,4 +147,4 @@ def _failed(error: Exception) -> str:
 
 if __name__ == "__main__":
     with locked_database() as database:
-        run_as_process(lambda request: _answer(database, request), data_bytes=MOST_BYTES)
+        run_as_process(lambda request: _answer(database, request))

@@ -40,14 +40,16 @@ class Filters:
         self._least, self._most = declared["min_words"], declared["max_words"]
         self._languages = frozenset(declared["languages"])
 
-    def verdicts(self, rows: Sequence[Row]) -> list[SetAside | None]:
+    def verdicts(self, rows: Sequence[Row], names: Sequence[str]) -> list[SetAside | None]:
         """Why each of these rows, which have no problem, is not sent; None: it is.
 
-        Each is told by the first filter that it does not pass.
+        Each is told by the first filter that it does not pass. `names` are the placeholders of the
+        prompt, whose texts are those of a row.
         """
         found = self._by_where(rows)
         return [
-            of_where or self._by_texts(row.texts) for row, of_where in zip(rows, found, strict=True)
+            of_where or self._by_texts(row.texts(names))
+            for row, of_where in zip(rows, found, strict=True)
         ]
 
     def _by_where(self, rows: Sequence[Row]) -> list[SetAside | None]:

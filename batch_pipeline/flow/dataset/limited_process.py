@@ -30,8 +30,10 @@ _MOST_ANSWER_BYTES = 1 << 30
 class LimitedProcess:
     """A running process; only one thread at a time may ask."""
 
-    def __init__(self, module: str, purpose: str, environment: Mapping[str, str]) -> None:
-        """Start `python -m module`, which calls `run_as_process`.
+    def __init__(
+        self, module: str, purpose: str, environment: Mapping[str, str], data_bytes: int
+    ) -> None:
+        """Start `python -m module`, which calls `run_as_process`; it may use this much memory.
 
         It sees these variables of the environment alone. Raises WorkerDiedError, which says its
         `purpose`, where it cannot be started.
@@ -39,7 +41,7 @@ class LimitedProcess:
         ours, theirs = Pipe()
         with theirs:
             # `-P`: its working folder is no place for modules.
-            command = [sys.executable, "-P", "-m", module, str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(data_bytes)]
             # In a group of its own Ctrl-C does not reach it: it ends when the pipe closes.
             self._process = subprocess.Popen(  # noqa: S603  # of this package
                 command, env={**environment, "PYTHONPATH": _python_path()}, cwd="/",
@@ -81,13 +83,12 @@ def _python_path() -> str:
 # --- the process itself --------------------------------------------------------------------------
 
 
-def run_as_process(handle: Callable[[bytes], bytes], *, data_bytes: int, **others: int) -> None:
+def run_as_process(handle: Callable[[bytes], bytes], **others: int) -> None:
     """Answer requests until the other end closes: what the module of a `LimitedProcess` does.
 
-    `data_bytes` of memory are the most that it may use; `others` are further limits by the names
-    that `resource` has, like RLIMIT_FSIZE.
+    `others` are further limits by the names that `resource` has, like RLIMIT_FSIZE.
     """
-    limits: dict[str, int] = {"RLIMIT_CORE": 0, "RLIMIT_DATA": data_bytes, **others}
+    limits: dict[str, int] = {"RLIMIT_CORE": 0, "RLIMIT_DATA": int(sys.argv[2]), **others}
     for name, most in limits.items():
         limit(getattr(resource, name), most)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

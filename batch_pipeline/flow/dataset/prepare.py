@@ -215,7 +215,7 @@ class _Preparation:
         if self._filters is None:
             return
         asked = [row for row, _, is_asked in self._waiting if is_asked]
-        verdicts = iter(self._filters.verdicts(asked))
+        verdicts = iter(self._filters.verdicts(asked, self._builder.prompt.columns))
         for row, prepared, is_asked in self._waiting:
             verdict = next(verdicts) if is_asked else None
             self._add(row, prepared if verdict is None else _without(prepared, verdict))
@@ -233,7 +233,7 @@ class _Preparation:
         if self._signatures.path is None or prepared.status is not None:
             return
         # Of pages and images nothing tells that two are alike.
-        texts = row.texts
+        texts = row.texts(self._builder.prompt.columns)
         if texts is not None:
             # Twins have the same route: its place in the list, 0 for the job's own way.
             self._signatures.add(ordinal, "\n".join(texts), int(prepared.route or 0))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batch_pipeline.jobs.documents import PdfSpec
 from batch_pipeline.jobs.prompts import PromptSpec
 from batch_pipeline.jobs.spec import MAX_REQUESTS_PER_BATCH, JobSpec
 
@@ -199,7 +200,12 @@ def _examples_of(prompt: PromptSpec) -> dict[str, Any] | None:
 
 def _documents_of(spec: JobSpec) -> dict[str, Any] | None:
     """What holds for all documents, as far as it is not the default; None: all of it is."""
-    declared = {"citations": spec.prompt.citations, "titles": dict(spec.prompt.titles)}
+    pdf = spec.input.pdf
+    declared = {
+        "citations": spec.prompt.citations,
+        "titles": dict(spec.prompt.titles),
+        "pdf": None if pdf == PdfSpec() else pdf.model_dump(mode="json"),
+    }
     return {name: value for name, value in declared.items() if value} or None
 
 

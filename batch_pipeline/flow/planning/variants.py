@@ -31,7 +31,7 @@ from batch_pipeline.flow.outcomes import (
 )
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.jobs.thrift import EscalateSpec
-from batch_pipeline.pricing.documents import tier_factor
+from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, tier_factor
 from batch_pipeline.pricing.tokens import Lifetime
 
 # In the metadata of a manifest file: the definitions of the variants that it names.
@@ -149,7 +149,7 @@ class Ways:
     """The ways in which a job asks its requests now: by route, with more room, and escalated."""
 
     def __init__(self, retry: RetrySpec, declaration: Declaration) -> None:
-        self._most_bytes = declaration.max_request_bytes
+        self._most_bytes = min(declaration.max_request_bytes, MAX_REQUEST_BYTES)
         self._explains = retry.explain
         self._outcomes = () if retry.escalate is None else retry.escalate.outcomes
         routes = declaration.by_route()

@@ -24,6 +24,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.batches import listing
+from batch_pipeline.flow.dataset.documents.needed import names_in
 from batch_pipeline.flow.dataset.requests import parse_custom_id
 from batch_pipeline.flow.dataset.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark
@@ -83,10 +84,28 @@ def find(
     found = list(home.found.values())
     _name_requests(files, found, taken)
     folders = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
-    readable = {folder for folder in folders if files.glob(paths.snapshot_facts(folder))}
+    readable = {folder for folder in folders if _is_readable(files, folder)}
     for one in found:
         one.readable = one.sent is not None and one.sent.snapshot in readable
     return sorted(found, key=lambda one: one.sent.intent_at if one.sent else 0.0)
+
+
+def _is_readable(files: Files, snapshot: str) -> bool:
+    """Whether the requests of a snapshot can be made again, with what the home keeps for them."""
+    if not files.glob(paths.snapshot_facts(snapshot)):
+        return False
+    return not documents_missing(files, snapshot)
+
+
+def documents_missing(files: Files, snapshot: str) -> list[str]:
+    """The documents that rows of a snapshot need, and that the home does not keep any more."""
+    needed: set[str] = set()
+    for part in files.glob(f"{snapshot}/part-*.parquet"):
+        needed.update(names_in(files, part))
+    if not needed:
+        return []
+    job = snapshot.partition("/")[0]
+    return sorted(needed.difference(name for name, *_ in files.entries(paths.documents(job))))
 
 
 class _Home:

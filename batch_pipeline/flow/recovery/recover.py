@@ -16,6 +16,7 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, LedgerError
+from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.recovery import copies, listed, rebuild
 from batch_pipeline.flow.recovery import found as home
@@ -42,7 +43,8 @@ class Recovered:
     """What a recovery has found, and made of it unless it was a dry run.
 
     `submissions` by what became of them; `possibly_billed` are calls without an answer. `complete`:
-    home and ledger belong together again, and nights go on.
+    home and ledger belong together again, and nights go on. `missing_documents` are paths in the
+    home of kept documents without which requests cannot be made again.
     """
 
     account: str
@@ -54,6 +56,7 @@ class Recovered:
     dry_run: bool
     complete: bool
     not_known: Sequence[str] = NOT_KNOWN
+    missing_documents: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +71,7 @@ class Recovered:
             },
             "possibly_billed": list(self.possibly_billed),
             "unidentified": list(self.unidentified),
+            "missing_documents": list(self.missing_documents),
             "not_known": list(self.not_known),
             "dry_run": self.dry_run,
             "complete": self.complete,
@@ -143,7 +147,17 @@ def recover(
         unidentified,
         dry_run,
         complete,
+        missing_documents=_missing_documents(pipeline, found),
     )  # fmt: skip
+
+
+def _missing_documents(pipeline: Pipeline, found: Sequence[Found]) -> list[str]:
+    snapshots = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
+    return [
+        f"{paths.documents(snapshot.partition('/')[0])}/{name}"
+        for snapshot in sorted(snapshots)
+        for name in home.documents_missing(pipeline.files, snapshot)
+    ]
 
 
 def _is_lacking(one: Found, known: Mapping[str, State]) -> bool:

@@ -30,7 +30,6 @@ def wants_thinking(params: Mapping[str, Any]) -> bool:
 def of_message(
     message: Mapping[str, Any],
     asked: AskedFor,
-    *,
     thinking: bool = False,
     paused: Sequence[Any] = (),
     continued: int = 0,

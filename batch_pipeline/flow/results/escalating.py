@@ -67,15 +67,14 @@ class Escalating:
         than the share allows.
         """
         asked = self._asked.variants[number]
+        if asked is not None and variants.has_further_turns(asked):
+            tried = 1
         if outcome.action is Action.ESCALATE:
             self._failed += 1
             if self._failed > self._most:
-                first = 1 if variants.has_further_turns(asked) else tried
-                return first, replace(outcome, action=Action.SET_ASIDE)
-        elif variants.is_escalated(asked):
+                return tried, replace(outcome, action=Action.SET_ASIDE)
+        elif asked is not None and variants.is_escalated(asked):
             return (0 if self.is_optional(number) else 1), outcome
-        elif variants.has_further_turns(asked):
-            return 1, outcome
         return tried, outcome
 
     def look_for_unsure(self, columns: dict[str, Any]) -> int:

@@ -54,7 +54,7 @@ _Read = tuple[
     Outcome, str | None, str | None, str | None, str | None, Tokens | None, Bill | None,
     str | None, str | None, str | None,
 ]  # fmt: skip
-_NO_MORE = (None, None, None, None)
+_NOTHING: Sequence[Any] = ()
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
 _NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED, Status.INVALID_INPUT)
@@ -271,24 +271,24 @@ class LineJudge:
         """What a result says; one without a message that succeeded has cost nothing."""
         outcome = outcomes.of_result(result, asked.asked_for, attempted=attempted)
         if type(result) is not dict or result.get("type") != "succeeded":
-            return outcome, None, None, None, None, _NO_TOKENS, *_NO_MORE
+            return outcome, None, None, None, None, _NO_TOKENS, None, None, None, None
         message = result.get("message")
         if type(message) is not dict:
-            return outcome, None, None, None, None, None, *_NO_MORE
-        pauses, paused = 0, []
+            return outcome, None, None, None, None, None, None, None, None, None
+        pauses, paused = 0, _NOTHING
         if self._turns is not None and number is not None:
             pauses, paused = self._pauses[number], further_turns.paused_blocks(self._turns[number])
         outcome, content, parsed = self._reader.read(message, outcome, asked.asked_for, paused)
-        more = details.of_message(
-            message, asked.asked_for, thinking=asked.thinking, paused=paused, continued=pauses
-        )
+        more = details.of_message(message, asked.asked_for, asked.thinking, paused, pauses)
         stop_reason, model = message.get("stop_reason"), message.get("model")
         # What is no text cannot stand in a column of texts.
         stop_reason = None if stop_reason is None else str(stop_reason)
         model = None if model is None else str(model)
         tokens = tokens_of(message)
         bill = None if asked.biller.is_plain(message) else asked.biller.bill(message, tokens)
-        turn, container = further_turns.pause_of(message)
+        turn = container = None
+        if stop_reason == outcomes.PAUSE_TURN:
+            turn, container = further_turns.pause_of(message)
         return outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container
 
     def _look_for_storm(self) -> None:

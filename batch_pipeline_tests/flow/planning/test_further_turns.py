@@ -17,6 +17,7 @@ from batch_pipeline.flow.planning import further_turns
 from batch_pipeline.flow.planning.further_turns import Said, turns_of
 from batch_pipeline.flow.planning.variants import MOST_CONTINUATIONS, Asked, Ways
 from batch_pipeline.jobs.spec import RetrySpec
+from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES
 from batch_pipeline_tests.support import documents, job
 
 BROKEN = Outcome(Status.INVALID_OUTPUT, Action.SET_ASIDE, "schema_violation", "no")
@@ -157,12 +158,17 @@ def test_what_has_not_paused_does_not_go_on(message: object) -> None:
 
 def units(*rows: dict[str, Any]) -> pa.Table:
     unset: dict[str, Any] = {
-        "route": None, "request_bytes": 1_000, "prompt_size": None, "cut_off": False,
-        "escalate": False, "turns": None, "container": None, "continuations": None,
-        "explained": None,
+        "route": None, "request_bytes": 1_000, "prompt_size": None,
+        "visual_tokens": None, "cut_off": False, "escalate": False, "turns": None,
+        "container": None, "continuations": None, "explained": None,
     }  # fmt: skip
     types = {"route": pa.string(), "prompt_size": pa.int64(), "turns": pa.string()}
-    types |= {"container": pa.string(), "continuations": pa.int64(), "explained": pa.bool_()}
+    types |= {
+        "visual_tokens": pa.int64(),
+        "container": pa.string(),
+        "continuations": pa.int64(),
+        "explained": pa.bool_(),
+    }
     full = [{**unset, **row} for row in rows]
     return pa.table(
         {name: pa.array([row[name] for row in full], types.get(name)) for name in unset}
@@ -183,7 +189,7 @@ def test_a_request_is_as_long_as_its_turns_make_it() -> None:
         {**both, "prompt_size": 7},
         {**reason, "cut_off": True},
         {**pause, "escalate": True},
-        {**pause, "request_bytes": declaration.max_request_bytes - 5},
+        {**pause, "request_bytes": MAX_REQUEST_BYTES - 5},
     )
     given = Ways(spec, declaration).given_to(asked)
     names = given.column("variant").to_pylist()

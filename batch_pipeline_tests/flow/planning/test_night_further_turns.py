@@ -9,6 +9,7 @@ import orjson
 import pytest
 import yaml
 
+from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import further_turns, manifests
 from batch_pipeline.flow.recovery.recover import recover
@@ -90,6 +91,9 @@ def test_what_broke_the_schema_is_explained_once(
         assert (answer["role"], reply["role"]) == ("assistant", "user")
         assert reply["content"].startswith("Your answer does not fit the required format: the ")
         assert row["request_bytes"] == before[row["unit"]] + len(row["turns"].encode())
+    report = build_report(pipeline, spec, state.night)
+    assert (report.explained.requests, report.explained.succeeded) == (4, 3)
+    assert report.explained.usd < report.costs.billed_usd / 2
     # The breaker counts what each request came to, once.
     with pipeline.ledger.read() as connection:
         [counted] = sums.first_attempts(connection, state.night.id).values()
@@ -127,6 +131,9 @@ def test_a_paused_answer_goes_on_until_it_ends(
     assert [block["type"] for block in paused] == ["text", "server_tool_use"] * 2
     assert rows[third[0]["id"]]["content"].startswith(paused[0]["text"] + paused[2]["text"])
     assert {row["continuations"] for row in third} == {2}
+    report = build_report(pipeline, spec, state.night)
+    assert (report.continued.requests, report.continued.succeeded) == (3, 2)
+    assert [wasted.answers for wasted in report.wasted] == [1]
     books_agree(sim, pipeline, state.total_cost_usd)
 
 

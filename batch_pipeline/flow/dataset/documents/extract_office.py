@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import email.policy
 import html
+import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _COMPATIBILITY = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 # What is not in the document as it is read now, or stands there a second time for old readers.
 _LEFT_OUT = (f"{_WORD}del", f"{_WORD}moveFrom", f"{_COMPATIBILITY}Fallback")
+_ROOT = re.compile(rb"(<[A-Za-z_][\w:.-]*)")
+_RELATIONS = b'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
 # What docx2python writes for what is no text, each in a run of its own.
 _MARKS = (
     (re.compile(r'<a href="[^"]*">(.*)</a>', re.DOTALL), r"\1"),
@@ -72,24 +75,11 @@ def _no_docx(want: Want, words: str) -> Refused:
 
 
 def _docx_text(want: Want) -> str:
-    from docx2python import docx2python  # noqa: PLC0415  # of an extra
-    from docx2python.depth_collector import get_par_strings  # noqa: PLC0415
-
     try:
-        with docx2python(want.path, duplicate_merged_cells=False) as content:
-            reader = content.docx_reader
-            for file in reader.content_files():
-                _leave_out(file.root_element)
-            if not reader.files_of_type("officeDocument"):
-                raise _no_docx(want, "it has no document")
-            parts = [
-                _unique(_tables(get_par_strings(content.header_pars))),
-                _tables(get_par_strings(content.body_pars)),
-                _unique(_tables(get_par_strings(content.footer_pars))),
-                _tables(get_par_strings(content.footnotes_pars)),
-                _tables(get_par_strings(content.endnotes_pars)),
-                [_comment(each) for each in reader.comments],
-            ]
+        try:
+            parts = _docx_parts(want, want.path)
+        except KeyError:
+            parts = _docx_parts(want, _with_namespace(want.path))
     except Refused:
         raise
     except RecursionError:
@@ -100,6 +90,42 @@ def _docx_text(want: Want) -> str:
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise _no_docx(want, words) from None
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _docx_parts(want: Want, file: str | io.BytesIO) -> list[list[str]]:
+    """The lines of headers, body, footers, notes and comments."""
+    from docx2python import docx2python  # noqa: PLC0415  # of an extra
+    from docx2python.depth_collector import get_par_strings  # noqa: PLC0415
+
+    with docx2python(file, duplicate_merged_cells=False) as content:
+        reader = content.docx_reader
+        for part in reader.content_files():
+            _leave_out(part.root_element)
+        if not reader.files_of_type("officeDocument"):
+            raise _no_docx(want, "it has no document")
+        return [
+            _unique(_tables(get_par_strings(content.header_pars))),
+            _tables(get_par_strings(content.body_pars)),
+            _unique(_tables(get_par_strings(content.footer_pars))),
+            _tables(get_par_strings(content.footnotes_pars)),
+            _tables(get_par_strings(content.endnotes_pars)),
+            [_comment(each) for each in reader.comments],
+        ]
+
+
+def _with_namespace(path: str) -> io.BytesIO:
+    """The file with the namespace of relations declared in each part: docx2python looks for it
+    there, and a part without links may do without."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(made, "w") as to:
+        for member in archive.infolist():
+            if member.filename.endswith((".xml", ".rels")):
+                data = archive.read(member)
+                if b"xmlns:r=" not in data:
+                    data = _ROOT.sub(rb"\1 " + _RELATIONS, data, count=1)
+                to.writestr(member.filename, data)
+    made.seek(0)
+    return made
 
 
 def _leave_out(root: Any) -> None:

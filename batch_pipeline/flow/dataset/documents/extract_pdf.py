@@ -8,6 +8,7 @@ comes without a script engine here, and forms are not filled in.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -66,15 +67,27 @@ def thumbnail(path: str) -> bytes:
 def _opened(path: str) -> Any:
     try:
         document = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        if error.err_code == raw.FPDF_ERR_PASSWORD:
-            raise _encrypted() from None
-        raise Refused("damaged PDF", f"PDFium cannot open it: {_words(error)}") from None
+    except pypdfium2.PdfiumError:
+        raise _why_closed(path) from None
     # An owner's password lets everyone read, and the API refuses the file all the same.
     if raw.FPDF_GetSecurityHandlerRevision(document) != -1:
         document.close()
         raise _encrypted()
     return document
+
+
+def _why_closed(path: str) -> Refused:
+    """Why PDFium opens no document. It is asked once more, because pypdfium2 calls a document
+    without pages by the error of another file."""
+    opened = raw.FPDF_LoadDocument(os.fsencode(path) + b"\0", None)
+    if opened:
+        raw.FPDF_CloseDocument(opened)
+        return Refused("damaged PDF", "it has no pages")
+    error = raw.FPDF_GetLastError()
+    if error == raw.FPDF_ERR_PASSWORD:
+        return _encrypted()
+    words = pypdfium2.internal.ErrorToStr.get(error, f"error {error}")
+    return Refused("damaged PDF", f"PDFium cannot open it: {words}")
 
 
 def _encrypted() -> Refused:

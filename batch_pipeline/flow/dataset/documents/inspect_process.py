@@ -65,6 +65,9 @@ def answer(request: bytes) -> bytes:
             found = {"facts": asdict(_reader(want.kind)(want))}
     except Refused as refused:
         found = {"refused": [refused.reason, refused.detail, refused.too_large]}
+    except ImportError:
+        words = "reading it needs: pip install 'batch-pipeline[documents]'"
+        found = {"refused": ["an extra is not installed", words, False]}
     except MemoryError:
         raise  # what has filled the memory would stay in it
     except Exception as error:  # noqa: BLE001  # a file that no library has thought of
@@ -74,4 +77,4 @@ def answer(request: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    run_as_process(answer, data_bytes=MOST_BYTES, RLIMIT_FSIZE=MOST_FILE_BYTES)
+    run_as_process(answer, RLIMIT_FSIZE=MOST_FILE_BYTES)

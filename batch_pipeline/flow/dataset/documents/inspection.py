@@ -74,7 +74,7 @@ def _refused(ended: _Ended) -> Refused:
         after = f"its process had not answered after {MOST_WAIT_SECONDS} s"
     else:
         after = (
-            f"its process ended at {inspect_process.MOST_BYTES >> 30} GiB of memory or "
+            f"its process ended at {inspect_process.MOST_BYTES >> 20:,} MiB of memory or "
             f"{inspect_process.MOST_SECONDS} s"
         )
     return Refused(UNREADABLE, f"{after}; the file is at fault")
@@ -87,7 +87,9 @@ def _ask_once(want: Want) -> dict[str, Any]:
         environment = {
             name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ
         }
-        _running = LimitedProcess(inspect_process.__name__, "reads documents", environment)
+        _running = LimitedProcess(
+            inspect_process.__name__, "reads documents", environment, inspect_process.MOST_BYTES
+        )
         _has_answered = False
     request = {**asdict(want), "seconds": inspect_process.MOST_SECONDS}
     try:

@@ -338,9 +338,10 @@ class Resolver:
             return part
         with cut.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        part = replace(part, sent_sha256=sha256, sent_size=cut.stat().st_size)
         if self._declared.store_sources:
             self._store.add(cut, sha256)
-        return replace(part, sent_sha256=sha256, sent_size=cut.stat().st_size)
+        return part
 
 
 def _is_document(row: Row) -> bool:

@@ -62,14 +62,6 @@ class DocumentStore:
         name = hashlib.sha256(url.encode()).hexdigest()
         return f"{paths.document_urls(self.job, partition)}/{name}.json"
 
-    def url_contents(self) -> Iterator[str]:
-        """The hashes that records of fetched URLs name, of all nights."""
-        pattern = f"{paths.document_urls(self.job, '*')}/*.json"
-        for path in self.files.glob(pattern):
-            found = self.files.read(path)
-            if found is not None:
-                yield orjson.loads(found)["sha256"]
-
     def unneeded(self, needed: Collection[str], before: float) -> Iterator[tuple[str, int]]:
         """Hash and bytes of each content that is not needed and was written before a time."""
         for name, size, written in self.files.entries(paths.documents(self.job)):

@@ -56,16 +56,15 @@ class Row(NamedTuple):
     refused: Refused | None = None
     file: SourceFile | None = None
 
-    @property
-    def texts(self) -> list[str] | None:
-        """The texts of the row that a person would call the document, also those that were taken
-        out of files; None where a document is sent as it is, whose text is not known."""
+    def texts(self, names: Sequence[str]) -> list[str] | None:
+        """The texts of the row for placeholders of these names, and those that were taken out of
+        files; None where a document is sent as it is, whose text is not known."""
         if not self.documents:
-            return list(self.values.values())
+            return [self.values[name] for name in names]
         if any(not document.as_text for document in self.documents.values()):
             return None
         blocks = (each.text for each in self.documents.values() if each.text is not None)
-        return [*self.values.values(), *blocks]
+        return [*(self.values[name] for name in names if name in self.values), *blocks]
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
