@@ -55,7 +55,7 @@ def first(
         prepared = prepare_row(row, builders[route])
         reason = prepared.status, prepared.reason, prepared.detail
         if prepared.status is None and asked is not None:
-            [verdict] = asked.verdicts([row])
+            [verdict] = asked.verdicts([row], builders[route].prompt.columns)
             if verdict is not None:
                 reason = verdict.status, verdict.reason, verdict.value
         found.append(_item(ordinal, row, prepared._replace(route=route), *reason))
