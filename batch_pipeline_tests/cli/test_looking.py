@@ -226,7 +226,9 @@ def test_a_preview_shows_requests_and_what_they_cost(program: Program) -> None:
 
 def test_show_tells_all_of_an_item(program: Program) -> None:
     job = program.declare(
-        "review", [*documents(3), {"id": "blank", "text": " "}], pilot={"size": 0}
+        "review",
+        [*documents(3), {"id": "blank", "text": " "}],
+        pilot={"size": 0, "max_error_rate": 1},
     )
     assert program("run", job).code == 0
     shown = program("show", job, "--id", "[b]Akte 1/ä").out
