@@ -138,7 +138,7 @@ class PromptSpec(DeclaredModel):
             [
                 {"role": "user", "text": "I will show you a contract."},
                 {"role": "assistant", "text": "Go ahead."},
-                {"role": "user", "text": "{text}\n\nWhat is its notice period?"},
+                {"role": "user", "text": "What is the notice period of {text}?"},
             ]
         ],
     )
@@ -216,6 +216,11 @@ class PromptSpec(DeclaredModel):
         if self.examples is None:
             return ()
         return self.examples.pairs(self.templates[-1])
+
+    @property
+    def blocks(self) -> tuple[SystemBlock, ...]:
+        """The blocks of the system prompt, where it is declared as blocks."""
+        return self.system if isinstance(self.system, tuple) else ()
 
     def system_as_sent(self) -> str | list[dict[str, Any]] | None:
         """The system prompt in the API's form."""

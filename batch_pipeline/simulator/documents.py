@@ -39,6 +39,7 @@ _PILLOWS_ERRORS = (
     AttributeError, struct.error, zlib.error,
 )  # fmt: skip
 _STREAM = re.compile(rb"(?<!end)stream\r?\n")
+_OBJECT = re.compile(rb"\bobj\b")
 _STREAM_DICTIONARY_BYTES = 2_048
 _FLATE = re.compile(rb"/Fl(?:ateDecode)?\b")
 _pdfium = threading.Lock()  # PDFium is not safe for threads
@@ -165,7 +166,7 @@ def _unpacked(data: bytes) -> tuple[int, int]:
     total = largest = 0
     for number, found in enumerate(_STREAM.finditer(data)):
         head = data[max(0, found.start() - _STREAM_DICTIONARY_BYTES) : found.start()]
-        head = head.rpartition(b" obj")[2]
+        head = _OBJECT.split(head)[-1]
         packed = len(_FLATE.findall(head))
         if number < MOST_STREAMS and (b"/Image" in head or not packed):
             continue

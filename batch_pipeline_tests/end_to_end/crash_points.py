@@ -21,6 +21,8 @@ from sqlalchemy import Connection
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.messages import AnthropicMessages
 from batch_pipeline.api.protocol import Answer, BatchInfo
+from batch_pipeline.flow.batches import changed_documents
+from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage.files import Files
@@ -48,15 +50,18 @@ def install(points: Points) -> None:
     for owner, names in (
         (Files, ("make_durable", "publish", "remove")),
         (Journal, ("append",)),
+        (DocumentStore, ("add",)),
+        (changed_documents, ("take_out",)),
         (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch")),
     ):
         for name in names:
-            label = f"{owner.__name__}.{name}"
+            label = f"{owner.__name__.rpartition('.')[2]}.{name}"
             setattr(owner, name, _around(points, label, getattr(owner, name)))
     _wrap_ledger(points)
     _wrap_message(points)
     _wrap_create(points)
     _wrap_results(points)
+    _wrap_look(points)
 
 
 def _around(points: Points, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,3 +136,16 @@ def _wrap_results(points: Points) -> None:
             yield watched(chunks)
 
     AnthropicApi.stream_results = stream_results  # type: ignore[method-assign]
+
+
+def _wrap_look(points: Points) -> None:
+    original = changed_documents.looked_at
+
+    @contextmanager
+    def looked_at(*arguments: Any) -> Iterator[changed_documents.Looked]:
+        points.reach("before changed_documents.looked_at")
+        with original(*arguments) as looked:
+            points.reach("after changed_documents.looked_at")
+            yield looked
+
+    changed_documents.looked_at = looked_at  # type: ignore[assignment]

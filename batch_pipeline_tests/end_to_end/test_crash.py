@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline_tests.end_to_end.crash_books import check
+from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_hurried import (
     hunted_before_deadline,
@@ -60,6 +61,24 @@ def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
     # In the midst of it: such a night passes more than 600 points.
     figures, _ = killed_at(forks, tmp_path / "night", 300, faults=REFUSING)
     assert figures.kills == 1
+
+
+@pytest.mark.parametrize(("documents_as", "point"), [(REFERENCE, 128), (KEPT, 90)])
+def test_a_night_of_documents_that_is_killed_is_whole_and_paid_once(
+    forks: Forks, tmp_path: Path, documents_as: str, point: int
+) -> None:
+    """While what has changed is taken out of a batch; while copies and cuts are put in the home."""
+    figures, points = killed_at(forks, tmp_path / "night", point, documents_as=documents_as)
+    assert figures.kills == 1
+    assert (len(points), figures.changed_documents) == (point, 5 * (documents_as == REFERENCE))
+
+
+def test_a_lost_ledger_of_a_night_of_documents_is_recovered_and_bought_once(
+    forks: Forks, tmp_path: Path
+) -> None:
+    figures = ledger_lost(forks, tmp_path / "night", 350, documents_as=REFERENCE)
+    assert figures.kills == 1
+    assert figures.changed_documents == 5
 
 
 def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,7 +191,14 @@ def test_what_unpacks_to_much_is_not_read_and_to_too_much_not_opened(
     """PDFium would need 15 times the bytes that a page unpacks to."""
     monkeypatch.setattr("batch_pipeline.simulator.documents.MOST_READ_BYTES", 2 << 20)
     monkeypatch.setattr("batch_pipeline.simulator.documents.MOST_UNPACKED_BYTES", 4 << 20)
-    assert tokens(client, files.pdf_block(files.pdf_bomb(1))) == 1_600 + 2
+    small = files.pdf_bomb(1)
+    # A stream of one object after that of another, each packed once.
+    broken = small.replace(b" 0 obj", b"\n0\nobj")
+    further = (
+        b"9\n0\nobj\n<< /Filter /FlateDecode >>\nstream\n" + zlib.compress(b"") + b"\nendstream"
+    )
+    for single in (small, broken + further):
+        assert tokens(client, files.pdf_block(single)) == 1_600 + 2
     assert tokens(client, files.pdf_block(files.pdf_bomb(3))) == 1_600
     for bomb in (files.pdf_bomb(5), files.pdf_bomb(1, "[/FlateDecode /FlateDecode]")):
         with pytest.raises(anthropic.BadRequestError, match="not valid"):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import orjson
 
 from batch_pipeline.flow.dataset.cache_marks import prefix_params
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.cache_marks import asked
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.caching import minimum_tokens
@@ -17,37 +18,59 @@ from batch_pipeline.pricing.documents import visuals_at_most
 
 # As in `costs.tokens`: what a prefix's length is taken for until the API counts it.
 _BYTES_PER_TOKEN = 3.5
-# The parameters that are part of what the model reads.
-_PREFIX = ("tools", "system", "messages", "output_config")
+# From then on documents are likely to change before they are sent.
+_LONG_HOURS = 24
 
 
 def of(spec: JobSpec) -> list[str]:
     """The warnings of a job's prompt, each beginning with the key that it is about."""
-    return [*_prefix_too_short(spec), *_texts_alone(spec), *_fewer_pages(spec)]
+    return [
+        *_prefix_too_short(spec),
+        *_texts_alone(spec),
+        *_fewer_pages(spec),
+        *_documents_that_may_change(spec),
+    ]
 
 
 def _prefix_too_short(spec: JobSpec) -> Iterator[str]:
-    """A mark on a prefix that is shorter than its model's minimum is ignored by the API."""
-    if spec.caching == "off":
+    """A mark on a prefix that is shorter than its model's minimum is ignored by the API.
+
+    What `caching` comes to for the job's own model is told by the forecast of `validate` and
+    `estimate`.
+    """
+    own, *others = asked(spec)
+    if spec.caching != "off":
+        key, declared = "caching", others
+    elif any(block.cache_control for block in spec.prompt.blocks):
+        key, declared = "prompt.system", [own, *others]
+    else:
         return
-    for declaration in asked(spec):
+    for declaration in declared:
         least = minimum_tokens(declaration.model_id)
-        params = orjson.loads(prefix_params(declaration))
-        size = sum(len(orjson.dumps(params[key])) for key in _PREFIX if key in params)
+        size = _size_of(declaration, whole=spec.caching != "off")
         tokens = int(size / _BYTES_PER_TOKEN)
-        if least is None or tokens >= least:
-            continue
-        # No token has less than a byte.
-        sure = "" if size < least else "probably "
-        then = "marks do nothing" if spec.caching != "auto" else "nothing is marked"
-        yield (
-            f"caching: the prefix that all requests share has about {tokens:,} tokens, and "
-            f"{declaration.model_id} caches from {least:,} on: {sure}{then}"
-        )
+        if least is not None and tokens < least:
+            # No token has less than a byte.
+            sure = "" if size < least else "probably "
+            then = "nothing is marked" if spec.caching == "auto" else "marks do nothing"
+            yield (
+                f"{key}: what is marked for all requests has about {tokens:,} tokens, and "
+                f"{declaration.model_id} caches from {least:,} on: {sure}{then}"
+            )
+
+
+def _size_of(declaration: Declaration, *, whole: bool) -> int:
+    """The bytes of the shared prefix, or of what comes before the messages."""
+    params = orjson.loads(prefix_params(declaration))
+    keys = ("tools", "system", "output_config", *(("messages",) if whole else ()))
+    return sum(len(orjson.dumps(params[key])) for key in keys if key in params)
 
 
 def _texts_alone(spec: JobSpec) -> Iterator[str]:
-    if not spec.prompt.of_documents:
+    kinds = {slot.kind for slot in spec.prompt.of_documents}
+    if spec.input.pdf.sent_as == "text":
+        kinds.discard("pdf")
+    if not kinds:
         return
     filters = spec.filters
     found = {
@@ -76,3 +99,14 @@ def _fewer_pages(spec: JobSpec) -> Iterator[str]:
                 f"{key}: {way.model_id} takes {most} PDF pages and images a request, and "
                 f"{spec.model_id} {own}: larger documents are set aside where it is asked"
             )
+
+
+def _documents_that_may_change(spec: JobSpec) -> Iterator[str]:
+    if not spec.prompt.of_documents or spec.input.keep != "reference" or spec.deadline is None:
+        return
+    hours = spec.deadline.removesuffix("h")
+    if hours.isdigit() and int(hours) > _LONG_HOURS:
+        yield (
+            f"input.keep: reference reads the documents again at each send, up to {hours} hours "
+            "after the input was taken; those that change by then are set aside (copy keeps them)"
+        )

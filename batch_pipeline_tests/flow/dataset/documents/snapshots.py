@@ -21,7 +21,7 @@ Rows = dict[str, dict[str, Any]]
 
 def document_job(path: Path | str, user: str = "Read this: {document}", **input_: Any) -> JobSpec:
     """A job over files, or a table, whose documents are the prompt."""
-    more = {key: input_.pop(key) for key in ("filters", "routes", "params") if key in input_}
+    more = {key: input_.pop(key) for key in ("filters", "partitions") if key in input_}
     return job(
         path,
         input={"path": str(path), **input_},
