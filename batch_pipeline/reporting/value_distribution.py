@@ -166,7 +166,7 @@ def _field(path: _Path, kind: Kind, choices: Sequence[Any], answers: Sequence[An
         middle = f"{_number(median(there))} in the middle"
         summary = f"{_number(min(there))} to {_number(max(there))}, {middle}"
         return Field(*about, _bins(there), summary)
-    if kind == "text" and len(there) >= TELLING and len(counted) * _REPEATED > len(there):
+    if kind == "text" and len(counted) * _REPEATED > len(there):
         # Each answer has a text of its own: only where there is none tells something.
         return Field(*about, (), f"{len(counted):,} different texts") if nulls else None
     most = counted.most_common(MOST_BARS)

@@ -184,10 +184,10 @@ def _raw(
     folder = paths.raw_realtime(night.job, night.partition)
     blocks: Iterator[bytes] = read_lines(pipeline.files, folder, known[0])
     if submission is not None and submission.batch_id is not None:
-        path = f"{paths.raw(night.job, night.partition)}/{submission.batch_id}.jsonl.zst"
-        if not pipeline.files.glob(path):
-            return None, "the API's own lines are not in the home any more"
-        blocks = whole_lines(pipeline.files.decompressed(path))
+        # Lines that could not be read at first have a file of their own, `-rest`.
+        named = f"{paths.raw(night.job, night.partition)}/{submission.batch_id}*.jsonl.zst"
+        files = pipeline.files.glob(named)
+        blocks = (b for path in files for b in whole_lines(pipeline.files.decompressed(path)))
     # The id is in the line as it is: it has letters, digits and `_` alone.
     needle = custom_id.encode()
     for block in blocks:

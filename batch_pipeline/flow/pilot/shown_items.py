@@ -73,7 +73,7 @@ class Items:
         parts = self._builders[route].parts_of(row_of_json(row.text))
         found = [
             ShownDocument(
-                document.path,
+                document.path.rpartition("/")[2] or document.path,
                 rendered.described(document),
                 Text.of(document.text) if document.as_text and document.text else None,
                 self._thumbnails.of(document),
