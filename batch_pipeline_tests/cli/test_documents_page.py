@@ -61,8 +61,8 @@ def _normal(program: Program, ended: Ended) -> str:
         (program.folder, "~"),
     ):
         text = text.replace(str(path), name)
-    for pattern, shown in VARYING:
-        text = pattern.sub(shown, text)
+    for pattern, instead in VARYING:
+        text = pattern.sub(instead, text)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
@@ -93,5 +93,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder, running_simulator(turnaround=0.0) as sim:
         environment = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": sim.url}
-        for asked, _, _, answer in run_page(Program(Path(folder), environment)):
-            print(f"$ batch-pipeline {asked}\n{answer}\n")  # noqa: T201
+        for asked, _, _, told in run_page(Program(Path(folder), environment)):
+            print(f"$ batch-pipeline {asked}\n{told}\n")  # noqa: T201

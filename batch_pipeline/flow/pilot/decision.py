@@ -48,18 +48,17 @@ def of(night: Night, verdict: Mapping[str, Any], given: Sequence[Approval]) -> D
         f"If you would pay for more answers like these, approve it and go on ({in_dagster}):",
         f'batch-pipeline approve {place} --gate pilot --reason "why"\n{run}',
     )
-    correct = (
-        "If not, correct prompt, schema or documents and run it again: a new pilot comes first.",
-        run,
-    )
+    again = "prompt, schema or documents and run it again: a new pilot comes first."
     if not verdict["open"]:
         first = ("Look at what went wrong, and at the answers below.", None)
         headline = "The gate is closed: nothing more is sent until a person acts"
-        return Decision("closed", headline, reasons, (first, correct, approve))
+        return Decision("closed", headline, reasons, (first, (f"Correct {again}", run), approve))
     if approvals.needs_review(verdict):
         first = ("Read what was asked and the answers below, beside their documents.", None)
         headline = "Waits for a person's review: nothing more is sent until this pilot is approved"
-        return Decision("review", headline, reasons, (first, approve, correct))
+        return Decision(
+            "review", headline, reasons, (first, approve, (f"If not, correct {again}", run))
+        )
     headline = "The gate is open: the rest of the night goes without a person"
     stop = (
         "To stop it, cancel the night; what is answered is kept.",
