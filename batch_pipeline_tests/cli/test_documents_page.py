@@ -93,5 +93,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder, running_simulator(turnaround=0.0) as sim:
         environment = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": sim.url}
-        for asked, _, _, told in run_page(Program(Path(folder), environment)):
+        for asked, *_, told in run_page(Program(Path(folder), environment)):
             print(f"$ batch-pipeline {asked}\n{told}\n")  # noqa: T201
