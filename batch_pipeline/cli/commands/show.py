@@ -92,8 +92,7 @@ def _where(found: Item) -> str:
 
 
 def _head(attempt: Mapping[str, Any]) -> str:
-    how = f"as {attempt['variant']}" if attempt["variant"] else "as declared"
-    parts = [status_label(attempt["status"]), how, attempt["model"] or "", attempt["mode"] or ""]
+    parts = [status_label(attempt["status"]), attempt["asked"]]
     if attempt["batch_id"]:
         parts.append(attempt["batch_id"])
     if attempt["redriven"]:

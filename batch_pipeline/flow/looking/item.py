@@ -24,8 +24,8 @@ from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
 from batch_pipeline.flow.looking import snapshot_rows, where_it_waits
 from batch_pipeline.flow.looking.preview import no_such_item
 from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
+from batch_pipeline.flow.pilot.shown_items import how_asked
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.variants import is_escalated
 from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.flow.results.lines import whole_lines
 from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
@@ -168,7 +168,7 @@ def _attempts(
         connection.execute(query, {"unit": unit or "", "id": item_id})
         rows = [dict(zip(_ATTEMPT, row, strict=True)) for row in connection.fetchall()]
     for row in rows:
-        row["escalated"] = is_escalated(row["variant"])
+        row["asked"] = how_asked(row["variant"], row["model"], row["mode"])
         row["raw"], row["raw_note"] = _raw(pipeline, night, row["custom_id"], by_token)
     return tuple(rows)
 
