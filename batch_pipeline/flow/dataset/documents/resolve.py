@@ -27,7 +27,13 @@ from batch_pipeline.flow.dataset.documents.places import Place
 from batch_pipeline.flow.dataset.documents.reference import EXTRACTION, MARK, Document, is_mark
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.document_format import TEXT as TEXT_COLUMN
-from batch_pipeline.flow.dataset.reading.row_json import JsonRow, with_cells, with_places
+from batch_pipeline.flow.dataset.reading.row_json import (
+    JsonRow,
+    escaped,
+    has_surrogate,
+    with_cells,
+    with_places,
+)
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.reading.streams import open_named
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
@@ -237,6 +243,9 @@ class Resolver:
         self, place: Place, kinds: frozenset[str], column: str, row: Row, stack: ExitStack
     ) -> Document:
         declared = self._declared
+        if has_surrogate(place.path + (place.name or "")):
+            # JSON has no such name: the snapshot could not say which file it is.
+            raise Refused(places.UNREADABLE, f"the name {escaped(place.path)} is not UTF-8")
         name = Name.of(place.path.partition("?")[0] if place.stored else place.path)
         keeps = declared.keep == "copy" and not place.stored and declared.store_sources
         copy = None
