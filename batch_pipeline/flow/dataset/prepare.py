@@ -277,8 +277,6 @@ class _Preparation:
         done.set_aside[str(prepared.status), reason] += 1
         if len(done.problems) < EXAMPLES and prepared.status != Status.FILTERED:
             message = prepared.detail or reason
-            if row.refused is not None:
-                message = str(row.refused)
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
 
@@ -291,7 +289,7 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """
     if row.refused is not None:
         status = Status.TOO_LARGE if row.refused.too_large else Status.INVALID_INPUT
-        return _set_aside(row, status, row.refused.reason, row.refused.detail or None)
+        return _set_aside(row, status, row.refused.reason, row.refused.whole)
     problem = row.problem or builder.problem(row.values, row.documents)
     if problem is not None:
         larger = problem == LARGER_THAN_A_BATCH
@@ -306,7 +304,7 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
         visuals = [visual_of(document) for document in row.documents.values()]
         passed = limit_passed(visuals, size, declaration.model_id)
         if passed is not None:
-            return _set_aside(row, Status.TOO_LARGE, *passed)
+            return _set_aside(row, Status.TOO_LARGE, passed[0], ": ".join(passed))
     if size > declaration.max_request_bytes:
         detail = (
             f"the request has {size:,} bytes, a batch holds at most "

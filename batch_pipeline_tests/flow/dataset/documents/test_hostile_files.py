@@ -194,12 +194,14 @@ def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for
         as_text = document_job(folder / "*", "{text}", pdf={"as": "text"})
         found = rows_of(pipeline, taken(pipeline, as_text))
         assert found["scan.pdf"]["reason"] == "a PDF without text"
-        assert found["scan.pdf"]["detail"].startswith("12 pages, none has text: a scan")
+        assert found["scan.pdf"]["detail"].startswith(
+            "a PDF without text: 12 pages, none has text: a scan"
+        )
         assert b"Notice is three months." in found["good.pdf"]["input"]
         late = document_job(folder / "*", pdf={"pages": "10-12"})
         found = rows_of(pipeline, taken(pipeline, late))
         assert found["good.pdf"]["reason"] == "no such pages"
-        assert found["good.pdf"]["detail"] == "has 3 pages, none of 10-12"
+        assert found["good.pdf"]["detail"] == "no such pages: has 3 pages, none of 10-12"
         assert mark_of(found["scan.pdf"])["sent_count"] == 3
 
 

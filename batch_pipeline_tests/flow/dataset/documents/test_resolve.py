@@ -128,8 +128,8 @@ def test_a_placeholder_says_which_kind_it_takes(
         rows = rows_of(pipeline, taken(pipeline, spec))
         ends[kind] = {name: row["detail"] or row["status"] for name, row in rows.items()}
     assert ends == {
-        "pdf": {"pdf": None, "image": "p.png is an image; use {x:document}"},
-        "image": {"pdf": "a.pdf is a PDF; use {x:document}", "image": None},
+        "pdf": {"pdf": None, "image": "not a PDF: p.png is an image; use {x:document}"},
+        "image": {"pdf": "not an image: a.pdf is a PDF; use {x:document}", "image": None},
         "document": {"pdf": None, "image": None},
     }
 
