@@ -64,7 +64,8 @@ class Prepared:
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
     jsonl file. `without_rows` are files. `signatures` is the file of them, where they are wanted.
     `documents` are counts of those that are sent, by media type: files, pages and bytes of text,
-    estimated where it was not taken out, and files without any.
+    estimated where it was not taken out, and files without any. `pages_without_text` are those of
+    PDFs that are sent as text.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Prepared:
     without_rows: list[str] = field(default_factory=list)
     signatures: Path | None = None
     documents: dict[str, Counter[str]] = field(default_factory=dict)
+    pages_without_text: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -184,6 +186,8 @@ class _Preparation:
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.signatures = self._signatures.path
+        if self._resolver is not None:
+            done.pages_without_text = self._resolver.pages_without_text
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 

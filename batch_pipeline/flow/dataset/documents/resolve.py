@@ -86,6 +86,8 @@ class Resolver:
         self._slots = builder.prompt.of_documents
         self._files = Files(declared.home)
         self._store = DocumentStore(self._files, declared.job)
+        # Of PDFs of which the text is sent.
+        self.pages_without_text = 0
 
     def resolved(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows with their documents, in their order; `resolve` of each that may have any."""
@@ -323,9 +325,11 @@ class Resolver:
             cut_to=None if cut is None else str(cut),
         )
         try:
-            return inspection.inspect(want)
+            facts = inspection.inspect(want)
         except Refused as refused:
             raise content_kinds.refused_as(name, refused) from None
+        self.pages_without_text += facts.pages_without_text
+        return facts
 
     def _with_part(self, document: Document, facts: Facts, cut: Path | None) -> Document:
         """The document with the pages that are sent; a cut is a file of its own, and kept."""

@@ -184,7 +184,7 @@ def test_pages_and_pixels_are_what_tokens_follow_from(rows: Rows) -> None:
 
 
 def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -198,6 +198,7 @@ def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for
             "a PDF without text: 12 pages, none has text: a scan"
         )
         assert b"Notice is three months." in found["good.pdf"]["input"]
+        assert "1 pages of PDFs have no text" in caplog.text
         late = document_job(folder / "*", pdf={"pages": "10-12"})
         found = rows_of(pipeline, taken(pipeline, late))
         assert found["good.pdf"]["reason"] == "no such pages"
