@@ -202,9 +202,8 @@ def _loaded_tools(declared: Declared) -> list[Any]:
 
 
 def _has_marks(declared: Declared) -> bool:
-    system = declared["prompt"].system
-    blocks = () if system is None or isinstance(system, str) else system
-    marked = [block for block in (*blocks, *_tools(declared)) if get(block, "cache_control")]
+    blocks = (*declared["prompt"].blocks, *_tools(declared))
+    marked = [block for block in blocks if get(block, "cache_control")]
     return bool(marked) or get(declared, "params.cache_control") is not None
 
 

@@ -217,6 +217,11 @@ class PromptSpec(DeclaredModel):
             return ()
         return self.examples.pairs(self.templates[-1])
 
+    @property
+    def blocks(self) -> tuple[SystemBlock, ...]:
+        """The blocks of the system prompt, where it is declared as blocks."""
+        return self.system if isinstance(self.system, tuple) else ()
+
     def system_as_sent(self) -> str | list[dict[str, Any]] | None:
         """The system prompt in the API's form."""
         if self.system is None or isinstance(self.system, str):

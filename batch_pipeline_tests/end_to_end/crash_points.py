@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.messages import AnthropicMessages
-from batch_pipeline.api.protocol import Answer, BatchInfo
+from batch_pipeline.api.protocol import Answer, BatchInfo, Streamed
 from batch_pipeline.flow.batches import changed_documents
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.realtime.journal import Journal
@@ -91,7 +91,9 @@ def _wrap_ledger(points: Points) -> None:
 def _wrap_message(points: Points) -> None:
     original = AnthropicMessages.create
 
-    async def create(self: AnthropicMessages, params: bytes, betas: Sequence[str]) -> Answer:
+    async def create(
+        self: AnthropicMessages, params: bytes | Streamed, betas: Sequence[str]
+    ) -> Answer:
         points.reach("before AnthropicMessages.create")
         answer = await original(self, params, betas)
         points.reach("after AnthropicMessages.create")

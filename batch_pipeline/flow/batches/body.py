@@ -67,8 +67,7 @@ def body_of(
     of_variant = variants.builders_of(declared, caching, marked)
     builders = [of_variant[name] for name in names]
     if caching is not None:
-        plain = variants.builders_of(declared)
-        marks = {n: of_variant[n].constant_bytes - plain[n].constant_bytes for n in of_variant}
+        marks = variants.marks_of(declared, of_variant)
         sizes = [size + marks[name] for name, size in zip(names, sizes, strict=True)]
     rows = snapshot_files.read_inputs(pipeline.files, snapshot, ordinals)
     chunks = body_chunks(token, builders, rows, UPLOAD_CHUNK_BYTES, further, opener)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import orjson
 
 from batch_pipeline.flow.dataset.cache_marks import prefix_params
+from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.cache_marks import asked
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.caching import minimum_tokens
@@ -19,8 +20,6 @@ from batch_pipeline.pricing.documents import visuals_at_most
 _BYTES_PER_TOKEN = 3.5
 # From then on documents are likely to change before they are sent.
 _LONG_HOURS = 24
-# The parameters that are part of what the model reads.
-_PREFIX = ("tools", "system", "messages", "output_config")
 
 
 def of(spec: JobSpec) -> list[str]:
@@ -34,23 +33,37 @@ def of(spec: JobSpec) -> list[str]:
 
 
 def _prefix_too_short(spec: JobSpec) -> Iterator[str]:
-    """A mark on a prefix that is shorter than its model's minimum is ignored by the API."""
-    if spec.caching == "off":
+    """A mark on a prefix that is shorter than its model's minimum is ignored by the API.
+
+    What `caching` comes to for the job's own model is told by the forecast of `validate` and
+    `estimate`.
+    """
+    own, *others = asked(spec)
+    if spec.caching != "off":
+        key, declared = "caching", others
+    elif any(block.cache_control for block in spec.prompt.blocks):
+        key, declared = "prompt.system", [own, *others]
+    else:
         return
-    for declaration in asked(spec):
+    for declaration in declared:
         least = minimum_tokens(declaration.model_id)
-        params = orjson.loads(prefix_params(declaration))
-        size = sum(len(orjson.dumps(params[key])) for key in _PREFIX if key in params)
+        size = _size_of(declaration, whole=spec.caching != "off")
         tokens = int(size / _BYTES_PER_TOKEN)
-        if least is None or tokens >= least:
-            continue
-        # No token has less than a byte.
-        sure = "" if size < least else "probably "
-        then = "marks do nothing" if spec.caching != "auto" else "nothing is marked"
-        yield (
-            f"caching: the prefix that all requests share has about {tokens:,} tokens, and "
-            f"{declaration.model_id} caches from {least:,} on: {sure}{then}"
-        )
+        if least is not None and tokens < least:
+            # No token has less than a byte.
+            sure = "" if size < least else "probably "
+            then = "nothing is marked" if spec.caching == "auto" else "marks do nothing"
+            yield (
+                f"{key}: what is marked for all requests has about {tokens:,} tokens, and "
+                f"{declaration.model_id} caches from {least:,} on: {sure}{then}"
+            )
+
+
+def _size_of(declaration: Declaration, *, whole: bool) -> int:
+    """The bytes of the shared prefix, or of what comes before the messages."""
+    params = orjson.loads(prefix_params(declaration))
+    keys = ("tools", "system", "output_config", *(("messages",) if whole else ()))
+    return sum(len(orjson.dumps(params[key])) for key in keys if key in params)
 
 
 def _texts_alone(spec: JobSpec) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """The event loop that makes many Messages calls at once.
 
-Requests are read from the shards as calls leave, and their documents only then, so that memory does
-not grow with the night. An answer is written to its shard's journal before it counts as done: a
-process that dies has then at most the calls in flight to make again. Checkpoints make the journals
-durable and report progress to the ledger; they run in threads, so that the loop does not wait for a
-disk. Which shards there are, and what happens to a shard that has ended, is decided in `calls`;
-what becomes of a call that failed, in `call_failures`.
+Requests are read from the shards as calls leave, and their documents while they are sent, so that
+memory does not grow with the night. An answer is written to its shard's journal before it counts as
+done: a process that dies has then at most the calls in flight to make again. Checkpoints make the
+journals durable and report progress to the ledger; they run in threads, so that the loop does not
+wait for a disk. Which shards there are, and what happens to a shard that has ended, is decided in
+`calls`; what becomes of a call that failed, in `call_failures`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
@@ -46,9 +45,6 @@ CHECKPOINT_SECONDS = 5.0
 LEDGER_SECONDS = 1.0
 # Pause where calls of another engine in this process use the whole rate limit.
 SHARED_SECONDS = 0.05
-# Bytes of requests under way, above which a further one waits: as many calls as the rate limit lets
-# leave may each have 32 MB of documents.
-IN_FLIGHT_BYTES = 96 << 20
 # `per_second` is the mean over this time.
 PACE_SECONDS = 30.0
 
@@ -91,7 +87,6 @@ class Engine:
         self._claim, self._report, self._settle = claim, report, settle
         self._queue = CallQueue(concurrency)
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._in_flight_bytes = 0
         self._shards: list[OpenShard] = []
         # Shards with answers that are not in their journal yet.
         self._unwritten: set[OpenShard] = set()
@@ -206,9 +201,6 @@ class Engine:
             return None, None
         waits = [self._queue.seconds_to_next_try(now)]
         for call in self._queue.first(now):
-            if self._in_flight and self._in_flight_bytes + call.request_bytes > IN_FLIGHT_BYTES:
-                # Smaller ones do not overtake it: it might wait for ever.
-                return None, None
             wait = self._limiter_of(call.model_id).wait(now, call.size)
             if wait is None and not self._in_flight:
                 # Calls of another engine in this process fill the window: no end of a call of this
@@ -230,15 +222,11 @@ class Engine:
         assert self._loop is not None
         task = self._loop.create_task(self._call(messages, call, ticket))
         self._in_flight.add(task)
-        self._in_flight_bytes += call.request_bytes
-        task.add_done_callback(partial(self._call_ended, call))
+        task.add_done_callback(self._call_ended)
 
     async def _call(self, messages: Messages, call: Call, ticket: Ticket) -> None:
         try:
-            params = call.params
-            if params is None:
-                params = await asyncio.to_thread(call.load)
-            answer = await messages.create(params, call.shard.declaration.betas)
+            answer = await messages.create(call.params, call.shard.declaration.betas)
         except ApiFailure as failure:
             self._failed(call, ticket, failure)
         except DocumentChangedError as changed:
@@ -304,9 +292,8 @@ class Engine:
             if self._unsaved >= self._checkpoint_every or not shard.left:
                 self._checkpoint_due.set()
 
-    def _call_ended(self, call: Call, task: asyncio.Task[None]) -> None:
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        self._in_flight_bytes -= call.request_bytes
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
         self._changed.set()

@@ -6,9 +6,8 @@ what its failure means, is decided in `engine`.
 
 from __future__ import annotations
 
-import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,15 +17,12 @@ from typing import Any, Self
 
 import orjson
 
-from batch_pipeline.api.protocol import Answer, read_json
+from batch_pipeline.api.protocol import Answer, Streamed, read_json
 from batch_pipeline.api.rate_limit import TOKENS_PER_BYTE
 from batch_pipeline.flow import outcomes, paths
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
-from batch_pipeline.flow.dataset.documents.reference import Opener
-from batch_pipeline.flow.dataset.further import Further
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import (
     Declaration,
     custom_id,
@@ -53,9 +49,8 @@ from batch_pipeline.reporting.distribution import nearest_rank
 class Call:
     """A request without an answer, the model that it asks, and the tries that it had.
 
-    `size` is what the rate limiter reckons its tokens from, `request_bytes` what it sends. `params`
-    are None where it has documents: they are made when it leaves, by `load`. `held` are the bytes
-    that it has in memory until then.
+    `size` is what the rate limiter reckons its tokens from. Of a request with documents `params`
+    are made while it is sent. `held` are the bytes that a call has in memory.
 
     `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
     `lost`: tries without any answer of the API; each may have been processed and billed.
@@ -65,11 +60,9 @@ class Call:
     shard: OpenShard
     number: int
     model_id: str
+    params: bytes | Streamed
     size: float
-    request_bytes: int
     held: int
-    params: bytes | None
-    load: Callable[[], bytes] = bytes
     failed: int = 0
     busy: int = 0
     lost: int = 0
@@ -219,6 +212,7 @@ class OpenShard:
         ordinals, names = self._manifest["ordinal"], self._manifest["variant"]
         marks = self.submission.caching, self.submission.marked_models
         builders = variants.builders_of(self._asked, *marks)
+        marked = variants.marks_of(self._asked, builders)
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
         visual = self._manifest["visual_tokens"]
@@ -226,14 +220,15 @@ class OpenShard:
             builder, more = builders[names[number]], self._further.get(number)
             model_id = self._asked[names[number]].model_id
             if visual[number]:
-                load = partial(_loaded, builder, row.text, more, self._opener)
-                reckoned = max(self._prompt_sizes[number], visual[number] / TOKENS_PER_BYTE)
-                length = self._manifest["request_bytes"][number]
-                yield Call(self, number, model_id, reckoned, length, len(row.text), None, load)
+                pieces = partial(builder.rebuild_pieces, row.text, None, more, self._opener)
+                params = Streamed(
+                    self._manifest["request_bytes"][number] + marked[names[number]], pieces
+                )
+                size = max(self._prompt_sizes[number], visual[number] / TOKENS_PER_BYTE)
+                yield Call(self, number, model_id, params, size, len(row.text))
             else:
-                params = builder.rebuild(row.text, row.places, more)
-                size = len(params)
-                yield Call(self, number, model_id, size, size, size, params)
+                whole = builder.rebuild(row.text, row.places, more)
+                yield Call(self, number, model_id, whole, len(whole), len(whole))
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)
@@ -269,18 +264,6 @@ class OpenShard:
             return outcome
         pause = further_turns.pause_of(result.get("message"))
         return self._next.after(self._requests[number], outcome, further_turns.pause_bytes(*pause))
-
-
-def _loaded(builder: RequestBuilder, row: bytes, further: Further | None, opener: Opener) -> bytes:
-    """The parameters of a row with documents, which are read now.
-
-    Raises DocumentChangedError where one is not what the snapshot knows.
-    """
-    # Its value is no copy, as that of joined pieces would be.
-    buffer = io.BytesIO()
-    for piece in builder.rebuild_pieces(row, None, further, opener):
-        buffer.write(piece)
-    return buffer.getvalue()
 
 
 def _biller(asked: Declaration, declared: Declaration, submission: Submission) -> Biller:

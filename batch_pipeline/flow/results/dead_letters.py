@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,19 @@ def _batch(group: list[tuple[DeadLetter, bytes]], *, simulated: bool) -> pa.Reco
 
 
 def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
-    """Dead letters of a night by reason and error, the most frequent first."""
+    """Dead letters of a night by reason and error, the most frequent first.
+
+    Items that were never sent have `reason: detail` as their message: they are told apart by it.
+    """
     files = pipeline.files.list(paths.dead_letter(job, partition), ".parquet")
-    counts: Counter[tuple[str, str | None]] = Counter()
-    messages: dict[tuple[str, str | None], str | None] = {}
-    ids: dict[tuple[str, str | None], list[str]] = {}
+    counts: Counter[tuple[str | None, ...]] = Counter()
+    messages: dict[tuple[str | None, ...], str | None] = {}
+    ids: dict[tuple[str | None, ...], list[str]] = {}
     for path in files:
         columns = ["id", "reason", "error_type", "error_message"]
         for batch in pipeline.files.dataset([path]).to_batches(columns=columns):
             for row in batch.to_pylist():
-                key = (row["reason"], row["error_type"])
+                key = (row["reason"], row["error_type"], _why_not_sent(row))
                 counts[key] += 1
                 messages.setdefault(key, row["error_message"])
                 examples = ids.setdefault(key, [])
@@ -104,7 +107,7 @@ def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
     total = counts.total()
     return [
         SetAside(
-            reason=key[0],
+            reason=str(key[0]),
             error_type=key[1],
             example_message=messages[key],
             items=count,
@@ -113,3 +116,10 @@ def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
         )
         for key, count in counts.most_common()
     ]
+
+
+def _why_not_sent(row: Mapping[str, str | None]) -> str | None:
+    """The reason by which a row was set aside before it was sent; None for answered ones."""
+    if row["error_type"] != row["reason"] or row["error_message"] is None:
+        return None
+    return row["error_message"].partition(": ")[0]

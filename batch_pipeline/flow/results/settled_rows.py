@@ -75,7 +75,8 @@ _ANSWERED = """
 _ROWS_SET_ASIDE = f"""
     SELECT s.ordinal, s.id, s.status,
            CASE WHEN s.status = '{Status.FILTERED}' THEN s.reason ELSE s.status END AS error_type,
-           coalesce(s.detail, s.reason) AS error_message,
+           CASE WHEN s.status = '{Status.FILTERED}' THEN coalesce(s.detail, s.reason)
+                ELSE concat_ws(': ', s.reason, s.detail) END AS error_message,
            {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
            {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint, s.route,
            k.simulated, k.at AS collected_at

@@ -23,6 +23,7 @@ from batch_pipeline_tests.support import PARTITION, Faults, documents, error, jo
 
 SONNET = "claude-sonnet-4-5-20250929"
 NEW = "claude-opus-9"
+MARK = {"type": "ephemeral"}
 
 
 class ModelsApi(FakeApi):
@@ -279,16 +280,25 @@ def test_the_list_is_read_over_http_to_its_end(
     ("changes", "words"),
     [
         (
-            {"prompt": {"system": "Be brief.", "user": "{text}"}, "caching": "1h"},
-            [
-                "caching: the prefix",
-                "tokens, and claude",
-                "caches from 4,096 on: marks do nothing",
-            ],
+            {
+                "prompt": {
+                    "system": [{"text": "Be brief.", "cache_control": MARK}],
+                    "user": "{text}",
+                }
+            },
+            ["prompt.system: what is marked", "caches from 4,096 on: marks do nothing"],
         ),
         (
-            {"prompt": {"system": "Be brief. " * 1_200, "user": "{text}"}, "caching": "auto"},
-            ["caching: the prefix", "about 3,4", "from 4,096 on: probably nothing is marked"],
+            {
+                "prompt": {"system": "Be brief. " * 1_200, "user": "{text}"},
+                "model_id": "claude-sonnet-4-5",
+                "caching": "auto",
+                "routes": [{"where": "a = 1", "model_id": "claude-haiku-4-5"}],
+            },
+            [
+                "caching: what is marked for all requests has about 3,4",
+                "tokens, and claude-haiku-4-5 caches from 4,096 on: probably nothing is marked",
+            ],
         ),
         (
             {"prompt": {"user": "{document}"}, "filters": {"languages": ["en"]}},

@@ -21,6 +21,7 @@ from batch_pipeline.flow.planning.variants import Variant, Ways
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import shards
+from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -50,7 +51,11 @@ def room(
         job("in.jsonl", max_tokens=max_tokens, limits={"max_bytes_per_batch": limit})
     )
     ways = Ways(RetrySpec(truncated_max_tokens=larger), declaration)
-    return ways, next(iter(ways.definitions()), None), declaration.max_request_bytes
+    return (
+        ways,
+        next(iter(ways.definitions()), None),
+        min(declaration.max_request_bytes, MAX_REQUEST_BYTES),
+    )
 
 
 @pytest.mark.parametrize(
