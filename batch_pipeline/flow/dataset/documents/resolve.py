@@ -27,7 +27,12 @@ from batch_pipeline.flow.dataset.documents.places import Place
 from batch_pipeline.flow.dataset.documents.reference import EXTRACTION, MARK, Document, is_mark
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.document_format import TEXT as TEXT_COLUMN
-from batch_pipeline.flow.dataset.reading.row_json import JsonRow, with_cells, with_places
+from batch_pipeline.flow.dataset.reading.row_json import (
+    JsonRow,
+    has_surrogate,
+    with_cells,
+    with_places,
+)
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.reading.streams import open_named
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
@@ -241,6 +246,8 @@ class Resolver:
         declared = self._declared
         name = Name.of(place.path.partition("?")[0] if place.stored else place.path)
         keeps = declared.keep == "copy" and not place.stored and declared.store_sources
+        # A name that is not UTF-8 has no form in JSON that would open it again.
+        keeps = keeps or has_surrogate(place.name)
         copy = None
         if keeps or place.store is not None:
             copy = stack.enter_context(self._files.staged())
@@ -265,7 +272,7 @@ class Resolver:
             extractor=None if facts.extractor is None else f"{facts.extractor}/{EXTRACTION}",
             text=facts.text,
         )
-        if keeps and copy is not None:
+        if keeps and copy is not None and declared.store_sources:
             self._store.add(copy, looked.sha256)
         if facts.sent_pages is not None:
             document = self._with_part(document, facts, cut)
