@@ -262,6 +262,7 @@ class PromptSpec(DeclaredModel):
 
     def _problems_of_titles(self) -> Iterator[tuple[KeyPath, str]]:
         columns = {slot.column for slot in self.of_documents}
+        names = {slot.name for slot in self.of_documents}
         if self.citations and not columns:
             yield ("citations",), "has no document to cite: use {document} or {column:pdf}"
         for column, text in self.titles.items():
@@ -276,5 +277,6 @@ class PromptSpec(DeclaredModel):
             except DeclarationError as error:
                 yield ("titles", column), str(error)
                 continue
-            if column in template.slots:
-                yield ("titles", column), f"holds {{{column}}}, which is the document itself"
+            if names & set(template.slots):
+                [name, *_] = sorted(names & set(template.slots))
+                yield ("titles", column), f"holds {{{name}}}, a document; titles are texts"

@@ -343,7 +343,9 @@ class Report:
         found: dict[str, Decimal] = {}
         for fee in self.fees:
             if fee.usd is not None:
-                found[fee.kind] = found.get(fee.kind, ZERO) + fee.usd
+                # A plain text: members of an enumeration are no keys of JSON.
+                kind = str(fee.kind)
+                found[kind] = found.get(kind, ZERO) + fee.usd
         return found
 
     @property

@@ -101,6 +101,8 @@ def refused(folder: Path, lines: list[str]) -> list[str]:
          "9: prompt.citations: cannot be had together with output_schema"),
         (['    user: "{document}"', "    titles:", '      text: "{id}"'],
          "10: prompt.titles.text: no placeholder puts a document of column 'text' into the prompt"),
+        (['    user: "{document}"', "    titles:", '      document: "{document}"'],
+         "10: prompt.titles.document: holds {document}, a document; titles are texts"),
         (['    user: "{a:pdf}"', "    titles:", '      a: "{"'],
          "10: prompt.titles.a: prompt template, line 1, column 1: a lone '{'"),
         (['    user: "{text}"', "  per_row:",

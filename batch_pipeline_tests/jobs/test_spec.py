@@ -391,6 +391,7 @@ class TestMoneyAndLimits:
         ("key", "value"),
         [
             ("retry.truncated_max_tokens", 500),
+            ("retry.explain", True),
             ("budget.buffer", -0.1),
             ("budget.max_usd_per_month", 0),
             ("budget.max_usd_per_month", True),

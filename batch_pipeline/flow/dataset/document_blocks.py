@@ -136,9 +136,13 @@ class Blocks:
         return cls(declared.get("citations", False), titles)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that titles are made of."""
-        return tuple(name for template in self.titles.values() for name in template.columns)
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """The columns that titles are made of, each with the key of the declaration."""
+        return tuple(
+            (name, f"prompt.titles.{column}")
+            for column, template in self.titles.items()
+            for name in template.columns
+        )
 
     def content(
         self,

@@ -128,7 +128,8 @@ def wanted_by(declaration: Declaration, carried: Sequence[str]) -> Wanted:
     also = [(name, "filters.where") for name in filters.columns_of(declaration.filters)]
     also += columns_of(declaration)
     also += [(name, "output.carry") for name in carried]
-    further = [pair for pair in also if pair[0] not in builder.columns]
+    also += builder.columns_beside_the_prompt
+    further = [pair for pair in also if pair[0] not in builder.prompt.columns]
     return Wanted(
         declaration.id_column, builder.columns, tuple(dict(reversed(further)).items()),
         builder.prompt.of_documents,

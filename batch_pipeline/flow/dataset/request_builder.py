@@ -84,8 +84,13 @@ class RequestBuilder:
         self.prompt = prompt = Prompt.of(declaration)
         self._blocks = Blocks.of(declaration)
         self._limit_column = declaration.max_tokens_column
-        further = (*self._blocks.columns, *([self._limit_column] if self._limit_column else ()))
-        # The columns that a request is made of: those of the prompt first.
+        # The columns that a request is made of beside those of the prompt, and the keys of the
+        # declaration that name them.
+        self.columns_beside_the_prompt = list(self._blocks.columns)
+        if self._limit_column is not None:
+            self.columns_beside_the_prompt.append((self._limit_column, "per_row.max_tokens"))
+        further = (name for name, _ in self.columns_beside_the_prompt)
+        # All of them, those of the prompt first.
         self.columns = tuple(dict.fromkeys((*prompt.columns, *further)))
         self._mark = None if lifetime is None else cache_marks.place_of(declaration)
         self._lifetime = lifetime
@@ -167,8 +172,10 @@ class RequestBuilder:
         )
 
     def _limit(self, values: Mapping[str, str]) -> int | None:
-        """The row's own `max_tokens`; None: it is none that may be asked for."""
-        assert self._limit_column is not None
+        """The row's own `max_tokens`; None: it is none that may be asked for, or none is declared
+        to be."""
+        if self._limit_column is None:
+            return None
         found = _WHOLE_NUMBER.fullmatch(values[self._limit_column].strip())
         number = 0 if found is None else int(found[1])
         return number if 1 <= number <= self.declaration.max_tokens else None
@@ -210,8 +217,12 @@ class RequestBuilder:
         In the fingerprint a document is its source's hash, the pages sent, and how it is sent. So
         is a text that was taken out of one, whatever the library that did it.
         """
-        digest, size, base64 = self._digest.copy(), 0, 0
-        for segment in self._segments(values, documents, further):
+        digest, base64 = self._digest.copy(), 0
+        segments = self._segments(values, documents, further)
+        # Without the blanks of a row's own limit, which go by the declared one.
+        digest.update(self._head(self._limit(values), is_padded=False))
+        size = len(next(segments))
+        for segment in segments:
             if isinstance(segment, Data):
                 digest.update(segment.known_by)
                 size += segment.size
@@ -309,12 +320,12 @@ class RequestBuilder:
             after["output_config"] = {**after.get("output_config", {}), "format": output_format}
         return after
 
-    def _head(self, limit: int | None = None) -> bytes:
+    def _head(self, limit: int | None = None, *, is_padded: bool = True) -> bytes:
         """The beginning of a request; a row's own limit is as wide as the declared one, so that all
         requests have the same constant length."""
         before = self._before
         if limit is not None:
-            width = len(str(self.declaration.max_tokens))
+            width = len(str(self.declaration.max_tokens)) if is_padded else 0
             before = {**before, "max_tokens": orjson.Fragment(f"{limit:{width}}")}
         return orjson.dumps(before)[:-1] + b',"messages":['
 
@@ -396,7 +407,7 @@ class RequestBuilder:
         further: Further,
         blanks: int,
     ) -> Iterator[bytes | Data]:
-        yield self._head(None if self._limit_column is None else self._limit(values))
+        yield self._head(self._limit(values))
         for number, turn in enumerate(self.prompt.turns_of(self._key(values, documents))):
             yield self._begun_turn(number, turn)
             lifetime = self._lifetime if self._is_marked(number) else None

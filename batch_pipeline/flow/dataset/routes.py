@@ -24,8 +24,8 @@ from batch_pipeline.jobs import expressions
 Found = str | None | Failed
 
 
-# Why a row is set aside that names no model, or one that it may not name.
-UNLISTED_MODEL = "not one of the models that a row may name"
+# Why a row is set aside that names no model, or another one than those declared.
+UNLISTED_MODEL = "a model that rows may not name"
 
 
 class Unlisted(Failed):

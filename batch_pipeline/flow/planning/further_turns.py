@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 # A message of the validator may quote the whole answer.
 MESSAGE_CHARACTERS = 1_000
 # Units whose turns are held in memory at once: what the API's own tools have found may be long.
-_UNITS_AT_ONCE = 500
+_UNITS_AT_ONCE = 100
 
 # The answers of open units that are sent back. They are those since the last redrive, and where a
 # stronger model is asked, its own: it does not go on with what another one has begun. No temporary
@@ -163,14 +165,19 @@ def given_to(
     """Open units with the columns `COLUMNS`, from the table `said`."""
     # A cursor of its own: the units are still being read from the connection.
     with connection.cursor() as cursor:
-        [(any_said,)] = cursor.execute("SELECT count(*) > 0 FROM said").fetchall()
+        every = cursor.sql("SELECT DISTINCT unit FROM said").to_arrow_table().column("unit")
         for table in units:
-            if not any_said:
-                yield _with(table, {})
-                continue
-            for start in range(0, table.num_rows, _UNITS_AT_ONCE):
-                some = table.slice(start, _UNITS_AT_ONCE)
-                yield _with(some, _said(cursor, some.column("unit")))
+            for some, concerned in _cut(table, pc.is_in(table.column("unit"), every)):
+                yield _with(some, _said(cursor, concerned) if len(concerned) else {})
+
+
+def _cut(units: pa.Table, sent_back: pa.ChunkedArray) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
+    """Parts of the units, with those among each that have further turns, of which it has few."""
+    places = np.flatnonzero(sent_back.to_numpy())
+    bounds = [0, *places[_UNITS_AT_ONCE::_UNITS_AT_ONCE].tolist(), units.num_rows]
+    for start, end in pairwise(bounds):
+        some = units.slice(start, end - start)
+        yield some, some.column("unit").filter(sent_back.slice(start, end - start))
 
 
 def _said(cursor: duckdb.DuckDBPyConnection, units: pa.ChunkedArray) -> dict[str, list[Said]]:

@@ -103,7 +103,7 @@ class OpenShard:
         self._requests = further_turns.Requests(manifest)
         self._further = further_turns.of_requests(manifest)
         self._opener = DocumentOpener(pipeline.files, night.job)
-        self._manifest = manifest.to_pydict()
+        self._manifest = manifest.drop_columns(["turns"]).to_pydict()
         self._prompt_sizes: list[int] = prompt_sizes(manifest).to_pylist()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)

@@ -55,7 +55,8 @@ class ResultTables:
         simulated: bool,
     ) -> None:
         self._token = submission.token
-        self._manifest = manifest
+        # Without the further turns, which may be long.
+        self._manifest = manifest.select([*_OF_THE_MANIFEST, *(f"prior_{n}" for n in SUMMED)])
         self._followers = followers
         constants = {
             "mode": submission.engine,

@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.prepare import prepare
+from batch_pipeline.flow.dataset.reading.listing import find_sources
+from batch_pipeline.flow.dataset.reading.splits import pieces_of
+from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator
@@ -20,6 +28,7 @@ from batch_pipeline_tests.support import (
 )
 
 SMALL, LARGE = "claude-haiku-4-5-20251001", "claude-sonnet-4-6"
+MESSAGES = [{"role": "user", "text": "{title}"}, {"role": "user", "text": "{text}"}]
 EXAMPLES = [{"user": f"case {n}", "answer": {"n": n}} for n in range(5)]
 
 
@@ -66,9 +75,38 @@ def test_each_row_is_asked_as_its_columns_say(
             # Its own limit holds for a row's first answer; the second has more room.
             assert row["output_tokens"] <= int(name.split()[1]) + 2 or row["attempt"] == 2
     assert {each["id"]: each["error_message"] for each in dead_letters(pipeline, spec)} == {
-        "no model": "null in column 'model'",
-        "other model": "'gpt' in column 'model' is none of per_row.model_id.models: "
+        "no model": f"{UNLISTED_MODEL}: null in column 'model'",
+        "other model": f"{UNLISTED_MODEL}: 'gpt' in column 'model' is none of per_row.model_id.models: "
         f"{SMALL}, {LARGE}",
         "too long": "max_tokens in column 'most' is no whole number from 1 to 500",
         "no number": "max_tokens in column 'most' is no whole number from 1 to 500",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"per_row": {"max_tokens": "most"}},
+            "the column of per_row.max_tokens, 'most' is missing",
+        ),
+        (
+            {"per_row": {"model_id": {"column": "model", "models": [SMALL]}}},
+            "the column of per_row.model_id.column, 'model' is missing",
+        ),
+        (
+            {"prompt": {"user": "{text}{x:image}", "titles": {"x": "Scan {number}"}}},
+            "the column of prompt.titles.x, 'number' is missing",
+        ),
+        ({"prompt": {"messages": MESSAGES}}, "the prompt's column 'title' is missing"),
+    ],
+)
+def test_a_missing_column_is_told_with_the_key_that_names_it(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,text,x\n1,a,a.png\n")
+    declaration = Declaration.of(job(path, **changes))
+    [piece] = pieces_of(find_sources(str(path), "all", {}))
+    with pytest.raises(InputDataError, match=words):
+        prepare(0, piece, declaration, tmp_path, "none")

@@ -305,6 +305,8 @@ def test_a_column_may_be_a_document_and_its_path() -> None:
     one = builder("{x}: {x:pdf}")
     row = row_of_json(orjson.dumps({"id": 1, "x": NATIVE.as_cell()}))
     parts = one.parts_of(row)
+    titled = builder("{x:pdf}", prompt={"titles": {"x": "{x}"}}).parts_of(row)
+    assert (titled.values, titled.documents) == ({"x": "a.pdf"}, {"x": NATIVE})
     assert (parts.values, parts.documents, parts.problem) == ({"x": "a.pdf"}, {"x": NATIVE}, None)
     missing = one.parts_of(row_of_json(b'{"id":1,"x":null}'))
     assert missing.problem == "no document in column 'x'"
@@ -349,7 +351,14 @@ def test_a_rows_own_limit_is_sent_and_changes_no_length() -> None:
         assert one.rebuild(row, places_of(row_of_json(row), one.columns)) == made[n]
         assert len(made[n]) == one.constant_bytes + 1
     assert [orjson.loads(each)["max_tokens"] for each in made.values()] == [7, 4_000, 90]
-    assert len({one.fingerprint(each) for each in made.values()}) == 3
+    known = {n: one.measure({"text": "t", "n": n}).fingerprint for n in made}
+    assert len(set(known.values())) == 3
+    # A row that asks for the declared limit asks what a job without the key asks, and a higher
+    # limit of the job changes nothing for the others.
+    plain = builder(max_tokens=4_000)
+    assert known["4000"] == plain.measure({"text": "t"}).fingerprint
+    higher = builder(max_tokens=12_000, per_row={"max_tokens": "n"})
+    assert known["7"] == higher.measure({"text": "t", "n": "7"}).fingerprint
     for n in ("0", "4001", "7.5", "-1", "many", ""):
         problem = one.problem({"text": "t", "n": n})
         assert problem == "max_tokens in column 'n' is no whole number from 1 to 4000"

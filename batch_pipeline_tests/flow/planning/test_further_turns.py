@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import duckdb
 import orjson
 import pyarrow as pa
 import pytest
@@ -218,3 +219,25 @@ def test_a_request_is_as_long_as_its_turns_make_it() -> None:
     without = Ways(RetrySpec(), declaration).given_to(asked)
     assert without.column("variant").to_pylist() == [None, None, "continue", None, None, None, None]
     assert without.column("request_bytes").to_pylist()[1] == 1_000
+
+
+def test_units_are_read_with_few_that_were_sent_back_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(further_turns, "_UNITS_AT_ONCE", 3)
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE said AS SELECT 'u' || n AS unit, k AS attempt, NULL::VARCHAR AS turn, "
+            "NULL::VARCHAR AS container, 'answer ' || n AS content, 'no' AS error_message "
+            "FROM range(0, 20, 2) AS found(n), range(2) AS tries(k)"
+        )
+        table = pa.table({"unit": [f"u{n}" for n in range(25)]})
+        streamed = (table.slice(start, 10) for start in range(0, 25, 10))
+        parts = list(further_turns.given_to(connection, streamed))
+    found = pa.concat_tables(parts)
+    assert found.column("unit").to_pylist() == table.column("unit").to_pylist()
+    assert all(part.num_rows - part.column("explained").null_count <= 3 for part in parts)
+    for unit, turns in zip(*(found.column(n).to_pylist() for n in ("unit", "turns")), strict=True):
+        number = int(unit[1:])
+        assert (turns is None) is (number % 2 == 1 or number >= 20)
+        assert turns is None or f'answer {number}"' in turns

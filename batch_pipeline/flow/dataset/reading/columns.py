@@ -84,7 +84,9 @@ class Wanted:
             )
         if column == self.id_column:
             what, remedy = "the id column", "Correct input.id_column"
-        elif column in self.columns:
+        elif (key := dict(self.also).get(column)) is not None:
+            what, remedy = f"the column of {key},", f"Correct {key}"
+        else:
             what, remedy = (
                 "the prompt's column",
                 "Correct the placeholder (double its braces if they are meant literally)",
@@ -92,9 +94,6 @@ class Wanted:
             source = self.source_of(column)
             if source != column:
                 what = f"the prompt's column {source!r}, or one of the name"
-        else:
-            key = dict(self.also)[column]
-            what, remedy = f"the column of {key},", f"Correct {key}"
         return InputDataError(
             f"{place}: {what} {column!r} is missing. Columns there: {there}. {remedy}, or the "
             f"file.{hint}"
