@@ -8,6 +8,7 @@ stands in `requests`, what the prompt says of a row in `prompt`, how documents b
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -218,11 +219,11 @@ class RequestBuilder:
         is a text that was taken out of one, whatever the library that did it.
         """
         digest, base64 = self._digest.copy(), 0
-        segments = self._segments(values, documents, further)
         # Without the blanks of a row's own limit, which go by the declared one.
-        digest.update(self._head(self._limit(values), is_padded=False))
-        size = len(next(segments))
-        for segment in segments:
+        limit = self._limit(values)
+        digest.update(self._head(limit, is_padded=False))
+        size = len(self._head(limit))
+        for segment in itertools.islice(self._segments(values, documents, further), 1, None):
             if isinstance(segment, Data):
                 digest.update(segment.known_by)
                 size += segment.size

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from starlette.requests import Request
 
 from batch_pipeline.errors import InputDataError
@@ -112,6 +116,35 @@ def test_where_most_documents_are_gone_nothing_is_set_aside(
     for path, data in zip(gone, kept, strict=True):
         path.write_bytes(data)
     assert run(pipeline, spec, PARTITION).statuses == {"succeeded": ROWS}
+
+
+def test_a_remote_document_is_fetched_once_for_its_batch(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"/documents-{uuid.uuid4().hex}"
+    memory = fsspec.filesystem("memory")
+    files = pdfs(3)
+    for name, data in files.items():
+        memory.pipe(f"{root}/{name}", data)
+    rows = [{"id": name, "file": name} for name in files]
+    given = {"path": str(write_rows(tmp_path / "in.jsonl", rows)), "root": f"memory:/{root}"}
+    spec = asked_about(tmp_path, {"unused": b""}, input=given)
+    write_rows(tmp_path / "in.jsonl", rows)
+    taken(pipeline, spec)
+    memory.pipe(f"{root}/01.pdf", pdf(["Another one."]))
+    opened: Counter[str] = Counter()
+    original = MemoryFileSystem._open
+
+    def counted(self: MemoryFileSystem, path: str, *args: Any, **more: Any) -> Any:
+        opened[path.rpartition("/")[2]] += 1
+        return original(self, path, *args, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", counted)
+    state = run(pipeline, spec, PARTITION)
+    assert state.statuses == {"succeeded": 2, "invalid_input": 1}
+    # The look that finds the changed one, and the batch of the others.
+    assert opened == {"00.pdf": 2, "01.pdf": 1, "02.pdf": 2}
+    assert not accepted_twice(sim)
 
 
 def test_a_document_that_changes_while_it_is_sent_makes_no_batch(

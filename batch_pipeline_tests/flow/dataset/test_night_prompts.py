@@ -76,8 +76,8 @@ def test_each_row_is_asked_as_its_columns_say(
             assert row["output_tokens"] <= int(name.split()[1]) + 2 or row["attempt"] == 2
     assert {each["id"]: each["error_message"] for each in dead_letters(pipeline, spec)} == {
         "no model": f"{UNLISTED_MODEL}: null in column 'model'",
-        "other model": f"{UNLISTED_MODEL}: 'gpt' in column 'model' is none of per_row.model_id.models: "
-        f"{SMALL}, {LARGE}",
+        "other model": f"{UNLISTED_MODEL}: 'gpt' in column 'model' is none of "
+        f"per_row.model_id.models: {SMALL}, {LARGE}",
         "too long": "max_tokens in column 'most' is no whole number from 1 to 500",
         "no number": "max_tokens in column 'most' is no whole number from 1 to 500",
     }
