@@ -155,6 +155,12 @@ def _tools(declared: Declared) -> list[Any]:
     return tools if isinstance(tools, list) else []
 
 
+def _may_call_a_tool(declared: Declared) -> bool:
+    """Whether the model may call a tool that does not run at the API, and need not."""
+    of_the_job = any("input_schema" in tool for tool in _tools(declared) if isinstance(tool, dict))
+    return of_the_job and get(declared, "params.tool_choice.type") in (None, "auto")
+
+
 def _names_no_tool(declared: Declared) -> bool:
     tools = _tools(declared)
     names = [tool.get("name") if isinstance(tool, dict) else None for tool in tools]
@@ -377,6 +383,14 @@ RULES = (
         "has code execution, which beyond a free allowance is billed by the hour and in no "
         "answer's usage: no sum of this project holds it",
         when=_runs_code_for_money,
+        warns=True,
+    ),
+    Rule(
+        "params.tools",
+        "leaves it to the model to call a tool in place of the JSON that output_schema asks for: "
+        "such an answer succeeds with the call in `details`, and `parsed` is NULL; force the tool "
+        "by tool_choice, or remove it, where that is not wanted",
+        when=lambda d: get(d, "output_schema") is not None and _may_call_a_tool(d),
         warns=True,
     ),
     # What depends on how requests go out, and on the prompt.

@@ -20,6 +20,8 @@ from batch_pipeline.jobs.template import Slot, Template, is_blank
 if TYPE_CHECKING:
     from batch_pipeline.flow.dataset.requests import Declaration
 
+BLANK = "blank document"
+BLANK_TURN = "a turn of the prompt is blank"
 USER, ASSISTANT = "user", "assistant"
 
 
@@ -88,6 +90,21 @@ class Prompt:
         names = {slot.name for slot in documents}
         return tuple(name for name in self.columns if name not in names), documents
 
+    def problem(self, values: Mapping[str, str], *, has_documents: bool) -> str | None:
+        """Why a row with these texts cannot be asked about, or None.
+
+        A document is what the placeholders hold together: without any of it the model would answer
+        the instruction alone.
+        """
+        if len(self.turns) > 1 and any(_is_blank(turn.template, values) for turn in self.turns):
+            return BLANK_TURN
+        if has_documents:
+            return None
+        for name in self.columns:
+            if not is_blank(values[name]):
+                return None
+        return BLANK if self.columns else None
+
     @cached_property
     def fixed_turns(self) -> tuple[PromptTurn, ...]:
         """The turns of each request in order, without examples that differ from row to row."""
@@ -112,6 +129,13 @@ class Prompt:
                     return Shared(number, whole=False)
                 return Shared(number - 1, whole=True) if number else None
         return Shared(len(self.fixed_turns) - 1, whole=True)
+
+
+def _is_blank(template: Template, values: Mapping[str, str]) -> bool:
+    """Whether a turn has neither a visible text nor a document."""
+    return all(map(is_blank, template.literals)) and all(
+        name in values and is_blank(values[name]) for name in template.slots
+    )
 
 
 def _is_document(slot: Slot, cells: Mapping[str, Any]) -> bool:

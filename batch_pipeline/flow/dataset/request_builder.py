@@ -27,7 +27,6 @@ from batch_pipeline.flow.dataset.requests import (
     FINGERPRINT_VERSION,
     Declaration,
 )
-from batch_pipeline.flow.dataset.template import is_blank
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.template import Slot
 from batch_pipeline.pricing.documents import visual_tokens
@@ -35,8 +34,6 @@ from batch_pipeline.pricing.tokens import Lifetime
 
 _NO_DOCUMENTS: Mapping[str, Document] = {}
 _NOTHING_FURTHER = Further()
-_BLANK = "blank document"
-_BLANK_TURN = "a turn of the prompt is blank"
 # 500, and 500.0 as tables write a column of whole numbers that has gaps.
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,9})(\.0+)?")
 
@@ -145,32 +142,13 @@ class RequestBuilder:
     def problem(
         self, values: Mapping[str, str], documents: Mapping[str, Document] = _NO_DOCUMENTS
     ) -> str | None:
-        """Why a row with these texts cannot be sent, as a short text that groups well, or None.
-
-        A document is what the template's columns hold together: without any of it the model would
-        answer the instruction alone.
-        """
+        """Why a row with these texts cannot be sent, as a short text that groups well, or None."""
         if self._limit_column is not None and self._limit(values) is None:
             most = self.declaration.max_tokens
             return (
                 f"max_tokens in column '{self._limit_column}' is no whole number from 1 to {most}"
             )
-        if len(self.prompt.turns) > 1 and self._has_blank_turn(values):
-            return _BLANK_TURN
-        if documents:
-            return None
-        for name in self._slot_names:
-            if not is_blank(values[name]):
-                return None
-        return _BLANK if self._slot_names else None
-
-    def _has_blank_turn(self, values: Mapping[str, str]) -> bool:
-        """Whether there is a turn without a visible text and without a document."""
-        return any(
-            all(map(is_blank, turn.template.literals))
-            and all(name in values and is_blank(values[name]) for name in turn.template.slots)
-            for turn in self.prompt.turns
-        )
+        return self.prompt.problem(values, has_documents=bool(documents))
 
     def _limit(self, values: Mapping[str, str]) -> int | None:
         """The row's own `max_tokens`; None: it is none that may be asked for, or none is declared

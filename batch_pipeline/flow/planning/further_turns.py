@@ -76,7 +76,11 @@ def pause_of(message: object) -> tuple[str | None, str | None]:
         return None, None
     content, container = message.get("content"), message.get("container")
     blocks = content if isinstance(content, list) else []
-    if not blocks or not all(isinstance(block, dict) for block in blocks):
+    if not all(isinstance(block, dict) for block in blocks):
+        return None, None
+    # The API gives texts that it does not take back: empty ones.
+    blocks = [block for block in blocks if block.get("type") != "text" or block.get("text")]
+    if not blocks:
         return None, None
     name = container.get("id") if isinstance(container, dict) else None
     return as_json(blocks), name if isinstance(name, str) else None

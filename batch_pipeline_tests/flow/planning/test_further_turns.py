@@ -96,6 +96,7 @@ def test_an_answer_is_continued_ten_times(continuations: int, action: Action) ->
         assert outcome.error_message == "the answer paused 11 times without an end"
 
 
+EMPTY_TEXT = {"type": "text", "text": ""}
 TEXT, SEARCH = {"type": "text", "text": 'say "ä"\n'}, {"type": "server_tool_use", "id": "s"}
 
 
@@ -111,7 +112,7 @@ def explained(text: str = "{}", message: str = "no 'a'") -> Said:
 @pytest.mark.parametrize(
     ("said", "turns", "blocks"),
     [
-        ([paused(TEXT, SEARCH)], [("assistant", [TEXT, SEARCH])], [TEXT, SEARCH]),
+        ([paused(TEXT, EMPTY_TEXT, SEARCH)], [("assistant", [TEXT, SEARCH])], [TEXT, SEARCH]),
         (
             [paused(TEXT, SEARCH), paused(SEARCH), paused(TEXT)],
             [("assistant", [TEXT, SEARCH, SEARCH, TEXT])],
@@ -149,7 +150,10 @@ def test_turns(said: list[Said], turns: list[tuple[str, Any]], blocks: list[Any]
     [
         None,
         {"stop_reason": "end_turn", "content": [TEXT]},
-        *({"stop_reason": "pause_turn", "content": odd} for odd in (None, [], "text", [1])),
+        *(
+            {"stop_reason": "pause_turn", "content": odd}
+            for odd in (None, [], "text", [1], [EMPTY_TEXT])
+        ),
     ],
 )
 def test_what_has_not_paused_does_not_go_on(message: object) -> None:
