@@ -370,17 +370,10 @@ async def _checked(request: Request, *, counting: bool = False) -> dict[str, Any
 
 async def _body(request: Request) -> bytes:
     """A request's body. One that is too large is read to its end, as clients expect."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size <= MAX_BYTES_PER_REQUEST:
-            pieces.append(piece)
-    if size > MAX_BYTES_PER_REQUEST:
+    body = await request.body()
+    if len(body) > MAX_BYTES_PER_REQUEST:
         raise too_large()
-    # Where `request.body()` finds it, and hooks that look at a request.
-    request._body = b"".join(pieces)  # noqa: SLF001
-    return await request.body()
+    return body
 
 
 def _parsed(body: bytes) -> Any:

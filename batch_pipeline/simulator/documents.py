@@ -123,8 +123,11 @@ def _read_pdf(data: bytes) -> Pdf:
     with _pdfium:
         try:
             document = pypdfium2.PdfDocument(data)
-        except pypdfium2.PdfiumError as error:
-            if error.err_code == raw.FPDF_ERR_PASSWORD:
+        except pypdfium2.PdfiumError:
+            # A document without pages opens, and pypdfium2 tells the error of an earlier one.
+            if opened := raw.FPDF_LoadMemDocument64(data, len(data), None):
+                raw.FPDF_CloseDocument(opened)
+            elif raw.FPDF_GetLastError() == raw.FPDF_ERR_PASSWORD:
                 raise UnreadableError("The PDF specified is password protected.") from None
             raise invalid from None
         try:

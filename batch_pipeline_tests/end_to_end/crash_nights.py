@@ -269,6 +269,9 @@ def hunted(
 def pursued(forks: Forks, work: Work, dice: random.Random, blows: int) -> Figures:
     """A night that two processes take to its end under so many blows."""
     figures = Figures()
+    if work.documents is not None:
+        # They change afterwards: a second process that reads them then makes a snapshot of its own.
+        assert forks.wait(forks.start(replace(work, input_only=True))) == NOT_COMPLETE
     workers = [forks.start(work), forks.start(work)]
     for _ in range(blows):
         time.sleep(dice.uniform(0.02, 0.6))

@@ -55,6 +55,8 @@ class Work:
     caching: str | None = None
     # With a value of `crash_documents` its rows name documents.
     documents: str | None = None
+    # Whether the input is taken and nothing else is done.
+    input_only: bool = False
     # Whether the ledger was lost, and is recovered before anything else.
     recover: bool = False
 
@@ -210,6 +212,8 @@ def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
             opened = steps.open_night(pipeline, spec, night)
             night_input.take_input(pipeline, spec, opened)
             crash_documents.spoil(work.documents_folder)
+        if work.input_only:
+            return NOT_COMPLETE
         state = run(pipeline, spec, night, wait=work.wait)
         write_report(pipeline, spec, state.night)
         complete &= state.complete

@@ -74,6 +74,8 @@ PDF = files.pdf_block(files.pdf(PAGES))
         ([files.pdf_block(b"%PDF-1.7\nno more")], {}, "The PDF specified was not valid."),
         ([files.pdf_block(files.pdf(()))], {}, "The PDF specified was not valid."),
         ([files.pdf_block(files.LOCKED_PDF)], {}, "is password protected."),
+        # After it: pypdfium2 would tell that error again.
+        ([files.pdf_block(files.pdf(()) + b"%")], {}, "The PDF specified was not valid."),
         ([files.pdf_block(files.OWNED_PDF)], {}, "is password protected."),
         ([files.pdf_block(b"")], {}, "source.base64.data: PDF cannot be empty"),
         ([sent(PDF, data="%%%")], {}, "content.0.document.source.base64.data: Invalid base64"),

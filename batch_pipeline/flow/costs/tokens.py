@@ -148,7 +148,10 @@ def count_tokens(
                 accounts.pause_account(connection, name, str(failure))
         return None, f"the API did not count tokens: {failure}"
     if not size:
-        return None, "the API did not count tokens: the documents of the sample have changed"
+        return None, (
+            "the API did not count tokens: the documents of the sample cannot be read now (parts "
+            "of PDFs and bytes of tables are kept once the input is taken)"
+        )
     return tokens / size, None
 
 

@@ -87,6 +87,8 @@ def test_a_changed_or_missing_document_is_set_aside_and_the_rest_goes(
     # What was set aside was not sent, and nothing was sent twice.
     assert sim.books.billed_requests == 8
     assert not accepted_twice(sim)
+    # What stands for rows that were set aside is no batch.
+    assert state.batches == sim.books.batches_created
     assert all((s.cost_usd or 0) <= s.usd_bound for s in submissions_of(pipeline))
     assert state.total_cost_usd == sum(s.cost_usd or 0 for s in submissions_of(pipeline))
 
