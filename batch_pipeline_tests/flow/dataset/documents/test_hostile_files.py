@@ -183,18 +183,6 @@ def test_pages_and_pixels_are_what_tokens_follow_from(rows: Rows) -> None:
     assert not rows["good.docx"]["visual_tokens"]
 
 
-def test_a_name_that_json_has_not_is_told_and_stops_no_other(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("caf\udce9.pdf", "good.pdf"):
-        (tmp_path / "in" / name).write_bytes(PDF)
-    with Pipeline(settings(tmp_path / "home")) as pipeline:
-        night = taken(pipeline, document_job(tmp_path / "in" / "*"))
-        found = {row["status"]: row for row in rows_of(pipeline, night).values()}
-    assert found[None]["fingerprint"]
-    assert found["invalid_input"]["reason"] == "document cannot be read"
-    assert found["invalid_input"]["detail"].endswith("caf\\xe9.pdf is not UTF-8")
-
-
 def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
