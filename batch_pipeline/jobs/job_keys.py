@@ -231,7 +231,8 @@ class JobKeys(DeclaredModel):
         default=True,
         description=(
             "A few answers, good and bad, in the metadata of `pilot_sample` and "
-            "`collected_results`; false where documents are confidential."
+            "`collected_results`, and documents, requests and answers on the pilot's page; false "
+            "where documents are confidential."
         ),
         examples=[False],
     )

@@ -23,7 +23,7 @@ from batch_pipeline.jobs import partitions, path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.ledger.approvals import Approval, Gate, lets_go, needs_review
+from batch_pipeline.ledger.approvals import REQUIRED, Approval, Gate, lets_go, needs_review
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
 from batch_pipeline.orchestration.shown import images
 from batch_pipeline.pricing.tokens import TOKENS
@@ -58,7 +58,9 @@ def describe_job(spec: JobSpec) -> str:
         "partitions": partitions.describe(spec.partitions),
         "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
         "pilot": (
-            f"{spec.pilot.size:,} documents via {spec.pilot.via}" if spec.pilot.size else "none"
+            f"{spec.pilot.size:,} documents via {spec.pilot.via}{_reviewed(spec)}"
+            if spec.pilot.size
+            else "none"
         ),
         "batches": f"at most {spec.limits.max_requests_per_batch:,} requests",
         "attempts": f"at most {spec.retry.max_attempts}",
@@ -67,6 +69,10 @@ def describe_job(spec: JobSpec) -> str:
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     about = spec.description or "The documents of a night, as they were when it began."
     return f"{about}\n\n| declared | |\n|---|---|\n{table}"
+
+
+def _reviewed(spec: JobSpec) -> str:
+    return ", reviewed by a person" if spec.pilot.review == REQUIRED else ""
 
 
 @_safely

@@ -101,5 +101,5 @@ def _block(block: Mapping[str, Any], most: int) -> Block:
         title = f" {block['title']!r}" if block.get("title") else ""
         if source.get("type") == "text":
             return Block(f"{kind}{title}, as text", Text.of(str(source.get("data", "")), most))
-        return Block(f"{kind}{title}: {source.get('data', '')}")
+        return Block(f"{kind}{title}: {str(source.get('data', '')).strip('<>')}")
     return Block(kind, Text.of(_json(dict(block)), most))

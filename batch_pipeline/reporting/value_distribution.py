@@ -73,7 +73,7 @@ def of(schema: Mapping[str, Any] | None, answers: Sequence[Any]) -> list[Field]:
     if schema is None or not answers:
         return []
     found = []
-    for path, kind, choices in _fields(schema, schema, (), 0):
+    for path, kind, choices in _fields(schema, schema, (), frozenset({"#"})):
         field = _field(path, kind, choices, answers)
         if field is not None:
             found.append(field)
@@ -85,18 +85,22 @@ _Path = tuple[Step, ...]
 
 
 def _fields(
-    schema: Any, root: Mapping[str, Any], path: _Path, depth: int
+    schema: Any, root: Mapping[str, Any], path: _Path, within: frozenset[str] = frozenset()
 ) -> Iterator[tuple[_Path, Kind, tuple[Any, ...]]]:
-    """The leaves of a schema with their kinds, and the choices of an enum."""
-    if not isinstance(schema, Mapping) or depth > _MOST_DEEP:
+    """The leaves of a schema with their kinds, and the choices of an enum; `within` are references
+    that led here: a schema that contains itself is gone into once."""
+    if not isinstance(schema, Mapping) or len(path) > _MOST_DEEP:
         return
-    schema = _resolved(schema, root)
+    schema, references = _resolved(schema, root)
+    if references & within:
+        return
+    within |= references
     types = _types(schema)
     if isinstance(schema.get("properties"), Mapping):
         for name, part in schema["properties"].items():
-            yield from _fields(part, root, (*path, name), depth + 1)
+            yield from _fields(part, root, (*path, name), within)
     elif "items" in schema:
-        yield from _fields(schema["items"], root, (*path, None), depth + 1)
+        yield from _fields(schema["items"], root, (*path, None), within)
     elif "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])
         yield path, "enum", tuple(each for each in choices if each is not None)
@@ -108,8 +112,12 @@ def _fields(
         yield path, "text", ()
 
 
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema behind references within the document, and behind "this or null"."""
+def _resolved(
+    schema: Mapping[str, Any], root: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """A schema behind references within the document, and behind "this or null"; and the
+    references."""
+    references: set[str] = set()
     for _ in range(_MOST_DEEP):
         reference = schema.get("$ref")
         choices = [
@@ -118,16 +126,16 @@ def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str
             for each in schema.get(key) or ()
             if isinstance(each, Mapping) and each.get("type") != "null"
         ]
-        if isinstance(reference, str) and reference.startswith("#/"):
-            target = _at(root, reference[2:].split("/"))
+        target: Any = None
+        if isinstance(reference, str) and reference.startswith("#"):
+            references.add(reference)
+            target = _at(root, [step for step in reference[1:].split("/") if step])
         elif len(choices) == 1 and "properties" not in schema:
             target = choices[0]
-        else:
-            return schema
         if not isinstance(target, Mapping):
-            return schema
+            break
         schema = target
-    return schema
+    return schema, frozenset(references)
 
 
 def _at(root: Any, steps: Sequence[str]) -> Any:
@@ -158,7 +166,7 @@ def _field(path: _Path, kind: Kind, choices: Sequence[Any], answers: Sequence[An
         middle = f"{_number(median(there))} in the middle"
         summary = f"{_number(min(there))} to {_number(max(there))}, {middle}"
         return Field(*about, _bins(there), summary)
-    if kind == "text" and len(there) >= TELLING and len(counted) * _REPEATED > len(there):
+    if kind == "text" and len(counted) * _REPEATED > len(there):
         # Each answer has a text of its own: only where there is none tells something.
         return Field(*about, (), f"{len(counted):,} different texts") if nulls else None
     most = counted.most_common(MOST_BARS)

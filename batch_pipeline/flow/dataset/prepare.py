@@ -25,7 +25,7 @@ from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_of_json
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder, Size
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration, unit_of
 from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL, Found, Router, Unlisted, columns_of
 from batch_pipeline.flow.dataset.sizes import Sizes
@@ -255,8 +255,11 @@ class _Preparation:
     def _count_sizes(self, prepared: SnapshotRow) -> None:
         done, size = self._done, prepared.request_bytes or 0
         done.request_bytes += size
-        done.prompt_size += size if prepared.prompt_size is None else prepared.prompt_size
-        done.visual_tokens += prepared.visual_tokens or 0
+        if prepared.prompt_size is None:
+            done.prompt_size += size
+        else:
+            done.prompt_size += prepared.prompt_size
+            done.visual_tokens += prepared.visual_tokens or 0
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where
@@ -300,11 +303,12 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
         larger = problem == LARGER_THAN_A_BATCH
         return _set_aside(row, Status.TOO_LARGE if larger else Status.INVALID_INPUT, problem)
 
+    prompt_size = visual_tokens = None
     if row.places is not None:
-        measured = Size(*builder.fingerprint_and_size(row.input, row.places))
+        fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
     else:
-        measured = builder.measure(row.values, row.documents)
-    declaration, size = builder.declaration, measured.request_bytes
+        fingerprint, size, prompt_size, visual_tokens = builder.measure(row.values, row.documents)
+    declaration = builder.declaration
     if row.documents or size > MAX_REQUEST_BYTES:
         visuals = [visual_of(document) for document in row.documents.values()]
         passed = limit_passed(visuals, size, declaration.model_id)
@@ -316,12 +320,11 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
             f"{declaration.max_request_bytes:,}"
         )
         return _set_aside(row, Status.TOO_LARGE, LARGER_THAN_A_BATCH, detail)
-    fingerprint = measured.fingerprint
     unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
     return SnapshotRow(
         row.id, unit, fingerprint, size, None, None, None,
         row.source, row.number, row.input, None, row.places, None,
-        measured.prompt_size, measured.visual_tokens, stored_names(row.documents.values()),
+        prompt_size, visual_tokens, stored_names(row.documents.values()) if row.documents else None,
     )  # fmt: skip
 
 

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from batch_pipeline.flow.dataset.documents.reference import Document, of_cell
+from batch_pipeline.flow.dataset.further import Further
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 
 SHA_CHARACTERS = 8
 
 
-def of_row(builder: RequestBuilder, row: Input) -> dict[str, Any]:
+class _Hashes:
+    """Opens a document as its SHA-256."""
+
+    def open(self, document: Document) -> Iterator[bytes]:
+        yield document.sha256.encode()
+
+
+def of_row(builder: RequestBuilder, row: Input, further: Further | None = None) -> dict[str, Any]:
     """The Messages parameters of a row that can be sent, with documents in words."""
-    params: dict[str, Any] = orjson.loads(builder.rebuild(row.text, row.places))
+    rebuilt = builder.rebuild(row.text, row.places, further, _Hashes())
+    params: dict[str, Any] = orjson.loads(rebuilt)
     found = documents_of(row.text).values()
     shown: dict[str, Any] = elided(params, {each.sha256: each for each in found})
     return shown

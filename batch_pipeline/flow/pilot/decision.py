@@ -14,6 +14,7 @@ from batch_pipeline.flow.pilot.agreement import lower_bound
 from batch_pipeline.ledger import approvals
 from batch_pipeline.ledger.approvals import Approval, Gate
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.reporting.pilot_page import Decision
 from batch_pipeline.reporting.value_distribution import Field
 from batch_pipeline.wording import usd
@@ -47,18 +48,17 @@ def of(night: Night, verdict: Mapping[str, Any], given: Sequence[Approval]) -> D
         f"If you would pay for more answers like these, approve it and go on ({in_dagster}):",
         f'batch-pipeline approve {place} --gate pilot --reason "why"\n{run}',
     )
-    correct = (
-        "If not, correct prompt, schema or documents and run it again: a new pilot comes first.",
-        run,
-    )
+    again = "prompt, schema or documents and run it again: a new pilot comes first."
     if not verdict["open"]:
         first = ("Look at what went wrong, and at the answers below.", None)
         headline = "The gate is closed: nothing more is sent until a person acts"
-        return Decision("closed", headline, reasons, (first, correct, approve))
+        return Decision("closed", headline, reasons, (first, (f"Correct {again}", run), approve))
     if approvals.needs_review(verdict):
         first = ("Read what was asked and the answers below, beside their documents.", None)
         headline = "Waits for a person's review: nothing more is sent until this pilot is approved"
-        return Decision("review", headline, reasons, (first, approve, correct))
+        return Decision(
+            "review", headline, reasons, (first, approve, (f"If not, correct {again}", run))
+        )
     headline = "The gate is open: the rest of the night goes without a person"
     stop = (
         "To stop it, cancel the night; what is answered is kept.",
@@ -72,10 +72,15 @@ def notes(
     good: int,
     sample: int,
     fields: Sequence[Field],
-    schema: Mapping[str, Any] | None,
+    snapshot: Snapshot,
 ) -> tuple[str, ...]:
     """What a person should know before the answers are read, the worst first."""
     found = []
+    if snapshot.count_set_aside("invalid_input", "too_large"):
+        aside = snapshot.set_aside.items()
+        whys = [why for status, each in aside if status != "filtered" for why in each.items()]
+        named = ", ".join(f"{count:,} {reason}" for reason, count in whys)
+        found.append(f"Documents that cannot be sent, and are not in the sample: {named}.")
     if good < sample:
         found.append(
             f"{sample - good:,} of {sample:,} answers cannot be used: see what went wrong."
@@ -96,7 +101,7 @@ def notes(
             f"By this sample up to {failing:.0%} of all answers of the night may fail, with 95 % "
             "confidence."
         )
-    if schema is None:
+    if snapshot.declaration["output_schema"] is None:
         found.append(
             "No output_schema is declared: answers are free text, and no field of them is counted."
         )

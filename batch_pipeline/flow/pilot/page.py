@@ -8,7 +8,7 @@ required, the gate stays closed without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,6 +22,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import decision
 from batch_pipeline.flow.pilot.shown_items import Items
+from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
@@ -42,6 +43,7 @@ log = get_logger(__name__)
 SUFFIX = ".pilot.html"
 # The page has at most this number of items, those that failed first.
 MOST_ITEMS = 200
+MOST_BYTES = 8_000_000
 _COLUMNS = (
     "unit", "id", "status", "counted", "content", "parsed", "error_type", "error_message", "model",
     "mode", "route", "variant", "escalate", "cost_usd", "details", *TOKENS,
@@ -90,7 +92,7 @@ def write(
     path = paths.report(night.job, night.partition, SUFFIX)
     try:
         page = _page(pipeline, spec, night, snapshot, verdict)
-        pipeline.files.write(path, pilot_page.render(page).encode())
+        pipeline.files.write(path, _rendered(page))
     except Exception as error:
         # Whatever it is: the answers are paid for and kept, and the verdict counts.
         place = f"{night.job} {night.partition}"
@@ -99,6 +101,17 @@ def write(
         return {"page": None}
     same = [field.path for field in page.fields if field.always is not None]
     return {"page": pipeline.files.uri(path), "always_same": same}
+
+
+def _rendered(page: PilotPage) -> bytes:
+    """The page with as many of its items as it has room for."""
+    for most in (MOST_ITEMS, MOST_ITEMS // 5, MOST_ITEMS // 20):
+        left = page.items[:most]
+        fewer = replace(page, items=left, hidden=page.sample - len(left))
+        text = pilot_page.render(fewer).encode()
+        if len(text) <= MOST_BYTES:
+            break
+    return text
 
 
 def _page(
@@ -118,11 +131,15 @@ def _page(
         fields = [field for field in fields if field.kind != "text"]
     sampled.sort(key=lambda each: (each.good, each.ordinal))
     shown = sampled[:MOST_ITEMS]
+    pictures = Thumbnails(pipeline, night.job)
+    items = Items(declaration, pictures, confidential=not spec.show_answers)
+    numbers = {each.unit: number for number, each in enumerate(shown, 1)}
     in_order = sorted(shown, key=lambda each: each.ordinal)
     rows = snapshots.read_inputs(pipeline.files, snapshot, [each.ordinal for each in in_order])
-    by_unit = {each.unit: row for each, row in zip(in_order, rows, strict=True)}
-    items = Items(declaration, confidential=not spec.show_answers)
-    made = tuple(items.of(number, each, by_unit[each.unit]) for number, each in enumerate(shown, 1))
+    # One row after the other: a document may have megabytes, of which the page shows a part.
+    made = [
+        items.of(numbers[each.unit], each, row) for each, row in zip(in_order, rows, strict=True)
+    ]
     judged = verdict["judged"] > 0
     good = sum(each.good for each in sampled)
     low, high = verdict["projected_low_usd"], verdict["projected_high_usd"]
@@ -142,11 +159,11 @@ def _page(
         low_usd=None if low is None else Decimal(str(low)),
         high_usd=None if high is None else Decimal(str(high)),
         ceilings=_ceilings(spec),
-        notes=decision.notes(verdict, good, len(sampled), fields, declaration.output_schema),
+        notes=decision.notes(verdict, good, len(sampled), fields, snapshot),
         asked=_asked(declaration),
         fields=tuple(fields),
         failures=_failures(sampled, confidential=not spec.show_answers),
-        items=made,
+        items=tuple(sorted(made, key=lambda each: each.number)),
         hidden=len(sampled) - len(shown),
         confidential=not spec.show_answers,
     )
@@ -203,13 +220,15 @@ def _asked(declaration: Declaration) -> AskedPrompt:
         "model": declaration.model_id,
         "max_tokens": declaration.max_tokens,
         "system": declaration.system,
-        "messages": [{"role": "user", "content": declaration.user}],
+        "messages": [{"role": t.role, "content": t.text} for t in declaration.all_turns],
     }
     shown = shown_request.of(params)
     routes = declaration.by_route().values()
+    examples = declaration.examples or {}
+    count = examples.get("count")
     return AskedPrompt(
         turns=shown.turns,
-        examples=0,
+        examples=len(examples.get("turns", ())) if count is None else count,
         models=", ".join(dict.fromkeys(asked.model_id for asked in routes)),
         max_tokens=declaration.max_tokens,
         schema=shown.schema,

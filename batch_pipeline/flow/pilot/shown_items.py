@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batch_pipeline.flow.dataset import rendered
-from batch_pipeline.flow.dataset.reading.row_json import row_values
+from batch_pipeline.flow.dataset.reading.row_json import row_of_json
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
+from batch_pipeline.flow.pilot.thumbnails import Thumbnails
+from batch_pipeline.flow.planning.variants import CONTINUED, ESCALATED, EXPLAINED, MORE_ROOM
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS
 from batch_pipeline.reporting import parsed_fields, shown_request
 from batch_pipeline.reporting.pilot_page import Attempt, ShownDocument, ShownItem
@@ -36,7 +37,10 @@ _EXTRAS = {
 class Items:
     """Makes the items of one snapshot. Of a `confidential` job there are figures alone."""
 
-    def __init__(self, declaration: Declaration, *, confidential: bool) -> None:
+    def __init__(
+        self, declaration: Declaration, thumbnails: Thumbnails, *, confidential: bool
+    ) -> None:
+        self._thumbnails = thumbnails
         self._builders = {
             route: RequestBuilder(asked) for route, asked in declaration.by_route().items()
         }
@@ -65,27 +69,23 @@ class Items:
         return shown_request.of(rendered.of_row(self._builders[route], row))
 
     def _documents(self, route: str | None, row: Input) -> tuple[ShownDocument, ...]:
-        return documents_of(self._builders[route], row)
-
-
-def documents_of(builder: RequestBuilder, row: Input) -> tuple[ShownDocument, ...]:
-    """What a row brings into its prompt: the texts of its placeholders, and documents."""
-    documents = rendered.documents_of(row.text)
-    texts = [name for name in builder.columns if name not in documents]
-    values, _ = row_values(row.text, texts)
-    found = [
-        ShownDocument(
-            document.path,
-            rendered.described(document),
-            None if document.text is None else Text.of(document.text),
-        )
-        for document in documents.values()
-    ]
-    found += [
-        ShownDocument(name, f"{len(text):,} characters", Text.of(text))
-        for name, text in values.items()
-    ]
-    return tuple(found)
+        """What a row brings into its prompt: documents, and the texts of its placeholders."""
+        parts = self._builders[route].parts_of(row_of_json(row.text))
+        found = [
+            ShownDocument(
+                document.path.rpartition("/")[2] or document.path,
+                rendered.described(document),
+                Text.of(document.text) if document.as_text and document.text else None,
+                self._thumbnails.of(document),
+            )
+            for document in parts.documents.values()
+        ]
+        found += [
+            ShownDocument(name, f"{len(text):,} characters", Text.of(text))
+            for name, text in parts.values.items()
+            if name in self._builders[route].prompt.columns
+        ]
+        return tuple(found)
 
 
 def _fields(parsed: str | None) -> tuple[tuple[str, str], ...]:
@@ -121,17 +121,19 @@ def _attempt(answer: Mapping[str, Any], *, hidden: bool) -> Attempt:
     )
 
 
+_WAYS = {
+    ESCALATED: "of the stronger model",
+    MORE_ROOM: "with more room",
+    EXPLAINED: "with what was wrong",
+    CONTINUED: "continued",
+}
+
+
 def how_asked(variant: str | None, model: str | None, mode: str | None) -> str:
     """`as declared, claude-haiku-4-5, in real time`."""
-    ways = {ESCALATED: "of the stronger model", MORE_ROOM: "with more room"}
-    route, _, added = (variant or "").rpartition("+")
-    name = ways.get(added, "with what was wrong" if added == "explain" else added)
-    if variant is None or (not route and added.isdecimal()):
-        name = "as declared" if variant is None else f"as route {variant}"
-    elif added == "continue":
-        name = "continued"
+    names = [_WAYS.get(part, f"as route {part}") for part in (variant or "").split("+") if part]
     way = {"realtime": "in real time", "batch": "as a batch"}.get(mode or "", mode)
-    return ", ".join(filter(None, (name, model, way)))
+    return ", ".join(filter(None, (*(names or ["as declared"]), model, way)))
 
 
 def _message(answer: Mapping[str, Any], *, hidden: bool) -> str:
