@@ -64,7 +64,8 @@ class Prepared:
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
     jsonl file. `without_rows` are files. `signatures` is the file of them, where they are wanted.
     `documents` are counts of those that are sent, by media type: files, pages and bytes of text,
-    estimated where it was not taken out, and files without any.
+    estimated where it was not taken out, and files without any. `pages_without_text` are those of
+    PDFs that are sent as text.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Prepared:
     without_rows: list[str] = field(default_factory=list)
     signatures: Path | None = None
     documents: dict[str, Counter[str]] = field(default_factory=dict)
+    pages_without_text: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -185,6 +187,8 @@ class _Preparation:
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.signatures = self._signatures.path
+        if self._resolver is not None:
+            done.pages_without_text = self._resolver.pages_without_text
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
@@ -281,8 +285,6 @@ class _Preparation:
         done.set_aside[str(prepared.status), reason] += 1
         if len(done.problems) < EXAMPLES and prepared.status != Status.FILTERED:
             message = prepared.detail or reason
-            if row.refused is not None:
-                message = str(row.refused)
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
 
@@ -295,7 +297,7 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """
     if row.refused is not None:
         status = Status.TOO_LARGE if row.refused.too_large else Status.INVALID_INPUT
-        return _set_aside(row, status, row.refused.reason, row.refused.detail or None)
+        return _set_aside(row, status, row.refused.reason, row.refused.whole)
     problem = row.problem or builder.problem(row.values, row.documents)
     if problem is not None:
         larger = problem == LARGER_THAN_A_BATCH
@@ -311,7 +313,7 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
         visuals = [visual_of(document) for document in row.documents.values()]
         passed = limit_passed(visuals, size, declaration.model_id)
         if passed is not None:
-            return _set_aside(row, Status.TOO_LARGE, *passed)
+            return _set_aside(row, Status.TOO_LARGE, passed[0], ": ".join(passed))
     if size > declaration.max_request_bytes:
         detail = (
             f"the request has {size:,} bytes, a batch holds at most "
