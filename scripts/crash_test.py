@@ -57,8 +57,8 @@ SWEEPS = (
     ("realtime", REFERENCE),
     ("batch", KEPT),
 )
-# Of the 480 points or more of a night with documents: from the first of these on the API has some of
-# it. A ledger that is lost before knows of nothing bought, and the input is read as it is then.
+# Of the 480 points or more of a night with documents: from the first of these on the API has some
+# of it. A ledger that is lost before knows of nothing bought, and the input is read as it is then.
 SENT_FROM, SENT_TO = 200, 450
 ROWS = {
     "kills": "processes killed (SIGKILL)",
