@@ -209,6 +209,7 @@ class _Whole:
         self._kept_units = kept
         self._overlay = overlay
         self._document_input = documents
+        self.pages_without_text = 0
         self._documents: dict[str, Counter[str]] = {}
         self._columns = wanted_by(declaration, carried)
         # By how much smaller pieces of tables are.
@@ -357,6 +358,7 @@ class _Whole:
         self.items += piece.items
         self.set_aside += piece.set_aside
         self.sizes += piece.sizes
+        self.pages_without_text += piece.pages_without_text
         for media_type, counts in piece.documents.items():
             self._documents.setdefault(media_type, Counter()).update(counts)
         self.without_rows += piece.without_rows
@@ -368,6 +370,14 @@ class _Whole:
 def _tell_what_is_missing(spec: JobSpec, partition: str, sources: Sources, whole: _Whole) -> None:
     if sources.notice is not None:
         log.warning("%s %s: %s", spec.name, partition, sources.notice)
+    if whole.pages_without_text:
+        log.warning(
+            "%s %s: %s pages of PDFs have no text, and nothing of them is sent: input.pdf is "
+            "{as: text}; {as: native} sends pages as they are",
+            spec.name,
+            partition,
+            f"{whole.pages_without_text:,}",
+        )
     if whole.without_rows:
         log.warning(
             "%s %s: files without a row: %s", spec.name, partition, named(whole.without_rows)

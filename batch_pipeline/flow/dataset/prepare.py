@@ -25,7 +25,7 @@ from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_of_json
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder, Size
+from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration, unit_of
 from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL, Found, Router, Unlisted, columns_of
 from batch_pipeline.flow.dataset.sizes import Sizes
@@ -64,7 +64,8 @@ class Prepared:
     a hash of all rows, `kept` of the unit and id of each kept unit. `seen` is there for a part of a
     jsonl file. `without_rows` are files. `signatures` is the file of them, where they are wanted.
     `documents` are counts of those that are sent, by media type: files, pages and bytes of text,
-    estimated where it was not taken out, and files without any.
+    estimated where it was not taken out, and files without any. `pages_without_text` are those of
+    PDFs that are sent as text.
     """
 
     parts: list[Path] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Prepared:
     without_rows: list[str] = field(default_factory=list)
     signatures: Path | None = None
     documents: dict[str, Counter[str]] = field(default_factory=dict)
+    pages_without_text: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -185,6 +187,8 @@ class _Preparation:
         self._writer.close()
         done.parts, done.items = self._writer.parts, self._writer.items
         done.signatures = self._signatures.path
+        if self._resolver is not None:
+            done.pages_without_text = self._resolver.pages_without_text
         done.content, done.kept = self._content.digest(), self._kept_found.digest()
         return done
 
@@ -251,8 +255,11 @@ class _Preparation:
     def _count_sizes(self, prepared: SnapshotRow) -> None:
         done, size = self._done, prepared.request_bytes or 0
         done.request_bytes += size
-        done.prompt_size += size if prepared.prompt_size is None else prepared.prompt_size
-        done.visual_tokens += prepared.visual_tokens or 0
+        if prepared.prompt_size is None:
+            done.prompt_size += size
+        else:
+            done.prompt_size += prepared.prompt_size
+            done.visual_tokens += prepared.visual_tokens or 0
 
     def _as_kept(self, row: Row, kept: KeptUnits) -> SnapshotRow | None:
         """The row as the former declaration made it that its answer was bought under; None where
@@ -278,8 +285,6 @@ class _Preparation:
         done.set_aside[str(prepared.status), reason] += 1
         if len(done.problems) < EXAMPLES and prepared.status != Status.FILTERED:
             message = prepared.detail or reason
-            if row.refused is not None:
-                message = str(row.refused)
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
 
@@ -292,34 +297,34 @@ def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """
     if row.refused is not None:
         status = Status.TOO_LARGE if row.refused.too_large else Status.INVALID_INPUT
-        return _set_aside(row, status, row.refused.reason, row.refused.detail or None)
+        return _set_aside(row, status, row.refused.reason, row.refused.whole)
     problem = row.problem or builder.problem(row.values, row.documents)
     if problem is not None:
         larger = problem == LARGER_THAN_A_BATCH
         return _set_aside(row, Status.TOO_LARGE if larger else Status.INVALID_INPUT, problem)
 
+    prompt_size = visual_tokens = None
     if row.places is not None:
-        measured = Size(*builder.fingerprint_and_size(row.input, row.places))
+        fingerprint, size = builder.fingerprint_and_size(row.input, row.places)
     else:
-        measured = builder.measure(row.values, row.documents)
-    declaration, size = builder.declaration, measured.request_bytes
+        fingerprint, size, prompt_size, visual_tokens = builder.measure(row.values, row.documents)
+    declaration = builder.declaration
     if row.documents or size > MAX_REQUEST_BYTES:
         visuals = [visual_of(document) for document in row.documents.values()]
         passed = limit_passed(visuals, size, declaration.model_id)
         if passed is not None:
-            return _set_aside(row, Status.TOO_LARGE, *passed)
+            return _set_aside(row, Status.TOO_LARGE, passed[0], ": ".join(passed))
     if size > declaration.max_request_bytes:
         detail = (
             f"the request has {size:,} bytes, a batch holds at most "
             f"{declaration.max_request_bytes:,}"
         )
         return _set_aside(row, Status.TOO_LARGE, LARGER_THAN_A_BATCH, detail)
-    fingerprint = measured.fingerprint
     unit = unit_of(fingerprint, row.id, deduplicate=declaration.deduplicate)
     return SnapshotRow(
         row.id, unit, fingerprint, size, None, None, None,
         row.source, row.number, row.input, None, row.places, None,
-        measured.prompt_size, measured.visual_tokens, stored_names(row.documents.values()),
+        prompt_size, visual_tokens, stored_names(row.documents.values()) if row.documents else None,
     )  # fmt: skip
 
 

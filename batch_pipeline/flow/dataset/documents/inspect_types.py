@@ -51,5 +51,6 @@ class Refused(Exception):
     """Why a document cannot be sent: a reason of few values, and what differs from file to file."""
 
     def __init__(self, reason: str, detail: str, *, too_large: bool = False) -> None:
-        super().__init__(f"{reason}: {detail}")
+        self.whole = f"{reason}: {detail}" if detail else reason
+        super().__init__(self.whole)
         self.reason, self.detail, self.too_large = reason, detail, too_large

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -95,7 +96,8 @@ def _seen(path: str, name: str, store: str | None) -> Place:
 
 def cannot_be_read(path: str, error: OSError) -> Refused | InputDataError:
     """What an error of reading comes to: a file that is gone or closed concerns its row alone."""
-    why = error.strerror or type(error).__name__
+    missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else None
+    why = error.strerror or missing or type(error).__name__
     if isinstance(error, _GONE) or error.errno is not None:
         return Refused(UNREADABLE, f"{path}: {why}")
     return InputDataError(f"{path}: cannot be read for now: {error}. Run again.")

@@ -29,7 +29,6 @@ from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.document_format import TEXT as TEXT_COLUMN
 from batch_pipeline.flow.dataset.reading.row_json import (
     JsonRow,
-    escaped,
     has_surrogate,
     with_cells,
     with_places,
@@ -92,6 +91,8 @@ class Resolver:
         self._slots = builder.prompt.of_documents
         self._files = Files(declared.home)
         self._store = DocumentStore(self._files, declared.job)
+        # Of PDFs of which the text is sent.
+        self.pages_without_text = 0
 
     def resolved(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows with their documents, in their order; `resolve` of each that may have any."""
@@ -243,11 +244,10 @@ class Resolver:
         self, place: Place, kinds: frozenset[str], column: str, row: Row, stack: ExitStack
     ) -> Document:
         declared = self._declared
-        if has_surrogate(place.path + (place.name or "")):
-            # JSON has no such name: the snapshot could not say which file it is.
-            raise Refused(places.UNREADABLE, f"the name {escaped(place.path)} is not UTF-8")
         name = Name.of(place.path.partition("?")[0] if place.stored else place.path)
         keeps = declared.keep == "copy" and not place.stored and declared.store_sources
+        # A name that is not UTF-8 has no form in JSON that would open it again.
+        keeps = keeps or has_surrogate(place.name)
         copy = None
         if keeps or place.store is not None:
             copy = stack.enter_context(self._files.staged())
@@ -272,7 +272,7 @@ class Resolver:
             extractor=None if facts.extractor is None else f"{facts.extractor}/{EXTRACTION}",
             text=facts.text,
         )
-        if keeps and copy is not None:
+        if keeps and copy is not None and declared.store_sources:
             self._store.add(copy, looked.sha256)
         if facts.sent_pages is not None:
             document = self._with_part(document, facts, cut)
@@ -332,9 +332,11 @@ class Resolver:
             cut_to=None if cut is None else str(cut),
         )
         try:
-            return inspection.inspect(want)
+            facts = inspection.inspect(want)
         except Refused as refused:
             raise content_kinds.refused_as(name, refused) from None
+        self.pages_without_text += facts.pages_without_text
+        return facts
 
     def _with_part(self, document: Document, facts: Facts, cut: Path | None) -> Document:
         """The document with the pages that are sent; a cut is a file of its own, and kept."""

@@ -87,12 +87,14 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
     file, number = section.file, 0
     lines = wanted.seen() if seen is None else seen
     if file.is_document:
-        yield _row(row_of_file(file, wanted), file, 1, wanted)
+        yield _row(row_of_file(file, wanted), file, 1, wanted, file)
         return
+    # Looked up once: a kind's hash takes as long as a tenth of a short row.
+    own = file if file.kind in ONE_ROW else None
     try:
         with open_stream(file) as stream:
             for number, row in read_format(stream, section, wanted, lines):
-                yield _row(row, file, number, wanted)
+                yield _row(row, file, number, wanted, own)
     except (OSError, pa.ArrowException, UnicodeError) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
@@ -106,18 +108,20 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
         lines.check(file, wanted)
 
 
-def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
+def _row(
+    row: JsonRow, file: SourceFile, number: int, wanted: Wanted, own: SourceFile | None
+) -> Row:
+    """A row of a file; `own` is that file where it has no other row."""
     values: dict[str, str] = {}
     problem, places = None, None
-    if not wanted.documents and not file.is_document:
+    if not wanted.documents and (own is None or not own.is_document):
         values, problem = values_of(row, wanted.columns)
         if problem is None:
             row, places = with_places(row, wanted.columns)
     row_id = row.cells[wanted.id_column]
     if type(row_id) is not str or not row_id:
         row_id = _row_id(row, wanted.id_column, place_of(file, number))
-    made = Row(row_id, row.text, file.path, number, values, problem, places, row.cells)
-    return made._replace(file=file) if file.kind in ONE_ROW else made
+    return Row(row_id, row.text, file.path, number, values, problem, places, row.cells, file=own)
 
 
 def _row_id(row: JsonRow, column: str, place: str) -> str:

@@ -131,9 +131,9 @@ def test_urls_are_fetched_once_a_night_and_each_failure_concerns_its_row(
             "password": "URL not allowed",
         }
         assert found["huge"]["status"] == "too_large"
-        assert ends["host"][1] == "host files.example.com is not in input.hosts"
-        assert ends["elsewhere"][1] == "host 169.254.169.254 is not in input.hosts"
-        assert ends["nothing"][1].startswith("HTTP 404 of http://127.0.0.1")
+        assert ends["host"][1] == "URL not allowed: host files.example.com is not in input.hosts"
+        assert ends["elsewhere"][1] == "URL not allowed: host 169.254.169.254 is not in input.hosts"
+        assert ends["nothing"][1].startswith("URL cannot be fetched: HTTP 404 of http://127.0.0.1")
         assert all("secret" not in (detail or "") for _, detail in ends.values())
         assert mark_of(found["a.pdf"], "scan")["stored"] is True
         assert found["a.pdf"]["stored"] == found["moved"]["stored"]

@@ -183,20 +183,8 @@ def test_pages_and_pixels_are_what_tokens_follow_from(rows: Rows) -> None:
     assert not rows["good.docx"]["visual_tokens"]
 
 
-def test_a_name_that_json_has_not_is_told_and_stops_no_other(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("caf\udce9.pdf", "good.pdf"):
-        (tmp_path / "in" / name).write_bytes(PDF)
-    with Pipeline(settings(tmp_path / "home")) as pipeline:
-        night = taken(pipeline, document_job(tmp_path / "in" / "*"))
-        found = {row["status"]: row for row in rows_of(pipeline, night).values()}
-    assert found[None]["fingerprint"]
-    assert found["invalid_input"]["reason"] == "document cannot be read"
-    assert found["invalid_input"]["detail"].endswith("caf\\xe9.pdf is not UTF-8")
-
-
 def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -206,12 +194,15 @@ def test_scans_and_missing_pages_are_set_aside_where_text_or_pages_are_asked_for
         as_text = document_job(folder / "*", "{text}", pdf={"as": "text"})
         found = rows_of(pipeline, taken(pipeline, as_text))
         assert found["scan.pdf"]["reason"] == "a PDF without text"
-        assert found["scan.pdf"]["detail"].startswith("12 pages, none has text: a scan")
+        assert found["scan.pdf"]["detail"].startswith(
+            "a PDF without text: 12 pages, none has text: a scan"
+        )
         assert b"Notice is three months." in found["good.pdf"]["input"]
+        assert "1 pages of PDFs have no text" in caplog.text
         late = document_job(folder / "*", pdf={"pages": "10-12"})
         found = rows_of(pipeline, taken(pipeline, late))
         assert found["good.pdf"]["reason"] == "no such pages"
-        assert found["good.pdf"]["detail"] == "has 3 pages, none of 10-12"
+        assert found["good.pdf"]["detail"] == "no such pages: has 3 pages, none of 10-12"
         assert mark_of(found["scan.pdf"])["sent_count"] == 3
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import of_cell
 from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.pipeline import Pipeline
@@ -128,8 +132,8 @@ def test_a_placeholder_says_which_kind_it_takes(
         rows = rows_of(pipeline, taken(pipeline, spec))
         ends[kind] = {name: row["detail"] or row["status"] for name, row in rows.items()}
     assert ends == {
-        "pdf": {"pdf": None, "image": "p.png is an image; use {x:document}"},
-        "image": {"pdf": "a.pdf is a PDF; use {x:document}", "image": None},
+        "pdf": {"pdf": None, "image": "not a PDF: p.png is an image; use {x:document}"},
+        "image": {"pdf": "not an image: a.pdf is a PDF; use {x:document}", "image": None},
         "document": {"pdf": None, "image": None},
     }
 
@@ -275,6 +279,57 @@ def test_bytes_of_a_parquet_column_are_kept_and_named_by_their_hash(
     assert mark_of(found["a"], "scan")["path"] == "bytes in column 'scan'"
     assert found["c"]["reason"] == "empty file"
     assert found["d"]["reason"] == "null in column 'scan'"
+
+
+def test_a_name_that_is_no_text_is_kept_as_it_could_not_be_opened_again(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.pdf")).write_bytes(A)
+    [row] = rows_of(pipeline, taken(pipeline, document_job(tmp_path / "*.pdf"))).values()
+    assert (row["id"], row["stored"]) == ("caf\\xe9.pdf", [sha256(A)])
+
+
+def test_documents_of_a_remote_store_are_read_into_a_remote_home(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket-of-documents/in/b.pdf", B)
+    rows = [{"id": "good", "x": "b.pdf"}, {"id": "up", "x": "../b.pdf"}, {"id": "no", "x": "c.pdf"}]
+    table = write_rows(tmp_path / "in.jsonl", rows)
+    home = f"memory://home-of-documents-{os.getpid()}"
+    ledger = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    with Pipeline(settings(home, ledger_url=ledger)) as remote:
+        for keep, stored in (("reference", 1), ("copy", 2)):
+            spec = document_job(
+                table, "{x:pdf}", root="memory://bucket-of-documents/in", keep=keep,
+                pdf={"pages": "2"},
+            )  # fmt: skip
+            new = taken(remote, spec)
+            with remote.files.open(f"{new.folder}/part-00000.parquet") as file:
+                found = {row["id"]: row for row in pq.read_table(file).to_pylist()}
+            assert len(found["good"]["stored"]) == stored
+            assert found["up"]["reason"] == "path outside of input.root"
+            assert found["no"]["detail"].endswith("c.pdf: No such file or directory")
+            document = of_cell(orjson.loads(found["good"]["input"])["x"])
+            assert document is not None
+            sent = b"".join(DocumentOpener(remote.files, "review").open(document))
+            assert len(sent) == document.sent_size
+        assert {name for name, *_ in remote.files.entries("review/documents")} == {
+            *found["good"]["stored"]
+        }
+
+
+def test_several_processes_read_documents_like_one(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.pdf").write_bytes(pdf([f"Contract {number}."]))
+    spec = document_job(folder / "*", pdf={"as": "text"}, keep="copy")
+    alone = taken(pipeline, spec)
+    monkeypatch.setattr(input_dataset, "PROCESSES_FROM_BYTES", 1)
+    with Pipeline(settings(tmp_path / "other", workers=2)) as other:
+        assert taken(other, spec).content_hash == alone.content_hash
+        assert kept_files(other) == kept_files(pipeline)
 
 
 def test_a_redriven_row_is_read_as_its_file_is_now(pipeline: Pipeline, tmp_path: Path) -> None:
