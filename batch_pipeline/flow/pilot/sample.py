@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +17,7 @@ from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
 from batch_pipeline.flow.outcomes import Status, Undecided
-from batch_pipeline.flow.pilot import agreement, page
+from batch_pipeline.flow.pilot import agreement, recording
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
@@ -31,7 +31,7 @@ from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.sending import PilotSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.thrift import NearDuplicatesSpec
-from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger import shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import (
@@ -44,7 +44,6 @@ from batch_pipeline.ledger.approvals import REQUIRED
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
-from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.pricing.prices import Mode, ModelPrice
@@ -83,7 +82,7 @@ def run_pilot(
         night, snapshot = plan.current(pipeline, night)
         verdict = night.pilot
         if verdict is not None and verdict_applies(verdict, snapshot):
-            judged = _as_declared_now(pipeline, spec, night, snapshot, verdict)
+            judged = recording.as_declared_now(pipeline, spec, night, snapshot, verdict)
             if verdict_applies(judged, snapshot):
                 return judged
             continue
@@ -136,7 +135,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
         near = _agreement(spec, seen, (), {})
         verdict = replace(verdicts.without_sample(seen.snapshot, reason), near_duplicates=near)
-        _store(pipeline, spec, seen, verdict)
+        recording.store(pipeline, spec, seen, verdict)
 
 
 def pairs_that_fit(near: NearDuplicatesSpec, wanted: int, most: int) -> int:
@@ -295,7 +294,7 @@ def _decide(
     billed = sum(costs, Decimal(0))
     verdict = _verdict(pipeline, spec, seen, answers, parsed, billed, _took(every))
     if verdict is not None:
-        _store(pipeline, spec, seen, verdict)
+        recording.store(pipeline, spec, seen, verdict)
         return None
     if in_part:
         return Waiting(running(RESULTS_MISSING))
@@ -342,13 +341,9 @@ def _verdict(
         # Requests that are answered already, or that are not to be asked.
         besides=len(answers) - len(sampled) + (held if accepted else 0),
         routes=_routes(pipeline, seen, answers, twins=not accepted),
-        max_share=_max_share(spec),
+        max_share=recording.max_share(spec),
     )
     return None if verdict is None else replace(verdict, near_duplicates=near)
-
-
-def _max_share(spec: JobSpec) -> float | None:
-    return None if spec.retry.escalate is None else spec.retry.escalate.max_share
 
 
 def _routes(
@@ -407,31 +402,3 @@ def _took(collected: Sequence[Submission]) -> AnswerTimes:
     if first.ended_at is None or first.accepted_at is None:
         return AnswerTimes()
     return AnswerTimes(turnaround_seconds=max(0.0, first.ended_at - first.accepted_at))
-
-
-def _as_declared_now(
-    pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot, verdict: dict[str, Any]
-) -> dict[str, Any]:
-    """A verdict by what is declared now: a closed one is judged by the limits, which may have been
-    raised, and whether it needs a review; nothing is measured again. A page that is missing is
-    written."""
-    judged = {**verdict, "review": spec.pilot.review}
-    if not verdict["open"]:
-        reasons = verdicts.why_closed(spec.pilot, verdict, _max_share(spec))
-        judged |= {"open": not reasons, "reasons": reasons}
-    lacks_page = verdict["sample"] > 0 and verdict.get("page") is None
-    if judged == {"review": "none", **verdict} and not lacks_page:
-        return verdict
-    judged |= page.write(pipeline, spec, night, snapshot, judged)
-    if judged != verdict:
-        with pipeline.ledger.write() as connection:
-            nights.update_night(connection, night.id, pilot=judged)
-    return judged
-
-
-def _store(pipeline: Pipeline, spec: JobSpec, seen: View, verdict: Verdict) -> None:
-    """Record a verdict, after the page that shows what it is based on."""
-    judged = asdict(replace(verdict, review=spec.pilot.review))
-    judged |= page.write(pipeline, spec, seen.night, seen.snapshot, judged)
-    with pipeline.ledger.write() as connection:
-        nights.update_night(connection, seen.night.id, pilot=judged)

@@ -15,11 +15,13 @@ from batch_pipeline.flow.looking.item import Item, show
 from batch_pipeline.flow.looking.preview import COUNTED, preview, raw
 from batch_pipeline.flow.pilot import page
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.prune import prune
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.steps import open_night
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.approvals import Gate
+from batch_pipeline.reporting import pilot_page
 from batch_pipeline.simulator import Faults as Odd
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests import document_files
@@ -91,6 +93,14 @@ def test_an_item_before_during_and_after_its_night(
     assert unread.dead_letter is not None
 
     night = open_night(pipeline, spec, PARTITION)
+    file = Path(pipeline.files.home, f"review/reports/{PARTITION}{page.SUFFIX}")
+    confidential = spec.model_copy(update={"show_answers": False})
+    night, snapshot = plan.current(pipeline, night)
+    assert night.pilot is not None
+    assert page.write(pipeline, confidential, night, snapshot, night.pilot)["page"] == str(file)
+    for hidden in ("data:image", "licences and fees", "The request as it was sent"):
+        assert hidden in written
+        assert hidden not in file.read_text()
     approve(pipeline, spec, night, Gate.PILOT, "they read well", "ann")
     written = Path(pipeline.files.home, f"review/reports/{PARTITION}{page.SUFFIX}").read_text()
     assert "Approved: the rest of the night may go" in written
@@ -145,6 +155,30 @@ def test_an_item_before_during_and_after_its_night(
 
 def _shown(pipeline: Pipeline, spec: JobSpec, item_id: str) -> Item:
     return show(pipeline, spec, PARTITION, item_id)
+
+
+def test_a_page_that_cannot_be_written_stops_what_a_person_has_to_review(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sim: Simulator
+) -> None:
+    def fail(_: object) -> str:
+        raise OSError("the disk is full")
+
+    source = write_rows(tmp_path / "rows.jsonl", documents(12))
+    plain = job(source, pilot={"size": 1})
+    reviewed = plain.model_copy(
+        update={"pilot": plain.pilot.model_copy(update={"size": 3, "review": "required"})}
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(pilot_page, "render", fail)
+        with pytest.raises(GateClosedError, match="its page could not be written"):
+            run(pipeline, reviewed, PARTITION)
+    with pytest.raises(GateClosedError) as closed:
+        run(pipeline, reviewed, PARTITION)
+    assert page.SUFFIX in str(closed.value)
+    assert sim.books.accepted_requests == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(pilot_page, "render", fail)
+        assert run(pipeline, plain, PARTITION).complete, "where none is required, it goes on"
 
 
 def test_without_a_key_the_tokens_are_estimated(
