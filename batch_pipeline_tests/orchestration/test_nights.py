@@ -205,7 +205,7 @@ def test_a_pilot_by_batch_goes_on_by_itself(
         ("review_submit", nights[0], {"pilot_sample", "submitted_batches"})
     ]
     job.follow(tick.run_requests)
-    assert job.metadata("pilot_sample", nights[0])["summary"] == "gate open"
+    assert job.metadata("pilot_sample", nights[0])["summary"].startswith("gate open; ")
     job.run_to_the_end(nights[0])
 
 
@@ -259,7 +259,7 @@ def test_a_submission_asked_for_without_a_pilot_gets_one(
         in job.metadata("submitted_batches", nights[0])["waiting"]
     )
     job.run_to_the_end(nights[0])
-    assert job.metadata("pilot_sample", nights[0])["summary"] == "gate open"
+    assert job.metadata("pilot_sample", nights[0])["summary"].startswith("gate open; ")
 
 
 def test_submitting_without_an_input_says_what_to_do(
