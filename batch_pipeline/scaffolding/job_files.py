@@ -111,10 +111,10 @@ def _path(folder: Path, source: str, root: Path) -> str:
 
 
 def _prompt(found: Guess) -> str:
-    return (
-        "Say what kind of document this is, and what it says.\n\n"
-        f"<document>\n{{{found.text_column}}}\n</document>\n"
-    )
+    # A file is a block of its own, a text needs marks of where it begins and ends.
+    column = f"{{{found.text_column}}}"
+    document = column if found.of_files else f"<document>\n{column}\n</document>"
+    return f"Say what kind of document this is, and what it says.\n\n{document}\n"
 
 
 def _declaration(name: str, path: str, found: Guess, model_id: str) -> str:
