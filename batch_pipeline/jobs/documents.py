@@ -22,7 +22,7 @@ _HOST = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
     r"(?::(?P<port>\d{1,5}))?/?"
 )
-_PORTS = {"https": 443, "http": 80}
+PORTS = {"https": 443, "http": 80}
 
 
 class PdfSpec(DeclaredModel):
@@ -95,7 +95,7 @@ class Host(NamedTuple):
 def parse_host(text: str) -> Host:
     """`files.example.com`, with a port perhaps, means https; `http://host:port` http."""
     found = _HOST.fullmatch(text.strip())
-    port = 0 if found is None else int(found["port"] or _PORTS[found["scheme"] or "https"])
+    port = 0 if found is None else int(found["port"] or PORTS[found["scheme"] or "https"])
     if found is None or not 0 < port < 65_536:
         raise ValueError(
             f"must be a host name, with a port perhaps (http://host:port for http), not {text!r}"

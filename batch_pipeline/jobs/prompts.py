@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     TypeAdapter,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ValidationError
@@ -33,7 +33,6 @@ from batch_pipeline.jobs.examples import ExamplesSpec
 from batch_pipeline.jobs.template import Slot, Template
 
 KeyPath = tuple[str | int, ...]
-_EMPTY = "the text is empty"
 _LAST_IS_THE_ASSISTANTS = (
     "the last turn is the assistant's; the API answers a user's turn: end with role: user"
 )
@@ -42,25 +41,30 @@ _FIRST_IS_THE_ASSISTANTS = (
 )
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is empty")
+    return text
+
+
+# What is said, in the declaration or in a file of its own.
+_Said = Annotated[Text, AfterValidator(_not_blank)]
+
+
 class SystemBlock(DeclaredModel):
     """A block of the system prompt, as the API takes it."""
 
     type: Literal["text"] = Field(
         default="text", description="Text, the only kind that the API takes.", examples=["text"]
     )
-    text: str = Field(description="The block's text.", examples=["You are a contracts analyst."])
+    text: Annotated[str, AfterValidator(_not_blank)] = Field(
+        description="The block's text.", examples=["You are a contracts analyst."]
+    )
     cache_control: JsonObject | None = Field(
         default=None,
         description="A cache mark of your own; not beside `caching`.",
         examples=[{"type": "ephemeral"}],
     )
-
-    @field_validator("text")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError(_EMPTY)
-        return value
 
 
 _BLOCKS: TypeAdapter[tuple[SystemBlock, ...]] = TypeAdapter(
@@ -74,9 +78,7 @@ def _text_or_blocks(
     """Validates what is declared as what it is, so that a problem is told once, with its key."""
     if is_from_file(value) or isinstance(value, str):
         text = read_text(value, info)
-        if isinstance(text, str) and not text.strip():
-            raise ValueError(_EMPTY)
-        return text
+        return _not_blank(text) if isinstance(text, str) else text
     if isinstance(value, list | tuple) and value:
         return _BLOCKS.validate_python(tuple(value))
     if value is None:
@@ -92,18 +94,11 @@ class TurnSpec(DeclaredModel):
     role: Literal["user", "assistant"] = Field(
         description="Who speaks; the last turn is the user's.", examples=["user", "assistant"]
     )
-    text: Text = Field(
+    text: _Said = Field(
         description="What is said: a user's text may hold `{column}` placeholders, an assistant's "
         "none. Or `text_file`.",
         examples=["Here is a contract:\n\n{text}"],
     )
-
-    @field_validator("text")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError(_EMPTY)
-        return value
 
 
 class PromptSpec(DeclaredModel):
@@ -120,7 +115,7 @@ class PromptSpec(DeclaredModel):
             [{"type": "text", "text": "You are a contracts analyst."}],
         ],
     )
-    user: Text | None = Field(
+    user: _Said | None = Field(
         default=None,
         description="The user's turn: a text with `{column}` placeholders, a column's name and "
         "nothing else between the braces; `{{` and `}}` are literal braces. `{document}` (rows "
@@ -161,13 +156,6 @@ class PromptSpec(DeclaredModel):
         "placeholder; templates of texts.",
         examples=[{"document": "{id}"}],
     )
-
-    @field_validator("user")
-    @classmethod
-    def _not_blank(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise ValueError(_EMPTY)
-        return value
 
     @model_validator(mode="after")
     def _parts_that_work_together(self) -> Self:

@@ -1,8 +1,7 @@
 """The prompt template: parsing it, naming its columns, and filling it with a row's texts.
 
 Belongs here: the `{column}` syntax, which placeholders may stand for a document, and which texts
-are blank. What a row puts
-there is in `flow.dataset`.
+are blank. What a row puts there is in `flow.dataset`.
 """
 
 from __future__ import annotations

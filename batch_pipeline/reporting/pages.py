@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
@@ -15,20 +17,26 @@ ID_CHARACTERS = 160
 MESSAGE_CHARACTERS = 600
 
 
-@cache
-def template(name: str) -> Template:
-    """A template, compiled once a process."""
-    environment = Environment(
+def environment(
+    filters: Mapping[str, Callable[..., Any]], finalize: Callable[[Any], Any] | None = None
+) -> Environment:
+    """What makes the templates of HTML pages, with these filters: values are escaped."""
+    made = Environment(
         loader=PackageLoader("batch_pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Texts of documents hold what a browser would obey in silence, such as marks that turn the
-        # direction of all that follows.
-        finalize=_shown,
+        finalize=finalize,
     )
-    environment.filters |= {
+    made.filters |= filters
+    return made
+
+
+@cache
+def template(name: str) -> Template:
+    """A template of a page that shows documents, compiled once a process."""
+    filters: dict[str, Callable[..., Any]] = {
         "usd": usd,
         "count": lambda number: f"{number:,}",
         "percent": percent,
@@ -37,10 +45,12 @@ def template(name: str) -> Template:
         "name": lambda text: clipped(" ".join(text.split()), ID_CHARACTERS),
         "message": lambda text: clipped(text, MESSAGE_CHARACTERS),
     }
-    return environment.get_template(name)
+    return environment(filters, _shown).get_template(name)
 
 
 def _shown(value: object) -> object:
+    """A value as it is written. Texts of documents hold what a browser would obey in silence, such
+    as marks that turn the direction of all that follows."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return escape(visible(value.replace("\r\n", "\n").expandtabs(4)))
     return value

@@ -21,6 +21,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from batch_pipeline.cli.commands.demo_corpus import Document, find_documents, id_hash
+from batch_pipeline.flow.dataset.documents.extract_pdf import normalised
 
 PDFS = 60
 SCANS = 2
@@ -35,8 +36,6 @@ _LINES_PER_PAGE = (_HEIGHT - 2 * _MARGIN) // _LINE_HEIGHT
 _CHARACTERS_PER_LINE = 95
 # A picture of 100 dots an inch: well to be read, and some 100 kB a page.
 _SCAN_SCALE, _JPEG_QUALITY = 100 / 72, 50
-# What PDFium writes differently each time: a date and a random id.
-_VARYING = re.compile(rb"(?<=/CreationDate\(D:)[0-9]+|(?<=/ID\[<)[0-9A-F]+><[0-9A-F]+(?=>\])")
 
 
 def make_pdfs(folder: Path, most: int = PDFS, scans: int = SCANS) -> int:
@@ -128,7 +127,7 @@ def _saved(document: pdfium.PdfDocument) -> bytes:
     made = io.BytesIO()
     document.save(made)
     document.close()
-    return _VARYING.sub(lambda found: re.sub(rb"[^<>]", b"0", found[0]), made.getvalue())
+    return normalised(made.getvalue())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.gates import billing
 from batch_pipeline.flow.outcomes import PAUSE_TURN, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.variants import FURTHER
+from batch_pipeline.flow.planning.variants import HAS_FURTHER_TURNS
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
@@ -41,9 +41,8 @@ _BY_TIER = """
 """
 
 
-def _sent_back(why: str) -> str:
+def _sent_back(there: str) -> str:
     """What became of answers that were sent back so, as columns."""
-    there = f"contains(coalesce(variant, ''), '{why}')"
     good = f"{there} AND status = '{Status.SUCCEEDED}'"
     return (
         f"count(DISTINCT unit) FILTER ({there}), count(DISTINCT unit) FILTER ({good}), "
@@ -58,7 +57,7 @@ _ASKED = f"""
            coalesce(sum(output_tokens) FILTER (attempt = 1), 0),
            coalesce(sum(cost_usd) FILTER (attempt > 1), 0),
            count(*) FILTER (attempt > 1),
-           {", ".join(map(_sent_back, FURTHER))}
+           {", ".join(map(_sent_back, HAS_FURTHER_TURNS.values()))}
     FROM answers
 """  # noqa: S608  # column names of ours
 _WASTED = f"""

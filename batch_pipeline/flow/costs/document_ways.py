@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from batch_pipeline.flow.costs.tokens import RULE_BYTES_PER_TOKEN
 from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.pricing.documents import PAGE_TOKENS
+from batch_pipeline.pricing.tokens import RULE_BYTES_PER_TOKEN
 from batch_pipeline.wording import usd
 
 PDF = "application/pdf"

@@ -17,7 +17,11 @@ from batch_pipeline.flow.costs import answer_sums
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.variants import FURTHER, IS_ESCALATED, MORE_ROOM
+from batch_pipeline.flow.planning.variants import (
+    HAS_FURTHER_TURNS,
+    IS_ESCALATED,
+    MORE_ROOM,
+)
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
@@ -38,7 +42,7 @@ MOST_NIGHTS = 100
 # Answers of the job's own model: those of its routes and of the stronger model are apart.
 _OWN = f"variant IS NULL OR variant = '{MORE_ROOM}'"
 # What a request with further turns is answered says nothing of a first answer.
-_FURTHER = " OR ".join(f"contains(coalesce(variant, ''), '{name}')" for name in FURTHER)
+_FURTHER = " OR ".join(HAS_FURTHER_TURNS.values())
 _OTHERS = f"""
     SELECT route, {IS_ESCALATED} AS escalated, avg(output_tokens),
            quantile_disc(output_tokens, [0.5, 0.95])

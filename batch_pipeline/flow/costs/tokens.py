@@ -28,12 +28,9 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.pricing.documents import PAGE_TOKENS
 from batch_pipeline.pricing.estimate import UNCACHED, Shares, Spread
 from batch_pipeline.pricing.prices import Mode, ModelPrice
-from batch_pipeline.pricing.tokens import TokenUsage
+from batch_pipeline.pricing.tokens import RULE_BYTES_PER_TOKEN, TokenUsage
 from batch_pipeline.storage.files import Files
 
-# From the API's documentation: a token is about 3.5 characters of English. Code and other scripts
-# have other ratios.
-RULE_BYTES_PER_TOKEN = 3.5
 # How many requests the API counts the tokens of; they are spread over all lengths.
 COUNTED_REQUESTS = 24
 # The most bytes that are sent to be counted, where requests have documents.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from batch_pipeline.flow.dataset.prompt import USER, Prompt
-from batch_pipeline.flow.dataset.template import Template
+from batch_pipeline.jobs.template import Template
 from batch_pipeline.pricing.tokens import Lifetime
 
 if TYPE_CHECKING:

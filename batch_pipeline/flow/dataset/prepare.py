@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -200,11 +200,7 @@ class _Preparation:
 
     def _take(self, row: Row, route: Found) -> None:
         """Make a row's request; where there are filters, the row waits until a batch is full."""
-        if isinstance(route, Failed):
-            reason = UNLISTED_MODEL if isinstance(route, Unlisted) else RULE_FAILED
-            prepared = _set_aside(row, Status.INVALID_INPUT, reason, route.message)
-        else:
-            prepared = prepare_row(row, self._builders[route])._replace(route=route)
+        prepared = prepare_routed(row, route, self._builders)
         self._content.update(_content_of(row, prepared.fingerprint))
         kept = None if self._kept is None else self._as_kept(row, self._kept)
         if self._filters is None:
@@ -223,7 +219,7 @@ class _Preparation:
         verdicts = iter(self._filters.verdicts(asked, self._builder.prompt.columns))
         for row, prepared, is_asked in self._waiting:
             verdict = next(verdicts) if is_asked else None
-            self._add(row, prepared if verdict is None else _without(prepared, verdict))
+            self._add(row, prepared if verdict is None else without(prepared, verdict))
         self._waiting.clear()
         self._waiting_bytes = 0
 
@@ -288,6 +284,16 @@ class _Preparation:
             done.problems.append(Problem(row.id, row.source, row.number, message))
 
 
+def prepare_routed(
+    row: Row, route: Found, builders: Mapping[str | None, RequestBuilder]
+) -> SnapshotRow:
+    """The snapshot's row with the request of its route; `builders` are by route."""
+    if isinstance(route, Failed):
+        reason = UNLISTED_MODEL if isinstance(route, Unlisted) else RULE_FAILED
+        return _set_aside(row, Status.INVALID_INPUT, reason, route.message)
+    return prepare_row(row, builders[route])._replace(route=route)
+
+
 def prepare_row(row: Row, builder: RequestBuilder) -> SnapshotRow:
     """A row as the snapshot has it: with its request, or with the status and reason why it is not
     sent.
@@ -336,7 +342,7 @@ def _set_aside(row: Row, status: Status, reason: str, detail: str | None = None)
     )
 
 
-def _without(prepared: SnapshotRow, verdict: SetAside) -> SnapshotRow:
+def without(prepared: SnapshotRow, verdict: SetAside) -> SnapshotRow:
     """A row that is not sent though it has a request, by which it is known what that saves."""
     return prepared._replace(status=verdict.status, reason=verdict.reason, detail=verdict.value)
 

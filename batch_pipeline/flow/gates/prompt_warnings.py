@@ -15,9 +15,8 @@ from batch_pipeline.flow.gates.cache_marks import asked
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.caching import minimum_tokens
 from batch_pipeline.pricing.documents import visuals_at_most
+from batch_pipeline.pricing.tokens import RULE_BYTES_PER_TOKEN
 
-# As in `costs.tokens`: what a prefix's length is taken for until the API counts it.
-_BYTES_PER_TOKEN = 3.5
 # From then on documents are likely to change before they are sent.
 _LONG_HOURS = 24
 
@@ -48,7 +47,7 @@ def _prefix_too_short(spec: JobSpec) -> Iterator[str]:
     for declaration in declared:
         least = minimum_tokens(declaration.model_id)
         size = _size_of(declaration, whole=spec.caching != "off")
-        tokens = int(size / _BYTES_PER_TOKEN)
+        tokens = int(size / RULE_BYTES_PER_TOKEN)
         if least is not None and tokens < least:
             # No token has less than a byte.
             sure = "" if size < least else "probably "

@@ -6,22 +6,19 @@ duplicates, which are known once all rows are read, are not told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from batch_pipeline.flow.dataset import filters
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput, Resolver
-from batch_pipeline.flow.dataset.expressions import Failed
-from batch_pipeline.flow.dataset.prepare import RULE_FAILED, prepare_row, wanted_by
+from batch_pipeline.flow.dataset.prepare import prepare_routed, wanted_by, without
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
 from batch_pipeline.flow.dataset.routes import Router
-from batch_pipeline.flow.dataset.snapshot import SnapshotRow
 from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
-from batch_pipeline.flow.outcomes import Status
 
 
 def first(
@@ -47,18 +44,13 @@ def first(
     asked = filters.of(declaration.filters)
     found = []
     for ordinal, (row, route) in enumerate(Router(declaration).routed(chosen)):
-        if isinstance(route, Failed):
-            found.append(
-                _item(ordinal, row, None, Status.INVALID_INPUT, RULE_FAILED, route.message)
-            )
-            continue
-        prepared = prepare_row(row, builders[route])
-        reason = prepared.status, prepared.reason, prepared.detail
+        prepared = prepare_routed(row, route, builders)
         if prepared.status is None and asked is not None:
-            [verdict] = asked.verdicts([row], builders[route].prompt.columns)
-            if verdict is not None:
-                reason = verdict.status, verdict.reason, verdict.value
-        found.append(_item(ordinal, row, prepared._replace(route=route), *reason))
+            [verdict] = asked.verdicts([row], builders[None].prompt.columns)
+            prepared = prepared if verdict is None else without(prepared, verdict)
+        known = prepared._asdict()
+        del known["stored"]
+        found.append(SnapshotItem(ordinal=ordinal, **known))
     return found
 
 
@@ -67,32 +59,3 @@ def _rows(declaration: Declaration, sources: Sources) -> Iterator[Row]:
     for file in sources.files:
         # What the whole file lacks cannot be told from its first rows.
         yield from read_section(Section(file), wanted, wanted.seen())
-
-
-def _item(
-    ordinal: int,
-    row: Row,
-    prepared: SnapshotRow | None,
-    status: str | None,
-    reason: str | None,
-    detail: str | None,
-) -> SnapshotItem:
-    places: Sequence[int] | None = None if prepared is None else prepared.places
-    return SnapshotItem(
-        ordinal=ordinal,
-        id=row.id,
-        unit=None if prepared is None else prepared.unit,
-        fingerprint=None if prepared is None else prepared.fingerprint,
-        request_bytes=None if prepared is None else prepared.request_bytes,
-        prompt_size=None if prepared is None else prepared.prompt_size,
-        visual_tokens=None if prepared is None else prepared.visual_tokens,
-        status=status,
-        reason=reason,
-        detail=detail,
-        source=row.source,
-        row=row.number,
-        input=row.input,
-        places=places,
-        route=None if prepared is None else prepared.route,
-        kept_from=None,
-    )

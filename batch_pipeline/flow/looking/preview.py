@@ -44,9 +44,9 @@ from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.wording import usd
 
 COUNTED = "counted by the API"
-# Files of many rows; each other one is a row.
 # Tables up to this size are read whole, for what all of it would cost.
 READ_WHOLE_BYTES = 16 << 20
+# Files of many rows; each other one is a row.
 _TABLES = (Kind.PARQUET, Kind.CSV, Kind.JSONL, Kind.JSON)
 
 

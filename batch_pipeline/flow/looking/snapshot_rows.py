@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -129,7 +129,7 @@ def _with_decision(files: Files, snapshot: NewSnapshot, row: SnapshotItem) -> Sn
     elif decision["answered_by"] is not None:
         changes |= {"answered_by": _id_of(files, snapshot, decision["answered_by"])}
         changes |= {"unit": decision["unit"] or row.unit}
-    return SnapshotItem(**{**row.__dict__, **changes})
+    return replace(row, **changes)
 
 
 def _id_of(files: Files, snapshot: NewSnapshot, ordinal: int) -> str:

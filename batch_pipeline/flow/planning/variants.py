@@ -43,8 +43,9 @@ MORE_ROOM = "more_room"
 EXPLAINED = "explain"
 CONTINUED = "continue"
 FURTHER = (EXPLAINED, CONTINUED)
-# A condition on a column `variant`.
+# Conditions on a column `variant`.
 IS_ESCALATED = f"coalesce(starts_with(variant, '{ESCALATED}'), false)"
+HAS_FURTHER_TURNS = {name: f"contains(coalesce(variant, ''), '{name}')" for name in FURTHER}
 # How often a paused answer is sent back for the API to go on.
 MOST_CONTINUATIONS = 10
 
@@ -125,6 +126,12 @@ def is_escalated(name: str | None) -> bool:
 
 def has_further_turns(name: str | None) -> bool:
     return any(part in FURTHER for part in _parts(name))
+
+
+def first_attempt(name: str | None, tried: int) -> int:
+    """Which attempt an answer counts as for the breaker: one to a request with further turns counts
+    as the first, in place of the answer that was sent back and did not count."""
+    return 1 if has_further_turns(name) else tried
 
 
 @dataclass(frozen=True, slots=True)

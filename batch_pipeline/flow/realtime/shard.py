@@ -236,9 +236,7 @@ class OpenShard:
         biller = self._billers[self._manifest["variant"][number]]
         cost = biller.cost(message) if isinstance(message, dict) else Decimal(0)
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
-        if variants.has_further_turns(self._manifest["variant"][number]):
-            # The answer that was sent back did not count.
-            tried = 1
+        tried = variants.first_attempt(self._manifest["variant"][number], tried)
         with self._lock:
             self._answered[number] = 1
             self._done += 1

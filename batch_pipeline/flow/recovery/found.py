@@ -8,7 +8,7 @@ those of its answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -63,6 +63,8 @@ class Found:
     model: str | None = None
     # Its requests can be made again: the files of its snapshot are there, and what they mean.
     readable: bool = False
+    # Paths of documents that its snapshot needs and the home does not keep any more.
+    missing_documents: Sequence[str] = ()
 
 
 def find(
@@ -84,17 +86,14 @@ def find(
     found = list(home.found.values())
     _name_requests(files, found, taken)
     folders = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
-    readable = {folder for folder in folders if _is_readable(files, folder)}
+    missing = {folder: documents_missing(files, folder) for folder in folders}
+    there = {folder for folder in folders if files.glob(paths.snapshot_facts(folder))}
     for one in found:
-        one.readable = one.sent is not None and one.sent.snapshot in readable
+        if one.sent is not None and one.sent.snapshot:
+            folder = paths.documents(one.job)
+            one.missing_documents = [f"{folder}/{name}" for name in missing[one.sent.snapshot]]
+            one.readable = one.sent.snapshot in there and not one.missing_documents
     return sorted(found, key=lambda one: one.sent.intent_at if one.sent else 0.0)
-
-
-def _is_readable(files: Files, snapshot: str) -> bool:
-    """Whether the requests of a snapshot can be made again, with what the home keeps for them."""
-    if not files.glob(paths.snapshot_facts(snapshot)):
-        return False
-    return not documents_missing(files, snapshot)
 
 
 def documents_missing(files: Files, snapshot: str) -> list[str]:

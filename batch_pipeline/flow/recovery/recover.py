@@ -16,7 +16,6 @@ from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, LedgerError
-from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.recovery import copies, listed, rebuild
 from batch_pipeline.flow.recovery import found as home
@@ -147,17 +146,8 @@ def recover(
         unidentified,
         dry_run,
         complete,
-        missing_documents=_missing_documents(pipeline, found),
+        missing_documents=sorted({path for one in found for path in one.missing_documents}),
     )  # fmt: skip
-
-
-def _missing_documents(pipeline: Pipeline, found: Sequence[Found]) -> list[str]:
-    snapshots = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
-    return [
-        f"{paths.documents(snapshot.partition('/')[0])}/{name}"
-        for snapshot in sorted(snapshots)
-        for name in home.documents_missing(pipeline.files, snapshot)
-    ]
 
 
 def _is_lacking(one: Found, known: Mapping[str, State]) -> bool:

@@ -97,8 +97,7 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
         number = parsed[1] if parsed is not None else 0
         known = number < len(sizes)
         tried = row["attempt"] - ((before[number] or 0) if known else 0)
-        if variants.has_further_turns(row["variant"]):
-            tried = 1
+        tried = variants.first_attempt(row["variant"], tried)
         first.count(row["id"], tried, _outcome(row))
         prompt = sum(row[name] for name in PROMPT_TOKENS)
         found = (1, sizes[number], prompt) if prompt and known else (0, 0, 0)

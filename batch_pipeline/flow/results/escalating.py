@@ -67,8 +67,8 @@ class Escalating:
         than the share allows.
         """
         asked = self._asked.variants[number]
-        if asked is not None and variants.has_further_turns(asked):
-            tried = 1
+        if asked is not None:
+            tried = variants.first_attempt(asked, tried)
         if outcome.action is Action.ESCALATE:
             self._failed += 1
             if self._failed > self._most:

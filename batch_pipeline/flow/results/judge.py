@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from operator import mul
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -47,13 +47,6 @@ from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
-# What a result says by itself, before it is known which attempt at which request it was: outcome,
-# content, parsed, stop reason, model, tokens (None: billed, and not known), the bill where it is
-# not that of the tokens alone, details, and for a paused answer its turn and container.
-_Read = tuple[
-    Outcome, str | None, str | None, str | None, str | None, Tokens | None, Bill | None,
-    str | None, str | None, str | None,
-]  # fmt: skip
 _NOTHING: Sequence[Any] = ()
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
@@ -62,6 +55,25 @@ _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Rows that are put together at once of requests whose results came without a message.
 _ROWS_AT_ONCE = 5_000
+
+
+class _Read(NamedTuple):
+    """What a result says by itself, before it is known which attempt at which request it was.
+
+    `tokens` are None where it was billed and they are not known, and the `bill` is there where it
+    is not that of the tokens alone. A paused answer has a `turn`, and perhaps a `container`.
+    """
+
+    outcome: Outcome
+    content: str | None = None
+    parsed: str | None = None
+    stop_reason: str | None = None
+    model: str | None = None
+    tokens: Tokens | None = None
+    bill: Bill | None = None
+    details: str | None = None
+    turn: str | None = None
+    container: str | None = None
 
 
 class LineJudge:
@@ -271,10 +283,10 @@ class LineJudge:
         """What a result says; one without a message that succeeded has cost nothing."""
         outcome = outcomes.of_result(result, asked.asked_for, attempted=attempted)
         if type(result) is not dict or result.get("type") != "succeeded":
-            return outcome, None, None, None, None, _NO_TOKENS, None, None, None, None
+            return _Read(outcome, tokens=_NO_TOKENS)
         message = result.get("message")
         if type(message) is not dict:
-            return outcome, None, None, None, None, None, None, None, None, None
+            return _Read(outcome)
         pauses, paused = 0, _NOTHING
         if self._turns is not None and number is not None:
             pauses, paused = self._pauses[number], further_turns.paused_blocks(self._turns[number])
@@ -289,7 +301,9 @@ class LineJudge:
         turn = container = None
         if stop_reason == outcomes.PAUSE_TURN:
             turn, container = further_turns.pause_of(message)
-        return outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container
+        return _Read(
+            outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container
+        )
 
     def _look_for_storm(self) -> None:
         """Tell a storm: what failed in it is sent again and was no attempt, unless an answer was
@@ -304,8 +318,9 @@ class LineJudge:
             self.storm = outcomes.is_storm(answers + earlier, self._passing + failed)
         for number in passing if self.storm else ():
             if number not in self._lost:
-                outcome, *rest = self._pending[number]
-                self._pending[number] = (replace(outcome, action=Action.REOPEN), *rest)  # type: ignore[assignment]
+                read = self._pending[number]
+                outcome = replace(read.outcome, action=Action.REOPEN)
+                self._pending[number] = read._replace(outcome=outcome)
 
     def _settle(self, number: int, read: _Read) -> Judged:
         """Book the first result of a request; its answer in the order of `JUDGED`."""
@@ -383,7 +398,7 @@ class LineJudge:
 
     def _in_this_submission(self, number: int, read: _Read) -> Outcome:
         """What a result that is no success means for this request of this submission."""
-        outcome = read[0]
+        outcome = read.outcome
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
         outcome = self._escalating.after(number, outcome, _turn_bytes(read))
@@ -425,10 +440,9 @@ def _turn_bytes(read: _Read) -> int:
 
     A call of a tool cannot be explained: what follows it in a request is the tool's result.
     """
-    outcome, content, _, stop_reason, *_, turn, container = read
-    if stop_reason == outcomes.PAUSE_TURN:
-        return further_turns.pause_bytes(turn, container)
-    if outcome.error_type not in outcomes.EXPLICABLE or stop_reason == outcomes.TOOL_USE:
+    error, message = read.outcome.error_type, read.outcome.error_message or ""
+    if read.stop_reason == outcomes.PAUSE_TURN:
+        return further_turns.pause_bytes(read.turn, read.container)
+    if error not in outcomes.EXPLICABLE or read.stop_reason == outcomes.TOOL_USE:
         return 0
-    message = (outcome.error_message or "")[:MESSAGE_CHARACTERS]
-    return further_turns.explanation_bytes(content or "", message)
+    return further_turns.explanation_bytes(read.content or "", message[:MESSAGE_CHARACTERS])

@@ -20,8 +20,8 @@ from batch_pipeline.flow.dataset.further import Further
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json
 from batch_pipeline.flow.dataset.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.dataset.template import is_blank
 from batch_pipeline.flow.planning.variants import Ways
+from batch_pipeline.jobs.template import is_blank
 from batch_pipeline.pricing.documents import PAGE_TOKENS
 from batch_pipeline_tests.support import job
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.flow.dataset.template import Template, cell_text, is_blank
+from batch_pipeline.flow.dataset.reading.row_json import cell_text
+from batch_pipeline.jobs.template import Template, is_blank
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,17 @@ for the small copy.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 from PIL import Image
 
-from batch_pipeline.flow.dataset.documents.extract_pdf import THUMBNAIL_WIDTH
+from batch_pipeline.flow.dataset.documents import small_pictures
 from batch_pipeline.flow.dataset.documents.inspect_types import Facts, Refused, Want
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 # Cameras put several pictures into one JPEG, which Pillow has a name of its own for.
 _SAME_AS = {"MPO": "JPEG"}
-_QUALITY = 60
 # What Pillow raises for the header of an image that is none.
 _ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, ArithmeticError, EOFError, TypeError,
@@ -44,12 +42,10 @@ def facts_of(want: Want) -> Facts:
 def thumbnail(path: str) -> bytes:
     """The image as a small JPEG."""
     with Image.open(path, formats=tuple(_TYPES)) as image:
-        image.draft("RGB", (THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
+        image.draft("RGB", (small_pictures.WIDTH, small_pictures.WIDTH))
         small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH * 3 // 2))
-    made = io.BytesIO()
-    small.save(made, "JPEG", quality=_QUALITY, optimize=True)
-    return made.getvalue()
+    small.thumbnail((small_pictures.WIDTH, small_pictures.HEIGHT))
+    return small_pictures.as_jpeg(small)
 
 
 def _words(error: Exception, want: Want) -> str:

@@ -18,12 +18,11 @@ from typing import Any
 import pypdfium2
 from pypdfium2 import raw
 
+from batch_pipeline.flow.dataset.documents import small_pictures
 from batch_pipeline.flow.dataset.documents.inspect_types import Facts, Refused, Want
 
 # Larger texts fit in no request.
 MOST_TEXT_BYTES = 32_000_000
-THUMBNAIL_WIDTH = 420
-_QUALITY = 60
 # What PDFium writes anew into each file: cuts of the same pages are to be the same bytes.
 _ID = re.compile(rb"(/ID\s*\[\s*<)[0-9A-Fa-f]{32}(>\s*<)[0-9A-Fa-f]{32}(>)")
 _CREATED = re.compile(rb"(/CreationDate\s*\(D:)([0-9+\-'Z]*)")
@@ -57,11 +56,10 @@ def thumbnail(path: str) -> bytes:
     """The first page as a small JPEG."""
     with closing(_opened(path)) as document, closing(document[0]) as page:
         # A page may be a hundred times as high as it is wide.
-        scale = THUMBNAIL_WIDTH / max(page.get_width(), page.get_height() / 1.5, 1)
+        shape = small_pictures.HEIGHT / small_pictures.WIDTH
+        scale = small_pictures.WIDTH / max(page.get_width(), page.get_height() / shape, 1)
         picture = page.render(scale=scale).to_pil().convert("RGB")
-    made = io.BytesIO()
-    picture.save(made, "JPEG", quality=_QUALITY, optimize=True)
-    return made.getvalue()
+    return small_pictures.as_jpeg(picture)
 
 
 def _opened(path: str) -> Any:

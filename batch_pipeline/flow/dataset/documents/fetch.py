@@ -23,7 +23,7 @@ import httpx2
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from batch_pipeline.flow.dataset.documents.inspect_types import Refused
-from batch_pipeline.jobs.documents import Host, parse_host
+from batch_pipeline.jobs.documents import PORTS, Host, parse_host
 
 NOT_ALLOWED = "URL not allowed"
 NOT_FETCHED = "URL cannot be fetched"
@@ -35,7 +35,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # What may be gone in a moment.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _TRIES = 3
-_PORTS = {"https": 443, "http": 80}
 _BLOCK = 1 << 20
 
 
@@ -118,11 +117,11 @@ class Fetcher:
             parsed = httpx2.URL(url)
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Refused(NOT_ALLOWED, f"not a URL: {error}") from None
-        if parsed.scheme not in _PORTS:
+        if parsed.scheme not in PORTS:
             raise Refused(NOT_ALLOWED, f"{parsed.scheme}:// is not fetched, https:// is")
         if parsed.userinfo:
             raise Refused(NOT_ALLOWED, "it holds a user name or a password")
-        port = parsed.port or _PORTS[parsed.scheme]
+        port = parsed.port or PORTS[parsed.scheme]
         host = Host(parsed.scheme, parsed.host.lower(), port)
         if host not in self._hosts:
             shown = f"host {host.host}"

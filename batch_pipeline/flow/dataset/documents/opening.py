@@ -15,13 +15,11 @@ from typing import Any, cast
 
 from batch_pipeline.flow.dataset.documents.reference import Document, DocumentChangedError
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
-from batch_pipeline.flow.dataset.reading.streams import open_named
+from batch_pipeline.flow.dataset.reading.streams import GONE, open_named
 from batch_pipeline.storage.files import Files
 
 # A multiple of 3: the base64 of pieces, put together, is that of the whole. 256 KiB of it.
 PIECE_BYTES = 196_608
-# What says that a document is not there any more. Other errors of reading are not its fault.
-_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _SHOWN = 4
 
 
@@ -52,7 +50,7 @@ class DocumentOpener:
                     if last:
                         yield last
                     last = piece
-        except _GONE as error:
+        except GONE as error:
             raise DocumentChangedError(document, _gone(document, kept, error)) from error
         if digest.hexdigest() != sha256:
             raise DocumentChangedError(document, _changed(document, sha256, digest.hexdigest()))

@@ -13,11 +13,11 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset.documents.inspect_types import Refused
 from batch_pipeline.flow.dataset.reading.files import SourceFile
 from batch_pipeline.flow.dataset.reading.listing import filesystem_of, is_remote
+from batch_pipeline.flow.dataset.reading.streams import GONE
 
 OUTSIDE = "path outside of input.root"
 UNREADABLE = "document cannot be read"
 EMPTY = "empty file"
-_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,6 @@ def cannot_be_read(path: str, error: OSError) -> Refused | InputDataError:
     """What an error of reading comes to: a file that is gone or closed concerns its row alone."""
     missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else None
     why = error.strerror or missing or type(error).__name__
-    if isinstance(error, _GONE) or error.errno is not None:
+    if isinstance(error, GONE) or error.errno is not None:
         return Refused(UNREADABLE, f"{path}: {why}")
     return InputDataError(f"{path}: cannot be read for now: {error}. Run again.")

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batch_pipeline.flow.dataset.template import cell_text
-
 # A cell that is no valid text is kept as an object of this one key, with the undecodable bytes as
 # backslash escapes: JSON readers accept it, and it cannot be taken for a text that has backslashes.
 UNDECODABLE = "$undecodable"
@@ -33,6 +31,17 @@ _KEPT_BYTES = 1_000
 _EXACT_TYPES = frozenset({str, int, bool, type(None)})
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def cell_text(value: object) -> str:
+    """How a JSON value becomes prompt text: a string as it is, anything else as its JSON text."""
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        # orjson stops at 64-bit integers; JSON does not.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class CellProblem(Exception):

@@ -41,6 +41,10 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
         yield stream
 
 
+# What says that a file is gone or closed. Other errors of reading are not its fault.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 @contextmanager
 def open_named(name: str, store: str | None) -> Iterator[io.BufferedReader[Any]]:
     """The bytes of a file as they are, by what opens it: see `SourceFile`."""
