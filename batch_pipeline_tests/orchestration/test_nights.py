@@ -332,3 +332,9 @@ def test_a_poll_that_fails_is_a_reason_and_keeps_the_cursor(
     assert "no polls today" in tick.skip_message
     assert f"{nights[0]}: 10% complete" in tick.skip_message
     assert (job.cursor, tick.run_requests) == (cursor, [])
+
+
+def test_a_run_that_names_no_night_says_so(nightly: MakeNightly) -> None:
+    failed = nightly().launch(None)
+    assert not failed.success
+    assert "Which night is meant? Materialize its assets of a partition" in failure_of(failed)

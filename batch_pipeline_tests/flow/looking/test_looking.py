@@ -209,3 +209,19 @@ def test_without_a_key_the_tokens_are_estimated(
     assert (of_files.requests, [row.id for row in of_files.rows]) == (9, ["0.pdf", "1.pdf"])
     assert of_files.night is not None
     assert "if all 9 are as these 2 rows" in of_files.night_from
+
+
+def test_a_row_that_names_another_model_is_told_as_in_its_night(
+    sim: Simulator, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    rows = [{**row, "model": "claude-2"} for row in documents(1)]
+    models = {"column": "model", "models": ["claude-haiku-4-5-20251001"]}
+    spec = job(
+        write_rows(tmp_path / "in.jsonl", rows), per_row={"model_id": models},
+        pilot={"size": 0, "max_error_rate": 1},
+    )  # fmt: skip
+    [before] = preview(pipeline, spec, PARTITION).rows
+    run(pipeline, spec, PARTITION)
+    [after] = preview(pipeline, spec, PARTITION).rows
+    assert before.problem == after.problem
+    assert (before.problem or "").startswith("invalid_input: a model that rows may not name: ")

@@ -213,3 +213,9 @@ def test_a_small_picture_is_made_of_pages_and_images(
         assert (picture.format, picture.size) == ("JPEG", size)
     path.write_bytes(b"none")
     assert thumbnail(str(path), media_type) is None
+
+
+def test_for_images_alone_no_reader_of_pdfs_is_loaded() -> None:
+    module = "batch_pipeline.flow.dataset.documents.extract_image"
+    code = f"import sys, {module}; sys.exit('pypdfium2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
