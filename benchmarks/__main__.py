@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("submit", "filters", "collect", "memory", "poll", "flow", "ledger", "realtime")
+ALL = ("submit", "filters", "collect", "memory", "poll", "flow", "ledger", "realtime", "documents")
 
 
 def main() -> int:

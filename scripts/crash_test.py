@@ -1,8 +1,8 @@
 """Proof by killing: small nights that die at every point, and at random under a hostile API.
 
     make crash-test                                      the whole of it, an hour or more
-    python scripts/crash_test.py --every 10 --nights 3 --hurried 2 --postgres 2 --elsewhere 2 \
-        --dagster 1
+    python scripts/crash_test.py --every 10 --nights 3 --hurried 2 --documents 2 --postgres 2 \
+        --elsewhere 2 --dagster 1
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -29,12 +29,18 @@ sys.path.insert(0, str(ROOT))
 from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_hurried import (  # noqa: E402
     hunted_before_deadline,
     hunted_in_real_time,
 )
-from batch_pipeline_tests.end_to_end.crash_nights import caching_of, hunted, killed_at  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_nights import (  # noqa: E402
+    caching_of,
+    hunted,
+    killed_at,
+    ledger_lost,
+)
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
 
 BLOWS = 25
@@ -44,6 +50,16 @@ HUNTS = {
     "hunted, with a deadline": hunted_before_deadline,
     "hunted, in real time": hunted_in_real_time,
 }
+# How a night is killed at each point: its pilot's way, and its documents.
+SWEEPS = (
+    ("realtime", None),
+    ("batch", None),
+    ("realtime", REFERENCE),
+    ("batch", KEPT),
+)
+# Of the 480 points or more of a night with documents: from the first of these on the API has some
+# of it. A ledger that is lost before knows of nothing bought, and the input is read as it is then.
+SENT_FROM, SENT_TO = 200, 450
 ROWS = {
     "kills": "processes killed (SIGKILL)",
     "freezes": "processes frozen (SIGSTOP) beyond their lease",
@@ -59,6 +75,7 @@ ROWS = {
     "reused": "rows with an answer of the night before",
     "near_duplicates": "rows with the answer of a near duplicate",
     "escalated": "requests that a stronger model was asked for too",
+    "changed_documents": "rows whose document had changed, or was gone, when it was to be sent",
     "bought_twice_in_batches": "answers bought twice in batches",
     "calls_repeated": "real-time calls bought twice (in flight at a blow, or answer lost)",
     "repeated_beside": "of them, in flight in a process that was frozen",
@@ -100,6 +117,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="number of the first such point")
     parser.add_argument("--nights", type=int, default=40, help="nights that are hunted")
     parser.add_argument("--hurried", type=int, default=20, help="with a deadline; in real time")
+    parser.add_argument("--documents", type=int, default=20, help="as many of each, of documents")
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
     parser.add_argument("--elsewhere", type=int, default=20, help="as many, before another API")
     parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
@@ -110,14 +128,16 @@ def main() -> int:
     tally = Tally(Path(tempfile.mkdtemp(prefix="crash_test_")))
     started = time.monotonic()
     with forking() as forks, contextlib.suppress(KeyboardInterrupt):
-        for pilot_via in ("realtime", "batch") if arguments.every else ():
-            sweep(forks, tally, pilot_via, arguments.first, arguments.every)
+        for pilot_via, documents_as in SWEEPS if arguments.every else ():
+            sweep(forks, tally, pilot_via, documents_as, arguments.first, arguments.every)
         for kind, hunt in HUNTS.items():
             nights = arguments.nights if hunt is hunted else arguments.hurried
             for seed in range(arguments.seed, arguments.seed + nights):
                 work = partial(hunt, forks, seed=seed, blows=BLOWS)
                 tally.attempt(kind, f"{hunt.__name__}-{seed}", work)
                 progress(f"{kind}: seed {seed}")
+        for seed in range(arguments.seed, arguments.seed + arguments.documents):
+            hunt_with_documents(forks, tally, seed)
         if arguments.postgres:
             hunt_on_postgres(forks, tally, arguments.seed, arguments.postgres)
         for seed in range(arguments.seed, arguments.seed + arguments.elsewhere):
@@ -136,6 +156,18 @@ def main() -> int:
     return 1 if tally.failures else 0
 
 
+def hunt_with_documents(forks: Forks, tally: Tally, seed: int) -> None:
+    """Every second night keeps its documents."""
+    documents_as = (REFERENCE, KEPT)[seed % 2]
+    for kind, hunt in HUNTS.items():
+        work = partial(hunt, forks, seed=seed, blows=BLOWS, documents_as=documents_as)
+        tally.attempt(f"{kind}, documents", f"documents-{hunt.__name__}-{seed}", work)
+        progress(f"{kind}: seed {seed}, with documents ({documents_as})")
+    fatal = SENT_FROM + 97 * seed % (SENT_TO - SENT_FROM)
+    lose = partial(ledger_lost, forks, fatal=fatal, documents_as=documents_as)
+    tally.attempt("ledger lost, documents", f"documents-ledger-lost-{seed}", lose)
+
+
 def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -> None:
     with running_postgres() as server:
         for seed in range(first_seed, first_seed + nights):
@@ -146,22 +178,27 @@ def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -
                 progress(f"{kind}: seed {seed}, ledger in PostgreSQL")
 
 
-def sweep(forks: Forks, tally: Tally, pilot_via: str, first: int, every: int) -> None:
+def sweep(
+    forks: Forks, tally: Tally, pilot_via: str, documents_as: str | None, first: int, every: int
+) -> None:
     """Kill at each point that an undisturbed night passes."""
     points: list[str] = []
 
     def die(folder: Path, fatal: int | None) -> Figures:
-        figures, reached = killed_at(forks, folder, fatal, pilot_via=pilot_via)
+        figures, reached = killed_at(
+            forks, folder, fatal, pilot_via=pilot_via, documents_as=documents_as
+        )
         if fatal is None:
             points.extend(reached)
         return figures
 
-    column = f"killed at a point, pilot: {pilot_via}"
-    tally.attempt(column, f"{pilot_via}-undisturbed", partial(die, fatal=None))
+    name = pilot_via if documents_as is None else f"{pilot_via}-documents-{documents_as}"
+    column = f"killed at a point, pilot: {name.replace('-', ', ')}"
+    tally.attempt(column, f"{name}-undisturbed", partial(die, fatal=None))
     for fatal in range(first, len(points) + 1, every):
-        tally.attempt(column, f"{pilot_via}-{fatal}", partial(die, fatal=fatal))
+        tally.attempt(column, f"{name}-{fatal}", partial(die, fatal=fatal))
         if (fatal - first) % (20 * every) == 0:
-            progress(f"pilot {pilot_via}: point {fatal} of {len(points)}")
+            progress(f"pilot {name}: point {fatal} of {len(points)}")
 
 
 def progress(text: str) -> None:

@@ -30,7 +30,7 @@ from batch_pipeline.api.failures import (
     refusal,
     said,
 )
-from batch_pipeline.api.protocol import Answer, ApiFailure
+from batch_pipeline.api.protocol import Answer, ApiFailure, Streamed
 
 MESSAGES = "/v1/messages"
 UNAUTHORIZED = 401
@@ -151,7 +151,7 @@ class AnthropicMessages:
         self._heads = heads
         self._note = note
 
-    async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
+    async def create(self, params: bytes | Streamed, betas: Sequence[str]) -> Answer:
         head = await self._heads.head(betas)
         status, headers, content = await self._post(head, params)
         if status == UNAUTHORIZED:
@@ -168,13 +168,23 @@ class AnthropicMessages:
             raise refusal(status, headers, content)
         return Answer(message, content.removeprefix(codecs.BOM_UTF8), rate_limits(headers))
 
-    async def _post(self, head: RequestHead, params: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(
+        self, head: RequestHead, params: bytes | Streamed
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the answer to one call."""
+        data: bytes | AsyncIterator[bytes]
+        headers = head.headers
+        broken: list[Exception] = []
+        if isinstance(params, Streamed):
+            headers = {**headers, "Content-Length": str(params.length)}
+            data = _pieces(params, broken)
+        else:
+            data = params
         try:
             async with self._session.post(
                 head.url,
-                data=params,
-                headers=head.headers,
+                data=data,
+                headers=headers,
                 timeout=head.timeout,
                 # The body is a document of the user's and must not go to another address.
                 allow_redirects=False,
@@ -184,9 +194,20 @@ class AnthropicMessages:
             raise _lost(error, connected=False) from None
         except (aiohttp.ClientError, OSError) as error:
             # Time-outs are among these: what became of the request is open.
-            raise _lost(error, connected=True) from None
+            raise broken[0] if broken else _lost(error, connected=True) from None
         self._note(response.headers)
         return response.status, response.headers, content
+
+
+async def _pieces(body: Streamed, broken: list[Exception]) -> AsyncIterator[bytes]:
+    """The pieces of a body; an error of making them, which the connection would hide, is kept."""
+    pieces = body.pieces()
+    try:
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+    except Exception as error:
+        broken.append(error)
+        raise
 
 
 @asynccontextmanager

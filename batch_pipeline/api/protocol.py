@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -158,11 +158,21 @@ def _whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < 300 else math.inf
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """A JSON body of this length in bytes that is made while it is sent; `pieces` makes it anew for
+    each call, in a thread. An error there leaves the body incomplete."""
+
+    length: int
+    pieces: Callable[[], Iterator[bytes]]
+
+
 class Messages(Protocol):
     """The Messages endpoint, for many calls at once from one event loop."""
 
-    async def create(self, params: bytes, betas: Sequence[str]) -> Answer:
-        """Make one call with a JSON body, without any retry. May raise `ApiFailure`."""
+    async def create(self, params: bytes | Streamed, betas: Sequence[str]) -> Answer:
+        """Make one call with a JSON body, without any retry. May raise `ApiFailure`, and what
+        making the body raises."""
         ...
 
 

@@ -47,8 +47,8 @@ class Ticket:
     """Estimated use of each limit."""
     before: dict[str, float]
     """Estimated use of all calls up to this one."""
-    size: int
-    """Bytes of the body."""
+    size: float
+    """What its tokens were reckoned from: bytes of text."""
     beside: int
     """Number of calls under way when it left, itself included."""
 
@@ -99,8 +99,8 @@ class Limiter:
     _per_byte: float = TOKENS_PER_BYTE
     _output: float = OUTPUT_TOKENS
 
-    def wait(self, now: float, size: int) -> float | None:
-        """Seconds until a call of `size` bytes may leave; None: not before another call ends."""
+    def wait(self, now: float, size: float) -> float | None:
+        """Seconds until a call of `size`, bytes of text, may leave; None: until another ends."""
         if now < self._paused_until:
             return self._paused_until - now
         most = 1 if self._strikes >= STRIKES_TO_PROBE else self._window
@@ -115,8 +115,8 @@ class Limiter:
         """Seconds for which no call leaves, because the API refused one or failed."""
         return max(0.0, self._paused_until - now)
 
-    def sent(self, now: float, size: int) -> Ticket:
-        """Count a call of `size` bytes that leaves now."""
+    def sent(self, now: float, size: float) -> Ticket:
+        """Count a call of `size` that leaves now."""
         use = self._use(size)
         for name, amount in use.items():
             self._under_way[name] += amount
@@ -183,7 +183,7 @@ class Limiter:
         """Forget a call whose answer is not waited for any more."""
         self._landed(ticket)
 
-    def _use(self, size: int) -> dict[str, float]:
+    def _use(self, size: float) -> dict[str, float]:
         return {REQUESTS: 1.0, INPUT: size * self._per_byte, OUTPUT: self._output}
 
     def _landed(self, ticket: Ticket) -> None:

@@ -27,11 +27,13 @@ from batch_pipeline.cli.commands.estimate import estimate
 from batch_pipeline.cli.commands.export import export
 from batch_pipeline.cli.commands.init import init
 from batch_pipeline.cli.commands.jobs import jobs, validate
+from batch_pipeline.cli.commands.preview import preview
 from batch_pipeline.cli.commands.prune import prune
 from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
 from batch_pipeline.cli.commands.recover import recover
 from batch_pipeline.cli.commands.report import report
 from batch_pipeline.cli.commands.run import cancel, run
+from batch_pipeline.cli.commands.show import show
 from batch_pipeline.cli.commands.simulator import simulator
 from batch_pipeline.cli.commands.status import status
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
@@ -44,9 +46,11 @@ COMMANDS = (
     init,
     jobs,
     validate,
+    preview,
     estimate,
     run,
     status,
+    show,
     report,
     export,
     approve,

@@ -164,7 +164,7 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
     if found.remedy:
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
-        f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
+        f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"
         for given in state.approvals
     ]
     notes += [

@@ -11,8 +11,9 @@ import os
 import socket
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.night_gates import verdict_applies
+from batch_pipeline.flow.pilot import page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
@@ -53,6 +54,7 @@ def approve(
         if not _is_closed(state, snapshot, spec, gate):
             raise UsageError(
                 f"The {gate} gate of {place} is not closed, there is nothing to approve."
+                f"{_not_judged_yet(state, snapshot, gate)}"
             )
         approval = approvals.add(
             connection,
@@ -63,7 +65,10 @@ def approve(
             reason=reason,
             approved_by=who,
         )
-    log.warning("%s: the %s gate was overruled by %s: %s", place, gate, who, reason)
+    if gate is Gate.PILOT and state.night.pilot is not None:
+        # It says from now on who approved it.
+        page.write(pipeline, spec, night, snapshot, state.night.pilot)
+    log.warning("%s: the %s gate was approved by %s: %s", place, gate, who, reason)
     return approval
 
 
@@ -88,6 +93,13 @@ def user_at_host() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def _not_judged_yet(state: Progress, snapshot: Snapshot, gate: Gate) -> str:
+    """That the pilot has no verdict yet: there is nothing that a person can have looked at."""
+    if gate is not Gate.PILOT or verdict_applies(state.night.pilot, snapshot):
+        return ""
+    return " Its pilot has not been judged yet: run the night, look at the pilot's page, approve."
+
+
 def _given(state: Progress, snapshot: Snapshot, gate: Gate) -> Approval | None:
     """The latest approval that covers a gate already: the same command may be given twice."""
     covering = [
@@ -102,4 +114,6 @@ def _is_closed(state: Progress, snapshot: Snapshot, spec: JobSpec, gate: Gate) -
     if gate is Gate.BREAKER:
         return state.breaker(spec.alerts) is not None
     verdict = state.night.pilot
-    return verdict is not None and verdict_applies(verdict, snapshot) and not verdict["open"]
+    if verdict is None or not verdict_applies(verdict, snapshot):
+        return False
+    return not verdict["open"] or approvals.needs_review(verdict)

@@ -15,7 +15,7 @@ from batch_pipeline.flow import prune as pruning
 from batch_pipeline.flow import redrive as redriving
 from batch_pipeline.flow.batches import cancel as cancelling
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.partitions import check_boundary
+from batch_pipeline.jobs.partitions.partitions import check_boundary
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, nights
 from batch_pipeline.ledger.actions import ActionKind
@@ -58,10 +58,10 @@ class Control:
         return self._record(ActionKind.RESUME, partition, reason, outcome)
 
     def approve(self, partition: str, gate: Gate, reason: str) -> str:
-        """Overrule a closed gate."""
+        """Approve a closed gate: overrule it, or let a reviewed pilot go."""
         night = self._night(partition)
         given = approval.approve(self.pipeline, self.spec, night, gate, reason, self.by)
-        outcome = f"the {given.gate} gate is overruled"
+        outcome = f"the {given.gate} gate is approved"
         return self._record(ActionKind.APPROVE, partition, given.reason, outcome)
 
     def redrive(self, partition: str, statuses: Collection[str] = (), reason: str = "") -> str:

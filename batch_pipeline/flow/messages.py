@@ -6,13 +6,23 @@ Both engines read messages here. What a stop reason or an error means stands in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema_rs
 import orjson
 
-from batch_pipeline.flow.outcomes import Action, Outcome, Status, odd_answer, shape_of
+from batch_pipeline.flow.outcomes import (
+    NOT_JSON,
+    SCHEMA_VIOLATION,
+    TOOL_USE,
+    Action,
+    AskedFor,
+    Outcome,
+    Status,
+    odd_answer,
+    shape_of,
+)
 from batch_pipeline.pricing.tokens import TokenUsage
 
 # The most tokens of one class that one answer can have: several rounds of tools, each with the
@@ -76,11 +86,16 @@ def text_of(message: Mapping[str, Any]) -> str:
     if text:
         return text
     calls = [block.get("input") for block in blocks if block.get("type") == "tool_use"]
+    return "".join([as_json(call) for call in calls])
+
+
+def as_json(value: object) -> str:
+    """A value that was read from JSON as JSON again."""
     try:
-        return "".join([orjson.dumps(call).decode() for call in calls])
+        return orjson.dumps(value).decode()
     except TypeError:
         # Nested more deeply than orjson writes.
-        return "".join([json.dumps(call, ensure_ascii=False) for call in calls])
+        return json.dumps(value, ensure_ascii=False)
 
 
 class AnswerReader:
@@ -91,22 +106,34 @@ class AnswerReader:
         if output_schema is not None:
             self._validator = jsonschema_rs.validator_for(output_schema)
 
-    def read(self, message: Mapping[str, Any], outcome: Outcome) -> tuple[Outcome, str, str | None]:
+    def read(
+        self,
+        message: Mapping[str, Any],
+        outcome: Outcome,
+        asked: AskedFor,
+        paused: Sequence[Any] = (),
+    ) -> tuple[Outcome, str, str | None]:
         """The outcome, the text, and the text again where it is the JSON that the schema asks for.
 
         `outcome` is what the stop reason says; an answer that would be kept by it is not kept if
-        its text is empty, is no JSON, or breaks the schema.
+        its text is empty, is no JSON, or breaks the schema. A call of a tool to which the model was
+        not forced is not what the schema is about. `paused` are the blocks of the same answer
+        before this message: they belong to the text, except before JSON that is whole without.
         """
         try:
-            text = text_of(message)
+            text = whole = text_of(message)
+            if paused:
+                whole = text_of({**message, "content": [*paused, *(message.get("content") or ())]})
         except OddAnswerError as error:
             return odd_answer(str(error)), "", None
         if outcome.action is not Action.KEEP:
-            return outcome, text, None
-        if not text or text.isspace():
-            return _invalid("empty_answer", "the answer has no text"), text, None
-        if self._validator is None:
-            return outcome, text, None
+            return outcome, whole, None
+        if not whole or whole.isspace():
+            return _invalid("empty_answer", "the answer has no text"), whole, None
+        if self._validator is None or (message.get("stop_reason") == TOOL_USE and not asked.forced):
+            return outcome, whole, None
+        if paused and self._checked(whole) is None:
+            return outcome, whole, whole
         broken = self._checked(text)
         return (outcome, text, text) if broken is None else (broken, text, None)
 
@@ -115,16 +142,16 @@ class AnswerReader:
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            return _invalid("not_json", f"the answer is not JSON: {error}")
+            return _invalid(NOT_JSON, f"the answer is not JSON: {error}")
         try:
             problem = next(self._validator.iter_errors(value), None)
         except ValueError as error:
-            return _invalid("schema_violation", f"the answer cannot be checked: {error}")
+            return _invalid(SCHEMA_VIOLATION, f"the answer cannot be checked: {error}")
         if problem is None:
             return None
         place = "/".join(str(step) for step in problem.instance_path)
         said = f"the answer breaks the schema at {place or 'its top'}: {problem.message}"
-        return _invalid("schema_violation", said)
+        return _invalid(SCHEMA_VIOLATION, said)
 
 
 def _invalid(error_type: str, message: str) -> Outcome:

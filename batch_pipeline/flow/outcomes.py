@@ -7,6 +7,7 @@ types that it does not know as types that it knows.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -40,6 +41,10 @@ class Action(StrEnum):
     RETRY_ONCE = "retry once"
     # Sent once more with a larger `max_tokens`, whatever the number of attempts.
     MORE_ROOM = "more room"
+    # Sent once more with the answer and what is wrong with it, whatever the number of attempts.
+    EXPLAIN = "explain"
+    # The answer paused: sent with what there is of it, so that the API goes on.
+    CONTINUE = "continue"
     # A stronger model is asked once, as far as the share of the night allows that.
     ESCALATE = "escalate"
     # Sent again whatever the number of attempts: the API never worked on it.
@@ -73,12 +78,29 @@ class Outcome:
     error_message: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AskedFor:
+    """Whether a request offers the model `tools`, and whether it is `forced` to call one."""
+
+    tools: bool = False
+    forced: bool = False
+
+    @classmethod
+    def by(cls, params: Mapping[str, Any]) -> AskedFor:
+        """What declared Messages parameters ask for."""
+        choice = params.get("tool_choice")
+        forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+        return cls(bool(params.get("tools")), forced)
+
+
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
 # Statuses of answers that were billed.
 BILLED = (Status.SUCCEEDED, Status.TRUNCATED, Status.REFUSED, Status.INVALID_OUTPUT)
 # Error types of this project. The API cannot say any more what became of a request:
 RESULTS_GONE = "results_gone"
+# A document is not what the snapshot knows, or gone: the request was not sent.
+DOCUMENT_CHANGED = "document_changed"
 # An answer that was billed and has another shape than the API's.
 ODD_ANSWER = "odd_answer"
 # The ledger keeps error types, in columns of limited width.
@@ -92,10 +114,17 @@ ERROR_ACTIONS = {
     "request_too_large": Action.SET_ASIDE,
     "not_found_error": Action.STOP,
     RESULTS_GONE: Action.GIVE_UP,
+    DOCUMENT_CHANGED: Action.SET_ASIDE,
 }
 MAX_TOKENS = "max_tokens"
-# A stop reason that ends an answer as it should only where the request named tools to be used.
+# A stop reason that ends an answer as it should only where the request offers tools.
 TOOL_USE = "tool_use"
+# A stop reason of the API's own tools: the answer goes on in a further request.
+PAUSE_TURN = "pause_turn"
+# How an answer can be wrong of which `retry.explain` tells the model: error types.
+NOT_JSON = "not_json"
+SCHEMA_VIOLATION = "schema_violation"
+EXPLICABLE = (NOT_JSON, SCHEMA_VIOLATION)
 
 _SUCCESS = Outcome(Status.SUCCEEDED, Action.KEEP)
 _STOP_REASONS = {
@@ -117,7 +146,7 @@ _WITHOUT_MESSAGE = {
 }
 
 
-def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) -> Outcome:
+def of_result(result: object, asked: AskedFor, *, attempted: bool = True) -> Outcome:
     """What a result line's `result`, which may be of any shape, means.
 
     A succeeded one is judged by its stop reason alone. `attempted` is False for calls that the API
@@ -127,7 +156,7 @@ def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) 
         return _unknown(f"a result that is {shape_of(result)}", str(None))
     kind = result.get("type")
     if kind == "succeeded":
-        return _of_message(result.get("message"), tools_asked_for)
+        return _of_message(result.get("message"), asked)
     if kind == "errored":
         return _of_errored(result.get("error"), attempted=attempted)
     if not isinstance(kind, str):
@@ -138,9 +167,9 @@ def of_result(result: object, *, tools_asked_for: bool, attempted: bool = True) 
     return replace(outcome, action=Action.RETRY_ONCE)
 
 
-def _of_message(message: object, tools_asked_for: bool) -> Outcome:
+def _of_message(message: object, asked: AskedFor) -> Outcome:
     if isinstance(message, dict):
-        return _of_stop_reason(message.get("stop_reason"), tools_asked_for)
+        return _of_stop_reason(message.get("stop_reason"), asked)
     return odd_answer(f"its message is {shape_of(message)}")
 
 
@@ -148,6 +177,8 @@ def _of_errored(error: object, *, attempted: bool) -> Outcome:
     outcome = of_error(error)
     if not attempted:
         return replace(outcome, action=Action.REOPEN)
+    if outcome.error_type == DOCUMENT_CHANGED:
+        return replace(outcome, status=Status.INVALID_INPUT)
     # A model or a file that is gone is a fault of the job: the account's other jobs go on.
     gone = outcome.error_type == "not_found_error"
     return replace(outcome, action=Action.SET_ASIDE) if gone else outcome
@@ -165,6 +196,11 @@ def shape_of(value: object) -> str:
         return json.dumps(value)
     kinds: dict[type, str] = {str: "a text", list: "a list"}
     return kinds.get(type(value), "an object")
+
+
+def of_changed_document(why: str) -> Outcome:
+    """What it means that a document is not what the snapshot knows: its request is not sent."""
+    return Outcome(Status.INVALID_INPUT, Action.SET_ASIDE, DOCUMENT_CHANGED, why)
 
 
 def _unknown(message: str, kind: str) -> Outcome:
@@ -194,10 +230,10 @@ def of_error(error: object) -> Outcome:
     return Outcome(Status.ERRORED, ERROR_ACTIONS.get(kind, Action.RETRY_ONCE), kind, message)
 
 
-def _of_stop_reason(stop_reason: object, tools_asked_for: bool) -> Outcome:
+def _of_stop_reason(stop_reason: object, asked: AskedFor) -> Outcome:
     if (outcome := _STOP_REASONS.get(str(stop_reason))) is not None:
         return outcome
-    if stop_reason == TOOL_USE and tools_asked_for:
+    if stop_reason == TOOL_USE and (asked.tools or asked.forced):
         return _SUCCESS
     message = f"the answer ended with stop reason {stop_reason!r}"
     error_type = f"stop_reason:{stop_reason}"[:TYPE_CHARACTERS]
@@ -331,7 +367,9 @@ def settle(outcome: Outcome, attempt: int, max_attempts: int) -> bool:
     Attempts are counted from 1, and after a redrive from 1 again.
     """
     match outcome.action:
-        case Action.REOPEN | Action.MORE_ROOM | Action.ESCALATE | Action.STOP:
+        case Action.REOPEN | Action.STOP:
+            return False
+        case Action.MORE_ROOM | Action.EXPLAIN | Action.CONTINUE | Action.ESCALATE:
             return False
         case Action.RETRY:
             return attempt >= max_attempts

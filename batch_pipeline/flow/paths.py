@@ -61,8 +61,21 @@ def snapshot_facts(folder: str) -> str:
 
 # What is known of a copied input, in its folder.
 COPY_FACTS = "source.json"
+# Which documents its rows name, a hash in each line.
+COPY_DOCUMENTS = "documents.txt"
 
 
 def input_copies(job: str, partition: str) -> str:
     """The copies of a night's input that is not files."""
     return f"{job}/inputs/partition={partition}"
+
+
+def documents(job: str) -> str:
+    """The contents of documents that the home keeps, each once under its SHA-256, for all nights
+    and accounts of the job."""
+    return f"{job}/documents"
+
+
+def document_urls(job: str, partition: str) -> str:
+    """What was fetched from which URL for a night: `<sha256 of the URL>.json`."""
+    return f"{job}/documents/urls/partition={partition}"

@@ -1,4 +1,5 @@
-"""Prunes old, finished nights: removes their snapshots and raw lines.
+"""Prunes old, finished nights: removes their snapshots and raw lines, and then the documents that
+the home keeps for no night any more.
 
 Results, dead letters, reports, answers and the ledger's rows stay. A pruned night is final: its
 input is not read again, so that nothing of it can be bought again.
@@ -6,6 +7,7 @@ input is not read again, so that nothing of it can be bought again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +15,18 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset.documents.needed import documents_needed
+from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.declared_partitions import Declared
-from batch_pipeline.jobs.partitions import begin_of
+from batch_pipeline.jobs.partitions.declared_partitions import Declared
+from batch_pipeline.jobs.partitions.partitions import begin_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.storage.files import STAGING_MAX_AGE_SECONDS, Files
 
 log = get_logger(__name__)
 
@@ -29,16 +34,19 @@ log = get_logger(__name__)
 @dataclass(frozen=True)
 class Pruned:
     """The result of pruning a job: by partition, the bytes that were removed (or would be), and the
-    reason why a night that is old enough stays."""
+    reason why a night that is old enough stays; and the bytes of kept documents, which nights
+    share."""
 
     freed: dict[str, int]
     kept: dict[str, str]
+    documents: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return {
             "pruned": [{"partition": key, "bytes": size} for key, size in self.freed.items()],
             "kept": [{"partition": key, "reason": why} for key, why in self.kept.items()],
-            "bytes": sum(self.freed.values()),
+            "documents": self.documents,
+            "bytes": sum(self.freed.values()) + self.documents,
         }
 
 
@@ -70,6 +78,7 @@ def prune(
             paths.input_copies(job, key),
             paths.raw(job, key),
             paths.raw_realtime(job, key),
+            paths.document_urls(job, key),
         ]
         size = sum(pipeline.files.size(folder) for folder in folders)
         reason = _mark(pipeline, job, key, dry_run=dry_run)
@@ -81,7 +90,27 @@ def prune(
                 for folder in folders:
                     pipeline.files.remove(folder)
                 log.info("%s %s: pruned, %s bytes", job, key, f"{size:,}")
-    return Pruned(freed, kept)
+    documents = _prune_documents(pipeline.files, job, freed, dry_run=dry_run)
+    return Pruned(freed, kept, documents)
+
+
+def _prune_documents(files: Files, job: str, pruned: Iterable[str], *, dry_run: bool) -> int:
+    """Remove kept documents that no night needs but those that are `pruned`; returns their bytes.
+
+    What is younger than two days stays: a snapshot that is being taken keeps its documents before
+    anything names them.
+    """
+    store = DocumentStore(files, job)
+    before = time.time() - STAGING_MAX_AGE_SECONDS
+    old = list(store.unneeded((), before))
+    if not old:
+        return 0
+    needed = documents_needed(files, job, set(pruned))
+    removed = [(name, size) for name, size in old if name not in needed]
+    if not dry_run:
+        for name, _ in removed:
+            store.remove(name)
+    return sum(size for _, size in removed)
 
 
 def begun_before(declared: Declared, keys: Iterable[str], before: str) -> list[str]:
@@ -135,6 +164,8 @@ def describe(pruned: Pruned, *, dry_run: bool) -> Sequence[str]:
     """Lines for a person."""
     verb = "would be removed" if dry_run else "removed"
     lines = [f"{key}: {_readable(size)} {verb}" for key, size in pruned.freed.items()]
+    if pruned.documents:
+        lines.append(f"documents that no night needs: {_readable(pruned.documents)} {verb}")
     lines += [f"{key}: stays, {reason}" for key, reason in pruned.kept.items()]
     return lines or ["Nothing to prune."]
 

@@ -39,6 +39,9 @@ RESULTS_SCHEMA = pa.schema(
         ("answered_by", pa.string()),
         # The rule of the job that the row was asked by, see `dataset.routes`; NULL: none.
         ("route", pa.string()),
+        # What an answer holds beside its text, as JSON: citations, thinking, calls of tools, why
+        # it stopped. NULL: nothing of it.
+        ("details", pa.string()),
     ]
 )
 DEAD_LETTER_SCHEMA = pa.schema(
@@ -55,7 +58,8 @@ DEAD_LETTER_SCHEMA = pa.schema(
 # Internal: one row for each answer of the API. `id` is the item that bears its tokens and cost, the
 # first of those that its unit answers; `final` says whether it settles the unit, `counted` whether
 # it was an attempt. `other_way_usd` is what it would have cost in real time, or as a batch; NULL:
-# its tokens at the declared model's price.
+# its tokens at the declared model's price. `turn` is the answer's content as JSON where the request
+# goes on with it as a further turn, `container` that of the API's in which it goes on.
 ANSWERS_SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string()),
@@ -65,6 +69,8 @@ ANSWERS_SCHEMA = pa.schema(
         pa.field("other_way_usd", USD),
         pa.field("variant", pa.string()),
         pa.field("escalate", pa.string()),
+        pa.field("turn", pa.string()),
+        pa.field("container", pa.string()),
     ]
 )
 # The mode of a row whose answer was bought for another row; its tokens and cost are 0.
@@ -79,7 +85,7 @@ _REPEATED = (
     "answered_by", "variant", "escalate",
 )  # fmt: skip
 # Columns without statistics: the file's footer would hold the least and the greatest text in full.
-_TEXTS = ("content", "parsed", "error_message")
+_TEXTS = ("content", "parsed", "error_message", "details", "turn")
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

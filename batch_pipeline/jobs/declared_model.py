@@ -83,6 +83,11 @@ class _FromFile:
     also_given: bool
 
 
+def is_from_file(value: object) -> bool:
+    """Whether a value is yet to be read from the file that was named for it."""
+    return isinstance(value, _FromFile)
+
+
 def read_text(value: object, info: ValidationInfo) -> object:
     """The text of the file for a placeholder; any other value unchanged."""
     if not isinstance(value, _FromFile):

@@ -8,19 +8,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
     NonEmpty,
     NonEmptyTexts,
     base_dir_of,
 )
+from batch_pipeline.jobs.documents import Keep, PdfSpec, parse_host
 from batch_pipeline.jobs.input_sources import (
     ASSET_KEY,
     AssetSourceSpec,
     DeltaSourceSpec,
     SqlSourceSpec,
 )
+from batch_pipeline.jobs.partitions import path_patterns
 
 JOB_NAME = r"^[a-z][a-z0-9_]*$"
 SOURCES = ("path", "asset", "sql", "delta", "job")
@@ -116,7 +117,8 @@ class InputSpec(DeclaredModel):
         default="id",
         description="The column that names an item: text, numbers or UUIDs, unique within a night. "
         "A `txt` or `md` file is one row, with the columns `id` (the path relative to the glob's "
-        "fixed part) and `text`.",
+        "fixed part) and `text`; so is a PDF, an image, a Word file, a web page or an e-mail, "
+        "whose `{document}` it is.",
         examples=["contract_id"],
     )
     upstream: NonEmptyTexts = Field(
@@ -135,8 +137,32 @@ class InputSpec(DeclaredModel):
         description="How CSV files are written.",
         examples=[{"delimiter": ";", "encoding": "cp1252"}],
     )
+    root: NonEmpty | None = Field(
+        default=None,
+        description="The folder, or URL that fsspec knows, which paths in columns "
+        "(`{contract:pdf}`) are relative to and stay inside of. Filled in like `path`.",
+        examples=["/data/contracts", "s3://bucket/scans/{partition}"],
+    )
+    hosts: NonEmptyTexts = Field(
+        default=(),
+        description="Hosts from which URLs in columns are fetched, by https; `http://host:port` "
+        "for http. Each URL is fetched once a night, when the input is taken.",
+        examples=[["files.example.com"]],
+    )
+    keep: Keep = Field(
+        default="reference",
+        description="`reference`: documents stay where they are, and their SHA-256 is compared "
+        "before each send; `copy`: the home keeps each content once, under "
+        "`<job>/documents/<sha256>`.",
+        examples=["copy"],
+    )
+    pdf: PdfSpec = Field(
+        default=PdfSpec(),
+        description="How PDFs are sent, and which of their pages.",
+        examples=[{"as": "text"}, {"as": "native", "pages": "1-20"}],
+    )
 
-    @field_validator("path")
+    @field_validator("path", "root")
     @classmethod
     def _absolute_path(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
@@ -153,6 +179,13 @@ class InputSpec(DeclaredModel):
         if "://" in value or _VARIABLE.match(value):
             return value
         return str(base_dir_of(info) / value)
+
+    @field_validator("hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            parse_host(host)
+        return value
 
     @field_validator("upstream")
     @classmethod
@@ -200,9 +233,12 @@ class InputSpec(DeclaredModel):
     @property
     def patterns(self) -> dict[str, str]:
         """The texts in which a partition is filled in, by their keys."""
-        if self.path is not None:
-            return {"input.path": self.path}
-        if self.delta is None:
-            return {}
-        where = {} if self.delta.where is None else {"input.delta.where": self.delta.where}
-        return {"input.delta.uri": self.delta.uri, **where}
+        # The same folder of documents for all nights says nothing of the rows.
+        by_night = self.root is not None and path_patterns.has_placeholder(self.root)
+        found = {
+            "input.root": self.root if by_night else None,
+            "input.path": self.path,
+            "input.delta.uri": None if self.delta is None else self.delta.uri,
+            "input.delta.where": None if self.delta is None else self.delta.where,
+        }
+        return {key: text for key, text in found.items() if text is not None}

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, WrapValidator, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints, WrapValidator
 
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
     JsonObject,
     NonEmpty,
     NonEmptyTexts,
-    Text,
     read_json,
 )
-from batch_pipeline.jobs.declared_partitions import BackfillSpec, Declared, either
 from batch_pipeline.jobs.in_dagster import (
     Condition,
     FreshnessSpec,
@@ -31,6 +29,9 @@ from batch_pipeline.jobs.in_dagster import (
 )
 from batch_pipeline.jobs.inputs import InputSpec
 from batch_pipeline.jobs.outputs import OutputSpec
+from batch_pipeline.jobs.partitions.declared_partitions import BackfillSpec, Declared, either
+from batch_pipeline.jobs.prompts.per_row import PerRowSpec
+from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.sending import (
     AlertsSpec,
     BudgetSpec,
@@ -41,30 +42,6 @@ from batch_pipeline.jobs.sending import (
     RetrySpec,
 )
 from batch_pipeline.jobs.thrift import FiltersSpec, NearDuplicatesSpec, ReuseSpec, RouteSpec
-
-
-class PromptSpec(DeclaredModel):
-    """The prompt's texts; `user` is a template with `{column}` placeholders."""
-
-    FILE_KEYS: ClassVar[Mapping[str, str]] = {"system": "system.md", "user": "user.md"}
-
-    system: Text | None = Field(
-        default=None,
-        description="The system prompt, sent as it is; or `system_file`.",
-        examples=["You are a contracts analyst."],
-    )
-    user: Text = Field(
-        description="The user's turn: a text with `{column}` placeholders, a column's name and "
-        "nothing else between the braces; `{{` and `}}` are literal braces. Or `user_file`.",
-        examples=["What is the notice period of this contract?\n\n{text}"],
-    )
-
-    @field_validator("system", "user")
-    @classmethod
-    def _not_blank(cls, value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise ValueError("the text is empty")
-        return value
 
 
 class JobKeys(DeclaredModel):
@@ -201,6 +178,11 @@ class JobKeys(DeclaredModel):
         "is true decides, and the job's own model is the rest.",
         examples=[[{"where": "length(text) > 40000", "model_id": "claude-opus-4-6"}]],
     )
+    per_row: PerRowSpec = Field(
+        default=PerRowSpec(),
+        description="What each row says of its own request, in columns of its own.",
+        examples=[{"max_tokens": "answer_tokens"}],
+    )
     caching: Literal["off", "auto", "5m", "1h"] = Field(
         default="off",
         description="Marks for the API's prompt cache on what all requests share. `5m` and `1h` "
@@ -249,7 +231,8 @@ class JobKeys(DeclaredModel):
         default=True,
         description=(
             "A few answers, good and bad, in the metadata of `pilot_sample` and "
-            "`collected_results`; false where documents are confidential."
+            "`collected_results`, and documents, requests and answers on the pilot's page; false "
+            "where documents are confidential."
         ),
         examples=[False],
     )

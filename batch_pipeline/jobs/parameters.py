@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from batch_pipeline.jobs.prompts.template import is_blank
+
 KeyPath = tuple[str, ...]
 Declared = Mapping[str, Any]
 """Parts of a declaration by key. Keys that are declared after `params` may be missing."""
@@ -153,6 +155,12 @@ def _tools(declared: Declared) -> list[Any]:
     return tools if isinstance(tools, list) else []
 
 
+def _may_call_a_tool(declared: Declared) -> bool:
+    """Whether the model may call a tool that does not run at the API, and need not."""
+    of_the_job = any("input_schema" in tool for tool in _tools(declared) if isinstance(tool, dict))
+    return of_the_job and get(declared, "params.tool_choice.type") in (None, "auto")
+
+
 def _names_no_tool(declared: Declared) -> bool:
     tools = _tools(declared)
     names = [tool.get("name") if isinstance(tool, dict) else None for tool in tools]
@@ -172,24 +180,44 @@ def _asks_for_long_output(declared: Declared) -> bool:
     return any(beta.startswith(LONG_OUTPUT_BETA) for beta in declared["betas"])
 
 
-def _same_prompt_for_all(declared: Declared) -> bool:
-    # Doubled braces stand for literal ones.
-    text = re.sub(r"\{\{|\}\}", "", declared["prompt"].user)
-    return re.search(r"\{[^{}]+\}", text) is None
+def _same_prompt_for_all(key: str, *, bought_once: bool) -> Callable[[Declared], bool]:
+    """Whether the turns that this key declares hold nothing of a row, so that an answer is bought
+    once, or again for each row."""
+
+    def applies(declared: Declared) -> bool:
+        prompt = declared["prompt"]
+        once: bool = declared["deduplicate"]
+        return bool(getattr(prompt, key)) and not prompt.columns and once is bought_once
+
+    return applies
 
 
 def _shares_nothing(declared: Declared) -> bool:
     """Whether no part of the prompt that all requests have in common can carry a cache mark."""
-    # Doubled braces are text, of one character.
-    text = re.sub(r"\{\{|\}\}", "|", declared["prompt"].user)
-    before = re.split(r"\{[^{}]+\}", text, maxsplit=1)[0]
-    tools = [tool for tool in _tools(declared) if not get(tool, "defer_loading")]
-    return not before.strip() and declared["prompt"].system is None and not tools
+    prompt = declared["prompt"]
+    return is_blank(prompt.begins) and prompt.system is None and not _loaded_tools(declared)
+
+
+def _has_random_examples(declared: Declared) -> bool:
+    examples = declared["prompt"].examples
+    return examples is not None and not examples.is_fixed
+
+
+def _loaded_tools(declared: Declared) -> list[Any]:
+    return [tool for tool in _tools(declared) if not get(tool, "defer_loading")]
 
 
 def _has_marks(declared: Declared) -> bool:
-    marked = [tool for tool in _tools(declared) if get(tool, "cache_control") is not None]
+    blocks = (*declared["prompt"].blocks, *_tools(declared))
+    marked = [block for block in blocks if get(block, "cache_control")]
     return bool(marked) or get(declared, "params.cache_control") is not None
+
+
+def _asks_for_a_format(declared: Declared) -> bool:
+    return (
+        declared["output_schema"] is not None
+        or get(declared, "params.output_config.format") is not None
+    )
 
 
 _CACHES = ("auto", "5m", "1h")
@@ -214,7 +242,7 @@ _NO_SUCH_THINKING = (
 RULES = (
     # What has a key of its own.
     Rule("params.model", f"{_ASIDE}set model_id instead"),
-    Rule("params.messages", f"{_ASIDE}set prompt.user or prompt.user_file instead"),
+    Rule("params.messages", f"{_ASIDE}set prompt.user (or user_file), or prompt.messages instead"),
     Rule("params.system", f"{_ASIDE}set prompt.system or prompt.system_file instead"),
     Rule("params.max_tokens", f"{_ASIDE}set max_tokens beside params instead"),
     Rule(
@@ -357,6 +385,14 @@ RULES = (
         when=_runs_code_for_money,
         warns=True,
     ),
+    Rule(
+        "params.tools",
+        "leaves it to the model to call a tool in place of the JSON that output_schema asks for: "
+        "such an answer succeeds with the call in `details`, and `parsed` is NULL; force the tool "
+        "by tool_choice, or remove it, where that is not wanted",
+        when=lambda d: get(d, "output_schema") is not None and _may_call_a_tool(d),
+        warns=True,
+    ),
     # What depends on how requests go out, and on the prompt.
     Rule(
         "betas",
@@ -369,25 +405,53 @@ RULES = (
         "must be names of beta features, one an entry, without commas or white space",
         when=lambda d: not all(re.fullmatch(r"[!-+\--~]+", beta) for beta in d["betas"]),
     ),
-    Rule(
-        "prompt.user",
-        "has no {column} placeholder, so that no document is ever part of a request and all rows "
-        "would share one answer; put {column} where a row's text belongs (deduplicate: false if "
-        "one prompt is meant to be answered again for each row)",
-        when=lambda d: d["deduplicate"] and _same_prompt_for_all(d),
+    *(
+        Rule(
+            f"prompt.{key}",
+            "has no {column} placeholder, so that no document is ever part of a request and all "
+            "rows would share one answer; put {column} where a row's text belongs (deduplicate: "
+            "false if one prompt is meant to be answered again for each row)",
+            when=_same_prompt_for_all(key, bought_once=True),
+        )
+        for key in ("user", "messages")
+    ),
+    *(
+        Rule(
+            f"prompt.{key}",
+            "has no {column} placeholder: the same request is bought again for each row",
+            when=_same_prompt_for_all(key, bought_once=False),
+            warns=True,
+        )
+        for key in ("user", "messages")
     ),
     Rule(
-        "prompt.user",
-        "has no {column} placeholder: the same request is bought again for each row",
-        when=lambda d: not d["deduplicate"] and _same_prompt_for_all(d),
-        warns=True,
+        "prompt.citations",
+        "cannot be had together with output_schema, the API refuses it; remove one",
+        (True,),
+        when=_asks_for_a_format,
     ),
     Rule(
         "caching",
         "has nothing to cache: the prompt begins with a document, without prompt.system, tools or "
         "a text before the first {column}; move what all requests share to there, or remove it",
         _CACHES,
-        when=_shares_nothing,
+        when=lambda d: _shares_nothing(d) and not _has_random_examples(d),
+    ),
+    Rule(
+        "caching",
+        "has nothing to cache: examples that differ from row to row leave nothing after them to "
+        "cache, and there is neither prompt.system nor a tool before them; set "
+        "prompt.examples.choose: fixed, or remove it",
+        _CACHES,
+        when=lambda d: _shares_nothing(d) and _has_random_examples(d),
+    ),
+    Rule(
+        "caching",
+        "caches prompt.system and tools alone: examples that differ from row to row leave nothing "
+        "after them to cache; set prompt.examples.choose: fixed to have them cached, too",
+        _CACHES,
+        when=lambda d: _has_random_examples(d) and not _shares_nothing(d),
+        warns=True,
     ),
     Rule(
         "caching",

@@ -6,11 +6,17 @@ job are in `spec`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
-from batch_pipeline.jobs.declared_model import DeclaredModel, Rate, Usd, UsdPerMillion
+from batch_pipeline.jobs.declared_model import (
+    DeclaredModel,
+    Rate,
+    Usd,
+    UsdPerMillion,
+    problem_with,
+)
 from batch_pipeline.jobs.thrift import EscalateSpec
 
 MAX_REQUESTS_PER_BATCH = 100_000
@@ -63,6 +69,19 @@ class PilotSpec(DeclaredModel):
         description="The gate closes where the sample projects that the night will cost more.",
         examples=[250],
     )
+    review: Literal["none", "required"] = Field(
+        default="none",
+        description="`required` keeps the gate closed, however good the sample is, until a person "
+        "has looked at the pilot's page and approved it.",
+        examples=["required"],
+    )
+
+    @model_validator(mode="after")
+    def _something_to_review(self) -> Self:
+        if self.review == "required" and self.size == 0:
+            problem = problem_with(("review",), "required needs a pilot: set pilot.size")
+            raise ValidationError.from_exception_data("pilot", [problem])
+        return self
 
 
 class BudgetSpec(DeclaredModel):
@@ -170,6 +189,12 @@ class RetrySpec(DeclaredModel):
         description="What the job's model could not do, or is unsure of, is asked once more of a "
         "stronger model.",
         examples=[{"model_id": "claude-opus-4-6", "max_tokens": 2000, "max_share": 0.2}],
+    )
+    explain: bool = Field(
+        default=False,
+        description="An answer that is no JSON or breaks `output_schema` is sent back once with "
+        "what is wrong with it; both are billed, and the second one counts.",
+        examples=[True],
     )
 
 

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import jsonschema_rs
+import orjson
 from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters, path_patterns, thrift
-from batch_pipeline.jobs.cron import cron_problem
+from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
-from batch_pipeline.jobs.declared_partitions import Declared, PartitionsSpec
 from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
-from batch_pipeline.jobs.job_keys import JobKeys, PromptSpec
+from batch_pipeline.jobs.job_keys import JobKeys
 from batch_pipeline.jobs.outputs import OutputSpec
+from batch_pipeline.jobs.partitions import path_patterns
+from batch_pipeline.jobs.partitions.cron import cron_problem
+from batch_pipeline.jobs.partitions.declared_partitions import Declared, PartitionsSpec
+from batch_pipeline.jobs.prompts.per_row import PerRowSpec
+from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.sending import (
     MAX_BYTES_PER_BATCH,
     MAX_REQUESTS_PER_BATCH,
@@ -90,22 +94,34 @@ class JobSpec(JobKeys):
             for path, message in parameters.problems(self.declared())
             if path[0] != "params"
         ]
-        for path, message in self._ways_that_cannot_work():
-            found.append(problem_with(path, message))
+        further = (
+            *self._ways_that_cannot_work(),
+            *self._escalation_that_cannot_work(),
+            *self._examples_that_break_the_schema(),
+        )
+        found += [problem_with(path, message) for path, message in further]
         if found:
             raise ValidationError.from_exception_data("job", found)
         return self
 
     def _ways_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
-        """What is wrong with routes and escalation beside the rest of the job."""
+        """What is wrong with routes and the models of rows beside the rest of the job."""
+        if self.per_row.model_id is not None and self.routes:
+            both = "per_row.model_id and routes both choose the model; keep one"
+            yield ("per_row", "model_id"), both
         for path, asked in self.asked_by_routes():
-            if _asks(asked) == _asks(self):
+            if path[0] == "routes" and _asks(asked) == _asks(self):
                 yield path, "asks as the rest of the job does; remove the route, or change it"
         yield from thrift.unreachable(self.routes)
         for path, asked in self.asked_all_ways()[1:]:
             for key, message in parameters.problems(asked.declared()):
                 if key[0] in ("params", "model_id", "max_tokens"):
                     yield (*path, *key), message
+        if self.retry.explain and self.output_schema is None:
+            nothing = "explains what broke the schema, and there is no output_schema; declare one"
+            yield ("retry", "explain"), nothing
+
+    def _escalation_that_cannot_work(self) -> Iterator[tuple[KeyPath, str]]:
         escalate, under = self.retry.escalate, ("retry", "escalate")
         if escalate is None:
             return
@@ -116,13 +132,40 @@ class JobSpec(JobKeys):
             same = f"is the job's own model ({self.model_id}); name a stronger one"
             yield (*under, "model_id"), same
 
+    def _examples_that_break_the_schema(self) -> Iterator[tuple[KeyPath, str]]:
+        examples = self.prompt.examples
+        if examples is None or self.output_schema is None:
+            return
+        validator = jsonschema_rs.validator_for(self.output_schema)
+        for number, example in enumerate(examples.items):
+            try:
+                validator.validate(orjson.loads(example.answer_text))
+            except orjson.JSONDecodeError:
+                message = "is no JSON, which output_schema asks for"
+            except jsonschema_rs.ValidationError as error:
+                message = f"does not fit output_schema: {error.message}"
+            else:
+                continue
+            if examples.file is None:
+                yield ("prompt", "examples", "items", number, "answer"), message
+            else:
+                line = f"the file's line {number + 1}: answer {message}"
+                yield ("prompt", "examples", "file"), line
+
     def declared(self) -> parameters.Declared:
         """The declaration as the table of parameters reads it."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def asked_by_routes(self) -> list[tuple[KeyPath, JobSpec]]:
-        """The job as each of its routes asks, with the path of the route's keys."""
-        return [(("routes", n), self._asked(route)) for n, route in enumerate(self.routes)]
+        """The job as each of its routes asks, with the path of the route's keys; a model that rows
+        may name is a route, too."""
+        by_row = self.per_row.model_id
+        if by_row is None:
+            return [(("routes", n), self._asked(route)) for n, route in enumerate(self.routes)]
+        return [
+            (("per_row", "model_id", "models", n), self._asked(AskedOtherwise(model_id=model_id)))
+            for n, model_id in enumerate(by_row.models)
+        ]
 
     def asked_all_ways(self) -> list[tuple[KeyPath, JobSpec]]:
         """The job in each way that its requests are asked: as declared, by its routes, and by the
@@ -141,7 +184,9 @@ class JobSpec(JobKeys):
             # What the job states are prices of its own model.
             "prices": self.prices if model_id == self.model_id else None,
         }
-        return self.model_copy(update={**asked, "routes": (), "retry": RetrySpec()})
+        per_row = PerRowSpec(max_tokens=self.per_row.max_tokens)
+        alone = {"routes": (), "retry": RetrySpec(), "per_row": per_row}
+        return self.model_copy(update={**asked, **alone})
 
     @field_validator("output_schema")
     @classmethod

@@ -18,6 +18,9 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 
+# The value of `review` in a verdict, as a job declares it.
+REQUIRED = "required"
+
 
 class Gate(StrEnum):
     """The gates that a person may overrule."""
@@ -89,11 +92,17 @@ def covers(
     )
 
 
-def lets_go(verdict: Mapping[str, Any], overruled: Iterable[Approval]) -> bool:
-    """Whether a night may go on after its pilot: the verdict is good, or a person overruled it."""
-    return bool(verdict["open"]) or covers(
-        overruled, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"]
-    )
+def lets_go(verdict: Mapping[str, Any], given: Iterable[Approval]) -> bool:
+    """Whether a night may go on after its pilot: the verdict is good and needs no person's review,
+    or a person has approved it."""
+    if verdict["open"] and not needs_review(verdict):
+        return True
+    return covers(given, Gate.PILOT, verdict["declaration_hash"], verdict["content_hash"])
+
+
+def needs_review(verdict: Mapping[str, Any]) -> bool:
+    """Whether a person has to look at the sample of a verdict, however good it is."""
+    return verdict.get("review") == REQUIRED and verdict["sample"] > 0
 
 
 def of_night(connection: Connection, night_id: int) -> tuple[Approval, ...]:

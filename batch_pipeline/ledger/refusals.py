@@ -2,6 +2,7 @@
 
     WAITING, refused → DROPPED, and its parts WAITING            halved, or one row taken out
                      → DROPPED, and its row's submission ENDED   the row at fault is known
+    WAITING          → DROPPED, and its rows' submission ENDED   their documents have changed
 
 One row can make the API refuse a whole batch. The shard is split until that row is found, which is
 then a shard of its own that has "ended" with the refusal as its result; it is collected like any
@@ -18,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -50,6 +52,7 @@ class Refusal:
 
     `told` is the whole of it in one line, with the status. `too_large`: it is about the size of the
     body. `page`: it is no answer of the API. `row`: the position in the body that `message` names.
+    `messages` are those of several rows that were not sent, each for what it holds itself.
     """
 
     error_type: str
@@ -58,6 +61,7 @@ class Refusal:
     too_large: bool = False
     page: bool = False
     row: int | None = None
+    messages: tuple[str, ...] = ()
 
     @property
     def kind(self) -> object:
@@ -134,7 +138,7 @@ def note_page(connection: Connection, submission: Submission, refusal: Refusal) 
 
 def of(submission: Submission) -> Refusal | None:
     """What the create of a submission was refused with."""
-    return None if submission.refusal is None else Refusal(**submission.refusal)
+    return None if submission.refusal is None else _read(submission.refusal)
 
 
 def before(connection: Connection, shard: Shard) -> Refusal | None:
@@ -157,7 +161,8 @@ def split(connection: Connection, shard: Shard, parts: Sequence[NewShard]) -> bo
 def set_aside(
     connection: Connection, shard: Shard, row: NewShard, refusal: Refusal, owner: str
 ) -> None:
-    """Make the row at fault a shard that has ended, with the refusal as its result.
+    """Make the row at fault a shard that has ended, with the refusal as its result; several rows
+    with one of its messages each.
 
     To be called in the transaction of `split`.
     """
@@ -171,6 +176,28 @@ def set_aside(
         connection, tables.submission.c.id == submission.id, ended_at=now(connection)
     )
     _keep(connection, submission, refusal)
+
+
+def take_out(
+    connection: Connection,
+    submission: Submission,
+    rows: NewShard,
+    rest: NewShard | None,
+    refusal: Refusal,
+    owner: str,
+) -> bool:
+    """Take rows out of a shard that was given back unsent; the rest, if there is any, waits.
+
+    To be called in the transaction that gave it back. False: it waits no more.
+    """
+    shard = shards.get_shard(connection, submission.shard_id)
+    if shard.state is not ShardState.WAITING:
+        return False
+    shards.set_shard_state(connection, shard.id, ShardState.DROPPED)
+    if rest is not None:
+        shards.insert(connection, shard.night_id, shard.snapshot_id, [rest], origin=shard.origin)
+    set_aside(connection, shard, rows, refusal, owner)
+    return True
 
 
 def forget(connection: Connection, night_id: int) -> None:
@@ -215,8 +242,12 @@ def _so_far(
         columns.shard_id.in_(sa.select(tables.shard.c.id).where(*part)),
         columns.batch_id.is_not(None),
     )
-    refusals = [Refusal(**found) for found in connection.scalars(query)]
+    refusals = [_read(found) for found in connection.scalars(query)]
     return refusals, bool(connection.scalar(sa.select(taken_in)))
+
+
+def _read(kept: dict[str, Any]) -> Refusal:
+    return Refusal(**{**kept, "messages": tuple(kept.get("messages", ()))})
 
 
 def _keep(connection: Connection, submission: Submission, refusal: Refusal) -> None:

@@ -37,11 +37,12 @@ class ShardState(StrEnum):
 class NewShard:
     """A set of requests that will be one batch; `manifest` is the file that lists them.
 
-    `bytes` are those of all requests, `largest_bytes` of the largest, `output_tokens` the sum of
-    their `max_tokens`; `parts` are the same by what the requests are priced at, where that is not
-    the declared model alone. `usd_bound` is the most that they can cost, as known when they were
-    planned. `optional` requests have an answer that stands without them. `warms` is the key of the
-    prefix for which it warms up the prompt cache.
+    `bytes` are those of all requests, `output_tokens` the sum of their `max_tokens`. `prompt_size`
+    is what the tokens of requests with documents follow from, `largest_bytes` that of the largest
+    request; `parts` are the same by what the requests are priced at, where that is not the declared
+    model alone. `usd_bound` is the most that they can cost, as known when they were planned.
+    `optional` requests have an answer that stands without them. `warms` is the key of the prefix
+    for which it warms up the prompt cache.
     """
 
     engine: Engine
@@ -56,6 +57,12 @@ class NewShard:
     parts: list[dict[str, Any]] | None = field(default=None, kw_only=True)
     optional: bool = field(default=False, kw_only=True)
     warms: str | None = field(default=None, kw_only=True)
+    prompt_size: int | None = field(default=None, kw_only=True)
+
+    @property
+    def size_of_prompts(self) -> int:
+        """What the tokens of all requests follow from."""
+        return self.bytes if self.prompt_size is None else self.prompt_size
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import nights, shards
+from batch_pipeline.ledger import approvals, nights, shards
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -45,6 +45,10 @@ class NewSnapshot:
 
     `source` says where rows are from that are not files: kind, origin, version, rows, columns.
 
+    `prompt_size` is what the tokens of all requests follow from, `visual_tokens` are those of pages
+    and images among it, and `documents` count, by media type, files, pages and bytes of text; None
+    where no request has documents, whose tokens follow from `request_bytes`.
+
     A redrive reads its items alone: they are a layer of their own on the layers `below`, and take
     the place of the rows with the same ids there. Counts are of all layers together.
     """
@@ -63,6 +67,14 @@ class NewSnapshot:
     below: tuple[Layer, ...] = field(default=(), kw_only=True)
     avoided: dict[str, dict[str, int]] = field(default_factory=dict, kw_only=True)
     source: dict[str, Any] | None = field(default=None, kw_only=True)
+    prompt_size: int | None = field(default=None, kw_only=True)
+    visual_tokens: int | None = field(default=None, kw_only=True)
+    documents: dict[str, dict[str, int]] | None = field(default=None, kw_only=True)
+
+    @property
+    def size_of_prompts(self) -> int:
+        """What the tokens of all requests follow from."""
+        return self.request_bytes if self.prompt_size is None else self.prompt_size
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> NewSnapshot:
@@ -127,8 +139,9 @@ class Snapshot(NewSnapshot):
         """Whether a pilot's verdict is valid for this snapshot.
 
         An open one is valid for all input under its declaration, a closed one for its own input
-        alone: corrected data get a pilot of their own. Near duplicates that may share answers are
-        judged for their threshold.
+        alone: corrected data get a pilot of their own. So is one that a person has to review: what
+        was approved is this input, and what of it is redriven. Near duplicates that may share
+        answers are judged for their threshold.
         """
         if verdict["declaration_hash"] != self.declaration_hash:
             return False
@@ -136,7 +149,9 @@ class Snapshot(NewSnapshot):
         judged = verdict.get("near_duplicates") or {}
         if near.get("action") == "reuse" and judged.get("threshold") != near["threshold"]:
             return False
-        return bool(verdict["open"]) or verdict["content_hash"] == self.content_hash
+        if verdict["content_hash"] == self.content_hash:
+            return True
+        return bool(verdict["open"]) and (bool(self.below) or not approvals.needs_review(verdict))
 
     def as_json(self) -> dict[str, Any]:
         """What `NewSnapshot.from_json` reads."""

@@ -16,8 +16,8 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.due_times import Start
-from batch_pipeline.jobs.partitions import check_key
+from batch_pipeline.jobs.partitions.due_times import Start
+from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
@@ -183,7 +183,7 @@ def _approve(
     who = context.run.tags.get(USER_TAG) or f"dagster run {context.run.run_id}"
     given = approval.approve(pipeline, spec, night, gate, reason, who)
     log_of(context).info(
-        "%s: the %s gate was overruled by %s: %s",
+        "%s: the %s gate was approved by %s: %s",
         night.partition,
         given.gate,
         given.approved_by,

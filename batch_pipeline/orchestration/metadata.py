@@ -19,11 +19,11 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import partitions, path_patterns
+from batch_pipeline.jobs.partitions import partitions, path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.ledger.approvals import Approval, Gate
+from batch_pipeline.ledger.approvals import REQUIRED, Approval, Gate, lets_go, needs_review
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
 from batch_pipeline.orchestration.shown import images
 from batch_pipeline.pricing.tokens import TOKENS
@@ -58,7 +58,9 @@ def describe_job(spec: JobSpec) -> str:
         "partitions": partitions.describe(spec.partitions),
         "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
         "pilot": (
-            f"{spec.pilot.size:,} documents via {spec.pilot.via}" if spec.pilot.size else "none"
+            f"{spec.pilot.size:,} documents via {spec.pilot.via}{_reviewed(spec)}"
+            if spec.pilot.size
+            else "none"
         ),
         "batches": f"at most {spec.limits.max_requests_per_batch:,} requests",
         "attempts": f"at most {spec.retry.max_attempts}",
@@ -67,6 +69,10 @@ def describe_job(spec: JobSpec) -> str:
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     about = spec.description or "The documents of a night, as they were when it began."
     return f"{about}\n\n| declared | |\n|---|---|\n{table}"
+
+
+def _reviewed(spec: JobSpec) -> str:
+    return ", reviewed by a person" if spec.pilot.review == REQUIRED else ""
 
 
 @_safely
@@ -165,12 +171,15 @@ def of_waiting_pilot(waiting: Waiting) -> Metadata:
 
 
 @_safely
-def of_gate(partition: str, verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> Metadata:
+def of_gate(partition: str, verdict: Mapping[str, Any], given: Sequence[Approval]) -> Metadata:
     """The pilot's verdict on its check; with the partition, since a check's history has no column
     for that."""
     return {
         "partition": partition,
-        "verdict": ("; ".join(verdict["reasons"]) or "open") + _overruled(verdict, approvals),
+        "verdict": ("; ".join(verdict["reasons"]) or "open")
+        + _approved(verdict, given)
+        + _came_to(verdict),
+        **of_page(verdict),
         "sample_requests": verdict["sample"],
         **_rates(verdict),
         **_projection(verdict),
@@ -198,13 +207,12 @@ def _projection(verdict: Mapping[str, Any]) -> dict[str, float]:
 
 
 @_safely
-def of_pilot(
-    verdict: Mapping[str, Any], approvals: Sequence[Approval], *, simulated: bool
-) -> Metadata:
+def of_pilot(verdict: Mapping[str, Any], given: Sequence[Approval], *, simulated: bool) -> Metadata:
     reasons = f" ({'; '.join(verdict['reasons'])})" if verdict["reasons"] else ""
     gate = "gate open" if verdict["open"] else "gate closed"
     return {
-        "summary": f"{gate}{reasons}{_overruled(verdict, approvals)}",
+        "summary": f"{gate}{reasons}{_approved(verdict, given)}{_came_to(verdict)}",
+        **of_page(verdict),
         "sample_requests": verdict["sample"],
         **_rates(verdict),
         **_projection(verdict),
@@ -243,11 +251,37 @@ def _took(verdict: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(verdict[name], 1) for name in names if verdict.get(name) is not None}
 
 
-def _overruled(verdict: Mapping[str, Any], approvals: Sequence[Approval]) -> str:
-    given = [approval for approval in approvals if approval.gate is Gate.PILOT]
-    if verdict["open"] or not given:
+def _approved(verdict: Mapping[str, Any], given: Sequence[Approval]) -> str:
+    """Who let a pilot go that is closed or to be reviewed, or that this is still to be done."""
+    review = bool(verdict["open"]) and needs_review(verdict)
+    of_pilot = [approval for approval in given if approval.gate is Gate.PILOT]
+    if verdict["open"] and not review:
         return ""
-    return f"; overruled by {given[-1].approved_by}: {given[-1].reason}"
+    if not lets_go(verdict, given):
+        return "; waits for a person's review" if review else ""
+    said = "approved" if review else "overruled"
+    return f"; {said} by {of_pilot[-1].approved_by}: {of_pilot[-1].reason}"
+
+
+def of_page(verdict: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Where the pilot's page is; Dagster makes a link of an address, and of a path one to copy."""
+    page = verdict.get("page")
+    if page is None:
+        return {}
+    address = page.startswith(("http://", "https://"))
+    made = dg.MetadataValue.url(page) if address else dg.MetadataValue.path(page)
+    return {"pilot_page": made}
+
+
+def _came_to(verdict: Mapping[str, Any]) -> str:
+    """The sample in words: tried, failed, projected, and fields that are always the same."""
+    if not verdict["sample"]:
+        return ""
+    failed = round(verdict["error_rate"] * verdict["judged"])
+    cost = usd(Decimal(str(verdict["projected_usd"])))
+    text = f"; {verdict['sample']:,} tried, {failed:,} failed, the night would cost {cost}"
+    same = verdict.get("always_same") or ()
+    return f"{text}; always the same: {', '.join(same)}" if same else text
 
 
 @_safely

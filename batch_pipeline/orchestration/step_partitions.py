@@ -47,11 +47,13 @@ def results(
         yield from _of_range(context, resource, spec, works)
         return
     if not context.has_partition_key:
-        # "Execute" on the page of a check: Dagster knows no partitions of checks.
-        assets = sorted({check.asset_key.path[-1] for check in context.selected_asset_check_keys})
+        # "Execute" on the page of a check, as Dagster knows no partitions of checks; or a job that
+        # was launched without one.
+        checks = context.selected_asset_check_keys
+        assets = " and ".join(sorted({check.asset_key.path[-1] for check in checks}))
         raise dg.Failure(
-            f"Which night is meant? Materialize {' and '.join(assets)} of a partition instead: "
-            "that evaluates the checks too.",
+            f"Which night is meant? Materialize {assets or 'its assets'} of a partition instead"
+            + (": that evaluates the checks too." if assets else ", or give the run its tag."),
             allow_retries=False,
         )
     for work in works:

@@ -73,7 +73,7 @@ def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.Assets
                 PILOT_GATE: (
                     f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
                     f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; "
-                    "while it fails, the rest of the night is not sent."
+                    f"{_reviewed(spec)}while it fails, the rest of the night is not sent."
                 )
             },
         ),
@@ -192,17 +192,19 @@ def _try_pilot(
         asset_steps.log_of(context).info("%s: the pilot waits: %s", partition, verdict)
         yield dg.MaterializeResult(asset_key=key, metadata=metadata.of_waiting_pilot(verdict))
         return
+    lets_go = approvals.lets_go(verdict, given)
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name=PILOT_GATE,
-        passed=verdict["open"],
+        # An overruled pilot stays red; one that was reviewed is green.
+        passed=verdict["open"] and lets_go,
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             **metadata.of_gate(partition, verdict, given),
             **night_checks.pilot_limits(spec),
         },
     )
-    if not approvals.lets_go(verdict, given):
+    if not lets_go:
         # After the check's result, which is stored all the same: the asset must not look done.
         _fail_if_gated(spec, state)
     simulated = pipeline.account.simulated
@@ -213,6 +215,12 @@ def _try_pilot(
             answers_shown.of_night(pipeline, spec, partition),
         ),
     )
+
+
+def _reviewed(spec: JobSpec) -> str:
+    if spec.pilot.review == approvals.REQUIRED:
+        return "a person has to look at pilot_page and approve it; "
+    return ""
 
 
 def _projected_limit(spec: JobSpec) -> str:
@@ -261,7 +269,8 @@ def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
     for found in states_of(night_state.facts_of(state, spec.alerts)):
         if found.kind in (Kind.PILOT_CLOSED, Kind.BREAKER_OPEN):
             error = night_state.error_of(state.night, found, state.waiting)
-            raise dg.Failure(str(error), allow_retries=False)
+            page = metadata.of_page(state.night.pilot or {})
+            raise dg.Failure(str(error), metadata=page, allow_retries=False)
 
 
 def _submit(

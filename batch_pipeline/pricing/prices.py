@@ -209,6 +209,12 @@ def library_id(model_id: str) -> str | None:
     return None if model is None else model.id
 
 
+def context_window(model_id: str) -> int | None:
+    """The tokens of a model's context; None: not known."""
+    model = _find_model(model_id)
+    return None if model is None else model.context_window
+
+
 def stated_price(
     model_id: str, stated: Mapping[str, Mapping[str, object]], at: datetime
 ) -> ModelPrice:

@@ -7,6 +7,9 @@ from typing import Literal
 
 # How long what is written to the prompt cache lasts from its last read.
 Lifetime = Literal["5m", "1h"]
+# From the API's documentation: a token is about 3.5 characters of English. Code and other scripts
+# have other ratios.
+RULE_BYTES_PER_TOKEN = 3.5
 LIFETIME_SECONDS: dict[Lifetime, float] = {"5m": 300.0, "1h": 3_600.0}
 
 

@@ -89,7 +89,7 @@ class _Rows:
         asked = [*schema.names, *([self._status] if statuses else [])]
         self._found = found.select(asked)
         # Texts that are JSON; a typed dataset has none that is known to be.
-        self.json_columns = () if found.dataset is Dataset.TYPED else ("parsed", "input")
+        self.json_columns = () if found.dataset is Dataset.TYPED else ("parsed", "details", "input")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self._found.batches():
@@ -101,7 +101,7 @@ class _Rows:
 
 
 def _jsonl(rows: _Rows, target: BinaryIO) -> None:
-    """One JSON object a row (UTF-8): `parsed` is JSON and no text, amounts have their digits."""
+    """One JSON object a row (UTF-8): `parsed` and `details` are JSON, amounts have their digits."""
     nested = [name for name in rows.json_columns if name in rows.schema.names]
     for batch in rows.batches():
         for row in batch.to_pylist():

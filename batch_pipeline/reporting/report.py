@@ -256,6 +256,23 @@ class Caching:
 
 
 @dataclass(frozen=True)
+class SentBack:
+    """`requests` of which an answer was sent back, how many of them have a good one since, and what
+    all answers after it cost."""
+
+    requests: int = 0
+    succeeded: int = 0
+    usd: Decimal = ZERO
+
+    def as_json(self) -> dict[str, Any]:
+        counts = {"requests": self.requests, "succeeded": self.succeeded}
+        return {**counts, "cost_usd": self.usd}
+
+
+NOTHING_SENT_BACK = SentBack()
+
+
+@dataclass(frozen=True)
 class Report:
     """A night in money and outcomes, at any time; final once `complete`.
 
@@ -267,7 +284,8 @@ class Report:
     answers that do not say what was billed for them have cost at most; it is in none of the sums.
     `avoided` is what each part of the declaration saves, and in none either; `cascade` what the
     escalation came to, None where none is declared.
-    `caching` is None where no prompt cache was asked for.
+    `caching` is None where no prompt cache was asked for. `explained` answers were sent back with
+    what was wrong with them, `continued` ones for the API to go on.
     """
 
     job: str
@@ -309,6 +327,8 @@ class Report:
     filtered_by: Mapping[str, int] = field(default_factory=dict)
     avoided: tuple[Avoided, ...] = ()
     cascade: Cascade | None = None
+    explained: SentBack = NOTHING_SENT_BACK
+    continued: SentBack = NOTHING_SENT_BACK
     # Requests whose first answer stands although it was to be escalated, by cause.
     not_escalated: Mapping[str, int] = field(default_factory=dict)
 
@@ -323,7 +343,9 @@ class Report:
         found: dict[str, Decimal] = {}
         for fee in self.fees:
             if fee.usd is not None:
-                found[fee.kind] = found.get(fee.kind, ZERO) + fee.usd
+                # A plain text: members of an enumeration are no keys of JSON.
+                kind = str(fee.kind)
+                found[kind] = found.get(kind, ZERO) + fee.usd
         return found
 
     @property

@@ -12,10 +12,10 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from batch_pipeline.pricing.tokens import TokenUsage
-from batch_pipeline.reporting import charts
+from batch_pipeline.reporting import charts, pages
 from batch_pipeline.reporting.charts import Chart
 from batch_pipeline.reporting.distribution import Distribution, clock_step, round_step
 from batch_pipeline.reporting.report import Report
@@ -100,15 +100,7 @@ def context(report: Report) -> dict[str, Any]:
 @cache
 def _template() -> Template:
     """The page's template, compiled once a process: that takes longer than to render a page."""
-    environment = Environment(
-        loader=PackageLoader("batch_pipeline.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template(TEMPLATE)
+    return pages.environment(FILTERS).get_template(TEMPLATE)
 
 
 def _billed_bars(report: Report) -> list[Bar]:

@@ -33,6 +33,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "statuses": dict(report.statuses),
         "batches": report.batches,
         "retries": report.retries,
+        "explained": report.explained.as_json(),
+        "continued": report.continued.as_json(),
         "batch_cost_usd": costs.batch_usd,
         "realtime_cost_usd": costs.realtime_usd,
         "counterfactual_usd": costs.counterfactual_usd,

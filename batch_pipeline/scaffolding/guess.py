@@ -21,6 +21,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.flow.dataset.reading.streams import open_stream
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 from batch_pipeline.jobs.spec import CsvSpec
 from batch_pipeline.safe_text import one_line
 
@@ -51,7 +52,7 @@ class Guess:
     """A file's columns and sizes; lengths in characters, of the text column.
 
     `rows` counts what was looked at, at most `MOST_ROWS`. `delimiter` and `encoding` are those of a
-    CSV file.
+    CSV file. `of_files`: each row is a file that is sent as it is, and lengths are in bytes.
     """
 
     id_column: str
@@ -63,6 +64,7 @@ class Guess:
     empty_texts: int = 0
     delimiter: str = ","
     encoding: str = "utf-8"
+    of_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ def guess(sources: Sources, id_column: str | None = None) -> Guess:
     file = sources.files[0]
     if file.kind not in _READERS:
         sizes = [each.size for each in sources.files]
-        return Guess("id", "text", (), len(sizes), sum(sizes) // len(sizes), max(sizes))
+        # A placeholder of this name takes any of them, txt and md files too.
+        is_document = any(each.is_document for each in sources.files)
+        found = Guess("id", "text", (), len(sizes), sum(sizes) // len(sizes), max(sizes))
+        return replace(found, text_column=DOCUMENT, of_files=True) if is_document else found
     if file.is_remote:
         raise UsageError(
             f"{file.path} is not on this machine: guess from a local copy of one file, and put the "

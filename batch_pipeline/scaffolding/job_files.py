@@ -11,9 +11,9 @@ from pathlib import Path
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.reading.listing import find_sources, is_remote
-from batch_pipeline.jobs import loading
-from batch_pipeline.jobs.component_file import COMPONENT_TYPE
-from batch_pipeline.jobs.yaml_flow import in_one_line
+from batch_pipeline.jobs.yaml_files import loading
+from batch_pipeline.jobs.yaml_files.component_file import COMPONENT_TYPE
+from batch_pipeline.jobs.yaml_files.yaml_flow import in_one_line
 from batch_pipeline.safe_text import one_line
 from batch_pipeline.scaffolding.guess import MOST_ROWS, Guess, guess
 
@@ -111,10 +111,10 @@ def _path(folder: Path, source: str, root: Path) -> str:
 
 
 def _prompt(found: Guess) -> str:
-    return (
-        "Say what kind of document this is, and what it says.\n\n"
-        f"<document>\n{{{found.text_column}}}\n</document>\n"
-    )
+    # A file is a block of its own, a text needs marks of where it begins and ends.
+    column = f"{{{found.text_column}}}"
+    document = column if found.of_files else f"<document>\n{column}\n</document>"
+    return f"Say what kind of document this is, and what it says.\n\n{document}\n"
 
 
 def _declaration(name: str, path: str, found: Guess, model_id: str) -> str:
@@ -165,8 +165,11 @@ attributes:
 def _facts(found: Guess) -> str:
     """Comments on what was found in the file."""
     at_least = "at least " if found.rows >= MOST_ROWS else ""
-    sizes = f"{found.mean_length:,} characters on average, {found.longest:,} at most"
+    unit = "bytes" if found.of_files else "characters"
+    sizes = f"{found.mean_length:,} {unit} on average, {found.longest:,} at most"
     facts = [f"{at_least}{found.rows:,} documents; `{found.text_column}` has {sizes}."]
+    if found.of_files:
+        facts.append("PDFs go page by page; pdf: {as: text} sends their text alone.")
     if found.other_columns:
         facts.append(
             f"Columns besides, for the prompt and filters: {_listed(found.other_columns)}."
@@ -175,7 +178,7 @@ def _facts(found: Guess) -> str:
         facts.append(
             f"{found.empty_texts:,} rows have no `{found.text_column}`: they are set aside."
         )
-    if found.longest > _MOST_CHARACTERS:
+    if found.longest > _MOST_CHARACTERS and not found.of_files:
         facts.append("The longest documents may be more than the model takes: filters.max_words.")
     return "\n".join(f"    # {one_line(fact)}" for fact in facts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -41,12 +42,14 @@ from batch_pipeline.simulator.responses import Json, error_response
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool, chunks_of
 from batch_pipeline.simulator.wire import (
+    MAX_BYTES_PER_REQUEST,
     RETRY_AFTER_SECONDS,
     ApiError,
     api_key_of,
     invalid_request,
     new_id,
     not_found,
+    too_large,
     workspace_of,
 )
 
@@ -229,10 +232,7 @@ class Api:
     # Messages and models.
 
     async def create_message(self, request: Request) -> Response:
-        # In the event loop: handing each message to a thread would take longer than the answer.
-        params = await _json(request)
-        if (problem := check_message(params, _version(request))) is not None:
-            raise problem
+        params = await _checked(request)
         if params.get("stream"):
             raise invalid_request("stream: the simulator answers in one piece only")
         if self._rates.limited:
@@ -269,9 +269,7 @@ class Api:
                 self._books.count_fault(name, times)
 
     async def count_tokens(self, request: Request) -> Response:
-        params = await _json(request)
-        if (problem := check_message(params, _version(request), counting=True)) is not None:
-            raise problem
+        params = await _checked(request, counting=True)
         return Json({"input_tokens": count_input(params)})
 
     async def list_models(self, request: Request) -> Response:
@@ -299,7 +297,7 @@ class Api:
         """An access token for any identity token; like any key, it is not looked at afterwards."""
         if (answer := await self._hooks.before(request)) is not None:
             return answer
-        asked = await _json(request)
+        asked = _parsed(await _body(request))
         if not isinstance(asked, dict) or not (
             asked.get("assertion") or asked.get("refresh_token")
         ):
@@ -357,9 +355,30 @@ def _limit(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-async def _json(request: Request) -> Any:
+async def _checked(request: Request, *, counting: bool = False) -> dict[str, Any]:
+    """The params of a message. Errors: `ApiError` for what the API refuses."""
+    body = await _body(request)
+    params: dict[str, Any] = _parsed(body)
+    check = partial(check_message, params, _version(request), counting=counting)
+    # In the event loop: handing each message to a thread would take longer than the answer. Only
+    # documents are read in a thread; what they hold is known from then on.
+    problem = await run_sync(check) if b'"base64"' in body else check()
+    if problem is not None:
+        raise problem
+    return params
+
+
+async def _body(request: Request) -> bytes:
+    """A request's body. One that is too large is read to its end, as clients expect."""
+    body = await request.body()
+    if len(body) > MAX_BYTES_PER_REQUEST:
+        raise too_large()
+    return body
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        return orjson.loads(await request.body())
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid_request(f"The request body is not valid JSON: {error}") from None
 

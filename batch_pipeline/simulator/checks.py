@@ -16,6 +16,7 @@ from jsonschema_rs import ValidationError, validator_for
 from batch_pipeline.simulator.answers.schemas import SchemaWriter, UnsatisfiableError
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import count_input
+from batch_pipeline.simulator.document_checks import check_documents
 from batch_pipeline.simulator.models import MODELS, Model
 from batch_pipeline.simulator.wire import (
     MAX_REQUESTS_PER_BATCH,
@@ -172,6 +173,8 @@ def _check_content(content: Any, where: str) -> str | None:
 def _check_block(block: Any, where: str) -> str | None:
     if not isinstance(block, dict) or not isinstance(block.get("type"), str):
         return f"{where}.type: Field required"
+    if block["type"] == "tool_result" and block.get("content"):
+        return _check_result(block["content"], f"{where}.content")
     if block["type"] != "text":
         return None
     text = block.get("text")
@@ -180,10 +183,18 @@ def _check_block(block: Any, where: str) -> str | None:
     return None if text.strip() else f"{where}.text: text content blocks must be non-empty"
 
 
+def _check_result(content: Any, where: str) -> str | None:
+    """A tool's result, which may be an empty text; nothing at all is right as well."""
+    return None if isinstance(content, str) else _check_content(content, where)
+
+
 def _check_system(params: dict[str, Any]) -> str | None:
     system = params.get("system")
     if system is None or isinstance(system, str):
         return None
+    for number, block in enumerate(system if isinstance(system, list) else ()):
+        if isinstance(block, dict) and block.get("type") != "text":
+            return f"system.{number}.type: Input should be 'text'"
     return _check_content(system, "system") if system else None
 
 
@@ -309,14 +320,15 @@ def _check_model(params: dict[str, Any], max_tokens: int) -> ApiError | None:
             f"max_tokens: {max_tokens} > {model.max_output}, which is the maximum allowed"
             f" number of output tokens for {name}"
         )
-    if (problem := _not_supported(params, model)) is not None:
+    problem = _not_supported(params, model) or _check_last_turn(params["messages"][-1], model)
+    if problem is not None:
         return invalid_request(problem)
-    tokens = count_input(params)
-    if tokens > model.context_window:
-        return invalid_request(
+    refusal = check_documents(params, model)
+    if refusal is None and (tokens := count_input(params)) > model.context_window:
+        refusal = invalid_request(
             f"prompt is too long: {tokens} tokens > {model.context_window} maximum"
         )
-    return None
+    return refusal
 
 
 def _not_supported(params: dict[str, Any], model: Model) -> str | None:
@@ -335,3 +347,17 @@ def _not_supported(params: dict[str, Any], model: Model) -> str | None:
     if choice in ("any", "tool") and thinking in ("enabled", "adaptive"):
         return "Thinking may not be enabled when tool_choice forces tool use."
     return None
+
+
+def _check_last_turn(last: dict[str, Any], model: Model) -> str | None:
+    """The beginning of an answer is refused by newer models, an answer that has paused by none."""
+    content = last["content"]
+    has_paused = isinstance(content, list) and any(
+        block["type"] == "server_tool_use" for block in content
+    )
+    if model.prefill or has_paused or last["role"] == "user":
+        return None
+    return (
+        "This model does not support assistant message prefill. The conversation must end with a "
+        "user message."
+    )

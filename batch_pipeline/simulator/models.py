@@ -16,6 +16,7 @@ PICO_USD_PER_TOKEN = 1_000_000  # one dollar per million tokens
 PICO_USD_PER_SEARCH = 10_000_000_000
 CACHE_WRITE_5M = 1.25
 CACHE_WRITE_1H = 2.0
+_200K, _1M = 200_000, 1_000_000
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
@@ -38,8 +39,19 @@ class Model:
     forced_tools: bool = True
     cached_from: int = 512
     """Tokens of the shortest prefix that is cached; a shorter one is not, without any error."""
+    prefill: bool = False
+    """Whether the last turn may be the assistant's, which its answer then goes on from."""
+    image_side: int = 2_576
+    image_tokens: int = 4_784
+    """An image is scaled down until its longer side has these pixels, and costs at most these
+    tokens."""
     retires: str | None = None
     """The day on which a deprecated model retires; the simulator answers for it all the same."""
+
+    @property
+    def media_at_most(self) -> int:
+        """The most pages of PDFs and images in one request."""
+        return 100 if self.context_window < _1M else 600
 
     def cost_pico_usd(self, usage: dict[str, Any], *, batch: bool) -> int:
         """Price of one answer's `usage` in 1e-12 USD; a batch costs half."""
@@ -82,11 +94,13 @@ def _pico(usd_per_million: float) -> int:
     return round(usd_per_million * PICO_USD_PER_TOKEN)
 
 
-_200K, _1M = 200_000, 1_000_000
 _ALWAYS: dict[str, Any] = {"thinking": "adaptive"}
 _FREE: dict[str, Any] = {"thinking": "adaptive", "forced_tools": False}
-_BOTH: dict[str, Any] = {"thinking": "adaptive enabled disabled", "effort": "low medium high max"}
-_BUDGET: dict[str, Any] = {"thinking": "enabled disabled", "effort": ""}
+_SMALL_IMAGES: dict[str, Any] = {"image_side": 1_568, "image_tokens": 1_568}
+_BOTH: dict[str, Any] = {
+    "thinking": "adaptive enabled disabled", "effort": "low medium high max", **_SMALL_IMAGES,
+}  # fmt: skip
+_OF_4_5: dict[str, Any] = {"thinking": "enabled disabled", "prefill": True, **_SMALL_IMAGES}
 _MODELS = (
     Model("claude-haiku-5-5", 0.1, 0.5, 0.01, _1M, 128_000, (), 100_000, 5.0),
     Model(
@@ -106,16 +120,15 @@ _MODELS = (
     Model("claude-sonnet-4-6", 3, 15, 0.3, _1M, 64_000, cached_from=1_024, **_BOTH),
     Model(
         "claude-haiku-4-5-20251001", 1, 5, 0.1, _200K, 64_000, ("claude-haiku-4-5",),
-        cached_from=4_096, **_BUDGET,
+        cached_from=4_096, effort="", **_OF_4_5,
     ),
     Model(
         "claude-opus-4-5-20251101", 5, 25, 0.5, _200K, 64_000, ("claude-opus-4-5",),
-        thinking="enabled disabled", effort="low medium high", cached_from=4_096,
-        retires="2027-01-22",
+        effort="low medium high", cached_from=4_096, retires="2027-01-22", **_OF_4_5,
     ),
     Model(
         "claude-sonnet-4-5-20250929", 3, 15, 0.3, _200K, 64_000, ("claude-sonnet-4-5",),
-        cached_from=1_024, retires="2026-11-30", **_BUDGET,
+        cached_from=1_024, retires="2026-11-30", effort="", **_OF_4_5,
     ),
 )  # fmt: skip
 

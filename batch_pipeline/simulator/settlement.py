@@ -23,7 +23,13 @@ from batch_pipeline.simulator.checks import check_message
 from batch_pipeline.simulator.faults.requests import RequestFate
 from batch_pipeline.simulator.models import MODELS
 from batch_pipeline.simulator.spool import request_lines
-from batch_pipeline.simulator.wire import ApiError, error_body, invalid_request
+from batch_pipeline.simulator.wire import (
+    MAX_BYTES_PER_REQUEST,
+    ApiError,
+    error_body,
+    invalid_request,
+    too_large,
+)
 
 # Results are shuffled within blocks of this size: out of order, without all lines in memory.
 _BLOCK_BYTES = 4 << 20
@@ -129,12 +135,15 @@ def _result(
 ) -> dict[str, Any]:
     params = orjson.loads(raw)
     try:
+        if len(raw.removesuffix(b"\n")) > MAX_BYTES_PER_REQUEST:
+            raise too_large()
         if (problem := check_message(params, version)) is not None:
             raise problem
         message = responder.message(params, digest, f"msg_01{unique}", "batch", work)
     except ApiError as problem:
         # In a batch an unknown model is an invalid request, not the 404 of a real-time message.
-        error = error_body("invalid_request_error", problem.message, f"req_01{unique}")
+        kind = problem.kind if problem.status == 413 else "invalid_request_error"
+        error = error_body(kind, problem.message, f"req_01{unique}", problem.details)
         return {"type": "errored", "error": error}
     return {"type": "succeeded", "message": message}
 

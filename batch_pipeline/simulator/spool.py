@@ -132,7 +132,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
         if rest != _BODY_START + _ENTRY_START:
             raise _NotPlainError
         rest = _ENTRY_START
-        while chunk := file.read(_BUFFER_BYTES):
+        # A request that is as long as several reads is not joined and searched for each of them.
+        while chunk := file.read(max(_BUFFER_BYTES, len(rest))):
             first, *others = (rest + chunk).split(b"," + _ENTRY_START)
             if others:
                 yield first

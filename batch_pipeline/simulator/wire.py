@@ -12,6 +12,7 @@ SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 
 MAX_REQUESTS_PER_BATCH = 100_000
 MAX_BYTES_PER_BATCH = 256_000_000
+MAX_BYTES_PER_REQUEST = 32_000_000
 BATCH_LIFETIME_SECONDS = 24 * 3600
 # The API deletes results 29 days after the batch was made.
 RESULTS_KEPT_SECONDS = 29 * 24 * 3600
@@ -63,6 +64,11 @@ class ApiError(Exception):
 
 def invalid_request(message: str) -> ApiError:
     return ApiError(400, "invalid_request_error", message)
+
+
+def too_large() -> ApiError:
+    """The refusal of one request of more than `MAX_BYTES_PER_REQUEST`."""
+    return ApiError(413, "request_too_large", "Request exceeds the maximum size")
 
 
 def not_found(message: str) -> ApiError:

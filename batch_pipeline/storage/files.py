@@ -12,8 +12,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -267,6 +268,43 @@ class Files:
         local = Path(self._root, folder)
         return sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
 
+    def entries(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Name, bytes and time of the last change of each file directly in a folder, which may have
+        a million of them; nothing where there is no such folder."""
+        if not self.is_remote:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                os.scandir(Path(self._root, folder)) as all_,
+            ):
+                for entry in all_:
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            status = entry.stat()
+                            yield entry.name, status.st_size, status.st_mtime
+            return
+        self._fs.invalidate_cache()
+        if self._fs.exists(f"{self._root}/{folder}"):
+            for info in self._fs.ls(f"{self._root}/{folder}", detail=True):
+                if info["type"] == "file":
+                    name = str(info["name"]).rpartition("/")[2]
+                    yield name, int(info["size"] or 0), _modified(info)
+
+    def renew(self, path: str, most_age: float) -> bool:
+        """Whether a file is there; a local one counts as written now. Of a remote home, whose times
+        only another upload changes, one that is older than this many seconds counts as missing."""
+        if not self.is_remote:
+            try:
+                os.utime(Path(self._root, path))
+            except FileNotFoundError:
+                return False
+            return True
+        self._fs.invalidate_cache(f"{self._root}/{path}".rpartition("/")[0])
+        try:
+            info = self._fs.info(f"{self._root}/{path}")
+        except FileNotFoundError:
+            return False
+        return time.time() - _modified(info) < most_age
+
     def read_columns(
         self, path: str, columns: Sequence[str], schema: pa.Schema | None = None
     ) -> pa.Table:
@@ -333,6 +371,19 @@ def _opened(home: str) -> tuple[Any, str]:
     except TypeError:
         # SFTP, which keeps none, hands all options to its connection.
         return cast("tuple[Any, str]", url_to_fs(home))
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    """When a remote file was written, in seconds; now where its filesystem does not tell."""
+    for key in ("LastModified", "mtime", "updated", "last_modified", "created"):
+        found = info.get(key)
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+        if found:
+            return float(found)
+    return time.time()
 
 
 @lru_cache(maxsize=16)

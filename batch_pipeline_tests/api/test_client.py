@@ -23,7 +23,7 @@ from batch_pipeline.api import credentials
 from batch_pipeline.api import messages as messages_api
 from batch_pipeline.api.client import BATCHES, AnthropicApi
 from batch_pipeline.api.messages import RequestHead, SdkHeads, open_messages
-from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit
+from batch_pipeline.api.protocol import Answer, ApiFailure, RateLimit, Streamed
 from batch_pipeline.errors import AccountError, ApiError, UsageError
 from batch_pipeline.simulator import Faults as Declared
 from batch_pipeline.simulator import Simulator
@@ -45,7 +45,7 @@ def create(api: AnthropicApi, data: bytes | None = None, betas: tuple[str, ...] 
     return api.create_batch(iter([data[:9], data[9:]]), len(data), betas).id
 
 
-def asked(api: AnthropicApi, params: bytes, betas: tuple[str, ...] = ()) -> Answer:
+def asked(api: AnthropicApi, params: bytes | Streamed, betas: tuple[str, ...] = ()) -> Answer:
     """One Messages call, with connections of its own."""
 
     async def ask() -> Answer:
@@ -418,6 +418,8 @@ def test_a_message_carries_what_the_sdk_would_send(
     params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
     for _ in range(2):
         asked(api, params, betas)
+    # The same, as one with documents is sent.
+    asked(api, Streamed(len(params), lambda: iter([params[:10], params[10:]])), betas)
 
     async def ask_the_sdk() -> None:
         headers = {"content-type": "application/json"}
@@ -437,7 +439,20 @@ def test_a_message_carries_what_the_sdk_would_send(
         # Of the connection, and of what the client can unpack.
         del headers["accept-encoding"]
         headers.pop("connection", None)
-    assert ours == [theirs, theirs]
+    assert ours == [theirs, theirs, theirs]
+
+
+def test_a_message_whose_body_breaks_off_is_not_made(sim: Simulator, api: AnthropicApi) -> None:
+    params = orjson.dumps(orjson.loads(body())["requests"][0]["params"])
+
+    def broken() -> Iterator[bytes]:
+        yield params[:-1]
+        raise ValueError("a document has changed")
+
+    with pytest.raises(ValueError, match="a document has changed"):
+        asked(api, Streamed(len(params), broken))
+    assert sim.books.billed_requests == 0
+    assert asked(api, Streamed(len(params), lambda: iter([params]))).message["content"]
 
 
 def test_calls_may_take_as_long_as_the_sdk_says(sim: Simulator) -> None:

@@ -123,3 +123,40 @@ def test_status_warns(program: Program, simulator: Simulator) -> None:
     assert (warning["code"], warning["batch"]) == ("night_refused", None)
     assert BETA in warning["message"]
     assert f"warning: {job} all: the API refused a batch" in program("status").out
+
+
+def test_a_pilot_that_a_person_has_to_review(program: Program) -> None:
+    job = program.declare("review", documents(20), pilot={"size": 10, "review": "required"})
+    reason = ["--gate", "pilot", "--reason", "they read well"]
+    assert program("run", job, "--no-wait").code == 3
+    ended = program("run", job, "--json")
+    assert (ended.code, ended.error["code"]) == (3, "gate_closed")
+    page = program.home / "review" / "reports" / "all.pilot.html"
+    assert f"Look at {page}" in ended.error["message"]
+    [night] = program("status", job, "--json").document["nights"]
+    assert (night["state"], night["waiting"]) == ("gate closed", 17)
+    assert night["night_state"]["remedy"].startswith(f"look at {page}, then let it go")
+    assert "Waits for a person" in page.read_text()
+    assert program("approve", job, *reason).code == 0
+    assert program("status", job, "--json").document["nights"][0]["state"] == "open"
+    assert program("run", job).code == 0
+    assert "they read well" in page.read_text()
+
+    # More documents are another input: what was approved is not this one.
+    program.declare("review", documents(40), pilot={"size": 10, "review": "required"})
+    assert program("run", job).code == 3
+    # Without a review it goes, from the next run on.
+    program.declare("review", pilot={"size": 10})
+    assert program("run", job).code == 0
+
+
+def test_nothing_is_approved_before_there_is_something_to_look_at(
+    program: Program, simulator: Simulator
+) -> None:
+    pilot = {"size": 10, "review": "required", "via": "batch"}
+    job = program.declare("review", documents(20), pilot=pilot)
+    simulator.hold()
+    assert program("run", job, "--no-wait").code == 4
+    early = program("approve", job, "--gate", "pilot", "--reason", "it will be good")
+    assert early.code == 2
+    assert "Its pilot has not been judged yet" in early.err

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline_tests.cli.program import Program
+from batch_pipeline_tests.document_files import pdf, png
 from batch_pipeline_tests.support import write_rows
 
 ROWS = [
@@ -84,6 +85,18 @@ def test_a_job_is_guessed_from_a_folder_of_texts(offline: Program, tmp_path: Pat
         == (made.document["guessed"])
     )
     checked = offline("validate", "notes", "--json", BATCH_PIPELINE_JOBS_DIR=str(jobs))
+    assert (checked.code, checked.document["items"]) == (0, 2)
+
+
+def test_a_job_is_guessed_from_a_folder_of_documents(offline: Program, tmp_path: Path) -> None:
+    (tmp_path / "one.pdf").write_bytes(pdf(["Notice is three months."]))
+    (tmp_path / "two.png").write_bytes(png(300, 200))
+    jobs = tmp_path / "jobs"
+    made = offline("init", "scans", "--from", f"{tmp_path}/*.p*", "--dir", str(jobs), "--json")
+    assert made.document["guessed"]["text_column"] == "document"
+    assert "{document}" in (jobs / "scans" / "user.md").read_text()
+    assert "bytes on average" in (jobs / "scans" / "defs.yaml").read_text()
+    checked = offline("validate", "scans", "--json", BATCH_PIPELINE_JOBS_DIR=str(jobs))
     assert (checked.code, checked.document["items"]) == (0, 2)
 
 

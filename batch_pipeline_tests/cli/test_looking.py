@@ -200,3 +200,45 @@ def test_a_night_that_backs_off_says_so(program: Program, simulator: Simulator) 
     assert "backing off" in program("status").out
     [night] = program("status", "--json").document["nights"]
     assert night["state"] == "backing off"
+
+
+def test_a_preview_shows_requests_and_what_they_cost(program: Program) -> None:
+    job = program.declare(
+        "review", documents(30), prompt={"system": "[b]Be brief", "user": "{text}"}
+    )
+    first = program("preview", job, "--rows", "2", "--json").document
+    assert (first["requests"], len(first["rows"])) == (None, 2)
+    assert first["rows"][0]["request"]["system"] == "[b]Be brief"
+    assert first["rows"][0]["tokens_from"] == "counted by the API"
+    assert first["night"]["realtime_usd"] > first["night"]["batch_usd"] > 0
+    shown = program("preview", job, "--html", COLUMNS="80").out
+    assert "nothing was sent" in shown
+    assert "[system]\n  [b]Be brief\n[user]\n" in shown
+    page = Path(shown.rpartition("Page: ")[2].strip())
+    assert "Preview of review" in page.read_text()
+    assert page.parent == program.home / "review" / "reports"
+    exact = program.process("preview", job, "--raw").out
+    assert orjson.loads(exact)["system"] == "[b]Be brief"
+    assert program("preview", job, "--raw", "--json").code == 2
+    assert program("preview", job, "--id", "none of these").code == 2
+    assert program("show", job, "--id", "x").code == 2
+
+
+def test_show_tells_all_of_an_item(program: Program) -> None:
+    job = program.declare(
+        "review",
+        [*documents(3), {"id": "blank", "text": " "}],
+        pilot={"size": 0, "max_error_rate": 1},
+    )
+    assert program("run", job).code == 0
+    shown = program("show", job, "--id", "[b]Akte 1/ä").out
+    for part in ("=== Row (", "=== Request (", "=== Answer 1 of 1: succeeded, as declared"):
+        assert part in shown
+    assert "[as the API sent it]" in shown
+    assert "Now: settled, succeeded." in shown
+    found = program("show", job, "--id", "blank", "--json").document
+    assert found["why_not_sent"] == "invalid_input: blank document"
+    assert (found["attempts"], found["dead_letter"]["reason"]) == ([], "invalid_input")
+    missing = program("show", job, "--id", "[b]Akte 1", "--json")
+    assert (missing.code, missing.error["code"]) == (2, "usage")
+    assert "Close to it: '[b]Akte 1/ä'" in missing.error["message"]

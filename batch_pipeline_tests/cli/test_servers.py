@@ -9,9 +9,12 @@ import socket
 import urllib.request
 from pathlib import Path
 
+import pypdfium2 as pdfium
 import pytest
 
 from batch_pipeline.cli import output
+from batch_pipeline.cli.commands.demo_pdfs import PDFS, make_pdfs
+from batch_pipeline.settings import PACKAGED_JOBS
 from batch_pipeline_tests.cli.program import PROGRAM, Program, documents, finished
 
 
@@ -70,7 +73,21 @@ def test_the_demo_can_stop_after_the_input(offline: Program) -> None:
     for folder in folders:
         assert list(folder.glob("*.parquet"))
         assert folder.name in ended.err
+    assert len(list((offline.home / "demo_pdfs").glob("*.pdf"))) == PDFS
     assert not (offline.home / "ledger.sqlite").exists()
+
+
+def test_the_demos_pdfs_are_asked_about(program: Program) -> None:
+    assert make_pdfs(program.home / "demo_pdfs", most=8) == 8
+    pages = 0
+    for file in (program.home / "demo_pdfs").iterdir():
+        with pdfium.PdfDocument(file) as document:
+            pages += len(document)
+    ended = program("run", "licence_pdfs", "--json", BATCH_PIPELINE_JOBS_DIR=str(PACKAGED_JOBS))
+    assert ended.code == 0, ended.err
+    night = ended.document
+    assert (night["items"], night["succeeded"], night["dead_letter"]) == (8, 8, 0)
+    assert 1_600 * pages < night["input_tokens"] < 3_000 * pages
 
 
 def test_the_program_is_called_as_it_was_typed(

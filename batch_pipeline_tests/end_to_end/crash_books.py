@@ -20,7 +20,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.tokens import TOKENS
 from batch_pipeline.simulator import Simulator
 from batch_pipeline.simulator.books.books import Content, content_hash
-from batch_pipeline_tests.end_to_end import crash_thrift
+from batch_pipeline_tests.end_to_end import crash_documents, crash_thrift
 from batch_pipeline_tests.end_to_end.crash_processes import Work
 from batch_pipeline_tests.support import (
     MODEL,
@@ -35,6 +35,7 @@ Document = Mapping[str, Any]
 Documents = Sequence[Document]
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
+WaysOf = Callable[[Document], list[dict[str, Any]]]
 
 BILLED = ("succeeded", "truncated", "refused", "invalid_output")
 NOT_ASKED = Content(accepted=0, billed=0, cost_usd=Decimal(0))
@@ -65,6 +66,7 @@ class Figures:
     reused: int = 0
     near_duplicates: int = 0
     escalated: int = 0
+    changed_documents: int = 0
 
     def add(self, other: Figures) -> None:
         for field in fields(self):
@@ -80,8 +82,17 @@ def check(sim: Simulator, work: Work, documents: Mapping[str, Documents]) -> Fig
             for name, row in by_id(typed_rows(pipeline, spec, night)).items()
         }
         assert typed == {str(document["id"]): document["text"] for document in of_night}
+    ways_of: WaysOf = crash_thrift.asked_as if work.caching is not None else plainly_asked
+    if work.documents is not None:
+        ways_of = crash_documents.asking(work.originals, work.home, work.documents)
     return check_nights(
-        sim, pipeline, spec, documents, work.queue, thrifty=work.caching is not None
+        sim,
+        pipeline,
+        spec,
+        documents,
+        work.queue,
+        thrifty=work.caching is not None,
+        ways_of=ways_of,
     )
 
 
@@ -93,11 +104,14 @@ def check_nights(
     queue: int,
     *,
     thrifty: bool = False,
+    ways_of: WaysOf | None = None,
 ) -> Figures:
     """Assert that complete nights are whole and were paid once, each document in one of them."""
     books = sim.books
     cancelled = _cancelled(pipeline, spec, documents)
-    asked = Asked(books.contents, content_hash, thrifty=thrifty, cancelled=cancelled)
+    asked = Asked(
+        books.contents, content_hash, thrifty=thrifty, cancelled=cancelled, ways_of=ways_of
+    )
     asked.look_at({night: by_id(results(pipeline, spec, night)) for night in documents}, documents)
     assert books.highest_queue <= queue
     assert books.foreign_touched == {}
@@ -127,7 +141,8 @@ def check_nights(
 class Asked:
     """What rows say of the requests that they asked for, beside what the books say of these.
 
-    `key` makes the key of a request in the books of its parameters. Unless they are `priced` the
+    `key` makes the key of a request in the books of its parameters, and `ways_of` all parameters
+    that a document may be asked with; none: it can no longer be sent. Unless they are `priced` the
     books do not tell what anything cost.
     """
 
@@ -138,16 +153,19 @@ class Asked:
         *,
         thrifty: bool,
         priced: bool = True,
+        ways_of: WaysOf | None = None,
         cancelled: Mapping[tuple[str, bool], int] | None = None,
     ) -> None:
         self._contents, self._key = contents, key
-        self._ways_of = crash_thrift.asked_as if thrifty else plainly_asked
+        self._ways_of = ways_of or (crash_thrift.asked_as if thrifty else plainly_asked)
         self._thrifty, self._priced, self._cancelled = thrifty, priced, cancelled or {}
         self.twice = self.repeated = 0
         # Models of which a call was billed twice: the report has less of them than the books.
         self._repeated_models: set[str] = set()
         self._usd: dict[str, Decimal] = defaultdict(Decimal)
-        self.saved = {"filtered": 0, "reused": 0, "near_duplicates": 0, "escalated": 0}
+        self.saved = dict.fromkeys(
+            ("filtered", "reused", "near_duplicates", "escalated", "changed_documents"), 0
+        )
 
     def look_at(self, rows: Mapping[str, Rows], documents: Mapping[str, Documents]) -> None:
         """Assert that all documents have their rows, and each request was bought for one of them.
@@ -161,8 +179,11 @@ class Asked:
                 row = rows[night][str(document["id"])]
                 if document["text"] is None:
                     assert row["status"] == "invalid_input"
+                elif not (ways := self._ways_of(document)):
+                    found = row["status"], row["error_type"], row["cost_usd"] or 0
+                    assert found == ("invalid_input", "document_changed", 0)
+                    self.saved["changed_documents"] += 1
                 elif not self._is_free(row, document, rows):
-                    ways = self._ways_of(document)
                     bought.setdefault(self._key(ways[0]), (ways, []))[1].append(row)
         for ways, of_rows in bought.values():
             self._check_bought(ways, of_rows)

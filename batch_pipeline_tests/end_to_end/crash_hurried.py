@@ -74,16 +74,41 @@ def hunted_in_real_time(
     blows: int,
     items: int = 150,
     ledger_url: str | None = None,
+    documents_as: str | None = None,
 ) -> Figures:
     """As `crash_nights.hunted`, of a night whose every request is a call."""
-    return _hunted(forks, folder, seed, "realtime", items=items, blows=blows, ledger_url=ledger_url)
+    return _hunted(
+        forks,
+        folder,
+        seed,
+        "realtime",
+        items=items,
+        blows=blows,
+        ledger_url=ledger_url,
+        documents_as=documents_as,
+    )
 
 
 def hunted_before_deadline(
-    forks: Forks, folder: Path, seed: int, *, blows: int, ledger_url: str | None = None
+    forks: Forks,
+    folder: Path,
+    seed: int,
+    *,
+    blows: int,
+    ledger_url: str | None = None,
+    documents_as: str | None = None,
 ) -> Figures:
     """As `crash_nights.hunted`, of a night whose batches are slow, with a deadline."""
-    return _hunted(forks, folder, seed, "auto", items=60, blows=blows, ledger_url=ledger_url)
+    return _hunted(
+        forks,
+        folder,
+        seed,
+        "auto",
+        items=60,
+        blows=blows,
+        ledger_url=ledger_url,
+        documents_as=documents_as,
+    )
 
 
 def _hunted(
@@ -95,6 +120,7 @@ def _hunted(
     items: int,
     blows: int,
     ledger_url: str | None,
+    documents_as: str | None,
 ) -> Figures:
     dice = random.Random(seed)
     with a_night(
@@ -103,7 +129,8 @@ def _hunted(
         items=items,
         turnaround=0.4,
         seed=seed,
-        caching=caching_of(seed),
+        caching=caching_of(seed) if documents_as is None else None,
+        documents_as=documents_as,
     ) as found:
         sim, planned, rows = found
         sim.set_latency(LATENCY_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any
 
 from batch_pipeline.simulator import Faults, Simulator, running_simulator
 from batch_pipeline_tests.databases import cut_connections
-from batch_pipeline_tests.end_to_end import crash_thrift
+from batch_pipeline_tests.end_to_end import crash_documents, crash_thrift
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, NOT_COMPLETE, Forks, Work
 from batch_pipeline_tests.support import PARTITION, documents, make_late, write_rows
@@ -88,17 +88,23 @@ def a_night(
     turnaround: float = 0.0,
     seed: int = 0,
     caching: str | None = None,
+    documents_as: str | None = None,
 ) -> Iterator[tuple[Simulator, Work, dict[str, list[dict[str, Any]]]]]:
     """A simulator, and the work on a night of so many documents and one that cannot be sent.
 
-    With `caching` the two nights of `crash_thrift`.
+    With `caching` the two nights of `crash_thrift`, with `documents_as` a night of
+    `crash_documents`.
     """
     folder.mkdir(parents=True)
     rows = {PARTITION: documents(items)}
     if caching is not None:
         rows = crash_thrift.documents_of(crash_thrift.NIGHTS)
+    if documents_as is not None:
+        crash_documents.write_documents(
+            folder / crash_documents.NOW, folder / crash_documents.THEN, rows[PARTITION]
+        )
     for of_night in rows.values():
-        of_night.append({"id": "no text", "text": None})
+        of_night.append({"id": "no text", "text": None, "file": None})
     with running_simulator(turnaround=turnaround, seed=seed, faults=faults) as sim:
         work = Work(
             url=sim.url,
@@ -110,6 +116,7 @@ def a_night(
             lease_seconds=0.3,
             reconcile_seconds=0.3,
             caching=caching,
+            documents=documents_as,
         )
         for night, of_night in rows.items():
             write_rows(work.source(night), of_night)
@@ -133,12 +140,13 @@ def killed_at(
     *,
     pilot_via: str = "realtime",
     faults: Faults = PLAIN,
+    documents_as: str | None = None,
 ) -> tuple[Figures, list[str]]:
     """A night whose first process dies at its point number `fatal`, and that a second completes.
 
     Returns the points of the first process as well; with None it dies at none.
     """
-    with a_night(folder, faults, items=30) as (sim, planned, rows):
+    with a_night(folder, faults, items=30, documents_as=documents_as) as (sim, planned, rows):
         work = replace(planned, pilot_via=pilot_via)
         code = forks.wait(forks.start(work, "first", fatal))
         points = work.trace("first").read_text().splitlines()
@@ -154,6 +162,31 @@ def killed_at(
         assert not figures.repeated_beside, "it was not in flight"
         assert figures.calls_repeated <= figures.kills * work.pilot
         return figures, points
+
+
+def ledger_lost(
+    forks: Forks,
+    folder: Path,
+    fatal: int,
+    *,
+    caching: str | None = None,
+    documents_as: str | None = None,
+) -> Figures:
+    """A night, or the two of `crash_thrift`, whose process dies at a point, if it gets that far,
+    and that loses its ledger then. Another recovers it, and completes the night."""
+    with a_night(folder, PLAIN, items=30, caching=caching, documents_as=documents_as) as found:
+        sim, planned, rows = found
+        # Real-time calls that are in flight may be made again.
+        work = replace(planned, pilot_via="batch")
+        figures = Figures()
+        if forks.wait(forks.start(work, "first", fatal)) == -signal.SIGKILL:
+            figures.kills = figures.restarts = 1
+        for file in work.home.glob("ledger.sqlite*"):
+            file.unlink()
+        code = forks.wait(forks.start(replace(work, recover=True)))
+        assert code == COMPLETE, work.log.read_text()
+        figures.add(check(sim, work, rows))
+    return figures
 
 
 def taken_over(
@@ -197,7 +230,13 @@ def caching_of(seed: int) -> str | None:
 
 
 def hunted(
-    forks: Forks, folder: Path, seed: int, *, blows: int, ledger_url: str | None = None
+    forks: Forks,
+    folder: Path,
+    seed: int,
+    *,
+    blows: int,
+    ledger_url: str | None = None,
+    documents_as: str | None = None,
 ) -> Figures:
     """A night of two submitters under a hostile API, killed and frozen at random moments.
 
@@ -205,8 +244,15 @@ def hunted(
     started again, as a person would. The blows stop once the night is complete.
     """
     dice = random.Random(seed)
+    caching = caching_of(seed) if documents_as is None else None
     with a_night(
-        folder, HOSTILE, items=60, turnaround=0.4, seed=seed, caching=caching_of(seed)
+        folder,
+        HOSTILE,
+        items=60,
+        turnaround=0.4,
+        seed=seed,
+        caching=caching,
+        documents_as=documents_as,
     ) as (sim, planned, rows):
         work = replace(
             planned,
@@ -223,6 +269,9 @@ def hunted(
 def pursued(forks: Forks, work: Work, dice: random.Random, blows: int) -> Figures:
     """A night that two processes take to its end under so many blows."""
     figures = Figures()
+    if work.documents is not None:
+        # They change afterwards: a second process that reads them then makes a snapshot of its own.
+        assert forks.wait(forks.start(replace(work, input_only=True))) == NOT_COMPLETE
     workers = [forks.start(work), forks.start(work)]
     for _ in range(blows):
         time.sleep(dice.uniform(0.02, 0.6))

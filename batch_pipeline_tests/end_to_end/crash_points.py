@@ -20,7 +20,9 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.messages import AnthropicMessages
-from batch_pipeline.api.protocol import Answer, BatchInfo
+from batch_pipeline.api.protocol import Answer, BatchInfo, Streamed
+from batch_pipeline.flow.batches import changed_documents
+from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.realtime.journal import Journal
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.storage.files import Files
@@ -48,15 +50,18 @@ def install(points: Points) -> None:
     for owner, names in (
         (Files, ("make_durable", "publish", "remove")),
         (Journal, ("append",)),
+        (DocumentStore, ("add",)),
+        (changed_documents, ("take_out",)),
         (AnthropicApi, ("retrieve_batch", "list_batches", "cancel_batch")),
     ):
         for name in names:
-            label = f"{owner.__name__}.{name}"
+            label = f"{owner.__name__.rpartition('.')[2]}.{name}"
             setattr(owner, name, _around(points, label, getattr(owner, name)))
     _wrap_ledger(points)
     _wrap_message(points)
     _wrap_create(points)
     _wrap_results(points)
+    _wrap_look(points)
 
 
 def _around(points: Points, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +91,9 @@ def _wrap_ledger(points: Points) -> None:
 def _wrap_message(points: Points) -> None:
     original = AnthropicMessages.create
 
-    async def create(self: AnthropicMessages, params: bytes, betas: Sequence[str]) -> Answer:
+    async def create(
+        self: AnthropicMessages, params: bytes | Streamed, betas: Sequence[str]
+    ) -> Answer:
         points.reach("before AnthropicMessages.create")
         answer = await original(self, params, betas)
         points.reach("after AnthropicMessages.create")
@@ -131,3 +138,16 @@ def _wrap_results(points: Points) -> None:
             yield watched(chunks)
 
     AnthropicApi.stream_results = stream_results  # type: ignore[method-assign]
+
+
+def _wrap_look(points: Points) -> None:
+    original = changed_documents.looked_at
+
+    @contextmanager
+    def looked_at(*arguments: Any) -> Iterator[changed_documents.Looked]:
+        points.reach("before changed_documents.looked_at")
+        with original(*arguments) as looked:
+            points.reach("after changed_documents.looked_at")
+            yield looked
+
+    changed_documents.looked_at = looked_at  # type: ignore[assignment]

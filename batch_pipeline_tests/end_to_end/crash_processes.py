@@ -19,11 +19,13 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline_tests.end_to_end import crash_points, crash_thrift
+from batch_pipeline_tests.end_to_end import crash_documents, crash_points, crash_thrift
 from batch_pipeline_tests.support import PARTITION, job, settings
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,12 @@ class Work:
     wait: bool = True
     # With a value of `caching` two nights of a job that declares all of `crash_thrift`.
     caching: str | None = None
+    # With a value of `crash_documents` its rows name documents.
+    documents: str | None = None
+    # Whether the input is taken and nothing else is done.
+    input_only: bool = False
+    # Whether the ledger was lost, and is recovered before anything else.
+    recover: bool = False
 
     @property
     def home(self) -> Path:
@@ -64,6 +72,15 @@ class Work:
         return Path(self.folder, f"{night}.jsonl")
 
     @property
+    def documents_folder(self) -> Path:
+        return Path(self.folder, crash_documents.NOW)
+
+    @property
+    def originals(self) -> Path:
+        """The documents as they were when the input was taken."""
+        return Path(self.folder, crash_documents.THEN)
+
+    @property
     def log(self) -> Path:
         return Path(self.folder, "log.txt")
 
@@ -71,12 +88,14 @@ class Work:
         return Path(self.folder, f"{name}.trace")
 
     def spec(self) -> JobSpec:
-        source, thrift = self.source(PARTITION), {}
+        source, more = self.source(PARTITION), {}
         if self.caching is not None:
-            source, thrift = self.source("{partition}"), crash_thrift.declared(self.caching)
+            source, more = self.source("{partition}"), crash_thrift.declared(self.caching)
+        if self.documents is not None:
+            more = crash_documents.declared(source, self.documents_folder, self.documents)
         return job(
             source,
-            **thrift,
+            **more,
             mode=self.mode,
             deadline="8h" if self.mode == "auto" else None,
             realtime={"concurrency": self.concurrency, "checkpoint_every": 5},
@@ -186,7 +205,15 @@ def _carry_out(work: Work, trace: str | None, fatal: int | None) -> int:
         crash_points.install(crash_points.Points(work.trace(trace), fatal))
     pipeline, spec = work.pipeline(), work.spec()
     complete = True
+    if work.recover:
+        assert recover(pipeline).complete
     for night in work.nights:
+        if work.documents is not None:
+            opened = steps.open_night(pipeline, spec, night)
+            night_input.take_input(pipeline, spec, opened)
+            crash_documents.spoil(work.documents_folder)
+        if work.input_only:
+            return NOT_COMPLETE
         state = run(pipeline, spec, night, wait=work.wait)
         write_report(pipeline, spec, state.night)
         complete &= state.complete

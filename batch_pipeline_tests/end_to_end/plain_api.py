@@ -63,7 +63,7 @@ def echo(params: Params, before: int) -> Result:
 
 
 def prompt_of(params: Params) -> str:
-    return _joined(params["messages"][-1]["content"])
+    return _joined(params["messages"][0]["content"])
 
 
 def _joined(content: Any) -> str:

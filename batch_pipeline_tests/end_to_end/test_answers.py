@@ -82,7 +82,13 @@ CASES = {
     "null usage": Case(message("n", usage=NULL_USAGE), "succeeded", content="n"),
     "no content": Case(message("", content=[]), "invalid_output", content=""),
     "blank": Case(message(" \n"), "invalid_output", content=" \n"),
-    "pause": Case(message("wait", stop_reason="pause_turn"), "invalid_output", content="wait"),
+    "pause": Case(
+        message("wait, ", stop_reason="pause_turn"),
+        "succeeded",
+        2,
+        content="wait, good at last",
+        later=GOOD,
+    ),
     "new stop reason": Case(message("x", stop_reason="teatime"), "invalid_output", content="x"),
     "refusal": Case(message("", content=[], stop_reason="refusal"), "refused", content=""),
     "cut off": Case(message("and th", stop_reason="max_tokens"), "truncated", content="and th"),
@@ -116,7 +122,9 @@ def case_of(params: Params) -> Case:
 
 def answer(params: Params, before: int) -> Result:
     case = case_of(params)
-    return case.first if before == 0 or case.later is None else case.later
+    goes_on = params["messages"][-1]["role"] == "assistant"
+    again = before > 0 or goes_on
+    return case.later if again and case.later is not None else case.first
 
 
 # Most of these answers need a fix, which would stop an ordinary night.
@@ -189,4 +197,7 @@ def _accepted_by_prompt(api: PlainApi) -> Counter[str]:
         for batch in api.batches
         for _, params in batch.requests
     }
-    return Counter({prompts[key]: count for key, count in api.accepted.items()})
+    found: Counter[str] = Counter()
+    for key, count in api.accepted.items():
+        found[prompts[key]] += count
+    return found

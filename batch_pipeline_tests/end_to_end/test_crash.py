@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline_tests.end_to_end.crash_books import check
+from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE
 from batch_pipeline_tests.end_to_end.crash_elsewhere import hunted_elsewhere
 from batch_pipeline_tests.end_to_end.crash_hurried import (
     hunted_before_deadline,
@@ -21,6 +20,7 @@ from batch_pipeline_tests.end_to_end.crash_nights import (
     a_night,
     hunted,
     killed_at,
+    ledger_lost,
     one_of_kind,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import COMPLETE, Forks
@@ -63,6 +63,24 @@ def test_a_night_killed_while_a_refused_batch_is_split_is_whole_and_paid_once(
     assert figures.kills == 1
 
 
+@pytest.mark.parametrize(("documents_as", "point"), [(REFERENCE, 128), (KEPT, 90)])
+def test_a_night_of_documents_that_is_killed_is_whole_and_paid_once(
+    forks: Forks, tmp_path: Path, documents_as: str, point: int
+) -> None:
+    """While what has changed is taken out of a batch; while copies and cuts are put in the home."""
+    figures, points = killed_at(forks, tmp_path / "night", point, documents_as=documents_as)
+    assert figures.kills == 1
+    assert (len(points), figures.changed_documents) == (point, 5 * (documents_as == REFERENCE))
+
+
+def test_a_lost_ledger_of_a_night_of_documents_is_recovered_and_bought_once(
+    forks: Forks, tmp_path: Path
+) -> None:
+    figures = ledger_lost(forks, tmp_path / "night", 350, documents_as=REFERENCE)
+    assert figures.kills == 1
+    assert figures.changed_documents == 5
+
+
 def test_two_submitters_are_killed_and_frozen_under_a_hostile_api_with_the_ledger_in_postgres(
     forks: Forks, tmp_path: Path, postgres_url: str
 ) -> None:
@@ -99,21 +117,11 @@ def test_two_submitters_are_killed_and_frozen_before_another_api(
 
 
 def test_a_lost_ledger_of_nights_with_everything_is_recovered_and_bought_once(
-    forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forks: Forks, tmp_path: Path
 ) -> None:
-    with a_night(tmp_path / "night", PLAIN, items=0, caching="5m") as (sim, planned, rows):
-        work = replace(planned, pilot_via="batch")
-        # In the midst of it.
-        killed = forks.wait(forks.start(work, "first", 700))
-        assert killed == -signal.SIGKILL, work.log.read_text()
-        for file in work.home.glob("ledger.sqlite*"):
-            file.unlink()
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.url)
-        with work.pipeline() as pipeline:
-            assert recover(pipeline).complete
-        assert forks.wait(forks.start(work)) == COMPLETE, work.log.read_text()
-        figures = check(sim, work, rows)
+    # In the midst of it.
+    figures = ledger_lost(forks, tmp_path / "night", 700, caching="5m")
+    assert figures.kills == 1
     assert figures.reused
     assert figures.near_duplicates
     assert figures.escalated

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from batch_pipeline.flow.dataset.requests import CUSTOM_ID
+from batch_pipeline.flow.dataset.requests.declaration import CUSTOM_ID
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.dead_letters import summarize
 from batch_pipeline.flow.run import run
@@ -64,6 +64,7 @@ CONTRACT = [
     ("collected_at", pa.timestamp("us", "UTC")),
     ("answered_by", pa.string()),
     ("route", pa.string()),
+    ("details", pa.string()),
 ]
 DIRTY: list[dict[str, Any] | bytes] = [
     {"id": "null", "text": None},
@@ -132,8 +133,9 @@ def test_dead_letters_hold_the_input_row(
     assert (state.succeeded, state.dead_letter, state.complete) == (3, 4, True)
     assert by_id(results(pipeline, spec))["long"]["status"] == "too_large"
     groups = summarize(pipeline, spec.name, PARTITION)
+    # Each cause is a group of its own, though all three are `invalid_input`.
     assert sorted((group.reason, group.items) for group in groups) == [
-        ("invalid_input", 3),
+        *[("invalid_input", 1)] * 3,
         ("too_large", 1),
     ]
 

@@ -9,6 +9,7 @@ import pytest
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.outcomes import (
     Action,
+    AskedFor,
     CreateVerdict,
     Outcome,
     Status,
@@ -46,13 +47,13 @@ def test_errors(kind: object, action: Action) -> None:
     expected = Outcome(Status.ERRORED, action, str(kind or "unknown"), "m")
     assert of_error(error(kind)) == expected
     assert of_error(error(kind)["error"]) == expected
-    assert of_result({"type": "errored", "error": error(kind)}, tools_asked_for=False) == expected
+    assert of_result({"type": "errored", "error": error(kind)}, AskedFor()) == expected
 
 
 def test_a_model_that_is_gone_is_the_jobs_matter_in_a_result_line() -> None:
     body = error("not_found_error")
     assert of_error(body).action is Action.STOP
-    in_a_batch = of_result({"type": "errored", "error": body}, tools_asked_for=False)
+    in_a_batch = of_result({"type": "errored", "error": body}, AskedFor())
     assert in_a_batch.action is Action.SET_ASIDE
 
 
@@ -81,9 +82,24 @@ def test_an_error_without_a_body_is_asked_once_more(body: object) -> None:
 )
 def test_stop_reasons(stop_reason: object, tools: bool, status: Status, action: Action) -> None:
     result = {"type": "succeeded", "message": {"stop_reason": stop_reason}}
-    outcome = of_result(result, tools_asked_for=tools)
+    outcome = of_result(result, AskedFor(tools))
     assert (outcome.status, outcome.action) == (status, action)
     assert (outcome.error_type is None) == (status is Status.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("params", "asked"),
+    [
+        ({}, AskedFor()),
+        ({"tools": []}, AskedFor()),
+        ({"tools": [{"name": "note"}]}, AskedFor(tools=True)),
+        ({"tools": [{"name": "note"}], "tool_choice": {"type": "auto"}}, AskedFor(tools=True)),
+        ({"tools": [{}], "tool_choice": {"type": "any"}}, AskedFor(tools=True, forced=True)),
+        ({"tools": [{}], "tool_choice": {"type": "tool"}}, AskedFor(tools=True, forced=True)),
+    ],
+)
+def test_tools_are_asked_for_where_there_are_any(params: dict[str, Any], asked: AskedFor) -> None:
+    assert AskedFor.by(params) == asked
 
 
 @pytest.mark.parametrize(
@@ -105,13 +121,13 @@ def test_stop_reasons(stop_reason: object, tools: bool, status: Status, action: 
     ],
 )
 def test_result_types(result: object, status: Status, action: Action) -> None:
-    outcome = of_result(result, tools_asked_for=False)
+    outcome = of_result(result, AskedFor())
     assert (outcome.status, outcome.action) == (status, action)
 
 
 def test_a_call_that_the_api_never_worked_on_is_no_attempt() -> None:
     busy = {"type": "errored", "error": error("overloaded_error")}
-    assert of_result(busy, tools_asked_for=False, attempted=False).action is Action.REOPEN
+    assert of_result(busy, AskedFor(), attempted=False).action is Action.REOPEN
 
 
 def failure(

@@ -11,7 +11,7 @@ from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs import parameters
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline_tests.jobs.test_spec import job, problems
 
 HAIKU_4_5, HAIKU_5_5 = "claude-haiku-4-5-20251001", "claude-haiku-5-5"
@@ -142,6 +142,8 @@ def test_what_works_is_accepted_without_a_word(what: dict[str, Any]) -> None:
         ("params.tools: has an advisor", declared({"tools": [{"type": "advisor_20260301"}]})),
         ("params.tools: has code execution",
          declared({"tools": [RUNS_CODE, {"type": "web_search_20250305", "max_uses": 5}]})),
+        ("params.tools: leaves it to the model",
+         declared({"tools": [{"name": "note", "input_schema": {}}]}, output_schema={})),
         ("prompt.user: has no {column} placeholder: the same request",
          declared({}, prompt={"user": "Write a joke."}, deduplicate=False)),
     ],

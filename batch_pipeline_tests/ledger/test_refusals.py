@@ -78,6 +78,27 @@ def test_the_row_at_fault_ends_without_a_batch(ledger: Ledger) -> None:
         assert refusals.before(connection, refused) is None
 
 
+def test_rows_that_are_not_sent_end_without_a_batch_and_the_rest_waits(ledger: Ledger) -> None:
+    refusal = replace(REFUSAL, error_type="document_changed", messages=("one", "two"))
+    with ledger.write() as connection:
+        night = a_night(connection, 5)
+        submission = begun(connection, night)
+        rows, rest = replace(a_shard(2), manifest="rows"), replace(a_shard(3), manifest="rest")
+        assert not refusals.take_out(connection, submission, rows, rest, refusal, "me"), (
+            "it is sent"
+        )
+        transitions.give_back(connection, submission, State.ABSENT, "documents have changed")
+        assert refusals.take_out(connection, submission, rows, rest, refusal, "me")
+        assert not refusals.take_out(connection, submission, rows, rest, refusal, "me"), "done"
+        [ended] = submissions.of_night(connection, night.id, State.ENDED)
+        assert (ended.requests, ended.batch_id) == (2, None)
+        assert ended.usd_bound == 0
+        assert refusals.of(ended) == refusal
+        assert begun(connection, night).requests == 3
+        assert isinstance(begin(connection, night), Waiting)
+        assert refusals.count_set_aside(connection, night.id) == 0
+
+
 @pytest.mark.parametrize(
     ("kinds", "most", "said"),
     [(1, SYSTEMATIC, "the first 6 parts"), (MOST_CREATES, MOST_CREATES, "20 creates were refused")],

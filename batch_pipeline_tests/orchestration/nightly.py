@@ -30,7 +30,7 @@ class Nightly:
 
     def launch(
         self,
-        partition: str,
+        partition: str | None,
         *,
         kind: Kind = Kind.SUBMIT,
         assets: Sequence[AssetKey] | None = None,

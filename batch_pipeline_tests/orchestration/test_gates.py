@@ -87,6 +87,33 @@ def test_an_approved_pilot_lets_the_night_go(
     ledger.close()
 
 
+def test_a_pilot_to_be_reviewed_fails_with_its_page_until_it_is_approved(
+    nightly: MakeNightly, nights: list[str], environment: Path
+) -> None:
+    job, night = nightly(pilot={"size": 4, "review": "required"}), nights[0]
+    closed = failure_of(job.launch(night))
+    page = environment / "review" / "reports" / f"{night}.pilot.html"
+    assert "pilot.review is required" in closed
+    assert str(page) in closed
+    assert page.exists()
+    key = dg.AssetCheckKey(asset_key("review", "pilot_sample"), "pilot_gate")
+    check, *_ = job.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert check.evaluation is not None
+    assert not check.evaluation.passed
+    assert check.evaluation.metadata["pilot_page"].value == str(page)
+    assert "waits for a person's review" in str(check.evaluation.metadata["verdict"].value)
+    assert not job.tick().run_requests
+    assert job.launch(night, tags={APPROVE_TAG: "pilot: they read well"}).success
+    metadata = job.metadata("pilot_sample", night)
+    assert metadata["pilot_page"] == str(page)
+    assert metadata["summary"].startswith("gate open; approved by dagster run ")
+    assert "4 tried, 0 failed, the night would cost $" in metadata["summary"]
+    check, *_ = job.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert check.evaluation is not None
+    assert check.evaluation.passed
+    job.run_to_the_end(night)
+
+
 def test_a_night_waits_under_its_ceiling_until_it_is_raised(
     nightly: MakeNightly, nights: list[str], sim: Simulator
 ) -> None:

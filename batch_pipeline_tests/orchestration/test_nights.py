@@ -205,7 +205,7 @@ def test_a_pilot_by_batch_goes_on_by_itself(
         ("review_submit", nights[0], {"pilot_sample", "submitted_batches"})
     ]
     job.follow(tick.run_requests)
-    assert job.metadata("pilot_sample", nights[0])["summary"] == "gate open"
+    assert job.metadata("pilot_sample", nights[0])["summary"].startswith("gate open; ")
     job.run_to_the_end(nights[0])
 
 
@@ -259,7 +259,7 @@ def test_a_submission_asked_for_without_a_pilot_gets_one(
         in job.metadata("submitted_batches", nights[0])["waiting"]
     )
     job.run_to_the_end(nights[0])
-    assert job.metadata("pilot_sample", nights[0])["summary"] == "gate open"
+    assert job.metadata("pilot_sample", nights[0])["summary"].startswith("gate open; ")
 
 
 def test_submitting_without_an_input_says_what_to_do(
@@ -332,3 +332,9 @@ def test_a_poll_that_fails_is_a_reason_and_keeps_the_cursor(
     assert "no polls today" in tick.skip_message
     assert f"{nights[0]}: 10% complete" in tick.skip_message
     assert (job.cursor, tick.run_requests) == (cursor, [])
+
+
+def test_a_run_that_names_no_night_says_so(nightly: MakeNightly) -> None:
+    failed = nightly().launch(None)
+    assert not failed.success
+    assert "Which night is meant? Materialize its assets of a partition" in failure_of(failed)

@@ -45,7 +45,7 @@ FACTS = Facts("review", "all", "default")
 def test_open_requests_want_room_in_the_queue_unless_they_go_in_real_time(
     realtime: bool, unplanned: int, in_flight: int, next_requests: int, calls_due: bool
 ) -> None:
-    verdict = {"declaration_hash": "declared", "open": True, "reasons": []}
+    verdict = {"declaration_hash": "declared", "content_hash": "", "open": True, "reasons": []}
     night = replace(NIGHT, open_requests=unplanned, pilot=verdict)
     state = replace(STATE, night=night, waiting=unplanned, in_flight=in_flight)
     limits = ShardLimits(requests=100, bytes=1_000_000)
@@ -59,7 +59,7 @@ def test_a_batch_larger_than_the_queue_counts_as_cut_anew(
     pilot: bool, limit: int, next_requests: int
 ) -> None:
     shard = replace(SHARD, pilot=pilot, state=ShardState.WAITING)
-    verdict = {"declaration_hash": "declared", "open": True, "reasons": []}
+    verdict = {"declaration_hash": "declared", "content_hash": "", "open": True, "reasons": []}
     state = replace(STATE, night=replace(NIGHT, pilot=None if pilot else verdict), waiting=10)
     limits = ShardLimits(requests=100, bytes=1_000_000)
     found = as_unfinished(state, [shard], FACTS, Queue(limit), limits, realtime=False)

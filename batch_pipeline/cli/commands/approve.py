@@ -39,7 +39,7 @@ def show_approval(output: Output, night: Night, given: Approval) -> None:
     document = {"job": night.job, "partition": night.partition, **given.as_json()}
 
     def show() -> None:
-        overruled = f"the {given.gate} gate was overruled by {given.approved_by}: {given.reason}"
+        overruled = f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"
         print(one_line(f"{night.job} {night.partition}: {overruled}"))
         print(f"Go on with: {as_typed()} run {night.job} --partition {night.partition}")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batch_pipeline.settings import Settings
 
 JOB = "license_review"
+PDF_JOB = "licence_pdfs"
 # The simulator ends batches in seconds; a minute between polls would be most of the demo.
 POLL_SECONDS = 0.3
 
@@ -43,10 +44,11 @@ def demo(
     from batch_pipeline.api.client import AnthropicApi
     from batch_pipeline.cli import progress_bar
     from batch_pipeline.cli.commands.demo_corpus import collect_documents
+    from batch_pipeline.cli.commands.demo_pdfs import make_pdfs
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.jobs.demo_start import INPUT, NIGHTS
-    from batch_pipeline.jobs.loading import load_job
-    from batch_pipeline.jobs.partitions import all_keys
+    from batch_pipeline.jobs.partitions.demo_start import INPUT, NIGHTS, PDFS
+    from batch_pipeline.jobs.partitions.partitions import SINGLE_KEY, all_keys
+    from batch_pipeline.jobs.yaml_files.loading import load_job
     from batch_pipeline.reporting.report_json import to_json
     from batch_pipeline.settings import PACKAGED_JOBS
     from batch_pipeline.simulator import StateInUseError, running_simulator
@@ -55,12 +57,14 @@ def demo(
     settings = opening.load_settings(output)
     if settings.home_is_remote:
         raise UsageError("The demo wants a local home: unset BATCH_PIPELINE_HOME.")
-    # The package's own job, wherever the user keeps theirs.
-    spec = load_job(PACKAGED_JOBS / JOB / "defs.yaml")
+    # The package's own jobs, wherever the user keeps theirs.
+    spec, of_pdfs = (load_job(PACKAGED_JOBS / name / "defs.yaml") for name in (JOB, PDF_JOB))
     keys = all_keys(spec.partitions, datetime.now(UTC))[-NIGHTS:]
     counts = collect_documents(Path(settings.home) / INPUT, keys)
     for key, count in counts.items():
         output.say(f"{key}: {count:,} licence texts found on this machine")
+    made = make_pdfs(Path(settings.home) / PDFS)
+    output.say(f"{PDF_JOB}: {made:,} PDFs made of such texts")
     if input_only:
         return
     started = time.monotonic()
@@ -73,15 +77,16 @@ def demo(
             with closing(api), Pipeline(quick, api) as pipeline:
                 progress_bar.announce_account(output, pipeline)
                 reports = [_night(pipeline, spec, key) for key in keys]
+                pdfs = _night(pipeline, of_pdfs, SINGLE_KEY)
     except StateInUseError as error:
         raise UsageError(
             f"Another simulator keeps its batches in {error}: a demo or `make dev` on the same "
             "home. Stop it, or set BATCH_PIPELINE_HOME to another folder."
         ) from error
     seconds = time.monotonic() - started
-    documents = ",".join(to_json(report) for report in reports)
+    documents = ",".join(to_json(report) for report in [*reports, pdfs])
     output.answer(
-        f'{{"nights": [{documents}]}}', lambda: _summary(reports, settings, keys[-1], seconds)
+        f'{{"nights": [{documents}]}}', lambda: _summary(reports, pdfs, settings, seconds)
     )
 
 
@@ -95,9 +100,30 @@ def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Report:
     return write_report(pipeline, spec, state.night)
 
 
-def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds: float) -> None:
+def _summary(reports: Sequence[Report], pdfs: Report, settings: Settings, seconds: float) -> None:
     console = SafeConsole()
-    table = Table(title=f"{JOB}: the last {len(reports)} nights")
+    console.print(_table(f"{JOB}: the last {len(reports)} nights", reports))
+    console.print(_table(f"{PDF_JOB}: a folder of PDFs", [pdfs]))
+    console.print(SIMULATED)
+    home, newest = settings.home, reports[-1].partition
+    lines = [
+        f"{len(reports) + 1} nights in {duration(seconds)}.",
+        f"  Results    {home}/{JOB}/results/",
+        f"  Set aside  {home}/{JOB}/dead_letter/",
+        f"  Reports    {home}/{JOB}/reports/{newest}.html (and .md, .json)",
+        f"  Pilot page {home}/{PDF_JOB}/reports/{pdfs.partition}.pilot.html",
+        "",
+        "The same with the real API, billed, in an account of its own:",
+        f"  export BATCH_PIPELINE_HOME={home} ANTHROPIC_API_KEY=...",
+        f"  {as_typed()} run {JOB} --partition {newest}",
+        "In Dagster's UI, with the simulator beside it: make dev",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(title: str, reports: Sequence[Report]) -> Table:
+    table = Table(title=title)
     table.add_column("night", no_wrap=True)
     for name in ("items", "good", "filtered", "aside", "batches", "billed", "real time", "saved"):
         table.add_column(name, justify="right")
@@ -113,19 +139,4 @@ def _summary(reports: Sequence[Report], settings: Settings, newest: str, seconds
             usd(report.costs.counterfactual_usd),
             usd(report.costs.savings_usd),
         )
-    console.print(table)
-    console.print(SIMULATED)
-    home = settings.home
-    lines = [
-        f"{len(reports)} nights in {duration(seconds)}.",
-        f"  Results   {home}/{JOB}/results/",
-        f"  Set aside {home}/{JOB}/dead_letter/",
-        f"  Reports   {home}/{JOB}/reports/{newest}.html (and .md, .json)",
-        "",
-        "The same with the real API, billed, in an account of its own:",
-        f"  export BATCH_PIPELINE_HOME={home} ANTHROPIC_API_KEY=...",
-        f"  {as_typed()} run {JOB} --partition {newest}",
-        "In Dagster's UI, with the simulator beside it: make dev",
-    ]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return table

@@ -77,8 +77,8 @@ def spread(
 ) -> dict[str, list[Document]]:
     """Deal documents to the nights by the hash of their id; a limit keeps the smallest hashes."""
     dealt: dict[str, list[Document]] = {night: [] for night in nights}
-    for document in sorted(documents, key=_hash):
-        chosen = dealt[nights[_hash(document) % len(nights)]]
+    for document in sorted(documents, key=id_hash):
+        chosen = dealt[nights[id_hash(document) % len(nights)]]
         if per_night_limit is None or len(chosen) < per_night_limit:
             chosen.append(document)
     return {
@@ -135,7 +135,8 @@ def _system_documents(share: Path) -> Iterator[Document]:
         yield Document(f"debian/{package}/copyright", "debian", package, path)
 
 
-def _hash(document: Document) -> int:
+def id_hash(document: Document) -> int:
+    """The number that decides of a document where a choice among all of them is to be had."""
     return int.from_bytes(hashlib.sha256(document.id.encode()).digest()[:8])
 
 

@@ -63,6 +63,8 @@ def _show(found: Estimate) -> None:
         how = "at most, for searches" if found.tokens.fees is None else "measured"
         say(f"Beside the tokens {usd(fees)} a request ({how}).")
     console.print(_ways_table(found))
+    if found.documents is not None:
+        say(f"{found.documents.told()}.")
     show_savings(console, found)
     if found.pilot_extra_usd:
         say(f"The pilot goes in real time, which adds {usd(found.pilot_extra_usd)}.")

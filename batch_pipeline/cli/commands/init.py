@@ -56,11 +56,9 @@ def init(
         print_path(console, "Written", str(job.folder.absolute()))
         found = job.guessed
         print_path(console, "Id column", found.id_column)
-        print_path(
-            console,
-            "Asked about",
-            f"{found.text_column} ({found.mean_length:,} characters on average)",
-        )
+        unit = "bytes" if found.of_files else "characters"
+        size = f"{found.mean_length:,} {unit} on average"
+        print_path(console, "Asked about", f"{found.text_column} ({size})")
         current = os.environ.get(JOBS_DIR)
         if current is None or Path(current).absolute() != jobs_dir.absolute():
             print_path(console, "Next", f"export {JOBS_DIR}={jobs_dir.absolute()}")

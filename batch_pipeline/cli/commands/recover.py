@@ -93,6 +93,8 @@ def _show(found: Recovered) -> None:
         )
     for name in found.unidentified:
         print(f"{name}: nothing tells which requests it answers")
+    for path in found.missing_documents:
+        print(f"{path}: missing; requests with this document cannot be made again")
     print("Not known any more:")
     for what in found.not_known:
         print(f"- {what}")

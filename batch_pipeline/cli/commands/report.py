@@ -66,6 +66,11 @@ def show_report(output: Output, report: Report) -> None:
             rows.append(("marked tokens read", percent(report.caching.used.hit_rate)))
             if len(report.caching.models) > 1:
                 rows += [(name, used.brief()) for name, (used, _) in report.caching.models.items()]
+        rows += [
+            (f"{name}, {sent.succeeded:,} of {sent.requests:,} good", usd(sent.usd))
+            for name, sent in (("explained", report.explained), ("continued", report.continued))
+            if sent.requests
+        ]
         rows += [(status_label(kind), usd(amount)) for kind, amount in report.fees_usd.items()]
         rows += [("without a price, in no sum", fee.name) for fee in report.unpriced]
         for row in rows:

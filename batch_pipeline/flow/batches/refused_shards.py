@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.outcomes import ERROR_ACTIONS, Action, is_page, is_size_page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, new_shards
@@ -148,7 +148,7 @@ def part_of(
         shares = [
             Decimal(size.whole[name]) / max(1, of_whole)
             for name, of_whole in (
-                ("input_bytes", whole.bytes),
+                ("input_bytes", whole.size_of_prompts),
                 ("output_tokens", whole.output_tokens),
                 ("requests", whole.requests),
             )

@@ -13,6 +13,8 @@ the state machine and its invariants):
   sender that was frozen would otherwise complete a body whose shard another process has sent.
 - The home's mark is raised after the seal and before the last bytes leave (`home_mark`). A ledger
   that is lost or restored would otherwise buy the batch again without a word.
+- A document that is not what the snapshot knows is noticed before the last bytes leave: the body
+  stays incomplete, and the shard goes without that row.
 - After the seal a failure proves nothing unless it is a definite refusal: the submission is UNKNOWN
   and is looked for in the API's list (`reconciliation`), instead of being sent again.
 - An id that the API returned is recorded even if the lease was lost meanwhile, and the write is
@@ -32,10 +34,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
-from batch_pipeline.flow.batches import listing, reconciliation, refused_shards
+from batch_pipeline.flow.batches import (
+    changed_documents,
+    listing,
+    reconciliation,
+    refused_shards,
+)
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.batches.lease import renewed_lease
 from batch_pipeline.flow.concurrency import Stop, run_in_threads
+from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import accounts, nights, refusals, shards, transitions
@@ -123,12 +131,12 @@ def _submit(
             intent = admission.begin(connection, night, pipeline.owner, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
-        failed = _send(pipeline, intent, stop)
-        if failed is None:
+        sent = _send(pipeline, night, intent, stop)
+        if isinstance(sent, BatchInfo):
             accepted += 1
-        elif failed.verdict in _TROUBLE:
+        elif sent is not None and sent.verdict in _TROUBLE:
             stop()
-            waiting = admission.unanswered(night, failed.failure, intent.shard.requests)
+            waiting = admission.unanswered(night, sent.failure, intent.shard.requests)
             return Submitted(accepted, waiting)
         # Arrow keeps the memory of this shard's rows for later use. The next shard may be sent by
         # another process, so that each process would keep the memory of its largest shard.
@@ -144,18 +152,34 @@ class _Failed:
     verdict: CreateVerdict
 
 
-def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
-    """Send one shard and record what came of it; None: it is accepted."""
-    submission = intent.submission
+def _send(
+    pipeline: Pipeline, night: Night, intent: Intent, stop: Stop
+) -> BatchInfo | _Failed | None:
+    """Send one shard and record what came of it; None: documents have changed, and it was not
+    sent. Requests without them are, in the next round."""
+    submission, shard = intent.submission, intent.shard
     if submission.mark_id is None:
         reconciliation.mark_list(pipeline, submission)
     marks = submission.caching, submission.marked_models
-    body = body_of(pipeline, intent.shard, submission.token, *marks)
-    chunks = _SealedChunks(pipeline, submission, body.chunks, stop)
+    chunks = _SealedChunks(pipeline, submission, stop)
     try:
-        with renewed_lease(pipeline, submission):
-            batch = pipeline.api.create_batch(iter(chunks), body.length, body.betas)
+        with (
+            renewed_lease(pipeline, submission),
+            changed_documents.looked_at(pipeline, night, shard, stop) as looked,
+        ):
+            if looked.changed:
+                changed_documents.take_out(pipeline, night, shard, submission, looked.changed)
+                return None
+            body = body_of(pipeline, shard, submission.token, *marks, looked.opener)
+            batch = pipeline.api.create_batch(chunks.of(body.chunks), body.length, body.betas)
     except ApiFailure as failure:
+        if chunks.changed is not None:
+            # The body is incomplete for good. The next look at this shard takes the row out.
+            with pipeline.ledger.write() as connection:
+                transitions.give_back(connection, submission, State.ABSENT, str(chunks.changed))
+                accounts.probe_at_once(connection, submission.account)
+            log.warning("a batch is sent anew: %s", chunks.changed)
+            return None
         verdict = of_create_failure(failure, sealed=chunks.sealed)
         _record_failure(pipeline, submission, _Failed(failure, verdict), sealed=chunks.sealed)
         if chunks.broken_by is not None:
@@ -167,7 +191,7 @@ def _send(pipeline: Pipeline, intent: Intent, stop: Stop) -> _Failed | None:
             _record_no_answer(connection, submission, "interrupted", sealed=chunks.sealed)
         raise
     _record_acceptance(pipeline, submission, batch)
-    return None
+    return batch
 
 
 class _SealedChunks:
@@ -177,31 +201,33 @@ class _SealedChunks:
     process was frozen around the seal.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, submission: Submission, chunks: Iterator[bytes], stop: Stop
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, submission: Submission, stop: Stop) -> None:
         self._pipeline = pipeline
         self._submission = submission
-        self._chunks = chunks
         self._stop = stop
         self.sealed = False
+        # A document that is not what the snapshot knows: no fault of the API's, nor of the home's.
+        self.changed: DocumentChangedError | None = None
         # An error of the home (a snapshot that cannot be read, a mark that cannot be raised). The
         # SDK turns what is raised while it sends into an error of its connection, and the shard
         # would be tried again for ever as if the API were down.
         self.broken_by: Exception | None = None
 
-    def __iter__(self) -> Iterator[bytes]:
+    def of(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         try:
-            yield from self._sealed()
+            yield from self._sealed(chunks)
+        except DocumentChangedError as error:
+            self.changed = error
+            raise
         except (ApiFailure, SQLAlchemyError):  # the next round waits for a ledger that is down
             raise
         except Exception as error:
             self.broken_by = error
             raise
 
-    def _sealed(self) -> Iterator[bytes]:
-        held_back = next(self._chunks)
-        for chunk in self._chunks:
+    def _sealed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        held_back = next(chunks)
+        for chunk in chunks:
             self._stop.check()
             yield held_back
             held_back = chunk

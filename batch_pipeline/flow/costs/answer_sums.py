@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.gates import billing
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import PAUSE_TURN, Status
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning.variants import HAS_FURTHER_TURNS
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import Submission
@@ -24,7 +25,7 @@ from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice, library_id
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.difference import Asked
 from batch_pipeline.reporting.distribution import Bins, Distribution
-from batch_pipeline.reporting.report import ZERO, ModelUsage, Wasted
+from batch_pipeline.reporting.report import NOTHING_SENT_BACK, ZERO, ModelUsage, SentBack, Wasted
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,18 +39,33 @@ _BY_TIER = """
            count(*) FILTER ({billed}), sum(cost_usd), sum(other_way_usd), {sums}
     FROM answers GROUP BY mode, tier, answered, other_way_usd IS NULL ORDER BY ALL
 """
+
+
+def _sent_back(there: str) -> str:
+    """What became of answers that were sent back so, as columns."""
+    good = f"{there} AND status = '{Status.SUCCEEDED}'"
+    return (
+        f"count(DISTINCT unit) FILTER ({there}), count(DISTINCT unit) FILTER ({good}), "
+        f"coalesce(sum(cost_usd) FILTER ({there}), 0)"
+    )
+
+
 _ASKED = f"""
     SELECT count(*) FILTER (attempt = 1),
            count(*) FILTER (attempt = 1 AND {_BILLED}),
            coalesce(sum({_PROMPT}) FILTER (attempt = 1), 0),
            coalesce(sum(output_tokens) FILTER (attempt = 1), 0),
            coalesce(sum(cost_usd) FILTER (attempt > 1), 0),
-           count(*) FILTER (attempt > 1)
+           count(*) FILTER (attempt > 1),
+           {", ".join(map(_sent_back, HAS_FURTHER_TURNS.values()))}
     FROM answers
 """  # noqa: S608  # column names of ours
 _WASTED = f"""
     SELECT status, count(*), sum(cost_usd) FROM answers
-    WHERE status <> '{Status.SUCCEEDED}' AND {_BILLED} GROUP BY status ORDER BY 3 DESC, 1
+    WHERE status <> '{Status.SUCCEEDED}' AND {_BILLED}
+    -- The parts of an answer that paused are of use.
+    AND NOT coalesce(stop_reason = '{PAUSE_TURN}' AND NOT final, false)
+    GROUP BY status ORDER BY 3 DESC, 1
 """  # noqa: S608  # as above
 # The bins end at the last quantile: one very long document must not press all others into one bin.
 _QUANTILES = """
@@ -120,6 +136,8 @@ class AnswerSums:
     wasted: tuple[Wasted, ...]
     prompt_tokens: Distribution | None
     output_tokens: Distribution | None
+    explained: SentBack = NOTHING_SENT_BACK
+    continued: SentBack = NOTHING_SENT_BACK
 
 
 def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> AnswerSums:
@@ -133,7 +151,8 @@ def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> A
         asked = Asked(0, 0, 0, 0, ZERO, ZERO)
         return AnswerSums((), asked, 0, (), prompt_tokens=None, output_tokens=None)
     with joins.tables(pipeline.files, {"answers": (files, ANSWERS_SCHEMA)}) as connection:
-        [(first, billed, prompt, output, again, retries)] = connection.execute(_ASKED).fetchall()
+        [found] = connection.execute(_ASKED).fetchall()
+        first, billed, prompt, output, again, retries, *sent_back = found
         wasted = [
             Wasted(str(status), int(answers), Decimal(usd))
             for status, answers, usd in connection.execute(_WASTED).fetchall()
@@ -151,6 +170,8 @@ def of_night(pipeline: Pipeline, night: Night, collected: Sequence[Priced]) -> A
         wasted=tuple(wasted),
         prompt_tokens=prompts,
         output_tokens=outputs,
+        explained=SentBack(*sent_back[:3]),
+        continued=SentBack(*sent_back[3:]),
     )
 
 

@@ -17,10 +17,10 @@ from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
 from batch_pipeline.flow.costs.estimate_ways import AskedWay
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.prices import price_at, price_of_variant
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.variants import ESCALATED
+from batch_pipeline.flow.planning.variants import IS_ESCALATED
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.cache_use import CacheSums
@@ -31,7 +31,7 @@ from batch_pipeline.pricing.tokens import PROMPT_TOKENS, TOKENS, TokenUsage
 from batch_pipeline.reporting.avoided import CACHING, ESCALATION, ROUTES, ZERO, Avoided, Cascade
 
 _PROMPT = " + ".join(PROMPT_TOKENS)
-_AGAIN = f"coalesce(variant = '{ESCALATED}', false)"
+_AGAIN = IS_ESCALATED
 # Billed answers by mode, route, whether the stronger model gave them, and tier of their price.
 _BY_WAY = f"""
     SELECT mode, route, {_AGAIN} AS again, {{tier}} AS tier, sum(cost_usd),

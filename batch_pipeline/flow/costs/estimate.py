@@ -24,16 +24,18 @@ from batch_pipeline.flow.costs import (
     asked_otherwise,
     avoided,
     cache_forecast,
+    document_ways,
     estimate_ways,
     experience,
 )
 from batch_pipeline.flow.costs.advice import Advice, Way, advise
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
+from batch_pipeline.flow.costs.document_ways import DocumentWays
 from batch_pipeline.flow.costs.estimate_ways import AskedWay, way_of
 from batch_pipeline.flow.costs.tokens import COUNTED_REQUESTS, Tokens, count_tokens, known_tokens
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.reading.files import Sources
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
@@ -45,7 +47,7 @@ from batch_pipeline.flow.pilot.sample import UNITS_PER_SAMPLED, pairs_that_fit, 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought, unbought
 from batch_pipeline.flow.reuse import copies
-from batch_pipeline.jobs import due_times as deadlines
+from batch_pipeline.jobs.partitions import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs
@@ -55,7 +57,6 @@ from batch_pipeline.pricing.estimate import (
     Amounts,
     Spread,
     Work,
-    amounts,
     batch_hours,
     realtime_hours,
 )
@@ -92,6 +93,7 @@ class Estimate:
     avoided: tuple[Avoided, ...]
     caching: CacheForecast | None = None
     cascade: Cascade | None = None
+    documents: DocumentWays | None = None
 
     @property
     def expected_usd(self) -> Decimal:
@@ -134,7 +136,7 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
         found = experience.find(pipeline, spec, partition, account, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
-            counted, trouble = count_tokens(pipeline, files, snapshot, left)
+            counted, trouble = count_tokens(pipeline, spec.name, files, snapshot, left)
         tokens = known_tokens(spec, left, found, counted)
     prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
@@ -163,15 +165,18 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
     """
     price, account = price_for(spec), _account(pipeline, spec, partition)[0]
     declaration = Declaration.of(spec)
-    if spec.routes or spec.near_duplicates is not None or spec.reuse is not None:
+    if spec.asked_by_routes() or spec.near_duplicates is not None or spec.reuse is not None:
         with _read(pipeline, spec, partition, sources) as (files, snapshot):
             earlier = copies.reusable(pipeline, spec, partition, account)
             left = unbought(pipeline, files, snapshot, None, 0, earlier)
     else:
         snapshot = input_dataset.read_snapshot(pipeline, spec, partition, sources, keep=False)
-        mean = snapshot.request_bytes / max(1, snapshot.units)
+        size, visual = snapshot.size_of_prompts, snapshot.visual_tokens or 0
+        mean = size / max(1, snapshot.units)
         lengths = [(snapshot.units, mean)] if snapshot.units else []
-        left = Unbought(snapshot.units, Spread(mean, mean, mean), lengths, ())
+        visual_mean = visual / max(1, snapshot.units)
+        spread = Spread(mean, mean, mean)
+        left = Unbought(snapshot.units, spread, lengths, (), visual=visual_mean)
     found = experience.find(pipeline, spec, partition, account, declaration, price)
     known = left, known_tokens(spec, left, found, None), found
     return _assembled(pipeline, spec, partition, account, None, snapshot, known, [])
@@ -184,7 +189,7 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
         return 0
     if spec.mode == "realtime" or spec.pilot.via != "realtime":
         return 0
-    return sample_size(spec.pilot.size, snapshot.units, left.requests)
+    return sample_size(spec.pilot, snapshot.units, left.requests)
 
 
 def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
@@ -268,6 +273,17 @@ def _assembled(
         fees=tokens.fees if tokens.fees is not None else dict.fromkeys(MODES, searches),
     )
     buffer = spec.budget.buffer
+
+    def priced(some: Unbought) -> Decimal:
+        scaled = replace(
+            work,
+            prompt=some.sizes.scaled(tokens.per_byte),
+            lengths=[(requests, size * tokens.per_byte) for requests, size in some.lengths],
+        )
+        ways = estimate_ways.ways(spec, some, tokens, found, buffer)
+        batch, realtime = estimate_ways.both(some, scaled, price, ways, buffer)
+        return realtime.expected if spec.mode == "realtime" else batch.expected
+
     asked = estimate_ways.ways(spec, left, tokens, found, buffer)
     caching = _caching(spec, left, price, tokens, prefix)
     way, declaration = way_of(spec), Declaration.of(spec)
@@ -276,13 +292,7 @@ def _assembled(
         *asked_otherwise.expected(asked, caching, way),
         *avoided.of_twins(_twins(spec, night, snapshot, left), declaration, tokens, price, way),
     )
-    if len(asked) > 1 or left.route is not None:
-        batch, realtime = (
-            estimate_ways.summed(parts)
-            for parts in ((way.batch for way in asked), (way.realtime for way in asked))
-        )
-    else:
-        batch, realtime = (amounts(work, price, mode, buffer) for mode in MODES)
+    batch, realtime = estimate_ways.both(left, work, price, asked, buffer)
     extra = (realtime.expected - batch.expected) / max(1, left.requests)
     extra *= _sample(spec, night, snapshot, left)
     with pipeline.ledger.read() as connection:
@@ -322,6 +332,7 @@ def _assembled(
         avoided=saved,
         caching=caching,
         cascade=asked_otherwise.expected_cascade(asked, way),
+        documents=document_ways.compare(spec, snapshot, left, priced),
     )
 
 
@@ -337,7 +348,7 @@ def _caching(
         own.requests,
         price,
         counted=counted,
-        tokens_per_byte=tokens.per_byte,
+        tokens_per_byte=tokens.per_byte_of_texts(left),
         prompt_tokens=own.sizes.mean * tokens.per_byte,
         usage=tokens.usage,
     )

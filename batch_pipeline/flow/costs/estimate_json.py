@@ -45,9 +45,20 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "expected_usd": _usd(found.expected_usd),
         "savings_usd": _usd(found.savings_usd),
         **savings_json(found),
+        **documents_json(found),
         "recommendation": asdict(found.advice),
         "warnings": list(found.warnings),
     }
+
+
+def documents_json(found: Estimate) -> dict[str, Any]:
+    """The documents of the input by media type, and what its PDFs cost both ways; without
+    documents nothing."""
+    counted, ways = found.snapshot.documents, found.documents
+    if not counted:
+        return {}
+    pdf = {} if ways is None else {"pdf": ways.as_json()}
+    return {"documents": {"by_type": counted, **pdf}}
 
 
 def savings_json(found: Estimate) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.flow.costs.experience import Experience
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.planning.unbought import Unbought
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS
 from batch_pipeline.pricing.estimate import UNCACHED, Amounts, Spread, Work, amounts
-from batch_pipeline.pricing.prices import MODES, Mode
+from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.tokens import Tokens
@@ -92,6 +92,15 @@ def way_of(spec: JobSpec) -> Mode:
     return "realtime" if spec.mode == "realtime" else "batch"
 
 
+def both(
+    left: Unbought, work: Work, price: ModelPrice, asked: Sequence[AskedWay], buffer: float
+) -> tuple[Amounts, Amounts]:
+    """USD as batches and in real time: of all ways, or of the `work` that is the only one."""
+    if len(asked) > 1 or left.route is not None:
+        return summed(way.batch for way in asked), summed(way.realtime for way in asked)
+    return amounts(work, price, "batch", buffer), amounts(work, price, "realtime", buffer)
+
+
 def summed(parts: Iterable[Amounts]) -> Amounts:
     """The amounts of several ways together."""
     every = list(parts)
@@ -114,7 +123,7 @@ def _way(
     declaration = Declaration.of(asked)
     price = price_at(declaration, datetime.now(UTC), stated_prices(asked))
     own = route is None and not escalated
-    output, per_byte, fees = tokens.output, tokens.per_byte, tokens.fees
+    output, per_byte, fees = tokens.output, tokens.per_unit(part), tokens.fees
     if not own:
         measured = None if known is None else known.models.get(asked.model_id)
         if measured is not None and measured.answers >= LEAST_ANSWERS:

@@ -14,12 +14,16 @@ from sqlalchemy import Connection
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths, still_there
 from batch_pipeline.flow.costs import answer_sums
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning.variants import ESCALATED, MORE_ROOM
+from batch_pipeline.flow.planning.variants import (
+    HAS_FURTHER_TURNS,
+    IS_ESCALATED,
+    MORE_ROOM,
+)
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
-from batch_pipeline.jobs.partitions import order_of
+from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night
@@ -37,14 +41,17 @@ MOST_NIGHTS = 100
 
 # Answers of the job's own model: those of its routes and of the stronger model are apart.
 _OWN = f"variant IS NULL OR variant = '{MORE_ROOM}'"
+# What a request with further turns is answered says nothing of a first answer.
+_FURTHER = " OR ".join(HAS_FURTHER_TURNS.values())
 _OTHERS = f"""
-    SELECT route, variant = '{ESCALATED}' AS escalated, avg(output_tokens),
+    SELECT route, {IS_ESCALATED} AS escalated, avg(output_tokens),
            quantile_disc(output_tokens, [0.5, 0.95])
     FROM all_answers WHERE {" + ".join(PROMPT_TOKENS)} > 0 AND NOT coalesce({_OWN}, false)
+    AND NOT ({_FURTHER})
     GROUP BY ALL
 """  # noqa: S608  # column names of ours
 _SHARE = f"""
-    SELECT count(DISTINCT unit) FILTER (variant = '{ESCALATED}'), count(DISTINCT unit)
+    SELECT count(DISTINCT unit) FILTER ({IS_ESCALATED}), count(DISTINCT unit)
     FROM all_answers WHERE {" + ".join(PROMPT_TOKENS)} > 0
 """  # noqa: S608  # as above
 _OUTPUT = f"""
@@ -173,7 +180,7 @@ def _of_nights(pipeline: Pipeline, bought: _Bought, price: ModelPrice) -> Experi
 def _of_model(
     connection: Connection, candidates: Iterable[Night], model_id: str
 ) -> Experience | None:
-    """Tokens for each byte of any prompts to the model."""
+    """Tokens for each byte of any prompts to the model, of those without documents."""
     found = [
         each
         for night in candidates
@@ -192,7 +199,7 @@ def _snapshots_of_model(connection: Connection, night: Night, model_id: str) -> 
     return {
         snapshot.id
         for snapshot in snapshots.snapshots_of(connection, night.id).values()
-        if snapshot.declaration["model_id"] == model_id
+        if snapshot.declaration["model_id"] == model_id and snapshot.visual_tokens is None
     }
 
 

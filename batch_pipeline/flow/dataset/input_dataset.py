@@ -17,19 +17,20 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.dataset import asked_before
-from batch_pipeline.flow.dataset.asked_before import Former
-from batch_pipeline.flow.dataset.duplicates import note_repeats
-from batch_pipeline.flow.dataset.filters import MOST_FAILED, WHERE_FAILED
+from batch_pipeline.flow.dataset.choosing import asked_before
+from batch_pipeline.flow.dataset.choosing.asked_before import Former
+from batch_pipeline.flow.dataset.choosing.duplicates import note_repeats
+from batch_pipeline.flow.dataset.choosing.filters import MOST_FAILED, WHERE_FAILED
+from batch_pipeline.flow.dataset.choosing.near import decide as near_decide
+from batch_pipeline.flow.dataset.choosing.near import signatures as near_signatures
+from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, Decided
+from batch_pipeline.flow.dataset.documents.declared import document_input
+from batch_pipeline.flow.dataset.documents.resolve import DocumentInput
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
-from batch_pipeline.flow.dataset.near import decide as near_decide
-from batch_pipeline.flow.dataset.near import signatures as near_signatures
-from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, Decided
 from batch_pipeline.flow.dataset.prepare import (
     EXAMPLES,
     RULE_FAILED,
@@ -39,9 +40,10 @@ from batch_pipeline.flow.dataset.prepare import (
 )
 from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
-from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources, named
-from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.reading.files import ONE_ROW, SourceFile, Sources, named
+from batch_pipeline.flow.dataset.reading.splits import NAMES_DOCUMENTS, Piece, pieces_of
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.sizes import NOTHING, SUMS, Sizes, sum_sizes
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status
@@ -61,6 +63,9 @@ _UNPACKED = 5
 # How many times the size of the input has to be free on the disk, for a snapshot to be written
 # without compression: of short documents it is four times as large as its input.
 _ROOM = 6
+_DOCUMENT_BYTES = 1 << 20
+# Of a file that is a document, this many bytes come into the snapshot by a large estimate.
+_OF_A_DOCUMENT = 100_000
 # Inputs smaller than this are read by one process: to start others takes longer than they save.
 PROCESSES_FROM_BYTES = 128 << 20
 
@@ -86,18 +91,22 @@ def read_snapshot(
     be set aside.
     """
     declaration = Declaration.of(spec)
+    documents = document_input(
+        pipeline, spec, partition, from_copies=sources.copied is not None, store_sources=keep,
+        fetch_again=overlay is not None,
+    )  # fmt: skip
     if spec.filters.languages:
         language.require()
     if spec.near_duplicates is not None:
         near_signatures.require()
     with pipeline.files.staged() as folder:
         folder.mkdir(parents=True)
-        whole = _Whole(declaration, kept, overlay, spec.output.carry)
+        whole = _Whole(declaration, kept, overlay, spec.output.carry, documents)
         codec = codec_for(pipeline.files, sources, folder)
         # Kept units are looked up in a file that this process has open, an overlay's items in a
         # set in its memory.
         alone = kept is not None or overlay is not None
-        processes = 1 if alone else _processes_for(pipeline, sources)
+        processes = 1 if alone else _processes_for(pipeline, sources, whole.share)
         # The disk writes the first pieces while the next ones are read and duplicates are found.
         with flushing() as flush_soon:
             added = flush_soon if keep else _leave
@@ -131,6 +140,7 @@ def read_snapshot(
             )
             near = whole.decide_near_duplicates(pipeline, folder, layers, former)
         target = f"{paths.snapshots(spec.name, partition)}/{whole.name[:16]}"
+        prompt_size, visual_tokens = whole.sizes.of_prompts
         new = NewSnapshot(
             folder=target,
             # What has changed of items that no overlay reads is noticed by the next run.
@@ -142,7 +152,10 @@ def read_snapshot(
             items=whole.items,
             set_aside=whole.set_aside_by_reason(),
             duplicates=repeats.duplicates - near.duplicates[0],
-            request_bytes=whole.request_bytes,
+            request_bytes=whole.sizes.request_bytes,
+            prompt_size=prompt_size,
+            visual_tokens=visual_tokens,
+            documents=whole.documents if overlay is None else overlay.below.documents,
             kept=repeats.kept,
             avoided=near.avoided(repeats.avoided),
             below=() if overlay is None else overlay.below.layers,
@@ -164,9 +177,15 @@ class Overlay:
     ids: Collection[str]
 
 
-def _processes_for(pipeline: Pipeline, sources: Sources) -> int:
-    """How many processes read an input."""
-    size = sum(file.size for file in sources.files)
+def _processes_for(pipeline: Pipeline, sources: Sources, share: int) -> int:
+    """How many processes read an input. To look at a document takes as long as to read a megabyte
+    of rows, and a row that names one takes much longer than its bytes."""
+    size = sum(
+        max(file.size, _DOCUMENT_BYTES)
+        if file.is_document
+        else file.size * (1 if file.kind in ONE_ROW else share)
+        for file in sources.files
+    )
     return pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1
 
 
@@ -183,17 +202,24 @@ class _Whole:
         kept: KeptUnits | None,
         overlay: Overlay | None,
         carried: Sequence[str],
+        documents: DocumentInput,
     ) -> None:
         self._declaration = declaration
         self._carried = carried
         self._kept_units = kept
         self._overlay = overlay
+        self._document_input = documents
+        self.pages_without_text = 0
+        self._documents: dict[str, Counter[str]] = {}
         self._columns = wanted_by(declaration, carried)
+        # By how much smaller pieces of tables are.
+        self.share = NAMES_DOCUMENTS if self._columns.documents else 1
         self.content, self._kept, self._layout = (hashlib.sha256() for _ in range(3))
         if declaration.selecting:
             # What was approved or refused of these rows was so of those that were let through.
             self.content.update(orjson.dumps(declaration.selecting))
-        self.parts = self.items = self.request_bytes = 0
+        self.parts = self.items = 0
+        self.sizes = NOTHING
         self.set_aside: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
         self.without_rows: list[str] = []
@@ -208,6 +234,11 @@ class _Whole:
         if self._overlay is not None:
             made_from.append(self._overlay.below.folder)
         return hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+
+    @property
+    def documents(self) -> dict[str, dict[str, int]] | None:
+        """Counts of the documents that are sent, by media type; None: there are none."""
+        return {name: dict(counts) for name, counts in sorted(self._documents.items())} or None
 
     def decide_near_duplicates(
         self, pipeline: Pipeline, folder: Path, layers: Layers, former: Former | None
@@ -226,9 +257,9 @@ class _Whole:
                 pipeline, folder, layers, self.items, signatures, declared, former
             )
             signatures.unlink()
-        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered[0]
+        self.set_aside[str(Status.FILTERED), NEAR_DUPLICATE] += near.filtered
         self.set_aside = +self.set_aside
-        self.request_bytes -= near.filtered[1]
+        self.sizes -= near.sizes
         self._kept.update(near.digest)
         return near
 
@@ -243,7 +274,7 @@ class _Whole:
         """Count rows that were set aside as asked."""
         reasons = (rows.column(name).to_pylist() for name in ("status", "reason"))
         self.set_aside -= Counter(zip(*reasons, strict=True))
-        self.request_bytes += pc.sum(rows.column("request_bytes")).as_py() or 0
+        self.sizes += sum_sizes(rows)
         for ordinal in rows.column("ordinal").to_pylist():
             self._kept.update(b"%d\n" % ordinal)
 
@@ -273,11 +304,11 @@ class _Whole:
             only = self._overlay.ids
 
         def tasks() -> Iterator[tuple[Any, ...]]:
-            for piece in pieces_of(sources):
+            for piece in pieces_of(sources, self.share):
                 number = first + len(pieces)
                 pieces.append(piece)
                 about = self._declaration, folder, codec, self._kept_units, only, self._carried
-                yield number, piece, *about
+                yield number, piece, *about, self._document_input
 
         with closing(map_in_processes(prepare, tasks(), processes)) as results:
             for number, prepared in enumerate(results):
@@ -303,10 +334,11 @@ class _Whole:
         with joins.tables(files, {}) as connection:
             add_table(connection, layers)
             groups = connection.execute(_COUNTS).fetchall()
-        self.items = sum(count for _, _, count, _ in groups)
-        self.request_bytes = sum(int(size) for *_, size in groups)
+        self.items = sum(count for _, _, count, *_ in groups)
+        asked = [sums for status, _, _, *sums in groups if status is None]
+        self.sizes = sum((Sizes(*map(int, sums)) for sums in asked), NOTHING)
         self.set_aside = Counter(
-            {(status, reason): count for status, reason, count, _ in groups if status is not None}
+            {(status, reason): count for status, reason, count, *_ in groups if status is not None}
         )
 
     def _add(self, piece: Prepared, folder: Path) -> list[Path]:
@@ -325,7 +357,10 @@ class _Whole:
         self._kept.update(piece.kept)
         self.items += piece.items
         self.set_aside += piece.set_aside
-        self.request_bytes += piece.request_bytes
+        self.sizes += piece.sizes
+        self.pages_without_text += piece.pages_without_text
+        for media_type, counts in piece.documents.items():
+            self._documents.setdefault(media_type, Counter()).update(counts)
         self.without_rows += piece.without_rows
         found = piece.problems[: EXAMPLES - len(self.problems)]
         self.problems += [problem.told(self.lines_before[-1]) for problem in found]
@@ -335,6 +370,14 @@ class _Whole:
 def _tell_what_is_missing(spec: JobSpec, partition: str, sources: Sources, whole: _Whole) -> None:
     if sources.notice is not None:
         log.warning("%s %s: %s", spec.name, partition, sources.notice)
+    if whole.pages_without_text:
+        log.warning(
+            "%s %s: %s pages of PDFs have no text, and nothing of them is sent: input.pdf is "
+            "{as: text}; {as: native} sends pages as they are",
+            spec.name,
+            partition,
+            f"{whole.pages_without_text:,}",
+        )
     if whole.without_rows:
         log.warning(
             "%s %s: files without a row: %s", spec.name, partition, named(whole.without_rows)
@@ -344,7 +387,12 @@ def _tell_what_is_missing(spec: JobSpec, partition: str, sources: Sources, whole
 def codec_for(files: Files, sources: Sources, folder: Path) -> Codec:
     """How a snapshot is compressed: on a local disk with room not at all, which takes a quarter of
     the time; where the home is remote, the network is slower than zstd is."""
-    size = sum(file.size * (1 if file.is_plain else _UNPACKED) for file in sources.files)
+    size = sum(
+        min(file.size, _OF_A_DOCUMENT)
+        if file.is_document
+        else file.size * (1 if file.is_plain else _UNPACKED)
+        for file in sources.files
+    )
     has_room = shutil.disk_usage(folder).free > _ROOM * size
     return "none" if has_room and not files.is_remote else "zstd"
 
@@ -398,10 +446,7 @@ def _hint(problems: Sequence[str]) -> str:
     return ""
 
 
-_COUNTS = """
-    SELECT status, reason, count(*), coalesce(sum(request_bytes) FILTER (status IS NULL), 0)
-    FROM snapshot GROUP BY status, reason
-"""
+_COUNTS = f"SELECT status, reason, count(*), {SUMS} FROM snapshot GROUP BY status, reason"  # noqa: S608
 _CHANGES = """
     SELECT count(*) FILTER (f.id IS NULL), count(*) FILTER (n.id IS NULL),
            count(*) FILTER (f.fingerprint IS DISTINCT FROM n.fingerprint

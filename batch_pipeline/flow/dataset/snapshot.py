@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 # the request stand (`row_json.places_of`), if that is known. `kept_from` is the hash of the former
 # declaration that made the request of a kept unit. `route` is the route of the declaration that
 # made the request; NULL: the job's own.
+#
+# `prompt_size` is what the tokens of a request with documents follow from: its bytes without the
+# documents' base64, the bytes of their text, and `visual_tokens`, those of pages and images. NULL:
+# `request_bytes`, and none. `stored` are the names under `documents/` of the home that it needs.
 SCHEMA = pa.schema(
     [
         pa.field("ordinal", pa.int64(), nullable=False),
@@ -43,6 +47,9 @@ SCHEMA = pa.schema(
         pa.field("kept_from", pa.string()),
         pa.field("places", pa.list_(pa.int64())),
         pa.field("route", pa.string()),
+        pa.field("prompt_size", pa.int64()),
+        pa.field("visual_tokens", pa.int64()),
+        pa.field("stored", pa.list_(pa.string())),
     ]
 )
 # The bounds of a row group: it is what a reader and a writer hold in memory, and what is read for a
@@ -92,6 +99,9 @@ class SnapshotRow(NamedTuple):
     kept_from: str | None = None
     places: Sequence[int] | None = None
     route: str | None = None
+    prompt_size: int | None = None
+    visual_tokens: int | None = None
+    stored: Sequence[str] | None = None
 
 
 class SnapshotWriter:

@@ -15,8 +15,8 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.priced import most_searches
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import most_searches
 from batch_pipeline.flow.messages import Tokens, tokens_of
 from batch_pipeline.flow.outcomes import shape_of
 from batch_pipeline.ledger.home.identity import Sent
@@ -121,10 +121,10 @@ class Biller:
         billed, other_way = map(sum, zip(plain, *parts, strict=True))
         return Bill(billed, other_way, price)
 
-    def upper_bound(self, request_bytes: int, max_tokens: int, bill: Bill | None = None) -> Decimal:
+    def upper_bound(self, prompt_size: int, max_tokens: int, bill: Bill | None = None) -> Decimal:
         """The most in USD that a request can have cost, beside what is known of its bill."""
         price, searches = (self._price, self._searches) if bill is None else (bill.price, 0)
-        return price.upper_bound(request_bytes, max_tokens, self._mode) + searches
+        return price.upper_bound(prompt_size, max_tokens, self._mode) + searches
 
     @property
     def _ways(self) -> tuple[Mode, Mode]:

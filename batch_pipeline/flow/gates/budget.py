@@ -14,8 +14,8 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.priced import asks_for_caching, part_of
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import asks_for_caching, part_of
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.cache_marks import read_marks, written_at_most
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
@@ -180,7 +180,7 @@ def measured(collected: Iterable[Sums]) -> Measured:
 def most_usd(bounds: ModelBounds, shard: Shard) -> Decimal:
     """The most that a shard can cost, sent the way that it was planned for."""
     whole = {
-        "input_bytes": shard.bytes,
+        "input_bytes": shard.size_of_prompts,
         "largest_bytes": shard.largest_bytes,
         "output_tokens": shard.output_tokens,
         "requests": shard.requests,
@@ -212,7 +212,7 @@ def requests_at_once(
     if not given or not snapshot.items:
         return None
     sent = max(1, snapshot.items - snapshot.count_set_aside())
-    mean_bytes = -(-snapshot.request_bytes // sent)
+    mean_bytes = -(-snapshot.size_of_prompts // sent)
     declaration = Declaration.from_json(snapshot.declaration)
     one = max(
         bounds.of(part_of(asked, 1, mean_bytes, mean_bytes, asked.max_tokens)).usd(

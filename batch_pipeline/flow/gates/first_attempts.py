@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from batch_pipeline.flow.outcomes import Action, Outcome
+from batch_pipeline.flow.outcomes import DOCUMENT_CHANGED, Action, Outcome
 from batch_pipeline.ledger.sums import EXAMPLES
 
 # Types of error that the ledger keeps for each submission, the most frequent ones: a systematic
@@ -29,7 +29,12 @@ class FirstAttempts:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def count(self, item_id: str, attempt: int, outcome: Outcome) -> None:
-        """Count one result, unless it is sent again anyway or was not the first attempt."""
+        """Count one result, unless it is sent again anyway or was not the first attempt.
+
+        A document that has changed was not sent: neither prompt nor schema is at fault.
+        """
+        if outcome.error_type == DOCUMENT_CHANGED:
+            return
         needs_fix = outcome.action is Action.SET_ASIDE
         if attempt != 1 or not (needs_fix or outcome.action is Action.KEEP):
             return

@@ -1,4 +1,4 @@
-"""What a job asks of its model, judged before anything is sent.
+"""What a job asks of its models, judged before anything is sent.
 
 Without an API the dates of retirement of `api.models` count, and the table of `jobs.parameters`.
 With one, what it says of the model comes first: whether it is offered, until when, its limits, and
@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from batch_pipeline.api.protocol import Api, ApiFailure, ModelInfo
 from batch_pipeline.errors import UsageError
+from batch_pipeline.flow.gates import prompt_warnings
 from batch_pipeline.jobs import parameters
 from batch_pipeline.jobs.parameters import LONG_OUTPUT_BETA, LONG_OUTPUT_TOKENS, get
 from batch_pipeline.jobs.spec import JobSpec
@@ -63,6 +64,7 @@ def judge(spec: JobSpec, api: Api | None) -> Verdict:
         new = (warning for warning in verdict.warnings if warning not in whole.warnings)
         whole.warnings += [f"{under}{warning}" for warning in new]
         whole.unasked = whole.unasked or verdict.unasked
+    whole.warnings += prompt_warnings.of(spec)
     return whole
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals, nights
@@ -61,12 +61,23 @@ def gates_of(
 def pilot_gate(
     verdict: Mapping[str, Any] | None, overruled: Sequence[Approval] = ()
 ) -> ClosedGate | None:
-    """Why a verdict keeps the rest of its night back; None: it does not, or there is none yet."""
+    """Why a verdict keeps the rest of its night back; None: it does not, or there is none yet.
+
+    What broke the limits comes first; a good verdict is held where a person has to review it.
+    """
     if verdict is None or approvals.lets_go(verdict, overruled):
         return None
     tried = f"{verdict.get('sample', 0):,} requests were tried, nothing else was sent"
+    reasons, review = list(verdict["reasons"]), bool(verdict["open"])
+    if review:
+        reasons = ["pilot.review is required, and no person has approved this pilot yet"]
+        if verdict.get("page") is None:
+            reasons.append("its page could not be written, and is with the next run")
     return ClosedGate(
-        f"{'; '.join(verdict['reasons'])} ({tried})", tuple(verdict.get("examples", ()))
+        f"{'; '.join(reasons)} ({tried})",
+        tuple(verdict.get("examples", ())),
+        page=verdict.get("page"),
+        review=review,
     )
 
 

@@ -99,11 +99,12 @@ def judge(
 def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     if not one["status"] == other["status"] == Status.SUCCEEDED:
         return False
+    if one["parsed"] is None or other["parsed"] is None:
+        # A tool was called in place of the answer.
+        return False
     return _canonical(one["parsed"]) == _canonical(other["parsed"])
 
 
-def _canonical(parsed: str | None) -> bytes | None:
+def _canonical(parsed: str) -> bytes:
     """An answer whatever the order of its keys."""
-    if parsed is None:
-        return None
     return orjson.dumps(orjson.loads(parsed), option=orjson.OPT_SORT_KEYS)

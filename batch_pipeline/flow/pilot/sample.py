@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
 from batch_pipeline.flow.outcomes import Status, Undecided
-from batch_pipeline.flow.pilot import agreement
+from batch_pipeline.flow.pilot import agreement, recording
 from batch_pipeline.flow.pilot import verdict as verdicts
 from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict
 from batch_pipeline.flow.pipeline import Pipeline
@@ -28,9 +28,10 @@ from batch_pipeline.flow.realtime.calls import send_calls
 from batch_pipeline.flow.results import lost_results
 from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
+from batch_pipeline.jobs.sending import PilotSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.thrift import NearDuplicatesSpec
-from batch_pipeline.ledger import nights, shards, submissions
+from batch_pipeline.ledger import shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import (
@@ -39,6 +40,7 @@ from batch_pipeline.ledger.admission.night_state import (
     Kind,
     running,
 )
+from batch_pipeline.ledger.approvals import REQUIRED
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
@@ -53,11 +55,20 @@ log = get_logger(__name__)
 _COSTS = ("cost_usd", "other_way_usd")
 # A pilot is at most a tenth of a night.
 UNITS_PER_SAMPLED = 10
+# As many are tried where a person reviews them, though a tenth of a small night is less.
+LEAST_REVIEWED = 3
 
 
-def sample_size(wanted: int, units: int, open_units: int) -> int:
-    """The number of units in a pilot: at most a tenth of the night, and no more than are open."""
-    return min(wanted, units // UNITS_PER_SAMPLED, open_units)
+def sample_size(pilot: PilotSpec, units: int, open_units: int) -> int:
+    """The number of units in a pilot: at most a tenth of the night, and no more than are open.
+
+    Where a person reviews it, there is something to look at and something left to approve, unless
+    a single unit is open.
+    """
+    most = units // UNITS_PER_SAMPLED
+    if pilot.review == REQUIRED:
+        most = max(most, min(LEAST_REVIEWED, open_units - 1))
+    return min(pilot.size, most, open_units)
 
 
 def run_pilot(
@@ -71,7 +82,10 @@ def run_pilot(
         night, snapshot = plan.current(pipeline, night)
         verdict = night.pilot
         if verdict is not None and verdict_applies(verdict, snapshot):
-            return verdict if verdict["open"] else _judged_again(pipeline, spec, night, verdict)
+            judged = recording.as_declared_now(pipeline, spec, night, snapshot, verdict)
+            if verdict_applies(judged, snapshot):
+                return judged
+            continue
         night = plan.take_back_too_large(pipeline, spec, night)
         seen = plan.view(pipeline, night)
         published = _published(pipeline, night.id)
@@ -109,9 +123,10 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     """Plan a sample; where the night needs no pilot, store a verdict that says so."""
     units = seen.snapshot.units
     # Open units are counted only where a pilot is wanted: that reads the whole snapshot.
-    wanted = sample_size(_fitting(pipeline, spec, spec.pilot.size), units, units)
+    pilot = spec.pilot.model_copy(update={"size": _fitting(pipeline, spec, spec.pilot.size)})
+    wanted = sample_size(pilot, units, units)
     if wanted:
-        wanted = sample_size(wanted, units, plan.count_open(pipeline, seen))
+        wanted = sample_size(pilot, units, plan.count_open(pipeline, seen))
     if wanted:
         wanted, pairs = _with_pairs(pipeline, spec, seen, wanted)
         bounds = _bounds(pipeline, spec, seen)
@@ -120,7 +135,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
         reason = "no pilot" if spec.pilot.size == 0 else "too few documents for a pilot"
         near = _agreement(spec, seen, (), {})
         verdict = replace(verdicts.without_sample(seen.snapshot, reason), near_duplicates=near)
-        _store(pipeline, seen.night, verdict)
+        recording.store(pipeline, spec, seen, verdict)
 
 
 def pairs_that_fit(near: NearDuplicatesSpec, wanted: int, most: int) -> int:
@@ -255,6 +270,13 @@ def _decide(
             for a in answers
             if not a.final and a.status == Status.TRUNCATED and a.escalate is None
         ]
+    # What was sent back for the API to go on, or with what is wrong with it, is judged by what it
+    # comes to.
+    again += [
+        a.unit
+        for a in answers
+        if a.status == Status.INVALID_OUTPUT and a.counted and not a.final and a.escalate is None
+    ]
     if spec.retry.escalate is not None:
         # The outcomes after the escalation are judged.
         again += [a.unit for a in answers if a.escalate == Undecided.FAILED and not a.escalated]
@@ -272,7 +294,7 @@ def _decide(
     billed = sum(costs, Decimal(0))
     verdict = _verdict(pipeline, spec, seen, answers, parsed, billed, _took(every))
     if verdict is not None:
-        _store(pipeline, seen.night, verdict)
+        recording.store(pipeline, spec, seen, verdict)
         return None
     if in_part:
         return Waiting(running(RESULTS_MISSING))
@@ -319,13 +341,9 @@ def _verdict(
         # Requests that are answered already, or that are not to be asked.
         besides=len(answers) - len(sampled) + (held if accepted else 0),
         routes=_routes(pipeline, seen, answers, twins=not accepted),
-        max_share=_max_share(spec),
+        max_share=recording.max_share(spec),
     )
     return None if verdict is None else replace(verdict, near_duplicates=near)
-
-
-def _max_share(spec: JobSpec) -> float | None:
-    return None if spec.retry.escalate is None else spec.retry.escalate.max_share
 
 
 def _routes(
@@ -384,21 +402,3 @@ def _took(collected: Sequence[Submission]) -> AnswerTimes:
     if first.ended_at is None or first.accepted_at is None:
         return AnswerTimes()
     return AnswerTimes(turnaround_seconds=max(0.0, first.ended_at - first.accepted_at))
-
-
-def _judged_again(
-    pipeline: Pipeline, spec: JobSpec, night: Night, verdict: dict[str, Any]
-) -> dict[str, Any]:
-    """A closed verdict judged by the limits declared now, which may have been raised; nothing is
-    measured again."""
-    reasons = verdicts.why_closed(spec.pilot, verdict, _max_share(spec))
-    judged = {**verdict, "open": not reasons, "reasons": reasons}
-    if judged != verdict:
-        with pipeline.ledger.write() as connection:
-            nights.update_night(connection, night.id, pilot=judged)
-    return judged
-
-
-def _store(pipeline: Pipeline, night: Night, verdict: Verdict) -> None:
-    with pipeline.ledger.write() as connection:
-        nights.update_night(connection, night.id, pilot=asdict(verdict))

@@ -38,6 +38,9 @@ class Verdict:
     may share answers (`agreement.judge`). Of the judged requests `escalated_rate` were asked once
     more of a stronger model, or wait for that: outcomes are those after it. `routes` has the same
     of each route, where there are several; their projections add up to that of the night.
+    With the `review` "required" a person has to approve it, after a look at `page`: the URI of the
+    pilot's page, None where there is none. Fields of the schema that all answers have the same
+    value in are `always_same`.
     """
 
     open: bool
@@ -66,6 +69,9 @@ class Verdict:
     near_duplicates: dict[str, Any] | None = None
     escalated_rate: float = 0.0
     routes: tuple[dict[str, Any], ...] = ()
+    review: str = "none"
+    page: str | None = None
+    always_same: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Answered:
 
     `rest_usd` is what it would cost by the way that the rest of the night goes. Where the job has
     `retry.truncated_max_tokens`, a request that was cut off is asked once more before the verdict:
-    tokens and cost are then those of both answers, as they are where a stronger model was asked.
+    tokens and cost are then those of both answers, as they are where a stronger model was asked, or
+    an answer was sent back.
     `billed_usd` is what it cost. `escalate` is why its last answer is not final (`Undecided`),
     `escalated` tells whether a stronger model was asked.
     """

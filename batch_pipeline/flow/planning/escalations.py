@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.outcomes import BILLED, Status, Undecided
-from batch_pipeline.flow.planning.variants import ESCALATED
+from batch_pipeline.flow.planning.variants import IS_ESCALATED
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ AGAIN = "again"
 # NULL: the unit has no answer that needs it.
 STATE = f"""
     CASE WHEN bool_or(escalate = '{Undecided.STANDS}' AND NOT redriven) THEN '{Undecided.STANDS}'
-         WHEN bool_or(variant = '{ESCALATED}' AND NOT redriven) THEN '{AGAIN}'
+         WHEN bool_or({IS_ESCALATED} AND NOT redriven) THEN '{AGAIN}'
          ELSE max(escalate) FILTER (NOT redriven) END
 """
 # What the share of escalated requests is of, and how many have been escalated or are to be.
@@ -36,10 +36,10 @@ _SHARE = f"""
             WHERE counted AND mode IN ('batch', 'realtime')
             AND status IN ({", ".join(f"'{status}'" for status in BILLED)})),
            (SELECT count(DISTINCT unit) FROM (
-                SELECT unit FROM answers WHERE counted AND variant = '{ESCALATED}'
-                UNION ALL SELECT unit FROM in_shards WHERE variant = '{ESCALATED}'
+                SELECT unit FROM answers WHERE counted AND {IS_ESCALATED}
+                UNION ALL SELECT unit FROM in_shards WHERE {IS_ESCALATED}
            )),
-           (SELECT count(*) FROM in_shards WHERE variant IS DISTINCT FROM '{ESCALATED}')
+           (SELECT count(*) FROM in_shards WHERE NOT {IS_ESCALATED})
 """  # noqa: S608
 _STATES = f"""
     SELECT state, count(*) FROM tried WHERE state IS NOT NULL GROUP BY state

@@ -22,6 +22,10 @@ from batch_pipeline.storage.files import Files
 # asked otherwise than declared (NULL: as declared); `request_bytes` is its size then. The metadata
 # of the file have the variant's definition. `route` is the row's (NULL: the job's own), whatever
 # the variant; `optional` requests have an answer that succeeded, which stands if this one fails.
+#
+# `prompt_size` and `visual_tokens` are as in a snapshot. `turns` are further turns after the row's
+# own, as JSON, `container` the one in which the API goes on, `continuations` how often it has gone
+# on already; NULL: none.
 SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),
@@ -35,14 +39,16 @@ SCHEMA = pa.schema(
         pa.field("variant", pa.string()),
         pa.field("route", pa.string()),
         pa.field("optional", pa.bool_()),
+        pa.field("prompt_size", pa.int64()),
+        pa.field("visual_tokens", pa.int64()),
+        pa.field("turns", pa.string()),
+        pa.field("container", pa.string()),
+        pa.field("continuations", pa.int64()),
     ]
 )
 # The values of the other columns hardly ever occur twice, so that a dictionary would be of no use.
-_REPEATED = [
-    name
-    for name in SCHEMA.names
-    if name not in ("unit", "fingerprint", "ordinal", "id", "request_bytes")
-]
+_DISTINCT = ("unit", "fingerprint", "ordinal", "id", "request_bytes", "prompt_size", "turns")
+_REPEATED = [name for name in SCHEMA.names if name not in _DISTINCT]
 
 # In the metadata of the file: snapshot, engine, and whether it is a pilot's.
 _FACTS = b"shard"

@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.priced import part_of
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     BODY_END,
     BODY_START,
     Declaration,
-    mark_bytes,
     wire_overhead,
 )
+from batch_pipeline.flow.dataset.requests.priced import part_of
+from batch_pipeline.flow.dataset.requests.request_builder import mark_bytes
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec
@@ -116,13 +117,15 @@ def new_shard(
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
     size, parts = sizes_of(table, declaration), parts_of(table, declaration)
+    sums = sum_sizes(table)
     optional = table.column("optional")
     return NewShard(
         engine=engine,
         pilot=pilot,
         manifest=path,
         requests=table.num_rows,
-        bytes=size["input_bytes"],
+        bytes=sums.request_bytes,
+        prompt_size=sums.of_prompts[0],
         usd_bound=bound(ShardSize(size, parts)),
         largest_bytes=size["largest_bytes"],
         output_tokens=size["output_tokens"],
@@ -132,10 +135,10 @@ def new_shard(
 
 
 def sizes_of(manifest: pa.Table, declaration: Declaration) -> dict[str, int]:
-    """What a bound in USD follows from: the number of requests, the bytes of all and of the
+    """What a bound in USD follows from: the number of requests, the sizes of all prompts and of the
     largest, and the most tokens that all answers together may have, each request by the variant
     that it is asked as."""
-    sizes = manifest.column("request_bytes")
+    sizes = prompt_sizes(manifest)
     declared = variants.declarations_of(manifest, declaration)
     asked = manifest.column("variant").value_counts().to_pylist()
     return {
@@ -163,7 +166,7 @@ def parts_of(manifest: pa.Table, declaration: Declaration) -> list[Part] | None:
     found = []
     for name in names.unique().to_pylist():
         is_of = pc.is_null(names) if name is None else pc.equal(names, name)
-        sizes = manifest.column("request_bytes").filter(pc.fill_null(is_of, False))
+        sizes = prompt_sizes(manifest).filter(pc.fill_null(is_of, False))
         asked, count = declared[name], len(sizes)
         size, largest = pc.sum(sizes).as_py(), pc.max(sizes).as_py()
         found.append(part_of(asked, count, size, largest, count * asked.max_tokens))

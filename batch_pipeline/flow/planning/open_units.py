@@ -20,10 +20,17 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
+from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
-from batch_pipeline.flow.planning import escalations, held_twins, manifests, sampling
+from batch_pipeline.flow.planning import (
+    escalations,
+    further_turns,
+    held_twins,
+    manifests,
+    sampling,
+)
 from batch_pipeline.flow.planning.escalations import Escalations
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, REUSED, SUMMED
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -82,10 +89,12 @@ _BEFORE = f"""
         SELECT unit FROM tried WHERE state = '{Undecided.STANDS}';
     CREATE TEMP TABLE billed AS
         SELECT id, {_SUMS} FROM answers SEMI JOIN open_items USING (id) GROUP BY id;
+    {further_turns.MAKE_SAID};
     DROP TABLE open_items;
 """  # noqa: S608  # made of constants
 _OPEN_UNITS = f"""
     SELECT s.unit, s.fingerprint, s.ordinal, s.id, s.request_bytes, s.route,
+           s.prompt_size, s.visual_tokens,
            greatest(coalesce(b.attempts, 0), coalesce(i.attempts, 0)) AS attempts_before,
            attempts_before + coalesce(a.attempts, 0) + 1 AS attempt, {_PRIORS},
            coalesce(a.cut_off AND a.state IS NULL, false) AS cut_off,
@@ -100,31 +109,36 @@ _OPEN_UNITS = f"""
 _COUNT = f"SELECT count(*) {_NARROWED}"
 _COUNT_BY_ROUTE = f"SELECT s.route, count(*) {_NARROWED} GROUP BY s.route"
 _ALL = f"{_OPEN_UNITS} ORDER BY s.ordinal"
-_KEPT = f"SELECT s.unit, s.id, s.fingerprint, s.request_bytes {_NARROWED}"
+_KEPT = f"SELECT s.unit, s.id, s.fingerprint, {PROMPT_SIZE} AS prompt_size {_NARROWED}"
 _REUSED = f"""
     CREATE TEMP TABLE reused AS
         SELECT DISTINCT unit FROM answers
         WHERE final AND mode = '{REUSED}' AND starts_with(answered_by, 'partition:')
 """  # noqa: S608
-_COUNT_REUSED = """
-    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+_COUNT_REUSED = f"""
+    SELECT count(*), coalesce(sum({PROMPT_SIZE}), 0)
     FROM snapshot s
     ANTI JOIN not_asked d ON d.ordinal = s.ordinal
     SEMI JOIN reused r ON r.unit = s.unit
     WHERE s.status IS NULL OR s.ordinal IN (FROM asked_before)
-"""
+"""  # noqa: S608
 _COUNT_REUSABLE = f"""
-    SELECT count(*), coalesce(sum(s.request_bytes), 0)
+    SELECT count(*), coalesce(sum({PROMPT_SIZE}), 0)
     FROM (SELECT s.* {_NARROWED}) s SEMI JOIN reusable r ON r.unit = s.unit
 """  # noqa: S608
-_SIZES = f"SELECT s.ordinal, s.unit, s.request_bytes, s.route {_NARROWED} ORDER BY s.ordinal"
+_SIZES = f"""
+    SELECT s.ordinal, s.unit, {PROMPT_SIZE} AS prompt_size,
+           coalesce(s.visual_tokens, 0) AS visual_tokens, s.route
+    {_NARROWED} ORDER BY s.ordinal
+"""
 
 
 class OpenUnits:
     """The open units of a snapshot, in its order.
 
-    Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`)
-    and `escalate` (the stronger model is to be asked) in place of `variant`.
+    Their columns are those of a manifest, with `cut_off` (an earlier answer ended at `max_tokens`),
+    `escalate` (the stronger model is to be asked) and `explained` (the further turns say what was
+    wrong with an answer) in place of `variant`.
     """
 
     def __init__(
@@ -154,7 +168,7 @@ class OpenUnits:
 
     def all(self) -> Iterator[pa.Table]:
         self._look_before()
-        return self._found(_ALL)
+        return further_turns.given_to(self.connection, self._found(_ALL))
 
     def escalations(self) -> Escalations:
         """How the open units that the stronger model may be asked for stand to the whole night."""
@@ -173,19 +187,19 @@ class OpenUnits:
         return escalations.standing(self.connection)
 
     def keep(self, table: str) -> None:
-        """Make a table of all units with their `id`, `fingerprint` and `request_bytes`, in the
+        """Make a table of all units with their `id`, `fingerprint` and `prompt_size`, in the
         database of `connection`."""
-        columns = "unit VARCHAR, id VARCHAR, fingerprint VARCHAR, request_bytes BIGINT"
+        columns = "unit VARCHAR, id VARCHAR, fingerprint VARCHAR, prompt_size BIGINT"
         self.connection.execute(f"CREATE TEMP TABLE {table} ({columns})")
         for _ in self._each_part():
             self.connection.execute(f"INSERT INTO {table} {_KEPT}")
 
     def sum_held(self) -> tuple[int, int]:
-        """Held twins that no earlier night's answer settles, and the bytes of their requests."""
-        query = """
-            SELECT count(*), coalesce(sum(h.request_bytes), 0)
+        """Held twins that no earlier night's answer settles, and the sizes of their prompts."""
+        query = f"""
+            SELECT count(*), coalesce(sum({PROMPT_SIZE}), 0)
             FROM held h ANTI JOIN taken t ON t.unit = h.unit
-        """
+        """  # noqa: S608
         [(count, size)] = self.connection.execute(query).fetchall()
         return int(count), int(size)
 
@@ -218,14 +232,14 @@ class OpenUnits:
         return self.connection.execute(query).fetchall()
 
     def count_reused(self) -> tuple[int, int]:
-        """The units that answers of earlier nights settle, and their bytes."""
+        """The units that answers of earlier nights settle, and the sizes of their prompts."""
         self.connection.execute(_REUSED)
         counts = [self.connection.execute(_COUNT_REUSED).fetchall()[0] for _ in self._each_part()]
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def take_reusable(self, files: Sequence[str]) -> tuple[int, int]:
         """Let succeeded answers of other nights settle units, as if they were copied; returns the
-        number of these units and their bytes."""
+        number of these units and the sizes of their prompts."""
         sources = [(self._home, files)]
         joins.add_files(self.connection, "reusable_answers", sources, ANSWERS_SCHEMA)
         self.connection.execute(_REUSABLE)
@@ -234,7 +248,7 @@ class OpenUnits:
         return sum(units for units, _ in counts), int(sum(size for _, size in counts))
 
     def sizes(self) -> Iterator[pa.Table]:
-        """`ordinal`, `unit`, `request_bytes` and `route` of all units."""
+        """`ordinal`, `unit`, `prompt_size`, `visual_tokens` and `route` of all units."""
         return self._found(_SIZES)
 
     def of(self, units: Sequence[str]) -> pa.Table:

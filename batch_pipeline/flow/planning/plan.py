@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     Declaration,
 )
 from batch_pipeline.flow.pipeline import Pipeline
@@ -266,7 +266,8 @@ def open_of(pipeline: Pipeline, seen: View) -> AbstractContextManager[OpenUnits]
 
 def _as_manifest(table: pa.Table, ways: Ways) -> pa.Table:
     manifest = ways.given_to(table).select(manifests.SCHEMA.names).cast(manifests.SCHEMA)
-    return variants.with_definitions(manifest, ways.definitions())
+    named = manifest.column("variant").unique().to_pylist()
+    return variants.with_definitions(manifest, ways.definitions(named))
 
 
 def _write_shard(

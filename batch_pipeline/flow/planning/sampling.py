@@ -6,6 +6,7 @@ Belongs here: arithmetic over the sizes of requests, in the order of their snaps
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -63,19 +64,24 @@ def joined(columns: Iterable[pa.ChunkedArray]) -> Numbers:
 
 
 class Lengths:
-    """The size of each open unit, and with a seed what a sample is drawn by: 24 bytes a unit."""
+    """The size of each open unit's prompt, and with a seed what a sample is drawn by: 24 bytes a
+    unit."""
 
     def __init__(self, units: Iterable[pa.Table], seed: str | None) -> None:
         sizes, ordinals, drawn_by = [], [], []
         routes: dict[str | None, list[Numbers]] = {}
+        # By route, the tokens of all pages and images.
+        self.visual_tokens: Counter[str | None] = Counter()
         rows = 0
         for table in units:
-            sizes.append(table.column("request_bytes"))
+            sizes.append(table.column("prompt_size"))
             ordinals.append(table.column("ordinal"))
             if seed is not None:
                 drawn_by.append(lots(table.column("unit").to_pylist(), seed))
+            visual = table.column("visual_tokens")
             for route, places in _places_by_route(table.column("route")).items():
                 routes.setdefault(route, []).append(places + rows)
+                self.visual_tokens[route] += pc.sum(visual.take(pa.array(places))).as_py() or 0
             rows += table.num_rows
         self.sizes = joined(sizes)
         self._ordinals = joined(ordinals)

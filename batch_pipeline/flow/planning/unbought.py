@@ -29,8 +29,9 @@ LENGTH_GROUPS = 100
 class Unbought:
     """What an input would still buy.
 
-    `sizes` is of requests in bytes; `lengths` are groups of them from short to long, each with its
-    number of requests and their mean size; `sample` has the ordinals of a sample over all lengths.
+    `sizes` is of prompts (in bytes where they are texts); `lengths` are groups of them from short
+    to long, each with its number of requests and their mean size; `sample` has the ordinals of a
+    sample over all lengths. `visual` is the mean part of a size that is tokens of pages and images.
     `routes` is the same by route, where there are several. `reusable` requests, of
     `reusable_bytes`, are answered by earlier nights, and are in none of these. `led` of the
     requests, of `led_bytes`, are of near duplicates whose leaders may come to answer for them.
@@ -44,6 +45,7 @@ class Unbought:
     reusable_bytes: int = 0
     led: int = 0
     led_bytes: int = 0
+    visual: float = 0.0
     routes: Mapping[str | None, Unbought] = field(default_factory=dict)
     # The route of all of them, where there is but one.
     route: str | None = None
@@ -84,7 +86,9 @@ def unbought(
         led = units.sum_held() if hold else (0, 0)
         lengths = Lengths(units.sizes(), "" if sample else None)
     parts = lengths.by_route()
-    whole = _unbought(lengths.sizes, lengths.drawn(sample).tolist() if sample else ())
+    visual = lengths.visual_tokens
+    drawn_of_all = lengths.drawn(sample).tolist() if sample else ()
+    whole = _unbought(lengths.sizes, drawn_of_all, sum(visual.values()))
     whole = replace(
         whole, reusable=reusable[0], reusable_bytes=reusable[1], led=led[0], led_bytes=led[1]
     )
@@ -92,13 +96,13 @@ def unbought(
         return replace(whole, route=next(iter(parts), None))
     drawn = np.array(whole.sample, dtype=np.int64)
     routes = {
-        route: _unbought(lengths.sizes[places], lengths.among(places, drawn))
+        route: _unbought(lengths.sizes[places], lengths.among(places, drawn), visual[route])
         for route, places in parts.items()
     }
     return replace(whole, routes=routes)
 
 
-def _unbought(sizes: Numbers, sample: Sequence[int]) -> Unbought:
+def _unbought(sizes: Numbers, sample: Sequence[int], visual_tokens: int) -> Unbought:
     if not len(sizes):
         return Unbought(0, Spread(0.0, 0.0, 0.0), (), ())
     ordered = np.sort(sizes)
@@ -109,4 +113,5 @@ def _unbought(sizes: Numbers, sample: Sequence[int]) -> Unbought:
         sizes=Spread(float(sizes.mean()), median, p95),
         lengths=tuple((len(group), float(group.mean())) for group in groups),
         sample=sample,
+        visual=visual_tokens / len(sizes),
     )

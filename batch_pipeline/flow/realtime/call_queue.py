@@ -81,7 +81,7 @@ class CallQueue:
 
     def _count(self, calls: Sequence[Call], sign: int) -> None:
         self._ready_calls += sign * len(calls)
-        self._ready_bytes += sign * sum(len(call.params) for call in calls)
+        self._ready_bytes += sign * sum(call.held for call in calls)
 
     def _is_due(self, now: float) -> bool:
         return bool(self._again) and self._again[0][0] <= now

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from batch_pipeline.api.failures import refuses_account
+from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.batches import changed_documents
 from batch_pipeline.flow.concurrency import delayed_signals
 from batch_pipeline.flow.gates import breaker, budget, night_gates
 from batch_pipeline.flow.pipeline import Pipeline
@@ -127,6 +129,12 @@ def close_abandoned(pipeline: Pipeline, night: Night) -> int:
 def _opened(pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> OpenShard:
     # The home's mark is raised before the first call leaves, also by a process that goes on with
     # the shard: the former holder may have died before it did.
+    try:
+        changed_documents.refuse_missing(pipeline, night, intent.shard)
+    except InputDataError:
+        with pipeline.ledger.write() as connection:
+            leases.let_go(connection, intent.submission)
+        raise
     with pipeline.ledger.write() as connection:
         sent = identity.count_sent(connection, intent.submission.id)
     pipeline.mark.raise_to(sent)

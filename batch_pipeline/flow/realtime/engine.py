@@ -1,11 +1,11 @@
 """The event loop that makes many Messages calls at once.
 
-Requests are read from the shards as calls leave, so that memory does not grow with the night. An
-answer is written to its shard's journal before it counts as done: a process that dies has then at
-most the calls in flight to make again. Checkpoints make the journals durable and report progress to
-the ledger; they run in threads, so that the loop does not wait for a disk. Which shards there are,
-and what happens to a shard that has ended, is decided in `calls`; what becomes of a call that
-failed, in `call_failures`.
+Requests are read from the shards as calls leave, and their documents while they are sent, so that
+memory does not grow with the night. An answer is written to its shard's journal before it counts as
+done: a process that dies has then at most the calls in flight to make again. Checkpoints make the
+journals durable and report progress to the ledger; they run in threads, so that the loop does not
+wait for a disk. Which shards there are, and what happens to a shard that has ended, is decided in
+`calls`; what becomes of a call that failed, in `call_failures`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any
 
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
+from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.messages import usage_of
-from batch_pipeline.flow.outcomes import Outcome
+from batch_pipeline.flow.outcomes import Outcome, of_changed_document
 from batch_pipeline.flow.realtime.call_failures import (
     TOLD_PAUSE_SECONDS,
     CallFailures,
@@ -200,7 +201,7 @@ class Engine:
             return None, None
         waits = [self._queue.seconds_to_next_try(now)]
         for call in self._queue.first(now):
-            wait = self._limiter_of(call.model_id).wait(now, len(call.params))
+            wait = self._limiter_of(call.model_id).wait(now, call.size)
             if wait is None and not self._in_flight:
                 # Calls of another engine in this process fill the window: no end of a call of this
                 # engine will tell that there is room.
@@ -217,7 +218,7 @@ class Engine:
             self._drop(call.shard)
             return
         self._models.add(call.model_id)
-        ticket = self._limiter_of(call.model_id).sent(now, len(call.params))
+        ticket = self._limiter_of(call.model_id).sent(now, call.size)
         assert self._loop is not None
         task = self._loop.create_task(self._call(messages, call, ticket))
         self._in_flight.add(task)
@@ -228,6 +229,9 @@ class Engine:
             answer = await messages.create(call.params, call.shard.declaration.betas)
         except ApiFailure as failure:
             self._failed(call, ticket, failure)
+        except DocumentChangedError as changed:
+            self._limiter_of(call.model_id).abandoned(ticket)
+            self._set_aside(call, of_changed_document(str(changed)), 0.0)
         except BaseException:
             self._limiter_of(call.model_id).abandoned(ticket)
             raise
@@ -254,12 +258,16 @@ class Engine:
             case TryAgain(at):
                 self._queue.try_again(call, at)
             case SetAside(outcome, attempted):
-                result, took = _errored(outcome), now - ticket.sent_at
-                call.shard.failed(call, result, took, attempted=attempted)
-                self._write_soon(call.shard)
+                self._set_aside(call, outcome, now - ticket.sent_at, attempted=attempted)
             case Stop(reason):
                 self.refusal = self.refusal or reason
                 self._stop(End.CLOSE)
+
+    def _set_aside(
+        self, call: Call, outcome: Outcome, seconds: float, *, attempted: bool = True
+    ) -> None:
+        call.shard.failed(call, _errored(outcome), seconds, attempted=attempted)
+        self._write_soon(call.shard)
 
     def _write_soon(self, shard: OpenShard) -> None:
         """Have a shard's answers written at the end of this turn of the loop.

@@ -12,25 +12,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Self
 
 import orjson
 
-from batch_pipeline.api.protocol import Answer, read_json
+from batch_pipeline.api.protocol import Answer, Streamed, read_json
+from batch_pipeline.api.rate_limit import TOKENS_PER_BYTE
 from batch_pipeline.flow import outcomes, paths
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
+from batch_pipeline.flow.dataset.requests.declaration import (
     Declaration,
     custom_id,
     parse_custom_id,
 )
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
-from batch_pipeline.flow.outcomes import Action, Outcome, Status
+from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, variants
+from batch_pipeline.flow.planning import further_turns, manifests, variants
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.realtime.journal import Journal, read_lines
 from batch_pipeline.jobs.spec import JobSpec
@@ -45,6 +49,9 @@ from batch_pipeline.reporting.distribution import nearest_rank
 class Call:
     """A request without an answer, the model that it asks, and the tries that it had.
 
+    `size` is what the rate limiter reckons its tokens from. Of a request with documents `params`
+    are made while it is sent. `held` are the bytes that a call has in memory.
+
     `failed`: tries that ended in an error. `busy`: tries that the API refused because of its load.
     `lost`: tries without any answer of the API; each may have been processed and billed.
     `paged_at`: when a gateway first answered one with a page of its own, by the steady clock.
@@ -52,8 +59,10 @@ class Call:
 
     shard: OpenShard
     number: int
-    params: bytes
     model_id: str
+    params: bytes | Streamed
+    size: float
+    held: int
     failed: int = 0
     busy: int = 0
     lost: int = 0
@@ -91,7 +100,11 @@ class OpenShard:
         self._next = Ways(spec.retry, self.declaration)
         manifest = manifests.read(pipeline.files, intent.shard.manifest)
         self._asked = variants.declarations_of(manifest, self.declaration)
-        self._manifest = manifest.to_pydict()
+        self._requests = further_turns.Requests(manifest)
+        self._further = further_turns.of_requests(manifest)
+        self._opener = DocumentOpener(pipeline.files, night.job)
+        self._manifest = manifest.drop_columns(["turns"]).to_pydict()
+        self._prompt_sizes: list[int] = prompt_sizes(manifest).to_pylist()
         self._billers = {
             name: _biller(asked, self.declaration, intent.submission)
             for name, asked in self._asked.items()
@@ -135,7 +148,7 @@ class OpenShard:
         size = 0
         for call in self._calls:
             found.append(call)
-            size += len(call.params)
+            size += call.held
             if len(found) >= most or size >= most_bytes:
                 break
         return found
@@ -199,11 +212,23 @@ class OpenShard:
         ordinals, names = self._manifest["ordinal"], self._manifest["variant"]
         marks = self.submission.caching, self.submission.marked_models
         builders = variants.builders_of(self._asked, *marks)
+        marked = variants.marks_of(self._asked, builders)
         wanted = [ordinals[number] for number in left]
         rows = snapshot.read_inputs(self._pipeline.files, self._snapshot, wanted)
+        visual = self._manifest["visual_tokens"]
         for number, row in zip(left, rows, strict=True):
-            params = builders[names[number]].rebuild(row.text, row.places)
-            yield Call(self, number, params, self._asked[names[number]].model_id)
+            builder, more = builders[names[number]], self._further.get(number)
+            model_id = self._asked[names[number]].model_id
+            if visual[number]:
+                pieces = partial(builder.rebuild_pieces, row.text, None, more, self._opener)
+                params = Streamed(
+                    self._manifest["request_bytes"][number] + marked[names[number]], pieces
+                )
+                size = max(self._prompt_sizes[number], visual[number] / TOKENS_PER_BYTE)
+                yield Call(self, number, model_id, params, size, len(row.text))
+            else:
+                whole = builder.rebuild(row.text, row.places, more)
+                yield Call(self, number, model_id, whole, len(whole), len(whole))
 
     def _count(self, number: int, result: dict[str, Any], latency_ms: int) -> None:
         outcome = self._outcome(number, result)
@@ -211,11 +236,13 @@ class OpenShard:
         biller = self._billers[self._manifest["variant"][number]]
         cost = biller.cost(message) if isinstance(message, dict) else Decimal(0)
         tried = self._manifest["attempt"][number] - (self._manifest["attempts_before"][number] or 0)
+        tried = variants.first_attempt(self._manifest["variant"][number], tried)
         with self._lock:
             self._answered[number] = 1
             self._done += 1
             self._latencies.append(latency_ms)
-            self._errors += outcome.status is not Status.SUCCEEDED
+            good = outcome.status is Status.SUCCEEDED or outcome.action is Action.CONTINUE
+            self._errors += not good
             self._cost += cost
             self.first.count(self._manifest["id"][number], tried, outcome)
 
@@ -224,19 +251,17 @@ class OpenShard:
         if not lost:
             return
         variant = self._manifest["variant"][number]
-        size, most = self._manifest["request_bytes"][number], self._asked[variant].max_tokens
+        size, most = self._prompt_sizes[number], self._asked[variant].max_tokens
         with self._lock:
             self._lost_usd += lost * self._billers[variant].upper_bound(size, most)
 
     def _outcome(self, number: int, result: dict[str, Any]) -> Outcome:
-        variant, route, size = (
-            self._manifest[name][number] for name in ("variant", "route", "request_bytes")
-        )
-        tools = "tool_choice" in self._asked[variant].params
-        outcome = outcomes.of_result(result, tools_asked_for=tools)
+        asked_for = AskedFor.by(self._asked[self._requests.variants[number]].params)
+        outcome = outcomes.of_result(result, asked_for)
         if outcome.action is Action.KEEP:
             return outcome
-        return self._next.after(variant, route, size, outcome)
+        pause = further_turns.pause_of(result.get("message"))
+        return self._next.after(self._requests[number], outcome, further_turns.pause_bytes(*pause))
 
 
 def _biller(asked: Declaration, declared: Declaration, submission: Submission) -> Biller:

@@ -8,7 +8,7 @@ those of its answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -24,7 +24,9 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.batches import listing
-from batch_pipeline.flow.dataset.requests import parse_custom_id
+from batch_pipeline.flow.dataset.documents.needed import names_in
+from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines
@@ -61,6 +63,8 @@ class Found:
     model: str | None = None
     # Its requests can be made again: the files of its snapshot are there, and what they mean.
     readable: bool = False
+    # Paths of documents that its snapshot needs and the home does not keep any more.
+    missing_documents: Sequence[str] = ()
 
 
 def find(
@@ -82,10 +86,25 @@ def find(
     found = list(home.found.values())
     _name_requests(files, found, taken)
     folders = {one.sent.snapshot for one in found if one.sent is not None and one.sent.snapshot}
-    readable = {folder for folder in folders if files.glob(paths.snapshot_facts(folder))}
+    missing = {folder: documents_missing(files, folder) for folder in folders}
+    there = {folder for folder in folders if files.glob(paths.snapshot_facts(folder))}
     for one in found:
-        one.readable = one.sent is not None and one.sent.snapshot in readable
+        if one.sent is not None and one.sent.snapshot:
+            folder = paths.documents(one.job)
+            one.missing_documents = [f"{folder}/{name}" for name in missing[one.sent.snapshot]]
+            one.readable = one.sent.snapshot in there and not one.missing_documents
     return sorted(found, key=lambda one: one.sent.intent_at if one.sent else 0.0)
+
+
+def documents_missing(files: Files, snapshot: str) -> list[str]:
+    """The documents that rows of a snapshot need, and that the home does not keep any more."""
+    needed: set[str] = set()
+    for part in files.glob(f"{snapshot}/part-*.parquet"):
+        needed.update(names_in(files, part))
+    if not needed:
+        return []
+    job = snapshot.partition("/")[0]
+    return sorted(needed.difference(name for name, *_ in files.entries(paths.documents(job))))
 
 
 class _Home:
@@ -225,7 +244,7 @@ def _name_requests(files: Files, found: list[Found], taken: Collection[str]) -> 
 def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) -> Sent:
     """What a submission's row can be made of, from its manifest; `intent_at` is 0 if not known."""
     facts = manifests.facts_of(manifest)
-    sizes = manifest.column("request_bytes")
+    sizes, prompts = sum_sizes(manifest), prompt_sizes(manifest)
     sent = without_manifest(one)
     return replace(
         sent,
@@ -235,8 +254,9 @@ def _of_manifest(one: Found, path: str, manifest: pa.Table, intent_at: float) ->
         snapshot=facts.get("snapshot", ""),
         manifest=path,
         pilot=facts.get("pilot", False),
-        bytes=pc.sum(sizes).as_py() or 0,
-        largest_bytes=pc.max(sizes).as_py() or 0,
+        bytes=sizes.request_bytes,
+        prompt_size=sizes.of_prompts[0],
+        largest_bytes=pc.max(prompts).as_py() or 0,
     )
 
 

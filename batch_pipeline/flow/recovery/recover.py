@@ -42,7 +42,8 @@ class Recovered:
     """What a recovery has found, and made of it unless it was a dry run.
 
     `submissions` by what became of them; `possibly_billed` are calls without an answer. `complete`:
-    home and ledger belong together again, and nights go on.
+    home and ledger belong together again, and nights go on. `missing_documents` are paths in the
+    home of kept documents without which requests cannot be made again.
     """
 
     account: str
@@ -54,6 +55,7 @@ class Recovered:
     dry_run: bool
     complete: bool
     not_known: Sequence[str] = NOT_KNOWN
+    missing_documents: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +70,7 @@ class Recovered:
             },
             "possibly_billed": list(self.possibly_billed),
             "unidentified": list(self.unidentified),
+            "missing_documents": list(self.missing_documents),
             "not_known": list(self.not_known),
             "dry_run": self.dry_run,
             "complete": self.complete,
@@ -143,6 +146,7 @@ def recover(
         unidentified,
         dry_run,
         complete,
+        missing_documents=sorted({path for one in found for path in one.missing_documents}),
     )  # fmt: skip
 
 

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id, unit_of
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id, unit_of
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status
-from batch_pipeline.flow.planning import manifests, new_shards
+from batch_pipeline.flow.planning import manifests, new_shards, variants
 from batch_pipeline.flow.recovery.found import Found
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, REUSED, parquet_writer
@@ -36,6 +37,8 @@ _READ = [
     "custom_id", "id", "final", "counted", "status", "error_type", "error_message", "attempt",
     "collected_at", *TOKENS, "cost_usd", "variant",
 ]  # fmt: skip
+# Columns of answers that the results do not have.
+_UNKNOWN = ("variant", "escalate", "turn", "container")
 _MEASURED = ("measured_answers", "measured_bytes", "measured_tokens")
 
 
@@ -83,8 +86,8 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
     sizes: list[int] = []
     before: list[int] = []
     if requests is not None:
-        names = ["request_bytes", "attempts_before"]
-        sizes, before = (requests.manifest.column(name).to_pylist() for name in names)
+        sizes = prompt_sizes(requests.manifest).to_pylist()
+        before = requests.manifest.column("attempts_before").to_pylist()
     first = FirstAttempts()
     measured = dict.fromkeys(_MEASURED, 0)
     models: dict[str, dict[str, int]] = {}
@@ -94,6 +97,7 @@ def of_answers(files: Files, path: str, requests: Requests | None) -> Tally | No
         number = parsed[1] if parsed is not None else 0
         known = number < len(sizes)
         tried = row["attempt"] - ((before[number] or 0) if known else 0)
+        tried = variants.first_attempt(row["variant"], tried)
         first.count(row["id"], tried, _outcome(row))
         prompt = sum(row[name] for name in PROMPT_TOKENS)
         found = (1, sizes[number], prompt) if prompt and known else (0, 0, 0)
@@ -171,7 +175,7 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
         "unit": pa.array(units, pa.string()), "final": ours, "counted": ours,
         # Not among the results: it is then taken from the tokens.
         "other_way_usd": pa.nulls(len(first), ANSWERS_SCHEMA.field("other_way_usd").type),
-        **{name: pa.nulls(len(first), pa.string()) for name in ("variant", "escalate")},
+        **{name: pa.nulls(len(first), pa.string()) for name in _UNKNOWN},
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
     path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"

@@ -14,10 +14,12 @@ from operator import mul
 
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_of_variant
+from batch_pipeline.flow.outcomes import AskedFor
 from batch_pipeline.flow.planning import variants
+from batch_pipeline.flow.results import details
 from batch_pipeline.ledger.home.identity import Sent
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.pricing.prices import ModelPrice, Tiers
@@ -30,14 +32,15 @@ _Prices = tuple[tuple[int, ...], ...]
 class Asked:
     """How some requests of a submission were asked: `own` is the declared model.
 
-    `prices` are picodollars of a token of each class, by tier of the prompt's length. `tools` are
-    asked for, so that a tool call is an answer.
+    `prices` are picodollars of a token of each class, by tier of the prompt's length. `asked_for`
+    says whether a tool call is an answer, `thinking` whether thinking was asked for.
     """
 
     declaration: Declaration
     own: bool
     biller: Biller
-    tools: bool
+    asked_for: AskedFor
+    thinking: bool
     tier_starts: tuple[int, ...]
     prices: _Prices
     _other_starts: tuple[int, ...]
@@ -94,7 +97,8 @@ def _asked(
         declaration=declaration,
         own=own,
         biller=Biller(declaration, submission, price, fees),
-        tools="tool_choice" in declaration.params,
+        asked_for=AskedFor.by(declaration.params),
+        thinking=details.wants_thinking(declaration.params),
         tier_starts=here.starts,
         prices=here.picodollars(),
         _other_starts=there.starts,

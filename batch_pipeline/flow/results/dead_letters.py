@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,17 +85,28 @@ def _batch(group: list[tuple[DeadLetter, bytes]], *, simulated: bool) -> pa.Reco
     return pa.RecordBatch.from_pydict(columns, schema=DEAD_LETTER_SCHEMA)
 
 
+class _Cause(NamedTuple):
+    """What dead letters are grouped by."""
+
+    reason: str
+    error_type: str | None
+    why_not_sent: str | None
+
+
 def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
-    """Dead letters of a night by reason and error, the most frequent first."""
+    """Dead letters of a night by reason and error, the most frequent first.
+
+    Items that were never sent have `reason: detail` as their message: they are told apart by it.
+    """
     files = pipeline.files.list(paths.dead_letter(job, partition), ".parquet")
-    counts: Counter[tuple[str, str | None]] = Counter()
-    messages: dict[tuple[str, str | None], str | None] = {}
-    ids: dict[tuple[str, str | None], list[str]] = {}
+    counts: Counter[_Cause] = Counter()
+    messages: dict[_Cause, str | None] = {}
+    ids: dict[_Cause, list[str]] = {}
     for path in files:
         columns = ["id", "reason", "error_type", "error_message"]
         for batch in pipeline.files.dataset([path]).to_batches(columns=columns):
             for row in batch.to_pylist():
-                key = (row["reason"], row["error_type"])
+                key = _Cause(row["reason"], row["error_type"], _why_not_sent(row))
                 counts[key] += 1
                 messages.setdefault(key, row["error_message"])
                 examples = ids.setdefault(key, [])
@@ -104,8 +115,8 @@ def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
     total = counts.total()
     return [
         SetAside(
-            reason=key[0],
-            error_type=key[1],
+            reason=key.reason,
+            error_type=key.error_type,
             example_message=messages[key],
             items=count,
             example_ids=tuple(ids[key]),
@@ -113,3 +124,10 @@ def summarize(pipeline: Pipeline, job: str, partition: str) -> list[SetAside]:
         )
         for key, count in counts.most_common()
     ]
+
+
+def _why_not_sent(row: Mapping[str, str | None]) -> str | None:
+    """The reason by which a row was set aside before it was sent; None for answered ones."""
+    if row["error_type"] != row["reason"] or row["error_message"] is None:
+        return None
+    return row["error_message"].partition(": ")[0]

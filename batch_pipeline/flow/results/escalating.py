@@ -1,4 +1,5 @@
-"""What the answers of a submission mean for the escalation: which wait for the stronger model.
+"""What the answers of a submission mean for what is asked next: which are sent back, and which wait
+for the stronger model.
 
 Belongs here: what is told of one answer when it is collected. How many are escalated is decided for
 the whole night, when it is planned.
@@ -12,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, Undecided
 from batch_pipeline.flow.planning import variants
+from batch_pipeline.flow.planning.further_turns import Requests
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.flow.results.unsure import Unsure
 from batch_pipeline.jobs.spec import RetrySpec
@@ -35,9 +37,8 @@ class Escalating:
     ) -> None:
         self._ways = Ways(retry, declaration)
         self._unsure = unsure
-        names = ("variant", "route", "request_bytes", "optional")
-        columns = (manifest.column(name).to_pylist() for name in names)
-        self._variants, self._routes, self._sizes, self._optional = columns
+        self._asked = Requests(manifest)
+        self._optional = manifest.column("optional").to_pylist()
         # Failed answers beyond this number are more than can be escalated. Rounded up: a night
         # may be cut into submissions of two requests, and the share is of the night.
         share = 0.0 if retry.escalate is None else retry.escalate.max_share
@@ -48,11 +49,9 @@ class Escalating:
         """Whether a request has a former answer that stands if this one is no good."""
         return bool(self._optional[number])
 
-    def after(self, number: int, outcome: Outcome) -> Outcome:
+    def after(self, number: int, outcome: Outcome, turn_bytes: int) -> Outcome:
         """What an answer that is no success means; see `Ways.after`."""
-        return self._ways.after(
-            self._variants[number], self._routes[number], self._sizes[number], outcome
-        )
+        return self._ways.after(self._asked[number], outcome, turn_bytes)
 
     def undecided(self, number: int, outcome: Outcome, *, final: bool) -> Undecided | None:
         """Why an answer that is no success is not final yet, beside that it is asked again."""
@@ -63,14 +62,18 @@ class Escalating:
     def as_first(self, number: int, tried: int, outcome: Outcome) -> tuple[int, Outcome]:
         """Which attempt an answer counts as for the breaker, and with what outcome.
 
-        The breaker judges what a request comes to after the escalation: a failed answer counts once
-        the stronger model has answered, unless it is one of more than the share allows.
+        The breaker judges what a request comes to: an answer that is sent back counts once that was
+        answered, and a failed one once the stronger model has answered, unless it is one of more
+        than the share allows.
         """
+        asked = self._asked.variants[number]
+        if asked is not None:
+            tried = variants.first_attempt(asked, tried)
         if outcome.action is Action.ESCALATE:
             self._failed += 1
             if self._failed > self._most:
                 return tried, replace(outcome, action=Action.SET_ASIDE)
-        elif variants.is_escalated(self._variants[number]):
+        elif asked is not None and variants.is_escalated(asked):
             return (0 if self.is_optional(number) else 1), outcome
         return tried, outcome
 
@@ -97,6 +100,7 @@ class Escalating:
         return len(found.unsure)
 
     def _may_be_escalated(self, number: int) -> bool:
-        if variants.is_escalated(self._variants[number]):
+        asked = self._asked[number]
+        if variants.is_escalated(asked.variant):
             return False
-        return self._ways.stronger(self._routes[number], self._sizes[number]) is not None
+        return self._ways.stronger(asked.route, asked.own_bytes) is not None

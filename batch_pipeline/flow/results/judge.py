@@ -14,20 +14,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from operator import mul
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import outcomes
-from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.choosing import decisions
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Action, Outcome, Status, Undecided
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.planning import further_turns
+from batch_pipeline.flow.results import details
 from batch_pipeline.flow.results.asked import Asked, asked_of
 from batch_pipeline.flow.results.dead_letters import DeadLetter
 from batch_pipeline.flow.results.escalating import Escalating
@@ -44,17 +47,33 @@ from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
-# What a result says by itself, before it is known which attempt at which request it was: outcome,
-# content, parsed, stop reason, model, tokens (None: billed, and not known), and the bill where it
-# is not that of the tokens alone.
-_Read = tuple[Outcome, str | None, str | None, str | None, str | None, Tokens | None, Bill | None]
+_NOTHING: Sequence[Any] = ()
 _NO_TOKENS = (0, 0, 0, 0, 0)
 # Statuses of requests that need not have been worked on.
-_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED)
+_NOT_WORKED_ON = (Status.ERRORED, Status.EXPIRED, Status.CANCELED, Status.INVALID_INPUT)
 _INPUT, _OUTPUT = TOKENS.index("input_tokens"), TOKENS.index("output_tokens")
 _CACHED = [TOKENS.index(name) for name in CACHE_TOKENS]
 # Rows that are put together at once of requests whose results came without a message.
 _ROWS_AT_ONCE = 5_000
+
+
+class _Read(NamedTuple):
+    """What a result says by itself, before it is known which attempt at which request it was.
+
+    `tokens` are None where it was billed and they are not known, and the `bill` is there where it
+    is not that of the tokens alone. A paused answer has a `turn`, and perhaps a `container`.
+    """
+
+    outcome: Outcome
+    content: str | None = None
+    parsed: str | None = None
+    stop_reason: str | None = None
+    model: str | None = None
+    tokens: Tokens | None = None
+    bill: Bill | None = None
+    details: str | None = None
+    turn: str | None = None
+    container: str | None = None
 
 
 class LineJudge:
@@ -95,7 +114,11 @@ class LineJudge:
         self._manifest = manifest.combine_chunks()
         before = pc.fill_null(manifest.column("attempts_before"), 0)
         self._tried = pc.subtract(manifest.column("attempt"), before).to_pylist()
-        self._sizes = manifest.column("request_bytes").to_pylist()
+        self._sizes = prompt_sizes(manifest).to_pylist()
+        continued = pc.fill_null(manifest.column("continuations"), 0)
+        # Pauses are no failures: they leave the tries that a passing error has.
+        self._pauses = continued.to_pylist()
+        self._turns = manifest.column("turns").to_pylist() if any(self._pauses) else None
         self._asked = [asked[name] for name in manifest.column("variant").to_pylist()]
         self._own = asked[None]
         self._ids = manifest.column("id").to_pylist()
@@ -245,7 +268,7 @@ class LineJudge:
             return None
         if type(result) is dict and result.get("type") == "succeeded":
             self._pending.pop(number, None)
-            return self._settle(number, self._read(self._asked[number], result))
+            return self._settle(number, self._read(self._asked[number], result, number=number))
         if number not in self._pending:
             # Calls alone have this mark, which is ours: from the API it would mean nothing.
             attempted = self._submission.batch_id is not None or data.get("attempted") is not False
@@ -254,22 +277,33 @@ class LineJudge:
                 self._lost.add(number)
         return None
 
-    def _read(self, asked: Asked, result: object, *, attempted: bool = True) -> _Read:
+    def _read(
+        self, asked: Asked, result: object, *, attempted: bool = True, number: int | None = None
+    ) -> _Read:
         """What a result says; one without a message that succeeded has cost nothing."""
-        outcome = outcomes.of_result(result, tools_asked_for=asked.tools, attempted=attempted)
+        outcome = outcomes.of_result(result, asked.asked_for, attempted=attempted)
         if type(result) is not dict or result.get("type") != "succeeded":
-            return outcome, None, None, None, None, _NO_TOKENS, None
+            return _Read(outcome, tokens=_NO_TOKENS)
         message = result.get("message")
         if type(message) is not dict:
-            return outcome, None, None, None, None, None, None
-        outcome, content, parsed = self._reader.read(message, outcome)
+            return _Read(outcome)
+        pauses, paused = 0, _NOTHING
+        if self._turns is not None and number is not None:
+            pauses, paused = self._pauses[number], further_turns.paused_blocks(self._turns[number])
+        outcome, content, parsed = self._reader.read(message, outcome, asked.asked_for, paused)
+        more = details.of_message(message, asked.asked_for, asked.thinking, paused, pauses)
         stop_reason, model = message.get("stop_reason"), message.get("model")
         # What is no text cannot stand in a column of texts.
         stop_reason = None if stop_reason is None else str(stop_reason)
         model = None if model is None else str(model)
         tokens = tokens_of(message)
         bill = None if asked.biller.is_plain(message) else asked.biller.bill(message, tokens)
-        return outcome, content, parsed, stop_reason, model, tokens, bill
+        turn = container = None
+        if stop_reason == outcomes.PAUSE_TURN:
+            turn, container = further_turns.pause_of(message)
+        return _Read(
+            outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container
+        )
 
     def _look_for_storm(self) -> None:
         """Tell a storm: what failed in it is sent again and was no attempt, unless an answer was
@@ -284,20 +318,21 @@ class LineJudge:
             self.storm = outcomes.is_storm(answers + earlier, self._passing + failed)
         for number in passing if self.storm else ():
             if number not in self._lost:
-                outcome, *rest = self._pending[number]
-                self._pending[number] = (replace(outcome, action=Action.REOPEN), *rest)  # type: ignore[assignment]
+                read = self._pending[number]
+                outcome = replace(read.outcome, action=Action.REOPEN)
+                self._pending[number] = read._replace(outcome=outcome)
 
     def _settle(self, number: int, read: _Read) -> Judged:
         """Book the first result of a request; its answer in the order of `JUDGED`."""
         self._seen[number] = True
-        outcome, content, parsed, stop_reason, model, tokens, bill = read
+        outcome, content, parsed, stop_reason, model, tokens, bill, more, turn, container = read
         tried, asked = self._tried[number], self._asked[number]
         undecided: Undecided | None = None
         if outcome.action is Action.KEEP:
             final = counted = True
         else:
-            outcome = self._in_this_submission(number, outcome)
-            final = outcomes.settle(outcome, tried, self._max_attempts)
+            outcome = self._in_this_submission(number, read)
+            final = outcomes.settle(outcome, tried - self._pauses[number], self._max_attempts)
             undecided = self._escalating.undecided(number, outcome, final=final)
             final = final and undecided is None
             counted = outcome.action not in (Action.REOPEN, Action.STOP)
@@ -305,6 +340,8 @@ class LineJudge:
         attempt, judged = self._escalating.as_first(number, tried, outcome)
         self._first.count(self._ids[number], attempt, judged)
         message = outcome.error_message and outcome.error_message[:MESSAGE_CHARACTERS]
+        if outcome.action is not Action.CONTINUE:
+            turn = container = None
         if not final:
             self._leave_open(number, outcome)
         elif outcome.status not in NOT_DEAD:
@@ -330,7 +367,7 @@ class LineJudge:
             self._count_other_model(number, asked, tokens, cost, saved)
         return (
             number, final, counted, outcome.status, content, parsed, stop_reason,
-            outcome.error_type, message, model, *tokens, cost, undecided,
+            outcome.error_type, message, model, *tokens, cost, undecided, more, turn, container,
         )  # fmt: skip
 
     def _leave_open(self, number: int, outcome: Outcome) -> None:
@@ -359,11 +396,12 @@ class LineJudge:
             used["measured_bytes"] += self._sizes[number]
             used["measured_tokens"] += prompt
 
-    def _in_this_submission(self, number: int, outcome: Outcome) -> Outcome:
+    def _in_this_submission(self, number: int, read: _Read) -> Outcome:
         """What a result that is no success means for this request of this submission."""
+        outcome = read.outcome
         if outcome.status is Status.CANCELED and self._submission.cancel_requested_at is not None:
             return Outcome(Status.CANCELED, Action.REOPEN)
-        outcome = self._escalating.after(number, outcome)
+        outcome = self._escalating.after(number, outcome, _turn_bytes(read))
         if outcome.action is Action.STOP:
             self.stopped_by = f"{outcome.error_type}: {outcome.error_message}"
         return outcome
@@ -395,3 +433,16 @@ class LineJudge:
         chunk = self._tables.chunk(columns, other_way)
         self._statuses.update(chunk.results.column("status").to_pylist())
         return chunk
+
+
+def _turn_bytes(read: _Read) -> int:
+    """The bytes that an answer would add to a further request; 0: it cannot be sent back.
+
+    A call of a tool cannot be explained: what follows it in a request is the tool's result.
+    """
+    error, message = read.outcome.error_type, read.outcome.error_message or ""
+    if read.stop_reason == outcomes.PAUSE_TURN:
+        return further_turns.pause_bytes(read.turn, read.container)
+    if error not in outcomes.EXPLICABLE or read.stop_reason == outcomes.TOOL_USE:
+        return 0
+    return further_turns.explanation_bytes(read.content or "", message[:MESSAGE_CHARACTERS])

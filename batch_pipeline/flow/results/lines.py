@@ -15,7 +15,7 @@ import zstandard
 
 from batch_pipeline.api.protocol import ApiFailure, read_json
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import custom_id, parse_custom_id
+from batch_pipeline.flow.dataset.requests.declaration import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.ledger import refusals
@@ -93,12 +93,17 @@ def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes
 
 
 def _of_refusal(submission: Submission) -> bytes:
-    """The line of the one request whose body the API refused."""
+    """The lines of requests that were set aside unsent, or for which the API refused a body."""
     refusal = refusals.of(submission)
     assert refusal is not None
-    error = {"type": refusal.error_type, "message": refusal.message}
-    result = {"type": "errored", "error": {"type": "error", "error": error}}
-    return orjson.dumps({"custom_id": custom_id(submission.token, 0), "result": result}) + b"\n"
+    lines = []
+    for number, message in enumerate(refusal.messages or (refusal.message,)):
+        error = {"type": refusal.error_type, "message": message}
+        result = {"type": "errored", "error": {"type": "error", "error": error}}
+        lines.append(
+            orjson.dumps({"custom_id": custom_id(submission.token, number), "result": result})
+        )
+    return b"".join(b"%b\n" % line for line in lines)
 
 
 def _of_calls(pipeline: Pipeline, night: Night, submission: Submission) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.requests import custom_id
+from batch_pipeline.flow.dataset.requests.declaration import custom_id
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA, RESULTS_SCHEMA, SUMMED, USD
 from batch_pipeline.ledger.database.tables import PICODOLLARS
 from batch_pipeline.ledger.submissions import Submission
@@ -25,6 +25,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 JUDGED = (
     "number", "final", "counted", "status", "content", "parsed", "stop_reason", "error_type",
     "error_message", "model", *TOKENS, "picodollars", "escalate",
+    "details", "turn", "container",
 )  # fmt: skip
 _OF_THE_MANIFEST = ("unit", "id", "attempt", "fingerprint", "route", "variant")
 Judged = tuple[Any, ...]
@@ -54,7 +55,8 @@ class ResultTables:
         simulated: bool,
     ) -> None:
         self._token = submission.token
-        self._manifest = manifest
+        # Without the further turns, which may be long.
+        self._manifest = manifest.select([*_OF_THE_MANIFEST, *(f"prior_{n}" for n in SUMMED)])
         self._followers = followers
         constants = {
             "mode": submission.engine,
@@ -64,7 +66,7 @@ class ResultTables:
             "answered_by": None,
         }
         self._constants = {
-            name: pa.scalar(value, RESULTS_SCHEMA.field(name).type)
+            name: pa.scalar(value, ANSWERS_SCHEMA.field(name).type)
             for name, value in constants.items()
         }
 

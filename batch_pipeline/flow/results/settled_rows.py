@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.results.dead_letters import DeadLetter
@@ -39,6 +39,7 @@ GROUP_ANSWERS = 100_000
 # Columns that come from an answer: they are NULL in the rows of items that were never sent.
 _OF_THE_ANSWER = (
     "content", "parsed", "stop_reason", "model", "mode", "batch_id", "custom_id", "answered_by",
+    "details",
 )  # fmt: skip
 # A unit has one final answer, after a redrive several: `latest` has the last one of several.
 _TABLES = f"""
@@ -74,7 +75,8 @@ _ANSWERED = """
 _ROWS_SET_ASIDE = f"""
     SELECT s.ordinal, s.id, s.status,
            CASE WHEN s.status = '{Status.FILTERED}' THEN s.reason ELSE s.status END AS error_type,
-           coalesce(s.detail, s.reason) AS error_message,
+           CASE WHEN s.status = '{Status.FILTERED}' THEN coalesce(s.detail, s.reason)
+                ELSE concat_ws(': ', s.reason, s.detail) END AS error_message,
            {", ".join(f"NULL AS {name}" for name in _OF_THE_ANSWER)},
            {", ".join(f"s.{name}" for name in SUMMED)}, 0 AS attempt, s.fingerprint, s.route,
            k.simulated, k.at AS collected_at

@@ -48,7 +48,7 @@ FILE_PREFIX = "reused-"
 # What a copy has of its answer.
 _KEPT = (
     "status", "content", "parsed", "stop_reason", "model", "attempt", "batch_id", "custom_id",
-    "simulated",
+    "simulated", "details",
 )  # fmt: skip
 _FREE = "0::DECIMAL(18, 12)"
 
@@ -94,8 +94,8 @@ _SELECT_COPIES = f"""
 class _Found:
     """How many units earlier nights answer, by partition, and how many are `left` open.
 
-    `documents` of `size` bytes are all requests of the snapshot that copied answers answer, those
-    that were copied for a former snapshot of the night too.
+    `documents` with prompts of `size` are all requests of the snapshot that copied answers answer,
+    those that were copied for a former snapshot of the night too.
     """
 
     by_partition: dict[str, int]
@@ -324,7 +324,7 @@ def _copies(
 
 
 def _wanted(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """The number of units that are still wanted, and their bytes."""
-    query = "SELECT count(*), coalesce(sum(request_bytes), 0) FROM wanted"
+    """The number of units that are still wanted, and the sizes of their prompts."""
+    query = "SELECT count(*), coalesce(sum(prompt_size), 0) FROM wanted"
     [(units, size)] = connection.execute(query).fetchall()
     return int(units), int(size)

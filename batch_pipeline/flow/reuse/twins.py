@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
@@ -49,10 +50,10 @@ _SELECT_COPIES = f"""
     CROSS JOIN constants k
     WHERE a.final AND a.status = '{Status.SUCCEEDED}'
 """  # noqa: S608
-_SUMS = """
-    SELECT count(*), coalesce(sum(request_bytes), 0)
+_SUMS = f"""
+    SELECT count(*), coalesce(sum({PROMPT_SIZE}), 0)
     FROM held h SEMI JOIN picked p ON p.unit = h.leader_unit
-"""
+"""  # noqa: S608
 
 
 def settle(pipeline: Pipeline, night: Night) -> None:
@@ -96,7 +97,7 @@ def _settle(pipeline: Pipeline, seen: View) -> None:
 
 
 def _write(connection: duckdb.DuckDBPyConnection, target: Path, snapshot: str) -> tuple[int, int]:
-    """Write the copies into a local file; returns how many, and the bytes of their requests."""
+    """Write the copies into a local file; returns how many, and the sizes of their prompts."""
     connection.execute(_PICK)
     [(copied, size)] = connection.execute(_SUMS).fetchall()
     at = pa.array([datetime.now(UTC)], ANSWERS_SCHEMA.field("collected_at").type)

@@ -66,10 +66,16 @@ class NightState:
 
 @dataclass(frozen=True)
 class ClosedGate:
-    """Why a gate is closed, with up to three `id: message` of what closed it."""
+    """Why a gate is closed, with up to three `id: message` of what closed it.
+
+    `page` is where a person can look at it, if there is a page. `review`: nothing is wrong, and a
+    person has to look before the rest goes.
+    """
 
     reason: str
     examples: tuple[str, ...] = ()
+    page: str | None = None
+    review: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,8 +220,7 @@ def _gates(facts: Facts, gates: Gates) -> Iterator[NightState]:
         yield NightState(
             Kind.PILOT_CLOSED,
             f"the pilot's gate is closed: {gates.pilot.reason}",
-            "correct the prompt, the data or the limits under `pilot` and run the night again: "
-            f"good answers are kept; or {_approve(facts, 'pilot')}",
+            _after_pilot(facts, gates.pilot),
             gates.pilot.examples,
         )
     if gates.breaker is not None:
@@ -226,6 +231,18 @@ def _gates(facts: Facts, gates: Gates) -> Iterator[NightState]:
             f"{_approve(facts, 'breaker')}",
             gates.breaker.examples,
         )
+
+
+def _after_pilot(facts: Facts, gate: ClosedGate) -> str:
+    """What a person does about a closed pilot's gate: look, then correct or approve."""
+    look = "" if gate.page is None else f"look at {gate.page}, then "
+    correct = (
+        "correct the prompt, the data or the limits under `pilot` and run the night again: good "
+        "answers are kept"
+    )
+    if gate.review:
+        return f"{look}{_approve(facts, 'pilot')}; or correct the prompt and run the night again"
+    return f"{look}{correct}; or {_approve(facts, 'pilot')}"
 
 
 def _approve(facts: Facts, gate: str) -> str:

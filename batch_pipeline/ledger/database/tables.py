@@ -32,7 +32,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PICODOLLARS = Decimal(10) ** 12
 
 
@@ -185,6 +185,11 @@ snapshot = Table(
     # Items that a request of an earlier item answers.
     Column("duplicates", BigInteger, nullable=False),
     Column("request_bytes", BigInteger, nullable=False),
+    # Of requests with documents: what their tokens follow from, and those of pages and images among
+    # it; NULL: the bytes, and none. Documents by media type: files, pages, bytes of text.
+    Column("prompt_size", BigInteger),
+    Column("visual_tokens", BigInteger),
+    Column("documents", JSON(none_as_null=True)),
     # Requests that a former declaration made, and that are answered as they were.
     Column("kept", BigInteger, nullable=False, default=0, server_default="0"),
     # Layers of rows that those of this snapshot lie on: folder, parts, hash of the declaration.
@@ -210,8 +215,9 @@ shard = Table(
     Column("requests", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("usd_bound", Usd, nullable=False),
-    # With `bytes`, what a bound in USD follows from without reading the requests again: bytes of
-    # the largest request, sum of `max_tokens`.
+    # What a bound in USD follows from without reading the requests again: what the tokens of all
+    # follow from where they have documents (NULL: `bytes`), of the largest, sum of `max_tokens`.
+    Column("prompt_size", BigInteger),
     Column("largest_bytes", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     # The same by what the requests are priced at (`pricing.bounds.Part`); NULL: all are asked of

@@ -54,6 +54,7 @@ class Sent:
     largest_bytes: int
     output_tokens: int
     for_deadline: bool
+    prompt_size: int | None = None
 
 
 def find(connection: Connection) -> Identity | None:
@@ -87,7 +88,7 @@ def count_sent(connection: Connection, submission_id: int) -> Sent:
             s.token, s.account, tables.night.c.job, tables.night.c.partition, s.engine,
             s.requests, s.usd_bound, s.stated_prices, s.intent_at,
             tables.snapshot.c.folder.label("snapshot"), shard.manifest, shard.pilot, shard.bytes,
-            shard.largest_bytes, shard.output_tokens, shard.for_deadline,
+            shard.largest_bytes, shard.output_tokens, shard.for_deadline, shard.prompt_size,
         )
         .join_from(tables.submission, tables.shard, shard.id == s.shard_id)
         .join(tables.night, tables.night.c.id == s.night_id)

@@ -156,6 +156,7 @@ def _shard(
             night_id=night.id, snapshot_id=snapshot_id, engine=sent.engine, pilot=sent.pilot,
             manifest=sent.manifest, requests=sent.requests, bytes=sent.bytes,
             usd_bound=sent.usd_bound, largest_bytes=sent.largest_bytes,
+            prompt_size=sent.prompt_size,
             output_tokens=sent.output_tokens, for_deadline=sent.for_deadline,
             state=ShardState.CLAIMED.value, created_at=now(connection),
             parts=None if parts is None else [asdict(part) for part in parts],

@@ -37,6 +37,7 @@ _MEANING = {
     "collected_at": "when the answer was fetched",
     "answered_by": "the partition or the document whose answer is reused",
     "route": "the rule of the job that the row was asked by",
+    "details": "citations, thinking, calls of tools and why the answer stopped, as JSON",
     "reason": "why the document was set aside: a status",
     "attempts": "how often it was asked",
     "input": "the whole input row as JSON text",

@@ -11,7 +11,6 @@ import orjson
 from batch_pipeline import safe_text
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.reading.listing import environ_with, expand_path
-from batch_pipeline.flow.dataset.template import Template
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.snapshots import NewSnapshot
@@ -30,7 +29,7 @@ def of_input(
 ) -> dict[str, dg.MetadataValue | str]:
     """Where the snapshot is, the table that was read, if it was one, and the columns of the input:
     as its source has them, else as its rows have them, if it has any."""
-    used = Template.parse(spec.prompt.user).columns
+    used = spec.prompt.columns
     if snapshot.source is not None:
         types: Mapping[str, str | None] = snapshot.source["columns"]
     else:

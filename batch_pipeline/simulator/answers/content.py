@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.simulator.answers.citations import text_blocks
 from batch_pipeline.simulator.answers.schemas import SchemaWriter
 from batch_pipeline.simulator.answers.source_text import Dice, SourceText
 from batch_pipeline.simulator.answers.tokens import BYTES_PER_TOKEN, count_text
@@ -50,7 +51,7 @@ def searches(params: dict[str, Any], digest: bytes) -> int | None:
 
 def answer(params: dict[str, Any], digest: bytes, seed: int) -> Answer:
     """The answer to valid params, whose content digest is `digest`."""
-    dice = Dice(int.from_bytes(digest[:8], "big") ^ (seed * 0x9E3779B97F4A7C15))
+    dice = _dice(digest, seed)
     source = SourceText.of(params)
     room = params["max_tokens"]
     content: list[dict[str, Any]] = []
@@ -68,9 +69,21 @@ def answer(params: dict[str, Any], digest: bytes, seed: int) -> Answer:
         return Answer(content, "tool_use", None, thinking_tokens + tokens, thinking_tokens)
     text, stop_reason, stop_sequence = _finished(params, _text(params, dice, source), room)
     if text:
-        content.append({"type": "text", "text": text})
+        content += text_blocks(text, params)
     tokens = room if stop_reason == "max_tokens" else count_text(text)
     return Answer(content, stop_reason, stop_sequence, thinking_tokens + tokens, thinking_tokens)
+
+
+def tool_call(params: dict[str, Any], digest: bytes, seed: int) -> dict[str, Any] | None:
+    """A call of the first tool that its caller runs, by valid params; None: there is none."""
+    tools = (tool for tool in params.get("tools") or () if "input_schema" in tool)
+    if (tool := next(tools, None)) is None:
+        return None
+    return _tool_use(tool, _dice(digest, seed), SourceText.of(params), digest)
+
+
+def _dice(digest: bytes, seed: int) -> Dice:
+    return Dice(int.from_bytes(digest[:8], "big") ^ (seed * 0x9E3779B97F4A7C15))
 
 
 def _text(params: dict[str, Any], dice: Dice, source: SourceText) -> str:

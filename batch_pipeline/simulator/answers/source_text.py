@@ -8,6 +8,8 @@ from datetime import date
 from functools import cached_property, lru_cache
 from typing import Any
 
+from batch_pipeline.simulator.documents import text_of
+
 # Only the head and the tail of a long text are read, which saves time: a text mostly names its
 # subject at the beginning or the end.
 HEAD_CHARACTERS = 5_000
@@ -57,7 +59,7 @@ class Dice:
 
 
 class SourceText:
-    """The text of a request's user messages."""
+    """The text of a request's messages and of the documents in them."""
 
     def __init__(self, text: str) -> None:
         if len(text) > HEAD_CHARACTERS + TAIL_CHARACTERS:
@@ -72,8 +74,8 @@ class SourceText:
         texts: list[str] = []
         for message in messages:
             content = message["content"]
-            blocks = [{"text": content}] if isinstance(content, str) else content
-            texts += (text for block in blocks if isinstance(text := block.get("text"), str))
+            blocks = [content] if isinstance(content, str) else content
+            texts += filter(None, map(text_of, blocks))
         return cls("\n".join(texts))
 
     @cached_property

@@ -1,7 +1,7 @@
 """Counts tokens: the numbers in `usage`.
 
 Plausible, not exact: one token for every four bytes of UTF-8, so that characters of other scripts
-cost more, plus a few for each message.
+cost more, plus a few for each message. An image costs by its pixels, a PDF by its pages and text.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from typing import Any
 
 import orjson
 
+from batch_pipeline.simulator.documents import MEDIA, Picture, content_of, pdf_of, picture_of
+from batch_pipeline.simulator.models import MODELS, Model
+
 BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_REQUEST = 3
-MAX_TOKENS_PER_MEDIA_BLOCK = 1_600
+MAX_TOKENS_PER_OTHER_BLOCK = 1_600
+PAGE_TOKENS = 1_600
+"""A page of a PDF, beside the tokens of its text."""
+PIXELS_PER_TOKEN_SIDE = 28
 # What each entry of `usage.iterations` tells.
 NO_TOKENS: dict[str, Any] = {
     "input_tokens": 0,
@@ -37,13 +43,38 @@ def count_input(params: dict[str, Any]) -> int:
     return TOKENS_PER_REQUEST + sum(tokens for tokens, _, _ in segments(params))
 
 
-def _count_block(block: Any) -> int:
+def count_image(picture: Picture, model: Model) -> int:
+    """Tokens of an image: one for each 28 by 28 pixels of it, as large as the model sees it."""
+    width, height = picture.width, picture.height
+    if (longer := max(width, height)) > model.image_side:
+        width, height = (max(1, side * model.image_side // longer) for side in (width, height))
+    tokens = -(-width // PIXELS_PER_TOKEN_SIDE) * -(-height // PIXELS_PER_TOKEN_SIDE)
+    return min(tokens, model.image_tokens)
+
+
+def _count_block(block: Any, model: Model) -> int:
     if isinstance(block, str):
         return count_text(block)
-    if isinstance(block, dict) and isinstance(text := block.get("text"), str):
-        return count_text(text)
+    if isinstance(block, dict):
+        if isinstance(text := block.get("text"), str):
+            return count_text(text)
+        if block.get("type") in MEDIA:
+            return _count_media(block, model)
+        if block.get("type") == "tool_result":
+            return sum(_count_block(each, model) for each in _as_blocks(block.get("content")))
     tokens = len(orjson.dumps(block)) // BYTES_PER_TOKEN
-    return min(tokens, MAX_TOKENS_PER_MEDIA_BLOCK)
+    return min(tokens, MAX_TOKENS_PER_OTHER_BLOCK)
+
+
+def _count_media(block: dict[str, Any], model: Model) -> int:
+    source = block["source"]
+    if block["type"] == "image":
+        return count_image(picture_of(source["data"]), model)
+    named = sum(count_text(block.get(name) or "") for name in ("title", "context"))
+    if source["type"] == "base64":
+        pdf = pdf_of(source["data"])
+        return named + pdf.pages * PAGE_TOKENS + -(-pdf.text_bytes // BYTES_PER_TOKEN)
+    return named + sum(_count_block(each, model) for each in _as_blocks(content_of(source)))
 
 
 def _as_blocks(content: Any) -> list[Any]:
@@ -53,16 +84,20 @@ def _as_blocks(content: Any) -> list[Any]:
 
 
 def segments(params: dict[str, Any]) -> Iterator[tuple[int, Any, str | None]]:
-    """(tokens, block, cache lifetime requested at its end) in the order of the prompt."""
+    """(tokens, block, cache lifetime requested at its end) in the order of the prompt.
+
+    The params are checked: their model is known, and their documents can be read.
+    """
+    model = MODELS[params["model"]]
     for tool in params.get("tools") or ():
         yield len(orjson.dumps(tool)) // BYTES_PER_TOKEN, tool, lifetime_of(tool)
     for block in _as_blocks(params.get("system")):
-        yield _count_block(block), block, lifetime_of(block)
+        yield _count_block(block, model), block, lifetime_of(block)
     for message in params.get("messages") or ():
         blocks = _as_blocks(message.get("content"))
         for position, block in enumerate(blocks):
             overhead = TOKENS_PER_MESSAGE if position == 0 else 0
-            yield _count_block(block) + overhead, block, lifetime_of(block)
+            yield _count_block(block, model) + overhead, block, lifetime_of(block)
 
 
 def lifetime_of(block: Any) -> str | None:

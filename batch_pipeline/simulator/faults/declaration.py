@@ -121,15 +121,33 @@ ErrorType = Literal[
     "permission_error", "billing_error", "unknown_error",
 ]  # fmt: skip
 NotAnswered = Literal["expired", "canceled", "unknown_result"]
-OddAnswer = Literal["extra_fields", "refusal", "empty", "max_tokens", "not_json"]
+OddAnswer = Literal[
+    "extra_fields", "refusal", "empty", "max_tokens", "not_json", "invalid_output", "tool_call",
+    "pause_turn",
+]  # fmt: skip
 Outcome = ErrorType | NotAnswered | OddAnswer
+_KEYS_OF_OUTCOMES = {
+    "times": ("pause_turn",),
+    "heals_when_explained": ("not_json", "invalid_output"),
+    "stop_details": ("refusal",),
+}
+
+
+class StopDetails(Declared):
+    """What a refusal says of itself."""
+
+    type: Literal["refusal"] = "refusal"
+    category: str | None = None
+    explanation: str | None = None
 
 
 class _Outcome(Declared):
     """The result of a request. `ways`: for requests in batches, in real time, or both.
 
     `attempts`: only for this number of first attempts at a content (None: for all). An error has
-    `message`, and `error_code` in its details.
+    `message`, and `error_code` in its details, a `refusal` perhaps `stop_details`. A `pause_turn`
+    pauses an answer `times` times. An answer that is `not_json` or `invalid_output` is as asked
+    with `heals_when_explained` once the request's last turns are that answer and the user's reply.
     """
 
     outcome: Outcome
@@ -137,6 +155,16 @@ class _Outcome(Declared):
     attempts: Positive | None = None
     message: str = "A fault that was asked for."
     error_code: str | None = None
+    times: Positive = 1
+    heals_when_explained: bool = False
+    stop_details: StopDetails | None = None
+
+    @model_validator(mode="after")
+    def _is_of_this_outcome(self) -> _Outcome:
+        for key, outcomes in _KEYS_OF_OUTCOMES.items():
+            if key in self.model_fields_set and self.outcome not in outcomes:
+                raise ValueError(f"`{key}` belongs to {' and '.join(outcomes)}")
+        return self
 
     @model_validator(mode="after")
     def _exists_in_real_time(self) -> _Outcome:

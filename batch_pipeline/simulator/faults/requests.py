@@ -19,10 +19,9 @@ from batch_pipeline.simulator.faults.declaration import (
     ErrorType,
     OddAnswer,
     RefusedBody,
-    RequestChance,
     RequestFaults,
-    RequestMatch,
 )
+from batch_pipeline.simulator.faults.odd_answers import NOVEL, Rule, is_due, odd_answer
 from batch_pipeline.simulator.faults.schedule import throw
 from batch_pipeline.simulator.wire import STATUS_TYPES, TYPE_STATUSES, ApiError, error_body
 
@@ -30,9 +29,6 @@ UNKNOWN_ERROR_TYPE = "novel_error"
 UNKNOWN_RESULT_TYPE = "deferred"
 _ERRORS = frozenset(get_args(ErrorType))
 _ODD_ANSWERS = frozenset(get_args(OddAnswer))
-_NOVEL = {"novel_field": {"a": 1}}
-
-Rule = RequestMatch | RequestChance
 
 
 @dataclass
@@ -58,7 +54,7 @@ class RequestFate:
         `raw` is the request's params as JSON, `unique` the end of ids that are made here.
         """
         truth = self._as_billed(truth)
-        rule = self._rule(digest, raw)
+        rule = self._rule(digest, raw, answered=truth["type"] == "succeeded")
         if rule is None or (rule.outcome in _ODD_ANSWERS and truth["type"] != "succeeded"):
             return truth
         self.injected[f"requests.{rule.outcome}"] += 1
@@ -67,9 +63,9 @@ class RequestFate:
             error = error_body(_error_type(rule), rule.message, f"req_01{unique}", details)
             return {"type": "errored", "error": error}
         if rule.outcome in _ODD_ANSWERS:
-            return _odd(truth, rule.outcome)
+            return odd_answer(truth, rule, raw, digest, self.seed)
         if rule.outcome == "unknown_result":
-            return {"type": UNKNOWN_RESULT_TYPE, **_NOVEL}
+            return {"type": UNKNOWN_RESULT_TYPE, **NOVEL}
         return {"type": rule.outcome}
 
     def message(
@@ -118,17 +114,20 @@ class RequestFate:
     def _anything_declared(self) -> bool:
         return bool(self.declared.matching or self.declared.chances)
 
-    def _rule(self, digest: bytes, raw: bytes) -> Rule | None:
+    def _rule(self, digest: bytes, raw: bytes, *, answered: bool) -> Rule | None:
+        """The fault of a request; `raw` are valid params only if the request was `answered`."""
         if not self._anything_declared:
             return None
         attempt = 1 + self.attempts_before(digest) + self._here[digest]
         self._here[digest] += 1
         for matching in self.declared.matching:
-            if self._applies(matching, attempt) and _as_json(matching.contains) in raw:
+            hit = self._applies(matching, attempt) and _as_json(matching.contains) in raw
+            if hit and (not answered or is_due(matching, raw)):
                 return matching
         for number, chance in enumerate(self.declared.chances):
             dice = throw(self.seed, "request", number, digest.hex(), attempt)
-            if self._applies(chance, attempt) and dice < chance.probability:
+            hit = self._applies(chance, attempt) and dice < chance.probability
+            if hit and (not answered or is_due(chance, raw)):
                 return chance
         return None
 
@@ -162,23 +161,3 @@ def _as_json(text: str) -> bytes:
 
 def _error_type(rule: Rule) -> str:
     return UNKNOWN_ERROR_TYPE if rule.outcome == "unknown_error" else rule.outcome
-
-
-def _odd(truth: dict[str, Any], outcome: str) -> dict[str, Any]:
-    message: dict[str, Any] = truth["message"]
-    content: list[dict[str, Any]] = message["content"]
-    if outcome == "extra_fields":
-        message = {**message, **_NOVEL, "usage": {**message["usage"], **_NOVEL}}
-        return {**truth, **_NOVEL, "message": message}
-    changes: dict[str, dict[str, Any]] = {
-        "refusal": {"content": [], "stop_reason": "refusal"},
-        "empty": {"content": [], "stop_reason": "end_turn"},
-        "max_tokens": {"content": [_half(block) for block in content], "stop_reason": "max_tokens"},
-        "not_json": {"content": [{"type": "text", "text": "Sure! Here it is: {"}]},
-    }
-    return {**truth, "message": {**message, **changes[outcome]}}
-
-
-def _half(block: dict[str, Any]) -> dict[str, Any]:
-    text = block.get("text")
-    return {**block, "text": text[: len(text) // 2]} if isinstance(text, str) else block

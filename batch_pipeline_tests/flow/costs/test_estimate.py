@@ -11,10 +11,10 @@ import pytest
 from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.costs.estimate import Estimate, estimate
 from batch_pipeline.flow.costs.estimate_json import as_json
-from batch_pipeline.flow.costs.tokens import RULE_BYTES_PER_TOKEN
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
+from batch_pipeline.pricing.tokens import RULE_BYTES_PER_TOKEN
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import nights, snapshots
 from batch_pipeline.reporting import report_html, report_markdown
-from batch_pipeline.reporting.report_json import as_json
+from batch_pipeline.reporting.report_json import as_json, to_json
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import PARTITION, documents, job, results, write_rows
@@ -75,6 +76,7 @@ def test_fees_are_in_every_figure(
         *(["other_model"] if "model" in billed else []),
     }
     shown = as_json(report)
+    assert json.loads(to_json(report))["fees_usd"].keys() == report.fees_usd.keys()
     unpriced = [fee["name"] for fee in shown["unpriced"]]
     assert unpriced == (["server_tool_use.code_execution_hours"] if billed else [])
     found = warnings.of(state, AlertsSpec())

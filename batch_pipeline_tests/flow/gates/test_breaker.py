@@ -37,6 +37,8 @@ BUSY = Outcome(Status.ERRORED, Action.RETRY, "overloaded_error", "busy")
         (Outcome(Status.ERRORED, Action.RETRY_ONCE, "novel_error", "?"), 1, (0, 0)),
         (INVALID, 2, (0, 0)),
         (GOOD, 2, (0, 0)),
+        # It was not sent: no prompt would have made it better.
+        (Outcome(Status.INVALID_INPUT, Action.SET_ASIDE, "document_changed", "gone"), 1, (0, 0)),
     ],
 )
 def test_what_counts(outcome: Outcome, attempt: int, counts: tuple[int, int]) -> None:

@@ -23,6 +23,7 @@ from batch_pipeline_tests.support import PARTITION, Faults, documents, error, jo
 
 SONNET = "claude-sonnet-4-5-20250929"
 NEW = "claude-opus-9"
+MARK = {"type": "ephemeral"}
 
 
 class ModelsApi(FakeApi):
@@ -273,3 +274,61 @@ def test_the_list_is_read_over_http_to_its_end(
     with pytest.raises(ApiFailure):
         api.model("claude-sonnet-4-5")
     assert len(faults.calls) == 1, "what may be left unknown is asked for once"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {
+                "prompt": {
+                    "system": [{"text": "Be brief.", "cache_control": MARK}],
+                    "user": "{text}",
+                }
+            },
+            ["prompt.system: what is marked", "caches from 4,096 on: marks do nothing"],
+        ),
+        (
+            {
+                "prompt": {"system": "Be brief. " * 1_200, "user": "{text}"},
+                "model_id": "claude-sonnet-4-5",
+                "caching": "auto",
+                "routes": [{"where": "a = 1", "model_id": "claude-haiku-4-5"}],
+            },
+            [
+                "caching: what is marked for all requests has about 3,4",
+                "tokens, and claude-haiku-4-5 caches from 4,096 on: probably nothing is marked",
+            ],
+        ),
+        (
+            {"prompt": {"user": "{document}"}, "filters": {"languages": ["en"]}},
+            ["filters.languages: sees texts alone; images, and PDFs that are sent as pages"],
+        ),
+        (
+            {"prompt": {"user": "{x:pdf}"}, "mode": "auto", "deadline": "30h"},
+            ["input.keep: reference reads the documents again at each send, up to 30 hours after"],
+        ),
+        (
+            {
+                "prompt": {"user": "{x:pdf}"},
+                "model_id": "claude-opus-5-5",
+                "per_row": {"model_id": {"column": "m", "models": ["claude-haiku-4-5-20251001"]}},
+            },
+            [
+                "per_row.model_id.models.0: claude-haiku-4-5-20251001 takes 100 PDF pages and",
+                "and claude-opus-5-5 600: larger documents are set aside where it is asked",
+            ],
+        ),
+    ],
+)
+def test_a_prompt_that_does_other_than_it_seems_to_is_warned_of(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    found = "\n".join(models.notices(job("x.jsonl", **changes), None))
+    assert [each for each in words if each not in found] == []
+
+
+def test_a_long_prefix_and_a_prompt_of_text_are_no_reason_to_warn() -> None:
+    prompt = {"system": "Be brief. " * 2_000, "user": "{text}"}
+    spec = job("x.jsonl", prompt=prompt, caching="1h", filters={"min_words": 3})
+    assert models.notices(spec, None) == []

@@ -20,6 +20,7 @@ from batch_pipeline.flow.status import warnings
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
+from batch_pipeline_tests.document_files import blank_pdf
 from batch_pipeline_tests.support import (
     PARTITION,
     Dropped,
@@ -70,6 +71,27 @@ def test_a_night_stops_under_its_ceiling_and_goes_on_when_it_is_raised(
     state = run(make_pipeline(), a_job(tmp_path, 40), PARTITION)
     assert (state.complete, state.settled) == (True, 40)
     assert not accepted_twice(sim)
+
+
+def test_pages_of_small_files_are_reserved_as_what_they_cost(
+    sim: Simulator, make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    """600 blank pages are 75 kB, and 960,000 tokens: $2.40 as a batch of this model."""
+    pages = blank_pdf(600)
+    for number in range(3):
+        (tmp_path / f"{number}.pdf").write_bytes(pages + b"%%%d\n" % number)
+    spec = a_job(
+        tmp_path,
+        0,
+        input={"path": str(tmp_path / "*.pdf")},
+        prompt={"user": "Sum up: {document}"},
+        model_id="claude-opus-4-8",
+        budget={"max_usd_per_partition": 3},
+    )
+    with pytest.raises(GateClosedError, match=r"budget\.max_usd_per_partition"):
+        run(make_pipeline(), spec, PARTITION)
+    assert sim.books.accepted_requests == 1
+    assert Decimal("2.4") <= spent(sim) <= 3
 
 
 def test_what_is_billed_makes_room_for_the_rest(

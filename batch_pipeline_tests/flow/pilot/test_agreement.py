@@ -33,9 +33,16 @@ def test_how_many_pairs_show_an_agreement() -> None:
         ({"status": "succeeded", "parsed": '{"b": 2, "a": 1}'}, (60, 60, True)),
         ({"status": "succeeded", "parsed": '{"a": 1, "b": 3}'}, (60, 59, False)),
         ({"status": "refused", "parsed": None}, (60, 59, False)),
+        ({"status": "succeeded", "parsed": None}, (60, 59, False)),
         (None, (59, 59, True)),
     ],
-    ids=["other_order", "other_value", "without_a_usable_answer", "not_answered"],
+    ids=[
+        "other_order",
+        "other_value",
+        "without_a_usable_answer",
+        "a_call_of_a_tool",
+        "not_answered",
+    ],
 )
 def test_which_pairs_are_equal(twin: dict[str, str] | None, counts: tuple[int, int, bool]) -> None:
     good = {"status": "succeeded", "parsed": '{"a":1,"b":2}'}

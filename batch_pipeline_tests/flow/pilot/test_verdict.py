@@ -14,7 +14,7 @@ from batch_pipeline.flow.pilot.verdict import Answered, AnswerTimes, Verdict, ju
 from batch_pipeline.jobs.spec import PilotSpec
 from batch_pipeline.ledger.admission.night_state import ClosedGate
 from batch_pipeline.ledger.approvals import Approval, Gate
-from batch_pipeline.ledger.snapshots import Snapshot
+from batch_pipeline.ledger.snapshots import Layer, Snapshot
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline_tests.flow.dataset.prepared_rows import approval
 
@@ -143,7 +143,26 @@ def test_how_long_the_sample_took() -> None:
     ],
 )
 def test_sample_size(wanted: int, units: int, open_units: int, size: int) -> None:
-    assert sample_size(wanted, units, open_units) == size
+    assert sample_size(PilotSpec(size=wanted), units, open_units) == size
+
+
+@pytest.mark.parametrize(
+    ("wanted", "units", "open_units", "size"),
+    [
+        (100, 500, 500, 50),
+        (100, 9, 9, 3),
+        (2, 9, 9, 2),
+        (100, 3, 3, 2),
+        (100, 2, 2, 1),
+        (100, 1, 1, 0),
+        (100, 500, 2, 2),
+        (100, 5_000, 0, 0),
+    ],
+)
+def test_a_review_has_something_to_look_at_and_something_to_approve(
+    wanted: int, units: int, open_units: int, size: int
+) -> None:
+    assert sample_size(PilotSpec(size=wanted, review="required"), units, open_units) == size
 
 
 @pytest.mark.parametrize(
@@ -166,6 +185,17 @@ def test_what_a_verdict_holds_for(
     assert verdict_applies(asdict(verdict), SNAPSHOT) is good
 
 
+@pytest.mark.parametrize(
+    ("content", "redriven", "good"),
+    [("content", False, True), ("other", False, False), ("other", True, True)],
+)
+def test_what_a_reviewed_verdict_holds_for(content: str, redriven: bool, good: bool) -> None:
+    """What was approved is this input; what of it is redriven needs no second look."""
+    verdict = replace(verdict_on(succeeded=1), review="required", content_hash=content)
+    below = (Layer("folder", 1, "declaration"),) if redriven else ()
+    assert verdict_applies(asdict(verdict), replace(SNAPSHOT, below=below)) is good
+
+
 def test_no_verdict_holds_for_nothing() -> None:
     assert not verdict_applies(None, SNAPSHOT)
 
@@ -181,6 +211,16 @@ NO = {
 CLOSED = ClosedGate("bad; worse (4 requests were tried, nothing else was sent)", ("7: no",))
 
 
+TO_REVIEW = NO | {"open": True, "reasons": [], "review": "required", "page": "/home/page"}
+REVIEW = ClosedGate(
+    "pilot.review is required, and no person has approved this pilot yet (4 requests were tried, "
+    "nothing else was sent)",
+    ("7: no",),
+    page="/home/page",
+    review=True,
+)
+
+
 @pytest.mark.parametrize(
     ("verdict", "overruled", "closed"),
     [
@@ -191,6 +231,12 @@ CLOSED = ClosedGate("bad; worse (4 requests were tried, nothing else was sent)",
         (NO, (approval(Gate.PILOT, declaration="former"),), CLOSED),
         (NO, (approval(Gate.PILOT, content="former"),), CLOSED),
         ({"open": True, "reasons": []}, (), None),
+        (TO_REVIEW, (), REVIEW),
+        (TO_REVIEW, (approval(Gate.PILOT),), None),
+        (TO_REVIEW, (approval(Gate.PILOT, content="former"),), REVIEW),
+        (TO_REVIEW | {"review": "none"}, (), None),
+        (TO_REVIEW | {"sample": 0}, (), None),
+        (NO | {"review": "required", "page": "/home/page"}, (), replace(CLOSED, page="/home/page")),
     ],
 )
 def test_the_gate(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     BODY_END,
     BODY_START,
     Declaration,
@@ -94,18 +94,24 @@ def test_no_shard_is_larger_than_what_could_ever_go(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "names", "found"),
+    ("sizes", "prompts", "names", "found"),
     [
-        ([5, 6], [None, None], (2, 11, 6, 20)),
-        ([5, 6], [None, "larger"], (2, 11, 6, 100)),
-        ([], [], (0, 0, 0, 0)),
+        ([5, 6], [None, None], [None, None], (2, 11, 6, 20)),
+        ([5, 6], [None, None], [None, "larger"], (2, 11, 6, 100)),
+        ([5_000, 600], [5, None], [None, None], (2, 605, 600, 20)),
+        ([5, 600], [6_400_000, None], [None, None], (2, 6_400_600, 6_400_000, 20)),
+        ([], [], [], (0, 0, 0, 0)),
     ],
 )
 def test_what_the_bound_of_a_shard_follows_from(
-    sizes: list[int], names: list[str | None], found: tuple[int, int, int, int]
+    sizes: list[int],
+    prompts: list[int | None],
+    names: list[str | None],
+    found: tuple[int, int, int, int],
 ) -> None:
     columns = {
         "request_bytes": pa.array(sizes, pa.int64()),
+        "prompt_size": pa.array(prompts, pa.int64()),
         "variant": pa.array(names, pa.string()),
     }
     manifest = with_definitions(pa.table(columns), [Variant("larger", max_tokens=90)])

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from batch_pipeline.errors import GateClosedError
-from batch_pipeline.flow.dataset.requests import Declaration, RequestBuilder
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.outcomes import Action, Outcome, Status, settle, with_more_room
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
@@ -20,6 +21,7 @@ from batch_pipeline.flow.planning.variants import Variant, Ways
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import RetrySpec
 from batch_pipeline.ledger import shards
+from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.support import (
@@ -49,7 +51,11 @@ def room(
         job("in.jsonl", max_tokens=max_tokens, limits={"max_bytes_per_batch": limit})
     )
     ways = Ways(RetrySpec(truncated_max_tokens=larger), declaration)
-    return ways, next(iter(ways.definitions()), None), declaration.max_request_bytes
+    return (
+        ways,
+        next(iter(ways.definitions()), None),
+        min(declaration.max_request_bytes, MAX_REQUEST_BYTES),
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,14 +96,38 @@ def test_no_request_outgrows_a_batch() -> None:
     units = pa.table(
         {
             "request_bytes": [10, 10, most],
+            "prompt_size": pa.array([7, None, 7], pa.int64()),
+            "visual_tokens": pa.array([5, None, 5], pa.int64()),
             "cut_off": [True, False, True],
             "escalate": [False] * 3,
+            "explained": pa.nulls(3, pa.bool_()),
         }
     )
     given = more.given_to(units)
     assert given.column("variant").to_pylist() == ["more_room", None, None]
     assert given.column("request_bytes").to_pylist() == [11, 10, most]
+    assert given.column("prompt_size").to_pylist() == [8, None, 7]
     assert room(None)[0].given_to(units).column("variant").null_count == 3
+
+
+def test_pages_and_images_count_for_more_at_a_model_that_looks_closer() -> None:
+    spec = job("in.jsonl", retry={"escalate": {"model_id": "claude-opus-4-8"}})
+    ways = Ways(spec.retry, Declaration.of(spec))
+    units = pa.table(
+        {
+            "request_bytes": [1_000_000, 1_000_000, 900],
+            "prompt_size": pa.array([2_000, 2_000, None], pa.int64()),
+            "visual_tokens": pa.array([1_600, 1_600, None], pa.int64()),
+            "cut_off": [False] * 3,
+            "escalate": [True, False, True],
+            "explained": pa.nulls(3, pa.bool_()),
+        }
+    )
+    given = ways.given_to(units)
+    grown = given.column("request_bytes")[0].as_py() - 1_000_000
+    assert given.column("variant").to_pylist() == ["escalate", None, "escalate"]
+    assert given.column("visual_tokens").to_pylist() == [5_280, 1_600, None]
+    assert given.column("prompt_size").to_pylist() == [5_680 + grown, 2_000, None]
 
 
 def test_an_answer_cut_off_is_asked_once_more_and_both_are_billed(

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
-from batch_pipeline.flow.messages import usage_of
+from batch_pipeline.flow.dataset.choosing import decisions
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, custom_id, parse_custom_id
+from batch_pipeline.flow.messages import AnswerReader, usage_of
+from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.results.judge import LineJudge
@@ -316,6 +317,48 @@ def test_text_or_else_the_inputs_of_tool_calls_are_the_answer(
     assert {row["content"] for row in found.results} == {answer}
     assert {row["status"] for row in found.results} == {"succeeded"}
     assert len(found.results) == REQUESTS + len(OTHERS)
+
+
+CALL = {"type": "tool_use", "name": "note", "input": {"b": 1}}
+FREE = {"tools": TOOLS["tools"]}
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "parsed", "kept"),
+    [
+        # Forced: the call is the answer, and breaks the schema. Free: it is another answer.
+        (TOOLS, "invalid_output", None, None),
+        (FREE, "succeeded", None, '{"tool_calls":[{"name":"note","input":{"b":1}}]}'),
+        ({}, "invalid_output", None, '{"tool_calls":[{"name":"note","input":{"b":1}}]}'),
+    ],
+)
+def test_a_call_that_nothing_forced_is_an_answer_beside_the_schema(
+    params: dict[str, Any], status: str, parsed: str | None, kept: str | None
+) -> None:
+    said = message("", content=[CALL], stop_reason="tool_use")
+    [answer] = judged([line(0, said)], schema=SCHEMA, params=params).answers.values()
+    assert (answer["status"], answer["parsed"], answer["details"]) == (status, parsed, kept)
+    assert answer["content"] == '{"b":1}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "schema", "content", "parsed"),
+    [
+        ("It ", "is so.", None, "It is so.", None),
+        ('{"a"', ": 1}", SCHEMA, '{"a": 1}', '{"a": 1}'),
+        ("I look.", '{"a": 1}', SCHEMA, '{"a": 1}', '{"a": 1}'),
+        ("I look.", '{"b": 1}', SCHEMA, '{"b": 1}', None),
+    ],
+)
+def test_what_came_before_a_pause_belongs_to_the_answer(
+    before: str, after: str, schema: dict[str, Any] | None, content: str, parsed: str | None
+) -> None:
+    reader, kept = AnswerReader(schema), Outcome(Status.SUCCEEDED, Action.KEEP)
+    paused = [{"type": "text", "text": before}, {"type": "server_tool_use", "input": {"q": 1}}]
+    said = {"content": [{"type": "text", "text": after}], "stop_reason": "end_turn"}
+    outcome, text, found = reader.read(said, kept, AskedFor(), paused)
+    assert (text, found) == (content, parsed)
+    assert (outcome == kept) is (schema is None or parsed is not None)
 
 
 def test_stop_reason_and_model_of_another_type_are_kept_as_text() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile
+from batch_pipeline.flow.dataset.reading.files import ONE_ROW, Kind, SourceFile
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow, has_surrogate
+from batch_pipeline.jobs.prompts.template import DOCUMENT, Slot
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH
 
 NumberedRows = Iterator[tuple[int, JsonRow]]
@@ -23,11 +24,17 @@ _PANDAS_INDEX = ("Unnamed: 0", "__index_level_0__")
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The columns that every file must have: the id's, those that the template names, and `also`
-    further ones with the key of the declaration that reads each."""
+    further ones with the key of the declaration that reads each.
+
+    `columns` has the names of all placeholders, `documents` those of them that may stand for a
+    document: `{contract:pdf}` is a text where a column has just that name, and else takes its
+    document from the column `contract`.
+    """
 
     id_column: str
     columns: tuple[str, ...]
     also: tuple[tuple[str, str], ...] = ()
+    documents: tuple[Slot, ...] = ()
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -37,7 +44,24 @@ class Wanted:
     def missing_from(self, present: Iterable[str]) -> list[str]:
         """The wanted columns that are not there, in order and each once."""
         present = set(present)
-        return [name for name in dict.fromkeys((self.id_column, *self.read)) if name not in present]
+        return [
+            name
+            for name in dict.fromkeys((self.id_column, *self.read))
+            if present.isdisjoint((name, self.source_of(name)))
+        ]
+
+    def source_of(self, name: str) -> str:
+        """The column that a placeholder's document is taken from; its own name for any other."""
+        return next((slot.column for slot in self.documents if slot.name == name), name)
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the prompt asks for a row's file as it is."""
+        return any(slot.column == DOCUMENT for slot in self.documents)
+
+    def seen(self) -> LinesSeen:
+        """What is to be learned of the lines of a file."""
+        return LinesSeen({*self.read, *(slot.column for slot in self.documents)})
 
     def check(self, place: str, names: Sequence[str], hint: str = "") -> None:
         """Raise InputDataError where a wanted column is missing at this place of the input."""
@@ -60,14 +84,16 @@ class Wanted:
             )
         if column == self.id_column:
             what, remedy = "the id column", "Correct input.id_column"
-        elif column in self.columns:
+        elif (key := dict(self.also).get(column)) is not None:
+            what, remedy = f"the column of {key},", f"Correct {key}"
+        else:
             what, remedy = (
                 "the prompt's column",
                 "Correct the placeholder (double its braces if they are meant literally)",
             )
-        else:
-            key = dict(self.also)[column]
-            what, remedy = f"the column of {key},", f"Correct {key}"
+            source = self.source_of(column)
+            if source != column:
+                what = f"the prompt's column {source!r}, or one of the name"
         return InputDataError(
             f"{place}: {what} {column!r} is missing. Columns there: {there}. {remedy}, or the "
             f"file.{hint}"
@@ -76,7 +102,7 @@ class Wanted:
 
 def place_of(file: SourceFile, number: int) -> str:
     """How an error names a row, or the whole file where no row has been read (`number` 0)."""
-    if not number or file.kind in {Kind.TXT, Kind.MD}:
+    if not number or file.kind in ONE_ROW:
         return file.path
     in_rows = file.kind in {Kind.PARQUET, Kind.JSON}
     return f"{file.path}, {'row' if in_rows else 'line'} {number}"
@@ -113,10 +139,12 @@ class LinesSeen:
 
     def check(self, file: SourceFile, wanted: Wanted) -> None:
         """Raise InputDataError where no row of the whole file had a column."""
-        if self.first and self.unseen:
-            number, present = self.first
-            column = next(name for name in wanted.read if name in self.unseen)
-            raise wanted.error(f"{place_of(file, number)} and every other row", column, present)
+        if self.first is None or not self.unseen:
+            return
+        number, present = self.first
+        for name in wanted.read:
+            if {name, wanted.source_of(name)} <= self.unseen:
+                raise wanted.error(f"{place_of(file, number)} and every other row", name, present)
 
 
 def check_header(place: str, names: Sequence[str], hint: str = "") -> None:

@@ -29,12 +29,30 @@ class Kind(StrEnum):
     JSON = ".json"
     TXT = ".txt"
     MD = ".md"
+    PDF = ".pdf"
+    PNG = ".png"
+    JPG = ".jpg"
+    WEBP = ".webp"
+    GIF = ".gif"
+    DOCX = ".docx"
+    HTML = ".html"
+    EML = ".eml"
 
 
-_ENDINGS = {**{kind.value: kind for kind in Kind}, ".ndjson": Kind.JSONL}
+# Each is one row, and the row's document is the file as it is.
+DOCUMENTS = frozenset(
+    {Kind.PDF, Kind.PNG, Kind.JPG, Kind.WEBP, Kind.GIF, Kind.DOCX, Kind.HTML, Kind.EML}
+)
+# One row each.
+ONE_ROW = DOCUMENTS | {Kind.TXT, Kind.MD}
+# What the extra `documents` reads.
+OF_EXTRA = frozenset({Kind.DOCX, Kind.HTML, Kind.EML})
+_OTHER_ENDINGS = {".ndjson": Kind.JSONL, ".jpeg": Kind.JPG, ".htm": Kind.HTML}
+_ENDINGS = {**{kind.value: kind for kind in Kind}, **_OTHER_ENDINGS}
 _COMPRESSIONS = (".gz", ".zst")
 SUPPORTED_ENDINGS = (
-    "parquet, csv, jsonl, ndjson, json, txt, md; all but parquet also with .gz or .zst"
+    "parquet, csv, jsonl, ndjson, json, txt, md, these but parquet also with .gz or .zst; pdf, "
+    "png, jpg, jpeg, webp, gif, docx, html, htm, eml"
 )
 
 
@@ -67,6 +85,11 @@ class SourceFile:
         """Whether a file holds its rows as they are: it is not compressed in any way."""
         is_compressed = self.path.lower().endswith(_COMPRESSIONS)
         return not is_compressed and self.kind is not Kind.PARQUET
+
+    @property
+    def is_document(self) -> bool:
+        """Whether the file is a document as it is, which nothing but its row is read from."""
+        return self.kind in DOCUMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +180,8 @@ def kind_of(path: str) -> Kind | None:
     for compression in _COMPRESSIONS:
         plain = plain.removesuffix(compression)
     for ending, kind in _ENDINGS.items():
-        if plain.endswith(ending) and (kind is not Kind.PARQUET or plain == name):
+        is_packed_itself = kind is Kind.PARQUET or kind in DOCUMENTS
+        if plain.endswith(ending) and (not is_packed_itself or plain == name):
             return kind
     return None
 

@@ -23,6 +23,7 @@ from batch_pipeline.flow.dataset.reading.columns import (
     place_of,
 )
 from batch_pipeline.flow.dataset.reading.csv_format import read_csv
+from batch_pipeline.flow.dataset.reading.document_format import TEXT
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile
 from batch_pipeline.flow.dataset.reading.json_format import json_cause, read_json_array
 from batch_pipeline.flow.dataset.reading.parquet_format import read_parquet
@@ -34,6 +35,7 @@ from batch_pipeline.flow.dataset.reading.row_json import (
     too_large,
 )
 from batch_pipeline.flow.dataset.reading.splits import Section
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 
 _TEXT_BLOCK = 1 << 20
 
@@ -111,8 +113,9 @@ def _row_of_line(line: bytes, file: SourceFile, number: int, wanted: Wanted) -> 
 
 
 def _read_text(stream: BinaryIO, file: SourceFile, wanted: Wanted) -> NumberedRows:
-    wanted.check(file.path, ("id", "text"))
+    documents = {DOCUMENT: None} if wanted.takes_files else {}
+    wanted.check(file.path, ("id", *documents, TEXT))
     blocks = islice(iter(partial(stream.read, _TEXT_BLOCK), b""), ROW_BYTES // _TEXT_BLOCK + 1)
     data = b"".join(blocks).removeprefix(codecs.BOM_UTF8)
     text = too_large(data) if len(data) > ROW_BYTES else decode_text(data)
-    yield 1, row_of_cells({"id": file.relative_path, "text": text})
+    yield 1, row_of_cells({"id": file.relative_path, **documents, TEXT: text})

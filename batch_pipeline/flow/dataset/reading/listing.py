@@ -21,8 +21,8 @@ from fsspec.registry import available_protocols
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow.dataset.reading.files import (
+    ONE_ROW,
     PLAIN_CSV,
-    Kind,
     SourceFile,
     Sources,
     file_kind,
@@ -43,7 +43,7 @@ def find_sources(
     `**` stands for any number of folders. A component with brackets that is the name of a file or
     folder means that one. What a wildcard would match is left out where its name starts with `.`
     (`.tmp`), and data files also where it starts with `_` (`_SUCCESS`, `_delta_log/`), unless the
-    pattern spells that character out; txt and md files are read (`_index.md`, `_posts/`). Raises
+    pattern spells that character out; documents are read (`_index.md`, `_posts/`). Raises
     UsageError for a variable that is not set, and InputDataError where there is no file, a folder
     in place of a file, a file with an ending that is not read, or a folder that is closed.
     """
@@ -71,7 +71,7 @@ class _Search:
 
         An empty one (`_SUCCESS`) is a marker: nothing is lost, and it is not named.
         """
-        left_out = hidden == "." or (hidden == "_" and kind_of(path) not in (Kind.TXT, Kind.MD))
+        left_out = hidden == "." or (hidden == "_" and kind_of(path) not in ONE_ROW)
         if left_out and size:
             self.left_out.add(path)
         return left_out
@@ -82,8 +82,10 @@ def environ_with(home: str) -> dict[str, str]:
     return {**os.environ, "BATCH_PIPELINE_HOME": home}
 
 
-def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
-    """The path with `${VAR}` and `{partition}` filled in.
+def expand_path(
+    path: str, partition: str, environ: Mapping[str, str], key: str = "input.path"
+) -> str:
+    """The path with `${VAR}` and `{partition}` filled in; messages name its key.
 
     Raises UsageError where a variable is unset, or makes the path a relative one: the command line
     and Dagster run in different folders, and would read different files.
@@ -93,8 +95,8 @@ def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
         name = match[1]
         if not environ.get(name):
             raise UsageError(
-                f"input path {path!r} needs the environment variable {name}, which is not set "
-                f"or empty. Set {name}, or write the folder into input.path."
+                f"{key} {path!r} needs the environment variable {name}, which is not set "
+                f"or empty. Set {name}, or write the folder into {key}."
             )
         return environ[name]
 
@@ -103,8 +105,8 @@ def expand_path(path: str, partition: str, environ: Mapping[str, str]) -> str:
         expanded = expanded.removeprefix("file://")
     if not is_remote(expanded) and not Path(expanded).expanduser().is_absolute():
         raise UsageError(
-            f"input path {path!r} comes to {expanded!r}, which is relative. Give its variable an "
-            "absolute path, or write the folder into input.path."
+            f"{key} {path!r} comes to {expanded!r}, which is relative. Give its variable an "
+            f"absolute path, or write the folder into {key}."
         )
     return expanded
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.documents import content_kinds
 from batch_pipeline.flow.dataset.reading.columns import NumberedRows, Wanted, check_header, place_of
-from batch_pipeline.flow.dataset.reading.row_json import row_of_cells, undecodable
+from batch_pipeline.flow.dataset.reading.row_json import JsonRow, row_of_cells, undecodable
 from batch_pipeline.flow.dataset.reading.splits import Section
 
 # What a batch of parquet rows may hold, whatever the size of file and row group. A repeated text is
@@ -33,6 +34,7 @@ def read_parquet(stream: BinaryIO, section: Section, wanted: Wanted) -> Numbered
     cells_of = [cells_reader(kind) for kind in parquet.schema_arrow.types]
     check_header(file.path, names)
     wanted.check(place_of(file, 1), names)
+    documents = _documents(parquet.schema_arrow, wanted)
     groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     if groups != metadata.num_rows:
         raise _wrong_footer(file.path, groups, metadata.num_rows)
@@ -47,11 +49,41 @@ def read_parquet(stream: BinaryIO, section: Section, wanted: Wanted) -> Numbered
             rows += batch.num_rows
             columns = [read(column) for read, column in zip(cells_of, batch.columns, strict=True)]
             for cells in zip(*columns, strict=True):
-                yield next(numbers), row_of_cells(dict(zip(names, cells, strict=True)))
+                yield next(numbers), _row(dict(zip(names, cells, strict=True)), documents)
         # Where columns have unequal lengths, Arrow ends with the shortest, without an error.
         if rows != sizes.num_rows:
             place = f"{file.path}, row group {group + 1}"
             raise _wrong_footer(place, rows, sizes.num_rows)
+
+
+def _documents(schema: pa.Schema, wanted: Wanted) -> dict[str, bool]:
+    """The columns of bytes that documents may be taken from; whether each of them is a text where
+    its bytes are no document's, since a placeholder has just its name."""
+    kinds = (
+        pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )  # fmt: skip
+    columns = {slot.column for slot in wanted.documents}
+    return {
+        field.name: field.name in wanted.columns
+        for field in schema
+        if field.name in columns and any(is_of_kind(field.type) for is_of_kind in kinds)
+    }
+
+
+def _row(cells: dict[str, Any], documents: dict[str, bool]) -> JsonRow:
+    """A row; bytes of documents are no part of its JSON text, where they are null."""
+    if not documents:
+        return row_of_cells(cells)
+    found = {
+        name: cells[name]
+        for name, or_text in documents.items()
+        if isinstance(cells[name], bytes)
+        and (not or_text or content_kinds.begins_like_a_document(cells[name]))
+    }
+    row = row_of_cells(cells | dict.fromkeys(found))
+    row.cells.update(found)
+    return row
 
 
 def _wrong_footer(place: str, rows: int, said: int) -> InputDataError:

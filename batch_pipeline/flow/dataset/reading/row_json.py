@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batch_pipeline.flow.dataset.template import cell_text
-
 # A cell that is no valid text is kept as an object of this one key, with the undecodable bytes as
 # backslash escapes: JSON readers accept it, and it cannot be taken for a text that has backslashes.
 UNDECODABLE = "$undecodable"
@@ -33,6 +31,17 @@ _KEPT_BYTES = 1_000
 _EXACT_TYPES = frozenset({str, int, bool, type(None)})
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def cell_text(value: object) -> str:
+    """How a JSON value becomes prompt text: a string as it is, anything else as its JSON text."""
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        # orjson stops at 64-bit integers; JSON does not.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class CellProblem(Exception):
@@ -118,6 +127,12 @@ def _text_of_cell(row: JsonRow, column: str) -> str:
     except (TypeError, ValueError, RecursionError):
         raise CellProblem(f"too deeply nested JSON in column '{column}'") from None
     raise CellProblem(f"undecodable text in column '{column}'")
+
+
+def with_cells(row: JsonRow, changed: Mapping[str, Any]) -> JsonRow:
+    """A row with some cells changed or added; the others keep the digits of its JSON text."""
+    exact = _EXACT_TYPES.issuperset(map(type, row.cells.values()))
+    return row_of_cells((row.cells if exact else _parse_leniently(row.text)) | dict(changed))
 
 
 # --- where texts stand ---------------------------------------------------------------------------

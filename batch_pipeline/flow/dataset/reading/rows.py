@@ -7,14 +7,17 @@ in the snapshot, where all rows are seen at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.documents.inspect_types import Refused
+from batch_pipeline.flow.dataset.documents.reference import Document
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted, place_of
-from batch_pipeline.flow.dataset.reading.files import SourceFile, Sources
+from batch_pipeline.flow.dataset.reading.document_format import row_of_file
+from batch_pipeline.flow.dataset.reading.files import ONE_ROW, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.formats import read_format
 from batch_pipeline.flow.dataset.reading.row_json import (
     CellProblem,
@@ -35,6 +38,10 @@ class Row(NamedTuple):
     a problem; `problem` is why the row is set aside as `invalid_input`, or None. `places` is where
     the texts stand in `input` (`row_json.places_of`), if that is known; `cells` are those of
     `input`.
+
+    Where the prompt may ask for documents, a row has neither texts nor problem before
+    `documents.resolve` has looked at it. Then `documents` are the prompt's by their column, and
+    `refused` says why one of them cannot be sent. `file` is the row's own, where that is the row.
     """
 
     id: str
@@ -45,6 +52,19 @@ class Row(NamedTuple):
     problem: str | None = None
     places: tuple[int, ...] | None = None
     cells: dict[str, Any] = {}  # noqa: RUF012
+    documents: Mapping[str, Document] = {}
+    refused: Refused | None = None
+    file: SourceFile | None = None
+
+    def texts(self, names: Sequence[str]) -> list[str] | None:
+        """The texts of the row for placeholders of these names, and those that were taken out of
+        files; None where a document is sent as it is, whose text is not known."""
+        if not self.documents:
+            return [self.values[name] for name in names]
+        if any(not document.as_text for document in self.documents.values()):
+            return None
+        blocks = (each.text for each in self.documents.values() if each.text is not None)
+        return [*(self.values[name] for name in names if name in self.values), *blocks]
 
 
 def read_rows(sources: Sources, id_column: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -65,11 +85,16 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
     cannot be told from the part.
     """
     file, number = section.file, 0
-    lines = LinesSeen(set(wanted.read)) if seen is None else seen
+    lines = wanted.seen() if seen is None else seen
+    if file.is_document:
+        yield _row(row_of_file(file, wanted), file, 1, wanted, file)
+        return
+    # Looked up once: a kind's hash takes as long as a tenth of a short row.
+    own = file if file.kind in ONE_ROW else None
     try:
         with open_stream(file) as stream:
             for number, row in read_format(stream, section, wanted, lines):
-                yield _row(row, file, number, wanted)
+                yield _row(row, file, number, wanted, own)
     except (OSError, pa.ArrowException, UnicodeError) as error:
         raise _unreadable(file, number, error) from error
     except InputDataError:
@@ -83,15 +108,20 @@ def read_section(section: Section, wanted: Wanted, seen: LinesSeen | None = None
         lines.check(file, wanted)
 
 
-def _row(row: JsonRow, file: SourceFile, number: int, wanted: Wanted) -> Row:
-    values, problem = values_of(row, wanted.columns)
-    places = None
-    if problem is None:
-        row, places = with_places(row, wanted.columns)
+def _row(
+    row: JsonRow, file: SourceFile, number: int, wanted: Wanted, own: SourceFile | None
+) -> Row:
+    """A row of a file; `own` is that file where it has no other row."""
+    values: dict[str, str] = {}
+    problem, places = None, None
+    if not wanted.documents and (own is None or not own.is_document):
+        values, problem = values_of(row, wanted.columns)
+        if problem is None:
+            row, places = with_places(row, wanted.columns)
     row_id = row.cells[wanted.id_column]
     if type(row_id) is not str or not row_id:
         row_id = _row_id(row, wanted.id_column, place_of(file, number))
-    return Row(row_id, row.text, file.path, number, values, problem, places, row.cells)
+    return Row(row_id, row.text, file.path, number, values, problem, places, row.cells, file=own)
 
 
 def _row_id(row: JsonRow, column: str, place: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, Sources
+from batch_pipeline.flow.dataset.reading.files import ONE_ROW, Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.streams import open_stream
 
 # Large enough that to open and close a part file for each piece costs nothing beside reading it.
@@ -30,6 +30,8 @@ _FILE_BYTES = 16 << 10
 _WORTH_A_LOOK = 4 << 20
 _BLOCK_BYTES = 64 << 10
 _COUNTED_BYTES = 1 << 20
+# A row of a table that names a document takes as long as one of this many times its bytes.
+NAMES_DOCUMENTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,18 @@ class Section:
 Piece = tuple[Section, ...]
 
 
-def pieces_of(sources: Sources) -> Iterator[Piece]:
+def pieces_of(sources: Sources, share: int = 1) -> Iterator[Piece]:
     """The pieces of all files, in their order; each section is part of one.
 
-    Of a file only the bytes around a cut are read, or its footer.
+    Of a file only the bytes around a cut are read, or its footer. Those of tables are smaller by
+    the `share`: `NAMES_DOCUMENTS`, where rows name documents.
     """
     left = sum(map(_weight, sources.files))
     small: list[Section] = []
     size = 0
     for file in sources.files:
-        sections = _sections(file, left)
+        smaller = 1 if file.kind in ONE_ROW else share
+        sections = _sections(file, left, smaller)
         first = next(sections)
         if first.end is not None:
             if small:
@@ -67,7 +71,7 @@ def pieces_of(sources: Sources) -> Iterator[Piece]:
             yield (first,)
             yield from ((section,) for section in sections)
         else:
-            if small and size + _weight(file) > _piece_bytes(size + left):
+            if small and size + _weight(file) > _piece_bytes(size + left, smaller):
                 yield tuple(small)
                 small, size = [], 0
             small.append(first)
@@ -93,19 +97,19 @@ def _weight(file: SourceFile) -> int:
     return file.size + _FILE_BYTES
 
 
-def _piece_bytes(left: int) -> int:
+def _piece_bytes(left: int, share: int) -> int:
     """The bytes of the next piece, where `left` bytes are left, the piece included."""
-    return min(PIECE_BYTES, max(_LEAST_BYTES, left // _SHARE))
+    return min(PIECE_BYTES // share, max(_LEAST_BYTES // share, left // _SHARE))
 
 
-def _sections(file: SourceFile, left: int) -> Iterator[Section]:
+def _sections(file: SourceFile, left: int, share: int) -> Iterator[Section]:
     """At least one section. A file that cannot be opened stays whole: the error comes when it is
     read, with the place."""
     try:
-        if file.kind is Kind.PARQUET and file.size > _WORTH_A_LOOK:
+        if file.kind is Kind.PARQUET and file.size > _WORTH_A_LOOK // share:
             groups = _group_rows(file)
-        elif _has_plain_lines(file) and file.size > _piece_bytes(left):
-            yield from _line_ranges(file, left)
+        elif _has_plain_lines(file) and file.size > _piece_bytes(left, share):
+            yield from _line_ranges(file, left, share)
             return
         else:
             groups = []
@@ -119,17 +123,17 @@ def _sections(file: SourceFile, left: int) -> Iterator[Section]:
     if len(groups) <= 1:
         yield Section(file)
     else:
-        yield from _group_ranges(file, groups, left)
+        yield from _group_ranges(file, groups, left, share)
 
 
 def _has_plain_lines(file: SourceFile) -> bool:
     return file.kind is Kind.JSONL and file.is_plain and not file.is_remote
 
 
-def _line_ranges(file: SourceFile, left: int) -> Iterator[Section]:
+def _line_ranges(file: SourceFile, left: int, share: int) -> Iterator[Section]:
     start = 0
     with Path(file.name).open("rb", buffering=0) as lines:
-        while end := _line_end(lines, start, start + _piece_bytes(left - start)):
+        while end := _line_end(lines, start, start + _piece_bytes(left - start, share)):
             yield Section(file, start, end, counted=start == 0)
             start = end
     if start == 0:  # emptied meanwhile
@@ -158,13 +162,15 @@ def _group_rows(file: SourceFile) -> list[tuple[int, int]]:
         return [(group.num_rows, group.total_byte_size) for group in groups]
 
 
-def _group_ranges(file: SourceFile, groups: list[tuple[int, int]], left: int) -> Iterator[Section]:
+def _group_ranges(
+    file: SourceFile, groups: list[tuple[int, int]], left: int, share: int
+) -> Iterator[Section]:
     start = size = rows = 0
     first = 1
     for number, (group_rows, group_bytes) in enumerate(groups, 1):
         rows += group_rows
         size += group_bytes
-        if size >= _piece_bytes(left) or number == len(groups):
+        if size >= _piece_bytes(left, share) or number == len(groups):
             yield Section(file, start, number, first)
             start, first = number, first + rows
             left -= size

@@ -29,7 +29,7 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
     error).
     """
     with ExitStack() as stack:
-        stream: io.BufferedReader[Any] = stack.enter_context(_open_raw(file))
+        stream: io.BufferedReader[Any] = stack.enter_context(open_named(file.name, file.store))
         codec = next((_CODECS[end] for end in _CODECS if file.path.lower().endswith(end)), None)
         if codec:
             if not stream.peek(1):
@@ -41,14 +41,19 @@ def open_stream(file: SourceFile) -> Iterator[BinaryIO]:
         yield stream
 
 
+# What says that a file is gone or closed. Other errors of reading are not its fault.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 @contextmanager
-def _open_raw(file: SourceFile) -> Iterator[io.BufferedReader[Any]]:
-    if file.store is None:
+def open_named(name: str, store: str | None) -> Iterator[io.BufferedReader[Any]]:
+    """The bytes of a file as they are, by what opens it: see `SourceFile`."""
+    if store is None:
         # Python's default buffer is smaller than a document: a line would be joined from many.
-        with Path(file.name).open("rb", buffering=_BUFFER_BYTES) as local:
+        with Path(name).open("rb", buffering=_BUFFER_BYTES) as local:
             yield cast("io.BufferedReader[Any]", local)
         return
-    filesystem, _ = filesystem_of(file.store)
-    remote: io.RawIOBase = filesystem.open(file.name, "rb")
+    filesystem, _ = filesystem_of(store)
+    remote: io.RawIOBase = filesystem.open(name, "rb")
     with io.BufferedReader(remote, _BUFFER_BYTES) as stream:  # which closes `remote` with itself
         yield stream

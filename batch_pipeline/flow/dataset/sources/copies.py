@@ -2,11 +2,13 @@
 
 The copy is compressed JSON lines, in parts that processes read at once. It is immutable: its folder
 is named by the source's version, or by a hash of the rows where there is none. `prune` removes it.
+Bytes that are documents are no part of it: the home keeps them beside, under their hash.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +18,9 @@ import orjson
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
+from batch_pipeline.flow.dataset.documents.content_kinds import begins_like_a_document
+from batch_pipeline.flow.dataset.documents.reference import MARK, is_mark
+from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.row_json import row_of_cells
 from batch_pipeline.flow.dataset.sources.source import Source
@@ -38,7 +43,7 @@ def copy(files: Files, job: str, partition: str, source: Source) -> Sources:
         staged.mkdir(parents=True)
         with source.open() as reading:
             untyped = [name for name, kind in reading.columns.items() if kind is None]
-            rows = _Rows(staged, ValueTypes(untyped))
+            rows = _Rows(staged, ValueTypes(untyped), DocumentStore(files, job))
             try:
                 rows.write(reading.rows, source.origin)
             finally:
@@ -100,6 +105,7 @@ class _Rows:
 
     folder: Path
     types: ValueTypes
+    store: DocumentStore
     parts: list[tuple[str, int]] = field(default_factory=list)
     count: int = 0
     _sum: int = 0
@@ -115,7 +121,7 @@ class _Rows:
     def write(self, rows: Iterable[Mapping[str, Any]], origin: str) -> None:
         for row in rows:
             try:
-                line = row_of_cells(row).text
+                line = row_of_cells(self._with_marks(row)).text
             except ValueError as error:
                 raise InputDataError(
                     f"{origin}, row {self.count + 1}: cannot be written as JSON: {error}; nothing "
@@ -128,6 +134,28 @@ class _Rows:
                 self._next_part()
             assert self._open is not None
             self._written += self._open.write(line + b"\n")
+
+    def _with_marks(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row whose bytes that are documents are marks, whatever the prompt asks for now; what
+        looks like a mark and comes from elsewhere is a text."""
+        changed: dict[str, Any] = {}
+        for name, cell in row.items():
+            if isinstance(cell, (bytes, bytearray, memoryview)):
+                data = bytes(cell)
+                if begins_like_a_document(data):
+                    changed[name] = self._stored(data)
+            elif is_mark(cell):
+                changed[name] = json.dumps(cell, default=str)
+        return {**row, **changed} if changed else row
+
+    def _stored(self, data: bytes) -> dict[str, Any]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self.store.files.staged() as staged:
+            staged.write_bytes(data)
+            self.store.add(staged, sha256)
+        with (self.folder / paths.COPY_DOCUMENTS).open("a") as names:
+            names.write(f"{sha256}\n")
+        return {MARK: {"sha256": sha256, "size": len(data), "stored": True}}
 
     def _next_part(self) -> None:
         import zstandard  # noqa: PLC0415  # where nothing is copied it is not needed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
-from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset.reading.files import Copied, Sources
+from batch_pipeline.errors import InputDataError, UsageError
+from batch_pipeline.flow.dataset.reading.files import OF_EXTRA, Copied, Sources
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.sources import copies, frames
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs import path_patterns
+from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 
@@ -34,7 +35,9 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
         path_patterns.refuse_twins(declared.patterns, spec.partitions, partition)
     if declared.path is not None:
         path = path_patterns.fill(declared.path, spec.partitions, partition)
-        return find_sources(path, partition, environ, declared.csv)
+        found = find_sources(path, partition, environ, declared.csv)
+        _require_readers(found)
+        return found
     if declared.asset is not None:
         return frames.find(pipeline.files, spec.name, partition, declared.asset.key)
     # Each brings a library that the others do without.
@@ -53,6 +56,15 @@ def find_input(pipeline: Pipeline, spec: JobSpec, partition: str) -> Sources:
 
     night = answers.find(pipeline, declared.job, partition)
     return copies.copy(pipeline.files, spec.name, partition, night)
+
+
+def _require_readers(sources: Sources) -> None:
+    """Raise UsageError where files are there whose readers are not installed."""
+    kinds = sorted({file.kind.value for file in sources.files if file.kind in OF_EXTRA})
+    if kinds and not all(map(importlib.util.find_spec, ("docx2python", "inscriptis"))):
+        raise UsageError(
+            f"reading {', '.join(kinds)} needs: pip install 'batch-pipeline[documents]'"
+        )
 
 
 def refuse_another_shape(

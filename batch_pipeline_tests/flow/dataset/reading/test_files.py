@@ -200,13 +200,18 @@ def test_expansion() -> None:
         ("x.Txt.GZ", Kind.TXT),
         ("s3://bucket/x.md.zst", Kind.MD),
         (".txt", Kind.TXT),
+        ("x.PDF", Kind.PDF),
+        ("x.jpeg", Kind.JPG),
+        ("x.htm", Kind.HTML),
     ],
 )
 def test_kind(name: str, kind: Kind) -> None:
     assert file_kind(name) is kind
 
 
-@pytest.mark.parametrize("name", ["x.xml", "x", "x.parquet.gz", "x.gz", "x.csv.bz2", "xcsv"])
+@pytest.mark.parametrize(
+    "name", ["x.xml", "x", "x.parquet.gz", "x.pdf.gz", "x.doc", "x.gz", "x.csv.bz2", "xcsv"]
+)
 def test_other_kinds_are_refused(name: str) -> None:
     with pytest.raises(InputDataError, match=r"Supported endings: .*jsonl") as caught:
         file_kind(f"/data/{name}")

@@ -18,7 +18,11 @@ from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.rows import Row, read_rows, read_section
-from batch_pipeline.flow.dataset.reading.splits import pieces_of, with_lines_counted
+from batch_pipeline.flow.dataset.reading.splits import (
+    NAMES_DOCUMENTS,
+    pieces_of,
+    with_lines_counted,
+)
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests import support
@@ -82,6 +86,16 @@ def test_row_groups_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(row.id, row.number) for row in read] == [
         (row["id"], number) for number, row in enumerate(rows, 1)
     ]
+
+
+def test_pieces_of_a_table_that_names_documents_are_smaller(tmp_path: Path) -> None:
+    rows = [{"id": str(number), "text": "scans/a.pdf" * 20} for number in range(20_000)]
+    write_rows(tmp_path / "in.jsonl", rows)
+    sources = sources_of(tmp_path / "in.jsonl")
+    assert len(list(pieces_of(sources))) == 2
+    assert len(list(pieces_of(sources, NAMES_DOCUMENTS))) > 10
+    (tmp_path / "in.txt").write_bytes(bytes(6 << 20))
+    assert len(list(pieces_of(sources_of(tmp_path / "in.txt"), NAMES_DOCUMENTS))) == 1
 
 
 def test_small_files_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
