@@ -15,7 +15,7 @@ from dagster._cli.api import grpc_command, grpc_health_check_command
 from typer.main import get_command
 
 from batch_pipeline.cli.app import app
-from batch_pipeline.jobs.loading import load_files
+from batch_pipeline.jobs.yaml_files.loading import load_files
 from batch_pipeline.settings import Settings
 from batch_pipeline_tests.deploy.files import (
     DEPLOY,

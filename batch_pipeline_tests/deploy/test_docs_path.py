@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dagster._cli.api import grpc_command
 
-from batch_pipeline.jobs.loading import load_files
+from batch_pipeline.jobs.yaml_files.loading import load_files
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.deploy.files import DEPLOY, ROOT
