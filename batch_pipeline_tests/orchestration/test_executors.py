@@ -26,7 +26,7 @@ def executors_of(definitions: dg.Definitions) -> Mapping[str, str]:
     return {job.name.removeprefix("__"): job.executor_def.name for job in repository.get_all_jobs()}
 
 
-@dg.executor(name="of_the_location")  # type: ignore[arg-type]  # it is never started
+@dg.executor(name="of_the_location")
 def of_the_location(_: dg.InitExecutorContext) -> Any:
     raise NotImplementedError
 
