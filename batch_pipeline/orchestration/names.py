@@ -59,6 +59,19 @@ def asset_key(job: str, asset: str) -> dg.AssetKey:
     return dg.AssetKey([job, asset])
 
 
+class Part(StrEnum):
+    """The steps of an asset whose work is spread: the second one runs several times at once."""
+
+    BEGIN = "begin"
+    SHARE = "share"
+    END = "end"
+
+
+def op_name(job: str, work: str, part: Part | None = None) -> str:
+    """The op of an asset, or of all that is collected; `part` where its work is spread."""
+    return f"{job}__{work}" + ("" if part is None else f"_{part}")
+
+
 def dagster_job(job: str, kind: Kind) -> str:
     return f"{job}_{kind}"
 
