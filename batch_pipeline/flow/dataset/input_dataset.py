@@ -170,16 +170,19 @@ def share_of(declaration: Declaration, carried: Sequence[str]) -> int:
     return NAMES_DOCUMENTS if wanted_by(declaration, carried).documents else 1
 
 
-def _processes_for(pipeline: Pipeline, sources: Sources, share: int) -> int:
-    """How many processes read an input. To look at a document takes as long as to read a megabyte
-    of rows, and a row that names one takes much longer than its bytes."""
-    size = sum(
+def bytes_of(sources: Sources, share: int) -> int:
+    """How long an input takes to be read, in bytes of rows. To look at a document takes as long as
+    to read a megabyte of rows, and a row that names one takes much longer than its bytes."""
+    return sum(
         max(file.size, _DOCUMENT_BYTES)
         if file.is_document
         else file.size * (1 if file.kind in ONE_ROW else share)
         for file in sources.files
     )
-    return pipeline.settings.workers if size >= PROCESSES_FROM_BYTES else 1
+
+
+def _processes_for(pipeline: Pipeline, sources: Sources, share: int) -> int:
+    return pipeline.settings.workers if bytes_of(sources, share) >= PROCESSES_FROM_BYTES else 1
 
 
 def _leave(_: Path) -> None:
