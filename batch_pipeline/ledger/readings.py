@@ -76,9 +76,11 @@ def of_night(connection: Connection, night_id: int) -> Reading | None:
     return None if row is None else Reading(**row)
 
 
-def tokens(connection: Connection) -> set[str]:
-    """The tokens of all readings."""
-    return set(connection.scalars(sa.select(tables.reading.c.token)))
+def tokens(connection: Connection, most_seconds: float) -> set[str]:
+    """The tokens of all readings that are not older than this."""
+    columns = tables.reading.c
+    oldest = now(connection) - most_seconds
+    return set(connection.scalars(sa.select(columns.token).where(columns.created_at >= oldest)))
 
 
 def begin(

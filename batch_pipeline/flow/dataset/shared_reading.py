@@ -1,13 +1,10 @@
-"""An input that several workers read at once, with the home and the ledger in common and nothing else.
+"""An input that several workers read at once, who have home and ledger in common and nothing else.
 
-The pieces of the input are the units of work. Whoever claims one prepares it in a local folder and
-puts its part files into the reading's folder in the home. The worker that claims the end puts the
-pieces together in their order, as if it had read all of them itself: where they are cut, and what
-is made of each, follows from the input and the declaration alone. The part files are given their
-names in the snapshot inside the store, so that they are not read and written again.
-
-The plan of the pieces is a file in the reading's folder: it names each file of the input, of which
-there may be a million, and the ledger has no rows for those.
+The pieces of the input are the units of work. The worker that claims one prepares it in a local
+folder and puts its part files into the reading's folder in the home. The worker that claims the end
+puts the pieces together in their order, as if it had read all of them itself: where they are cut,
+and what is made of each, follows from the input and the declaration alone. The part files are given
+their names in the snapshot inside the store, so that they are not read and written again.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import sqlalchemy as sa
-import zstandard
 
 from batch_pipeline.errors import InputDataError, UsageError
 from batch_pipeline.flow import paths
@@ -41,21 +37,35 @@ from batch_pipeline.flow.dataset.input_dataset import (
     share_of,
     write_facts,
 )
-from batch_pipeline.flow.dataset.prepare import Prepared, Problem, prepare
+from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.process_pool import Task, WorkerDiedError, map_in_processes
-from batch_pipeline.flow.dataset.reading.columns import LinesSeen
-from batch_pipeline.flow.dataset.reading.files import Copied, Kind, SourceFile, Sources
-from batch_pipeline.flow.dataset.reading.splits import PIECE_BYTES, Piece, Section, pieces_of
+from batch_pipeline.flow.dataset.reading import splits
+from batch_pipeline.flow.dataset.reading.files import Sources
+from batch_pipeline.flow.dataset.reading.splits import Piece, pieces_of
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.shared_plan import (
+    ABOUT,
+    PIECES,
+    about_of,
+    files_of,
+    from_json,
+    named,
+    part_names,
+    piece_in,
+    read_json,
+    signatures_name,
+    sources_of,
+    to_json,
+    write_plan,
+)
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.whole import Whole, add_signatures, conclude
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.inputs import CsvSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import readings
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes.heartbeat import beating
-from batch_pipeline.ledger.readings import MOST_TRIES, Claim, Done, Place, Reading
+from batch_pipeline.ledger.readings import MOST_TRIES, Claim, Place, Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.safe_text import get_logger
 from batch_pipeline.storage.files import STAGING_MAX_AGE_SECONDS, Files
@@ -68,8 +78,6 @@ LOOK_SECONDS = 0.5
 _COPIED_AT_ONCE = 8
 # Documents that are kept for a reading are not pruned in this time.
 _MAX_AGE_SECONDS = STAGING_MAX_AGE_SECONDS / 2
-# The files of a reading's folder beside those of its pieces.
-_PIECES, _ABOUT = "pieces", "sources.json"
 
 
 # --- the beginning -------------------------------------------------------------------------------
@@ -88,7 +96,7 @@ def key_of(
 
 def _how(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> str:
     documents = asdict(documents_of(pipeline, spec, night.partition, sources)) | {"home": None}
-    read = [Declaration.of(spec).to_json(), list(spec.output.carry), documents, PIECE_BYTES]
+    read = [Declaration.of(spec).to_json(), list(spec.output.carry), documents, splits.PIECE_BYTES]
     return _hashed([*read, version("batch-pipeline")])
 
 
@@ -118,12 +126,12 @@ def begin(
         with pipeline.ledger.write() as connection:
             reading = readings.begin(connection, night.id, key, codec, _MAX_AGE_SECONDS)
         if reading.pieces is None:
-            places = [] if alone else _write_plan(plan, pieces_of(sources, share))
+            places = [] if alone else write_plan(plan, pieces_of(sources, share))
             if not workers_wanted(size, len(places), spec.spread):
                 places = []
             if places:
-                about.write_text(json.dumps(_about(sources, size)))
-                for path, name in ((plan, _PIECES), (about, _ABOUT)):
+                about.write_text(json.dumps(about_of(sources, size)))
+                for path, name in ((plan, PIECES), (about, ABOUT)):
                     pipeline.files.make_durable(path)
                     pipeline.files.publish(path, f"{_folder(reading)}/{name}")
             with pipeline.ledger.write() as connection:
@@ -134,7 +142,7 @@ def begin(
 
 def workers_wanted(size: int, pieces: int, spread: int) -> int:
     """How many workers an input of this many bytes is worth; 0 where that is one."""
-    wanted = min(spread, pieces, -(-size // PIECE_BYTES))
+    wanted = min(spread, pieces, -(-size // splits.PIECE_BYTES))
     return wanted if wanted > 1 else 0
 
 
@@ -158,13 +166,13 @@ class Worker:
     def __init__(self, pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading) -> None:
         self._pipeline, self._spec, self._night, self._reading = pipeline, spec, night, reading
         self._holder = f"{pipeline.holder}:{uuid.uuid4().hex[:8]}"
-        about = _read_json(pipeline.files, f"{_folder(reading)}/{_ABOUT}")
-        self._input = _sources_of(about, ())
+        about = read_json(pipeline.files, f"{_folder(reading)}/{ABOUT}")
+        self._input = sources_of(about, ())
         if not reading.key.startswith(_how(pipeline, spec, night, self._input)):
             raise UsageError(
-                f"{spec.name} {night.partition}: this worker has another version of the package, or "
-                "another declaration of the job, than the one that began to read the input. Give "
-                "all workers the same code and the same jobs, then materialize input_dataset again."
+                f"{spec.name} {night.partition}: this worker has another version of the package, "
+                "or another declaration of the job, than the one that began to read the input. "
+                "Give all workers the same code and the same jobs, then run the night again."
             )
         require_libraries(spec)
         many = about["bytes"] >= PROCESSES_FROM_BYTES
@@ -231,7 +239,7 @@ class Worker:
         )
         with (
             files.staged() as folder,
-            files.open(f"{_folder(reading)}/{_PIECES}", ahead=False) as plan,
+            files.open(f"{_folder(reading)}/{PIECES}", ahead=False) as plan,
             self._kept(),
         ):
             folder.mkdir(parents=True)
@@ -291,11 +299,11 @@ class Worker:
             what = "to put the pieces of the input together"
         else:
             with self._at_work() as desk:
-                what = f"to read {_named(desk.piece(claim.place))}"
+                what = f"to read {named(desk.piece(claim.place))}"
         message = (
             f"{self._spec.name} {self._night.partition}: {what} has ended {MOST_TRIES} workers, "
             "perhaps because they were out of memory; nothing was sent. Give them more "
-            "(`resources`), or BATCH_PIPELINE_WORKERS=1, then materialize input_dataset again."
+            "(`resources`), or BATCH_PIPELINE_WORKERS=1, then run the night again."
         )
         self._fail(claim, message)
         raise InputDataError(message)
@@ -316,15 +324,15 @@ class Worker:
         with pipeline.ledger.read() as connection:
             pieces = readings.all_done(connection, self._reading)
             places = readings.places_of(connection, self._reading)
-        plan = files.read(f"{_folder(self._reading)}/{_PIECES}") or b""
-        read = [_piece_in(plan[slice(*place)]) for place in places]
-        sources = replace(self._input, files=_files_of(read))
+        plan = files.read(f"{_folder(self._reading)}/{PIECES}") or b""
+        read = [piece_in(plan[slice(*place)]) for place in places]
+        sources = replace(self._input, files=tuple(files_of(read)))
         whole = Whole(Declaration.of(spec), None, spec.output.carry)
         parts: list[str] = []
         with files.staged() as folder:
             folder.mkdir(parents=True)
             for piece, done in zip(read, pieces, strict=True):
-                prepared = _from_json(done, _folder(self._reading))
+                prepared = from_json(done, _folder(self._reading))
                 whole.add(piece[0].file, prepared)
                 parts += map(str, prepared.parts)
                 if prepared.signatures is not None:
@@ -350,7 +358,7 @@ class _Desk:
     def piece(self, place: Place) -> Piece:
         start, end = place
         self.plan.seek(start)
-        return _piece_in(self.plan.read(end - start))
+        return piece_in(self.plan.read(end - start))
 
     def task(self, claim: Claim) -> Task:
         assert claim.place is not None
@@ -374,15 +382,15 @@ def prepare_claimed(
         number, piece, declaration, folder, codec, carried=carried, documents=documents
     )
     files = Files(documents.home)
-    names = _part_names(target, number, fence, len(prepared.parts))
+    names = part_names(target, number, fence, len(prepared.parts))
     made = dict(zip(prepared.parts, names, strict=True))
     if prepared.signatures is not None:
-        made[prepared.signatures] = _signatures_name(target, number, fence)
+        made[prepared.signatures] = signatures_name(target, number, fence)
     for path, name in made.items():
         files.make_durable(path)
         files.publish(path, name)
         path.unlink(missing_ok=True)
-    return _to_json(prepared)
+    return to_json(prepared)
 
 
 def _publish(files: Files, parts: Sequence[str], folder: Path, new: NewSnapshot) -> None:
@@ -414,131 +422,3 @@ def _as_it_is(pipeline: Pipeline, reading: Reading) -> Reading | None:
 
 def _folder(reading: Reading) -> str:
     return paths.reading(reading.token)
-
-
-def _part_names(target: str, number: int, fence: int, count: int) -> list[str]:
-    return [f"{target}/piece-{number:06d}-f{fence}-{part:05d}.parquet" for part in range(count)]
-
-
-def _signatures_name(target: str, number: int, fence: int) -> str:
-    return f"{target}/piece-{number:06d}-f{fence}.signatures"
-
-
-# --- the plan ------------------------------------------------------------------------------------
-
-
-def _about(sources: Sources, size: int) -> dict[str, Any]:
-    """What is known of an input beside its files, all of which are in the pieces."""
-    copied = None if sources.copied is None else asdict(sources.copied)
-    return {"left_out": sources.left_out, "copied": copied, "bytes": size}
-
-
-def _sources_of(about: dict[str, Any], files: Sequence[SourceFile]) -> Sources:
-    copied = about["copied"]
-    if copied is not None:
-        copied = Copied(**{**copied, "parts": tuple(map(tuple, copied["parts"]))})
-    return Sources(tuple(files), tuple(about["left_out"]), copied)
-
-
-def _read_json(files: Files, path: str) -> dict[str, Any]:
-    # Not orjson: names of files need not be UTF-8.
-    found: dict[str, Any] = json.loads(files.read(path) or b"{}")
-    return found
-
-
-def _write_plan(path: Path, pieces: Iterable[Piece]) -> list[Place]:
-    """Write the pieces into a file, each compressed by itself; returns where they are."""
-    compressor = zstandard.ZstdCompressor()
-    places, end = [], 0
-    with path.open("wb") as plan:
-        for piece in pieces:
-            start = end
-            end += plan.write(compressor.compress(_piece_json(piece)))
-            places.append((start, end))
-    return places
-
-
-def _piece_json(piece: Piece) -> bytes:
-    # All files of an input are read with the same declaration of CSV.
-    csv = piece[0].file.csv.model_dump(mode="json")
-    told = [
-        [
-            [file.path, file.relative_path, file.kind, file.size, file.version, file.name,
-             file.store],
-            section.start, section.end, section.first, section.counted,
-        ]
-        for section in piece
-        for file in [section.file]
-    ]  # fmt: skip
-    return json.dumps({"csv": csv, "sections": told}).encode()
-
-
-def _piece_in(data: bytes) -> Piece:
-    told = json.loads(zstandard.decompress(data))
-    csv = CsvSpec(**told["csv"])
-    return tuple(
-        Section(SourceFile(path, relative, Kind(kind), *about, csv=csv), *place)
-        for (path, relative, kind, *about), *place in told["sections"]
-    )
-
-
-def _files_of(pieces: Iterable[Piece]) -> list[SourceFile]:
-    """The files of an input, given its pieces."""
-    found: list[SourceFile] = []
-    for piece in pieces:
-        for section in piece:
-            if not found or found[-1] != section.file:
-                found.append(section.file)
-    return found
-
-
-def _named(piece: Piece) -> str:
-    """What a piece is, for people."""
-    section, more = piece[0], len(piece) - 1
-    if section.end is not None:
-        kind = "row groups" if section.file.kind is Kind.PARQUET else "bytes"
-        return f"{kind} {section.start:,} to {section.end:,} of {section.file.path}"
-    return section.file.path + (f" and {more:,} more files" if more else "")
-
-
-# --- what the ledger keeps of a piece ------------------------------------------------------------
-
-
-def _to_json(prepared: Prepared) -> dict[str, Any]:
-    seen = prepared.seen
-    return {
-        "parts": len(prepared.parts),
-        "signatures": prepared.signatures is not None,
-        "items": prepared.items,
-        "set_aside": [[*why, count] for why, count in prepared.set_aside.items()],
-        "problems": prepared.problems,
-        "sizes": [prepared.request_bytes, prepared.prompt_size, prepared.visual_tokens],
-        "content": prepared.content.hex(),
-        "kept": prepared.kept.hex(),
-        "seen": None if seen is None else [sorted(seen.unseen), seen.first, seen.lines],
-        "without_rows": prepared.without_rows,
-        "documents": prepared.documents,
-        "pages_without_text": prepared.pages_without_text,
-    }
-
-
-def _from_json(done: Done, target: str) -> Prepared:
-    told, names = done.result, (target, done.number, done.fence)
-    seen = None
-    if told["seen"] is not None:
-        unseen, first, lines = told["seen"]
-        seen = LinesSeen(set(unseen), None if first is None else (first[0], first[1]), lines)
-    return Prepared(
-        [Path(name) for name in _part_names(*names, told["parts"])],
-        told["items"],
-        Counter({(status, reason): count for status, reason, count in told["set_aside"]}),
-        [Problem(*problem) for problem in told["problems"]],
-        *told["sizes"],
-        content=bytes.fromhex(told["content"]),
-        kept=bytes.fromhex(told["kept"]),
-        seen=seen,
-        without_rows=told["without_rows"],
-        signatures=Path(_signatures_name(*names)) if told["signatures"] else None,
-        documents={name: Counter(counts) for name, counts in told["documents"].items()},
-        pages_without_text=told["pages_without_text"],
-    )
