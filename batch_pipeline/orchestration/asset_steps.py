@@ -27,6 +27,7 @@ from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
     BACKFILL_TAG,
+    FAILED_TAG,
     FOLLOW_UP_TAG,
     KIND_TAG,
     OUTAGE_TAG,
@@ -102,12 +103,31 @@ def at_work(
                 outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            if is_outage(error):
-                context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
-            if known is None or isinstance(error, BatchPipelineError | ApiFailure):
+            told = isinstance(error, BatchPipelineError | ApiFailure) or known is None
+            failed = error if told else known
+            # A store that has failed for minutes comes back, as the API does.
+            store_is_out = pipeline.settings.home_is_remote and isinstance(failed, StorageError)
+            if is_outage(error) or store_is_out:
+                context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
+            if told:
                 raise
             raise known from error
+
+
+@contextmanager
+def failure_noted(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Tag the run where its step fails for good, and has told why: a run that fails without that
+    has lost a worker."""
+    try:
+        yield
+    except Exception as error:
+        again = context.op_def.retry_policy
+        retries = 0 if again is None else again.max_retries
+        for_good = isinstance(error, dg.Failure) and not error.allow_retries
+        if for_good or context.op_execution_context.retry_number >= retries:
+            context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: type(error).__name__})
+        raise
 
 
 def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:

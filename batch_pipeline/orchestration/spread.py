@@ -99,17 +99,31 @@ def build(
         spread,
         keys_by_input_name=ins,
         keys_by_output_name=outs,
+        internal_asset_deps={
+            asset.key.to_python_identifier(): {dep.asset_key for dep in asset.deps}
+            for asset in assets
+        },
         check_specs=list(checks),
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
         can_subset=len(assets) > 1,
     )
     declared = {asset.key: asset for asset in assets}
+    return made.map_asset_specs(lambda found: _as_declared(found, declared[found.key]))
 
-    def as_declared(made: dg.AssetSpec) -> dg.AssetSpec:
-        return declared[made.key].replace_attributes(partitions_def=partitions)
 
-    return made.map_asset_specs(as_declared)
+def _as_declared(made: dg.AssetSpec, declared: dg.AssetSpec) -> dg.AssetSpec:
+    """A graph's asset with all that is declared of it; keys, dependencies and partitions it has."""
+    return made.replace_attributes(
+        description=declared.description,
+        metadata=declared.metadata,
+        skippable=declared.skippable,
+        group_name=declared.group_name,
+        automation_condition=declared.automation_condition,
+        owners=declared.owners,
+        tags=declared.tags,
+        freshness_policy=declared.freshness_policy,
+    )
 
 
 def _asset_context(_: dg.OpExecutionContext) -> dg.AssetExecutionContext:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -58,7 +59,7 @@ def begin(
         yield from _whole(context, resource, spec, work)
         return
     partition = context.partition_key
-    with asset_steps.at_work(context, resource, spec, partition) as pipeline:
+    with _one_night(context, resource, spec, partition) as pipeline:
         workers = WORKS[work].begin(context, pipeline, spec, partition)
     log = asset_steps.log_of(context)
     if workers > 1 and context.job_def.executor_def.name == IN_PROCESS:
@@ -76,7 +77,7 @@ def begin(
 def share(context: Context, resource: PipelineResource, spec: JobSpec, work: str) -> None:
     """A worker's share: as much as it gets hold of."""
     partition = context.partition_key
-    with asset_steps.at_work(context, resource, spec, partition) as pipeline:
+    with _one_night(context, resource, spec, partition) as pipeline:
         WORKS[work].share(context, pipeline, spec, partition)
 
 
@@ -90,6 +91,15 @@ def end(context: Context, resource: PipelineResource, spec: JobSpec, work: str) 
         yield result
 
 
+@contextmanager
+def _one_night(
+    context: Context, resource: PipelineResource, spec: JobSpec, partition: str
+) -> Iterator[Pipeline]:
+    at_work = asset_steps.at_work(context, resource, spec, partition)
+    with asset_steps.failure_noted(context), at_work as pipeline:
+        yield pipeline
+
+
 def _whole(
     context: Context, resource: PipelineResource, spec: JobSpec, work: str
 ) -> Iterator[Event]:
@@ -101,12 +111,10 @@ def _whole(
 
 def _begin_input(context: Context, pipeline: Pipeline, spec: JobSpec, partition: str) -> int:
     night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET, partition)
-    start = asset_steps.start_of(context.run)
 
     def begin() -> int:
         upstream_asset.take(context, pipeline, spec, partition)
-        begun = night_input.begin_input(pipeline, spec, night, again=True, start=start)
-        return begun.workers
+        return night_input.begin_input(pipeline, spec, night, again=True).workers
 
     return asset_steps.patiently(context, pipeline, spec, partition, begin)
 
