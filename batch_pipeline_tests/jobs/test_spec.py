@@ -116,6 +116,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "kinds": [],
         "group": None,
         "run_tags": {},
+        "resources": {"cpu": None, "memory": None},
+        "spread": 1,
         "pool": None,
         "automation_condition": None,
         "freshness": None,
