@@ -23,6 +23,7 @@ from batch_pipeline_tests.end_to_end.spread_night import (
     DAY,
     LEASE_SECONDS,
     QUEUE,
+    TICK_SECONDS,
     SpreadNight,
     night_of_two_workers,
 )
@@ -53,7 +54,7 @@ def hunted_over_a_bucket(
             for _ in range(blows):
                 if hunt.goes_on():
                     hunt.strike()
-            night.wait("the report", night.tick, PATIENCE_SECONDS)
+            night.wait_for_report(PATIENCE_SECONDS)
             documents = {DAY: night.documents}
             hunt.figures.add(check_nights(sim, night.pipeline(), night.spec, documents, QUEUE))
     return hunt.figures
@@ -73,7 +74,7 @@ class Hunt:
         while time.monotonic() < until:
             if self._night.tick():
                 return False
-            time.sleep(0.2)
+            time.sleep(TICK_SECONDS)
         return True
 
     def strike(self) -> None:
@@ -112,7 +113,7 @@ class Hunt:
         until = time.monotonic() + self._dice.uniform(*FREEZE_SECONDS)
         while time.monotonic() < until:
             self._night.tick()
-            time.sleep(0.2)
+            time.sleep(TICK_SECONDS)
         for group in groups:
             os.killpg(group, signal.SIGCONT)
         self.figures.freezes += len(groups)

@@ -41,6 +41,8 @@ from batch_pipeline_tests.stores import FaultProxy, new_bucket, running_proxy, r
 from batch_pipeline_tests.support import documents, nightly_job, settings, write_rows
 
 DAY = "2026-01-02"
+# A tick takes a tenth of a second of CPU.
+TICK_SECONDS = 1.0
 FILES = 8
 LEASE_SECONDS = 4.0
 QUEUE = 3_000
@@ -84,11 +86,17 @@ class SpreadNight:
                     self.repeated.append(request.tags)
         return self.job.materialized(COST_REPORT, DAY)
 
-    def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
+    def wait_for_report(self, seconds: float) -> None:
+        """Tick until the night is over."""
+        self.wait("the report", self.tick, seconds, TICK_SECONDS)
+
+    def wait(
+        self, what: str, ready: Callable[[], bool], seconds: float, pause: float = 0.1
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s\n{self.log()}"
-            time.sleep(0.1)
+            time.sleep(pause)
 
     def log(self) -> str:
         return self.cluster.log()

@@ -49,7 +49,7 @@ def test_a_night_of_two_workers_survives_the_end_of_one(
         left = list(holders.killed.temporary.glob("batch_pipeline-*/*"))
         assert left, "it died with files of a piece"
         holders.killed.start_worker()
-        night.wait("the report", night.tick, PATIENCE_SECONDS)
+        night.wait_for_report(PATIENCE_SECONDS)
         assert night.repeated, "a run was asked for in place of the one that lost its worker"
         assert not [path for path in left if path.exists()], "the next one sweeps its files"
         for machine in workers:
