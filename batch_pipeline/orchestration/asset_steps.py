@@ -103,14 +103,13 @@ def at_work(
                 outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            known = storage_errors.explain(error, pipeline.settings.home)
-            told = isinstance(error, BatchPipelineError | ApiFailure) or known is None
-            failed = error if told else known
-            # A store that has failed for minutes comes back, as the API does.
-            store_is_out = pipeline.settings.home_is_remote and isinstance(failed, StorageError)
+            # A store that has failed for minutes comes back, as the API does; what it refuses does
+            # not, and is another error.
+            store_is_out = pipeline.settings.home_is_remote and isinstance(error, StorageError)
             if is_outage(error) or store_is_out:
                 context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
-            if told:
+            known = storage_errors.explain(error, pipeline.settings.home)
+            if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
 

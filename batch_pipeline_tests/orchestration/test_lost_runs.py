@@ -217,7 +217,9 @@ def test_a_run_that_failed_for_a_reason_is_not_asked_for_again(
     job = nightly(input={"path": str(tmp_path / "nowhere" / "{partition}" / "*.jsonl")})
     failed = job.launch(nights[0])
     assert not failed.success
-    assert job.instance.get_run_by_id(failed.run_id).tags[FAILED_TAG] == "Failure"
+    run = job.instance.get_run_by_id(failed.run_id)
+    assert run is not None
+    assert run.tags[FAILED_TAG] == "Failure"
     tick = job.tick()
     assert (tick.run_requests, tick.skip_message) == ([], "no night is under way")
 
