@@ -159,7 +159,7 @@ def ours(_target: Path) -> None:
     pipeline = Pipeline(Settings.from_environment())
     spec = find_job(pipeline.settings.jobs_dir, "bench")
     night = steps.open_night(pipeline, spec, "all")
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     with timed():
         collected = steps.collect_ended(pipeline, spec, night)
     assert collected == len(list(_listed())), collected

@@ -101,7 +101,7 @@ def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, Night
     for state in states:
         table.add_row(
             f"{state.night.job} {state.night.partition}",
-            state.night.account,
+            state.night.owner,
             word_of(found[state.night.id].kind),
             f"{state.items:,}",
             f"{state.settled / state.items:.0%}" if state.items else "n/a",

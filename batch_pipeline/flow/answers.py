@@ -117,7 +117,7 @@ def answer_paths(
 
 
 def _folder(night: Night) -> str:
-    return paths.answers(night.job, night.partition, night.account)
+    return paths.answers(night.job, night.partition, night.owner)
 
 
 def next_suffix(submission: submissions.Submission) -> str:

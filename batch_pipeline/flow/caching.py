@@ -73,7 +73,7 @@ def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
 def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
     prefix = places.prefix_key(declaration)
     with pipeline.ledger.read() as connection:
-        found = cache_prefixes.find(connection, night.account, prefix)
+        found = cache_prefixes.find(connection, night.owner, prefix)
         at = now(connection)
     if found is not None and (
         found.tokens is not None or at - found.counted_at < COUNT_AGAIN_SECONDS
@@ -86,8 +86,8 @@ def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
         problem = str(failure)
     with pipeline.ledger.write() as connection:
         model = declaration.model_id
-        cache_prefixes.record(connection, night.account, prefix, model, tokens, problem)
-        found = cache_prefixes.find(connection, night.account, prefix)
+        cache_prefixes.record(connection, night.owner, prefix, model, tokens, problem)
+        found = cache_prefixes.find(connection, night.owner, prefix)
     assert found is not None
     log.info("%s %s: caching: %s", night.job, night.partition, found.describe())
 
@@ -191,7 +191,7 @@ def _latest_wait(connection: Connection, night: Night, queue: int) -> float:
         return math.inf
     waiting = shards.waiting_by_engine(connection, night.id).get("batch", 0)
     rounds = math.ceil((waiting + night.open_requests) / queue) + 1
-    turnaround = outlook.measured_turnaround(connection, night.account)
+    turnaround = outlook.measured_turnaround(connection, night.owner)
     return night.deadline_at - rounds * turnaround.seconds
 
 
@@ -201,12 +201,12 @@ def standing_of(
     """What the ledger knows of the prefixes of a batch; `queue` as in `waits_for`."""
     at = now(connection)
     latest = _latest_wait(connection, night, queue)
-    models = cached_models(connection, spec, night.account, shard)
+    models = cached_models(connection, spec, night.owner, shard)
     measured = _measured(connection, night)
     standing = Standing(
         at, {name: measured.get(name, NOTHING_CACHED) for name in models}, warm_up_until=latest
     )
-    warm_up = cache_prefixes.latest_warm_up(connection, night.account, warmed_as(spec))
+    warm_up = cache_prefixes.latest_warm_up(connection, night.owner, warmed_as(spec))
     if warm_up is None:
         return standing
     since = warm_up.intent_at

@@ -10,10 +10,12 @@ import os
 import signal
 import socket
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -156,11 +158,16 @@ def delayed_signals(ask: Callable[[], None]) -> Iterator[None]:
         signal.raise_signal(received[0])
 
 
-def is_gone(owner: str) -> bool:
+def this_holder() -> str:
+    """A name for this process in claims, `machine:pid:random`, by which `is_gone` knows it."""
+    return f"{_machine()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def is_gone(holder: str) -> bool:
     """Whether the process that holds a claim has ended; False for processes of other machines."""
-    host, _, rest = owner.partition(":")
+    machine, _, rest = holder.partition(":")
     pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdecimal():
+    if machine != _machine() or not pid.isdecimal():
         return False
     try:
         os.kill(int(pid), 0)
@@ -169,3 +176,13 @@ def is_gone(owner: str) -> bool:
     except OSError:
         return False
     return False
+
+
+def _machine() -> str:
+    """The host, and the pid namespace: containers of one host may share its name, and a pid of one
+    of them says nothing in another."""
+    try:
+        namespace = f".{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        namespace = ""
+    return socket.gethostname() + namespace

@@ -232,7 +232,7 @@ def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: 
         raise InputDataError(
             f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
             f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "
-            f"account {night.account!r} first."
+            f"account {night.owner!r} first."
         )
 
 
@@ -242,6 +242,6 @@ def _start_over(pipeline: Pipeline, night: Night, former: Account) -> str:
         # Raw lines of the API are kept for ever; a simulator's must not lie among them.
         pipeline.files.remove(paths.raw(night.job, night.partition))
         pipeline.files.remove(paths.raw_realtime(night.job, night.partition))
-    note = f"this night was {what} before; it starts over under account {night.account!r}"
+    note = f"this night was {what} before; it starts over under account {night.owner!r}"
     log.warning("%s %s: %s", night.job, night.partition, note)
     return note

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import cached_property
@@ -12,6 +9,7 @@ from typing import Self
 
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
+from batch_pipeline.flow.concurrency import this_holder
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.accounts import Account
@@ -24,7 +22,7 @@ from batch_pipeline.storage.files import Files
 
 
 class Pipeline:
-    """Access to a home: settings, files, ledger and API. `owner` marks its claims in the ledger.
+    """Access to a home: settings, files, ledger and API. `holder` marks its claims in the ledger.
 
     A context manager, which closes what it has opened: only then is a SQLite ledger whole in its
     one file. Ledger and API are opened on first use. An API that was given, or that `open_api`
@@ -39,7 +37,7 @@ class Pipeline:
         open_api: Callable[[], Api] | None = None,
     ) -> None:
         self.settings = settings
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.holder = this_holder()
         self._given_api = api
         self._open_api = open_api
         self._limiters: dict[str, Limiter] = {}

@@ -76,7 +76,7 @@ def carry_out(pipeline: Pipeline, night: Night) -> None:
 
     Where a file is lost, the results folder is marked to be built again.
     """
-    owner = f"{pipeline.owner}:{uuid.uuid4().hex[:8]}"
+    holder = f"{pipeline.holder}:{uuid.uuid4().hex[:8]}"
     lease_seconds = pipeline.settings.lease_seconds
     while pipeline.files.is_remote:
         with pipeline.ledger.read() as connection:
@@ -84,15 +84,15 @@ def carry_out(pipeline: Pipeline, night: Night) -> None:
                 return
         with pipeline.ledger.write() as connection:
             mine = publications.claim(
-                connection, night.job, night.partition, owner, lease_seconds, is_gone
+                connection, night.job, night.partition, holder, lease_seconds, is_gone
             )
         if mine is None:
             time.sleep(LOOK_SECONDS)
             continue
-        with _held(pipeline, mine, owner) as keep:
+        with _held(pipeline, mine, holder) as keep:
             lost = _move(pipeline.files, mine, keep)
             with pipeline.ledger.write() as connection:
-                if publications.done(connection, mine.id, owner) and lost:
+                if publications.done(connection, mine.id, holder) and lost:
                     log.error("%s %s: lost in the home: %s", mine.job, mine.partition, lost)
                     shown = nights.shown_night(connection, mine.job, mine.partition)
                     if shown is not None:
@@ -150,12 +150,12 @@ def _move(files: Files, publication: Publication, go_on: Callable[[], bool]) -> 
 
 
 @contextmanager
-def _held(pipeline: Pipeline, mine: Publication, owner: str) -> Iterator[Callable[[], bool]]:
+def _held(pipeline: Pipeline, mine: Publication, holder: str) -> Iterator[Callable[[], bool]]:
     """Extend a claim while the block runs, and give it up where the block fails."""
 
     def keep(seconds: float = pipeline.settings.lease_seconds) -> bool:
         with pipeline.ledger.write() as connection:
-            return publications.keep(connection, mine.id, owner, seconds)
+            return publications.keep(connection, mine.id, holder, seconds)
 
     try:
         with beating(f"publication-{mine.id}", pipeline.settings.lease_seconds / 4, keep):

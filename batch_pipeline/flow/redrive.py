@@ -158,7 +158,7 @@ def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
         )
     if shown is not None and shown.id != night.id:
         raise UsageError(
-            f"{spec.name} {partition}: the dead letters shown are of account {shown.account!r}, "
+            f"{spec.name} {partition}: the dead letters shown are of account {shown.owner!r}, "
             f"not of {account!r}; {run} takes the night over first."
         )
     return night

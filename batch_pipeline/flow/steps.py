@@ -68,7 +68,7 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
     The person who starts a night is taken to have seen to their causes.
     """
     with pipeline.ledger.write() as connection:
-        accounts.probe_at_once(connection, night.account)
+        accounts.probe_at_once(connection, night.owner)
         nights.update_night(connection, night.id, refused=None)
         refusals.forget(connection, night.id)
         transitions.download_at_once(connection, night.id)
@@ -88,7 +88,7 @@ def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | 
     awaited = copies.settle(pipeline, spec, night)
     night, snapshot = plan.current(pipeline, night)
     if awaited is not None:
-        facts = Facts(night.job, night.partition, night.account, waits_for=awaited)
+        facts = Facts(night.job, night.partition, night.owner, waits_for=awaited)
         return Waiting(state_of(facts), night.open_requests)
     if night.revision != before.revision:
         night_input.keep_estimate(pipeline, spec, night, snapshot)
@@ -118,7 +118,7 @@ def submit(
 
     `meanwhile` is called again and again while calls are made.
     """
-    _ask(pipeline, night.account, reconciliation.reconcile)
+    _ask(pipeline, night.owner, reconciliation.reconcile)
     awaits = reuse_answers(pipeline, spec, night)
     if awaits is not None:
         return Submitted(0, awaits)
@@ -126,7 +126,7 @@ def submit(
     with pipeline.ledger.read() as connection:
         gates = night_gates.gates_of(connection, spec, Declaration.of(spec), night)
     if gates.declaration_changed or not gates.judged or gates.pilot is not None:
-        facts = Facts(night.job, night.partition, night.account, gates=gates)
+        facts = Facts(night.job, night.partition, night.owner, gates=gates)
         return Submitted(0, Waiting(state_of(facts), progress(pipeline, night).waiting))
     night = plan.take_back_too_large(pipeline, spec, night)
     _plan(pipeline, spec, night, snapshot)

@@ -44,6 +44,11 @@ class Account:
     workspace: str | None = None
     key_workspace: str | None = None
     unanswered: dict[str, Any] | None = None
+    owner: str | None = None
+    organisation: str | None = None
+    sends: bool = True
+    organisation_id: str | None = None
+    refused: dict[str, Any] | None = None
 
     def probe_is_due(self, at: float) -> bool:
         """Whether a paused account is to be tried at a time."""

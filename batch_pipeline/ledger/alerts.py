@@ -88,11 +88,11 @@ def known(connection: Connection, causes: Iterable[NewAlert]) -> set[tuple[int, 
     found = asked & {(row.night_id, row.cause) for row in rows}
     for cause in wanted:
         if cause.account_wide and (cause.night_id, cause.cause) not in found:
-            account = sa.select(night.account).where(night.id == cause.night_id)
+            account = sa.select(night.owner).where(night.id == cause.night_id)
             query = (
                 sa.select(alert.id)
                 .join(tables.night, night.id == alert.night_id)
-                .where(alert.cause == cause.cause, night.account == account.scalar_subquery())
+                .where(alert.cause == cause.cause, night.owner == account.scalar_subquery())
             )
             if connection.execute(query).first() is not None:
                 found.add((cause.night_id, cause.cause))

@@ -22,12 +22,12 @@ from batch_pipeline.wording import moment
 
 @dataclass(frozen=True)
 class Night:
-    """One partition of one job under one account."""
+    """One partition of one job, and whose it is."""
 
     id: int
     job: str
     partition: str
-    account: str
+    owner: str
     created_at: float
     snapshot_id: int | None
     open_requests: int
@@ -53,6 +53,12 @@ class Night:
     waits_for: str | None = None
     held_twins: int = 0
     output: dict[str, Any] | None = None
+    # Accounts that may send it; NULL: its owner alone.
+    accounts: list[str] | None = None
+    # Why its last run ended without success; see `flow.failures`. NULL: it did not.
+    failure: dict[str, Any] | None = None
+    # When its submission was last asked for.
+    asked_at: float | None = None
 
     @property
     def unplanned(self) -> int:
@@ -72,12 +78,12 @@ class Night:
         )
 
 
-def find_night(connection: Connection, job: str, partition: str, account: str) -> Night | None:
+def find_night(connection: Connection, job: str, partition: str, owner: str) -> Night | None:
     return _night(
         connection,
         tables.night.c.job == job,
         tables.night.c.partition == partition,
-        tables.night.c.account == account,
+        tables.night.c.owner == owner,
     )
 
 
@@ -97,17 +103,17 @@ def get_night(connection: Connection, night_id: int) -> Night:
     return night
 
 
-def open_night(connection: Connection, job: str, partition: str, account: str) -> Night:
+def open_night(connection: Connection, job: str, partition: str, owner: str) -> Night:
     """The night, added if it is new."""
-    night = find_night(connection, job, partition, account)
+    night = find_night(connection, job, partition, owner)
     if night is not None:
         return night
     connection.execute(
         sa.insert(tables.night).values(
-            job=job, partition=partition, account=account, created_at=now(connection)
+            job=job, partition=partition, owner=owner, created_at=now(connection)
         )
     )
-    night = find_night(connection, job, partition, account)
+    night = find_night(connection, job, partition, owner)
     assert night is not None
     return night
 
@@ -117,7 +123,7 @@ def list_nights(
     *,
     job: str | None = None,
     partition: str | None = None,
-    account: str | None = None,
+    owner: str | None = None,
     completed_since: float | None = None,
 ) -> list[Night]:
     """Nights, oldest partition first."""
@@ -126,11 +132,13 @@ def list_nights(
         query = query.where(tables.night.c.job == job)
     if partition is not None:
         query = query.where(tables.night.c.partition == partition)
-    if account is not None:
-        query = query.where(tables.night.c.account == account)
+    if owner is not None:
+        query = query.where(tables.night.c.owner == owner)
     if completed_since is not None:
         query = query.where(tables.night.c.completed_at >= completed_since)
-    return [Night(**row) for row in connection.execute(query).mappings()]
+    return [
+        Night(**tables.by_key(tables.night, row)) for row in connection.execute(query).mappings()
+    ]
 
 
 def update_night(connection: Connection, night_id: int, **values: Any) -> None:
@@ -188,4 +196,4 @@ def show_night(connection: Connection, night: Night) -> None:
 
 def _night(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Night | None:
     row = connection.execute(sa.select(tables.night).where(*conditions)).mappings().first()
-    return None if row is None else Night(**row)
+    return None if row is None else Night(**tables.by_key(tables.night, row))

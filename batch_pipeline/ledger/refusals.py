@@ -159,7 +159,7 @@ def split(connection: Connection, shard: Shard, parts: Sequence[NewShard]) -> bo
 
 
 def set_aside(
-    connection: Connection, shard: Shard, row: NewShard, refusal: Refusal, owner: str
+    connection: Connection, shard: Shard, row: NewShard, refusal: Refusal, holder: str
 ) -> None:
     """Make the row at fault a shard that has ended, with the refusal as its result; several rows
     with one of its messages each.
@@ -170,7 +170,7 @@ def set_aside(
     alone = shards.by_manifest(connection, shard.night_id, row.manifest)
     night = nights.get_night(connection, shard.night_id)
     submission = transitions.claim(
-        connection, alone, night, State.ENDED, owner, 0.0, usd_bound=Decimal(0)
+        connection, alone, night, State.ENDED, holder, 0.0, usd_bound=Decimal(0)
     )
     submissions.change(
         connection, tables.submission.c.id == submission.id, ended_at=now(connection)
@@ -184,7 +184,7 @@ def take_out(
     rows: NewShard,
     rest: NewShard | None,
     refusal: Refusal,
-    owner: str,
+    holder: str,
 ) -> bool:
     """Take rows out of a shard that was given back unsent; the rest, if there is any, waits.
 
@@ -196,7 +196,7 @@ def take_out(
     shards.set_shard_state(connection, shard.id, ShardState.DROPPED)
     if rest is not None:
         shards.insert(connection, shard.night_id, shard.snapshot_id, [rest], origin=shard.origin)
-    set_aside(connection, shard, rows, refusal, owner)
+    set_aside(connection, shard, rows, refusal, holder)
     return True
 
 

@@ -55,7 +55,7 @@ class Submission:
     requests: int
     usd_bound: Decimal
     state: State
-    owner: str
+    holder: str
     fence: int
     lease_until: float
     intent_at: float
@@ -190,7 +190,7 @@ def by_token(connection: Connection, account: str, token: str) -> Submission | N
 
 def _read(connection: Connection, query: sa.Select[Any]) -> list[Submission]:
     return [
-        Submission(**{**row, "state": State(row["state"])})
+        Submission(**{**tables.by_key(tables.submission, row), "state": State(row["state"])})
         for row in connection.execute(query).mappings()
     ]
 

@@ -61,7 +61,7 @@ def claim(
     shard: Shard,
     night: Night,
     state: State,
-    owner: str,
+    holder: str,
     lease_seconds: float,
     *,
     usd_bound: Decimal | None = None,
@@ -82,7 +82,7 @@ def claim(
             night_id=night.id,
             snapshot_id=shard.snapshot_id,
             pilot=shard.pilot,
-            account=night.account,
+            account=night.owner,
             engine=shard.engine,
             token=token,
             requests=shard.requests,
@@ -92,15 +92,15 @@ def claim(
             marked_models=None if marked_models is None else list(marked_models),
             warms=shard.warms,
             state=state.value,
-            owner=owner,
+            holder=holder,
             fence=1,
             lease_until=at + lease_seconds,
             intent_at=at,
-            mark_id=listed_batches.fresh_mark(connection, night.account),
+            mark_id=listed_batches.fresh_mark(connection, night.owner),
         )
     )
     shards.set_shard_state(connection, shard.id, ShardState.CLAIMED)
-    submission = submissions.by_token(connection, night.account, token)
+    submission = submissions.by_token(connection, night.owner, token)
     assert submission is not None
     return submission
 

@@ -42,14 +42,14 @@ def due(connection: Connection, spec: JobSpec, account: str | None = None) -> li
         return []
     since = now(connection) - STARTED_WITHIN_SECONDS
     complete = nights.list_nights(
-        connection, job=spec.input.job, account=account, completed_since=since
+        connection, job=spec.input.job, owner=account, completed_since=since
     )
     found = []
     for earlier in complete:
         at = earlier.completed_at
         if at is None or not earlier.published or earlier.rebuilding:
             continue
-        mine = nights.find_night(connection, spec.name, earlier.partition, earlier.account)
+        mine = nights.find_night(connection, spec.name, earlier.partition, earlier.owner)
         if mine is not None and (mine.held_at is not None or mine.pruned_at is not None):
             continue
         if mine is not None and mine.snapshot_id is not None:

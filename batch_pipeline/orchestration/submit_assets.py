@@ -183,7 +183,7 @@ def _try_pilot(
     try:
         verdict = steps.run_pilot(pipeline, spec, night)
     except ApiFailure as failure:
-        outage.note(pipeline, night.account, failure)
+        outage.note(pipeline, night.owner, failure)
         verdict = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -240,7 +240,7 @@ def _send(
         steps.meet_deadline(pipeline, spec, night)
         waiting = _submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
-        outage.note(pipeline, night.account, failure)
+        outage.note(pipeline, night.owner, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

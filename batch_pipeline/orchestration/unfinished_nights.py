@@ -44,7 +44,7 @@ def unfinished_nights(
     late = submissions.nights_with(connection, *LIVE)
     return [
         night
-        for night in nights.list_nights(connection, job=job, account=account)
+        for night in nights.list_nights(connection, job=job, owner=account)
         if night.snapshot_id is not None
         and (night.completed_at is None or night.partition in unshown or night.id in late)
     ]
@@ -81,7 +81,7 @@ def _facts(
     assert state.snapshot is not None
     short = budget.shortfall(connection, settings, spec, state.night) if state.waiting else None
     facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec))
-    probe = admission.probe_may_go(connection, state.night.account)
+    probe = admission.probe_may_go(connection, state.night.owner)
     return replace(
         facts,
         paused=None if probe else facts.paused,

@@ -244,7 +244,7 @@ def test_a_cache_that_has_grown_cold_is_warmed_up_again(
         run(pipeline, spec, PARTITION, wait=False)
     assert sent_with(pipeline) == [(1, "1h"), (20, "1h")]
     night = night_of(pipeline)
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     assert steps.collect_ended(pipeline, spec, night) == 1
     sim.age_cache(7_200)
     with pipeline.ledger.write() as connection:

@@ -284,8 +284,8 @@ def test_batches_from_before_a_pause_that_is_over_begin_no_other(
     steps.run_pilot(pipeline, spec, taken)
     steps.submit(pipeline, spec, taken)
     with pipeline.ledger.write() as connection:
-        accounts.pause_account(connection, taken.account, CREDIT)
-        accounts.lift_pause(connection, taken.account)
+        accounts.pause_account(connection, taken.owner, CREDIT)
+        accounts.lift_pause(connection, taken.owner)
     assert run(make_pipeline(), spec, PARTITION).complete
     assert_bought_once(sim, pipeline, spec, 6)
 

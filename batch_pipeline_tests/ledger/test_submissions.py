@@ -404,7 +404,7 @@ def test_real_time_shards_have_one_holder_at_a_time(ledger: Ledger, clock: Clock
         second = admission.begin_calls(connection, night, shard, "you", LIMITS)
         assert isinstance(second, Intent)
         assert second.submission.id == first.submission.id
-        assert (second.submission.owner, second.submission.fence) == ("you", 2)
+        assert (second.submission.holder, second.submission.fence) == ("you", 2)
         assert not leases.keep_alive(connection, first.submission, 60)
         assert leases.keep_alive(connection, second.submission, 60)
         assert begin(connection, night) == Waiting(None)

@@ -156,7 +156,7 @@ def test_a_warning_is_shown_and_logged_once(
     ledger = Ledger(f"sqlite:///{environment}/ledger.sqlite")
     with ledger.write() as connection:
         [night] = ledger_nights.list_nights(connection, job="review")
-        accounts.pause_account(connection, night.account, "pay first")
+        accounts.pause_account(connection, night.owner, "pay first")
     ledger.close()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -254,7 +254,7 @@ def take_out(
         done = transitions.give_back(
             connection, submission, State.ABSENT, told
         ) and refusals.take_out(
-            connection, submission, taken, rest[0] if rest else None, refusal, pipeline.owner
+            connection, submission, taken, rest[0] if rest else None, refusal, pipeline.holder
         )
         # As a probe of a paused account it told nothing: another shard goes instead.
         accounts.probe_at_once(connection, submission.account)

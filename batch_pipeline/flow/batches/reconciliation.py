@@ -166,7 +166,7 @@ def _waited(pipeline: Pipeline, submission: Submission, begun: float) -> float:
     and what passed since it first looked, by a clock that is never set."""
     assert submission.window_from is not None
     # What this process has lost itself, it has lost a moment ago.
-    mine = submission.owner == pipeline.owner
+    mine = submission.holder == pipeline.holder
     before = 0.0 if mine else max(0.0, begun - submission.window_from)
     first = _waits.setdefault((submission.token, submission.window_from), (before, steady()))
     return first[0] + steady() - first[1]

@@ -101,7 +101,7 @@ def _split(pipeline: Pipeline, night: Night, shard: Shard, *, sent: bool) -> Non
     with pipeline.ledger.write() as connection:
         done = refusals.split(connection, shard, parts)
         if done and found is not None:
-            refusals.set_aside(connection, shard, found, refusal, pipeline.owner)
+            refusals.set_aside(connection, shard, found, refusal, pipeline.holder)
     if not done:
         # Another process has split it, or planned its requests anew.
         for part in filter(None, [found, *parts]):

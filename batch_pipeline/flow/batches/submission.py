@@ -127,8 +127,8 @@ def _submit(
     while not stop.is_set():
         refused_shards.split_all(pipeline, night)
         with pipeline.ledger.write() as connection:
-            transitions.reap(connection, night.account)
-            intent = admission.begin(connection, night, pipeline.owner, limits, read_gates)
+            transitions.reap(connection, night.owner)
+            intent = admission.begin(connection, night, pipeline.holder, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
         sent = _send(pipeline, night, intent, stop)

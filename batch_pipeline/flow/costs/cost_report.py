@@ -102,7 +102,7 @@ def build_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     return Report(
         job=night.job,
         partition=night.partition,
-        account=night.account,
+        account=night.owner,
         simulated=state.account.simulated,
         complete=state.complete,
         model=PricedModel(
@@ -173,7 +173,7 @@ def _avoided(
     if state.snapshot is None or not state.snapshot.avoided:
         return ()
     night = state.night
-    tokens = tokens_without_api(pipeline, spec, night.partition, price, night.account)
+    tokens = tokens_without_api(pipeline, spec, night.partition, price, night.owner)
     return avoided.priced(state.snapshot, declaration, tokens, price, way_of(spec))
 
 
@@ -266,7 +266,7 @@ def _priced(
 
 def _trend(connection: Connection, declared: Declared, night: Night) -> tuple[NightCost, ...]:
     """The job's latest nights of this account up to this one, oldest first."""
-    every = nights.list_nights(connection, job=night.job, account=night.account)
+    every = nights.list_nights(connection, job=night.job, owner=night.owner)
     order = {each.id: order_of(declared, each.partition, each.created_at) for each in every}
     latest = sorted(
         (each for each in every if order[each.id] <= order[night.id]),

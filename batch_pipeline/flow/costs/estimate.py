@@ -151,9 +151,9 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     declaration = Declaration.of(spec)
     left = unbought(pipeline, pipeline.files, snapshot, night, 0)
     price = price_for(spec)
-    found = experience.find(pipeline, spec, night.partition, night.account, declaration, price)
+    found = experience.find(pipeline, spec, night.partition, night.owner, declaration, price)
     tokens = known_tokens(spec, left, found, None)
-    partition, account = night.partition, night.account
+    partition, account = night.partition, night.owner
     known = left, tokens, found
     return _assembled(pipeline, spec, partition, account, night, snapshot, known, [])
 
@@ -199,7 +199,7 @@ def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, st
     except (UsageError, ApiError, AccountError) as error:
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
-        account = pipeline.settings.account if shown is None else shown.account
+        account = pipeline.settings.account if shown is None else shown.owner
         why = "there is no key" if isinstance(error, NoCredentialsError) else str(error)
         return account, f"the API was not asked to count tokens: {why}"
 

@@ -169,7 +169,7 @@ def tokens_without_api(
     if account is None:
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
-        account = pipeline.settings.account if shown is None else shown.account
+        account = pipeline.settings.account if shown is None else shown.owner
     declaration = Declaration.of(spec)
     found = experience.find(pipeline, spec, partition, account, declaration, price)
     return known_tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)

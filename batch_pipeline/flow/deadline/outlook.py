@@ -77,12 +77,12 @@ def of_night(
         room=max(0, queue.room),
         queue=queue.limit,
         turnaround=_turnaround(connection, night),
-        speed=measured_speed(connection, night.job, night.account, spec.realtime.concurrency),
+        speed=measured_speed(connection, night.job, night.owner, spec.realtime.concurrency),
         unplanned=night.open_requests,
         slowest=_slowest(connection, state, taken),
         moved=night.realtime_since is not None,
         poll_seconds=settings.poll_seconds,
-        cancel_seconds=_measured_cancel(connection, night.account),
+        cancel_seconds=_measured_cancel(connection, night.owner),
         optional=[s.id for s in state.live if s.state is State.ACCEPTED and s.shard_id in optional],
     )
 
@@ -150,7 +150,7 @@ def measured_speed(connection: Connection, job: str, account: str, concurrency: 
 
 
 def _turnaround(connection: Connection, night: Night) -> Turnaround:
-    batches = _latest_batches(connection, night.account)
+    batches = _latest_batches(connection, night.owner)
     own = [batch for batch in batches if batch.night_id == night.id]
     return usual_turnaround([_took(b) for b in (own if len(own) >= OWN_BATCHES else batches)])
 

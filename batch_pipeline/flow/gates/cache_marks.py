@@ -93,7 +93,7 @@ def read_marks(spec: JobSpec) -> ReadMarks:
         many = shard.requests >= CALLS_FOR_A_WRITE * spec.realtime.concurrency
         if shard.engine == "batch" or not many:
             return NO_MARKS
-        return marked("5m", cached_models(connection, spec, night.account, shard))
+        return marked("5m", cached_models(connection, spec, night.owner, shard))
 
     return read
 

@@ -92,7 +92,7 @@ def show(pipeline: Pipeline, spec: JobSpec, partition: str, item_id: str) -> Ite
                 f"--partition {partition} --id …` shows what would be asked."
             )
         snapshot = snapshots.get_snapshot(connection, night.snapshot_id)
-        simulated = accounts.get_account(connection, night.account).simulated
+        simulated = accounts.get_account(connection, night.owner).simulated
     item, notes = None, []
     if night.pruned_at is None:
         item = snapshot_rows.by_id(pipeline.files, snapshot, item_id)
@@ -112,7 +112,7 @@ def show(pipeline: Pipeline, spec: JobSpec, partition: str, item_id: str) -> Ite
     return Item(
         job=spec.name,
         partition=partition,
-        account=night.account,
+        account=night.owner,
         simulated=simulated,
         id=item_id,
         source=None if item is None else item.source,

@@ -123,7 +123,7 @@ def _page(
 ) -> PilotPage:
     with pipeline.ledger.read() as connection:
         given = approvals.of_night(connection, night.id)
-        simulated = accounts.get_account(connection, night.account).simulated
+        simulated = accounts.get_account(connection, night.owner).simulated
     declaration = Declaration.from_json(snapshot.declaration)
     sampled = _sampled(pipeline, night, snapshot)
     fields = value_distribution.of(declaration.output_schema, _parsed(sampled))

@@ -113,7 +113,7 @@ def new_shard(
 ) -> NewShard:
     """The shard of the requests in a manifest, which is written; `bound` returns the most in USD
     that they can cost, given what `sizes_of` returns."""
-    folder = paths.manifests(night.job, night.partition, night.account)
+    folder = paths.manifests(night.job, night.partition, night.owner)
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     manifests.write(pipeline.files, path, table)
     size, parts = sizes_of(table, declaration), parts_of(table, declaration)

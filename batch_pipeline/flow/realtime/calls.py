@@ -58,7 +58,7 @@ def send_calls(pipeline: Pipeline, spec: JobSpec, night: Night, shard: Shard) ->
     limits = budget.limits(pipeline, spec, night)
     with pipeline.ledger.write() as connection:
         intent = admission.begin_calls(
-            connection, night, shard, pipeline.owner, limits, night_gates.read_gates(spec)
+            connection, night, shard, pipeline.holder, limits, night_gates.read_gates(spec)
         )
     if isinstance(intent, Waiting):
         return intent
@@ -95,7 +95,7 @@ def send_all(
         limits = budget.limits(pipeline, spec, night)
         with pipeline.ledger.write() as connection:
             intent = admission.begin_next_calls(
-                connection, night, pipeline.owner, limits, read_gates
+                connection, night, pipeline.holder, limits, read_gates
             )
         return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
 
@@ -123,7 +123,7 @@ def send_all(
 def close_abandoned(pipeline: Pipeline, night: Night) -> int:
     """Close the real-time shards of a held night whose process is gone; returns their number."""
     with pipeline.ledger.write() as connection:
-        return admission.close_abandoned_calls(connection, night, pipeline.owner)
+        return admission.close_abandoned_calls(connection, night, pipeline.holder)
 
 
 def _opened(pipeline: Pipeline, spec: JobSpec, night: Night, intent: Intent) -> OpenShard:
@@ -213,11 +213,11 @@ def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
     """
     if engine.proved:
         engine.proved = False
-        accounts.lift_pause(connection, night.account)
+        accounts.lift_pause(connection, night.owner)
     if engine.refusal is None:
         return
     if refuses_account(engine.refusal):
-        accounts.pause_account(connection, night.account, str(engine.refusal))
+        accounts.pause_account(connection, night.owner, str(engine.refusal))
     else:
         told = str(engine.refusal)
         page = engine.refusal.error_type is None

@@ -145,7 +145,7 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             refused=None,
         )
         shown = nights.shown_night(connection, part.job, part.partition)
-        if shown is None or shown.account == SIMULATOR_ACCOUNT:
+        if shown is None or shown.owner == SIMULATOR_ACCOUNT:
             nights.show_night(connection, night)
     _settle(pipeline, pipeline.refreshed(night), lost, spec)
 

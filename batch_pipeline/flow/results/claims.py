@@ -101,7 +101,7 @@ def claimed(pipeline: Pipeline, night: Night) -> Generator[Submission]:
             submission = leases.claim_ended(
                 connection,
                 night.id,
-                pipeline.owner,
+                pipeline.holder,
                 pipeline.settings.lease_seconds,
                 after=after,
                 is_gone=is_gone,
@@ -120,7 +120,7 @@ def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
 
     def beat() -> bool:
         with pipeline.ledger.write() as connection:
-            leases.keep_claim(connection, submission, pipeline.owner, seconds)
+            leases.keep_claim(connection, submission, pipeline.holder, seconds)
         return True
 
     try:
@@ -129,4 +129,4 @@ def _held(pipeline: Pipeline, submission: Submission) -> Iterator[None]:
     finally:
         # Where the ledger cannot be written now, the claim ends when its lease runs out.
         with contextlib.suppress(sa.exc.DBAPIError), pipeline.ledger.write() as connection:
-            leases.release_claim(connection, submission, pipeline.owner)
+            leases.release_claim(connection, submission, pipeline.holder)

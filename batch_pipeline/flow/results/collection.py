@@ -235,7 +235,7 @@ def _answers_file(pipeline: Pipeline, night: Night, submission: Submission, stag
     The ledger names that file with the transaction that collects. Until then nothing reads it: it
     has a name of its own, so that two collectors do not write the same.
     """
-    folder = paths.answers(night.job, night.partition, night.account)
+    folder = paths.answers(night.job, night.partition, night.owner)
     name = f"{submission.token}{night_answers.next_suffix(submission)}"
     if not pipeline.files.is_remote:
         return f"{folder}/{name}.parquet"

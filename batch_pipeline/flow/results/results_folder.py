@@ -55,8 +55,8 @@ def former_account(pipeline: Pipeline, night: Night) -> Account | None:
         shown = nights.shown_night(connection, night.job, night.partition)
         if shown is None or shown.id == night.id:
             return None
-        former = accounts.get_account(connection, shown.account)
-        mine = accounts.get_account(connection, night.account)
+        former = accounts.get_account(connection, shown.owner)
+        mine = accounts.get_account(connection, night.owner)
     if mine.simulated and not former.simulated:
         raise UsageError(
             f"{night.job} {night.partition} holds real answers of account {former.name!r}; the "
@@ -184,7 +184,7 @@ def _rebuilt(
         seen, night = night, nights.get_night(connection, night.id)
         if (redriven or further) and night.revision != seen.revision:
             raise _changed(night)
-        simulated = accounts.get_account(connection, night.account).simulated
+        simulated = accounts.get_account(connection, night.owner).simulated
         nights.update_night(connection, night.id, rebuilding=True)
         answered = answers.of_night(connection, night, snapshot, redriven)
     answered = replace(answered, files=[*answered.files, *further])

@@ -59,7 +59,7 @@ def settle(
             left = units.count() - count
             _write(units, seen.snapshot.folder, staged)
         pipeline.files.make_durable(staged)
-        folder = paths.answers(night.job, night.partition, night.account)
+        folder = paths.answers(night.job, night.partition, night.owner)
         name = f"{FILE_PREFIX}{uuid.uuid4().hex}.parquet"
         pipeline.files.publish(staged, f"{folder}/{name}")
     try:

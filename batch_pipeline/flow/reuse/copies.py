@@ -205,7 +205,7 @@ def _copy(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
 
 def _find(pipeline: Pipeline, spec: JobSpec, seen: View, target: Path) -> _Found:
     """Write copies for the open units of a night into a local file, if there are any."""
-    earlier = sources(pipeline, spec, seen.night.partition, seen.night.account)
+    earlier = sources(pipeline, spec, seen.night.partition, seen.night.owner)
     with pipeline.ledger.read() as connection:
         copied = any(f.name for f in answers_files.of_night(connection, seen.night.id))
     if not earlier and not copied:
@@ -278,7 +278,7 @@ def facts_of(origin: str, snapshot: str, documents: int, size: int) -> dict[str,
 def publish(pipeline: Pipeline, night: Night, staged: Path) -> str:
     """Give the file a name that nothing refers to before the transaction; returns its path."""
     pipeline.files.make_durable(staged)
-    folder = paths.answers(night.job, night.partition, night.account)
+    folder = paths.answers(night.job, night.partition, night.owner)
     path = f"{folder}/{FILE_PREFIX}{uuid.uuid4().hex}.parquet"
     pipeline.files.publish(staged, path)
     return path

@@ -44,7 +44,7 @@ def earlier_nights(
         return []
     window = partitions.keys_up_to(spec.partitions, partition, spec.reuse.nights + 1)[:-1]
     age = {key: number for number, key in enumerate(reversed(window))}
-    every = nights.list_nights(connection, job=spec.name, account=account)
+    every = nights.list_nights(connection, job=spec.name, owner=account)
     return sorted(
         (each for each in every if each.partition in age), key=lambda each: age[each.partition]
     )
@@ -68,7 +68,7 @@ def waits_for(connection: Connection, spec: JobSpec, night: Night) -> str | None
         return None
     under_way = (
         each.partition
-        for each in reversed(earlier_nights(connection, spec, night.partition, night.account))
+        for each in reversed(earlier_nights(connection, spec, night.partition, night.owner))
         if _is_under_way(connection, spec.alerts, each, at)
     )
     return next(under_way, None)
@@ -92,5 +92,5 @@ def _is_under_way(
 def _presses(connection: Connection, night: Night, at: float) -> bool:
     if night.deadline_at is None:
         return False
-    usual = outlook.measured_turnaround(connection, night.account).seconds
+    usual = outlook.measured_turnaround(connection, night.owner).seconds
     return night.deadline_at - at < ROUNDS * usual

@@ -63,7 +63,7 @@ def facts_of(
     facts = Facts(
         job=night.job,
         partition=night.partition,
-        account=night.account,
+        account=night.owner,
         complete=state.complete,
         held=night.held_at is not None,
         paused=state.account.paused_reason,

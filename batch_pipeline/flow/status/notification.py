@@ -112,7 +112,7 @@ def _messages(claimed: Sequence[Alert], found: dict[int, Night]) -> list[Message
         lines = [one_line(alert.message) for alert in group[:MOST_LINES]]
         if len(group) > MOST_LINES:
             lines.append(f"and {len(group) - MOST_LINES:,} more")
-        lines.append(f"Account {night.account}. Where it stands: batch-pipeline status {night.job}")
+        lines.append(f"Account {night.owner}. Where it stands: batch-pipeline status {night.job}")
         title = f"{night.job} {night.partition}: {TITLES.get(code, code)}"
         kind = "success" if code in GOOD else "failure" if code in BAD else "warning"
         messages.append(Message(title, "\n".join(lines), kind, tuple(group)))

@@ -128,7 +128,7 @@ class Progress:
     def calls_per_second(self) -> float:
         """Answers a second by the latest checkpoints, over all processes that make calls."""
         by_owner = {
-            s.owner: float(s.progress["per_second"])
+            s.holder: float(s.progress["per_second"])
             for s in self.live
             if s.state is State.CALLING and s.progress is not None
         }
@@ -278,7 +278,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     ended -= refusals.count_set_aside(connection, night_id)
     return Progress(
         night=night,
-        account=accounts.get_account(connection, night.account),
+        account=accounts.get_account(connection, night.owner),
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
@@ -305,11 +305,11 @@ def of_night(connection: Connection, night_id: int) -> Progress:
 
 
 def _prefixes(connection: Connection, night: Night, snapshot: Snapshot) -> tuple[CachePrefix, ...]:
-    if not cache_prefixes.are_known(connection, night.account):
+    if not cache_prefixes.are_known(connection, night.owner):
         return ()
     asked = Declaration.from_json(snapshot.declaration).by_route().values()
     keys = dict.fromkeys(map(prefix_key, asked))
-    found = (cache_prefixes.find(connection, night.account, key) for key in keys)
+    found = (cache_prefixes.find(connection, night.owner, key) for key in keys)
     return tuple(prefix for prefix in found if prefix is not None)
 
 
@@ -346,7 +346,7 @@ def as_json(progress: Progress) -> dict[str, Any]:
     return {
         "job": night.job,
         "partition": night.partition,
-        "account": night.account,
+        "account": night.owner,
         "items": progress.items,
         "succeeded": progress.succeeded,
         "dead_letter": progress.dead_letter,

@@ -82,7 +82,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Intent:
-    """A shard that this owner may send now; `probe`: to try an account that is paused."""
+    """A shard that this holder may send now; `probe`: to try an account that is paused."""
 
     submission: Submission
     shard: Shard
@@ -109,7 +109,7 @@ class _Decision:
 def begin(
     connection: Connection,
     night: Night,
-    owner: str,
+    holder: str,
     limits: Limits,
     read_gates: ReadGates,
 ) -> Intent | Waiting:
@@ -128,14 +128,14 @@ def begin(
         if found.wants_room:
             nights.update_night(connection, night.id, wanted_room_at=now(connection))
         return _waiting(connection, night, found, shards.requests_waiting(connection, night))
-    return _claim(connection, found, night, State.INTENT, owner, limits)
+    return _claim(connection, found, night, State.INTENT, holder, limits)
 
 
 def _decide(
     connection: Connection, night: Night, shard: Shard, limits: Limits, read_gates: ReadGates
 ) -> _Decision:
     """Whether a night's next shard may go now; a real-time one needs no room at the queue."""
-    probe = probe_may_go(connection, night.account)
+    probe = probe_may_go(connection, night.owner)
     if probe and shard.engine == "batch":
         shard = shards.cheapest_to_go(connection, night.id, "batch") or shard
     facts = facts_of(connection, night, probe=probe)
@@ -180,11 +180,11 @@ def facts_of(connection: Connection, night: Night, *, probe: bool = False) -> Fa
 
     To a `probe` the pause is no obstacle.
     """
-    account = accounts.get_account(connection, night.account)
+    account = accounts.get_account(connection, night.owner)
     return Facts(
         job=night.job,
         partition=night.partition,
-        account=night.account,
+        account=night.owner,
         held=night.held_at is not None,
         paused=None if probe else account.paused_reason,
         probe_at=account.probe_at,
@@ -205,7 +205,7 @@ def resting(connection: Connection, night: Night) -> Waiting | None:
 
 def unanswered(night: Night, failure: object, requests: int = 0) -> Waiting:
     """Why `requests` of a night wait after the API did not answer a call."""
-    facts = Facts(night.job, night.partition, night.account, unanswered=str(failure))
+    facts = Facts(night.job, night.partition, night.owner, unanswered=str(failure))
     return Waiting(state_of(facts), requests)
 
 
@@ -264,7 +264,7 @@ def _claim(
     found: _Decision,
     night: Night,
     state: State,
-    owner: str,
+    holder: str,
     limits: Limits,
 ) -> Intent:
     """Claim a shard, its bound reserved in the same transaction."""
@@ -273,7 +273,7 @@ def _claim(
         found.shard,
         night,
         state,
-        owner,
+        holder,
         limits.lease_seconds,
         usd_bound=found.bound,
         stated_prices=limits.money.stated_prices,
@@ -281,7 +281,7 @@ def _claim(
         marked_models=found.marks.models,
     )
     if found.probe:
-        accounts.take_probe(connection, night.account)
+        accounts.take_probe(connection, night.owner)
     return Intent(submission, found.shard, found.probe)
 
 
@@ -289,7 +289,7 @@ def begin_calls(
     connection: Connection,
     night: Night,
     shard: Shard,
-    owner: str,
+    holder: str,
     limits: Limits,
     read_gates: ReadGates = lambda _connection, _night, _shard: OPEN_GATES,
 ) -> Intent | Waiting:
@@ -301,11 +301,11 @@ def begin_calls(
         found = _decide(connection, night, shard, limits, read_gates)
         if not found.may_go:
             return _waiting(connection, night, found, shard.requests)
-        intent = _claim(connection, found, night, State.CALLING, owner, limits)
+        intent = _claim(connection, found, night, State.CALLING, holder, limits)
         takeovers.use(connection, night.id, found.bound)
         takeovers.settle(connection, night.id)
         return intent
-    probe = probe_may_go(connection, night.account)
+    probe = probe_may_go(connection, night.owner)
     stopped = closed(connection, night, probe=probe)
     if stopped is not None:
         return Waiting(stopped, shard.requests)
@@ -315,9 +315,9 @@ def begin_calls(
     if current.state is State.CALLING and current.lease_until > now(connection):
         return Waiting(running(CALLED_ELSEWHERE), shard.requests)
     if current.state is State.CALLING:
-        leases.take_over(connection, current, owner, limits.lease_seconds)
+        leases.take_over(connection, current, holder, limits.lease_seconds)
         if probe:
-            accounts.take_probe(connection, night.account)
+            accounts.take_probe(connection, night.owner)
     return Intent(submissions.get(connection, current.id), shard, probe)
 
 
@@ -361,7 +361,7 @@ def reserve_takeover(
 def begin_next_calls(
     connection: Connection,
     night: Night,
-    owner: str,
+    holder: str,
     limits: Limits,
     read_gates: ReadGates,
 ) -> Intent | Waiting:
@@ -381,7 +381,7 @@ def begin_next_calls(
         key=lambda shard: (shard.state is ShardState.WAITING, shard.id),
     )
     if free:
-        found = begin_calls(connection, night, free[0], owner, limits, read_gates)
+        found = begin_calls(connection, night, free[0], holder, limits, read_gates)
         if isinstance(found, Waiting):
             return replace(found, requests=sum(shard.requests for shard in free))
         return found
@@ -397,13 +397,13 @@ def abandoned_calls(connection: Connection, night: Night) -> list[Submission]:
     return [submission for submission in calling if submission.lease_until <= at]
 
 
-def close_abandoned_calls(connection: Connection, night: Night, owner: str) -> int:
+def close_abandoned_calls(connection: Connection, night: Night, holder: str) -> int:
     """End the abandoned real-time submissions of a held night, which no process goes on with.
 
     What was answered is collected then, the rest is open again. Returns the number ended.
     """
     closed_ = 0
     for submission in abandoned_calls(connection, night):
-        leases.take_over(connection, submission, owner, 0.0)
+        leases.take_over(connection, submission, holder, 0.0)
         closed_ += transitions.close(connection, submissions.get(connection, submission.id))
     return closed_

@@ -134,8 +134,8 @@ def spendings(
     if ceilings.job_month is None and ceilings.account_month is None:
         return
     month = _month(connection)
-    this_month = (submission.account == night.account, submission.intent_at >= month)
-    reserved = (tables.night.c.account == night.account, takeover.reserved_at >= month)
+    this_month = (submission.account == night.owner, submission.intent_at >= month)
+    reserved = (tables.night.c.owner == night.owner, takeover.reserved_at >= month)
     if ceilings.job_month is not None:
         of_job = sa.select(tables.night.c.id).where(tables.night.c.job == night.job)
         spent = _spending(connection, *this_month, submission.night_id.in_(of_job))

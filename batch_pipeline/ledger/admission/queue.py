@@ -98,7 +98,7 @@ def read_queue(
         account_used=_requests(connection, night),
         job_limit=job_limit,
         job_used=0 if job_limit is None else _requests(connection, night, of_job),
-        refused=refused_until(accounts.get_account(connection, night.account), at),
+        refused=refused_until(accounts.get_account(connection, night.owner), at),
         older_night=_older_night_that_wants_room(connection, night, at),
     )
 
@@ -109,7 +109,7 @@ def _requests(connection: Connection, night: Night, *narrowed: sa.ColumnElement[
         sa.select(sa.func.coalesce(sa.func.sum(tables.submission.c.requests), 0))
         .join(tables.night, tables.night.c.id == tables.submission.c.night_id)
         .where(
-            tables.submission.c.account == night.account,
+            tables.submission.c.account == night.owner,
             tables.submission.c.state.in_([state.value for state in IN_QUEUE]),
             *narrowed,
         )
@@ -121,7 +121,7 @@ def _older_night_that_wants_room(connection: Connection, night: Night, at: float
     row = connection.execute(
         sa.select(tables.night.c.job, tables.night.c.partition)
         .where(
-            tables.night.c.account == night.account,
+            tables.night.c.owner == night.owner,
             tables.night.c.wanted_room_at > at - ROOM_WANTED_SECONDS,
             tables.night.c.held_at.is_(None),
             sa.tuple_(tables.night.c.partition, tables.night.c.id)

@@ -47,7 +47,7 @@ def copy_ledger(ledger: Ledger, target: Path) -> dict[str, int]:
                 rows = source.execution_options(yield_per=ROWS_AT_ONCE).execute(sa.select(table))
                 copied[table.name] = 0
                 for some in rows.mappings().partitions(ROWS_AT_ONCE):
-                    sink.execute(sa.insert(table), [dict(row) for row in some])
+                    sink.execute(sa.insert(table), [tables.by_key(table, row) for row in some])
                     copied[table.name] += len(some)
         flush(part)
         part.rename(target)

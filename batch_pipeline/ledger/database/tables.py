@@ -21,6 +21,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
     String,
     Table,
     Text,
@@ -32,7 +33,7 @@ from batch_pipeline.pricing.tokens import TOKENS
 
 # Raised by a release that adds a table, a column or an index; `migrations` makes these in a ledger
 # of an older version.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 PICODOLLARS = Decimal(10) ** 12
 
 
@@ -68,6 +69,11 @@ def usd_sum(
 def usd_of(whole: int | Decimal, rest: int | Decimal) -> Decimal:
     """The amount in USD of two sums by `usd_sum`."""
     return Decimal(whole) + Decimal(rest) / PICODOLLARS
+
+
+def by_key(table: Table, row: RowMapping) -> dict[str, Any]:
+    """A row's values by Python's names; some columns have another one in the database."""
+    return {column.key: row[column] for column in table.columns}
 
 
 metadata = MetaData()
@@ -111,6 +117,29 @@ account = Table(
     Column("key_workspace", String(200)),
     # Since when the API does not answer, when it was asked last, and how it failed; NULL: it does.
     Column("unanswered", JSON(none_as_null=True)),
+    # Whose its answers are, and whose queue and rate limits it shares; NULL: its own.
+    Column("owner", String(100)),
+    Column("organisation", String(100)),
+    # False: an owner of nights whose accounts have other names; nothing is sent under it.
+    Column("sends", Boolean, nullable=False, default=True, server_default=sa.true()),
+    # The id of the organisation that the API named with its last answer.
+    Column("organisation_id", String(200)),
+    # The API refused its key: since when, and in which words; NULL: it did not.
+    Column("refused", JSON(none_as_null=True)),
+)
+
+# Organisations, whose accounts share one queue and one set of rate limits.
+organisation = Table(
+    "organisation",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    # Its id by the API's headers, from the first answer on; an account of another one is refused.
+    Column("api_id", String(200)),
+    # The API said that its queue is full: no batch is created before this time.
+    Column("wait_until", Double, nullable=False, default=0.0, server_default="0"),
+    # The limit of its queue in requests, as an admin key read it from the API, and when.
+    Column("limit_read", BigInteger),
+    Column("limit_read_at", Double),
 )
 
 night = Table(
@@ -119,7 +148,8 @@ night = Table(
     Column("id", Integer, primary_key=True),
     Column("job", String(200), nullable=False),
     Column("partition", String(200), nullable=False),
-    Column("account", ForeignKey("account.name"), nullable=False),
+    # Whose the night and its answers are; see `accounts`. The column is named as in older ledgers.
+    Column("account", ForeignKey("account.name"), key="owner", nullable=False),
     Column("created_at", Double, nullable=False),
     Column("snapshot_id", Integer),
     # Requests that are part of no shard yet; an upper bound until the next plan counts them.
@@ -164,8 +194,14 @@ night = Table(
     Column("storm_since", Double),
     # The last forecast of the deadline; see `flow.deadline`.
     Column("forecast", JSON),
+    # Names of the accounts that may send it, as of its last opening; NULL: its owner alone.
+    Column("accounts", JSON(none_as_null=True)),
+    # Why its last run ended without success: code, reason, remedy, time; NULL: it did not.
+    Column("failure", JSON(none_as_null=True)),
+    # When its submission was last asked for: by a run that includes it, or by a person.
+    Column("asked_at", Double),
     Column("completed_at", Double),
-    UniqueConstraint("job", "partition", "account"),
+    UniqueConstraint("job", "partition", "owner"),
 )
 
 snapshot = Table(
@@ -282,7 +318,7 @@ submission = Table(
     Column("requests", Integer, nullable=False),
     Column("usd_bound", Usd, nullable=False),
     Column("state", String(20), nullable=False),
-    Column("owner", String(200), nullable=False),
+    Column("owner", String(200), key="holder", nullable=False),
     Column("fence", Integer, nullable=False),
     Column("lease_until", Double, nullable=False),
     Column("intent_at", Double, nullable=False),
@@ -598,7 +634,7 @@ publication = Table(
     Column("partition", String(200), nullable=False),
     Column("steps", JSON, nullable=False),
     # Which process carries it out, and until when its claim holds.
-    Column("owner", String(200)),
+    Column("owner", String(200), key="holder"),
     Column("lease_until", Double),
     Index("publication_by_partition", "job", "partition", "id"),
 )
@@ -639,4 +675,51 @@ worker = Table(
     metadata,
     Column("run", String(100), primary_key=True),
     Column("alive_until", Double, nullable=False),
+)
+
+# The sensor's last ticks, for metrics: of each job the last one, the last that succeeded, and what
+# troubled the last one.
+tick = Table(
+    "tick",
+    metadata,
+    Column("job", String(200), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("ok_at", Double),
+    Column("trouble", Text),
+)
+
+# An input that several workers read, as long as it is not finished. `key`: what is read and how; a
+# run with the same key goes on with the pieces that are done.
+reading = Table(
+    "reading",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("night_id", ForeignKey("night.id"), nullable=False, unique=True),
+    Column("key", String(64), nullable=False),
+    # Names its folder in the home.
+    Column("token", String(16), nullable=False),
+    # How many pieces there are; NULL: the input is not cut yet.
+    Column("pieces", Integer),
+    Column("codec", String(20), nullable=False),
+    # Why the input cannot be read.
+    Column("problem", JSON(none_as_null=True)),
+    Column("created_at", Double, nullable=False),
+)
+
+# Pieces of such an input: each is prepared by the worker that claims it.
+piece = Table(
+    "piece",
+    metadata,
+    Column("reading_id", ForeignKey("reading.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("sections", JSON, nullable=False),
+    # Which process prepares it, and until when its claim holds.
+    Column("holder", String(200)),
+    Column("lease_until", Double),
+    Column("fence", Integer, nullable=False, default=0),
+    # How many workers have begun it.
+    Column("tries", Integer, nullable=False, default=0),
+    # What came of it: names of its parts, and counts.
+    Column("result", JSON(none_as_null=True)),
+    sqlite_with_rowid=False,
 )

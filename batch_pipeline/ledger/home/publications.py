@@ -29,7 +29,7 @@ class Publication:
     job: str
     partition: str
     steps: Sequence[Step]
-    owner: str | None
+    holder: str | None
     lease_until: float | None
 
 
@@ -48,14 +48,14 @@ def first(connection: Connection, job: str, partition: str) -> Publication | Non
         .limit(1)
     )
     row = connection.execute(query).mappings().first()
-    return None if row is None else Publication(**row)
+    return None if row is None else Publication(**tables.by_key(tables.publication, row))
 
 
 def claim(
     connection: Connection,
     job: str,
     partition: str,
-    owner: str,
+    holder: str,
     lease_seconds: float,
     is_gone: Callable[[str], bool],
 ) -> Publication | None:
@@ -64,27 +64,33 @@ def claim(
     if found is None:
         return None
     at = now(connection)
-    held = found.owner is not None and (found.lease_until or 0.0) > at and not is_gone(found.owner)
+    held = (
+        found.holder is not None and (found.lease_until or 0.0) > at and not is_gone(found.holder)
+    )
     if held:
         return None
     columns = tables.publication.c
     mine = sa.update(tables.publication).where(columns.id == found.id)
-    connection.execute(mine.values(owner=owner, lease_until=at + lease_seconds))
+    connection.execute(mine.values(holder=holder, lease_until=at + lease_seconds))
     return found
 
 
-def keep(connection: Connection, publication_id: int, owner: str, lease_seconds: float) -> bool:
+def keep(connection: Connection, publication_id: int, holder: str, lease_seconds: float) -> bool:
     """Extend a claim; False: another process has taken over, or has carried it out."""
     columns = tables.publication.c
-    mine = sa.update(tables.publication).where(columns.id == publication_id, columns.owner == owner)
+    mine = sa.update(tables.publication).where(
+        columns.id == publication_id, columns.holder == holder
+    )
     until = now(connection) + lease_seconds
     return bool(connection.execute(mine.values(lease_until=until)).rowcount)
 
 
-def done(connection: Connection, publication_id: int, owner: str) -> bool:
+def done(connection: Connection, publication_id: int, holder: str) -> bool:
     """Forget a publication that was carried out; False: it is another process's by now."""
     columns = tables.publication.c
-    mine = sa.delete(tables.publication).where(columns.id == publication_id, columns.owner == owner)
+    mine = sa.delete(tables.publication).where(
+        columns.id == publication_id, columns.holder == holder
+    )
     return bool(connection.execute(mine).rowcount)
 
 

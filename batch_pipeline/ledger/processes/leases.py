@@ -40,13 +40,13 @@ def keep_alive(connection: Connection, submission: Submission, lease_seconds: fl
 
 
 def take_over(
-    connection: Connection, submission: Submission, owner: str, lease_seconds: float
+    connection: Connection, submission: Submission, holder: str, lease_seconds: float
 ) -> None:
-    """Give the calls of a submission to another owner; the former owner's fence counts no more."""
+    """Give the calls of a submission to another holder; the former one's fence counts no more."""
     submissions.change(
         connection,
         tables.submission.c.id == submission.id,
-        owner=owner,
+        holder=holder,
         fence=submission.fence + 1,
         lease_until=now(connection) + lease_seconds,
     )
@@ -55,7 +55,7 @@ def take_over(
 def checkpoint(
     connection: Connection, submission: Submission, progress: dict[str, Any], lease_seconds: float
 ) -> bool:
-    """Record how far the calls are, and extend the lease; False: another owner has taken over."""
+    """Record how far the calls are, and extend the lease; False: another holder has taken over."""
     lease_until = now(connection) + lease_seconds
     return _change_calls(connection, submission, progress=progress, lease_until=lease_until)
 
@@ -68,7 +68,7 @@ def let_go(connection: Connection, submission: Submission) -> bool:
 def claim_ended(
     connection: Connection,
     night_id: int,
-    owner: str,
+    holder: str,
     lease_seconds: float,
     *,
     after: int,
@@ -77,7 +77,7 @@ def claim_ended(
     """Claim the night's next ended submission with an id above `after` that is not being collected
     and whose next download is due.
 
-    `is_gone` tells of the owner of a claim whether its process has certainly ended.
+    `is_gone` tells of the holder of a claim whether its process has certainly ended.
     """
     columns = tables.submission.c
     query = (
@@ -96,29 +96,29 @@ def claim_ended(
         if row.collector is None or row.collect_until <= at or is_gone(row.collector):
             until = at + lease_seconds
             submissions.change(
-                connection, columns.id == row.id, collector=owner, collect_until=until
+                connection, columns.id == row.id, collector=holder, collect_until=until
             )
             return submissions.get(connection, row.id)
     return None
 
 
 def keep_claim(
-    connection: Connection, submission: Submission, owner: str, lease_seconds: float
+    connection: Connection, submission: Submission, holder: str, lease_seconds: float
 ) -> None:
-    """Extend a claim, if it is still this owner's."""
+    """Extend a claim, if it is still this holder's."""
     until = now(connection) + lease_seconds
-    submissions.change(connection, *_claimed(submission, owner), collect_until=until)
+    submissions.change(connection, *_claimed(submission, holder), collect_until=until)
 
 
-def release_claim(connection: Connection, submission: Submission, owner: str) -> None:
-    """Give a claim up, if it is still this owner's."""
-    mine = _claimed(submission, owner)
+def release_claim(connection: Connection, submission: Submission, holder: str) -> None:
+    """Give a claim up, if it is still this holder's."""
+    mine = _claimed(submission, holder)
     submissions.change(connection, *mine, collector=None, collect_until=None)
 
 
-def _claimed(submission: Submission, owner: str) -> tuple[sa.ColumnElement[bool], ...]:
+def _claimed(submission: Submission, holder: str) -> tuple[sa.ColumnElement[bool], ...]:
     columns = tables.submission.c
-    return columns.id == submission.id, columns.collector == owner
+    return columns.id == submission.id, columns.collector == holder
 
 
 def _change_calls(connection: Connection, submission: Submission, **values: Any) -> bool:

@@ -93,7 +93,7 @@ def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:
     with pipeline.ledger.read() as connection:
         return [
             progress.of_night(connection, night.id)
-            for night in nights.list_nights(connection, job=spec.name, account=account)
+            for night in nights.list_nights(connection, job=spec.name, owner=account)
             if night.snapshot_id is not None and night.completed_at is None
         ]
 

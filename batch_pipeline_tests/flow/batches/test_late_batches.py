@@ -132,23 +132,23 @@ def test_the_list_is_read_for_what_is_watched_and_for_nothing_else(
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
     night = run(pipeline, spec, PARTITION).night
     before = looks()
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     assert looks() == before
 
     sim.set_faults(SimulatorFaults.of(create={"script": [{"kind": "drop", "when": "before"}]}))
     spec = job(write_rows(tmp_path / "in.jsonl", documents(10)))
     run(pipeline, spec, PARTITION)
     before = looks()
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     assert looks() == before + 1
     # A list that cannot be read now holds nobody up.
     sim.set_faults(SimulatorFaults.of(list={"script": [{"kind": "cut", "times": 9}]}))
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     sim.set_faults(SimulatorFaults())
 
     monkeypatch.setattr(listed_batches, "now", lambda c: ledger.now(c) + LATE_WATCH_SECONDS)
     before = looks()
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     assert looks() == before
 
 
@@ -162,7 +162,7 @@ def test_other_tenants_batches_are_read_once_and_left_alone(
     foreign = sim.create_foreign_batch(5)
     other_size = sim.create_foreign_batch(6)
     for _ in range(3):
-        steps.poll_account(pipeline, night.account)
+        steps.poll_account(pipeline, night.owner)
     assert sim.books.foreign_read == {foreign: 1}
     assert other_size not in sim.books.foreign_touched
     assert not sim.books.foreign_touched

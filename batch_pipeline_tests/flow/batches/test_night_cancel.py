@@ -132,7 +132,7 @@ def test_a_cancel_that_did_not_get_through_is_repeated_with_the_next_poll(
     faults.on_request = lost
     assert cancel.hold(pipeline, state.night) == 0
     faults.on_request = lambda _: None
-    steps.poll_account(pipeline, state.night.account)
+    steps.poll_account(pipeline, state.night.owner)
     sim.release()
     run(pipeline, spec, PARTITION)
     assert sim.books.billed_requests == 0

@@ -42,7 +42,7 @@ def test_a_batch_that_answers_404_after_its_end_is_asked_for_again(
     sim.set_faults(Faults.of(retrieve={"not_found_after_end": {"calls": 3}}))
     sim.release()
     for _ in range(3):
-        steps.poll_account(pipeline, night.account)
+        steps.poll_account(pipeline, night.owner)
         assert [s.state for s in submissions_of(pipeline)] == [State.ACCEPTED]
     assert run(pipeline, spec, PARTITION).statuses == {"succeeded": 4}
     assert sim.books.batches_created == 1

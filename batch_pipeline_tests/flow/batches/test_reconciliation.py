@@ -27,7 +27,7 @@ def submission(
         id=1, shard_id=1, night_id=1, snapshot_id=1, pilot=False, account="default", engine="batch",
         token="t" * 16, requests=requests, usd_bound=Decimal(1),
         state=State.ACCEPTED if batch_id else State.UNKNOWN,
-        owner="me", fence=1, lease_until=0.0, intent_at=INTENT_AT if batch_id is None else at,
+        holder="me", fence=1, lease_until=0.0, intent_at=INTENT_AT if batch_id is None else at,
         window_from=WINDOW_FROM, error=None, batch_id=batch_id,
         accepted_at=at if batch_id else None,
         expires_at=None, cancel_requested_at=None, ended_at=None, collected_at=None,

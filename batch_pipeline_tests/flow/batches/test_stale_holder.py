@@ -64,7 +64,7 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
     assert calls <= RealtimeSpec().concurrency
     with other.ledger.read() as connection:
         [submission] = submissions.of_night(connection, night.id)
-    assert (submission.state, submission.owner, submission.fence) == (State.CALLING, "other", 2)
+    assert (submission.state, submission.holder, submission.fence) == (State.CALLING, "other", 2)
 
     # What it was answered by then is in its journal, and is not asked again.
     assert run(other, spec, PARTITION).complete

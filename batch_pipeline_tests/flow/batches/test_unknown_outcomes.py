@@ -101,7 +101,7 @@ def test_a_batch_that_the_list_has_not_counted_yet_may_be_the_lost_one(
     sim.hold()
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
     faults.on_response = losing(1, changed(uncounted))
-    account = run(pipeline, spec, PARTITION, wait=False).night.account
+    account = run(pipeline, spec, PARTITION, wait=False).night.owner
     look_often(pipeline, account)
     assert [s.state for s in submissions_of(pipeline)] == [State.UNKNOWN]
     faults.on_response = lambda _, response: response
@@ -120,7 +120,7 @@ def test_a_list_that_cannot_be_read_is_told(
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
     faults.on_response = losing(1, unreadable)
     night = run(pipeline, spec, PARTITION, wait=False).night
-    look_often(pipeline, night.account)
+    look_often(pipeline, night.owner)
     state = steps.progress(pipeline, night)
     [said] = [w for w in warnings.of(state, AlertsSpec()) if w.code == "unknown_outcome"]
     assert (
@@ -181,14 +181,14 @@ def test_a_running_candidate_is_waited_for_however_long_it_takes(
     sim.hold()
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
     night = run(pipeline, spec, PARTITION, wait=False).night
-    look_often(pipeline, night.account)
+    look_often(pipeline, night.owner)
     [one, *_] = submissions_of(pipeline)
     assert one.state is State.UNKNOWN
     assert one.candidates is not None
     assert earlier not in one.candidates
     assert one.candidates[0] in of_unknown(pipeline, night)
     later = sim.create_foreign_batch(5)
-    look_often(make_pipeline(reconcile_seconds=WINDOW), night.account)
+    look_often(make_pipeline(reconcile_seconds=WINDOW), night.owner)
     assert submissions_of(pipeline)[0].candidates == one.candidates
     sim.set_faults(SimulatorFaults())
     sim.release()
@@ -215,7 +215,7 @@ def test_an_entry_without_an_id_proves_no_absence(
     pipeline = make_pipeline(reconcile_seconds=WINDOW)
     night = run(pipeline, spec, PARTITION, wait=False).night
     faults.on_response = with_odd_entry
-    look_often(pipeline, night.account)
+    look_often(pipeline, night.owner)
     assert submissions_of(pipeline)[0].state is State.UNKNOWN
     assert "have no id" in of_unknown(pipeline, night)
     faults.on_response = lambda _, response: response
@@ -238,7 +238,7 @@ def test_a_clock_that_is_set_does_not_end_the_wait(
         SimulatorFaults.of(create={"script": [{"kind": "drop"}]}, list={"lag": {"seconds": 3_600}})
     )
     pipeline = make_pipeline(reconcile_seconds=600)
-    account = run(pipeline, spec, PARTITION, wait=False).night.account
+    account = run(pipeline, spec, PARTITION, wait=False).night.owner
     honest = ledger._time_of_day
     monkeypatch.setattr(ledger, "_time_of_day", lambda connection: honest(connection) + 3_600)
     look_often(make_pipeline(reconcile_seconds=600) if steady else pipeline, account)
@@ -263,7 +263,7 @@ def test_a_look_with_the_key_of_another_workspace_proves_nothing(
     sim.hold()
     pipeline = make_pipeline(reconcile_seconds=WINDOW, api=RealApi())
     faults.on_response = losing(2, lambda _, response: response)
-    account = run(pipeline, spec, PARTITION, wait=False).night.account
+    account = run(pipeline, spec, PARTITION, wait=False).night.owner
     with pipeline.ledger.write() as connection:
         [made] = submissions.of_account(connection, account, State.ACCEPTED)
         # As if it had been made a while ago: it is bound to be listed by now.

@@ -329,7 +329,7 @@ def test_the_trend_is_the_jobs_latest_nights_under_the_account(
     [middle] = [
         night
         for night in all_nights(pipeline)
-        if (night.partition, night.account) == (two, pipeline.account.name)
+        if (night.partition, night.owner) == (two, pipeline.account.name)
     ]
     report = build_report(pipeline, spec, middle)
     assert [night.partition for night in report.trend] == [one, two]

@@ -18,7 +18,7 @@ from batch_pipeline.ledger.submissions import State, Submission
 NOW = 10_000_000.0
 ACCOUNT = Account(name="default", simulated=False)
 NIGHT = Night(
-    id=1, job="review", partition="all", account="default", created_at=0.0, snapshot_id=1,
+    id=1, job="review", partition="all", owner="default", created_at=0.0, snapshot_id=1,
     open_requests=0, revision=0, published=True, rebuilding=False, held_at=None, refused=None,
     wanted_room_at=0.0, pilot=None, completed_at=None,
 )  # fmt: skip
@@ -34,7 +34,7 @@ SHARD = Shard(
 )  # fmt: skip
 SUBMISSION = Submission(
     id=1, shard_id=1, night_id=1, snapshot_id=1, pilot=False, account="default", engine="batch",
-    token="t" * 16, requests=10, usd_bound=Decimal(1), state=State.COLLECTED, owner="me", fence=1,
+    token="t" * 16, requests=10, usd_bound=Decimal(1), state=State.COLLECTED, holder="me", fence=1,
     lease_until=0.0, intent_at=NOW, window_from=None, error=None, batch_id="batch_1",
     accepted_at=NOW, expires_at=NOW + 86_400, cancel_requested_at=None, ended_at=None,
     collected_at=None,

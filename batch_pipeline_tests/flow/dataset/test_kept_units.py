@@ -16,7 +16,7 @@ from batch_pipeline_tests.support import job
 
 PRESENT = Declaration.of(job("in.jsonl"))
 NIGHT = Night(
-    id=1, job="job", partition="all", account="default", created_at=0.0, snapshot_id=1,
+    id=1, job="job", partition="all", owner="default", created_at=0.0, snapshot_id=1,
     open_requests=0, revision=0, published=True, rebuilding=False, held_at=None, refused=None,
     wanted_room_at=0.0, pilot=None, completed_at=1.0,
 )  # fmt: skip

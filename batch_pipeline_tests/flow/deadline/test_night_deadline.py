@@ -314,7 +314,7 @@ def test_a_held_night_takes_nothing_over(sim: Simulator, pipeline: Pipeline, spe
     state = run(pipeline, spec, PARTITION, wait=False)
     make_late(pipeline, PARTITION, seconds=60)
     with pipeline.ledger.write() as connection:
-        accounts.pause_account(connection, state.night.account, "no credit")
+        accounts.pause_account(connection, state.night.owner, "no credit")
     steps.meet_deadline(pipeline, spec, state.night)
     assert not taken(pipeline, state)
     assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]

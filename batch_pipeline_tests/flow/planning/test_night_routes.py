@@ -314,7 +314,7 @@ def test_an_escalation_that_would_miss_the_deadline_leaves_the_first_answer(
     make_late(pipeline, PARTITION, 1e9)
     sim.release()
     night = set_deadline(pipeline, PARTITION, 1e9)
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     set_deadline(pipeline, PARTITION, 600)
     state = run(pipeline, spec, PARTITION)
     assert state.complete

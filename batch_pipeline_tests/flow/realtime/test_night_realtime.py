@@ -407,8 +407,8 @@ def test_two_processes_on_one_night_share_its_shards(
     assert ends == [True, True]
     assert statuses(results(first, spec)) == {"succeeded": 200}
     assert sim.books.billed_more_than_once == []
-    owners = Counter(submission.owner for submission in submissions_of(first))
-    assert set(owners) == {first.owner, second.owner}
+    holders = Counter(submission.holder for submission in submissions_of(first))
+    assert set(holders) == {first.holder, second.holder}
 
 
 def test_a_home_elsewhere_gets_what_was_answered_up_to_each_checkpoint(

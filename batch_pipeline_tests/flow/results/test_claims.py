@@ -45,7 +45,7 @@ def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(pipeline: Pipeline, spec: JobSpec) -> Night:
     """A night whose batches have all ended and are not collected."""
     night = run(pipeline, spec, PARTITION, wait=False).night
-    steps.poll_account(pipeline, night.account)
+    steps.poll_account(pipeline, night.owner)
     return night
 
 
@@ -150,14 +150,16 @@ def test_a_claim_of_a_process_that_died_is_taken_over(
     night = ended(pipeline, spec)
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    dead = f"{socket.gethostname()}:{process.pid}:0"
+    machine = pipeline.holder.partition(":")[0]
+    dead = f"{machine}:{process.pid}:0"
+    assert not is_gone(f"{socket.gethostname()}.another-container:{process.pid}:0")
     with pipeline.ledger.write() as connection:
         for owner in (dead, "another-machine:1:0"):
             assert leases.claim_ended(
                 connection, night.id, owner, 60.0, after=0, is_gone=lambda _: False
             )
     assert is_gone(dead)
-    assert not is_gone(pipeline.owner)
+    assert not is_gone(pipeline.holder)
     # All but what another machine holds, of which nobody here can know.
     assert steps.collect_ended(pipeline, spec, night) == BATCHES - 1
 

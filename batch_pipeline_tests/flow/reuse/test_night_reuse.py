@@ -111,7 +111,7 @@ def test_earlier_nights_are_those_of_the_windows_before(
     spec = nightly(tmp_path, nights=2, partitions=hours)
     keys = ["2026-10-25-01:00", "2026-10-25-02:00", "2026-10-25-01:00+0000"]
     for key in [*keys, "2026-10-25-02:00+0000", "2026-10-24"]:
-        account = steps.open_night(pipeline, spec, key).account
+        account = steps.open_night(pipeline, spec, key).owner
     with pipeline.ledger.read() as connection:
         found = window.earlier_nights(connection, spec, keys[2], account)
         after = window.earlier_nights(connection, spec, "2026-10-25-02:00+0000", account)

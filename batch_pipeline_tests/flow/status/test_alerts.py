@@ -244,7 +244,7 @@ def test_a_pause_is_told_once_for_the_account_and_anew_when_it_comes_back(
 
     def paused(reason: str) -> list[Progress]:
         with pipeline.ledger.write() as connection:
-            accounts.pause_account(connection, two[0].account, reason)
+            accounts.pause_account(connection, two[0].owner, reason)
         return [steps.progress(pipeline, night) for night in two]
 
     for reason in ("billing_error: pay first", "billing_error: pay now"):

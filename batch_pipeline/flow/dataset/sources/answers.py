@@ -44,7 +44,7 @@ class AnswersSource:
 
     @property
     def simulated(self) -> bool:
-        return self.night.account == SIMULATOR_ACCOUNT
+        return self.night.owner == SIMULATOR_ACCOUNT
 
     @property
     def version(self) -> str:
@@ -52,7 +52,7 @@ class AnswersSource:
         at = self.night.completed_at or 0.0
         name = self.snapshot.folder.rpartition("/")[2]
         carried = "".join(f"+{name}" for name in self._carried)
-        return f"{self.night.account}/{name}@{at:.3f}{carried}"
+        return f"{self.night.owner}/{name}@{at:.3f}{carried}"
 
     @cached_property
     def _carried(self) -> list[str]:
