@@ -67,10 +67,12 @@ def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """
     if spec.caching == "auto":
         for declaration in asked(spec):
-            _count(pipeline, night, declaration)
+            _count(pipeline, spec, night, declaration)
 
 
-def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
+def _count(
+    pipeline: Pipeline, spec: JobSpec, night: Night, declaration: Declaration
+) -> None:
     prefix = places.prefix_key(declaration)
     with pipeline.ledger.read() as connection:
         found = cache_prefixes.find(connection, night.owner, prefix)
@@ -81,7 +83,7 @@ def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
         return
     tokens = problem = None
     try:
-        tokens = pipeline.api.count_tokens(places.prefix_params(declaration), declaration.betas)
+        tokens = pipeline.api_for(spec).count_tokens(places.prefix_params(declaration), declaration.betas)
     except ApiFailure as failure:
         problem = str(failure)
     with pipeline.ledger.write() as connection:
@@ -166,7 +168,7 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
             return otherwise(connection, night, shard)
         if not fits(shard):
             return NO_MARKS
-        queue = queue_limit(limits.account_queue, limits.job_queue)
+        queue = queue_limit(min(s.queue_limit for s in limits.senders), limits.job_queue)
         standing = standing_of(connection, spec, night, shard, queue)
         return decide(standing, warms=shard.warms is not None)
 
@@ -244,7 +246,7 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """Take one unit of each prefix out of the night's next batch, as the batch that warms up."""
     if spec.caching != "auto":
         return
-    queue = plan.queue_limit_of(pipeline, spec)
+    queue = plan.queue_limit_of(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         shard = _to_split(connection, spec, night, queue)
         if shard is None:

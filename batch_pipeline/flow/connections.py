@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from batch_pipeline.api.protocol import Api
+from batch_pipeline.api.protocol import Api, ApiFailure
 from batch_pipeline.errors import (
     AccountError,
     AccountPausedError,
@@ -118,7 +118,7 @@ class Connections:
         self._retry_seconds = retry_seconds
         self._connected: dict[str, Connected] = {}
         # Why accounts could not be connected, and until when they are left alone.
-        self._failed: dict[str, tuple[BatchPipelineError, float]] = {}
+        self._failed: dict[str, tuple[Exception, float]] = {}
         self._noted: dict[str, Exception] = {}
 
     def connect(self, declared: str) -> Connected:
@@ -166,16 +166,18 @@ class Connections:
         Raises the first account's error where none can be used, and AccountError where a simulator
         answers some and the API others.
         """
-        found, failed, at = [], [], time.monotonic()
+        found: list[Connected] = []
+        failed: list[tuple[str, Exception]] = []
         others = not self._connected.keys().isdisjoint(declared)
         for name in declared:
-            rests = others and name in self._failed and at < self._failed[name][1]
-            try:
-                if rests:
-                    raise self._failed[name][0]
-                found.append(self.connect(name))
-            except UNUSABLE as error:
+            error, until = self._failed.get(name, (None, 0.0))
+            if others and error is not None and time.monotonic() < until:
                 failed.append((name, error))
+                continue
+            try:
+                found.append(self.connect(name))
+            except UNUSABLE as unusable:
+                failed.append((name, unusable))
         if not found:
             raise failed[0][1]
         simulated = {each.names.simulated for each in found}
@@ -227,6 +229,15 @@ class Connections:
             accounts = rows.names_of(connection, likely)
         return Owner(likely, is_simulated(likely), tuple(accounts))
 
+    def register(self, owner: Owner) -> None:
+        """Add an owner's accounts to the ledger that it does not have yet."""
+        with self._ledger().write() as connection:
+            for account in owner.accounts:
+                declared = self._accounts.declared_as(account)
+                if declared is not None:
+                    names = self._accounts.names(declared, simulated=owner.simulated)
+                    rows.register(connection, names)
+
     def _owner(self, declared: Sequence[str], *, simulated: bool) -> Owner:
         every = [self._accounts.names(name, simulated=simulated) for name in declared]
         return Owner(every[0].owner, simulated, tuple(each.name for each in every))
@@ -235,26 +246,41 @@ class Connections:
         """The API by which to reach what an account of the ledger has sent: with its own
         credential, or with that of another account of its workspace.
 
-        Raises AccountError where there is neither, and what `connect` raises.
+        Raises ApiFailure where neither can be used, as a call would that never left.
         """
-        with self._ledger().read() as connection:
-            same = rows.same_workspace(connection, account)
         errors: list[Exception] = []
-        for name in dict.fromkeys([account, *same]):
-            declared = self._accounts.declared_as(name)
-            if declared is None:
-                continue
-            try:
-                found = self.connect(declared)
-            except UNUSABLE as error:
-                errors.append(error)
-                continue
-            if found.names.name == name:
-                return found.api
-        if errors:
-            raise errors[0]
-        raise AccountError(
-            f"Account {account} has sent what cannot be reached without its key: it is not in "
-            f"{self._accounts.file or 'the environment'}. Declare it there until its batches are "
-            "collected; nothing is lost."
+        found = self._by_own_credential(account, errors)
+        if found is None:
+            with self._ledger().read() as connection:
+                same = rows.same_workspace(connection, account)
+            others = (self._by_own_credential(name, errors) for name in same if name != account)
+            found = next(filter(None, others), None)
+        if found is None:
+            raise _unusable(errors[0] if errors else self._not_declared(account))
+        return found
+
+    def _by_own_credential(self, account: str, errors: list[Exception]) -> Api | None:
+        """The API of an account of the ledger; None where it is not declared, or cannot be used for
+        a reason that is added to `errors`."""
+        declared = self._accounts.declared_as(account)
+        if declared is None:
+            return None
+        try:
+            found = self.connect(declared)
+        except UNUSABLE as error:
+            errors.append(error)
+            return None
+        return found.api if found.names.name == account else None
+
+    def _not_declared(self, account: str) -> AccountError:
+        return AccountError(
+            f"account {account} is not in {self._accounts.file or 'the environment'}: declare it "
+            "there until what it has sent is collected; nothing is lost"
         )
+
+
+def _unusable(error: Exception) -> ApiFailure:
+    """The failure of a call under an account that cannot be used."""
+    if isinstance(error, ApiUnavailableError):
+        return ApiFailure(None, None, None, str(error), connected=False)
+    return ApiFailure(401, "authentication_error", None, str(error), connected=False)

@@ -34,6 +34,7 @@ from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
 
 log = get_logger(__name__)
 
@@ -212,7 +213,7 @@ def _read(
     current: Snapshot | None,
 ) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
-    models.check(spec, pipeline.api)
+    models.check(spec, pipeline.api_for(spec))
     declaration = Declaration.of(spec)
     _refuse_simulated(pipeline, spec, night, sources)
     refuse_another_shape(pipeline, spec, night.partition, sources.copied)
@@ -228,7 +229,7 @@ def _read(
 
 def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
     copied = sources.copied
-    if copied is not None and copied.simulated and not pipeline.api.simulated:
+    if copied is not None and copied.simulated and not is_simulated(night.owner):
         raise InputDataError(
             f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
             f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "

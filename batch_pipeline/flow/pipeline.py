@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cached_property
 from typing import Self
 
+from sqlalchemy import Connection
+
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.flow.concurrency import this_holder
+from batch_pipeline.flow.connections import Apis, Connected, Connections, Owner
 from batch_pipeline.flow.home_mark import HomeMark
-from batch_pipeline.ledger import accounts, nights
-from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission.admission import Limits, ReadMarks
-from batch_pipeline.ledger.admission.budget import Money
+from batch_pipeline.jobs import accounts_file
+from batch_pipeline.jobs.accounts_file import Accounts
+from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import nights, organisations
+from batch_pipeline.ledger.admission.queue import Sender
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.settings import SIMULATOR_ACCOUNT, Settings
+from batch_pipeline.settings import USUAL_QUEUE_LIMIT, Settings, is_simulated
 from batch_pipeline.storage.files import Files
 
 
 class Pipeline:
-    """Access to a home: settings, files, ledger and API. `holder` marks its claims in the ledger.
+    """Access to a home: settings, files, ledger and the accounts' APIs. `holder` marks its claims
+    in the ledger.
 
     A context manager, which closes what it has opened: only then is a SQLite ledger whole in its
-    one file. Ledger and API are opened on first use. An API that was given, or that `open_api`
-    returns, stays open: several pipelines may share it.
+    one file. Ledger and APIs are opened on first use. An API that was given (of the only account),
+    and `apis`, stay open: several pipelines may share them.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        api: Api | None = None,
-        *,
-        open_api: Callable[[], Api] | None = None,
+        self, settings: Settings, api: Api | None = None, *, apis: Apis | None = None
     ) -> None:
         self.settings = settings
         self.holder = this_holder()
-        self._given_api = api
-        self._open_api = open_api
-        self._limiters: dict[str, Limiter] = {}
+        self._given = Apis(lambda _account: api) if api is not None else apis
+        self._limiters: dict[tuple[str, str], Limiter] = {}
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -63,57 +63,106 @@ class Pipeline:
         return self._opened.enter_context(Ledger(self.settings.ledger_url))
 
     @cached_property
-    def api(self) -> Api:
-        """The API, connected; UsageError without a key, AccountError where the key is refused."""
-        if self._given_api is not None:
-            return self._given_api
-        if self._open_api is not None:
-            return self._open_api()
-        # `validate`, `estimate` and `report` do without the SDK, which takes a second to import.
-        from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
-
-        return self._opened.enter_context(closing(AnthropicApi()))
-
-    @cached_property
     def mark(self) -> HomeMark:
         return HomeMark(self.files, self.ledger, self.settings.ledger_url)
 
     @cached_property
-    def account(self) -> Account:
-        """The account that owns queue, spend and answers; a simulator has an account of its own.
-
-        What sends begins here. Raises LedgerError where the ledger is not the home's own or is
-        behind it: it would buy again what it does not know.
-        """
-        account = self.account_as_it_is
-        self.mark.check(account)
-        return account
+    def accounts(self) -> Accounts:
+        """The accounts of accounts.yaml, or the one of the environment."""
+        return accounts_file.load(self.settings)
 
     @cached_property
-    def account_as_it_is(self) -> Account:
-        """The account, whatever the state of the ledger."""
-        simulated = self.api.simulated
-        name = SIMULATOR_ACCOUNT if simulated else self.settings.account
-        with self.ledger.write() as connection:
-            accounts.register_account(connection, name, simulated=simulated)
-            return accounts.get_account(connection, name)
-
-    def limiter(self, model_id: str) -> Limiter:
-        """The rate limiter that all real-time calls of this pipeline to a model share."""
-        return self._limiters.setdefault(model_id, Limiter())
-
-    def limits(self, job_queue: int | None, money: Money, marks: ReadMarks) -> Limits:
-        """The limits of admission: the account's and the job's share of the queue, money, and what
-        decides on cache marks."""
-        return Limits(
-            account_queue=self.settings.max_queued_requests,
-            job_queue=job_queue,
-            lease_seconds=self.settings.lease_seconds,
-            money=money,
-            marks=marks,
+    def connections(self) -> Connections:
+        """The accounts as this process reaches them."""
+        apis = self._given or self._opened.enter_context(closing(Apis()))
+        return Connections(
+            self.accounts, lambda: self.ledger, apis, retry_seconds=self.settings.poll_seconds
         )
+
+    def owner(self, spec: JobSpec) -> Owner:
+        """The owner of a job's nights, once one of the job's accounts is connected; a simulator is
+        an owner of its own.
+
+        What sends begins here. Raises LedgerError where the ledger is not the home's own or is
+        behind it: it would buy again what it does not know. Without a key UsageError, and
+        AccountError where all keys are refused.
+        """
+        owner = self.owner_as_it_is(spec)
+        self.mark.check(simulated=owner.simulated)
+        return owner
+
+    def owner_as_it_is(self, spec: JobSpec) -> Owner:
+        """The owner of a job's nights, whatever the state of the ledger."""
+        return self.connections.owner(self._declared(spec))
+
+    def likely_owner(self, spec: JobSpec) -> Owner:
+        """The owner of a job's nights as far as the ledger knows; asks no API."""
+        return self.connections.likely_owner(self._declared(spec))
+
+    def _declared(self, spec: JobSpec) -> tuple[str, ...]:
+        return self.accounts.of_job(spec.accounts, spec.name)
+
+    def declared_owner(self, spec: JobSpec) -> str:
+        """The owner of a job's nights where no simulator answers."""
+        return self.accounts.owner_of(self._declared(spec))
+
+    def answering(self, spec: JobSpec) -> list[Connected]:
+        """The job's accounts that can be used now; raises where none can."""
+        return self.connections.answering(self._declared(spec))
+
+    def api_for(self, spec: JobSpec) -> Api:
+        """The API for calls that are free of charge: that of the first account that answers."""
+        return self.answering(spec)[0].api
+
+    def api_of(self, account: str) -> Api:
+        """The API by which to reach what an account of the ledger has sent, or is to send; raises
+        ApiFailure where the account cannot be used."""
+        return self.connections.of(account)
+
+    def senders(self, connection: Connection, spec: JobSpec) -> tuple[Sender, ...]:
+        """The job's accounts that answer, with their limits."""
+        return self.senders_of(connection, [each.names.name for each in self.answering(spec)])
+
+    def senders_of(self, connection: Connection, accounts: Sequence[str]) -> tuple[Sender, ...]:
+        """Accounts of the ledger with their limits, whether they answer or not; those that are not
+        declared any more are left out."""
+        found = []
+        for account in accounts:
+            declared = self.accounts.declared_as(account)
+            if declared is None:
+                continue
+            organisation = self.organisation_of(account)
+            limit = self.accounts.queue_limit(self.accounts.organisation_of(declared))
+            read = organisations.limit_read(connection, organisation)
+            ceiling, setting = self.accounts.ceiling(declared)
+            found.append(Sender(account, organisation, in_force(limit, read), ceiling, setting))
+        return tuple(found)
+
+    def organisation_of(self, account: str) -> str:
+        """The organisation of an account of the ledger; its own where it is not declared any more.
+        """
+        declared = self.accounts.declared_as(account)
+        if declared is None:
+            return account
+        return self.accounts.names(declared, simulated=is_simulated(account)).organisation
+
+    def queue_limit(self, connection: Connection, accounts: Sequence[str]) -> int:
+        """The most requests that a batch may have which any of these accounts can send."""
+        limits = [each.queue_limit for each in self.senders_of(connection, accounts)]
+        return min(limits, default=self.settings.max_queued_requests)
+
+    def limiter(self, organisation: str, model_id: str) -> Limiter:
+        """The rate limiter that all real-time calls of this pipeline to a model share which one
+        organisation is asked."""
+        return self._limiters.setdefault((organisation, model_id), Limiter())
 
     def refreshed(self, night: Night) -> Night:
         """The night as the ledger has it now."""
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)
+
+
+def in_force(declared: int | None, read: int | None) -> int:
+    """The queue limit that holds: the smaller of the declared one and that of the API."""
+    known = [limit for limit in (declared, read) if limit is not None]
+    return min(known, default=USUAL_QUEUE_LIMIT)

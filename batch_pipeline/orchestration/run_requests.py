@@ -20,7 +20,7 @@ from batch_pipeline.ledger.admission.night_state import (
     running,
     state_of,
 )
-from batch_pipeline.ledger.admission.queue import Queue
+from batch_pipeline.ledger.admission.queue import Queues
 from batch_pipeline.orchestration.names import ASSETS, PILOT_SAMPLE, SUBMITTED_BATCHES
 from batch_pipeline.orchestration.names import Kind as RunKind
 
@@ -55,7 +55,7 @@ class UnfinishedNight:
     partition: str
     marker: str
     facts: Facts
-    queue: Queue
+    queue: Queues
     pilot: PilotStage
     next_requests: int
     waiting: int

@@ -43,6 +43,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import answers_shown, input_shown
 from batch_pipeline.wording import usd
+from batch_pipeline.settings import is_simulated
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0
@@ -155,7 +156,7 @@ def _take_input(
     start = asset_steps.start_of(context.run)
 
     def take() -> tuple[list[str], night_input.InputTaken]:
-        found = models.notices(spec, pipeline.api)
+        found = models.notices(spec, pipeline.api_for(spec))
         upstream_asset.take(context, pipeline, spec, partition)
         return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
@@ -183,7 +184,7 @@ def _try_pilot(
     try:
         verdict = steps.run_pilot(pipeline, spec, night)
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.senders, failure)
         verdict = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -207,7 +208,7 @@ def _try_pilot(
     if not lets_go:
         # After the check's result, which is stored all the same: the asset must not look done.
         _fail_if_gated(spec, state)
-    simulated = pipeline.account.simulated
+    simulated = is_simulated(night.owner)
     yield dg.MaterializeResult(
         asset_key=key,
         metadata=answers_shown.below_headline(
@@ -240,7 +241,7 @@ def _send(
         steps.meet_deadline(pipeline, spec, night)
         waiting = _submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.senders, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

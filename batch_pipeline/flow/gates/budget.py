@@ -45,16 +45,24 @@ SHARDS_UNDER_A_CEILING = 8
 
 def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
     """What admission checks for a night: its share of the queue and its ceilings."""
+    answering = pipeline.answering(spec)
     with pipeline.ledger.read() as connection:
-        money = _money(connection, pipeline.settings, spec, night)
-    return pipeline.limits(spec.limits.max_queued_requests, money, read_marks(spec))
+        senders = pipeline.senders_of(connection, [each.names.name for each in answering])
+        money = _money(connection, spec, night, senders)
+    return Limits(
+        senders=senders,
+        job_queue=spec.limits.max_queued_requests,
+        lease_seconds=pipeline.settings.lease_seconds,
+        money=money,
+        marks=read_marks(spec),
+    )
 
 
 def shortfall(
-    connection: Connection, settings: Settings, spec: JobSpec, night: Night
+    connection: Connection, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Shortfall | None:
     """The ceiling that a night's next shard does not fit under; None: it fits, or none waits."""
-    money = _money(connection, settings, spec, night)
+    money = _money(connection, spec, night, pipeline.senders_of(connection, night.senders))
     shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
     if shard is None:
         return None

@@ -76,9 +76,12 @@ def view(pipeline: Pipeline, night: Night) -> View:
         )
 
 
-def queue_limit_of(pipeline: Pipeline, spec: JobSpec) -> int:
-    """The most requests that may be in the API's queue at once for a job."""
-    return queue_limit(pipeline.settings.max_queued_requests, spec.limits.max_queued_requests)
+def queue_limit_of(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
+    """The most requests that a batch of a night may have, so that any of its accounts can send it.
+    """
+    with pipeline.ledger.read() as connection:
+        limit = pipeline.queue_limit(connection, night.senders)
+    return queue_limit(limit, spec.limits.max_queued_requests)
 
 
 def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
@@ -86,7 +89,7 @@ def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Nigh
 
     Returns the night as it is then; the next plan cuts them anew.
     """
-    limit = queue_limit_of(pipeline, spec)
+    limit = queue_limit_of(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
     if any(shard.engine == "batch" and shard.requests > limit for shard in waiting):
