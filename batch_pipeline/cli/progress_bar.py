@@ -17,6 +17,7 @@ from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.safe_text import Formatter, get_logger
 from batch_pipeline.wording import usd
 

@@ -70,9 +70,7 @@ def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
             _count(pipeline, spec, night, declaration)
 
 
-def _count(
-    pipeline: Pipeline, spec: JobSpec, night: Night, declaration: Declaration
-) -> None:
+def _count(pipeline: Pipeline, spec: JobSpec, night: Night, declaration: Declaration) -> None:
     prefix = places.prefix_key(declaration)
     with pipeline.ledger.read() as connection:
         found = cache_prefixes.find(connection, night.owner, prefix)
@@ -83,7 +81,9 @@ def _count(
         return
     tokens = problem = None
     try:
-        tokens = pipeline.api_for(spec).count_tokens(places.prefix_params(declaration), declaration.betas)
+        tokens = pipeline.api_for(spec).count_tokens(
+            places.prefix_params(declaration), declaration.betas
+        )
     except ApiFailure as failure:
         problem = str(failure)
     with pipeline.ledger.write() as connection:

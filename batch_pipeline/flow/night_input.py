@@ -215,7 +215,7 @@ def _read(
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
     models.check(spec, pipeline.api_for(spec))
     declaration = Declaration.of(spec)
-    _refuse_simulated(pipeline, spec, night, sources)
+    _refuse_simulated(spec, night, sources)
     refuse_another_shape(pipeline, spec, night.partition, sources.copied)
     former = None if current is None else Former(night, current)
     read = partial(
@@ -227,7 +227,7 @@ def _read(
         return read(kept=kept)
 
 
-def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+def _refuse_simulated(spec: JobSpec, night: Night, sources: Sources) -> None:
     copied = sources.copied
     if copied is not None and copied.simulated and not is_simulated(night.owner):
         raise InputDataError(

@@ -54,8 +54,8 @@ log = get_logger(__name__)
 
 
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
-    """The night under the owner of the job's accounts, made if it is new, and sent by these accounts
-    from now on."""
+    """The night under the owner of the job's accounts, made if it is new, which send it from now on.
+    """
     owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:

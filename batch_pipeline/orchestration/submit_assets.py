@@ -42,8 +42,8 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import answers_shown, input_shown
-from batch_pipeline.wording import usd
 from batch_pipeline.settings import is_simulated
+from batch_pipeline.wording import usd
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0

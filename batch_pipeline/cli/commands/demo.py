@@ -73,9 +73,7 @@ def demo(
     try:
         with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
             api = AnthropicApi(base_url=simulator.url, api_key="simulator")
-            quick = dataclasses.replace(
-                settings, poll_seconds=POLL_SECONDS, accounts_file=None
-            )
+            quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS, accounts_file=None)
             with closing(api), Pipeline(quick, api) as pipeline:
                 progress_bar.announce_account(output, pipeline, spec)
                 reports = [_night(pipeline, spec, key) for key in keys]

@@ -192,7 +192,9 @@ def _send(
                 changed_documents.take_out(pipeline, night, shard, submission, looked.changed)
                 return None
             body = body_of(pipeline, shard, submission.token, *marks, looked.opener)
-            batch = pipeline.api_of(submission.account).create_batch(chunks.of(body.chunks), body.length, body.betas)
+            batch = pipeline.api_of(submission.account).create_batch(
+                chunks.of(body.chunks), body.length, body.betas
+            )
     except ApiFailure as failure:
         if chunks.changed is not None:
             # The body is incomplete for good. The next look at this shard takes the row out.

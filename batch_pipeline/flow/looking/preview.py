@@ -348,7 +348,9 @@ class _Counting:
         if self._why_not is None:
             try:
                 params = _params(self._pipeline, self._spec, self._declaration, item)
-                return self._pipeline.api_for(self._spec).count_tokens(params, self._declaration.betas), COUNTED
+                return self._pipeline.api_for(self._spec).count_tokens(
+                    params, self._declaration.betas
+                ), COUNTED
             except (ApiFailure, UsageError) as failure:
                 self._why_not = str(failure)
         size = item.request_bytes or 0 if item.prompt_size is None else item.prompt_size

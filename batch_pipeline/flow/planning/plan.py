@@ -77,8 +77,7 @@ def view(pipeline: Pipeline, night: Night) -> View:
 
 
 def queue_limit_of(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
-    """The most requests that a batch of a night may have, so that any of its accounts can send it.
-    """
+    """The most requests that a batch of a night may have, so that any of its accounts can send it."""
     with pipeline.ledger.read() as connection:
         limit = pipeline.queue_limit(connection, night.senders)
     return queue_limit(limit, spec.limits.max_queued_requests)
