@@ -104,6 +104,7 @@ class Owner:
 class Connected:
     """An account that the API answers, by the names that the ledger has."""
 
+    declared: str
     names: AccountNames
     api: Api
 
@@ -144,14 +145,16 @@ class Connections:
         except UNUSABLE as error:
             raise self._of_account(declared, error) from error
         names = self._accounts.names(declared, simulated=api.simulated)
+        others = {
+            self._accounts.names(name, simulated=api.simulated).organisation
+            for name in self._accounts.by_name
+        } - {names.organisation}
         with self._ledger().write() as connection:
-            rows.register(connection, names)
-            problem = rows.note_ids(connection, names, api.organisation, api.workspace)
-            if problem is None:
+            known = rows.register(connection, names)
+            rows.note_ids(connection, names, api.organisation, api.workspace, others=others)
+            if known.refused is not None:
                 rows.note_accepted(connection, names.name)
-        if problem is not None:
-            raise AccountError(problem)
-        return Connected(names, api)
+        return Connected(declared, names, api)
 
     def _of_account(self, declared: str, error: Exception) -> BatchPipelineError:
         """The error, which names the account where there may be others."""
@@ -183,7 +186,7 @@ class Connections:
         simulated = {each.names.simulated for each in found}
         if len(simulated) > 1:
             told = ", ".join(
-                f"{each.names.declared} {'a simulator' if each.names.simulated else 'the API'}"
+                f"{each.declared} {'a simulator' if each.names.simulated else 'the API'}"
                 for each in found
             )
             raise AccountError(

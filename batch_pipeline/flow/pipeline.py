@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cached_property
 from typing import Self
@@ -17,11 +16,13 @@ from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.accounts_file import Accounts
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import nights, organisations
-from batch_pipeline.ledger.admission.queue import Sender
+from batch_pipeline.ledger import nights
+from batch_pipeline.ledger.admission import senders
+from batch_pipeline.ledger.admission.queue import queue_limit
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.settings import USUAL_QUEUE_LIMIT, Settings, is_simulated
+from batch_pipeline.settings import Settings, is_simulated
 from batch_pipeline.storage.files import Files
 
 
@@ -121,22 +122,14 @@ class Pipeline:
 
     def senders(self, connection: Connection, spec: JobSpec) -> tuple[Sender, ...]:
         """The job's accounts that answer, with their limits."""
-        return self.senders_of(connection, [each.names.name for each in self.answering(spec)])
+        found = self.answering(spec)
+        names = [each.declared for each in found]
+        simulated = found[0].names.simulated
+        return senders.declared(connection, self.accounts, names, simulated=simulated)
 
-    def senders_of(self, connection: Connection, accounts: Sequence[str]) -> tuple[Sender, ...]:
-        """Accounts of the ledger with their limits, whether they answer or not; those that are not
-        declared any more are left out."""
-        found = []
-        for account in accounts:
-            declared = self.accounts.declared_as(account)
-            if declared is None:
-                continue
-            organisation = self.organisation_of(account)
-            limit = self.accounts.queue_limit(self.accounts.organisation_of(declared))
-            read = organisations.limit_read(connection, organisation)
-            ceiling, setting = self.accounts.ceiling(declared)
-            found.append(Sender(account, organisation, in_force(limit, read), ceiling, setting))
-        return tuple(found)
+    def senders_of(self, connection: Connection, night: Night) -> tuple[Sender, ...]:
+        """The accounts that may send a night, with their limits, whether they answer or not."""
+        return senders.of_night(connection, self.accounts, night)
 
     def organisation_of(self, account: str) -> str:
         """The organisation of an account of the ledger; its own where it is not declared any more."""
@@ -145,10 +138,17 @@ class Pipeline:
             return account
         return self.accounts.names(declared, simulated=is_simulated(account)).organisation
 
-    def queue_limit(self, connection: Connection, accounts: Sequence[str]) -> int:
-        """The most requests that a batch may have which any of these accounts can send."""
-        limits = [each.queue_limit for each in self.senders_of(connection, accounts)]
-        return min(limits, default=self.settings.max_queued_requests)
+    def queue_limit(self, connection: Connection, spec: JobSpec) -> int:
+        """The most requests that a batch of a job may have, so that each of its accounts can send
+        it; asks no API."""
+        found = senders.declared(
+            connection,
+            self.accounts,
+            self._declared(spec),
+            simulated=self.likely_owner(spec).simulated,
+        )
+        smallest = min(sender.queue_limit for sender in found)
+        return queue_limit(smallest, spec.limits.max_queued_requests)
 
     def limiter(self, organisation: str, model_id: str) -> Limiter:
         """The rate limiter that all real-time calls of this pipeline to a model share which one
@@ -160,8 +160,3 @@ class Pipeline:
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)
 
-
-def in_force(declared: int | None, read: int | None) -> int:
-    """The queue limit that holds: the smaller of the declared one and that of the API."""
-    known = [limit for limit in (declared, read) if limit is not None]
-    return min(known, default=USUAL_QUEUE_LIMIT)

@@ -156,7 +156,7 @@ class _Run:
 
     def _poll(self) -> None:
         self._polled = time.monotonic()
-        steps.poll_accounts(self._pipeline, self._night.owner, self._night.senders)
+        steps.poll_accounts(self._pipeline, self._night.owner, self._night.sent_by)
 
     def _tell(self) -> None:
         self._watch(steps.progress(self._pipeline, self._night))
@@ -212,7 +212,7 @@ class _Run:
                     f"The API refuses the account ({failure}). {kept} Settle it in the API's "
                     "console and run again."
                 ) from failure
-            outage.note_of_any(self._pipeline, self._night.senders, failure)
+            outage.note_of_any(self._pipeline, self._night.sent_by, failure)
             log.warning("the API did not answer (%s); trying again", failure)
             faults.append(failure)
         else:

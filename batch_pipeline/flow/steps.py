@@ -60,7 +60,7 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:
         night = nights.open_night(connection, spec.name, partition, owner.name)
-        if tuple(night.senders) != owner.accounts:
+        if tuple(night.sent_by) != owner.accounts:
             nights.update_night(connection, night.id, accounts=list(owner.accounts))
         return nights.get_night(connection, night.id)
 
@@ -72,7 +72,7 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
     The person who starts a night is taken to have seen to their causes.
     """
     with pipeline.ledger.write() as connection:
-        for account in night.senders:
+        for account in night.sent_by:
             accounts.probe_at_once(connection, account)
         nights.update_night(connection, night.id, refused=None)
         refusals.forget(connection, night.id)
@@ -123,7 +123,7 @@ def submit(
 
     `meanwhile` is called again and again while calls are made.
     """
-    _ask_all(pipeline, night.owner, night.senders, reconciliation.reconcile)
+    _ask_all(pipeline, night.owner, night.sent_by, reconciliation.reconcile)
     awaits = reuse_answers(pipeline, spec, night)
     if awaits is not None:
         return Submitted(0, awaits)
@@ -174,7 +174,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         if admission.resting(connection, night) is not None:
             return
     found = takeover.course(pipeline, spec, night)
-    limits = ShardLimits.of(spec, plan.queue_limit_of(pipeline, spec, night))
+    limits = ShardLimits.of(spec, plan.queue_limit_of(pipeline, spec))
     wants_batches = takeover.wants_batches(pipeline, spec, found, limits)
     if not wants_batches and not found.to_realtime:
         return
@@ -184,6 +184,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds_of(connection, spec, night, snapshot)
+        tightest = budget.tightest(spec, pipeline.senders_of(connection, night))
     to_realtime = found.to_realtime
     if wants_batches:
         seen = plan.view(pipeline, night)
@@ -191,9 +192,8 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
             return
         engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
         cut = ShardLimits.of_calls(spec) if engine == "realtime" else limits
-        ceilings = budget.ceilings(spec)
         also = _escalated(spec) if night.unplanned < snapshot.bought else []
-        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine, also)
+        at_once = budget.requests_at_once(bounds, tightest, snapshot, engine, also)
         plan.plan_all(
             pipeline, seen, cut.at_most(at_once), bounds, spec.retry, engine,
             unsure=late is None,

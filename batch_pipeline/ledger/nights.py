@@ -65,11 +65,6 @@ class Night:
         """Requests that are part of no shard and not settled."""
         return self.open_requests + self.undecided
 
-    @property
-    def senders(self) -> list[str]:
-        """The accounts that may send it."""
-        return self.accounts or [self.owner]
-
     def resting(self, at: float) -> str | None:
         """Why requests that failed are not asked again at a time, as a clause; None: they are."""
         if self.retry_at is None or self.retry_at <= at:

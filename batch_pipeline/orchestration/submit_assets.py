@@ -184,7 +184,7 @@ def _try_pilot(
     try:
         verdict = steps.run_pilot(pipeline, spec, night)
     except ApiFailure as failure:
-        outage.note_of_any(pipeline, night.senders, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         verdict = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -241,7 +241,7 @@ def _send(
         steps.meet_deadline(pipeline, spec, night)
         waiting = _submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
-        outage.note_of_any(pipeline, night.senders, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

@@ -57,9 +57,9 @@ def read_night(
     state = progress.of_night(connection, night.id)
     planned = shards.telling_shards(connection, night)
     facts = _facts(connection, pipeline, spec, state, planned, asked)
-    senders = pipeline.senders_of(connection, night.senders)
+    senders = pipeline.senders_of(connection, night)
     queue = read_queues(connection, night, senders, spec.limits.max_queued_requests)
-    limits = ShardLimits.of(spec, pipeline.queue_limit(connection, night.senders))
+    limits = ShardLimits.of(spec, pipeline.queue_limit(connection, spec))
     found = as_unfinished(state, planned, facts, queue, limits, realtime=spec.mode == "realtime")
     course = takeover.course_of(connection, pipeline, spec, state)
     left = found.pilot is PilotStage.JUDGED and _calls_left(connection, state)
@@ -110,9 +110,9 @@ def _waits_for_cache(
     if not waiting:
         return None
     first = next((shard for shard in waiting if shard.warms is not None), waiting[0])
-    limit = pipeline.queue_limit(connection, state.night.senders)
-    queue = queue_limit(limit, spec.limits.max_queued_requests)
-    return caching.waits_for(connection, spec, state.night, first, queue)
+    senders = pipeline.senders_of(connection, state.night)
+    queues = read_queues(connection, state.night, senders, spec.limits.max_queued_requests)
+    return caching.waits_for(connection, spec, state.night, first, queues.at_once)
 
 
 def _calls_left(connection: Connection, state: Progress) -> bool:

@@ -56,7 +56,7 @@ from batch_pipeline.ledger import (
 )
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
-from batch_pipeline.ledger.admission.queue import Sender
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database.ledger import insisting, steady
 from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.nights import Night
@@ -141,8 +141,7 @@ def _submit(
         refused_shards.split_all(pipeline, night)
         able = replace(limits, senders=_without(limits.senders, trouble))
         with pipeline.ledger.write() as connection:
-            for account in night.senders:
-                transitions.reap(connection, account)
+            transitions.reap(connection, *night.sent_by)
             intent = admission.begin(connection, night, pipeline.holder, able, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)

@@ -299,10 +299,7 @@ def _assembled(
         turnaround = outlook.measured_turnaround(connection, owner)
         concurrency = spec.realtime.concurrency
         speed = outlook.measured_speed(connection, spec.name, owner, concurrency)
-        queue = queue_limit(
-            pipeline.queue_limit(connection, pipeline.likely_owner(spec).accounts),
-            spec.limits.max_queued_requests,
-        )
+        queue = pipeline.queue_limit(connection, spec)
     hours = batch_hours(left.requests, queue, turnaround.seconds)
     calls = realtime_hours(left.requests, speed.requests_per_second)
     rounds = math.ceil(left.requests / queue)

@@ -60,8 +60,8 @@ def of_night(
     )
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
-    senders = pipeline.senders_of(connection, night.senders)
-    queue = read_queues(connection, night, senders, spec.limits.max_queued_requests)
+    senders = pipeline.senders_of(connection, night)
+    queues = read_queues(connection, night, senders, spec.limits.max_queued_requests)
     return Outlook(
         now=state.at,
         deadline=night.deadline_at,
@@ -74,8 +74,8 @@ def of_night(
             for s in state.live
             if s.state in IN_QUEUE and s.id not in taken and s.shard_id not in optional
         ],
-        room=max(0, queue.room),
-        queue=queue.limit,
+        room=max(0, queues.room),
+        queue=queues.at_once,
         turnaround=_turnaround(connection, night),
         speed=measured_speed(connection, night.job, night.owner, spec.realtime.concurrency),
         unplanned=night.open_requests,

@@ -149,7 +149,11 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
     if not found.to_realtime:
         return progress_of.wants_plan(found.state, limits.requests)
     in_parts = found.to_realtime < unplanned
-    return unplanned > 0 and (in_parts or budget.ceilings(pipeline.settings, spec).any)
+    if in_parts or not unplanned:
+        return unplanned > 0
+    with pipeline.ledger.read() as connection:
+        senders = pipeline.senders_of(connection, found.state.night)
+    return budget.tightest(spec, senders) is not None
 
 
 def change_over(
@@ -176,7 +180,8 @@ def change_over(
             if shard.engine == "batch" and not shard.optional
         ]
         wanted = last_shards(waiting, to_realtime - night.open_requests)
-        spent = list(spendings(connection, night, budget.ceilings(pipeline.settings, spec)))
+        declared = budget.ceilings(spec, pipeline.senders_of(connection, night))
+        spent = list(spendings(connection, night, declared))
         moved: list[Shard] = []
         usd = Decimal(0)
         for shard in wanted:

@@ -124,7 +124,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     units = seen.snapshot.units
     # Open units are counted only where a pilot is wanted: that reads the whole snapshot.
     pilot = spec.pilot.model_copy(
-        update={"size": _fitting(pipeline, spec, seen.night, spec.pilot.size)}
+        update={"size": _fitting(pipeline, spec, spec.pilot.size)}
     )
     wanted = sample_size(pilot, units, units)
     if wanted:
@@ -159,7 +159,7 @@ def _with_pairs(
     near = spec.near_duplicates
     if near is None or not seen.hold_twins:
         return wanted, []
-    most = _fitting(pipeline, spec, seen.night, seen.snapshot.units // UNITS_PER_SAMPLED)
+    most = _fitting(pipeline, spec, seen.snapshot.units // UNITS_PER_SAMPLED)
     pairs = pairs_that_fit(near, wanted, most)
     found = plan.sample_pairs(pipeline, seen, spec, pairs) if pairs else []
     if len(found) < agreement.least_pairs(near.min_agreement):
@@ -285,7 +285,7 @@ def _decide(
     if not again and _escalates_unsure(pipeline, spec, seen):
         again = [a.unit for a in answers if a.escalate == Undecided.UNSURE and not a.escalated]
     bounds = _bounds(pipeline, spec, seen)
-    again = [] if in_part else again[: _fitting(pipeline, spec, seen.night, len(again))]
+    again = [] if in_part else again[: _fitting(pipeline, spec, len(again))]
     with pipeline.ledger.read() as connection:
         waiting = admission.resting(connection, seen.night)
     if again and waiting is not None:
@@ -366,11 +366,11 @@ def _routes(
     }
 
 
-def _fitting(pipeline: Pipeline, spec: JobSpec, night: Night, requests: int) -> int:
+def _fitting(pipeline: Pipeline, spec: JobSpec, requests: int) -> int:
     """How many of these requests one pilot may have: as a batch no more than the queue takes."""
     if spec.pilot.via != "batch":
         return requests
-    return min(requests, plan.queue_limit_of(pipeline, spec, night))
+    return min(requests, plan.queue_limit_of(pipeline, spec))
 
 
 def _bounds(pipeline: Pipeline, spec: JobSpec, seen: View) -> ModelBounds:

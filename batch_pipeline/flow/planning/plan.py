@@ -79,8 +79,7 @@ def view(pipeline: Pipeline, night: Night) -> View:
 def queue_limit_of(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
     """The most requests that a batch of a night may have, so that any of its accounts can send it."""
     with pipeline.ledger.read() as connection:
-        limit = pipeline.queue_limit(connection, night.senders)
-    return queue_limit(limit, spec.limits.max_queued_requests)
+        return pipeline.queue_limit(connection, spec)
 
 
 def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:
@@ -88,7 +87,7 @@ def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Nigh
 
     Returns the night as it is then; the next plan cuts them anew.
     """
-    limit = queue_limit_of(pipeline, spec, night)
+    limit = queue_limit_of(pipeline, spec)
     with pipeline.ledger.read() as connection:
         waiting = shards.list_shards(connection, night.id, ShardState.WAITING)
     if any(shard.engine == "batch" and shard.requests > limit for shard in waiting):

@@ -121,7 +121,7 @@ def send_all(
         if stopped is not None:
             requests = pipeline.refreshed(night).open_requests
             return Called(answered, Waiting(stopped, requests))
-        if engine.closing is None or len(night.senders) == 1:
+        if engine.closing is None or len(night.sent_by) == 1:
             return Called(answered, engine.waiting)
         # One account was paused: the others go on with what is open.
 
