@@ -30,7 +30,7 @@ from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.gates.cache_marks import asked, cached_models, fitting, marked, warmed_as
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, plan, variants
+from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes, cache_use, nights, shards, snapshots
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Limits, Marks

@@ -16,6 +16,7 @@ from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.accounts_file import Accounts
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.ledger import accounts as rows
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission import senders
 from batch_pipeline.ledger.admission.queue import queue_limit
@@ -121,11 +122,18 @@ class Pipeline:
         return self.connections.of(account)
 
     def senders(self, connection: Connection, spec: JobSpec) -> tuple[Sender, ...]:
-        """The job's accounts that answer, with their limits."""
-        found = self.answering(spec)
-        names = [each.declared for each in found]
-        simulated = found[0].names.simulated
-        return senders.declared(connection, self.accounts, names, simulated=simulated)
+        """The job's accounts that may be sent with now, with their limits.
+
+        One of which is known that its API does not answer, or refuses its key, is left to the polls
+        until one succeeds, unless it is so of all.
+        """
+        connected = self.answering(spec)
+        names = [each.declared for each in connected]
+        simulated = connected[0].names.simulated
+        found = senders.declared(connection, self.accounts, names, simulated=simulated)
+        known = rows.of_names(connection, [sender.account for sender in found])
+        fit = {each.name for each in known if each.unanswered is None and each.refused is None}
+        return tuple(sender for sender in found if sender.account in fit) or found
 
     def senders_of(self, connection: Connection, night: Night) -> tuple[Sender, ...]:
         """The accounts that may send a night, with their limits, whether they answer or not."""
@@ -159,4 +167,3 @@ class Pipeline:
         """The night as the ledger has it now."""
         with self.ledger.read() as connection:
             return nights.get_night(connection, night.id)
-

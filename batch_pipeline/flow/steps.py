@@ -32,6 +32,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import (
     accounts,
+    listed_batches,
     nights,
     refusals,
     shards,
@@ -54,8 +55,7 @@ log = get_logger(__name__)
 
 
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
-    """The night under the owner of the job's accounts, made if it is new, which send it from now on.
-    """
+    """The night under the owner of the job's accounts, made if it is new, which send it from now on."""
     owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:
@@ -251,7 +251,7 @@ def accounts_to_ask(pipeline: Pipeline, owner: str, senders: Sequence[str]) -> l
     """The accounts that may send for an owner, and those that have sent what is not settled: they
     may not be the job's any more."""
     with pipeline.ledger.read() as connection:
-        unsettled = submissions.accounts_unsettled(connection, owner)
+        unsettled = listed_batches.accounts_unsettled(connection, owner)
     return list(dict.fromkeys([*senders, *sorted(unsettled)]))
 
 

@@ -22,7 +22,7 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
-from batch_pipeline.ledger.admission.queue import Queues, queue_limit, read_queues
+from batch_pipeline.ledger.admission.queue import Queues, read_queues
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission

@@ -98,9 +98,7 @@ def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: 
             nights.update_night(connection, night.id, over_budget=message)
 
 
-def _money(
-    connection: Connection, spec: JobSpec, night: Night, senders: Sequence[Sender]
-) -> Money:
+def _money(connection: Connection, spec: JobSpec, night: Night, senders: Sequence[Sender]) -> Money:
     """The ceilings of a night that has a snapshot, and the bounds of its shards as measured now."""
     declared = ceilings(spec, senders)
     if not declared.any and tightest(spec, senders) is None:

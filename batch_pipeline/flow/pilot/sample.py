@@ -123,9 +123,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, seen: View) -> None:
     """Plan a sample; where the night needs no pilot, store a verdict that says so."""
     units = seen.snapshot.units
     # Open units are counted only where a pilot is wanted: that reads the whole snapshot.
-    pilot = spec.pilot.model_copy(
-        update={"size": _fitting(pipeline, spec, spec.pilot.size)}
-    )
+    pilot = spec.pilot.model_copy(update={"size": _fitting(pipeline, spec, spec.pilot.size)})
     wanted = sample_size(pilot, units, units)
     if wanted:
         wanted = sample_size(pilot, units, plan.count_open(pipeline, seen))
