@@ -140,7 +140,7 @@ class Pipeline:
         return senders.of_night(connection, self.accounts, night)
 
     def organisation_of(self, account: str) -> str:
-        """The organisation of an account of the ledger; its own where it is not declared any more."""
+        """The organisation of an account of the ledger; itself where it is not declared any more."""
         declared = self.accounts.declared_as(account)
         if declared is None:
             return account

@@ -76,7 +76,7 @@ def view(pipeline: Pipeline, night: Night) -> View:
 
 
 def queue_limit_of(pipeline: Pipeline, spec: JobSpec) -> int:
-    """The most requests that a batch of a night may have, so that any of its accounts can send it."""
+    """The most requests that a batch of a job may have, so that any of its accounts can send it."""
     with pipeline.ledger.read() as connection:
         return pipeline.queue_limit(connection, spec)
 

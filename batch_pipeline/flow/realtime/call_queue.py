@@ -51,7 +51,7 @@ class CallQueue:
         heapq.heappush(self._again, (at, next(self._order), call))
 
     def first(self, now: float) -> list[Call]:
-        """The calls that are to leave next, one of each model and account; they stay in the queue."""
+        """The calls that leave next, one of each model and account; they stay in the queue."""
         due = [self._again[0][2]] if self._is_due(now) else []
         tried = {call.way for call in due}
         return [*due, *(calls[0] for way, calls in self._ready.items() if way not in tried)]
