@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.api.rate_limit import Limiter
+from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.concurrency import this_holder
 from batch_pipeline.flow.connections import Apis, Connected, Connections, Owner
 from batch_pipeline.flow.home_mark import HomeMark
@@ -91,7 +92,23 @@ class Pipeline:
         """
         owner = self.owner_as_it_is(spec)
         self.mark.check(simulated=owner.simulated)
+        self._refuse_to_leave_nights(spec, owner)
         return owner
+
+    def _refuse_to_leave_nights(self, spec: JobSpec, owner: Owner) -> None:
+        """Raise UsageError where one of the accounts owned nights of the job: under another owner
+        they would be bought again."""
+        with self.ledger.read() as connection:
+            for account in owner.accounts:
+                if account != owner.name and nights.list_nights(
+                    connection, job=spec.name, owner=account
+                ):
+                    raise UsageError(
+                        f"Account {account} has nights of job {spec.name} of its own, and they "
+                        f"would be bought again for the owner {owner.name}. Write `owner: "
+                        f"{account}` for each account of the job in {self.accounts.file}, so that "
+                        "its nights go on."
+                    )
 
     def owner_as_it_is(self, spec: JobSpec) -> Owner:
         """The owner of a job's nights, whatever the state of the ledger."""
@@ -140,7 +157,7 @@ class Pipeline:
         return senders.of_night(connection, self.accounts, night)
 
     def organisation_of(self, account: str) -> str:
-        """The organisation of an account of the ledger; itself where it is not declared any more."""
+        """The organisation of an account of the ledger; itself if it is not declared any more."""
         declared = self.accounts.declared_as(account)
         if declared is None:
             return account

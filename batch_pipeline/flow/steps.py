@@ -55,7 +55,7 @@ log = get_logger(__name__)
 
 
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
-    """The night under the owner of the job's accounts, made if it is new, which send it from now on."""
+    """The night of the owner of the job's accounts, made if it is new; these may send it now."""
     owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:

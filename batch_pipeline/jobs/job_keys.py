@@ -227,6 +227,12 @@ class JobKeys(DeclaredModel):
         description="The limits at which a person is told of a night.",
         examples=[{"error_rate": 0.1, "dead_letter_rate": 0.02, "on_complete": True}],
     )
+    accounts: Annotated[tuple[NonEmpty, ...], Field(strict=False)] = Field(
+        default=(),
+        description="The accounts of accounts.yaml that may send the job; all have one owner. The "
+        "only one, or `BATCH_PIPELINE_ACCOUNT`, unless declared.",
+        examples=[["research_a", "research_b"]],
+    )
     show_answers: bool = Field(
         default=True,
         description=(

@@ -114,11 +114,9 @@ def submit_waiting(
         # the reason why the last ones wait may be wrong a moment later.
         rounds += run_in_threads(1, submit, stop)
     accepted = sum(each.batches for each in rounds)
-    waiting = rounds[-1].waiting
-    if stop.is_set() and trouble:
-        # No account answers.
-        waiting = next(iter(trouble.values()))
-    return Submitted(accepted, waiting)
+    # Where no account answers, what the last thread found tells nothing.
+    unanswered = next(iter(trouble.values()), None) if stop.is_set() else None
+    return Submitted(accepted, unanswered or rounds[-1].waiting)
 
 
 def uploads_at_once(waiting: int, size: int, workers: int) -> int:

@@ -101,16 +101,17 @@ def send_all(
         return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
 
     answered = 0
+    claimed: list[OpenShard] = []
     while True:
         first = claim()
         if isinstance(first, Waiting):
             return Called(answered, first)
-        claimed = [first]
+        claimed.append(first)
         engine, stopped = _work(
             pipeline,
             spec,
             night,
-            lambda claimed=claimed: claimed.pop() if claimed else claim(),
+            lambda: claimed.pop() if claimed else claim(),
             breaks=True,
             meanwhile=meanwhile,
         )

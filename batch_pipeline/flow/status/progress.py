@@ -57,9 +57,9 @@ KEPT_AS_BATCHES = "kept_as_batches"
 class Progress:
     """A night in numbers.
 
-    `accounts` are those that may send it. `items` are input rows; `statuses` counts those that are settled. Of the requests, `waiting` are
-    not sent yet, `in_flight` are at the API or may be (`unknown` of them have an unknown outcome),
-    and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
+    `accounts` are those that may send it. `items` are input rows; `statuses` counts those that are
+    settled. Of the requests, `waiting` are not sent yet, `in_flight` are at the API or may be
+    (`unknown` of them have an unknown outcome), and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
     collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
     every one). `fees` are in the costs, unless they have no price. `cached` is what the prompt
     cache did, `caches` the same by model, `prefixes` what is known of the prompts' shared prefixes

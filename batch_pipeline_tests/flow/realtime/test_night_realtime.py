@@ -357,8 +357,6 @@ def test_a_held_night_closes_what_a_dead_process_left(
     dead, other = make_pipeline(), make_pipeline(lease_seconds=0.1)
     api = dead.api_of("simulator")
     api.open_messages = _breaking(api.open_messages, after=12)  # type: ignore[method-assign]
-        dead.api_of("simulator").open_messages, after=12
-    )  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         run(dead, spec, PARTITION)
     [left] = submissions_of(other)
