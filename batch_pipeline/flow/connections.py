@@ -145,10 +145,7 @@ class Connections:
         except UNUSABLE as error:
             raise self._of_account(declared, error) from error
         names = self._accounts.names(declared, simulated=api.simulated)
-        others = {
-            self._accounts.names(name, simulated=api.simulated).organisation
-            for name in self._accounts.by_name
-        } - {names.organisation}
+        others = self._accounts.other_organisations(declared, simulated=api.simulated)
         with self._ledger().write() as connection:
             known = rows.register(connection, names)
             rows.note_ids(connection, names, api.organisation, api.workspace, others=others)

@@ -136,8 +136,7 @@ def _with_room(night: UnfinishedNight, joining: int, older: str | None) -> Facts
     """A night's facts, with the queue as the runs that are asked for before leave it."""
     if not night.next_requests:
         return night.facts
-    queue = night.queue.joined_by(joining)
-    queue = replace(queue, older_night=older or queue.older_night)
+    queue = night.queue.joined_by(joining).behind(older)
     return with_queue(night.facts, queue, night.next_requests)
 
 

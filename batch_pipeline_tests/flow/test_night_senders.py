@@ -344,9 +344,7 @@ def test_a_simulator_and_the_api_do_not_share_a_job(
 ) -> None:
     from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
 
-    apis = Apis(
-        lambda spec: (RealApi if spec.key_env == "A_KEY" else AnthropicApi)(account=spec)
-    )
+    apis = Apis(lambda spec: (RealApi if spec.key_env == "A_KEY" else AnthropicApi)(account=spec))
     with Pipeline(settings(home, accounts=declare(NORTH_AND_SOUTH)), apis=apis) as pipeline:
         with pytest.raises(AccountError, match=r"must not mix"):
             steps.open_night(pipeline, of_two(tmp_path, 5), PARTITION)

@@ -59,13 +59,13 @@ class Progress:
 
     `accounts` are those that may send it. `items` are input rows; `statuses` counts those that are
     settled. Of the requests, `waiting` are not sent yet, `in_flight` are at the API or may be
-    (`unknown` of them have an unknown outcome), and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
-    collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
-    every one). `fees` are in the costs, unless they have no price. `cached` is what the prompt
-    cache did, `caches` the same by model, `prefixes` what is known of the prompts' shared prefixes
-    where they were counted, the declared model's first. `first` is
-    what the breaker counts, `approvals` are gates that a person overruled.
-    Cost in USD, `at` in seconds since the epoch.
+    (`unknown` of them have an unknown outcome), and `to_collect` have ended and are not collected
+    yet. `collected` are the sums of what is collected; `submissions` are all that are not
+    collected, and the latest that are (`with_all` has every one). `fees` are in the costs, unless
+    they have no price. `cached` is what the prompt cache did, `caches` the same by model,
+    `prefixes` what is known of the prompts' shared prefixes where they were counted, the declared
+    model's first. `first` is what the breaker counts, `approvals` are gates that a person
+    overruled. Cost in USD, `at` in seconds since the epoch.
     """
 
     night: Night
