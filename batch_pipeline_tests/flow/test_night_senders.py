@@ -80,8 +80,12 @@ def account(pipeline: Pipeline, name: str) -> accounts.Account:
         return accounts.get_account(connection, name)
 
 
+def key_of(request: Request) -> str:
+    return request.headers["authorization"].removeprefix("Bearer ")
+
+
 def is_of(request: Request, key: str) -> bool:
-    return request.headers.get("x-api-key") == KEYS[key]
+    return key_of(request) == KEYS[key]
 
 
 def check_whole(pipeline: Pipeline, sim: Simulator, spec: JobSpec, count: int) -> None:
@@ -121,8 +125,9 @@ def test_two_workspaces_of_one_organisation_share_its_queue(
     sim: Simulator, make_pipeline: MakePipeline, declare: Callable[[str], Path], tmp_path: Path
 ) -> None:
     file = declare(
-        "a: {key_env: A_KEY, owner: research, organisation: north, max_queued_requests: 5}\n"
-        "c: {key_env: C_KEY, owner: research, organisation: north}\n"
+        "a: {key_env: A_KEY, owner: research, organisation: north, workspace: one, "
+        "max_queued_requests: 5}\n"
+        "c: {key_env: C_KEY, owner: research, organisation: north, workspace: two}\n"
     )
     sim.hold()
     spec = of_two(tmp_path, 15, accounts=("a", "c"))
@@ -319,7 +324,7 @@ def test_calls_are_made_by_both_accounts_and_one_that_is_refused_leaves_the_othe
     def count(request: Request) -> Response | None:
         if request.url.path != "/v1/messages":
             return None
-        key = request.headers["x-api-key"]
+        key = key_of(request)
         calls[key] += 1
         return refused if key == KEYS["A_KEY"] and calls[key] > 5 else None
 
