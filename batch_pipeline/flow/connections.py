@@ -121,6 +121,7 @@ class Connections:
         # Why accounts could not be connected, and until when they are left alone.
         self._failed: dict[str, tuple[Exception, float]] = {}
         self._noted: dict[str, Exception] = {}
+        self._told: dict[str, str | None] = {}
 
     def connect(self, declared: str) -> Connected:
         """A declared account, connected. Raises as `AnthropicApi` does, and AccountError for a key
@@ -137,6 +138,7 @@ class Connections:
                 raise
             self._connected[declared] = found
             self._failed.pop(declared, None)
+            self.tell(found.names.name, None)
         return found
 
     def _connect(self, declared: str) -> Connected:
@@ -208,7 +210,20 @@ class Connections:
                 rows.note_unanswered(connection, names.name, str(error))
             else:
                 rows.note_refused(connection, names.name, str(error))
-        log.warning("account %s is not used now: %s", names.name, error)
+        self.tell(names.name, error)
+
+    def tell(self, account: str, error: Exception | None) -> None:
+        """Log why an account is left out, once for each reason; None: it is used again."""
+        said = None if error is None else str(error)
+        if isinstance(error, ApiFailure) and not error.connected:
+            # Its message is the error for which the account could not be connected.
+            said = error.message
+        if self._told.get(account) != said:
+            self._told[account] = said
+            if said is not None:
+                log.warning("account %s is left out for now: %s", account, said)
+            else:
+                log.info("account %s is used again", account)
 
     def owner(self, declared: Sequence[str]) -> Owner:
         """The owner of what these accounts send, once one of them is connected."""
