@@ -348,6 +348,7 @@ def test_a_lost_ledger_is_rebuilt_with_owner_and_accounts(
     [night] = nights_of(second)
     assert night.owner == "simulator"
     assert {each.token: each.account for each in submissions_of(second)} == before
+    assert not account(second, "simulator").sends
     assert run(second, spec, PARTITION).complete
     check_whole(second, sim, spec, 40)
 
