@@ -231,18 +231,20 @@ class Connections:
         return self._owner(declared, simulated=simulated)
 
     def likely_owner(self, declared: Sequence[str]) -> Owner:
-        """As `owner`, without the API, which alone could tell whether a simulator answers: the
-        declared one, unless the ledger knows one other alone."""
+        """As `owner`, without the API, which alone could tell whether a simulator answers: it does
+        where the ledger knows no other accounts than those of one."""
         for name in declared:
             if name in self._connected:
                 return self._owner(declared, simulated=self._connected[name].names.simulated)
-        mine = self._owner(declared, simulated=False)
         with self._ledger().read() as connection:
-            likely = rows.likely(connection, mine.name)
-            if likely == mine.name:
-                return mine
-            accounts = rows.names_of(connection, likely)
-        return Owner(likely, is_simulated(likely), tuple(accounts))
+            if self._accounts.file is None:
+                # The environment's account may have another name now.
+                [name] = declared
+                likely = rows.likely(connection, name)
+                return Owner(likely, is_simulated(likely), (likely,))
+            known = rows.list_accounts(connection)
+        simulated = bool(known) and all(each.simulated for each in known)
+        return self._owner(declared, simulated=simulated)
 
     def register(self, owner: Owner) -> None:
         """Add an owner's accounts to the ledger that it does not have yet."""
@@ -280,10 +282,14 @@ class Connections:
         declared = self._accounts.declared_as(account)
         if declared is None:
             return None
+        error, until = self._failed.get(declared, (None, 0.0))
+        if error is not None and time.monotonic() < until:
+            errors.append(error)
+            return None
         try:
             found = self.connect(declared)
-        except UNUSABLE as error:
-            errors.append(error)
+        except UNUSABLE as unusable:
+            errors.append(unusable)
             return None
         return found.api if found.names.name == account else None
 
