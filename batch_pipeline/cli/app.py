@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from batch_pipeline import logs, telemetry
 from batch_pipeline.cli.commands.approve import approve
 from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
@@ -37,8 +38,7 @@ from batch_pipeline.cli.commands.show import show
 from batch_pipeline.cli.commands.simulator import simulator
 from batch_pipeline.cli.commands.status import status
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
-from batch_pipeline.errors import BatchPipelineError
-from batch_pipeline.safe_text import Formatter
+from batch_pipeline.errors import BatchPipelineError, UsageError
 
 # In the order of `--help`.
 COMMANDS = (
@@ -108,10 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("batch_pipeline").setLevel(logging.INFO)
+    try:
+        _set_up_logs()
+    except UsageError as error:
+        return report_error(output, error.code, str(error), error.exit_code)
+    telemetry.configure()
     if threading.current_thread() is threading.main_thread():
         # A service manager stops a program by SIGTERM, a terminal that is lost by SIGHUP: end as
         # after Ctrl-C. `nohup` lets SIGHUP be ignored.
@@ -141,6 +142,13 @@ def _run(arguments: Sequence[str]) -> int:
             logging.getLogger(__name__).exception("unexpected error")
             code = report_error(output, "internal", f"{type(error).__name__}: {error}", 1)
     return code
+
+
+def _set_up_logs() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logs.formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("batch_pipeline").setLevel(logging.INFO)
 
 
 def _explained(error: Exception) -> BatchPipelineError | None:

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
-from batch_pipeline.flow.status import eta, night_state, progress, warnings
+from batch_pipeline.flow.status import eta, failure_page, night_state, progress, warnings
 from batch_pipeline.flow.status.batch_warnings import NightWarning
+from batch_pipeline.flow.status.never_begun import NeverBegun
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.alerts import Alert
@@ -45,6 +46,7 @@ def show_status(
     ledger_problem: str | None,
     *,
     details: bool,
+    never_begun: NeverBegun | None = None,
 ) -> None:
     """One line a night, and its warnings; with `details` its batches and alerts too.
 
@@ -67,10 +69,14 @@ def show_status(
             for state in states
         ],
         "ledger_problem": ledger_problem,
+        "never_begun": None if never_begun is None else never_begun.as_json(),
     }
 
     def show() -> None:
         console = SafeConsole()
+        if never_begun is not None:
+            console.print(str(never_begun), soft_wrap=True, highlight=False, markup=False)
+            return
         if not states:
             text = f"Nothing has been run yet under {settings.home}; see `{as_typed()} jobs`."
             console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -208,6 +214,7 @@ def _document(
         else {"reason": breaker.reason, "examples": breaker.examples},
         "approvals": [given.as_json() for given in state.approvals],
         "paused_reason": state.account.paused_reason,
+        "failure": failure_page.as_json(state.night),
     }
     if details:
         document["actions"] = [done.as_json() for done in state.actions]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batch_pipeline.api.failures import is_outage
+from batch_pipeline.api.failures import is_outage, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -56,22 +56,28 @@ def wait_for_api(
 
 @contextmanager
 def noted(pipeline: Pipeline, account: str) -> Iterator[None]:
-    """Note an outage that shows in the block, which asks the API; and the end of one that is known.
+    """Note an outage or a refusal of the key that shows in the block, which asks the API; and the
+    end of one that is known.
 
     Where one is known the API is asked once more, because the block need not ask anything.
     """
     with pipeline.ledger.read() as connection:
-        known = accounts.get_account(connection, account).unanswered
+        known = accounts.get_account(connection, account)
+    troubled = known.unanswered is not None or known.refused is not None
     try:
-        if known is not None:
+        if troubled:
             pipeline.api.list_batches(None, 1)
         yield
     except ApiFailure as failure:
         note(pipeline, account, failure)
+        if refuses_key(failure):
+            with pipeline.ledger.write() as connection:
+                accounts.note_refused(connection, account, str(failure))
         raise
-    if known is not None:
+    if troubled:
         with pipeline.ledger.write() as connection:
             accounts.note_answered(connection, account)
+            accounts.note_accepted(connection, account)
 
 
 def note(pipeline: Pipeline, account: str, failure: ApiFailure) -> None:

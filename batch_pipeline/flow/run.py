@@ -61,6 +61,8 @@ def run(
     for notice in models.notices(spec, pipeline.api):
         log.warning("%s: %s", spec.name, notice)
     night = steps.release(pipeline, night, resume=resume)
+    if night.held_at is None:
+        steps.note_asked(pipeline, night)
     if watch is None:
         return _Run(pipeline, spec, night, lambda _: None).to_end(wait=wait)
     with _told_at_intervals(pipeline, night, watch):

@@ -77,6 +77,14 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
         return nights.get_night(connection, night.id)
 
 
+def note_asked(pipeline: Pipeline, night: Night, *, wanted: bool = True) -> None:
+    """Note that the night's submission is wanted, or that it is to be asked for anew. What a pause
+    or a failure stops of what is wanted goes on by itself."""
+    with pipeline.ledger.write() as connection:
+        at = ledger.now(connection) if wanted else None
+        nights.update_night(connection, night.id, asked_at=at)
+
+
 def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | None:
     """Let earlier nights of the job answer what they can; returns what that waits for, or None.
 

@@ -21,6 +21,8 @@ log = get_logger(__name__)
 # at last every hour.
 FIRST_PROBE_SECONDS = 900.0
 WORKSPACE_CHARACTERS = 200
+# After so many refusals in a row a key counts as refused: a single one may be a fault of the API.
+REFUSED_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Account:
     sends: bool = True
     organisation_id: str | None = None
     refused: dict[str, Any] | None = None
+
+    @property
+    def key_refused(self) -> str | None:
+        """How the API refuses the account's key, in its words; None where it does not."""
+        if self.refused is None or self.refused["times"] < REFUSED_TIMES:
+            return None
+        return str(self.refused["reason"])
 
     def probe_is_due(self, at: float) -> bool:
         """Whether a paused account is to be tried at a time."""
@@ -162,6 +171,25 @@ def note_unanswered(connection: Connection, name: str, reason: str) -> None:
 def note_answered(connection: Connection, name: str) -> None:
     """Note that the API answers."""
     _update(connection, name, unanswered=None)
+
+
+def note_refused(connection: Connection, name: str, reason: str, *, times: int = 1) -> None:
+    """Note that the API refused the account's key, as `times` refusals in a row."""
+    at = now(connection)
+    known = get_account(connection, name).refused or {"since": at, "at": at, "times": 0}
+    if at - known["at"] > LONGEST_WAIT_SECONDS:
+        # Nothing was asked for an hour: what happened before belongs to another time.
+        known = {"since": at, "at": at, "times": 0}
+    found = {"since": known["since"], "at": at, "times": known["times"] + times}
+    _update(connection, name, refused={**found, "reason": reason[:500]})
+
+
+def note_accepted(connection: Connection, name: str) -> None:
+    """Note that the API takes the account's key; where it was refused before, a pause is probed at
+    once, since the refusal was its likely cause."""
+    if get_account(connection, name).refused is not None:
+        _update(connection, name, refused=None)
+        probe_at_once(connection, name)
 
 
 def likely(connection: Connection, declared: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -11,10 +12,10 @@ from typing import TypeVar
 
 import dagster as dg
 
-from batch_pipeline.api.failures import is_outage
+from batch_pipeline import logs
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
-from batch_pipeline.flow import approval, outage, steps
+from batch_pipeline.flow import approval, failures, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.partitions.partitions import check_key
@@ -30,6 +31,7 @@ from batch_pipeline.orchestration.names import (
     KIND_TAG,
     OUTAGE_TAG,
     SCHEDULE_TAG,
+    SUBMITTED_BATCHES,
     USER_TAG,
     Kind,
     asset_key,
@@ -95,16 +97,42 @@ def at_work(
         _refuse_other_partitions(context, spec)
         _tag_run(context, spec)
         try:
-            with heartbeat.alive(pipeline.ledger, context.run.run_id, lease):
+            with (
+                _recorded(context, pipeline, spec, partition),
+                heartbeat.alive(pipeline.ledger, context.run.run_id, lease),
+            ):
                 outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            if is_outage(error):
-                context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
+            if failures.passes(error, pipeline.settings.home):
+                # Dagster's own storage may be on the disk that is full.
+                with contextlib.suppress(Exception):
+                    context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+@contextmanager
+def _recorded(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
+) -> Iterator[None]:
+    """Record with the night why a step of it ends with an error; what a Failure says concerns the
+    run, and the gates that it tells of have alerts of their own."""
+    with (
+        logs.context(run=context.run.run_id),
+        failures.recorded(
+            pipeline,
+            spec,
+            partition,
+            step=context.op_execution_context.op.name.removeprefix(f"{spec.name}__"),
+            by=f"run {context.run.run_id}",
+            asks=SUBMITTED_BATCHES in selected_assets(context, spec.name),
+            apart=(dg.Failure,),
+        ),
+    ):
+        yield
 
 
 def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
@@ -168,7 +196,10 @@ def open_night(
             allow_retries=False,
         )
     night = steps.open_night(pipeline, spec, partition)
-    first = selected_assets(context, spec.name)[:1]
+    selected = selected_assets(context, spec.name)
+    first = selected[:1]
+    if first == [asset] and SUBMITTED_BATCHES in selected:
+        steps.note_asked(pipeline, night)
     if FOLLOW_UP_TAG not in context.run.tags and first == [asset]:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import dagster as dg
 
+from batch_pipeline import logs, telemetry
 from batch_pipeline.api.protocol import Api
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.settings import Settings
@@ -25,6 +26,9 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
     def pipeline(self) -> Pipeline:
         """A pipeline to use in a `with` block; UsageError where the environment is wrong."""
         settings = Settings.from_environment(relative_home=False)
+        # Each process of Dagster opens a pipeline before it does anything here.
+        logs.to_stderr()
+        telemetry.configure()
         return Pipeline(settings, open_api=lambda: _shared_api(settings))
 
 

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from batch_pipeline import logs
 from batch_pipeline.api.failures import is_outage
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
-from batch_pipeline.flow import outage, steps
+from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError, NoCredentialsError
+from batch_pipeline.flow import failures, outage, steps
 from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, warnings
+from batch_pipeline.flow.status import alerts, night_state, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import actions, listed_batches
+from batch_pipeline.ledger import accounts, actions, listed_batches, ticks
 from batch_pipeline.orchestration import (
     asset_steps,
     chains,
@@ -73,23 +74,25 @@ OpenPipeline = Callable[[], Pipeline]
 class Polled:
     """The outcome of a poll: its account (None: not known yet), and what went wrong.
 
-    With `outage` the API does not answer, and a run would find nothing else.
+    With `useless` the API does not answer, or refuses the key or the account as a whole, and a run
+    would find nothing else.
     """
 
     account: str | None = None
     trouble: str | None = None
-    outage: bool = False
+    useless: bool = False
     bug: BaseException | None = None
 
 
 @dataclass(frozen=True)
 class Seen:
     """The nights that a tick had the time to read, oldest first, and their progress; `left` others
-    it had not."""
+    it had not. `failed` are nights that failed before they had an input."""
 
     nights: tuple[UnfinishedNight, ...]
     states: dict[str, Progress]
     left: int = 0
+    failed: tuple[Progress, ...] = ()
 
 
 NOTHING_SEEN = Seen((), {})
@@ -117,9 +120,18 @@ def tick(
     context: dg.SensorEvaluationContext, open_pipeline: OpenPipeline, spec: JobSpec
 ) -> dg.SensorResult:
     """One evaluation of the sensor: all unfinished nights of the job under the account in force."""
-    with asset_steps.without_secrets(), patience(TICK_SECONDS), open_pipeline() as pipeline:
-        result, seen = _tick(context, pipeline, open_pipeline, spec)
-        return _with_checks(context, pipeline, spec, result, seen)
+    with (
+        asset_steps.without_secrets(),
+        logs.context(job=spec.name),
+        patience(TICK_SECONDS),
+        open_pipeline() as pipeline,
+        failures.of_storage_told(pipeline, f"{spec.name}: a tick of its sensor"),
+    ):
+        result, seen, trouble = _tick(context, pipeline, open_pipeline, spec)
+        checked = _with_checks(context, pipeline, spec, result, seen)
+        with pipeline.ledger.write() as connection:
+            ticks.note(connection, spec.name, trouble)
+        return checked
 
 
 def _with_checks(
@@ -135,7 +147,9 @@ def _with_checks(
         # A fresh installation has nothing to report.
         seen = None
     stopped = (
-        None if seen is None else stopped_nights.of_states(spec, seen.states.values(), seen.left)
+        None
+        if seen is None
+        else stopped_nights.of_states(spec, [*seen.failed, *seen.states.values()], seen.left)
     )
     found = all_nights.look(context.instance, pipeline, spec, stopped, before)
     reason = None if result.skip_reason is None else result.skip_reason.skip_message
@@ -152,7 +166,11 @@ def _tick(
     pipeline: Pipeline,
     open_pipeline: OpenPipeline,
     spec: JobSpec,
-) -> tuple[dg.SensorResult, Seen | None]:
+) -> tuple[dg.SensorResult, Seen | None, str | None]:
+    """The tick's result, what it saw of the nights (None: it could not look), and what troubled it.
+
+    Nights are looked at, and alerts sent, whatever the API says.
+    """
     deadline = time.monotonic() + TICK_SECONDS
     instance = context.instance
     lost_runs.report_dead(instance, pipeline.ledger, spec.name, pipeline.settings.lease_seconds)
@@ -163,26 +181,29 @@ def _tick(
         and not _was_terminated(instance, pipeline, spec, str(request.partition_key))
     ]
     unshown = runs.unshown(instance, spec.name)
-    if not _anything_begun(pipeline, spec, unshown):
-        nothing = None if again else "no night is under way"
-        return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
+    if not again and not _anything_begun(pipeline, spec, unshown):
+        nothing = "no night is under way"
+        return dg.SensorResult(skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN, None
     polled = _poll(open_pipeline, spec.name)
-    if polled.account is None:
-        trouble = None if again else polled.trouble
-        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
-    seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
+    owner = polled.account or _likely_owner(pipeline)
+    # Alerts of nights that failed before they had an input are looked at with those of the others.
+    failed = _failed(pipeline, spec, owner)
+    seen = _look(instance, pipeline, spec, owner, unshown, deadline)
+    alerts.look(pipeline, spec.alerts, *failed, *seen.states.values())
+    if polled.useless:
+        again = []
     unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
-    alerts.look(pipeline, spec.alerts, *seen.states.values())
-    most = 0 if polled.outage else MOST_REQUESTS - len(again)
+    most = 0 if polled.useless else MOST_REQUESTS - len(again)
     requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
-        links = chains.due(connection, spec, polled.account)
+        links = chains.due(connection, spec, owner)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
     requests = [*again, *requests, *begun]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
     lines = [] if polled.trouble is None else [polled.trouble]
+    lines += [f"{state.night.partition}: {_why_failed(spec, state)}" for state in failed]
     lines += _lines(seen.nights, plan, rests)
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
     result = dg.SensorResult(
@@ -191,7 +212,25 @@ def _tick(
         cursor=write_cursor(observed),
         skip_reason=None if requests else reason,
     )
-    return result, seen
+    return result, replace(seen, failed=tuple(failed)), polled.trouble
+
+
+def _likely_owner(pipeline: Pipeline) -> str:
+    """Whose nights a tick looks at while the API does not tell."""
+    with pipeline.ledger.read() as connection:
+        return accounts.likely(connection, pipeline.settings.account)
+
+
+def _failed(pipeline: Pipeline, spec: JobSpec, owner: str) -> list[Progress]:
+    with pipeline.ledger.read() as connection:
+        return [
+            progress.of_night(connection, night.id)
+            for night in unfinished_nights.failed_nights(connection, spec.name, owner)
+        ]
+
+
+def _why_failed(spec: JobSpec, state: Progress) -> str:
+    return str(night_state.of_progress(state, spec.alerts))
 
 
 def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> bool:
@@ -199,7 +238,10 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
     with pipeline.ledger.read() as connection:
         unfinished = unfinished_nights.unfinished_nights(connection, spec.name, None, unshown)
         return bool(
-            unfinished or listed_batches.watched(connection) or chains.due(connection, spec)
+            unfinished
+            or unfinished_nights.failed_nights(connection, spec.name)
+            or listed_batches.watched(connection)
+            or chains.due(connection, spec)
         )
 
 
@@ -216,11 +258,14 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
             with open_pipeline() as pipeline:
                 polled.account = pipeline.account.name
                 steps.poll_account(pipeline, polled.account)
-        except (ApiFailure, ApiError, AccountError) as error:
-            polled.outage = is_outage(error)
+        except (ApiFailure, ApiError, AccountError, NoCredentialsError) as error:
+            polled.useless = failures.is_of_account(error) or is_outage(error)
             if isinstance(error, ApiUnavailableError):
                 with open_pipeline() as pipeline:
                     polled.account = outage.note_unreached(pipeline, error)
+            elif polled.account is None:
+                with open_pipeline() as pipeline:
+                    polled.account = failures.note_refused(pipeline, error)
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
             polled.bug = error

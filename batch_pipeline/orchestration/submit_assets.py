@@ -160,6 +160,10 @@ def _take_input(
         return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)
+    selected = asset_steps.selected_assets(context, spec.name)
+    if taken.snapshot.id != night.snapshot_id and SUBMITTED_BATCHES not in selected:
+        # To take another input spends nothing, and is no leave to spend.
+        steps.note_asked(pipeline, night, wanted=False)
     table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
     keys = upstream_asset.upstream_keys(spec)
     upstream = input_shown.upstream(context.instance, keys, partition)

@@ -12,7 +12,7 @@ from batch_pipeline.cli.options import Json, Partition
 from batch_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from batch_pipeline.jobs.spec import AlertsSpec
+    from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
     from batch_pipeline.settings import Settings
 
 
@@ -24,7 +24,7 @@ def status(
 ) -> None:
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli.status_view import show_status
-    from batch_pipeline.flow.status import progress
+    from batch_pipeline.flow.status import never_begun, progress
     from batch_pipeline.jobs.partitions.partitions import check_key
     from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.ledger import alerts, nights
@@ -32,14 +32,16 @@ def status(
 
     pipeline = opening.open_pipeline(context)
     settings = pipeline.settings
+    spec = None
     if job is not None:
         spec = find_job(settings.jobs_dir, job)
         if partition is not None:
             check_key(spec.partitions, partition, datetime.now(UTC))
     with pipeline.ledger.read() as connection:
+        every = nights.list_nights(connection, job=job)
         found = [
             progress.with_all(connection, state) if job is not None else state
-            for night in nights.list_nights(connection, job=job)
+            for night in nights.worth_showing(every)
             if partition in (None, night.partition)
             for state in [progress.of_night(connection, night.id)]
         ]
@@ -51,7 +53,28 @@ def status(
         problem = pipeline.mark.problem(Account(settings.account, simulated=True))
     if problem is not None:
         context.obj.say(f"Warning: {problem}")
-    show_status(context.obj, settings, found, limits, recorded, problem, details=job is not None)
+    unbegun = None
+    if not found and spec is not None and partition is not None:
+        unbegun = never_begun.of(spec, partition, every, _due_at(spec, partition))
+    show_status(
+        context.obj,
+        settings,
+        found,
+        limits,
+        recorded,
+        problem,
+        details=job is not None,
+        never_begun=unbegun,
+    )
+
+
+def _due_at(spec: JobSpec, partition: str) -> float | None:
+    """When a partition is due; Dagster, which decides that, takes a second to import."""
+    if spec.schedule is None:
+        return None
+    from batch_pipeline.orchestration.checks import missing_nights
+
+    return missing_nights.due_at(spec, partition)
 
 
 def _alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
