@@ -38,7 +38,7 @@ from batch_pipeline.cli.commands.show import show
 from batch_pipeline.cli.commands.simulator import simulator
 from batch_pipeline.cli.commands.status import status
 from batch_pipeline.cli.output import COMPLETE, INTERRUPTED, PROGRAM, USAGE, Output, report_error
-from batch_pipeline.errors import BatchPipelineError, UsageError
+from batch_pipeline.errors import BatchPipelineError
 
 # In the order of `--help`.
 COMMANDS = (
@@ -108,11 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     output = Output(as_json="--json" in arguments)
-    try:
-        _set_up_logs()
-    except UsageError as error:
-        return report_error(output, error.code, str(error), error.exit_code)
-    telemetry.configure()
     if threading.current_thread() is threading.main_thread():
         # A service manager stops a program by SIGTERM, a terminal that is lost by SIGHUP: end as
         # after Ctrl-C. `nohup` lets SIGHUP be ignored.
@@ -120,6 +115,7 @@ def _run(arguments: Sequence[str]) -> int:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
+        _set_up_logs()
         code = app(list(arguments), PROGRAM, standalone_mode=False, obj=output) or COMPLETE
         if code == INTERRUPTED:  # typer returns it after Ctrl-C, and prints nothing
             raise KeyboardInterrupt
@@ -149,6 +145,7 @@ def _set_up_logs() -> None:
     handler.setFormatter(logs.formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("batch_pipeline").setLevel(logging.INFO)
+    telemetry.configure()
 
 
 def _explained(error: Exception) -> BatchPipelineError | None:

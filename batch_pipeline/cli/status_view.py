@@ -87,7 +87,7 @@ def show_status(
                 console.print(_batches_table(state))
             notes = [
                 *_warnings(state, warned[state.night.id]),
-                *(_notes(state, found[state.night.id]) if details else ()),
+                *(_notes(state, found[state.night.id], warned[state.night.id]) if details else ()),
                 *(map(_alert, recorded[state.night.id]) if details else ()),
             ]
             for note in notes:
@@ -147,7 +147,9 @@ def _alert(alert: Alert) -> str:
     return f"alert ({alert.state} {at:%m-%d %H:%M}): {alert.message}"
 
 
-def _notes(state: progress.Progress, found: NightState) -> list[str]:
+def _notes(
+    state: progress.Progress, found: NightState, warned: Sequence[NightWarning]
+) -> list[str]:
     """What a person should know beyond table and warnings."""
     notes = []
     if state.waiting:
@@ -167,7 +169,7 @@ def _notes(state: progress.Progress, found: NightState) -> list[str]:
         notes.append(wanted)
     if state.caching:
         notes.append(f"caching: {state.caching}")
-    if found.remedy:
+    if found.remedy and not any(each.message.startswith(found.reason) for each in warned):
         notes += [str(found), *(f"  {example}" for example in found.examples)]
     notes += [
         f"the {given.gate} gate was approved by {given.approved_by}: {given.reason}"

@@ -166,7 +166,9 @@ def explain(spec: JobSpec, partition: str, error: Exception, home: str) -> Failu
     said = str(known if known is not None and not isinstance(error, StorageError) else error)
     if code == INTERNAL:
         said = f"{type(error).__name__}: {said}"
-    reason = clipped(one_line(said).strip().rstrip("."), REASON_CHARACTERS)
+    # What messages of the home say of going on is said by the remedy.
+    said = one_line(said.partition("Nothing is lost")[0])
+    reason = clipped(said.strip().rstrip("."), REASON_CHARACTERS)
     again = f"`batch-pipeline run {spec.name} --partition {partition}`"
     return Failure(code, reason, _remedy(code, again))
 
@@ -281,6 +283,8 @@ def _clear(pipeline: Pipeline, spec: JobSpec, partition: str, step: str) -> None
     with pipeline.ledger.write() as connection:
         for night in overcome:
             nights.update_night(connection, night.id, failure=None)
+            if night.failure is not None and night.failure["code"] == ACCOUNT:
+                accounts.note_accepted(connection, night.owner)
     failure_page.remove(pipeline, overcome[0])
 
 
