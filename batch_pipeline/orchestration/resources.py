@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from batch_pipeline import logs, telemetry
-from batch_pipeline.api.protocol import Api
-from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from batch_pipeline.api.protocol import Api
+    from batch_pipeline.flow.pipeline import Pipeline
 
 RESOURCE_KEY = "batch_pipeline"
 
 
-class PipelineResource(dg.ConfigurableResource[Pipeline]):
+class PipelineResource(dg.ConfigurableResource[Any]):
     """Makes a `Pipeline` for each step and each sensor evaluation; a test overrides `pipeline`.
 
     Each closes its own: a code server lives for weeks, and a ledger that it kept open would never
@@ -25,6 +28,9 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
 
     def pipeline(self) -> Pipeline:
         """A pipeline to use in a `with` block; UsageError where the environment is wrong."""
+        # Most processes that load definitions do no work.
+        from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
+
         settings = Settings.from_environment(relative_home=False)
         # Each process of Dagster opens a pipeline before it does anything here.
         logs.to_stderr()

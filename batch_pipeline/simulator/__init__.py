@@ -18,6 +18,7 @@ from batch_pipeline.simulator.server import (
     serve,
 )
 from batch_pipeline.simulator.wire import SIMULATOR_HEADER
+from batch_pipeline.simulator.workspaces import Workspace
 
 __all__ = [
     "SIMULATOR_HEADER",
@@ -27,6 +28,7 @@ __all__ = [
     "MessageLimits",
     "Simulator",
     "StateInUseError",
+    "Workspace",
     "content_hash",
     "default_state_dir",
     "load_faults",

@@ -20,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from batch_pipeline.simulator.admin import AdminEndpoints
 from batch_pipeline.simulator.answers.prompt_cache import Work
 from batch_pipeline.simulator.answers.tokens import count_input
 from batch_pipeline.simulator.batch import Batch
@@ -37,7 +38,7 @@ from batch_pipeline.simulator.faults.shown import shown
 from batch_pipeline.simulator.faults.visibility import Visibility
 from batch_pipeline.simulator.middleware import NameEveryResponse
 from batch_pipeline.simulator.models import MODELS, all_models, model_info
-from batch_pipeline.simulator.rate_limits import RateLimiter
+from batch_pipeline.simulator.rate_limits import RateLimiters
 from batch_pipeline.simulator.responses import Json, error_response
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool, chunks_of
@@ -50,17 +51,13 @@ from batch_pipeline.simulator.wire import (
     new_id,
     not_found,
     too_large,
-    workspace_of,
 )
+from batch_pipeline.simulator.workspaces import Workspace, id_headers, workspace_of
 
 # A poll waits this long for results to be written before it answers that the batch still runs.
 SETTLE_PATIENCE_SECONDS = 5.0
 
-USAGE_REPORT = "/v1/organizations/usage_report/messages"
-COST_REPORT = "/v1/organizations/cost_report"
-
 Handler = Callable[[Request], Awaitable[Response]]
-Report = Callable[[Mapping[str, str], list[str]], dict[str, Any]]
 
 
 class Hooks:
@@ -105,11 +102,11 @@ class AheadOf:
 
 
 class Api:
-    """The handlers, around one organisation's store and books."""
+    """The handlers, around the store and the books of all organisations."""
 
     def __init__(
         self, store: BatchStore, books: Books, spool: Spool, responder: Responder,
-        schedule: FaultSchedule, rates: RateLimiter, latency: float, hooks: Hooks,
+        schedule: FaultSchedule, rates: RateLimiters, latency: float, hooks: Hooks,
     ) -> None:  # fmt: skip
         # Seconds that a message in real time takes.
         self.latency = latency
@@ -119,6 +116,7 @@ class Api:
         self._schedule = schedule
         self._visibility = Visibility(schedule, books)
         self._faults = FaultInjection(schedule, store, books)
+        self._admin = AdminEndpoints(store, books)
         self._hooks = hooks
         self._calls: Counter[str] = Counter()
 
@@ -136,8 +134,10 @@ class Api:
             self._route("models", "GET", "/v1/models", self.list_models),
             self._route("models", "GET", "/v1/models/{model_id}", self.retrieve_model),
             Route("/v1/oauth/token", self.exchange_token, methods=["POST"]),
-            Route(USAGE_REPORT, self.organisation_usage, methods=["GET"]),
-            Route(COST_REPORT, self.organisation_costs, methods=["GET"]),
+            *(
+                self._route("admin", "GET", path, handler)
+                for path, handler in self._admin.handlers.items()
+            ),
             Route("/simulator/books", self.show_books, methods=["GET"]),
             Route("/simulator/faults", self.put_faults, methods=["PUT"]),
         ]
@@ -165,6 +165,9 @@ class Api:
             except ClientDisconnect:
                 # The client is gone and reads no answer; what matters is that nothing was done.
                 response = Response(status_code=400)
+            # A refused key belongs to no workspace; a gateway's page is not the API's answer.
+            if response.status_code != 401 and response.media_type != "text/html":
+                response.raw_headers.extend(id_headers(workspace_of(request.headers)))
             return await self._hooks.after(request, response)
 
         return guarded
@@ -181,10 +184,11 @@ class Api:
         query = request.query_params
         if "after_id" in query and "before_id" in query:
             raise invalid_request("after_id and before_id: only one of them may be given")
-        page = _limit(query), query.get("after_id"), query.get("before_id")
-        if page[1:] == (None, None):
-            self._visibility.begin_look()
-        missing = self._visibility.missing_from_list(self._store.all())
+        workspace = workspace_of(request.headers)
+        page = workspace, _limit(query), query.get("after_id"), query.get("before_id")
+        if page[2:] == (None, None):
+            self._visibility.begin_look(workspace)
+        missing = self._visibility.missing_from_list(self._store.of(workspace))
         batches, _ = self._store.page(*page, missing)
         await self._settle(batches)
         batches, has_more = self._store.page(*page, missing)
@@ -221,7 +225,8 @@ class Api:
         return shown(batch, str(request.base_url), self._schedule.faults.shown)
 
     async def _current(self, request: Request) -> Batch:
-        batch = self._store.get(request.path_params["batch_id"])
+        whose = workspace_of(request.headers)
+        batch = self._store.get(request.path_params["batch_id"], whose)
         await self._settle([batch])
         return self._store.get(batch.id)
 
@@ -235,22 +240,26 @@ class Api:
         params = await _checked(request)
         if params.get("stream"):
             raise invalid_request("stream: the simulator answers in one piece only")
-        if self._rates.limited:
+        workspace = workspace_of(request.headers)
+        rates = self._rates.of(workspace.organisation)
+        if rates.limited:
             try:
-                self._rates.admit(count_input(params))
+                rates.admit(count_input(params))
             except ApiError:
                 self._books.count_rate_limited()
                 raise
         digest = content_digest(params)
-        work = Work.now(self.latency, workspace_of(request.headers))
-        message = self._message(params, digest, work)
+        message = self._message(params, digest, workspace)
         unless_taken(request.scope, lambda: self._books.miss_message(digest))
-        self._rates.spend(message["usage"]["output_tokens"])
+        rates.spend(message["usage"]["output_tokens"])
         if self.latency:
             await asyncio.sleep(self.latency)
-        return Json(message, headers=self._rates.headers())
+        return Json(message, headers=rates.headers())
 
-    def _message(self, params: dict[str, Any], digest: bytes, work: Work) -> dict[str, Any]:
+    def _message(
+        self, params: dict[str, Any], digest: bytes, workspace: Workspace
+    ) -> dict[str, Any]:
+        work = Work.now(self.latency, str(workspace))
         message = self._responder.message(params, digest, new_id("msg"), "standard", work)
         fate = RequestFate(
             self._schedule.faults.requests,
@@ -264,7 +273,7 @@ class Api:
             billed = fate.message(digest, params, message)
             return billed
         finally:
-            self._books.end_message(digest, billed)
+            self._books.end_message(digest, workspace, billed)
             for name, times in fate.injected.items():
                 self._books.count_fault(name, times)
 
@@ -302,22 +311,11 @@ class Api:
             asked.get("assertion") or asked.get("refresh_token")
         ):
             return Json({"error": "invalid_grant"}, status_code=400)
-        token = {"access_token": new_id("token"), "token_type": "Bearer"}
+        # The token is a key of the workspace that it was asked for.
+        where = f"{asked.get('workspace_id') or ''}/{asked.get('organization_id') or ''}"
+        access = new_id("token") + (f"@{where}" if where != "/" else "")
+        token = {"access_token": access, "token_type": "Bearer"}
         return Json({**token, "expires_in": 600})
-
-    async def organisation_usage(self, request: Request) -> Response:
-        return await self._report(request, self._books.organisation_usage)
-
-    async def organisation_costs(self, request: Request) -> Response:
-        return await self._report(request, self._books.organisation_costs)
-
-    async def _report(self, request: Request, report: Report) -> Response:
-        try:
-            _check_headers(request)
-            query = request.query_params
-            return Json(await run_sync(report, query, query.getlist("group_by[]")))
-        except ApiError as error:
-            return error_response(request, error)
 
     async def show_books(self, request: Request) -> Response:
         """The books as JSON, and the number of calls by endpoint since the start.

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import orjson
 
-from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS, DEFAULT_WORKSPACE
+from batch_pipeline.simulator.wire import BATCH_LIFETIME_SECONDS
+from batch_pipeline.simulator.workspaces import Workspace
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,7 @@ class Batch:
 
     The batch takes `pace` times the simulator's turnaround. `done` is the number of requests that
     get an answer (None: all), `rest` the result of the others. `counts` is None until the batch is
-    settled. `foreign`: the batch belongs to another tenant. `workspace` has a prompt cache of its
-    own.
+    settled. `foreign`: the batch belongs to another tenant of its workspace.
     """
 
     id: str
@@ -28,6 +28,7 @@ class Batch:
     version: str
     pace: float
     created_at: datetime
+    workspace: Workspace
     cancel_initiated_at: datetime | None = None
     ended_at: datetime | None = None
     done: int | None = None
@@ -35,7 +36,6 @@ class Batch:
     counts: dict[str, int] | None = None
     deleted: bool = False
     foreign: bool = False
-    workspace: str = DEFAULT_WORKSPACE
 
     @property
     def expires_at(self) -> datetime:
@@ -53,7 +53,10 @@ class Batch:
         for name in ("created_at", "cancel_initiated_at", "ended_at"):
             if values[name] is not None:
                 values[name] = datetime.fromisoformat(values[name])
-        return cls(**values)
+        # Older simulators had one organisation, and stored the workspace's name alone.
+        stored = values.pop("workspace", {})
+        workspace = Workspace(stored) if isinstance(stored, str) else Workspace(**stored)
+        return cls(**values, workspace=workspace)
 
 
 class Pace:

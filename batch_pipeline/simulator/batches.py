@@ -30,7 +30,6 @@ from batch_pipeline.simulator.settlement import Responder, settle
 from batch_pipeline.simulator.spool import Spool, request_lines
 from batch_pipeline.simulator.wire import (
     BATCH_LIFETIME_SECONDS,
-    DEFAULT_WORKSPACE,
     RESULTS_KEPT_SECONDS,
     RETRY_AFTER_SECONDS,
     ApiError,
@@ -39,12 +38,13 @@ from batch_pipeline.simulator.wire import (
     not_found,
     now,
 )
+from batch_pipeline.simulator.workspaces import Workspace
 
 _CANCEL_SHARE_OF_TURNAROUND = 0.05
 
 
 class BatchStore:
-    """All batches of the simulated organisation; safe for many threads."""
+    """All batches of the simulated organisations; safe for many threads."""
 
     def __init__(
         self, database: Database, books: Books, spool: Spool, responder: Responder,
@@ -54,7 +54,8 @@ class BatchStore:
         self._responder = responder
         self._schedule = schedule
         self.pace = pace
-        self.queue_limit = queue_limit
+        self._queue_limit = queue_limit
+        self._queue_limits: dict[str, int] = {}  # of organisations with one of their own
         # Guards the two dictionaries.
         self._lock = threading.RLock()
         # One settlement at a time: several at once would leave no processor for the polls.
@@ -79,9 +80,20 @@ class BatchStore:
                     self._running[batch.id] = time.monotonic() - age
         self._spool.keep_only({batch.id for batch in self._batches.values() if not batch.deleted})
 
+    def queue_limit(self, organisation: str) -> int:
+        """The most requests in the queue of an organisation."""
+        return self._queue_limits.get(organisation, self._queue_limit)
+
+    def set_queue_limit(self, requests: int, organisation: str | None) -> None:
+        """Set the limit of an organisation; None: of all that have none of their own."""
+        if organisation is None:
+            self._queue_limit = requests
+        else:
+            self._queue_limits[organisation] = requests
+
     # Creating.
 
-    def create(self, incoming: Path, version: str, workspace: str = DEFAULT_WORKSPACE) -> Batch:
+    def create(self, incoming: Path, version: str, workspace: Workspace) -> Batch:
         """Create a batch from a received body; the files of a refused one are removed.
 
         Errors: `ApiError` 400 for an unacceptable batch, 429 for a queue without room.
@@ -92,7 +104,7 @@ class BatchStore:
         foreign_before, foreign_after = self._schedule.foreign_batches_of_next_create()
         try:
             if foreign_before:
-                self.create_foreign_like(len(digests))
+                self.create_foreign_like(len(digests), workspace)
             self._check_body(batch_id, size)
             with self._lock:
                 return self._accept(batch_id, digests, version, workspace)
@@ -101,7 +113,7 @@ class BatchStore:
             raise
         finally:
             if foreign_after:
-                self.create_foreign_like(len(digests))
+                self.create_foreign_like(len(digests), workspace)
 
     def _check_body(self, batch_id: str, size: int) -> None:
         rules = self._schedule.faults.refused_bodies
@@ -112,30 +124,32 @@ class BatchStore:
                 self._books.count_fault("create.refused_body")
                 raise
 
-    def create_foreign_like(self, ours: int) -> None:
+    def create_foreign_like(self, ours: int, workspace: Workspace) -> None:
         """Create another tenant's batch, of the declared size or else of `ours` requests."""
-        self.create_foreign(self._schedule.faults.foreign_batches.requests or ours)
+        self.create_foreign(self._schedule.faults.foreign_batches.requests or ours, workspace)
 
-    def create_foreign(self, total: int) -> Batch:
+    def create_foreign(self, total: int, workspace: Workspace) -> Batch:
         """Create another tenant's batch: listed, counted in the queue, not billed to us."""
         batch_id = new_id("msgbatch")
         self._spool.write_requests(batch_id, foreign_entries(batch_id, total))
         with self._lock:
-            return self._add(self._new(batch_id, total, "", foreign=True))
+            return self._add(self._new(batch_id, total, "", workspace, foreign=True))
 
-    def _accept(self, batch_id: str, digests: list[bytes], version: str, workspace: str) -> Batch:
+    def _accept(
+        self, batch_id: str, digests: list[bytes], version: str, workspace: Workspace
+    ) -> Batch:
         queue = self._schedule.faults.queue
-        queued = self.queued() + queue.foreign_requests + len(digests)
-        if queue.enforced and queued > self.queue_limit:
+        organisation, limit = workspace.organisation, self.queue_limit(workspace.organisation)
+        queued = self.queued(organisation) + queue.foreign_requests + len(digests)
+        if queue.enforced and queued > limit:
             raise ApiError(
                 429,
                 "rate_limit_error",
                 f"This batch would bring the organization to {queued} batch requests in the"
-                f" processing queue; the limit is {self.queue_limit}.",
+                f" processing queue; the limit is {limit}.",
                 {"retry-after": str(RETRY_AFTER_SECONDS)},
             )
-        batch = self._new(batch_id, len(digests), version)
-        batch = dataclasses.replace(batch, workspace=workspace)
+        batch = self._new(batch_id, len(digests), version, workspace)
         share = self._schedule.share_done_of_next_batch()
         if share is not None:
             batch = dataclasses.replace(batch, done=int(batch.total * share), rest="expired")
@@ -143,13 +157,18 @@ class BatchStore:
             if share is not None:
                 self._books.count_fault("expired_batches")
             self._books.accept(digests)
-            self._books.count_batch(self.queued(foreign=False) + len(digests))
+            ours = self.queued(organisation, foreign=False) + len(digests)
+            self._books.count_batch(workspace, ours, self.queued(foreign=False) + len(digests))
             return self._add(batch)
 
-    def _new(self, batch_id: str, total: int, version: str, *, foreign: bool = False) -> Batch:
+    def _new(
+        self, batch_id: str, total: int, version: str, workspace: Workspace, *,
+        foreign: bool = False,
+    ) -> Batch:  # fmt: skip
         spread = Dice(self._responder.seed ^ (len(self._batches) * 0x9E3779B97F4A7C15))
         spread.below(2)  # the first throw of neighbouring seeds is too much alike
-        return Batch(batch_id, total, version, 0.5 + spread.unit(), now(), foreign=foreign)
+        pace = 0.5 + spread.unit()
+        return Batch(batch_id, total, version, pace, now(), workspace, foreign=foreign)
 
     def _add(self, batch: Batch) -> Batch:
         with self._database.transaction() as connection:
@@ -162,27 +181,34 @@ class BatchStore:
         self._running[batch.id] = time.monotonic()
         return batch
 
-    def queued(self, *, foreign: bool = True) -> int:
-        """Requests of batches that have not ended; `foreign`: those of other tenants as well."""
+    def queued(self, organisation: str | None = None, *, foreign: bool = True) -> int:
+        """Requests of batches that have not ended, of one organisation or (None) of all.
+
+        `foreign`: those of other tenants as well.
+        """
         with self._lock:
             return sum(
                 batch.total
                 for batch in (self._batches[batch_id] for batch_id in self._running)
-                if (foreign or not batch.foreign) and not self._is_due(batch)
+                if (foreign or not batch.foreign)
+                and organisation in (None, batch.workspace.organisation)
+                and not self._is_due(batch)
             )
 
     # Looking.
 
-    def get(self, batch_id: str) -> Batch:
+    def get(self, batch_id: str, workspace: Workspace | None = None) -> Batch:
+        """A batch; `workspace`: whose key asks for it, which finds no other workspace's batch."""
         with self._lock:
             batch = self._batches.get(batch_id)
-        if batch is None or batch.deleted:
+        if batch is None or batch.deleted or workspace not in (None, batch.workspace):
             raise not_found(f"Message Batch {batch_id} not found.")
         return batch
 
-    def all(self) -> list[Batch]:
+    def of(self, workspace: Workspace) -> list[Batch]:
+        """The batches of a workspace, oldest first."""
         with self._lock:
-            return list(self._batches.values())
+            return [each for each in self._batches.values() if each.workspace == workspace]
 
     def touch(self, batch_id: str, action: str) -> None:
         """Record a call for one batch in the books, if the batch is another tenant's."""
@@ -193,12 +219,13 @@ class BatchStore:
 
     def page(
         self,
+        workspace: Workspace,
         limit: int,
         after_id: str | None,
         before_id: str | None,
         missing: AbstractSet[str] = frozenset(),
     ) -> tuple[list[Batch], bool]:
-        """A page of batches, newest first, and whether there are more beyond it.
+        """A page of a workspace's batches, newest first, and whether there are more beyond it.
 
         `missing`: ids of batches that the list does not show.
         """
@@ -206,7 +233,7 @@ class BatchStore:
         def shown(batch: Batch) -> bool:
             return not batch.deleted and batch.id not in missing
 
-        newest_first = self.all()[::-1]
+        newest_first = self.of(workspace)[::-1]
         cursor = after_id or before_id
         position = -1
         if cursor is not None:
@@ -268,7 +295,7 @@ class BatchStore:
         with self._lock, self._database.transaction():
             if not batch.foreign:
                 self._books.count_attempts(settled.attempted)
-                self._books.book(settled.bill)
+                self._books.book(settled.bill, batch.workspace)
             for name, times in fate.injected.items():
                 self._books.count_fault(name, times)
             self._replace(dataclasses.replace(batch, counts=settled.counts))
@@ -279,7 +306,7 @@ class BatchStore:
         """When a batch was worked on, and what its requests find in the prompt cache."""
         assert batch.ended_at is not None
         begin, end = batch.created_at.timestamp(), batch.ended_at.timestamp()
-        return Work(begin, end, batch.workspace, self._responder.cache.batch_hits)
+        return Work(begin, end, str(batch.workspace), self._responder.cache.batch_hits)
 
     def _with_end(self, batch: Batch) -> Batch:
         """The batch with the time of its end and the number of its answers fixed."""

@@ -61,7 +61,7 @@ class _Bucket:
 
 
 class RateLimiter:
-    """The organisation's buckets; safe for many threads."""
+    """An organisation's buckets; safe for many threads."""
 
     def __init__(self, limits: MessageLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
@@ -124,3 +124,33 @@ class RateLimiter:
         )
         headers = {"retry-after": str(max(1, round(wait))), **self._headers()}
         return ApiError(429, "rate_limit_error", message, headers)
+
+
+class RateLimiters:
+    """The buckets of all organisations: each has its own."""
+
+    def __init__(self, limits: MessageLimits) -> None:
+        self._limits = limits
+        self._own: dict[str, MessageLimits] = {}
+        self._lock = threading.Lock()
+        self._limiters: dict[str, RateLimiter] = {}
+
+    def of(self, organisation: str) -> RateLimiter:
+        limiter = self._limiters.get(organisation)
+        if limiter is None:
+            with self._lock:
+                limits = self._own.get(organisation, self._limits)
+                limiter = self._limiters.setdefault(organisation, RateLimiter(limits))
+        return limiter
+
+    def replace(self, limits: MessageLimits, organisation: str | None = None) -> None:
+        """Set the limits of an organisation, or (None) of all that have none of their own.
+
+        All buckets are full then.
+        """
+        with self._lock:
+            if organisation is None:
+                self._limits = limits
+            else:
+                self._own[organisation] = limits
+            self._limiters = {}

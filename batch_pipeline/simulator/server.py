@@ -28,9 +28,10 @@ from batch_pipeline.simulator.connection import CuttableProtocol
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.faults.declaration import Faults
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
-from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiter
+from batch_pipeline.simulator.rate_limits import MessageLimits, RateLimiters
 from batch_pipeline.simulator.settlement import Responder
 from batch_pipeline.simulator.spool import Spool
+from batch_pipeline.simulator.workspaces import DEFAULT, Workspace
 
 HOST = "127.0.0.1"
 NO_LIMITS = MessageLimits()
@@ -53,7 +54,7 @@ class Simulator:
 
     def __init__(
         self, url: str, store: BatchStore, books: Books, schedule: FaultSchedule,
-        rates: RateLimiter, api: Api, cache: PromptCache,
+        rates: RateLimiters, api: Api, cache: PromptCache,
     ) -> None:  # fmt: skip
         self.url = url
         """Base URL without a trailing slash, for `ANTHROPIC_BASE_URL`."""
@@ -68,9 +69,11 @@ class Simulator:
         """Declare these faults from now on; scripts and counts of calls begin again."""
         self._schedule.replace(faults)
 
-    def create_foreign_batch(self, requests: int) -> str:
-        """Create a batch of another tenant; returns its id."""
-        return self._store.create_foreign(requests).id
+    def create_foreign_batch(
+        self, requests: int, workspace: str = DEFAULT, organisation: str = DEFAULT
+    ) -> str:
+        """Create a batch of another tenant of a workspace; returns its id."""
+        return self._store.create_foreign(requests, Workspace(workspace, organisation)).id
 
     @property
     def turnaround(self) -> float:
@@ -81,21 +84,29 @@ class Simulator:
         """Change the turnaround, of running batches as well."""
         self._store.pace.turnaround = seconds
 
-    def set_message_limits(self, limits: MessageLimits) -> None:
-        """Set the rate limits of real-time messages, with full buckets."""
-        self._rates.replace(limits)
+    def set_message_limits(self, limits: MessageLimits, organisation: str | None = None) -> None:
+        """Set the rate limits of real-time messages, with full buckets.
+
+        Of one organisation, or (None) of all that have none of their own.
+        """
+        self._rates.replace(limits, organisation)
 
     def set_latency(self, seconds: float) -> None:
         """Set the seconds that a real-time message takes."""
         self._api.latency = seconds
 
-    def set_queue_limit(self, requests: int) -> None:
-        self._store.queue_limit = requests
+    def set_queue_limit(self, requests: int, organisation: str | None = None) -> None:
+        """Set the queue limit of one organisation, or (None) of all that have none of their own."""
+        self._store.set_queue_limit(requests, organisation)
 
     @property
     def queued(self) -> int:
-        """Requests in batches that have not ended, other tenants' included."""
+        """Requests in batches that have not ended, other tenants' included, everywhere."""
         return self._store.queued()
+
+    def queued_of(self, organisation: str) -> int:
+        """Requests in an organisation's batches that have not ended, other tenants' included."""
+        return self._store.queued(organisation)
 
     def hold(self) -> None:
         """Let no batch end from now on, except canceled ones."""
@@ -123,7 +134,7 @@ class _Parts(NamedTuple):
     store: BatchStore
     books: Books
     schedule: FaultSchedule
-    rates: RateLimiter
+    rates: RateLimiters
     cache: PromptCache
 
 
@@ -259,7 +270,7 @@ def _assembled(
         store = BatchStore(
             database, books, spool, responder, schedule, pace=pace, queue_limit=queue_limit
         )
-        rates = RateLimiter(message_limits)
+        rates = RateLimiters(message_limits)
         api = Api(store, books, spool, responder, schedule, rates, latency, hooks or Hooks())
         yield _Parts(api, store, books, schedule, rates, responder.cache)
 

@@ -17,7 +17,6 @@ BATCH_LIFETIME_SECONDS = 24 * 3600
 # The API deletes results 29 days after the batch was made.
 RESULTS_KEPT_SECONDS = 29 * 24 * 3600
 RETRY_AFTER_SECONDS = 10
-DEFAULT_WORKSPACE = "default"
 
 # Since this version of the API the sampling parameters are rejected.
 VERSION_WITHOUT_SAMPLING = "2026-10-21"
@@ -92,15 +91,15 @@ def api_key_of(headers: Mapping[str, str]) -> str:
     )
 
 
-def workspace_of(headers: Mapping[str, str]) -> str:
-    """The workspace that a key names after an `@`, as `any@team-b`; otherwise the only one."""
-    return api_key_of(headers).partition("@")[2] or DEFAULT_WORKSPACE
-
-
 def new_id(prefix: str) -> str:
     """An id such as `msgbatch_01…`, random so that it stays unique over restarts."""
     # One call for all characters: each response has an id, thousands a second.
-    return f"{prefix}_01{secrets.token_bytes(22).translate(_TO_ALPHABET).decode()}"
+    return f"{prefix}_01{from_alphabet(secrets.token_bytes(22))}"
+
+
+def from_alphabet(data: bytes) -> str:
+    """A character of ids for each byte."""
+    return data.translate(_TO_ALPHABET).decode()
 
 
 def now() -> datetime:

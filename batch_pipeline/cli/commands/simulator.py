@@ -17,7 +17,8 @@ def simulator(
         float, typer.Option(min=0, help="Seconds that a batch takes, about.")
     ] = 2.0,
     queue_limit: Annotated[
-        int, typer.Option(min=1, help="The most requests in process at once.")
+        int,
+        typer.Option(min=1, help="The most requests in process at once, for each organisation."),
     ] = 200_000,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal answers.")] = 0,
     latency: Annotated[
@@ -49,7 +50,10 @@ def simulator(
         str | None, typer.Option(metavar="FILE", help="YAML or JSON: what goes wrong, and when.")
     ] = None,
 ) -> None:
-    """Serve a Message Batches API to develop against; takes any non-empty key."""
+    """Serve a Message Batches API to develop against; takes any non-empty key.
+
+    A key `any@WORKSPACE/ORGANISATION` belongs to that workspace.
+    """
     from batch_pipeline.simulator import (
         Faults,
         FaultsError,

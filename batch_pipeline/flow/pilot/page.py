@@ -8,7 +8,7 @@ required, the gate stays closed without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -19,9 +19,8 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
-from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import decision
-from batch_pipeline.flow.pilot.shown_items import Items
+from batch_pipeline.flow.pilot.shown_items import Items, Sampled
 from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests
@@ -48,34 +47,6 @@ _COLUMNS = (
     "unit", "id", "status", "counted", "content", "parsed", "error_type", "error_message", "model",
     "mode", "route", "variant", "escalate", "cost_usd", "details", *TOKENS,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A unit of the sample: its row in the snapshot, its route, and its answers in their order."""
-
-    unit: str
-    id: str
-    ordinal: int
-    route: str | None
-    answers: list[dict[str, Any]]
-
-    @property
-    def stands(self) -> dict[str, Any] | None:
-        """The answer that stands: the last one, or the one before where that was in vain."""
-        former: dict[str, Any] | None = None
-        for answer in self.answers:
-            if former is None or answer["escalate"] != Undecided.STANDS:
-                former = answer
-        return former
-
-    @property
-    def billed_usd(self) -> Decimal:
-        return sum((each["cost_usd"] or Decimal(0) for each in self.answers), Decimal(0))
-
-    @property
-    def good(self) -> bool:
-        return self.stands is not None and self.stands["status"] == Status.SUCCEEDED
 
 
 def write(

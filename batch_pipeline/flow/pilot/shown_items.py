@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -13,16 +14,13 @@ from batch_pipeline.flow.dataset.requests import rendered
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
-from batch_pipeline.flow.outcomes import Status
+from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot.thumbnails import Thumbnails
 from batch_pipeline.flow.planning.variants import CONTINUED, ESCALATED, EXPLAINED, MORE_ROOM
 from batch_pipeline.pricing.tokens import PROMPT_TOKENS
 from batch_pipeline.reporting import parsed_fields, shown_request
 from batch_pipeline.reporting.pilot_page import Attempt, ShownDocument, ShownItem
 from batch_pipeline.reporting.shown_request import Text
-
-if TYPE_CHECKING:
-    from batch_pipeline.flow.pilot.page import Sampled
 
 # What the details of an answer are called on the page.
 _EXTRAS = {
@@ -32,6 +30,34 @@ _EXTRAS = {
     "stop_details": "Why it stopped",
     "refusal_category": "Category of the refusal",
 }
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A unit of the sample: its row in the snapshot, its route, and its answers in their order."""
+
+    unit: str
+    id: str
+    ordinal: int
+    route: str | None
+    answers: list[dict[str, Any]]
+
+    @property
+    def stands(self) -> dict[str, Any] | None:
+        """The answer that stands: the last one, or the one before where that was in vain."""
+        former: dict[str, Any] | None = None
+        for answer in self.answers:
+            if former is None or answer["escalate"] != Undecided.STANDS:
+                former = answer
+        return former
+
+    @property
+    def billed_usd(self) -> Decimal:
+        return sum((each["cost_usd"] or Decimal(0) for each in self.answers), Decimal(0))
+
+    @property
+    def good(self) -> bool:
+        return self.stands is not None and self.stands["status"] == Status.SUCCEEDED
 
 
 class Items:

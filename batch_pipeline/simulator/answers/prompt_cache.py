@@ -16,7 +16,6 @@ import orjson
 
 from batch_pipeline.simulator.answers.tokens import TOKENS_PER_REQUEST, lifetime_of, segments
 from batch_pipeline.simulator.models import MODELS
-from batch_pipeline.simulator.wire import DEFAULT_WORKSPACE
 
 LIFETIME_SECONDS = {"5m": 300.0, "1h": 3_600.0}
 # A mark finds entries that end at most this number of blocks before it, its own block included.
@@ -32,18 +31,18 @@ DEFAULT_HITS = 0.9
 
 @dataclass(frozen=True)
 class Work:
-    """When and where a request is worked on: seconds since the epoch, and the workspace.
+    """When and where a request is worked on: seconds since the epoch, and the workspace as text.
 
     `hits` is the chance that it finds an entry which is there.
     """
 
     begin: float
     end: float
-    workspace: str = DEFAULT_WORKSPACE
+    workspace: str = ""
     hits: float = 1.0
 
     @classmethod
-    def now(cls, seconds: float = 0.0, workspace: str = DEFAULT_WORKSPACE) -> Work:
+    def now(cls, seconds: float = 0.0, workspace: str = "") -> Work:
         """A real-time message that takes `seconds`."""
         at = time.time()
         return cls(at, at + seconds, workspace)

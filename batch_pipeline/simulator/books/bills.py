@@ -14,6 +14,7 @@ from typing import Any
 from batch_pipeline.simulator.books import usage_report
 from batch_pipeline.simulator.books.usage_report import ModelBill
 from batch_pipeline.simulator.models import MODELS, billed_pico_usd
+from batch_pipeline.simulator.workspaces import Workspace
 
 TOKEN_CLASSES = (
     "input_tokens",
@@ -43,10 +44,10 @@ class Bill:
         self.pico_usd += cost
         return cost
 
-    def write(self, connection: sqlite3.Connection) -> None:
+    def write(self, connection: sqlite3.Connection, workspace: Workspace) -> None:
         """Add the bill to the totals and the day's usage; the caller books the contents."""
         way = "batch" if self.batch else "realtime"
-        usage_report.record(connection, self.models, batch=self.batch)
+        usage_report.record(connection, workspace, self.models, batch=self.batch)
         add_to_total(connection, f"billed_{way}_requests", len(self.answers))
         add_to_total(connection, f"billed_{way}_pico_usd", self.pico_usd)
         for name, tokens in self.tokens.items():
@@ -58,6 +59,7 @@ class Ended:
     """A real-time message has ended; `usage` is None where it was not billed."""
 
     digest: bytes
+    workspace: Workspace
     model: str = ""
     usage: dict[str, Any] | None = None
 
@@ -71,7 +73,7 @@ class Untaken:
 
 def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untaken]) -> None:
     """Book the ends of messages and their lost answers, in the order in which they happened."""
-    bill = Bill(batch=False)
+    bills: defaultdict[Workspace, Bill] = defaultdict(lambda: Bill(batch=False))
     for note in notes:
         if isinstance(note, Untaken):
             connection.execute(
@@ -79,7 +81,9 @@ def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untak
             )
             continue
         billed = note.usage is not None
-        cost = bill.add(note.digest, note.model, note.usage) if note.usage is not None else 0
+        cost = 0
+        if note.usage is not None:
+            cost = bills[note.workspace].add(note.digest, note.model, note.usage)
         connection.execute(
             "INSERT INTO content"
             " (hash, accepted, attempts, billed, billed_pico_usd, billed_realtime)"
@@ -90,7 +94,8 @@ def write_messages(connection: sqlite3.Connection, notes: Sequence[Ended | Untak
             " billed_pico_usd = billed_pico_usd + ?3, billed_realtime = billed_realtime + ?2",
             (note.digest, billed, cost),
         )
-    bill.write(connection)
+    for workspace, bill in bills.items():
+        bill.write(connection, workspace)
 
 
 def add_to_total(connection: sqlite3.Connection, name: str, amount: int) -> None:

@@ -26,9 +26,12 @@ from batch_pipeline.simulator.books.bills import (
     write_messages,
 )
 from batch_pipeline.simulator.database import Database
+from batch_pipeline.simulator.workspaces import Workspace
 
 _USD = Decimal(10) ** 12
 _FAULT = "fault:"
+_BATCHES = "batches:"
+_HIGHEST_QUEUE = "highest_queue:"
 
 
 def content_digest(params: dict[str, Any]) -> bytes:
@@ -99,7 +102,7 @@ class Books:
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.transaction() as connection:
-            connection.execute(usage_report.SCHEMA)
+            usage_report.prepare(connection)
 
     # Writing, for the simulator alone.
 
@@ -111,21 +114,23 @@ class Books:
                 ((digest,) for digest in digests),
             )
 
-    def book(self, bill: Bill) -> None:
+    def book(self, bill: Bill, workspace: Workspace) -> None:
         with self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE content SET billed = billed + 1, billed_pico_usd = billed_pico_usd + ?"
                 " WHERE hash = ?",
                 bill.answers,
             )
-            bill.write(connection)
+            bill.write(connection, workspace)
 
-    def end_message(self, digest: bytes, message: dict[str, Any] | None) -> None:
+    def end_message(
+        self, digest: bytes, workspace: Workspace, message: dict[str, Any] | None
+    ) -> None:
         """Book a real-time message that has ended; None: it was not billed."""
         if message is None:
-            self._note_message(Ended(digest))
+            self._note_message(Ended(digest, workspace))
         else:
-            self._note_message(Ended(digest, message["model"], message["usage"]))
+            self._note_message(Ended(digest, workspace, message["model"], message["usage"]))
 
     def miss_message(self, digest: bytes) -> None:
         """Book that the answer to a billed real-time message may not have reached its client."""
@@ -168,14 +173,19 @@ class Books:
                 (batch_id, action),
             )
 
-    def count_batch(self, queued: int) -> None:
-        """Count an accepted batch; `queued` of our requests are unfinished with it."""
+    def count_batch(self, workspace: Workspace, of_organisation: int, of_all: int) -> None:
+        """Count an accepted batch, with which so many of our requests are unfinished."""
         with self._database.transaction() as connection:
             self._add("batches_created", 1)
-            connection.execute(
-                "INSERT INTO total VALUES ('highest_queue', ?1)"
-                " ON CONFLICT (name) DO UPDATE SET value = max(value, ?1)",
-                (queued,),
+            self._add(f"{_BATCHES}{workspace}", 1)
+            highest = {
+                "highest_queue": of_all,
+                f"{_HIGHEST_QUEUE}{workspace.organisation}": of_organisation,
+            }
+            connection.executemany(
+                "INSERT INTO total VALUES (?1, ?2)"
+                " ON CONFLICT (name) DO UPDATE SET value = max(value, ?2)",
+                highest.items(),
             )
 
     def _add(self, name: str, amount: int) -> None:
@@ -229,7 +239,7 @@ class Books:
         """USD billed for each model, and whether in batches."""
         with self._database.transaction() as connection:
             rows = connection.execute(
-                "SELECT model, service_tier, sum(pico_usd) FROM day_usage GROUP BY 1, 2"
+                "SELECT model, service_tier, sum(pico_usd) FROM usage GROUP BY 1, 2"
             )
             return {(model, tier == "batch"): pico / _USD for model, tier, pico in rows}
 
@@ -246,6 +256,21 @@ class Books:
     def highest_queue(self) -> int:
         """The largest number of our requests in unfinished batches at one time."""
         return self._total("highest_queue")
+
+    def highest_queue_of(self, organisation: str) -> int:
+        """The largest number of our requests in an organisation's unfinished batches."""
+        return self._total(f"{_HIGHEST_QUEUE}{organisation}")
+
+    @property
+    def batches_by_workspace(self) -> dict[str, int]:
+        """`WORKSPACE/ORGANISATION` → accepted batches."""
+        return self._totals(_BATCHES)
+
+    @property
+    def cost_by_workspace(self) -> dict[str, Decimal]:
+        """`WORKSPACE/ORGANISATION` → USD billed, in batches and in real time."""
+        with self._database.transaction() as connection:
+            return {name: pico / _USD for name, pico in usage_report.by_workspace(connection)}
 
     @property
     def foreign_batches_created(self) -> int:
@@ -264,11 +289,7 @@ class Books:
     @property
     def faults(self) -> dict[str, int]:
         """Number of faults that happened, by `<endpoint or section>.<kind>`."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                "SELECT name, value FROM total WHERE name LIKE ? ORDER BY name", (f"{_FAULT}%",)
-            )
-            return {name.removeprefix(_FAULT): value for name, value in rows}
+        return self._totals(_FAULT)
 
     @property
     def billed_tokens(self) -> dict[str, int]:
@@ -283,11 +304,15 @@ class Books:
     def realtime_cost_usd(self) -> Decimal:
         return self._total("billed_realtime_pico_usd") / _USD
 
-    def organisation_usage(self, query: Mapping[str, str], group_by: list[str]) -> dict[str, Any]:
-        return usage_report.usage_page(self._database, query, group_by)
+    def organisation_usage(
+        self, organisation: str, query: Mapping[str, str], group_by: list[str]
+    ) -> dict[str, Any]:
+        return usage_report.usage_page(self._database, organisation, query, group_by)
 
-    def organisation_costs(self, query: Mapping[str, str], group_by: list[str]) -> dict[str, Any]:
-        return usage_report.cost_page(self._database, query, group_by)
+    def organisation_costs(
+        self, organisation: str, query: Mapping[str, str], group_by: list[str]
+    ) -> dict[str, Any]:
+        return usage_report.cost_page(self._database, organisation, query, group_by)
 
     def as_json(self, *, contents: bool) -> dict[str, Any]:
         """The answer to `GET /simulator/books`; amounts are USD as exact text."""
@@ -308,6 +333,11 @@ class Books:
             "foreign_touched": self.foreign_touched,
             "foreign_read": self.foreign_read,
             "faults": self.faults,
+            "batches_by_workspace": self.batches_by_workspace,
+            "cost_usd_by_workspace": {
+                name: str(usd) for name, usd in self.cost_by_workspace.items()
+            },
+            "highest_queue_by_organisation": self._totals(_HIGHEST_QUEUE),
         }
         if contents:
             summary["contents"] = {
@@ -325,6 +355,15 @@ class Books:
         with self._database.transaction() as connection:
             query = f"SELECT batch_id, sum(times) FROM touch WHERE {which} GROUP BY batch_id"  # noqa: S608  # constants above
             return dict(connection.execute(query).fetchall())
+
+    def _totals(self, prefix: str) -> dict[str, int]:
+        """Totals whose names begin with a prefix, by the rest of their names."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT name, value FROM total WHERE substr(name, 1, ?) = ? ORDER BY name",
+                (len(prefix), prefix),
+            )
+            return {name.removeprefix(prefix): value for name, value in rows}
 
     def _total(self, name: str) -> int:
         return self._sum("SELECT value FROM total WHERE name = ?", name)

@@ -1,4 +1,4 @@
-"""The organisation's reports of usage and cost by UTC day, from the simulator's books.
+"""An organisation's reports of usage and cost by UTC day, from the simulator's books.
 
 Belongs here: the sums for each day, and the form of the reports. Queries that a report of one day
 does not need (filters, other groupings, buckets of hours) are refused.
@@ -15,13 +15,15 @@ from typing import Any
 
 from batch_pipeline.simulator.database import Database
 from batch_pipeline.simulator.wire import invalid_request, timestamp
+from batch_pipeline.simulator.workspaces import Workspace
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS day_usage (
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS usage (
+    organisation TEXT NOT NULL, workspace TEXT NOT NULL,
     day TEXT NOT NULL, model TEXT NOT NULL, service_tier TEXT NOT NULL,
     input INTEGER NOT NULL, output INTEGER NOT NULL, cache_read INTEGER NOT NULL,
     cache_write_5m INTEGER NOT NULL, cache_write_1h INTEGER NOT NULL, pico_usd INTEGER NOT NULL,
-    PRIMARY KEY (day, model, service_tier)
+    PRIMARY KEY (organisation, day, model, service_tier, workspace)
 ) WITHOUT ROWID
 """
 # Amounts of the cost report are in cents.
@@ -49,26 +51,51 @@ class ModelBill:
         self.pico_usd += pico_usd
 
 
-def record(connection: sqlite3.Connection, models: Mapping[str, ModelBill], *, batch: bool) -> None:
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make the table, with the sums of an older simulator's."""
+    connection.execute(_SCHEMA)
+    # The table of simulators that had one organisation.
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'day_usage'").fetchone():
+        default = Workspace()
+        connection.execute(
+            "INSERT INTO usage SELECT ?, ?, day, model, service_tier, input, output, cache_read,"
+            " cache_write_5m, cache_write_1h, pico_usd FROM day_usage",
+            (default.organisation, default.name),
+        )
+        connection.execute("DROP TABLE day_usage")
+
+
+def record(
+    connection: sqlite3.Connection, workspace: Workspace, models: Mapping[str, ModelBill], *,
+    batch: bool,
+) -> None:  # fmt: skip
     """Add a bill to the sums of the present day, in the transaction that books it."""
     tier = "batch" if batch else "standard"
     day = datetime.now(UTC).date().isoformat()
+    whose = (workspace.organisation, workspace.name, day)
     connection.executemany(
-        "INSERT INTO day_usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-        " ON CONFLICT (day, model, service_tier) DO UPDATE SET input = input + ?4,"
-        " output = output + ?5, cache_read = cache_read + ?6,"
-        " cache_write_5m = cache_write_5m + ?7, cache_write_1h = cache_write_1h + ?8,"
-        " pico_usd = pico_usd + ?9",
-        ((day, model, tier, *bill.tokens, bill.pico_usd) for model, bill in models.items()),
+        "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+        " ON CONFLICT (organisation, day, model, service_tier, workspace) DO UPDATE SET"
+        " input = input + ?6, output = output + ?7, cache_read = cache_read + ?8,"
+        " cache_write_5m = cache_write_5m + ?9, cache_write_1h = cache_write_1h + ?10,"
+        " pico_usd = pico_usd + ?11",
+        ((*whose, model, tier, *bill.tokens, bill.pico_usd) for model, bill in models.items()),
     )
 
 
+def by_workspace(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Pairs of `WORKSPACE/ORGANISATION` and the picodollars billed in it."""
+    return connection.execute(
+        "SELECT workspace || '/' || organisation, sum(pico_usd) FROM usage GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+
+
 def usage_page(
-    database: Database, query: Mapping[str, str], group_by: Iterable[str]
+    database: Database, organisation: str, query: Mapping[str, str], group_by: Iterable[str]
 ) -> dict[str, Any]:
     """`GET /v1/organizations/usage_report/messages`."""
     _check(group_by, {"model", "service_tier"})
-    return _page(database, query, lambda row: [{
+    return _page(database, organisation, query, lambda row: [{
         "model": row["model"],
         "service_tier": row["service_tier"],
         "uncached_input_tokens": row["input"],
@@ -87,11 +114,11 @@ def usage_page(
 
 
 def cost_page(
-    database: Database, query: Mapping[str, str], group_by: Iterable[str]
+    database: Database, organisation: str, query: Mapping[str, str], group_by: Iterable[str]
 ) -> dict[str, Any]:
     """`GET /v1/organizations/cost_report`; all token types of a model are one item here."""
     _check(group_by, {"description"})
-    return _page(database, query, lambda row: [{
+    return _page(database, organisation, query, lambda row: [{
         "amount": f"{Decimal(row['pico_usd']) / _PICO_PER_CENT:f}",
         "currency": "USD",
         "cost_type": "tokens",
@@ -105,7 +132,9 @@ def cost_page(
     }])  # fmt: skip
 
 
-def _page(database: Database, query: Mapping[str, str], results: Any) -> dict[str, Any]:
+def _page(
+    database: Database, organisation: str, query: Mapping[str, str], results: Any
+) -> dict[str, Any]:
     if query.get("bucket_width", "1d") != "1d":
         raise invalid_request("bucket_width: the simulator has buckets of one day only")
     begin, end = _time(query, "starting_at"), _time(query, "ending_at")
@@ -114,8 +143,11 @@ def _page(database: Database, query: Mapping[str, str], results: Any) -> dict[st
     for day in days:
         with database.transaction() as connection:
             cursor = connection.execute(
-                "SELECT * FROM day_usage WHERE day = ? ORDER BY model, service_tier",
-                (day.date().isoformat(),),
+                "SELECT model, service_tier, sum(input) AS input, sum(output) AS output,"
+                " sum(cache_read) AS cache_read, sum(cache_write_5m) AS cache_write_5m,"
+                " sum(cache_write_1h) AS cache_write_1h, sum(pico_usd) AS pico_usd FROM usage"
+                " WHERE organisation = ? AND day = ? GROUP BY 1, 2 ORDER BY 1, 2",
+                (organisation, day.date().isoformat()),
             )
             names = [column[0] for column in cursor.description]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

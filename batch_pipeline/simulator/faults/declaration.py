@@ -6,6 +6,7 @@ Values only. The faults of a single call are in `kinds`. `file` reads files,
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -24,7 +25,7 @@ from batch_pipeline.simulator.models import MODELS
 Probability = Annotated[float, Field(ge=0, le=1)]
 Endpoint = Literal[
     "create", "list", "retrieve", "cancel", "delete", "results", "messages", "count_tokens",
-    "models",
+    "models", "admin",
 ]  # fmt: skip
 BATCH_ENDPOINTS = ("retrieve", "cancel", "delete", "results")
 
@@ -97,7 +98,8 @@ class Outage(Declared):
     """One fault for calls number `from_call` to `to_call` (None: until faults are replaced).
 
     Counts the calls to all of `endpoints` together (empty: all endpoints), and if `keys` are named,
-    only calls with one of these API keys.
+    only calls with one of these API keys: texts in which `*`, `?` and `[…]` stand for others, so
+    that `*@team-b/*` are all keys of a workspace.
     """
 
     fault: Annotated[CallFault, AfterValidator(_without_times)]
@@ -109,7 +111,7 @@ class Outage(Declared):
     def covers(self, endpoint: Endpoint, key: str) -> bool:
         if self.endpoints and endpoint not in self.endpoints:
             return False
-        return not self.keys or key in self.keys
+        return not self.keys or any(fnmatchcase(key, each) for each in self.keys)
 
     def hits(self, call: int) -> bool:
         return self.from_call <= call and (self.to_call is None or call <= self.to_call)
@@ -301,6 +303,7 @@ class Faults(Declared):
     messages: EndpointFaults = EndpointFaults()
     count_tokens: EndpointFaults = EndpointFaults()
     models: EndpointFaults = EndpointFaults()
+    admin: EndpointFaults = EndpointFaults()
     outages: Annotated[tuple[Outage, ...], Field(strict=False)] = ()
     requests: RequestFaults = RequestFaults()
     billed: BilledFaults = BilledFaults()

@@ -49,6 +49,7 @@ from batch_pipeline.simulator.faults.kinds import (
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.faults.visibility import HiddenError
 from batch_pipeline.simulator.wire import api_key_of
+from batch_pipeline.simulator.workspaces import workspace_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -147,6 +148,7 @@ class FaultInjection:
         """Read a body that is not processed; other tenants create their batches all the same."""
         body = await request.body()
         if endpoint == "create":
+            whose = workspace_of(request.headers)
             for due in self._schedule.foreign_batches_of_next_create():
                 if due and (ours := requests_in(body)):
-                    await run_sync(self._store.create_foreign_like, ours)
+                    await run_sync(self._store.create_foreign_like, ours, whose)

@@ -16,6 +16,7 @@ from batch_pipeline.simulator.books.books import Books
 from batch_pipeline.simulator.faults.declaration import While
 from batch_pipeline.simulator.faults.schedule import FaultSchedule
 from batch_pipeline.simulator.wire import STATUS_TYPES, ApiError, now
+from batch_pipeline.simulator.workspaces import Workspace
 
 
 class HiddenError(ApiError):
@@ -29,14 +30,14 @@ class Visibility:
         self._schedule, self._books = schedule, books
         self._lock = threading.Lock()
         self._hidden: Counter[tuple[str, str]] = Counter()  # (phase, batch id) → calls hidden from
-        self._looks = 0
+        self._looks: Counter[Workspace] = Counter()
         self._first_look: dict[str, int] = {}
         self._listed: set[str] = set()
 
-    def begin_look(self) -> None:
+    def begin_look(self, workspace: Workspace) -> None:
         """Count a list call without a cursor."""
         with self._lock:
-            self._looks += 1
+            self._looks[workspace] += 1
 
     def missing_from_list(self, batches: Iterable[Batch]) -> set[str]:
         """Ids of batches that the list does not show yet."""
@@ -46,7 +47,8 @@ class Visibility:
             for batch in batches:
                 if batch.id in self._listed:
                     continue
-                looks_before = self._looks - self._first_look.setdefault(batch.id, self._looks)
+                looks = self._looks[batch.workspace]
+                looks_before = looks - self._first_look.setdefault(batch.id, looks)
                 if looks_before < lag.calls or _is_younger(batch.created_at, lag.seconds):
                     missing.add(batch.id)
                 else:
