@@ -132,8 +132,8 @@ def span(name: str, **attributes: Value | None) -> Iterator[None]:
 
 
 def traced(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """A decorator: a span around each call of a function of the flow, with job, partition and
-    account as its arguments `spec`, `night`, `partition` and `account` tell them."""
+    """A decorator: a span around each call of a function of the flow, which says what the arguments
+    `spec`, `night`, `partition`, `account`, `intent` and `submission` tell."""
 
     def wrap(function: Callable[P, Result]) -> Callable[P, Result]:
         parameters = tuple(inspect.signature(function).parameters)
@@ -153,10 +153,13 @@ def traced(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
 
 def _told_by(given: Mapping[str, Any]) -> dict[str, Value | None]:
     night, spec = given.get("night"), given.get("spec")
+    submission = given.get("submission") or getattr(given.get("intent"), "submission", None)
     return {
         "job": getattr(night, "job", None) or getattr(spec, "name", None),
         "partition": getattr(night, "partition", None) or given.get("partition"),
-        "account": given.get("account") or getattr(night, "owner", None),
+        "account": given.get("account") or getattr(submission, "account", None),
+        "batch_id": getattr(submission, "batch_id", None),
+        "requests": getattr(submission, "requests", None),
     }
 
 

@@ -28,6 +28,7 @@ from batch_pipeline.cli.commands.estimate import estimate
 from batch_pipeline.cli.commands.export import export
 from batch_pipeline.cli.commands.init import init
 from batch_pipeline.cli.commands.jobs import jobs, validate
+from batch_pipeline.cli.commands.metrics import metrics
 from batch_pipeline.cli.commands.preview import preview
 from batch_pipeline.cli.commands.prune import prune
 from batch_pipeline.cli.commands.reconcile_costs import reconcile_costs
@@ -59,6 +60,7 @@ COMMANDS = (
     backup,
     recover,
     reconcile_costs,
+    metrics,
     simulator,
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from batch_pipeline import telemetry
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs import estimate, estimate_json
@@ -47,6 +48,7 @@ class InputTaken:
     note: str
 
 
+@telemetry.traced("take_input")
 def take_input(
     pipeline: Pipeline,
     spec: JobSpec,

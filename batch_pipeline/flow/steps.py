@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from batch_pipeline import telemetry
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import caching, night_input, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
@@ -103,6 +104,7 @@ def reuse_answers(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waiting | 
     return None
 
 
+@telemetry.traced("pilot")
 def run_pilot(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -116,6 +118,7 @@ def run_pilot(
     return sample.run_pilot(pipeline, spec, night, price_for(spec))
 
 
+@telemetry.traced("submit")
 def submit(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -150,6 +153,7 @@ def submit(
     if waiting.state is None:
         with pipeline.ledger.read() as connection:
             waiting = admission.resting(connection, night) or waiting
+    telemetry.note(batches=submitted.batches, waiting=waiting.requests)
     return replace(submitted, waiting=waiting, answers=called.answers)
 
 
@@ -167,6 +171,7 @@ def _without_optional(pipeline: Pipeline, spec: JobSpec, night: Night) -> Waitin
     return None if left else Waiting(None)
 
 
+@telemetry.traced("plan")
 def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -> None:
     """Make shards of the open requests, for the engine that is to answer them.
 
@@ -239,6 +244,7 @@ def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     takeover.meet(pipeline, spec, night)
 
 
+@telemetry.traced("poll")
 def poll_account(pipeline: Pipeline, account: str) -> None:
     """See what has ended and what became of unknown submissions, for all nights of the account."""
     _ask(pipeline, account, reconciliation.reconcile, poll)
@@ -266,6 +272,7 @@ def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], obj
         raise
 
 
+@telemetry.traced("collect")
 def collect_ended(
     pipeline: Pipeline,
     spec: JobSpec,
@@ -280,9 +287,12 @@ def collect_ended(
     results_folder.repair(pipeline, night)
     if pipeline.refreshed(night).held_at is not None:
         calls.close_abandoned(pipeline, night)
-    return claims.collect_all(pipeline, spec, night, collected)
+    count = claims.collect_all(pipeline, spec, night, collected)
+    telemetry.note(batches=count)
+    return count
 
 
+@telemetry.traced("finish")
 def finish(pipeline: Pipeline, night: Night) -> Progress:
     """Mark the night complete if it is: every input item is in the results, once."""
     state = progress(pipeline, night)

@@ -89,6 +89,12 @@ def get_account(connection: Connection, name: str) -> Account:
     return Account(**connection.execute(query).mappings().one())
 
 
+def senders(connection: Connection) -> list[Account]:
+    """All accounts that send, by name; owners that are no account are left out."""
+    query = sa.select(tables.account).where(tables.account.c.sends).order_by(tables.account.c.name)
+    return [Account(**row) for row in connection.execute(query).mappings()]
+
+
 def pause_account(
     connection: Connection, name: str, reason: str, *, by_results: bool = False
 ) -> None:

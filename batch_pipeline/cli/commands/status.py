@@ -46,7 +46,7 @@ def status(
             for state in [progress.of_night(connection, night.id)]
         ]
         recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
-    limits = _alert_limits(settings) if found else {}
+    limits = alert_limits(settings) if found else {}
     problem = None
     # A remote home may not be reachable; `status` works all the same.
     if not settings.home_is_remote:
@@ -77,7 +77,7 @@ def _due_at(spec: JobSpec, partition: str) -> float | None:
     return missing_nights.due_at(spec, partition)
 
 
-def _alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
+def alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
     """The alert limits of the declared jobs, by name.
 
     A job whose declaration is wrong is left out: `status` of its nights works all the same.

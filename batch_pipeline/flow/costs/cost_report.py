@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
+from batch_pipeline import telemetry
 from batch_pipeline.flow import paths, publishing
 from batch_pipeline.flow.answers import next_suffix
 from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, deadline_cost
@@ -177,6 +178,7 @@ def _avoided(
     return avoided.priced(state.snapshot, declaration, tokens, price, way_of(spec))
 
 
+@telemetry.traced("report")
 def write_report(pipeline: Pipeline, spec: JobSpec, night: Night) -> Report:
     """Build the report and write its three files, the JSON last: it is the signal of completion.
 

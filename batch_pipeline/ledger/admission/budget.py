@@ -146,6 +146,29 @@ def spendings(
         yield ACCOUNT_MONTH, ceilings.account_month, _with(_spending(connection, *this_month), kept)
 
 
+def of_account(connection: Connection, name: str) -> Spending:
+    """What an account has spent this calendar month (UTC), and what is reserved."""
+    submission, month = tables.submission.c, _month(connection)
+    spent = _spending(connection, submission.account == name, submission.intent_at >= month)
+    of_account = (tables.night.c.owner == name, tables.takeover.c.reserved_at >= month)
+    return _with(spent, _for_takeovers(connection, *of_account))
+
+
+def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
+    """Job, way and USD billed for what was sent this calendar month (UTC)."""
+    submission, job = tables.submission.c, tables.night.c.job
+    query = (
+        sa.select(job, submission.engine, *usd_sum(submission.cost_usd))
+        .join(tables.night, tables.night.c.id == submission.night_id)
+        .where(
+            submission.state == State.COLLECTED.value, submission.intent_at >= _month(connection)
+        )
+        .group_by(job, submission.engine)
+        .order_by(job, submission.engine)
+    )
+    return [(name, way, usd_of(*usd)) for name, way, *usd in connection.execute(query)]
+
+
 def without(
     spent: Iterable[tuple[str, Decimal, Spending]], usd: Decimal
 ) -> list[tuple[str, Decimal, Spending]]:
