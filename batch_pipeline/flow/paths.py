@@ -44,6 +44,15 @@ def answers(job: str, partition: str, account: str) -> str:
     return f"{job}/answers/{account}/partition={partition}"
 
 
+# What is read of inputs that several workers share, a folder for each.
+READINGS = ".readings"
+
+
+def reading(token: str) -> str:
+    """The folder of an input that is being read, as long as it is."""
+    return f"{READINGS}/{token}"
+
+
 def part_name(number: int) -> str:
     """The name of a part of a snapshot in its folder."""
     return f"part-{number:05d}.parquet"

@@ -18,7 +18,7 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
-from batch_pipeline.flow.dataset.input_dataset import Overlay
+from batch_pipeline.flow.dataset.layers import Overlay
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.outcomes import REASONS

@@ -137,7 +137,7 @@ def read(
 def _of_accounts(found: _Found, connection: Connection, settings: Settings, at: float) -> None:
     submission = tables.submission.c
     used = _sums(connection, sa.func.sum(submission.requests), IN_QUEUE, submission.account)
-    for account in accounts.senders(connection):
+    for account in accounts.list_accounts(connection):
         name = account.name
         queued = used.get((name,), 0.0)
         found.set("queue_limit_requests", settings.max_queued_requests, name)
