@@ -20,10 +20,12 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import accounts_file
+from batch_pipeline.jobs.accounts_file import Accounts
 from batch_pipeline.jobs.spec import AlertsSpec
-from batch_pipeline.ledger import accounts, nights, ticks
+from batch_pipeline.ledger import accounts, nights, organisations, ticks
 from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission import budget
+from batch_pipeline.ledger.admission import budget, senders
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.alerts import AlertState
 from batch_pipeline.ledger.database import tables
@@ -41,20 +43,26 @@ RECENT_SECONDS = 86_400.0
 CACHED_SECONDS = 5.0
 
 _FAMILIES = {
-    "queue_limit_requests": ("Requests that may be in the API's queue at once.", ("account",)),
-    "queue_used_requests": ("Requests in the API's queue, or perhaps there.", ("account",)),
-    "queue_room_requests": ("Room that the queue has by our own count.", ("account",)),
-    "account_paused": ("1: nothing is sent, the API refuses to work for it.", ("account",)),
-    "account_refused": ("1: the API refuses the account's key.", ("account",)),
+    "queue_limit_requests": ("Requests that may be in the API's queue at once.", ("organisation",)),
+    "queue_used_requests": ("Requests in the API's queue, or perhaps there.", ("organisation",)),
+    "queue_room_requests": ("Room that the queue has by our own count.", ("organisation",)),
+    "account_paused": (
+        "1: nothing is sent, the API refuses to work for it.",
+        ("account", "organisation"),
+    ),
+    "account_refused": ("1: the API refuses the account's key.", ("account", "organisation")),
     "account_unanswered_seconds": (
         "For how long the API has not answered; 0: it does.",
-        ("account",),
+        ("account", "organisation"),
     ),
     "account_spent_usd": (
         "USD of this calendar month (UTC), by kind: billed, or reserved for what is in flight.",
-        ("account", "kind"),
+        ("account", "organisation", "kind"),
     ),
-    "account_ceiling_usd": ("The account's ceiling of a month, where it has one.", ("account",)),
+    "account_ceiling_usd": (
+        "The account's ceiling of a month, where it has one.",
+        ("account", "organisation"),
+    ),
     "requests": (
         "Requests of nights that are not complete: waiting here, or by the state of their batch.",
         ("job", "account", "state"),
@@ -118,12 +126,12 @@ class _Found:
 
 
 def read(
-    connection: Connection, settings: Settings, limits: Mapping[str, AlertsSpec]
+    connection: Connection, declared: Accounts, limits: Mapping[str, AlertsSpec]
 ) -> list[Family]:
     """All figures as they are now; `limits` are the alert limits of the declared jobs, by name."""
     found = _Found()
     at = now(connection)
-    _of_accounts(found, connection, settings, at)
+    _of_accounts(found, connection, declared, at)
     _of_nights(found, connection, limits, at)
     _of_batches(found, connection, at)
     _of_ticks(found, connection, limits, at)
@@ -134,23 +142,32 @@ def read(
     return list(found.families.values())
 
 
-def _of_accounts(found: _Found, connection: Connection, settings: Settings, at: float) -> None:
+def _of_accounts(found: _Found, connection: Connection, declared: Accounts, at: float) -> None:
+    every = accounts.list_accounts(connection)
     submission = tables.submission.c
     used = _sums(connection, sa.func.sum(submission.requests), IN_QUEUE, submission.account)
-    for account in accounts.list_accounts(connection):
-        name = account.name
-        queued = used.get((name,), 0.0)
-        found.set("queue_limit_requests", settings.max_queued_requests, name)
-        found.set("queue_used_requests", queued, name)
-        found.set("queue_room_requests", max(0.0, settings.max_queued_requests - queued), name)
-        found.set("account_paused", account.paused_at is not None, name)
-        found.set("account_refused", account.key_refused is not None, name)
-        found.set("account_unanswered_seconds", _unanswered(account, at), name)
-        if settings.max_usd_per_month is not None:
-            found.set("account_ceiling_usd", settings.max_usd_per_month, name)
-        spent = budget.of_account(connection, name)
-        found.set("account_spent_usd", spent.billed, name, "billed")
-        found.set("account_spent_usd", spent.reserved, name, "reserved")
+    limits: dict[str, int] = {}
+    for account in every:
+        name = declared.declared_as(account.name)
+        labels = (account.name, account.organisation_name)
+        found.set("account_paused", account.paused_at is not None, *labels)
+        found.set("account_refused", account.key_refused is not None, *labels)
+        found.set("account_unanswered_seconds", _unanswered(account, at), *labels)
+        spent = budget.of_account(connection, account.name)
+        found.set("account_spent_usd", spent.billed, *labels, "billed")
+        found.set("account_spent_usd", spent.reserved, *labels, "reserved")
+        if name is None:
+            continue
+        [sender] = senders.declared(connection, declared, [name], simulated=account.simulated)
+        limits[sender.organisation] = sender.queue_limit
+        if sender.max_usd_per_month is not None:
+            found.set("account_ceiling_usd", sender.max_usd_per_month, *labels)
+    of = organisations.accounts_of(connection, limits)
+    for organisation, limit in limits.items():
+        queued = sum(used.get((name,), 0.0) for name in of if of[name] == organisation)
+        found.set("queue_limit_requests", limit, organisation)
+        found.set("queue_used_requests", queued, organisation)
+        found.set("queue_room_requests", max(0.0, limit - queued), organisation)
 
 
 def _unanswered(account: Account, at: float) -> float:
@@ -268,10 +285,11 @@ class Collector:
 
     def _read(self) -> list[Family]:
         try:
+            declared, limits = accounts_file.load(self._settings), self._limits()
             with self._ledger.read() as connection:
-                return read(connection, self._settings, self._limits())
+                return read(connection, declared, limits)
         except Exception as error:  # noqa: BLE001  # told by `up`; the next reading may succeed
-            log.warning("the ledger cannot be read for metrics: %s", error)
+            log.warning("no metrics: %s", error)
             about, labels = _FAMILIES["up"]
             return [Family("up", about, labels, {(): 0.0})]
 

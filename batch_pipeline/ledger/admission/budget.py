@@ -162,18 +162,16 @@ def spendings(
         kept = _for_takeovers(connection, reserved, *owned)
         yield JOB_MONTH, ceilings.job_month, _with(_spending(connection, this_month, of_job), kept)
     if ceilings.account_month is not None:
-        through = submission.account == (ceilings.account or night.owner)
-        kept = _for_takeovers(connection, reserved, through)
-        spent = _spending(connection, this_month, through)
-        yield ceilings.account_setting, ceilings.account_month, _with(spent, kept)
+        spent = of_account(connection, ceilings.account or night.owner)
+        yield ceilings.account_setting, ceilings.account_month, spent
 
 
 def of_account(connection: Connection, name: str) -> Spending:
-    """What an account has spent this calendar month (UTC), and what is reserved."""
+    """What was spent through an account this calendar month (UTC), and what is reserved."""
     submission, month = tables.submission.c, _month(connection)
-    spent = _spending(connection, submission.account == name, submission.intent_at >= month)
-    of_account = (tables.night.c.owner == name, tables.takeover.c.reserved_at >= month)
-    return _with(spent, _for_takeovers(connection, *of_account))
+    through = submission.account == name
+    kept = _for_takeovers(connection, tables.takeover.c.reserved_at >= month, through)
+    return _with(_spending(connection, submission.intent_at >= month, through), kept)
 
 
 def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
