@@ -22,11 +22,13 @@ from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
     BACKFILL_TAG,
+    FAILED_TAG,
     FOLLOW_UP_TAG,
     KIND_TAG,
     OUTAGE_TAG,
@@ -34,7 +36,9 @@ from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     USER_TAG,
     Kind,
+    Part,
     asset_key,
+    op_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import SafeLogger, lines, redacted
@@ -119,7 +123,10 @@ def _recorded(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
 ) -> Iterator[None]:
     """Record with the night why a step of it ends with an error; what a Failure says concerns the
-    run, and the gates that it tells of have alerts of their own."""
+    run, and the gates that it tells of have alerts of their own. A step that Dagster tries again
+    has not failed yet."""
+    again = context.op_def.retry_policy
+    retried = again is not None and context.op_execution_context.retry_number < again.max_retries
     with (
         logs.context(run=context.run.run_id),
         failures.recorded(
@@ -129,10 +136,25 @@ def _recorded(
             step=context.op_execution_context.op.name.removeprefix(f"{spec.name}__"),
             by=f"run {context.run.run_id}",
             asks=SUBMITTED_BATCHES in selected_assets(context, spec.name),
-            apart=(dg.Failure,),
+            apart=(Exception,) if retried else (dg.Failure,),
         ),
     ):
         yield
+
+
+@contextmanager
+def failure_noted(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Tag the run where its step fails for good, and has told why: a run that fails without that
+    has lost a worker."""
+    try:
+        yield
+    except Exception as error:
+        again = context.op_def.retry_policy
+        retries = 0 if again is None else again.max_retries
+        for_good = isinstance(error, dg.Failure) and not error.allow_retries
+        if for_good or context.op_execution_context.retry_number >= retries:
+            context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: type(error).__name__})
+        raise
 
 
 def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
@@ -150,7 +172,8 @@ def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -
 
 def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
     """Give a run that was launched from an asset's page the tags that the job's own runs have."""
-    missing = {key: tag for key, tag in spec.run_tags.items() if key not in context.run.tags}
+    tags = asset_options.run_tags(spec)
+    missing = {key: tag for key, tag in tags.items() if key not in context.run.tags}
     if missing:
         context.instance.add_run_tags(context.run.run_id, missing)
 
@@ -188,7 +211,7 @@ def open_night(
     """The night of a partition.
 
     A run that a person or a schedule launched lifts a pause and a refusal, and gives the approval
-    of its tag, once: in its first step.
+    of its tag, once: in its first step, which is no share of work that is spread.
     """
     if APPROVE_TAG in context.run.tags and context.run.tags.get(KIND_TAG) == Kind.COLLECT:
         raise dg.Failure(
@@ -197,14 +220,24 @@ def open_night(
         )
     night = steps.open_night(pipeline, spec, partition)
     selected = selected_assets(context, spec.name)
-    first = selected[:1]
-    if first == [asset] and SUBMITTED_BATCHES in selected:
+    first = selected[:1] == [asset] and _is_first(context, spec)
+    if first and SUBMITTED_BATCHES in selected:
         steps.note_asked(pipeline, night)
-    if FOLLOW_UP_TAG not in context.run.tags and first == [asset]:
+    if FOLLOW_UP_TAG not in context.run.tags and first:
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)
     return night
+
+
+def _is_first(context: dg.AssetExecutionContext, spec: JobSpec) -> bool:
+    """Whether a step is the first of its asset in its run."""
+    if not context.op_def.name.endswith(f"_{Part.END}") or spec.spread == 1:
+        return True
+    # Executed again from a failure, a run may have the end alone.
+    begins = context.op_def.name.removesuffix(Part.END) + Part.BEGIN
+    only = context.run.step_keys_to_execute or [begins]
+    return not any(key.endswith(begins) for key in only)
 
 
 def _approve(
@@ -250,5 +283,10 @@ def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -
     return [
         name
         for name in ASSETS[Kind.SUBMIT]
-        if asset_key(job, name) in chosen and (not only or f"{job}__{name}" in only)
+        if asset_key(job, name) in chosen and (not only or _has_step_of(only, op_name(job, name)))
     ]
+
+
+def _has_step_of(steps: Collection[str], op: str) -> bool:
+    """Whether one of a run's steps is an asset's, or one of those that its work is spread over."""
+    return any(step == op or step.startswith(f"{op}.") for step in steps)
