@@ -53,7 +53,7 @@ ACCOUNT, API, INTERNAL = "account", "api", "internal"
 # What passes once somebody, or time, has seen to its cause: the night goes on by itself then.
 PASSING = (ACCOUNT, API, STORAGE)
 # Causes that are a night's state already, with an alert of their own.
-TOLD = frozenset({Kind.PAUSED, Kind.REFUSED, Kind.SHORT_OF_BUDGET, *GATES})
+TOLD = frozenset({Kind.REFUSED, Kind.SHORT_OF_BUDGET, *GATES})
 REASON_CHARACTERS = 1_000
 # A step that runs the whole night: what it has come through, no other step has to.
 WHOLE = "run"
@@ -115,7 +115,7 @@ def record(
         return
     found = explain(spec, partition, error, pipeline.settings.home)
     with pipeline.ledger.write() as connection:
-        night = _night(connection, pipeline, spec, partition, error)
+        night = _night(connection, pipeline, spec, partition, by_hand=step == WHOLE, error=error)
         if night is None:
             return
         # A step has failed for it: that is no fault of the moment.
@@ -170,7 +170,9 @@ def explain(spec: JobSpec, partition: str, error: Exception, home: str) -> Failu
     said = one_line(said.partition("Nothing is lost")[0])
     reason = clipped(said.strip().rstrip("."), REASON_CHARACTERS)
     again = f"`batch-pipeline run {spec.name} --partition {partition}`"
-    return Failure(code, reason, _remedy(code, again))
+    paused = isinstance(error, AccountPausedError)
+    remedy = _SETTLE if paused else _REMEDIES.get(code, f"correct it, {_AGAIN}")
+    return Failure(code, reason, remedy.format(again))
 
 
 def _code(error: Exception, home: str) -> str:
@@ -194,6 +196,7 @@ def _is_of_database(error: LedgerError) -> bool:
 
 _BY_ITSELF = "under Dagster the night goes on by itself then, otherwise with {0}"
 _AGAIN = "then launch the night again, or {0}"
+_SETTLE = f"settle it in the API's console; {_BY_ITSELF}"
 # What is to be done, by code; {0} is the command that runs the night.
 _REMEDIES = {
     ACCOUNT: f"give the account a key that the API takes, wherever nights are run; {_BY_ITSELF}",
@@ -207,12 +210,14 @@ _REMEDIES = {
 }
 
 
-def _remedy(code: str, again: str) -> str:
-    return _REMEDIES.get(code, f"correct it, {_AGAIN}").format(again)
-
-
 def _night(
-    connection: Connection, pipeline: Pipeline, spec: JobSpec, partition: str, error: Exception
+    connection: Connection,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    *,
+    by_hand: bool,
+    error: Exception,
 ) -> Night | None:
     """The night that failed, made where it is new; None: a wrong command in a new home, which is
     told to the person who typed it and leaves nothing behind."""
@@ -225,7 +230,11 @@ def _night(
     known = nights.find_night(connection, spec.name, partition, owner)
     if known is not None:
         return known
-    if isinstance(error, UsageError) and not nights.list_nights(connection, job=spec.name):
+    if (
+        by_hand
+        and isinstance(error, UsageError)
+        and not nights.list_nights(connection, job=spec.name)
+    ):
         return None
     accounts.register_account(connection, owner, simulated=owner == SIMULATOR_ACCOUNT)
     return nights.open_night(connection, spec.name, partition, owner)
@@ -254,7 +263,7 @@ def _note_account(connection: Connection, name: str, error: Exception, times: in
 
 def _is_told(state: Progress, spec: JobSpec, error: Exception) -> bool:
     """Whether an error is but the night's state, which is told with an alert of its own."""
-    if not isinstance(error, AccountPausedError | ApiError):
+    if not isinstance(error, ApiError):
         return False
     return night_state.of_progress(state, spec.alerts).kind in TOLD
 
