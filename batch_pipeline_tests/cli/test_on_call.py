@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import urllib.request
+from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -18,7 +19,7 @@ def samples(text: str) -> Samples:
     """Values by name, without its prefix, and by the values of the labels."""
     return {
         (sample.name.removeprefix("batch_pipeline_"), tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
         for sample in family.samples
     }
 
@@ -128,7 +129,7 @@ def test_an_unknown_format_of_logs_is_refused(offline: Program) -> None:
     assert "BATCH_PIPELINE_LOG_FORMAT" in ended.err
 
 
-def _spans(out: str) -> list[dict[str, object]]:
+def _spans(out: str) -> list[dict[str, Any]]:
     """The spans that the console exporter printed, among other output."""
     decoder, found, at = json.JSONDecoder(), [], out.find("{\n")
     while at >= 0:

@@ -76,7 +76,7 @@ def test_a_failure_stays_until_such_a_step_ends_well(make_pipeline: MakePipeline
             pass
         with pipeline.ledger.read() as connection:
             [night] = nights.list_nights(connection)
-        return night.failure and (night.failure["code"], night.failure["step"])
+        return None if night.failure is None else (night.failure["code"], night.failure["step"])
 
     assert step("input_dataset", InputDataError("no file")) == (
         "invalid_input_data",
@@ -119,6 +119,7 @@ def test_what_the_ledger_cannot_hold_is_told_all_the_same(
             failures.recorded(pipeline, job("/in.jsonl"), PARTITION, step="run", by="me"),
         ):
             raise FULL
+    monkeypatch.undo()
     receiver.server.shutdown()
     assert receiver.titles == ["review all: home or ledger cannot be used"]
     assert "no room left on the disk" in receiver.received[0]["message"]

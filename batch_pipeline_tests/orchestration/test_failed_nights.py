@@ -4,6 +4,7 @@ and that it goes on once its cause is gone."""
 from __future__ import annotations
 
 import errno
+import html
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from batch_pipeline.api import client
 from batch_pipeline.flow.dataset import input_dataset
-from batch_pipeline.flow.status import night_state, progress, warnings
+from batch_pipeline.flow.status import alerts, night_state, progress, warnings
 from batch_pipeline.ledger import nights as ledger_nights
 from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.admission.night_state import Kind
@@ -90,9 +91,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(asset_steps, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.0)
     # As if each test were a process of its own.
-    resources._shared_api.cache_clear()
+    shared = resources._shared_api
+    shared.cache_clear()
     yield
-    resources._shared_api.cache_clear()
+    shared.cache_clear()
 
 
 @pytest.fixture
@@ -246,12 +248,11 @@ def test_alerts_go_out_although_the_poll_hangs(
     nights: list[str],
     ledger: Ledger,
     trouble: Trouble,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = nightly(**NOWHERE)
-    monkeypatch.setattr("batch_pipeline.flow.failures.alerts.look", lambda *_: set())
-    assert not job.launch(nights[-1]).success
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alerts, "look", lambda *_: set())
+        assert not job.launch(nights[-1]).success
     assert told(ledger) == []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensor, "_poll", lambda *_: Polled(trouble="no answer within 25 s"))
