@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
 
 from batch_pipeline import logs
 from batch_pipeline.api.failures import refuses_account, refuses_key
@@ -32,6 +31,7 @@ from batch_pipeline.errors import (
     StorageError,
     UsageError,
 )
+from batch_pipeline.flow.connections import Owner
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, failure_page, night_state, notification, progress
 from batch_pipeline.flow.status.progress import Progress
@@ -43,7 +43,6 @@ from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger, one_line
-from batch_pipeline.settings import SIMULATOR_ACCOUNT
 from batch_pipeline.storage import storage_errors
 from batch_pipeline.wording import clipped
 
@@ -114,12 +113,10 @@ def record(
     if isinstance(error, GateClosedError):
         return
     found = explain(spec, partition, error, pipeline.settings.home)
+    night = _night(pipeline, spec, partition, by_hand=step == WHOLE, error=error)
+    if night is None:
+        return
     with pipeline.ledger.write() as connection:
-        night = _night(connection, pipeline, spec, partition, by_hand=step == WHOLE, error=error)
-        if night is None:
-            return
-        # A step has failed for it: that is no fault of the moment.
-        _note_account(connection, night.owner, error, REFUSED_TIMES)
         if asks:
             nights.update_night(connection, night.id, asked_at=now(connection))
         state = progress.of_night(connection, night.id)
@@ -211,54 +208,44 @@ _REMEDIES = {
 
 
 def _night(
-    connection: Connection,
-    pipeline: Pipeline,
-    spec: JobSpec,
-    partition: str,
-    *,
-    by_hand: bool,
-    error: Exception,
+    pipeline: Pipeline, spec: JobSpec, partition: str, *, by_hand: bool, error: Exception
 ) -> Night | None:
     """The night that failed, made where it is new; None: a wrong command in a new home, which is
     told to the person who typed it and leaves nothing behind."""
-    opened = pipeline.__dict__.get("account")
-    owner = (
-        opened.name
-        if opened is not None
-        else accounts.likely(connection, pipeline.settings.account)
-    )
-    known = nights.find_night(connection, spec.name, partition, owner)
-    if known is not None:
-        return known
-    if (
-        by_hand
-        and isinstance(error, UsageError)
-        and not nights.list_nights(connection, job=spec.name)
-    ):
+    owner = pipeline.likely_owner(spec)
+    with pipeline.ledger.read() as connection:
+        known = nights.find_night(connection, spec.name, partition, owner.name)
+        begun = bool(known or nights.list_nights(connection, job=spec.name))
+    if by_hand and isinstance(error, UsageError) and not begun:
         return None
-    accounts.register_account(connection, owner, simulated=owner == SIMULATOR_ACCOUNT)
-    return nights.open_night(connection, spec.name, partition, owner)
-
-
-def note_refused(pipeline: Pipeline, error: Exception) -> str:
-    """Note that a look at the API was refused at its start, where the API alone could tell which
-    account the key belongs to; returns the name of the account that it is taken for."""
+    _note_accounts(pipeline, owner, error, REFUSED_TIMES)
     with pipeline.ledger.write() as connection:
-        name = accounts.likely(connection, pipeline.settings.account)
-        accounts.register_account(connection, name, simulated=name == SIMULATOR_ACCOUNT)
-        _note_account(connection, name, error, times=1)
-    return name
+        return nights.open_night(connection, spec.name, partition, owner.name)
 
 
-def _note_account(connection: Connection, name: str, error: Exception, times: int) -> None:
-    """Note with the account what the API said of it at the start, where nothing else was asked."""
-    cause = error.__cause__ if isinstance(error, AccountError) else error
-    if not isinstance(cause, ApiFailure):
+def note_refused(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
+    """Note that a look at the API was refused at its start, where it alone could tell whether it is
+    a simulator; returns the name of the owner that the nights are taken for."""
+    owner = pipeline.likely_owner(spec)
+    _note_accounts(pipeline, owner, error, times=1)
+    return owner.name
+
+
+def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception, times: int) -> None:
+    """Note with the accounts what the API said of them at the start, where nothing else is asked;
+    a step that has failed for it counts as several `times`: that is no fault of the moment."""
+    pipeline.connections.register(owner)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ApiFailure):
+        cause = cause.__cause__
+    if cause is None or not is_of_account(error):
         return
-    if refuses_key(cause):
-        accounts.note_refused(connection, name, str(cause), times=times)
-    elif isinstance(error, AccountPausedError):
-        accounts.pause_account(connection, name, str(cause))
+    with pipeline.ledger.write() as connection:
+        for account in owner.accounts:
+            if refuses_key(cause):
+                accounts.note_refused(connection, account, str(cause), times=times)
+            elif isinstance(error, AccountPausedError):
+                accounts.pause_account(connection, account, str(cause))
 
 
 def _is_told(state: Progress, spec: JobSpec, error: Exception) -> bool:
@@ -293,7 +280,8 @@ def _clear(pipeline: Pipeline, spec: JobSpec, partition: str, step: str) -> None
         for night in overcome:
             nights.update_night(connection, night.id, failure=None)
             if night.failure is not None and night.failure["code"] == ACCOUNT:
-                accounts.note_accepted(connection, night.owner)
+                for account in night.sent_by:
+                    accounts.note_accepted(connection, account)
     failure_page.remove(pipeline, overcome[0])
 
 

@@ -28,7 +28,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, night_state, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger import accounts, actions, listed_batches, ticks
+from batch_pipeline.ledger import actions, listed_batches, ticks
 from batch_pipeline.orchestration import (
     asset_steps,
     chains,
@@ -71,7 +71,7 @@ class Polled:
     would find nothing else.
     """
 
-    account: str | None = None
+    owner: str | None = None
     trouble: str | None = None
     useless: bool = False
     bug: BaseException | None = None
@@ -159,8 +159,8 @@ def _tick(
     if not again and not _anything_begun(pipeline, spec, unshown):
         nothing = "no night is under way"
         return dg.SensorResult(skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN, None
-    polled = _poll(open_pipeline, spec.name)
-    owner = polled.account or _likely_owner(pipeline)
+    polled = _poll(open_pipeline, spec)
+    owner = polled.owner or pipeline.likely_owner(spec).name
     # Alerts of nights that failed before they had an input are looked at with those of the others.
     failed = _failed(pipeline, spec, owner)
     seen = _look(instance, pipeline, spec, owner, unshown, deadline)
@@ -190,12 +190,6 @@ def _tick(
     return result, replace(seen, failed=tuple(failed)), polled.trouble
 
 
-def _likely_owner(pipeline: Pipeline) -> str:
-    """Whose nights a tick looks at while the API does not tell."""
-    with pipeline.ledger.read() as connection:
-        return accounts.likely(connection, pipeline.settings.account)
-
-
 def _failed(pipeline: Pipeline, spec: JobSpec, owner: str) -> list[Progress]:
     with pipeline.ledger.read() as connection:
         return [
@@ -220,7 +214,7 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
         )
 
 
-def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
+def _poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polled:
     """Ask the API which batches have ended; an API that fails does not end the tick.
 
     In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
@@ -231,28 +225,29 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
     def poll() -> None:
         try:
             with open_pipeline() as pipeline:
-                polled.account = pipeline.account.name
-                steps.poll_account(pipeline, polled.account)
+                owner = pipeline.owner(spec)
+                polled.owner = owner.name
+                steps.poll_accounts(pipeline, owner.name, owner.accounts)
         except (ApiFailure, ApiError, AccountError, NoCredentialsError) as error:
             polled.useless = failures.is_of_account(error) or is_outage(error)
             if isinstance(error, ApiUnavailableError):
                 with open_pipeline() as pipeline:
-                    polled.account = outage.note_unreached(pipeline, error)
-            elif polled.account is None:
+                    polled.owner = outage.note_unreached(pipeline, spec, error)
+            elif polled.owner is None:
                 with open_pipeline() as pipeline:
-                    polled.account = failures.note_refused(pipeline, error)
+                    polled.owner = failures.note_refused(pipeline, spec, error)
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
             polled.bug = error
 
-    name = f"poll-{job}"
+    name = f"poll-{spec.name}"
     if any(thread.name == name for thread in threading.enumerate()):
         return Polled(trouble="the API has not answered the last poll yet")
     thread = threading.Thread(target=poll, name=name, daemon=True)
     thread.start()
     thread.join(POLL_SECONDS)
     if thread.is_alive():
-        return Polled(polled.account, f"the API did not answer within {POLL_SECONDS:.0f} s")
+        return Polled(polled.owner, f"the API did not answer within {POLL_SECONDS:.0f} s")
     if polled.bug is not None:
         raise polled.bug
     return polled
@@ -262,7 +257,7 @@ def _look(
     instance: dg.DagsterInstance,
     pipeline: Pipeline,
     spec: JobSpec,
-    account: str,
+    owner: str,
     unshown: set[str],
     deadline: float,
 ) -> Seen:
@@ -270,13 +265,12 @@ def _look(
     asked = functools.partial(_asked, instance, pipeline, spec)
     found: list[UnfinishedNight] = []
     courses: list[Course] = []
-    settings = pipeline.settings
     with pipeline.ledger.read() as connection:
-        every = unfinished_nights.unfinished_nights(connection, spec.name, account, unshown)
+        every = unfinished_nights.unfinished_nights(connection, spec.name, owner, unshown)
         for night in every:
             if time.monotonic() > deadline:
                 break
-            seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
+            seen, course = unfinished_nights.read_night(connection, pipeline, spec, night, asked)
             if run_requests.might_submit(seen):
                 terminated = _was_terminated(instance, pipeline, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))

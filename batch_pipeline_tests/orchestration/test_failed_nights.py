@@ -91,7 +91,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(asset_steps, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(warnings, "OUTAGE_SECONDS", 0.0)
     # As if each test were a process of its own.
-    shared = resources._shared_api
+    shared = resources._shared_apis
     shared.cache_clear()
     yield
     shared.cache_clear()
@@ -162,9 +162,8 @@ def test_a_night_that_fails_before_its_input_is_told_and_goes_on(
     report = json.loads((environment / "review" / "reports" / f"{night}.json").read_text())
     assert report["complete"] is False
     assert report["failure"]["reason"]
-    assert (
-        report["failure"]["remedy"] in (environment / "review/reports" / f"{night}.md").read_text()
-    )
+    page = (environment / "review" / "reports" / f"{night}.html").read_text()
+    assert report["failure"]["remedy"] in html.unescape(page)
     trouble.mend()
     if not goes_on:
         assert not job.tick().run_requests
@@ -221,7 +220,7 @@ def test_nights_whose_pilot_was_refused_go_on_with_their_account(
 ) -> None:
     """As with an executor that has a process for each step: the pilot's first look is refused."""
     job, spec, two = nightly(), make_spec(), nights[1:]
-    monkeypatch.setattr(resources, "_shared_api", resources._shared_api.__wrapped__)
+    monkeypatch.setattr(resources, "_shared_apis", resources._shared_apis.__wrapped__)
     for night in two:
         looks = iter(range(1000))
 

@@ -36,7 +36,7 @@ def run(
     ):
         if not no_wait:
             outage.wait_for_api(pipeline, spec, key)
-        progress_bar.announce_account(output, pipeline)
+        progress_bar.announce_account(output, pipeline, spec)
         if resume:
             control.record(pipeline, spec.name, key, ActionKind.RESUME, person, "goes on")
         with progress_bar.shown() as watch:
