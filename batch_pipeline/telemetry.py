@@ -1,8 +1,9 @@
 """OpenTelemetry spans of the steps of a night, where the SDK of OpenTelemetry is there and wanted.
 
-The calls of the API have spans of their own, which the Anthropic SDK makes: they become children
-of these. A span has names of declarations, ids of batches and counts; never an id or a text of a
-document. Without the variables of OpenTelemetry nothing is imported and nothing is done.
+Calls of the API have spans here too: the Anthropic SDK makes its own for the methods of its
+resources alone, which are not what is called. A span has names of declarations, ids of batches and
+counts; never an id or a text of a document. Without the variables of OpenTelemetry nothing of it is
+imported.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _told_by(given: Mapping[str, Any]) -> dict[str, Value | None]:
         "job": getattr(night, "job", None) or getattr(spec, "name", None),
         "partition": getattr(night, "partition", None) or given.get("partition"),
         "account": given.get("account") or getattr(submission, "account", None),
-        "batch_id": getattr(submission, "batch_id", None),
+        "batch_id": given.get("batch_id") or getattr(submission, "batch_id", None),
         "requests": getattr(submission, "requests", None),
     }
 
