@@ -50,6 +50,7 @@ Answered = TypeVar("Answered")
 # The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 WORKSPACE_HEADER = "anthropic-workspace-id"
+ORGANISATION_HEADER = "anthropic-organization-id"
 BATCHES = "/v1/messages/batches"
 MODELS = "/v1/models"
 DOWNLOAD_CHUNK_BYTES = 1 << 20

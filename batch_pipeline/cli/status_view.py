@@ -11,6 +11,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState
 from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
@@ -108,6 +109,26 @@ def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, Night
             f"{state.dead_letter:,}",
             f"{state.batches_ended}/{state.batches}",
             usd(state.total_cost_usd),
+        )
+    return table
+
+
+def accounts_table(states: Sequence[AccountState]) -> Table:
+    """The accounts, a line each; the room is that of the organisation, which its accounts share."""
+    table = plain_table()
+    for name in ("account", "organisation", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("queued", "room", "this month"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for state in states:
+        spent = usd(state.spent.total)
+        table.add_row(
+            state.name,
+            state.organisation,
+            state.word,
+            f"{state.at_api.queued:,}",
+            f"{state.room:,}",
+            spent if state.ceiling is None else f"{spent} of {usd(state.ceiling)}",
         )
     return table
 
