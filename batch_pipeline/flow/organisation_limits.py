@@ -1,14 +1,16 @@
 """The queue limit of an organisation, as an admin key reads it from the API.
 
-A limit that is set too high makes batches that the API refuses, one that is too low leaves a part of
-the queue empty. Belongs here: which key reads the limit of which organisation, and when it is read
-again. What is in force stands in `ledger.organisations`.
+A limit that is set too high makes batches that the API refuses, one that is too low leaves a part
+of the queue empty. Belongs here: which key reads the limit of which organisation, and when it is
+read again. What is in force stands in `ledger.organisations`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, BatchPipelineError, UsageError
@@ -76,18 +78,32 @@ def read(pipeline: Pipeline, organisation: str) -> int | None:
     """
     api = admin_api(pipeline.accounts, organisation)
     limit = api.queue_limit()
-    [first, *_] = accounts_of(pipeline.accounts, organisation)
-    name = pipeline.accounts.names(first, simulated=api.simulated).organisation
+    name = name_in_ledger(pipeline.accounts, organisation, simulated=api.simulated)
     with pipeline.ledger.write() as connection:
-        known = organisations.get(connection, name).api_id
-        if None not in (known, api.organisation_id) and known != api.organisation_id:
-            raise AccountError(
-                f"The admin key of organisation {organisation} is one of {api.organisation_id}, "
-                f"and its accounts are of {known}. Set an admin key of that one in "
-                f"{key_variable(pipeline.accounts, organisation)}."
-            )
+        check_admin_key(connection, pipeline.accounts, organisation, api)
         organisations.note_limit(connection, name, limit)
     return limit
+
+
+def name_in_ledger(accounts: Accounts, organisation: str, *, simulated: bool) -> str:
+    """The name under which the ledger has a declared organisation."""
+    [first, *_] = accounts_of(accounts, organisation)
+    return accounts.names(first, simulated=simulated).organisation
+
+
+def check_admin_key(
+    connection: Connection, accounts: Accounts, organisation: str, admin: AdminApi
+) -> None:
+    """Raise AccountError where an admin key, which the API has answered, is one of another
+    organisation than the accounts' own keys."""
+    name = name_in_ledger(accounts, organisation, simulated=admin.simulated)
+    known = organisations.get(connection, name).api_id
+    if None not in (known, admin.organisation_id) and known != admin.organisation_id:
+        raise AccountError(
+            f"The admin key of organisation {organisation} is one of {admin.organisation_id}, and "
+            f"its accounts are of {known}. Set an admin key of that one in "
+            f"{key_variable(accounts, organisation)}."
+        )
 
 
 def refresh(pipeline: Pipeline, accounts: Iterable[str]) -> None:
@@ -108,7 +124,9 @@ def refresh(pipeline: Pipeline, accounts: Iterable[str]) -> None:
         try:
             read(pipeline, organisation)
         except (ApiFailure, BatchPipelineError) as error:
-            log.warning("the queue limit of organisation %s cannot be read: %s", organisation, error)
+            log.warning(
+                "the queue limit of organisation %s cannot be read: %s", organisation, error
+            )
 
 
 def _is_due(pipeline: Pipeline, organisation: str, in_ledger: str) -> bool:

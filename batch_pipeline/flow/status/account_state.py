@@ -122,8 +122,8 @@ class AccountState:
             yield f"the API asked not to be asked for batches before {until}"
         if not self.declared and self.at_api.anything:
             yield (
-                "it has sent what is not collected yet, and accounts.yaml does not have it any more: declare "
-                "it until that is collected"
+                "it has sent what is not collected yet, and accounts.yaml does not have it any "
+                "more: declare it until then"
             )
         yield from self._of_limits()
 
@@ -178,8 +178,19 @@ class AccountState:
 
 
 def every(connection: Connection, pipeline: Pipeline) -> list[AccountState]:
-    """All accounts of the ledger."""
-    return _states(connection, pipeline, accounts.list_accounts(connection))
+    """All accounts of the ledger, and those of accounts.yaml that it does not know yet."""
+    found = accounts.list_accounts(connection)
+    known = {each.name for each in found}
+    for declared in pipeline.accounts.by_name:
+        real, simulated = (
+            pipeline.accounts.names(declared, simulated=simulated) for simulated in (False, True)
+        )
+        if known.isdisjoint((real.name, simulated.name)):
+            new = Account(
+                real.name, simulated=False, owner=real.owner, organisation=real.organisation
+            )
+            found.append(new)
+    return _states(connection, pipeline, found)
 
 
 def of_owners(
