@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from batch_pipeline.jobs.yaml_files.loading import load_files
-from batch_pipeline.orchestration import post_processing
+from batch_pipeline.orchestration import executors, post_processing
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.settings import Settings
 
@@ -19,9 +19,8 @@ def defs() -> dg.Definitions:
     """
     settings = Settings.from_environment(relative_home=False)
     jobs = load_files(settings.jobs_dir).values()
-    # "Materialize all" runs one asset after another: a process for each would take longer to start
-    # than most of them run.
-    executor = dg.Definitions(executor=dg.in_process_executor)
+    # Of jobs, and of runs of any selection of assets.
+    executor = dg.Definitions(executor=executors.of_name(settings.executor))
     return dg.Definitions.merge(
         executor, *(post_processing.apply(build_batch_job(job.spec), job) for job in jobs)
     )

@@ -62,6 +62,8 @@ class Settings:
     reconcile_seconds: float
     lease_seconds: float
     workers: int
+    # Of the packaged code location: see `orchestration.executors`.
+    executor: str = "in_process"
     # Addresses with tokens and passwords in them.
     alert_urls: str | None = field(default=None, repr=False)
     accounts_file: Path | None = None
@@ -104,6 +106,7 @@ class Settings:
             reconcile_seconds=read.seconds("BATCH_PIPELINE_RECONCILE_SECONDS", 600),
             lease_seconds=read.seconds("BATCH_PIPELINE_LEASE_SECONDS", 60),
             workers=read.count("BATCH_PIPELINE_WORKERS", _cores()),
+            executor=read.text("BATCH_PIPELINE_EXECUTOR") or "in_process",
             alert_urls=read.text("BATCH_PIPELINE_ALERT_URLS"),
             accounts_file=_accounts_file(read, jobs_dir),
             queue_limit_assumed=read.text(MOST_QUEUED_REQUESTS) is None,

@@ -95,6 +95,8 @@ class AskedFor:
 
 # Statuses of items that have a row of results and no dead letter.
 NOT_DEAD = (Status.SUCCEEDED, Status.FILTERED)
+# Statuses of dead letters, by which they are sent again.
+REASONS = tuple(str(status) for status in Status if status not in NOT_DEAD)
 # Statuses of answers that were billed.
 BILLED = (Status.SUCCEEDED, Status.TRUNCATED, Status.REFUSED, Status.INVALID_OUTPUT)
 # Error types of this project. The API cannot say any more what became of a request:

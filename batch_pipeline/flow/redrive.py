@@ -21,7 +21,7 @@ from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for
-from batch_pipeline.flow.outcomes import NOT_DEAD, Status
+from batch_pipeline.flow.outcomes import REASONS
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import carried
@@ -35,8 +35,6 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger
 
 log = get_logger(__name__)
-
-REASONS = tuple(str(status) for status in Status if status not in NOT_DEAD)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import asset_options
-from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
-from batch_pipeline.orchestration.collect_assets import build_collect_assets
+from batch_pipeline.orchestration.assets import build_assets
+from batch_pipeline.orchestration.checks.definitions import build_checks
 from batch_pipeline.orchestration.control import build_control
 from batch_pipeline.orchestration.io_manager import DEFAULT_IO_MANAGER, IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import build_jobs, build_schedule, partitions_definition
 from batch_pipeline.orchestration.names import Kind
 from batch_pipeline.orchestration.resources import DEFAULT, RESOURCE_KEY, PipelineResource
-from batch_pipeline.orchestration.sensor import build_sensor
-from batch_pipeline.orchestration.submit_assets import build_submit_assets
+from batch_pipeline.orchestration.sensor_definition import build_sensor
 
 
 def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> dg.Definitions:
@@ -29,8 +28,8 @@ def build_batch_job(spec: JobSpec, *, resource: PipelineResource = DEFAULT) -> d
     schedule = build_schedule(spec)
     automation = asset_options.automation_sensor(spec)
     return dg.Definitions(
-        assets=[*build_submit_assets(spec, partitions), build_collect_assets(spec, partitions)],
-        asset_checks=[*missing_nights.build_check(spec), stopped_nights.build_check(spec)],
+        assets=build_assets(spec, partitions),
+        asset_checks=build_checks(spec),
         jobs=[*jobs.values(), build_control(spec)],
         schedules=[] if schedule is None else [schedule],
         sensors=[

@@ -12,12 +12,8 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from batch_pipeline import safe_text
-from batch_pipeline.flow.control import Control
-from batch_pipeline.flow.redrive import REASONS
+from batch_pipeline.flow.outcomes import REASONS
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.ledger.approvals import Gate
-from batch_pipeline.orchestration import asset_steps
 from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key, control_job
 from batch_pipeline.orchestration.resources import PipelineResource
 
@@ -82,11 +78,14 @@ class Prune(dg.Config):
     reason: str = Field(default="", description=_WHY)
 
 
+Action = Cancel | Resume | Approve | Redrive | Prune
+
+
 class ControlConfig(dg.Config):
     """Who does what."""
 
     by: str = Field(description="Who does this; recorded in the ledger.")
-    action: Cancel | Resume | Approve | Redrive | Prune = Field(
+    action: Action = Field(
         discriminator="action", description="One of: cancel, resume, approve, redrive, prune."
     )
 
@@ -99,10 +98,9 @@ def build_control(spec: JobSpec) -> dg.JobDefinition:
     def control(
         context: dg.OpExecutionContext, config: ControlConfig, batch_pipeline: PipelineResource
     ) -> None:
-        with asset_steps.failing_clearly(), batch_pipeline.pipeline() as pipeline:
-            person = Control(pipeline, spec, config.by)
-            said = _do(person, config.action)
-        said = safe_text.one_line(said)
+        from batch_pipeline.orchestration import control_steps  # noqa: PLC0415  # the flow
+
+        said = control_steps.do(batch_pipeline, spec, config.by, config.action)
         context.log.info(said)
         if isinstance(config.action, Prune):
             return
@@ -139,19 +137,3 @@ def build_control(spec: JobSpec) -> dg.JobDefinition:
         control()
 
     return control_of_job
-
-
-def _do(person: Control, action: Cancel | Resume | Approve | Redrive | Prune) -> str:
-    match action:
-        case Cancel():
-            return person.cancel(action.partition, action.reason)
-        case Resume():
-            return person.resume(action.partition, action.reason)
-        case Approve():
-            return person.approve(action.partition, Gate(action.gate.value), action.reason)
-        case Redrive():
-            return person.redrive(action.partition, action.reasons, action.reason)
-        case Prune():
-            return person.prune(
-                action.before, action.partition, dry_run=action.dry_run, reason=action.reason
-            )

@@ -6,22 +6,21 @@ Belongs here: what an input of a Dagster asset stands for. Reading itself is in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import orjson
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow import paths
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
-from batch_pipeline.reading import frames
-from batch_pipeline.reading.datasets import Dataset, Incomplete
 from batch_pipeline.settings import home_from_environment
-from batch_pipeline.storage.files import Files
+
+if TYPE_CHECKING:
+    from batch_pipeline.reading.datasets import Incomplete
 
 IO_MANAGER_KEY = "batch_results"
 
-_DATASETS = {COLLECTED_RESULTS: Dataset.RESULTS, DEAD_LETTER: Dataset.DEAD_LETTER}
+_DATASETS = {COLLECTED_RESULTS: "results", DEAD_LETTER: "dead_letter"}
 # By module and name: Polars need not be installed, and pandas is imported by whom it is for.
 _FORMS = {
     ("pandas", "DataFrame"): "pandas",
@@ -62,7 +61,10 @@ class BatchResultsIOManager(dg.ConfigurableIOManager):
         home = self.home or home_from_environment(relative_allowed=False)
         wanted = _partitions(context)
         if asset == COST_REPORT:
-            return _reports(Files(home), job, wanted)
+            return _reports(home, job, wanted)
+        # Arrow is heavy, and few processes read results.
+        from batch_pipeline.reading import frames  # noqa: PLC0415
+
         metadata = context.definition_metadata or {}
         form = _form(context)
         columns = _plain(metadata.get("columns"))
@@ -120,8 +122,12 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, dg.MetadataValue) else value
 
 
-def _reports(files: Files, job: str, wanted: Sequence[str] | None) -> Any:
+def _reports(home: str, job: str, wanted: Sequence[str] | None) -> Any:
     """The cost report of a partition; those of several by partition."""
+    from batch_pipeline.flow import paths  # noqa: PLC0415  # as above
+    from batch_pipeline.storage.files import Files  # noqa: PLC0415
+
+    files = Files(home)
     if wanted is None:
         found = files.list(f"{job}/reports", ".json")
         wanted = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -16,12 +15,14 @@ from batch_pipeline.jobs.partitions.declared_partitions import (
 )
 from batch_pipeline.jobs.partitions.time_windows import Every
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
+from batch_pipeline.orchestration.executors import AssetJob
 from batch_pipeline.orchestration.names import (
     ASSETS,
+    EVERY_DUE_NIGHT_BEGAN,
     INPUT_DATASET,
     JOB_TAG,
     KIND_TAG,
+    NO_NIGHT_IS_STOPPED,
     PRIORITY_TAG,
     SUBMITTED_BATCHES,
     Kind,
@@ -29,14 +30,6 @@ from batch_pipeline.orchestration.names import (
     dagster_job,
     schedule_name,
 )
-
-if TYPE_CHECKING:
-    # What `define_asset_job` returns has no public name.
-    from dagster._core.definitions.unresolved_asset_job_definition import (
-        UnresolvedAssetJobDefinition,
-    )
-
-    AssetJob = UnresolvedAssetJobDefinition
 
 Partitions = dg.TimeWindowPartitionsDefinition | dg.StaticPartitionsDefinition
 
@@ -79,7 +72,7 @@ def backfill_policy(spec: JobSpec) -> dg.BackfillPolicy | None:
 def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
     """Two jobs: one up to submission, one from the results on."""
     return {
-        kind: dg.define_asset_job(
+        kind: AssetJob(
             name=dagster_job(spec.name, kind),
             selection=_selection(spec, kind),
             description=_ABOUT[kind],
@@ -89,8 +82,6 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
                 KIND_TAG: kind.value,
                 PRIORITY_TAG: _PRIORITY[kind],
             },
-            # The steps follow one another: a process each would only add their starting times.
-            executor_def=dg.in_process_executor,
         )
         for kind in Kind
     }
@@ -101,9 +92,9 @@ def _selection(spec: JobSpec, kind: Kind) -> dg.AssetSelection:
     assets = dg.AssetSelection.assets(*(asset_key(spec.name, name) for name in ASSETS[kind]))
     if kind is Kind.COLLECT:
         return assets
-    checks = [(SUBMITTED_BATCHES, stopped_nights.CHECK)]
+    checks = [(SUBMITTED_BATCHES, NO_NIGHT_IS_STOPPED)]
     if spec.schedule is not None:
-        checks.append((INPUT_DATASET, missing_nights.CHECK))
+        checks.append((INPUT_DATASET, EVERY_DUE_NIGHT_BEGAN))
     keys = [dg.AssetCheckKey(asset_key(spec.name, asset), check) for asset, check in checks]
     return assets - dg.AssetSelection.checks(*keys)
 

@@ -19,11 +19,12 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs.partitions import partitions, path_patterns
+from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
-from batch_pipeline.ledger.approvals import REQUIRED, Approval, Gate, lets_go, needs_review
+from batch_pipeline.ledger.approvals import Approval, Gate, lets_go, needs_review
+from batch_pipeline.orchestration.job_description import cell
 from batch_pipeline.orchestration.names import COLLECTED_RESULTS, COST_REPORT, DEAD_LETTER
 from batch_pipeline.orchestration.shown import images
 from batch_pipeline.pricing.tokens import TOKENS
@@ -48,31 +49,6 @@ def _safely(made: Callable[P, Metadata]) -> Callable[P, Metadata]:
         return safe_text.shown(made(*args, **kwargs))
 
     return safely
-
-
-def describe_job(spec: JobSpec) -> str:
-    """The job's declaration as a Markdown table."""
-    rows = {
-        "input": f"`{spec.input.origin}`, ids in `{spec.input.id_column}`",
-        "model": f"`{spec.model_id}`, at most {spec.max_tokens:,} tokens of output",
-        "partitions": partitions.describe(spec.partitions),
-        "schedule": f"`{spec.schedule}`" if spec.schedule else "none",
-        "pilot": (
-            f"{spec.pilot.size:,} documents via {spec.pilot.via}{_reviewed(spec)}"
-            if spec.pilot.size
-            else "none"
-        ),
-        "batches": f"at most {spec.limits.max_requests_per_batch:,} requests",
-        "attempts": f"at most {spec.retry.max_attempts}",
-        "caching": spec.caching,
-    }
-    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
-    about = spec.description or "The documents of a night, as they were when it began."
-    return f"{about}\n\n| declared | |\n|---|---|\n{table}"
-
-
-def _reviewed(spec: JobSpec) -> str:
-    return ", reviewed by a person" if spec.pilot.review == REQUIRED else ""
 
 
 @_safely
@@ -122,7 +98,7 @@ def _avoided(found: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue | fl
     if not rows:
         return {}
     lines = [
-        f"| {_cell(row['cause'])} | {row['documents']:,} | {row['requests']:,} "
+        f"| {cell(row['cause'])} | {row['documents']:,} | {row['requests']:,} "
         f"| {row['input_tokens']:,} | {usd(Decimal(str(row['avoided_usd'])))} |"
         for row in rows
     ]
@@ -374,7 +350,7 @@ def of_results(pipeline: Pipeline, state: Progress) -> Metadata:
         title="succeeded, dead letters, filtered",
     )
     by_filter = {} if state.snapshot is None else state.snapshot.filtered_by
-    filters = "\n".join(f"- {_cell(why)}: {count:,}" for why, count in by_filter.items())
+    filters = "\n".join(f"- {cell(why)}: {count:,}" for why, count in by_filter.items())
     return {
         "outcome": dg.MetadataValue.md(
             f"**{state.succeeded:,}** succeeded, **{state.dead_letter:,}** dead letters, "
@@ -448,16 +424,11 @@ def _groups(groups: Sequence[SetAside]) -> str:
         return "none"
     rows = [
         f"| {group.items:,} | {'**systematic** ' if group.systematic else ''}{group.reason}: "
-        f"{_cell((group.example_message or group.error_type or '')[:100])} "
-        f"| {_cell(', '.join(group.example_ids[:2]))} |"
+        f"{cell((group.example_message or group.error_type or '')[:100])} "
+        f"| {cell(', '.join(group.example_ids[:2]))} |"
         for group in groups[:MOST_GROUPS]
     ]
     return "\n".join(["| items | reason | e.g. |", "|---|---|---|", *rows])
-
-
-def _cell(text: str) -> str:
-    """Text that cannot break out of a Markdown table."""
-    return safe_text.one_line(text.replace("\n", " ")).replace("|", "\\|")
 
 
 def _usd(amount: Decimal | None) -> float:

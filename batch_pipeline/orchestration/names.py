@@ -16,6 +16,8 @@ COLLECTED_RESULTS = "collected_results"
 DEAD_LETTER = "dead_letter"
 COST_REPORT = "cost_report"
 PILOT_GATE = "pilot_gate"
+EVERY_DUE_NIGHT_BEGAN = "every_due_night_began"
+NO_NIGHT_IS_STOPPED = "no_night_is_stopped"
 
 PARTITION_TAG = "dagster/partition"
 # On a run over a range of partitions, in place of `PARTITION_TAG`.

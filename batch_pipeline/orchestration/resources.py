@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from batch_pipeline.api.protocol import Api
-from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from batch_pipeline.api.protocol import Api
+    from batch_pipeline.flow.pipeline import Pipeline
 
 RESOURCE_KEY = "batch_pipeline"
 
 
-class PipelineResource(dg.ConfigurableResource[Pipeline]):
+class PipelineResource(dg.ConfigurableResource[Any]):
     """Makes a `Pipeline` for each step and each sensor evaluation; a test overrides `pipeline`.
 
     Each closes its own: a code server lives for weeks, and a ledger that it kept open would never
@@ -24,6 +27,9 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
 
     def pipeline(self) -> Pipeline:
         """A pipeline to use in a `with` block; UsageError where the environment is wrong."""
+        # Most processes that load definitions do no work.
+        from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
+
         settings = Settings.from_environment(relative_home=False)
         return Pipeline(settings, open_api=lambda: _shared_api(settings))
 

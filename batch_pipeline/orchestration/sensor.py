@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -44,16 +43,10 @@ from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
-    sensor_name,
 )
-from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.run_requests import Plan, UnfinishedNight
 from batch_pipeline.safe_text import get_logger, one_line
-from batch_pipeline.settings import Settings
 from batch_pipeline.storage.remote import patience
-
-if TYPE_CHECKING:
-    from batch_pipeline.orchestration.jobs import AssetJob
 
 log = get_logger(__name__)
 
@@ -93,24 +86,6 @@ class Seen:
 
 
 NOTHING_SEEN = Seen((), {})
-
-
-def build_sensor(spec: JobSpec, submit: AssetJob, collect: AssetJob) -> dg.SensorDefinition:
-    """The job's sensor; it is on by default, since answers that are paid for must be fetched."""
-
-    @dg.sensor(
-        name=sensor_name(spec.name),
-        jobs=[submit, collect],
-        minimum_interval_seconds=max(1, round(Settings.from_environment().poll_seconds)),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Polls the API and goes on with the nights that are not complete.",
-    )
-    def batches(
-        context: dg.SensorEvaluationContext, batch_pipeline: PipelineResource
-    ) -> dg.SensorResult:
-        return tick(context, batch_pipeline.pipeline, spec)
-
-    return batches
 
 
 def tick(

@@ -19,7 +19,6 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.input_sources import AssetSourceSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
-    COLLECTED_RESULTS,
     DATA_VERSION_TAG,
     INPUT_DATASET,
     asset_key,
@@ -27,16 +26,6 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.safe_text import one_line
 
 _NAMED = 5
-
-
-def upstream_keys(spec: JobSpec) -> list[dg.AssetKey]:
-    """What `input_dataset` is made of: what the job declares, and what its input is."""
-    keys = [dg.AssetKey.from_user_string(key) for key in spec.input.upstream]
-    if spec.input.asset is not None:
-        keys.append(dg.AssetKey.from_user_string(spec.input.asset.key))
-    if spec.input.job is not None:
-        keys.append(asset_key(spec.input.job, COLLECTED_RESULTS))
-    return list(dict.fromkeys(keys))
 
 
 def take(

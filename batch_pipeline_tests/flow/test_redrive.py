@@ -13,8 +13,9 @@ from batch_pipeline.errors import GateClosedError, InputDataError, UsageError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.batches import cancel
 from batch_pipeline.flow.costs.cost_report import build_report
+from batch_pipeline.flow.outcomes import REASONS
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.redrive import REASONS, redrive, set_aside
+from batch_pipeline.flow.redrive import redrive, set_aside
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec

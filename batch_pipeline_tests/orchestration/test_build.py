@@ -13,12 +13,14 @@ import pytest
 import yaml
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.asset_steps import selected_of
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import ASSETS, FOLLOW_UP_TAG, Kind, asset_key
+from batch_pipeline.orchestration.shown import columns
 
 MakeSpec = Callable[..., JobSpec]
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,14 @@ def test_the_definitions_of_a_job(make_spec: MakeSpec) -> None:
         assert node.kinds
     described = definitions.resolve_asset_graph().get(asset_key("review", "input_dataset"))
     assert "| model | `claude-haiku-4-5-20251001`" in (described.description or "")
+
+
+def test_the_columns_that_are_shown_are_those_of_the_files() -> None:
+    for table, schema in (
+        (columns.RESULTS, RESULTS_SCHEMA), (columns.DEAD_LETTERS, DEAD_LETTER_SCHEMA),
+    ):  # fmt: skip
+        shown = [(name, kind) for name, kind, _ in table]
+        assert shown == [(field.name, str(field.type)) for field in schema]
 
 
 def test_a_job_without_partitions_or_schedule(make_spec: MakeSpec) -> None:

@@ -11,9 +11,9 @@ import pytest
 from batch_pipeline.ledger import actions
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.orchestration.checks import all_nights, stopped_nights
+from batch_pipeline.orchestration.checks import all_nights
 from batch_pipeline.orchestration.checks.stopped_nights import StoppedNights
-from batch_pipeline.orchestration.names import asset_key, control_job
+from batch_pipeline.orchestration.names import NO_NIGHT_IS_STOPPED, asset_key, control_job
 from batch_pipeline.settings import Settings
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
@@ -74,7 +74,7 @@ def test_a_closed_gate_is_approved_and_dead_letters_are_redriven(
     night = nights[0]
     assert not job.launch(night).success
     assert job.tick().run_requests == []
-    [stopped] = [check for check in job.checks if check.check_name == stopped_nights.CHECK]
+    [stopped] = [check for check in job.checks if check.check_name == NO_NIGHT_IS_STOPPED]
     assert not stopped.passed
     assert night in str(stopped.metadata["verdict"].value)
     action = {"approve": {"partition": night, "gate": "pilot", "reason": "short is enough"}}

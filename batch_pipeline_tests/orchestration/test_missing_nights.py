@@ -14,7 +14,7 @@ from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.orchestration.checks import missing_nights
 from batch_pipeline.orchestration.checks.missing_nights import DueNight, due_nights, never_began
-from batch_pipeline.orchestration.names import INPUT_DATASET, asset_key
+from batch_pipeline.orchestration.names import EVERY_DUE_NIGHT_BEGAN, INPUT_DATASET, asset_key
 from batch_pipeline.settings import Settings
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -61,7 +61,7 @@ def test_nights_that_began_are_not_missing() -> None:
 
 
 def due(job: Nightly) -> list[dg.AssetCheckEvaluation]:
-    return [check for check in job.checks if check.check_name == missing_nights.CHECK]
+    return [check for check in job.checks if check.check_name == EVERY_DUE_NIGHT_BEGAN]
 
 
 def take_input(job: Nightly, night: str) -> None:

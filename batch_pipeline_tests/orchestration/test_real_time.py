@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.flow import paths
-from batch_pipeline.orchestration import submit_assets
+from batch_pipeline.orchestration import submit_steps
 from batch_pipeline.orchestration.names import asset_key
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -32,7 +32,7 @@ def test_its_run_works_through_it_and_observes_itself(
     environment: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(submit_assets, "OBSERVE_SECONDS", 0.0)
+    monkeypatch.setattr(submit_steps, "OBSERVE_SECONDS", 0.0)
     sim.set_latency(0.1)
     job = nightly(mode="realtime", realtime={"concurrency": 2})
     assert job.launch(nights[0]).success

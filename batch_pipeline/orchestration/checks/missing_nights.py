@@ -5,12 +5,12 @@ that was down or a run that was never launched leave nothing behind that could b
 an asset does not show it, since it sees the newest materialization of any partition alone.
 """
 
-# Annotations are not postponed here: Dagster reads those of the check's function.
+from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -23,21 +23,19 @@ from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.alerts import NewAlert
 from batch_pipeline.orchestration import runs
 from batch_pipeline.orchestration.checks import evaluations
+from batch_pipeline.orchestration.checks.definitions import LOOK_BACK
 from batch_pipeline.orchestration.names import (
+    EVERY_DUE_NIGHT_BEGAN,
     INPUT_DATASET,
     Kind,
     asset_key,
     schedule_name,
 )
-from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.wording import moment
 
-CHECK = "every_due_night_began"
 CODE = "never_started"
 # A night has begun when its input was taken. Retries of the input and a queue of runs take less.
 GRACE_SECONDS = 3_600.0
-# How far back is looked: what was missed before is history.
-LOOK_BACK = timedelta(days=31)
 MOST_NAMED = 10
 # How ticks are written and read again, with their offset from UTC.
 _TICK = "%Y-%m-%dT%H:%M:%S%z"
@@ -116,6 +114,12 @@ def find(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> Mis
     return Missing(len(due), missing, verdict, schedule, is_used=is_on is not None)
 
 
+def look(instance: dg.DagsterInstance, pipeline: Pipeline, spec: JobSpec) -> dg.AssetCheckResult:
+    """What the check finds now."""
+    found = find(instance, pipeline, spec)
+    return _result(found or Missing(0, (), "no night was due yet"))
+
+
 def never_began(due: Sequence[DueNight], begun: Collection[str]) -> tuple[DueNight, ...]:
     return tuple(night for night in due if night.partition not in begun)
 
@@ -144,31 +148,8 @@ def tell(pipeline: Pipeline, spec: JobSpec, found: Missing) -> None:
 
 def evaluation(spec: JobSpec, found: Missing) -> dg.AssetCheckEvaluation:
     """The check's result, for the sensor to report."""
-    check = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), CHECK)
+    check = dg.AssetCheckKey(asset_key(spec.name, INPUT_DATASET), EVERY_DUE_NIGHT_BEGAN)
     return evaluations.of_result(check, _result(found))
-
-
-def build_check(spec: JobSpec) -> list[dg.AssetChecksDefinition]:
-    """The check by itself: "Execute" looks at once. Empty where the job has no schedule."""
-    if spec.schedule is None:
-        return []
-
-    @dg.asset_check(
-        asset=asset_key(spec.name, INPUT_DATASET),
-        name=CHECK,
-        description=(
-            "Each night that the schedule was to run has begun within an hour, since the job's "
-            f"first night and for {LOOK_BACK.days} days. The sensor looks at every tick."
-        ),
-    )
-    def every_due_night_began(
-        context: dg.AssetCheckExecutionContext, batch_pipeline: PipelineResource
-    ) -> dg.AssetCheckResult:
-        with batch_pipeline.pipeline() as pipeline:
-            found = find(context.instance, pipeline, spec)
-        return _result(found or Missing(0, (), "no night was due yet"))
-
-    return [every_due_night_began]
 
 
 def _result(found: Missing) -> dg.AssetCheckResult:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from batch_pipeline import safe_text
 from batch_pipeline.flow.outcomes import Status
-from batch_pipeline.flow.results.examples import Rows
-from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
@@ -25,8 +24,12 @@ from batch_pipeline.orchestration.names import (
     DEAD_LETTER,
     asset_key,
 )
-from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import usd
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.results.examples import Rows
+    from batch_pipeline.flow.status.progress import Progress
+    from batch_pipeline.reporting.report import Report, SetAside
 
 EVERY_ITEM = "every_item_one_row"
 ERROR_RATE = "error_rate"

@@ -4,7 +4,7 @@ The page of a check shows its newest evaluation: the pilot's gate of last night,
 hidden by the open one of tonight. This check looks at all unfinished nights at once.
 """
 
-# Annotations are not postponed here: Dagster reads those of the check's function.
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,8 @@ from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of
 from batch_pipeline.orchestration.checks import evaluations
-from batch_pipeline.orchestration.names import SUBMITTED_BATCHES, asset_key, control_job
-from batch_pipeline.orchestration.resources import PipelineResource
+from batch_pipeline.orchestration.names import NO_NIGHT_IS_STOPPED, SUBMITTED_BATCHES, asset_key
 
-CHECK = "no_night_is_stopped"
 WAITS_FOR_A_PERSON = frozenset({Kind.HELD, *warnings.STOPPED, *warnings.GATES})
 MOST_NAMED = 10
 
@@ -62,30 +60,13 @@ def _stopped(spec: JobSpec, state: Progress) -> NightState | None:
 
 def evaluation(spec: JobSpec, stopped: StoppedNights) -> dg.AssetCheckEvaluation:
     """The check's result, for the sensor to report."""
-    check = dg.AssetCheckKey(asset_key(spec.name, SUBMITTED_BATCHES), CHECK)
+    check = dg.AssetCheckKey(asset_key(spec.name, SUBMITTED_BATCHES), NO_NIGHT_IS_STOPPED)
     return evaluations.of_result(check, _result(stopped))
 
 
-def build_check(spec: JobSpec) -> dg.AssetChecksDefinition:
-    """The check by itself: "Execute" looks at once."""
-
-    @dg.asset_check(
-        asset=asset_key(spec.name, SUBMITTED_BATCHES),
-        name=CHECK,
-        description=(
-            "No unfinished night waits for a person: a closed gate, a budget, a refusal, a paused "
-            "account; a warning for nights that a person holds. The sensor looks at every tick. "
-            f"The job {control_job(spec.name)} overrules a gate and lets a held night go on."
-        ),
-    )
-    def no_night_is_stopped(
-        context: dg.AssetCheckExecutionContext,  # noqa: ARG001  # Dagster gives it
-        batch_pipeline: PipelineResource,
-    ) -> dg.AssetCheckResult:
-        with batch_pipeline.pipeline() as pipeline:
-            return _result(of_states(spec, _unfinished(pipeline, spec)))
-
-    return no_night_is_stopped
+def look(pipeline: Pipeline, spec: JobSpec) -> dg.AssetCheckResult:
+    """What the check finds now."""
+    return _result(of_states(spec, _unfinished(pipeline, spec)))
 
 
 def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import dagster as dg
 
 from batch_pipeline import safe_text
-from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.checks.night_checks import Found
 from batch_pipeline.orchestration.names import (
@@ -21,8 +21,11 @@ from batch_pipeline.orchestration.names import (
     DEAD_LETTER,
     control_job,
 )
-from batch_pipeline.reporting.report import Report, SetAside
 from batch_pipeline.wording import clipped, part, percent, status_label, usd
+
+if TYPE_CHECKING:
+    from batch_pipeline.flow.status.progress import Progress
+    from batch_pipeline.reporting.report import Report, SetAside
 
 DESCRIPTION = (
     "Did the night work, what did it cost, what failed, what is to be done: the first entry of "

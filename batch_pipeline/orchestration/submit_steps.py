@@ -1,13 +1,13 @@
-"""The assets up to submission: input, pilot, batches at the API.
+"""What the steps up to submission do: take the input, try the pilot, send batches to the API.
 
 A night of batches leaves its run at once and is followed by the sensor. A night in real time is
 worked through in the run itself: a person watches that run, and terminates it to stop the night.
 """
 
-# Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
+from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 
@@ -25,14 +25,12 @@ from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, states_of
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.orchestration import (
-    asset_options,
     asset_steps,
     metadata,
     step_partitions,
     upstream_asset,
 )
 from batch_pipeline.orchestration.checks import night_checks
-from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     INPUT_DATASET,
     PILOT_GATE,
@@ -42,99 +40,18 @@ from batch_pipeline.orchestration.names import (
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import answers_shown, input_shown
-from batch_pipeline.wording import usd
+from batch_pipeline.orchestration.upstream_keys import upstream_keys
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0
 
 
-def build_submit_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    return [
-        _asset(
-            spec,
-            partitions,
-            INPUT_DATASET,
-            upstream_asset.upstream_keys(spec),
-            "python",
-            "parquet",
-            description=metadata.describe_job(spec),
-        ),
-        _asset(
-            spec,
-            partitions,
-            PILOT_SAMPLE,
-            [asset_key(spec.name, INPUT_DATASET)],
-            "python",
-            description=(
-                "A random sample goes through the whole path first; its verdict gates the rest. "
-                "Good answers of it are kept and not bought again."
-            ),
-            checks={
-                PILOT_GATE: (
-                    f"At most {spec.pilot.max_error_rate:.1%} of the sample may fail and "
-                    f"{spec.pilot.max_truncated_rate:.1%} be cut off{_projected_limit(spec)}; "
-                    f"{_reviewed(spec)}while it fails, the rest of the night is not sent."
-                )
-            },
-        ),
-        _asset(
-            spec,
-            partitions,
-            SUBMITTED_BATCHES,
-            [asset_key(spec.name, PILOT_SAMPLE)],
-            "python",
-            description=(
-                "The night's batches at the API. Done as soon as they are sent; how far they are "
-                "shows in the observations that the sensor adds, and what waits for room goes on "
-                "its own."
-            ),
-        ),
-    ]
-
-
-def _asset(
-    spec: JobSpec,
-    partitions: Partitions,
-    name: str,
-    deps: Sequence[dg.AssetKey],
-    *kinds: str,
-    description: str,
-    checks: Mapping[str, str] | None = None,
-) -> dg.AssetsDefinition:
-    """One of the assets, whose step does the work of its name; `checks` are described by name.
-
-    A multi-asset of one, because only those may leave a check without a result (while a pilot is at
-    the API there is no verdict), and because `@asset` warns that a backfill policy is new.
-    """
-    key = asset_key(spec.name, name)
-
-    @dg.multi_asset(
-        name=f"{spec.name}__{name}",
-        specs=[
-            dg.AssetSpec(
-                key,
-                deps=deps,
-                skippable=True,
-                description=description,
-                **asset_options.submitting(spec, *kinds),
-            )
-        ],
-        check_specs=[
-            dg.AssetCheckSpec(check, asset=key, description=about)
-            for check, about in (checks or {}).items()
-        ],
-        partitions_def=partitions,
-        backfill_policy=backfill_policy(spec),
-        pool=spec.pool,
-        can_subset=True,
-    )
-    def step(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[step_partitions.Event]:
-        works = _works(context, spec, name)
-        yield from step_partitions.results(context, batch_pipeline, spec, works)
-
-    return step
+def run(
+    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec, asset: str
+) -> Iterator[step_partitions.Event]:
+    """What the step of an asset comes to."""
+    works = _works(context, spec, asset)
+    yield from step_partitions.results(context, resource, spec, works)
 
 
 def _works(
@@ -161,7 +78,7 @@ def _take_input(
 
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)
     table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
-    keys = upstream_asset.upstream_keys(spec)
+    keys = upstream_keys(spec)
     upstream = input_shown.upstream(context.instance, keys, partition)
     asset_steps.log_of(context).info("%s: %s", partition, taken.note)
     for notice in notices:
@@ -215,17 +132,6 @@ def _try_pilot(
             answers_shown.of_night(pipeline, spec, partition),
         ),
     )
-
-
-def _reviewed(spec: JobSpec) -> str:
-    if spec.pilot.review == approvals.REQUIRED:
-        return "a person has to look at pilot_page and approve it; "
-    return ""
-
-
-def _projected_limit(spec: JobSpec) -> str:
-    limit = spec.pilot.max_projected_usd
-    return "" if limit is None else f", and the night may be projected to cost {usd(limit)}"
 
 
 def _send(

@@ -1,6 +1,6 @@
-"""The assets from the results on: they materialize once a night is complete, else they skip."""
+"""What the step from the results on does: materializes once a night is complete, else skips."""
 
-# Annotations are not postponed here: Dagster refuses a `context` annotated with a string.
+from __future__ import annotations
 
 from collections.abc import Iterator
 
@@ -12,47 +12,29 @@ from batch_pipeline.flow import steps
 from batch_pipeline.flow.costs import cost_report
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, examples
-from batch_pipeline.flow.schemas import DEAD_LETTER_SCHEMA, RESULTS_SCHEMA
 from batch_pipeline.flow.status import alerts
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
-from batch_pipeline.orchestration import asset_options, asset_steps, metadata, step_partitions
+from batch_pipeline.orchestration import asset_steps, metadata, step_partitions
 from batch_pipeline.orchestration.checks import night_checks
-from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
-from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
 from batch_pipeline.orchestration.names import (
     COLLECTED_RESULTS,
     COST_REPORT,
     DEAD_LETTER,
     FOLLOW_UP_TAG,
     SUBMITTED_BATCHES,
-    Kind,
     asset_key,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
-from batch_pipeline.orchestration.shown import answers_shown, columns, four_answers
+from batch_pipeline.orchestration.shown import answers_shown, four_answers
 
 
-def build_collect_assets(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
-    """The three assets from the results on, made by one step: collecting is one piece of work."""
-
-    @dg.multi_asset(
-        name=f"{spec.name}__{Kind.COLLECT}",
-        specs=_specs(spec),
-        check_specs=night_checks.specs(spec),
-        partitions_def=partitions,
-        backfill_policy=backfill_policy(spec),
-        pool=spec.pool,
-        # The assets are skippable: a run or backfill of all assets gets here before batches end.
-        can_subset=True,
-    )
-    def collect(
-        context: dg.AssetExecutionContext, batch_pipeline: PipelineResource
-    ) -> Iterator[step_partitions.Event]:
-        yield from step_partitions.results(context, batch_pipeline, spec, [_collect_night])
-
-    return collect
+def run(
+    context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec
+) -> Iterator[step_partitions.Event]:
+    """What the step of the three assets comes to."""
+    yield from step_partitions.results(context, resource, spec, [_collect_night])
 
 
 def _collect_night(
@@ -100,39 +82,6 @@ def _say_what_follows(context: dg.AssetExecutionContext, spec: JobSpec, state: P
                 metadata={"what_follows": follows},
             )
         )
-
-
-def _specs(spec: JobSpec) -> list[dg.AssetSpec]:
-    results = asset_key(spec.name, COLLECTED_RESULTS)
-    letters = asset_key(spec.name, DEAD_LETTER)
-    specs = [
-        dg.AssetSpec(
-            results,
-            deps=[asset_key(spec.name, SUBMITTED_BATCHES)],
-            description="Exactly one row for each document, answered or not.",
-            metadata=columns.of_schema(RESULTS_SCHEMA),
-            skippable=True,
-            freshness_policy=asset_options.freshness(spec),
-            **asset_options.common(spec, "python", "parquet"),
-        ),
-        dg.AssetSpec(
-            letters,
-            deps=[results],
-            description="Documents set aside, each with the reason and its whole input row.",
-            metadata=columns.of_schema(DEAD_LETTER_SCHEMA),
-            skippable=True,
-            **asset_options.common(spec, "python", "parquet"),
-        ),
-        dg.AssetSpec(
-            asset_key(spec.name, COST_REPORT),
-            deps=[results, letters],
-            description=four_answers.DESCRIPTION,
-            skippable=True,
-            **asset_options.common(spec, "python"),
-        ),
-    ]
-    # What lies in the home is loaded by it, since nothing is materialized as a value.
-    return [spec.with_io_manager_key(IO_MANAGER_KEY) for spec in specs]
 
 
 def _collect(
