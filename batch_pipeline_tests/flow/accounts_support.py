@@ -31,9 +31,7 @@ def declared(**changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def write(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Mapping[str, Any]
-) -> Path:
+def write(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Mapping[str, Any]) -> Path:
     """The file, with its keys in the environment."""
     for name, key in KEYS.items():
         monkeypatch.setenv(f"{name.upper()}_KEY", key)
