@@ -121,14 +121,13 @@ def accounts_table(states: Sequence[AccountState]) -> Table:
     for name in ("queued", "room", "this month"):
         table.add_column(name, justify="right", no_wrap=True)
     for state in states:
-        spent = usd(state.spent.total)
         table.add_row(
             state.name,
             state.organisation,
             state.word,
             f"{state.at_api.queued:,}",
             f"{state.room:,}",
-            spent if state.ceiling is None else f"{spent} of {usd(state.ceiling)}",
+            state.month,
         )
     return table
 

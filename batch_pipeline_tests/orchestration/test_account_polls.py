@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def open_pipeline(
 
 
 @pytest.fixture
-def spec(sim: Simulator, open_pipeline: OpenPipeline, tmp_path: Path) -> Iterator[JobSpec]:
+def spec(sim: Simulator, open_pipeline: OpenPipeline, tmp_path: Path) -> JobSpec:
     """A job with a batch at the API under each of two accounts."""
     source = write_rows(tmp_path / "in.jsonl", documents(4))
     declared = job(source, accounts=["north_a", "south"], limits={"max_requests_per_batch": 2})
@@ -41,7 +41,7 @@ def spec(sim: Simulator, open_pipeline: OpenPipeline, tmp_path: Path) -> Iterato
         "simulator.north_a": State.ACCEPTED, "simulator.south": State.ACCEPTED,
     }  # fmt: skip
     sim.release()
-    yield declared
+    return declared
 
 
 def by_account(open_pipeline: OpenPipeline) -> dict[str, State]:

@@ -8,7 +8,7 @@ Dagster's metadata show accounts as this module reads them; why a night waits fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -101,6 +101,12 @@ class AccountState:
         )
         return next((word for word, holds in found if holds), READY)
 
+    @property
+    def month(self) -> str:
+        """What it has spent in this month, and its ceiling, for people."""
+        spent = usd(self.spent.total)
+        return spent if self.ceiling is None else f"{spent} of {usd(self.ceiling)}"
+
     def troubles(self) -> Iterator[str]:
         """What keeps it from sending, or is wrong with it, each with its remedy."""
         account = self.account
@@ -175,6 +181,11 @@ class AccountState:
                 "ceiling": None if self.ceiling is None else float(self.ceiling),
             },
         }
+
+
+def troubles_of(states: Iterable[AccountState]) -> list[str]:
+    """What is wrong with accounts, a line each, with the account's name."""
+    return [f"account {state.name}: {trouble}" for state in states for trouble in state.troubles()]
 
 
 def every(connection: Connection, pipeline: Pipeline) -> list[AccountState]:
