@@ -38,7 +38,8 @@ class AccountNames:
     """An account by the names that the ledger has: its own, its owner's, its organisation's.
 
     `organisation_id` and `workspace_id` are the API's ids where the file declares them: a key of
-    another organisation or workspace is refused. `declared` is its name in accounts.yaml.
+    another organisation or workspace is refused. `declared` is its name in accounts.yaml; None:
+    there is no such file.
     """
 
     name: str
@@ -133,7 +134,9 @@ class Accounts:
         spec, organisation = self.by_name[name], self.organisation_of(name)
         if simulated and self.file is None:
             own = SIMULATOR_ACCOUNT
-            return AccountNames(own, own, own, simulated=True, declared=name)
+            return AccountNames(own, own, own, simulated=True)
+        if self.file is None:
+            return AccountNames(name, name, name, simulated=False)
         if simulated:
             return AccountNames(
                 f"{SIMULATOR_ACCOUNT}.{name}",
@@ -158,6 +161,11 @@ class Accounts:
             workspace_id=workspace_id,
             declared=name,
         )
+
+    def other_organisations(self, name: str, *, simulated: bool) -> set[str]:
+        """The names that the ledger has for the organisations of all other accounts."""
+        every = {self.names(other, simulated=simulated).organisation for other in self.by_name}
+        return every - {self.names(name, simulated=simulated).organisation}
 
     def declared_as(self, account: str) -> str | None:
         """The name here of an account of the ledger; None: it is not here."""

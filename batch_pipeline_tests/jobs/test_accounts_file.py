@@ -10,6 +10,7 @@ import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
 from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, load
+from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.safe_text import redacted
 from batch_pipeline.settings import Settings
 
@@ -82,7 +83,7 @@ def test_without_a_file_the_environment_is_the_one_account(tmp_path: Path) -> No
     assert one.of_job((), "job") == ("ours",)
     assert one.ceiling("ours") == (Decimal(7), "BATCH_PIPELINE_MAX_USD_PER_MONTH")
     assert one.names("ours", simulated=False) == AccountNames(
-        "ours", "ours", "ours", simulated=False, declared="ours"
+        "ours", "ours", "ours", simulated=False
     )
     simulator = one.names("ours", simulated=True)
     assert (simulator.name, simulator.owner, simulator.organisation) == ("simulator",) * 3
@@ -156,8 +157,10 @@ def test_a_jobs_accounts_share_an_owner(write: Path) -> None:
             "b.workspace: is the default workspace of organisation o, as account a is",
         ),
         (
-            "a: {key_env: A, organisation: o, workspace: x, max_queued_requests: 5}\nb:\n"
-            "  {key_env: B, organisation: o, max_queued_requests: 6}\n",
+            """
+a: {organisation: o, workspace: x, max_queued_requests: 5}
+b: {key_env: B, organisation: o, max_queued_requests: 6}
+""",
             3,
             "one queue",
         ),
@@ -223,6 +226,41 @@ def test_a_token_file_is_relative_to_the_file(write: Path) -> None:
     found = loaded(write, text).by_name["a"].federation
     assert found is not None
     assert found.identity_token_file == str(write.parent / "token")
+
+
+@pytest.mark.parametrize(
+    ("accounts", "said"),
+    [
+        ("[a, b]", None),
+        ("[a, c]", "'c' is not in .*accounts.yaml, which has a, b, legal"),
+        ("[a, legal]", "the accounts of a job share one owner"),
+        ("[a, a]", "'a' is there twice"),
+    ],
+)
+def test_a_declaration_is_checked_against_the_file(
+    tmp_path: Path, accounts: str, said: str | None
+) -> None:
+    (tmp_path / "accounts.yaml").write_text(
+        "a: {key_env: A, owner: o}\nb: {key_env: B, owner: o}\nlegal: {key_env: L}\n"
+    )
+    (tmp_path / "review").mkdir()
+    (tmp_path / "review" / "defs.yaml").write_text(
+        f"""
+type: batch_pipeline.BatchJobComponent
+attributes:
+  name: review
+  input: {{path: in.jsonl}}
+  prompt: {{user: "{{text}}"}}
+  model_id: claude-haiku-4-5-20251001
+  max_tokens: 100
+  accounts: {accounts}
+"""
+    )
+    if said is None:
+        assert find_job(tmp_path, "review").accounts == ("a", "b")
+    else:
+        with pytest.raises(DeclarationError, match=rf"defs\.yaml:9: attributes\.accounts: {said}"):
+            find_job(tmp_path, "review")
 
 
 def test_settings_of_one_account_know_no_file() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batch_pipeline.errors import DeclarationError, UsageError
+from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.partitions import demo_start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files import chains, component_file
@@ -138,12 +139,24 @@ def load_file(file: Path) -> JobFile:
         except DeclarationError as error:
             problems.append(str(error))
         else:
+            problems += _accounts_that_cannot_send(spec, file, document.line_of)
             if not problems:
                 if demo_start.is_of_demo(file):
                     spec = demo_start.applied(spec)
                 beside = component_file.beside_attributes(document.value)
                 return JobFile(file, spec, beside, document.line_of)
     raise DeclarationError("\n".join(problems))
+
+
+def _accounts_that_cannot_send(
+    spec: JobSpec, file: Path, line_of: Callable[[KeyPath], int]
+) -> list[str]:
+    """What is wrong with the accounts that a job names: they are in accounts.yaml beside it."""
+    if not spec.accounts:
+        return []
+    problem = accounts_file.problem_of_job(spec.accounts, file.absolute().parent.parent)
+    key = ("attributes", "accounts")
+    return [] if problem is None else [problem_line(file, line_of, key, problem)]
 
 
 def spec_from_attributes(
