@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batch_pipeline.api.failures import is_outage
@@ -69,7 +69,7 @@ def poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polls:
     """
     with open_pipeline() as pipeline:
         likely = pipeline.likely_owner(spec)
-        declared = pipeline.declared(spec)
+        declared = pipeline.accounts.of_job(spec.accounts, spec.name)
         asked = steps.accounts_to_ask(pipeline, likely.name, likely.accounts)
     # Accounts that are the job's no more and have sent what is not settled.
     former = [name for name in asked if name not in likely.accounts]
@@ -97,7 +97,7 @@ def poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polls:
             raise outcome.bug
         if not outcome.done and outcome.trouble is None:
             outcome.trouble = f"the API did not answer within {POLL_SECONDS:.0f} s"
-    return Polls(_owner(open_pipeline, spec, likely, polled), polled)
+    return Polls(_owner(open_pipeline, declared, likely, polled), polled)
 
 
 def _poll(
@@ -147,11 +147,16 @@ def _note(pipeline: Pipeline, declared: str, error: Exception) -> None:
 
 
 def _owner(
-    open_pipeline: OpenPipeline, spec: JobSpec, likely: Owner, polled: Mapping[str, Polled]
+    open_pipeline: OpenPipeline,
+    declared: Sequence[str],
+    likely: Owner,
+    polled: Mapping[str, Polled],
 ) -> Owner:
     """Whose nights they are, now that the API may have told whether a simulator answers."""
     told = {outcome.simulated for outcome in polled.values()} - {None}
     if told in (set(), {likely.simulated}):
         return likely
+    simulated = True in told
     with open_pipeline() as pipeline:
-        return pipeline.declared_owner(spec, simulated=told == {True})
+        names = [pipeline.accounts.names(name, simulated=simulated) for name in declared]
+    return Owner(names[0].owner, simulated, tuple(each.name for each in names))

@@ -68,7 +68,7 @@ def _organisation(given: str | None, declared: Sequence[str]) -> str:
     """The organisation that is meant: the given one, or the only one."""
     if given is None and len(declared) == 1:
         return declared[0]
-    if given in declared:
+    if given is not None and given in declared:
         return given
     wrong = "missing" if given is None else f"{given!r}, which no account has"
     raise UsageError(f"--organisation is {wrong}; the organisations are {', '.join(declared)}")
