@@ -70,9 +70,11 @@ def poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polls:
     with open_pipeline() as pipeline:
         likely = pipeline.likely_owner(spec)
         declared = pipeline.accounts.of_job(spec.accounts, spec.name)
-        asked = steps.accounts_to_ask(pipeline, likely.name, likely.accounts)
-    # Accounts that are the job's no more and have sent what is not settled.
-    former = [name for name in asked if name not in likely.accounts]
+        # Accounts that may be the job's no more.
+        unsettled = steps.accounts_to_ask(pipeline, likely.name, ())
+        former = [
+            name for name in unsettled if pipeline.accounts.declared_as(name) not in declared
+        ]
     polled = {name: Polled() for name in (*declared, *former)}
     threads: list[threading.Thread] = []
     for name, outcome in polled.items():
