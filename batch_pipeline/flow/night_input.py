@@ -6,13 +6,14 @@ make. How files become a snapshot is in `dataset`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs import estimate, estimate_json
-from batch_pipeline.flow.dataset import input_dataset, kept_units
+from batch_pipeline.flow.dataset import input_dataset, kept_units, shared_reading
 from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.requests.declaration import Declaration
@@ -27,13 +28,16 @@ from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import (
     nights,
+    readings,
     snapshots,
     submissions,
 )
 from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.nights import Night
+from batch_pipeline.ledger.readings import Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
 
 log = get_logger(__name__)
 
@@ -59,8 +63,142 @@ def take_input(
 
     `again` reads the files even if they look unchanged. While batches of the night are in flight
     the snapshot stays: what changed is taken up by the next run after their end. `start` says who
-    began the night: its deadline is fixed with the snapshot.
+    began the night: its deadline is fixed with the snapshot. Processes that take the input of a job
+    that is spread, at the same time, read it together.
     """
+    if spec.spread > 1:
+        begun = begin_input(pipeline, spec, night, again=again)
+        return begun.kept or end_input(pipeline, spec, begun.night, start=start)
+    found = _look(pipeline, spec, night, again=again)
+    return found.kept or _take(pipeline, spec, found, start)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An input whose reading has begun, and how many workers are worth starting for it.
+
+    0: `end_input` does all there is to do. `kept` is there where nothing is.
+    """
+
+    night: Night
+    workers: int
+    kept: InputTaken | None = None
+
+
+def begin_input(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool = False) -> Begun:
+    """Look for the night's input, and let workers read it where it has to be read: `take_input`.
+
+    The first of three steps that have home and ledger in common and nothing else. Each may be run
+    again, by any process: what has been read by then stays read.
+    """
+    found = _look(pipeline, spec, night, again=again)
+    if found.kept is not None:
+        _drop_readings_of_other_input(pipeline, spec, found)
+        return Begun(found.night, 0, found.kept)
+    sources = found.found
+    _refuse(pipeline, spec, found.night, sources)
+    alone = found.is_kept_on(Declaration.of(spec))
+    workers = shared_reading.begin(pipeline, spec, found.night, sources, found.former, alone=alone)
+    return Begun(found.night, workers)
+
+
+def read_share(pipeline: Pipeline, spec: JobSpec, night: Night) -> int:
+    """Read pieces of the night's input until none is left; returns how many.
+
+    Several processes do this at once. Where the reading is over there is nothing to do. Raises
+    InputDataError for what stops the night.
+    """
+    reading = _reading_of(pipeline, night)
+    if reading is None or not reading.pieces:
+        return 0
+    return shared_reading.Worker(pipeline, spec, night, reading).work()
+
+
+def end_input(
+    pipeline: Pipeline, spec: JobSpec, night: Night, *, start: Start = Start.PERSON
+) -> InputTaken:
+    """Read what is left, wait for what others read, and make the whole the night's snapshot.
+
+    Where another process has done so, and where `begin_input` found nothing to be read, the night
+    keeps the snapshot that it has.
+    """
+    reading = _reading_of(pipeline, night)
+    if reading is None or reading.pieces is None:
+        return _keep_or_take(pipeline, spec, night, start)
+    if reading.pieces:
+        taken = _end_shared(pipeline, spec, night, reading, start)
+    else:
+        found = _look(pipeline, spec, night, again=True)
+        taken = found.kept or _take(pipeline, spec, found, start)
+    with pipeline.ledger.write() as connection:
+        readings.drop_one(connection, reading.id)
+    return taken or _keep_or_take(pipeline, spec, night, start)
+
+
+def _end_shared(
+    pipeline: Pipeline, spec: JobSpec, night: Night, reading: Reading, start: Start
+) -> InputTaken | None:
+    """What `end_input` does of an input that is in pieces; None: another process did."""
+    results_folder.repair(pipeline, night)
+    former = results_folder.former_account(pipeline, night)
+    night, current, _ = _as_it_is(pipeline, night)
+    found = _Found(night, current, former)
+    worker = shared_reading.Worker(pipeline, spec, night, reading)
+    with (
+        suppress(results_folder.NightChangedError),
+        worker.put_together(found.former) as whole,
+    ):
+        if whole is not None:
+            found = replace(found, sources=whole.sources)
+            return _switch(pipeline, spec, found, whole.snapshot, start)
+    return None
+
+
+def _reading_of(pipeline: Pipeline, night: Night) -> Reading | None:
+    with pipeline.ledger.read() as connection:
+        return readings.of_night(connection, night.id)
+
+
+def _drop_readings_of_other_input(pipeline: Pipeline, spec: JobSpec, found: _Found) -> None:
+    """Drop what a process that died has begun to read of an input that is not there any more."""
+    night, sources, key = found.night, found.sources, None
+    if sources is not None:
+        key = shared_reading.key_of(pipeline, spec, night, sources, found.former)
+    with pipeline.ledger.write() as connection:
+        readings.drop(connection, night.id, unless_key=key)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A night as it is, with the account whose answers its results folder shows in its place, and
+    its input as it is now.
+
+    `kept` is there where the night keeps its snapshot, `sources` unless it does so without a look.
+    """
+
+    night: Night
+    current: Snapshot | None
+    former_account: Account | None
+    sources: Sources | None = None
+    kept: InputTaken | None = None
+
+    @property
+    def former(self) -> Former | None:
+        return None if self.current is None else Former(self.night, self.current)
+
+    @property
+    def found(self) -> Sources:
+        assert self.sources is not None
+        return self.sources
+
+    def is_kept_on(self, declaration: Declaration) -> bool:
+        """Whether items keep the requests that a former declaration made."""
+        current = self.current
+        return current is not None and kept_units.is_kept_on(self.night, current, declaration)
+
+
+def _look(pipeline: Pipeline, spec: JobSpec, night: Night, *, again: bool) -> _Found:
+    """The night and its input as they are now, and whether the night keeps its snapshot."""
     price_for(spec)
     night = rows.declare(pipeline, spec, night)
     results_folder.repair(pipeline, night)
@@ -68,23 +206,45 @@ def take_input(
     night, current, busy = _as_it_is(pipeline, night)
     sources = _find(pipeline, spec, night, current, busy=busy, again=again)
     if isinstance(sources, InputTaken):
-        return sources
+        return _Found(night, current, former, kept=sources)
     if busy and not night.published:
         # The results folder shows another account's night, but this one's batches are in flight.
         results_folder.show(pipeline, night)
         night = pipeline.refreshed(night)
+    found = _Found(night, current, former, sources)
     if current is not None and night.published:
         reason = _why_kept(spec, night, current, sources, busy=busy, again=again)
         if reason is not None:
-            return InputTaken(night, current, reason)
-    new = _read(pipeline, spec, night, sources, current)
+            return replace(found, kept=InputTaken(night, current, reason))
+    return found
+
+
+def _take(pipeline: Pipeline, spec: JobSpec, found: _Found, start: Start) -> InputTaken:
+    """Read the input and make it the night's snapshot."""
+    new = _read(pipeline, spec, found)
+    try:
+        return _switch(pipeline, spec, found, new, start)
+    except results_folder.NightChangedError:
+        return _keep_or_take(pipeline, spec, found.night, start)
+
+
+def _keep_or_take(pipeline: Pipeline, spec: JobSpec, night: Night, start: Start) -> InputTaken:
+    found = _look(pipeline, spec, night, again=False)
+    return found.kept or _take(pipeline, spec, found, start)
+
+
+def _switch(
+    pipeline: Pipeline, spec: JobSpec, found: _Found, new: NewSnapshot, start: Start
+) -> InputTaken:
+    """Make a snapshot the night's own, unless it is. Raises NightChangedError."""
+    night, current = found.night, found.current
     if (
         current is not None
         and night.published
         and (new.folder, new.signature) == (current.folder, current.signature)
     ):
         return InputTaken(night, current, "input unchanged")
-    carried.prepare(pipeline.files, new, spec.output.carry, sources)
+    carried.prepare(pipeline.files, new, spec.output.carry, found.found)
     try:
         snapshot = results_folder.switch_snapshot(
             pipeline,
@@ -94,7 +254,7 @@ def take_input(
         )
     except results_folder.NightChangedError:
         log.info("%s %s was changed by another process meanwhile", night.job, night.partition)
-        return take_input(pipeline, spec, night, start=start)
+        raise
     log.info(
         "%s %s: %s items, %s not sent, %s answered by another's request",
         night.job,
@@ -103,7 +263,7 @@ def take_input(
         new.describe_set_aside(),
         f"{new.duplicates:,}",
     )
-    note = _note(pipeline, night, former, current, new)
+    note = _note(pipeline, night, found.former_account, current, new)
     keep_estimate(pipeline, spec, night, snapshot)
     return InputTaken(pipeline.refreshed(night), snapshot, note)
 
@@ -204,31 +364,31 @@ def _why_kept(
     return "input unchanged" if unchanged and (busy or not again) else None
 
 
-def _read(
-    pipeline: Pipeline,
-    spec: JobSpec,
-    night: Night,
-    sources: Sources,
-    current: Snapshot | None,
-) -> NewSnapshot:
+def _read(pipeline: Pipeline, spec: JobSpec, found: _Found) -> NewSnapshot:
     """The snapshot of the input as it is now; what a redrive kept is kept on."""
-    models.check(spec, pipeline.api)
+    night, current = found.night, found.current
+    _refuse(pipeline, spec, night, found.found)
     declaration = Declaration.of(spec)
-    _refuse_simulated(pipeline, spec, night, sources)
-    refuse_another_shape(pipeline, spec, night.partition, sources.copied)
-    former = None if current is None else Former(night, current)
     read = partial(
-        input_dataset.read_snapshot, pipeline, spec, night.partition, sources, former=former
-    )
-    if current is None or not kept_units.is_kept_on(night, current, declaration):
+        input_dataset.read_snapshot, pipeline, spec, night.partition, found.found,
+        former=found.former,
+    )  # fmt: skip
+    if current is None or not found.is_kept_on(declaration):
         return read()
     with kept_units.settled_otherwise(pipeline, night, current, declaration) as kept:
         return read(kept=kept)
 
 
-def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+def _refuse(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+    """Raise for what stops the night before its input is read."""
+    models.check(spec, pipeline.api_for(spec))
+    _refuse_simulated(spec, night, sources)
+    refuse_another_shape(pipeline, spec, night.partition, sources.copied)
+
+
+def _refuse_simulated(spec: JobSpec, night: Night, sources: Sources) -> None:
     copied = sources.copied
-    if copied is not None and copied.simulated and not pipeline.api.simulated:
+    if copied is not None and copied.simulated and not is_simulated(night.owner):
         raise InputDataError(
             f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
             f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "

@@ -19,9 +19,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from batch_pipeline.flow import paths
 from batch_pipeline.flow.concurrency import is_gone
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import nights
+from batch_pipeline.ledger import nights, readings
 from batch_pipeline.ledger.home import publications
 from batch_pipeline.ledger.home.publications import Publication
 from batch_pipeline.ledger.nights import Night
@@ -102,6 +103,7 @@ def carry_out(pipeline: Pipeline, night: Night) -> None:
 def sweep(pipeline: Pipeline) -> None:
     """Remove what dead processes have left in the home before it was to be published."""
     pipeline.files.sweep()
+    _sweep_readings(pipeline)
     if not pipeline.files.is_remote:
         return
     oldest = time.time() - STAGING_MAX_AGE_SECONDS
@@ -112,6 +114,21 @@ def sweep(pipeline: Pipeline) -> None:
         written_at = path.rsplit("/", 1)[-1].partition("-")[0]
         if written_at.isdecimal() and int(written_at) < oldest and path not in waiting:
             pipeline.files.remove(path)
+
+
+def _sweep_readings(pipeline: Pipeline) -> None:
+    """Remove what was read of inputs whose readings the ledger does not know any more.
+
+    A reading is in the ledger before any file of it is in the home.
+    """
+    found = pipeline.files.list(paths.READINGS, "")
+    if not found:
+        return
+    with pipeline.ledger.read() as connection:
+        known = readings.tokens(connection, STAGING_MAX_AGE_SECONDS)
+    for folder in found:
+        if folder.rpartition("/")[2] not in known:
+            pipeline.files.remove(folder)
 
 
 def _publish(files: Files, named: Sequence[Named]) -> None:

@@ -6,12 +6,13 @@ file, line and key. What becomes of them is in `orchestration.asset_options`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from batch_pipeline.jobs.declared_model import DeclaredModel, NonEmpty
 from batch_pipeline.jobs.partitions.cron import cron_problem
@@ -23,6 +24,8 @@ _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,63}")
 _KIND = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _GROUP = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 MOST_KINDS = 10
+# More steps than this would read the input faster than the ledger hands out its pieces.
+MOST_SPREAD = 64
 # What Dagster and this package put on runs themselves.
 _OWN_RUN_TAGS = re.compile(
     r"batch_pipeline/.*|user|\.dagster/.*|"
@@ -30,6 +33,7 @@ _OWN_RUN_TAGS = re.compile(
     r"from_automation_condition|auto_.*|root_run_id|parent_run_id|.*retry_number|run_.*)"
 )
 _DURATION = re.compile(r"[1-9][0-9]{0,4}[dhm]")
+_MEMORY = re.compile(r"[1-9][0-9]{0,6}(Mi|Gi)")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
@@ -60,6 +64,13 @@ def _tags(value: Mapping[str, str]) -> Mapping[str, str]:
                 f"the value of {key!r} must be up to 63 letters, digits, _, - and ., not {text!r}"
             )
     return value
+
+
+def _as_texts(value: object) -> object:
+    """Tags whose values are objects, as Dagster reads them: JSON texts."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: json.dumps(tag) if isinstance(tag, Mapping) else tag for key, tag in value.items()}
 
 
 def _run_tags(value: Mapping[str, str]) -> Mapping[str, str]:
@@ -96,6 +107,12 @@ def _condition(value: str) -> str:
     return value
 
 
+def _memory(value: str) -> str:
+    if not _MEMORY.fullmatch(value):
+        raise ValueError(f'must be a whole number of Mi or Gi like "16Gi", not {value!r}')
+    return value
+
+
 def _duration(value: str) -> str:
     if not _DURATION.fullmatch(value):
         raise ValueError(f'must be minutes, hours or days like "90m", "26h" or "2d", not {value!r}')
@@ -105,9 +122,18 @@ def _duration(value: str) -> str:
 CONDITIONS = ("eager", "on_missing")
 Owners = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_owners)]
 Tags = Annotated[dict[str, str], AfterValidator(_tags)]
-RunTags = Annotated[dict[str, str], AfterValidator(_run_tags)]
+RunTags = Annotated[
+    dict[str, str],
+    BeforeValidator(_as_texts),
+    AfterValidator(_run_tags),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": {"type": ["string", "object"]}},
+        mode="validation",
+    ),
+]
 Kinds = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_kinds)]
 Group = Annotated[str, AfterValidator(_group)]
+Memory = Annotated[str, AfterValidator(_memory)]
 Condition = Annotated[str, AfterValidator(_condition)]
 Duration = Annotated[NonEmpty, AfterValidator(_duration)]
 
@@ -161,3 +187,21 @@ class FreshnessSpec(DeclaredModel):
         ):
             raise ValueError("warn_window must be less than fail_window")
         return self
+
+
+class ResourcesSpec(DeclaredModel):
+    """What the runs of a job, and the steps of a night that is spread, need of their machines."""
+
+    cpu: float | None = Field(
+        default=None, gt=0, description="Cores that are kept for a run.", examples=[4, 0.5]
+    )
+    memory: Memory | None = Field(
+        default=None, description="Memory that a run may use, in Mi or Gi.", examples=["16Gi"]
+    )
+
+    @property
+    def memory_mib(self) -> int | None:
+        """The memory as a number of MiB."""
+        if self.memory is None:
+            return None
+        return int(self.memory[:-2]) * (1024 if self.memory.endswith("Gi") else 1)

@@ -19,11 +19,13 @@ from batch_pipeline.jobs.declared_model import (
     read_json,
 )
 from batch_pipeline.jobs.in_dagster import (
+    MOST_SPREAD,
     Condition,
     FreshnessSpec,
     Group,
     Kinds,
     Owners,
+    ResourcesSpec,
     RunTags,
     Tags,
 )
@@ -268,6 +270,20 @@ class JobKeys(DeclaredModel):
         default_factory=dict,
         description="Tags of the job's runs: for queues, executors and the sharing of costs.",
         examples=[{"cost_centre": "legal", "dagster/max_runtime": "36000"}],
+    )
+    resources: ResourcesSpec = Field(
+        default=ResourcesSpec(),
+        description="What a run needs of its machine, where Dagster's launcher gives each run one "
+        "of its own (Kubernetes, ECS). `run_tags` win over it.",
+        examples=[{"cpu": 4, "memory": "16Gi"}],
+    )
+    spread: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_SPREAD,
+        description="Parallel steps that prepare one partition, on as many machines as Dagster's "
+        "executor runs them.",
+        examples=[4],
     )
     pool: NonEmpty | None = Field(
         default=None,

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import approvals, nights, shards
+from batch_pipeline.ledger import approvals, nights, readings, shards
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.nights import Night
@@ -235,12 +235,13 @@ def replace_snapshot(
     connection: Connection, night: Night, new: NewSnapshot, settled: dict[str, int]
 ) -> Snapshot:
     """`add` a snapshot and make it the night's current one; shards of the former that wait are
-    dropped.
+    dropped, and so is the reading of an input.
 
     The caller has seen to it that nothing of the night is in flight.
     """
     snapshot = add(connection, night, new, settled)
     shards.drop_waiting(connection, night.id)
+    readings.drop(connection, night.id)
     nights.update_night(
         connection,
         night.id,

@@ -92,7 +92,7 @@ def _collect(
         asset_steps.log_of(context).info("%s: nothing was submitted", night.partition)
         return steps.progress(pipeline, night)
     try:
-        steps.poll_account(pipeline, night.owner)
+        steps.poll_accounts(pipeline, night.owner, night.sent_by)
     except ApiFailure as failure:
         # What is known to have ended can be fetched nevertheless.
         asset_steps.log_of(context).warning("the API did not answer a poll (%s)", failure)

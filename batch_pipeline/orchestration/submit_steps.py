@@ -41,6 +41,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import answers_shown, input_shown
 from batch_pipeline.orchestration.upstream_keys import upstream_keys
+from batch_pipeline.settings import is_simulated
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0
@@ -72,7 +73,7 @@ def _take_input(
     start = asset_steps.start_of(context.run)
 
     def take() -> tuple[list[str], night_input.InputTaken]:
-        found = models.notices(spec, pipeline.api)
+        found = models.notices(spec, pipeline.api_for(spec))
         upstream_asset.take(context, pipeline, spec, partition)
         return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
 
@@ -100,7 +101,7 @@ def _try_pilot(
     try:
         verdict = steps.run_pilot(pipeline, spec, night)
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         verdict = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -124,7 +125,7 @@ def _try_pilot(
     if not lets_go:
         # After the check's result, which is stored all the same: the asset must not look done.
         _fail_if_gated(spec, state)
-    simulated = pipeline.account.simulated
+    simulated = is_simulated(night.owner)
     yield dg.MaterializeResult(
         asset_key=key,
         metadata=answers_shown.below_headline(
@@ -146,7 +147,7 @@ def _send(
         steps.meet_deadline(pipeline, spec, night)
         waiting = _submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

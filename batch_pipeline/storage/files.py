@@ -176,6 +176,16 @@ class Files:
         """
         self._fs.cp_file(f"{self._root}/{path}", f"{self._root}/{target}")
 
+    def link(self, path: str, staged: Path) -> None:
+        """Give a file of a local home a second name, in a staging folder."""
+        local = Path(self._root, path)
+        try:
+            staged.hardlink_to(local)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a filesystem without such links
+            shutil.copyfile(local, staged)
+
     def remove(self, path: str) -> None:
         """Remove a file or a folder; nothing happens where there is none."""
         if self.is_remote:
@@ -209,10 +219,12 @@ class Files:
 
     # Reading
 
-    def open(self, path: str) -> BinaryIO:
-        """Open a file for reading bytes."""
+    def open(self, path: str, *, ahead: bool = True) -> BinaryIO:
+        """Open a file for reading bytes; without `ahead`, of a remote one no more than is asked for
+        is read at a time."""
         if self.is_remote:
-            return cast("BinaryIO", self._fs.open(f"{self._root}/{path}", "rb"))
+            options = {} if ahead else {"cache_type": "none"}
+            return cast("BinaryIO", self._fs.open(f"{self._root}/{path}", "rb", **options))
         return Path(self._root, path).open("rb")
 
     @contextmanager

@@ -6,7 +6,8 @@ layer, and take the place of the rows with the same ids in the layers below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_pipeline.flow import joins
@@ -28,6 +29,15 @@ ORDINALS_A_LAYER = ORDINALS_A_PIECE * PIECES_A_LAYER
 # query takes 10 ms beside what it does.
 ROWS_TOGETHER = 20_000
 MOST_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Items of a snapshot that are read again, by id; their new rows lie on the old ones."""
+
+    below: NewSnapshot
+    ids: Collection[str]
+
 
 _NEWER = "CREATE OR REPLACE TEMP TABLE {0}_newer (id VARCHAR, layer BIGINT)"
 _ADD_NEWER = f"""

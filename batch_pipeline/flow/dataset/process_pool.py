@@ -38,7 +38,7 @@ class WorkerDiedError(BatchPipelineError):
 
 
 def map_in_processes(
-    function: Callable[..., Result], tasks: Iterable[Task], count: int
+    function: Callable[..., Result], tasks: Iterable[Task], count: int, *, apart: bool = False
 ) -> Generator[Result, None, None]:
     """`function` of each task's arguments, in the order of the tasks, done by `count` processes.
 
@@ -48,7 +48,7 @@ def map_in_processes(
     iterator (`contextlib.closing`) to end the processes. Raises what the first task to fail raised;
     tasks after it may have been done. Raises WorkerDiedError where a process was killed.
     """
-    if count == 1:
+    if count == 1 and not apart:
         yield from starmap(function, tasks)
         return
     with _pool(count) as pool:

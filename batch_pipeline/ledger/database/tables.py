@@ -698,7 +698,7 @@ reading = Table(
     Column("key", String(64), nullable=False),
     # Names its folder in the home.
     Column("token", String(16), nullable=False),
-    # How many pieces there are; NULL: the input is not cut yet.
+    # How many pieces there are; NULL: the input is not cut yet; 0: one worker reads it alone.
     Column("pieces", Integer),
     Column("codec", String(20), nullable=False),
     # Why the input cannot be read.
@@ -706,13 +706,15 @@ reading = Table(
     Column("created_at", Double, nullable=False),
 )
 
-# Pieces of such an input: each is prepared by the worker that claims it.
+# Pieces of such an input: each is prepared by the worker that claims it. The last one stands for
+# putting all of them together.
 piece = Table(
     "piece",
     metadata,
     Column("reading_id", ForeignKey("reading.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("sections", JSON, nullable=False),
+    # Its first byte in the reading's plan, and the one after its last; NULL: putting together.
+    Column("place", JSON(none_as_null=True)),
     # Which process prepares it, and until when its claim holds.
     Column("holder", String(200)),
     Column("lease_until", Double),

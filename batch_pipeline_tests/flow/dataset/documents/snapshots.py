@@ -9,7 +9,8 @@ import orjson
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow.dataset.documents.reference import MARK
-from batch_pipeline.flow.dataset.input_dataset import Overlay, read_snapshot
+from batch_pipeline.flow.dataset.input_dataset import read_snapshot
+from batch_pipeline.flow.dataset.layers import Overlay
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec

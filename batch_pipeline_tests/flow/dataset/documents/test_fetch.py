@@ -15,7 +15,7 @@ import pytest
 from batch_pipeline.flow.dataset.documents import fetch
 from batch_pipeline.flow.dataset.documents.fetch import Fetcher
 from batch_pipeline.flow.dataset.documents.inspect_types import Refused
-from batch_pipeline.flow.dataset.input_dataset import Overlay
+from batch_pipeline.flow.dataset.layers import Overlay
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.document_files import pdf
 from batch_pipeline_tests.flow.dataset.documents.snapshots import (

@@ -18,7 +18,7 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import of_cell
-from batch_pipeline.flow.dataset.input_dataset import Overlay
+from batch_pipeline.flow.dataset.layers import Overlay
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline_tests.document_files import docx, image, paragraph, pdf
 from batch_pipeline_tests.flow.dataset.documents.snapshots import (
