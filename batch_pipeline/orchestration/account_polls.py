@@ -72,9 +72,7 @@ def poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polls:
         declared = pipeline.accounts.of_job(spec.accounts, spec.name)
         # Accounts that may be the job's no more.
         unsettled = steps.accounts_to_ask(pipeline, likely.name, ())
-        former = [
-            name for name in unsettled if pipeline.accounts.declared_as(name) not in declared
-        ]
+        former = [name for name in unsettled if pipeline.accounts.declared_as(name) not in declared]
     polled = {name: Polled() for name in (*declared, *former)}
     threads: list[threading.Thread] = []
     for name, outcome in polled.items():

@@ -286,7 +286,7 @@ class Report:
     `avoided` is what each part of the declaration saves, and in none either; `cascade` what the
     escalation came to, None where none is declared.
     `caching` is None where no prompt cache was asked for. `explained` answers were sent back with
-    what was wrong with them, `continued` ones for the API to go on. `accounts` have sent a part of it.
+    what was wrong with them, `continued` ones for the API to go on. `accounts` have sent it.
     """
 
     job: str
