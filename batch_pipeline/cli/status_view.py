@@ -11,7 +11,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
-from batch_pipeline.flow.status.account_state import AccountState
+from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
@@ -46,8 +46,10 @@ def show_status(
     ledger_problem: str | None,
     *,
     details: bool,
+    accounts: Sequence[AccountState] = (),
 ) -> None:
-    """One line a night, and its warnings; with `details` its batches and alerts too.
+    """One line a night, and its warnings; with `details` its batches and alerts too. The `accounts`
+    of the nights' owners follow where there are several.
 
     `alert_limits` are by job; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id; `ledger_problem` says why nothing would be
@@ -68,6 +70,7 @@ def show_status(
             for state in states
         ],
         "ledger_problem": ledger_problem,
+        "accounts": [account.as_json() for account in accounts],
     }
 
     def show() -> None:
@@ -87,6 +90,10 @@ def show_status(
             ]
             for note in notes:
                 console.print(f"  {one_line(note)}", soft_wrap=True, highlight=False, markup=False)
+        if len(accounts) > 1:
+            console.print(accounts_table(accounts))
+        for line in troubles_of(accounts):
+            console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
 

@@ -11,9 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batch_pipeline.api.failures import is_outage
+from batch_pipeline.api.failures import is_outage, refuses_account
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, AccountPausedError, ApiError, ApiUnavailableError
+from batch_pipeline.errors import (
+    AccountError,
+    AccountPausedError,
+    ApiError,
+    ApiUnavailableError,
+    NoCredentialsError,
+)
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.connections import Owner
 from batch_pipeline.flow.pipeline import Pipeline
@@ -22,6 +28,9 @@ from batch_pipeline.ledger import accounts
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
 POLL_SECONDS = 25.0
+
+# What keeps one account from being connected, and says nothing about the others.
+UNUSABLE = (ApiError, AccountError, NoCredentialsError)
 
 OpenPipeline = Callable[[], Pipeline]
 
@@ -109,8 +118,9 @@ def _poll(
     try:
         with open_pipeline() as pipeline:
             ask(pipeline, name, polled)
-    except (ApiFailure, ApiError, AccountError) as error:
-        polled.useless = is_outage(error) or isinstance(error, AccountError)
+    except (ApiFailure, *UNUSABLE) as error:
+        refused = isinstance(error, ApiFailure) and refuses_account(error)
+        polled.useless = refused or is_outage(error) or not isinstance(error, ApiFailure | ApiError)
         polled.trouble = f"the API cannot be polled now: {error}"
     except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
         polled.bug = error
@@ -120,7 +130,7 @@ def _poll(
 def _poll_declared(pipeline: Pipeline, declared: str, polled: Polled) -> None:
     try:
         names = pipeline.connections.connect(declared).names
-    except (ApiError, AccountError) as error:
+    except UNUSABLE as error:
         _note(pipeline, declared, error)
         raise
     polled.simulated = names.simulated
@@ -142,7 +152,7 @@ def _note(pipeline: Pipeline, declared: str, error: Exception) -> None:
                 accounts.pause_account(connection, name, str(error))
             elif isinstance(error, ApiUnavailableError):
                 accounts.note_unanswered(connection, name, str(error))
-            elif isinstance(error, AccountError):
+            elif isinstance(error, AccountError | NoCredentialsError):
                 accounts.note_refused(connection, name, str(error))
 
 

@@ -8,7 +8,7 @@ Dagster's metadata show accounts as this module reads them; why a night waits fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -107,6 +107,12 @@ class AccountState:
         spent = usd(self.spent.total)
         return spent if self.ceiling is None else f"{spent} of {usd(self.ceiling)}"
 
+    def __str__(self) -> str:
+        return (
+            f"account {self.name}: {self.word}, room for {self.room:,} requests, "
+            f"{self.month} this month"
+        )
+
     def troubles(self) -> Iterator[str]:
         """What keeps it from sending, or is wrong with it, each with its remedy."""
         account = self.account
@@ -131,9 +137,10 @@ class AccountState:
                 "it has sent what is not collected yet, and accounts.yaml does not have it any "
                 "more: declare it until then"
             )
-        yield from self._of_limits()
+        yield from self.limit_troubles()
 
-    def _of_limits(self) -> Iterator[str]:
+    def limit_troubles(self) -> Iterator[str]:
+        """Of these, limits and ceilings: no warning of a night tells them."""
         said, read = self.limit_set, self.limit_read
         if said is not None and read is not None and said > read:
             yield (
@@ -183,9 +190,24 @@ class AccountState:
         }
 
 
-def troubles_of(states: Iterable[AccountState]) -> list[str]:
-    """What is wrong with accounts, a line each, with the account's name."""
-    return [f"account {state.name}: {trouble}" for state in states for trouble in state.troubles()]
+def troubles_of(states: Collection[AccountState]) -> list[str]:
+    """What is wrong with accounts, a line each, with the account's name.
+
+    Of one alone its limits: the warnings of its nights tell the rest.
+    """
+    return [
+        f"account {state.name}: {trouble}"
+        for state in states
+        for trouble in (state.troubles() if len(states) > 1 else state.limit_troubles())
+    ]
+
+
+def look(pipeline: Pipeline, owner: str) -> list[AccountState]:
+    """The accounts of an owner, where accounts.yaml has several: of one its nights tell all."""
+    if len(pipeline.accounts.by_name) < 2:
+        return []
+    with pipeline.ledger.read() as connection:
+        return of_owners(connection, pipeline, {owner})
 
 
 def every(connection: Connection, pipeline: Pipeline) -> list[AccountState]:
