@@ -14,9 +14,11 @@ from batch_pipeline.errors import AccountError, UsageError
 from batch_pipeline.flow import steps
 from batch_pipeline.flow.connections import Apis
 from batch_pipeline.flow.pipeline import Pipeline
+from batch_pipeline.flow.recovery.recover import recover
 from batch_pipeline.flow.run import run
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
+from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.conftest import MakePipeline
@@ -71,6 +73,11 @@ def of_two(tmp_path: Path, count: int, **changes: object) -> JobSpec:
     return job(source, **(declared | changes))
 
 
+def nights_of(pipeline: Pipeline) -> list[Night]:
+    with pipeline.ledger.read() as connection:
+        return nights.list_nights(connection)
+
+
 def sent_by(pipeline: Pipeline) -> Counter[str]:
     return Counter(each.account for each in submissions_of(pipeline) if each.batch_id is not None)
 
@@ -80,8 +87,12 @@ def account(pipeline: Pipeline, name: str) -> accounts.Account:
         return accounts.get_account(connection, name)
 
 
+def key_of(request: Request) -> str:
+    return request.headers["authorization"].removeprefix("Bearer ")
+
+
 def is_of(request: Request, key: str) -> bool:
-    return request.headers.get("x-api-key") == KEYS[key]
+    return key_of(request) == KEYS[key]
 
 
 def check_whole(pipeline: Pipeline, sim: Simulator, spec: JobSpec, count: int) -> None:
@@ -121,8 +132,9 @@ def test_two_workspaces_of_one_organisation_share_its_queue(
     sim: Simulator, make_pipeline: MakePipeline, declare: Callable[[str], Path], tmp_path: Path
 ) -> None:
     file = declare(
-        "a: {key_env: A_KEY, owner: research, organisation: north, max_queued_requests: 5}\n"
-        "c: {key_env: C_KEY, owner: research, organisation: north}\n"
+        "a: {key_env: A_KEY, owner: research, organisation: north, workspace: one, "
+        "max_queued_requests: 5}\n"
+        "c: {key_env: C_KEY, owner: research, organisation: north, workspace: two}\n"
     )
     sim.hold()
     spec = of_two(tmp_path, 15, accounts=("a", "c"))
@@ -306,6 +318,40 @@ def test_an_account_gets_a_name_while_its_batches_are_in_flight(
     assert sim.books.batches_by_workspace == {"team-a/north": 2}
 
 
+def test_a_lost_ledger_is_rebuilt_with_owner_and_accounts(
+    sim: Simulator,
+    make_pipeline: MakePipeline,
+    declare: Callable[[str], Path],
+    tmp_path: Path,
+    home: Path,
+) -> None:
+    file = declare(NORTH_AND_SOUTH.replace("}", ", max_queued_requests: 10}"))
+    spec = of_two(tmp_path, 40)
+    first = make_pipeline(accounts=file)
+    run(first, spec, PARTITION, wait=False)
+    steps.poll_accounts(first, "simulator", ["simulator.a", "simulator.b"])
+    [night] = nights_of(first)
+    assert steps.collect_ended(first, spec, night) == 4
+    sim.hold()
+    run(first, spec, PARTITION, wait=False)
+    before = {each.token: each.account for each in submissions_of(first)}
+    assert len(before) == 8
+    first.close()
+    for lost in home.glob("ledger.sqlite*"):
+        lost.unlink()
+
+    sim.release()
+    second = make_pipeline(accounts=file)
+    found = recover(second)
+    assert found.complete
+    assert found.accounts == ["simulator.a", "simulator.b"]
+    [night] = nights_of(second)
+    assert night.owner == "simulator"
+    assert {each.token: each.account for each in submissions_of(second)} == before
+    assert run(second, spec, PARTITION).complete
+    check_whole(second, sim, spec, 40)
+
+
 def test_calls_are_made_by_both_accounts_and_one_that_is_refused_leaves_the_other(
     sim: Simulator,
     faults: Faults,
@@ -319,7 +365,7 @@ def test_calls_are_made_by_both_accounts_and_one_that_is_refused_leaves_the_othe
     def count(request: Request) -> Response | None:
         if request.url.path != "/v1/messages":
             return None
-        key = request.headers["x-api-key"]
+        key = key_of(request)
         calls[key] += 1
         return refused if key == KEYS["A_KEY"] and calls[key] > 5 else None
 
@@ -348,8 +394,7 @@ def test_a_simulator_and_the_api_do_not_share_a_job(
     with Pipeline(settings(home, accounts=declare(NORTH_AND_SOUTH)), apis=apis) as pipeline:
         with pytest.raises(AccountError, match=r"must not mix"):
             steps.open_night(pipeline, of_two(tmp_path, 5), PARTITION)
-        with pipeline.ledger.read() as connection:
-            assert nights.list_nights(connection) == []
+        assert nights_of(pipeline) == []
 
 
 def test_an_owner_that_would_leave_nights_behind_is_refused(
