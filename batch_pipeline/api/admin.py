@@ -32,6 +32,7 @@ COST_REPORT = "/v1/organizations/cost_report"
 _BATCHES: Final = "batch"
 # The type of the limit among those of batches.
 QUEUE_LIMIT = "enqueued_batch_requests"
+LIMIT_SECONDS = 10.0
 # The reports' amounts are in cents.
 CENT = Decimal("0.01")
 
@@ -122,8 +123,10 @@ class AdminApi:
     def queue_limit(self) -> int | None:
         """The most requests that the organisation may have in the queue of batches; None: the API
         names no such limit."""
+        # Nights do not wait for it: asked once, and for a few seconds.
+        client = self._client.with_options(max_retries=0, timeout=LIMIT_SECONDS)
         with failures():
-            for entry in self._client.organization.rate_limits.list(group_type=_BATCHES):
+            for entry in client.organization.rate_limits.list(group_type=_BATCHES):
                 for limit in entry.limits or ():
                     if limit.type == QUEUE_LIMIT:
                         return int(limit.value)

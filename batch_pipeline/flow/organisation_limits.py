@@ -7,6 +7,7 @@ read again. What is in force stands in `ledger.organisations`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ log = get_logger(__name__)
 
 ADMIN_KEY = "ANTHROPIC_ADMIN_KEY"
 DAY = 24 * 3600.0
+# A limit that could not be read is tried again by the same process after this time.
+AGAIN_SECONDS = 3600.0
+# When that was, by ledger and organisation, on the monotonic clock.
+_failed: dict[tuple[str, str], float] = {}
 
 
 def names(accounts: Accounts) -> list[str]:
@@ -124,6 +129,7 @@ def refresh(pipeline: Pipeline, accounts: Iterable[str]) -> None:
         try:
             read(pipeline, organisation)
         except (ApiFailure, BatchPipelineError) as error:
+            _failed[pipeline.settings.ledger_url, in_ledger] = time.monotonic()
             log.warning(
                 "the queue limit of organisation %s cannot be read: %s", organisation, error
             )
@@ -131,6 +137,9 @@ def refresh(pipeline: Pipeline, accounts: Iterable[str]) -> None:
 
 def _is_due(pipeline: Pipeline, organisation: str, in_ledger: str) -> bool:
     if not has_key(pipeline.accounts, organisation):
+        return False
+    failed_at = _failed.get((pipeline.settings.ledger_url, in_ledger))
+    if failed_at is not None and time.monotonic() - failed_at < AGAIN_SECONDS:
         return False
     with pipeline.ledger.read() as connection:
         read_at = organisations.get(connection, in_ledger).limit_read_at
