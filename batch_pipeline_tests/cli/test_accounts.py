@@ -51,6 +51,10 @@ def test_a_key_of_another_workspace_is_refused_until_the_account_is_bound_anew(
 ) -> None:
     simulator.hold()
     several("run", "review", "--no-wait")
+    assert {a["name"] for a in several("status", "--json").document["accounts"]} == {
+        "simulator.north_a", "simulator.south",
+    }  # fmt: skip
+    assert "simulator.south" in several("status").out
     elsewhere = "any@other/south"
     refused = several("accounts", "--json", SOUTH_KEY=elsewhere)
     assert refused.code == 1

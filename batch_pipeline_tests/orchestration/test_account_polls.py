@@ -17,6 +17,7 @@ from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.conftest import MakePipeline
 from batch_pipeline_tests.flow import accounts_support
 from batch_pipeline_tests.flow.accounts_support import KEYS
+from batch_pipeline_tests.orchestration.nightly import Nightly
 from batch_pipeline_tests.support import PARTITION, documents, job, submissions_of, write_rows
 
 OpenPipeline = Callable[[], Pipeline]
@@ -97,3 +98,26 @@ def test_an_account_that_hangs_holds_up_no_other(
         if thread.name.startswith("poll-"):
             thread.join()
     assert by_account(open_pipeline)["simulator.south"] is State.ENDED
+
+
+def test_sensor_and_assets_tell_of_each_account(
+    nightly: Callable[..., Nightly],
+    nights: list[str],
+    sim: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = accounts_support.write(tmp_path, monkeypatch)
+    monkeypatch.setenv("BATCH_PIPELINE_ACCOUNTS", str(file))
+    night = nightly(accounts=["north_a", "south"], pilot={"size": 0})
+    sim.hold()
+    assert night.launch(nights[0]).success
+    table = night.metadata("submitted_batches", nights[0])["accounts"]
+    for row in ("simulator.north_a | simulator.north | ready | 20", "simulator.south | ready | 20"):
+        assert row in table
+    sim.set_faults(revoked("south"))
+    said = night.tick().skip_message
+    assert "account south: the API cannot be polled now: HTTP 401" in said
+    assert "account simulator.north_a: ready, room for 199,980 requests" in said
+    assert "account simulator.south: key refused" in said
+    assert "key refused" in night.observations[-1].metadata["accounts"].value
