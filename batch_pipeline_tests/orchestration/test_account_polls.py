@@ -120,4 +120,4 @@ def test_sensor_and_assets_tell_of_each_account(
     assert "account south: the API cannot be polled now: HTTP 401" in said
     assert "account simulator.north_a: ready, room for 199,980 requests" in said
     assert "account simulator.south: key refused" in said
-    assert "key refused" in night.observations[-1].metadata["accounts"].value
+    assert "key refused" in str(night.observations[-1].metadata["accounts"].value)
