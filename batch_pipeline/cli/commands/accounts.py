@@ -91,8 +91,11 @@ def _show(
         lines = []
         for state in states:
             name = names[state.name]
-            lines += [f"{state.name}: {trouble}" for trouble in state.troubles()]
             found = _probe_of(asked, state, name)
+            # A probe that failed says what the ledger knows of it.
+            failed = found is not None and found["error"] is not None
+            known = state.limit_troubles() if failed else state.troubles()
+            lines += [f"{state.name}: {trouble}" for trouble in known]
             if found is not None:
                 lines.append(_said(state.name, found, _credential(declared, name)))
         lines += [
