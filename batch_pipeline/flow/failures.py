@@ -218,22 +218,14 @@ def _night(
         begun = bool(known or nights.list_nights(connection, job=spec.name))
     if by_hand and isinstance(error, UsageError) and not begun:
         return None
-    _note_accounts(pipeline, owner, error, REFUSED_TIMES)
+    _note_accounts(pipeline, owner, error)
     with pipeline.ledger.write() as connection:
         return nights.open_night(connection, spec.name, partition, owner.name)
 
 
-def note_refused(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
-    """Note that a look at the API was refused at its start, where it alone could tell whether it is
-    a simulator; returns the name of the owner that the nights are taken for."""
-    owner = pipeline.likely_owner(spec)
-    _note_accounts(pipeline, owner, error, times=1)
-    return owner.name
-
-
-def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception, times: int) -> None:
+def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception) -> None:
     """Note with the accounts what the API said of them at the start, where nothing else is asked;
-    a step that has failed for it counts as several `times`: that is no fault of the moment."""
+    that a step has failed for it is no fault of the moment, and counts as several refusals."""
     pipeline.connections.register(owner)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ApiFailure):
@@ -243,7 +235,7 @@ def _note_accounts(pipeline: Pipeline, owner: Owner, error: Exception, times: in
     with pipeline.ledger.write() as connection:
         for account in owner.accounts:
             if refuses_key(cause):
-                accounts.note_refused(connection, account, str(cause), times=times)
+                accounts.note_refused(connection, account, str(cause), times=REFUSED_TIMES)
             elif isinstance(error, AccountPausedError):
                 accounts.pause_account(connection, account, str(cause))
 

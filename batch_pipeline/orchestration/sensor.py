@@ -9,27 +9,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 
 from batch_pipeline import logs
-from batch_pipeline.api.failures import is_outage
-from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError, NoCredentialsError
-from batch_pipeline.flow import failures, outage, steps
+from batch_pipeline.flow import failures
 from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, progress, warnings
+from batch_pipeline.flow.status import account_state, alerts, night_state, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, listed_batches, ticks
 from batch_pipeline.orchestration import (
+    account_polls,
     asset_steps,
     chains,
     follow_ups,
@@ -39,6 +37,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
+from batch_pipeline.orchestration.account_polls import OpenPipeline
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
@@ -52,29 +51,12 @@ from batch_pipeline.storage.remote import patience
 log = get_logger(__name__)
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
-POLL_SECONDS = 25.0
 TICK_SECONDS = 40.0
 # Run requests of one tick; the others are made in the next ones.
 MOST_REQUESTS = 50
 MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
-
-OpenPipeline = Callable[[], Pipeline]
-
-
-@dataclass
-class Polled:
-    """The outcome of a poll: its account (None: not known yet), and what went wrong.
-
-    With `useless` the API does not answer, or refuses the key or the account as a whole, and a run
-    would find nothing else.
-    """
-
-    owner: str | None = None
-    trouble: str | None = None
-    useless: bool = False
-    bug: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +141,8 @@ def _tick(
     if not again and not _anything_begun(pipeline, spec, unshown):
         nothing = "no night is under way"
         return dg.SensorResult(skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN, None
-    polled = _poll(open_pipeline, spec)
-    owner = polled.owner or pipeline.likely_owner(spec).name
+    polled = account_polls.poll(open_pipeline, spec)
+    owner = polled.owner.name
     # Alerts of nights that failed before they had an input are looked at with those of the others.
     failed = _failed(pipeline, spec, owner)
     seen = _look(instance, pipeline, spec, owner, unshown, deadline)
@@ -176,10 +158,12 @@ def _tick(
         links = chains.due(connection, spec, owner)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
     requests = [*again, *requests, *begun]
-    events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
-    lines = [] if polled.trouble is None else [polled.trouble]
+    accounts = account_state.look(pipeline, owner)
+    events, observed = _observations(spec, seen, plan, accounts, read_cursor(context.cursor))
+    lines = [*polled.troubles]
     lines += [f"{state.night.partition}: {_why_failed(spec, state)}" for state in failed]
     lines += _lines(seen.nights, plan, rests)
+    lines += map(str, accounts if seen.nights else ())
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
     result = dg.SensorResult(
         run_requests=requests,
@@ -187,7 +171,8 @@ def _tick(
         cursor=write_cursor(observed),
         skip_reason=None if requests else reason,
     )
-    return result, replace(seen, failed=tuple(failed)), polled.trouble
+    trouble = "; ".join(polled.troubles) or None
+    return result, replace(seen, failed=tuple(failed)), trouble
 
 
 def _failed(pipeline: Pipeline, spec: JobSpec, owner: str) -> list[Progress]:
@@ -212,45 +197,6 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
             or listed_batches.watched(connection)
             or chains.due(connection, spec)
         )
-
-
-def _poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polled:
-    """Ask the API which batches have ended; an API that fails does not end the tick.
-
-    In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
-    What it learns after the tick is in the ledger, where the next tick reads it.
-    """
-    polled = Polled()
-
-    def poll() -> None:
-        try:
-            with open_pipeline() as pipeline:
-                owner = pipeline.owner(spec)
-                polled.owner = owner.name
-                steps.poll_accounts(pipeline, owner.name, owner.accounts)
-        except (ApiFailure, ApiError, AccountError, NoCredentialsError) as error:
-            polled.useless = failures.is_of_account(error) or is_outage(error)
-            if isinstance(error, ApiUnavailableError):
-                with open_pipeline() as pipeline:
-                    polled.owner = outage.note_unreached(pipeline, spec, error)
-            elif polled.owner is None:
-                with open_pipeline() as pipeline:
-                    polled.owner = failures.note_refused(pipeline, spec, error)
-            polled.trouble = f"the API cannot be polled now: {error}"
-        except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
-            polled.bug = error
-
-    name = f"poll-{spec.name}"
-    if any(thread.name == name for thread in threading.enumerate()):
-        return Polled(trouble="the API has not answered the last poll yet")
-    thread = threading.Thread(target=poll, name=name, daemon=True)
-    thread.start()
-    thread.join(POLL_SECONDS)
-    if thread.is_alive():
-        return Polled(polled.owner, f"the API did not answer within {POLL_SECONDS:.0f} s")
-    if polled.bug is not None:
-        raise polled.bug
-    return polled
 
 
 def _look(
@@ -305,7 +251,11 @@ def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
 
 
 def _observations(
-    spec: JobSpec, seen: Seen, plan: Plan, before: dict[str, str]
+    spec: JobSpec,
+    seen: Seen,
+    plan: Plan,
+    accounts: Sequence[AccountState],
+    before: dict[str, str],
 ) -> tuple[list[dg.AssetObservation], dict[str, str]]:
     """An observation of each night that changed since the cursor was written.
 
@@ -341,7 +291,7 @@ def _observations(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=one_line(f"{metadata.headline(state)}{waiting}"),
-                metadata=metadata.of_submission(state, waits, spec.alerts),
+                metadata=metadata.of_submission(state, waits, spec.alerts, accounts),
             )
         )
     return events, observed

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batch_pipeline.api import client
+from batch_pipeline.flow.connections import Owner
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.status import alerts, night_state, progress, warnings
 from batch_pipeline.ledger import nights as ledger_nights
@@ -24,9 +25,9 @@ from batch_pipeline.ledger import ticks
 from batch_pipeline.ledger.admission.night_state import Kind
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
-from batch_pipeline.orchestration import asset_steps, resources, run_requests, sensor
+from batch_pipeline.orchestration import account_polls, asset_steps, resources, run_requests
+from batch_pipeline.orchestration.account_polls import Polled, Polls
 from batch_pipeline.orchestration.names import INPUT_DATASET, asset_key
-from batch_pipeline.orchestration.sensor import Polled
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.orchestration.conftest import MakeSpec
 from batch_pipeline_tests.orchestration.nightly import Nightly
@@ -254,7 +255,9 @@ def test_alerts_go_out_although_the_poll_hangs(
         assert not job.launch(nights[-1]).success
     assert told(ledger) == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sensor, "_poll", lambda *_: Polled(trouble="no answer within 25 s"))
+        polled = {"default": Polled(trouble="no answer within 25 s")}
+        polls = Polls(Owner("simulator", simulated=True, accounts=("simulator",)), polled)
+        patch.setattr(account_polls, "poll", lambda *_: polls)
         tick = job.tick()
     assert told(ledger) == ["night_failed"]
     assert "no answer within 25 s" in tick.skip_message

@@ -153,7 +153,7 @@ def _of_accounts(found: _Found, connection: Connection, declared: Accounts, at: 
         found.set("account_paused", account.paused_at is not None, *labels)
         found.set("account_refused", account.key_refused is not None, *labels)
         found.set("account_unanswered_seconds", _unanswered(account, at), *labels)
-        spent = budget.of_account(connection, account.name)
+        spent = budget.account_month(connection, account.name)
         found.set("account_spent_usd", spent.billed, *labels, "billed")
         found.set("account_spent_usd", spent.reserved, *labels, "reserved")
         if name is None:

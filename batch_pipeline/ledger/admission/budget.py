@@ -162,16 +162,15 @@ def spendings(
         kept = _for_takeovers(connection, reserved, *owned)
         yield JOB_MONTH, ceilings.job_month, _with(_spending(connection, this_month, of_job), kept)
     if ceilings.account_month is not None:
-        spent = of_account(connection, ceilings.account or night.owner)
+        spent = account_month(connection, ceilings.account or night.owner)
         yield ceilings.account_setting, ceilings.account_month, spent
 
 
-def of_account(connection: Connection, name: str) -> Spending:
-    """What was spent through an account this calendar month (UTC), and what is reserved."""
-    submission, month = tables.submission.c, _month(connection)
-    through = submission.account == name
+def account_month(connection: Connection, account: str) -> Spending:
+    """What an account has spent in the present month, whichever nights it was for."""
+    month, through = _month(connection), tables.submission.c.account == account
     kept = _for_takeovers(connection, tables.takeover.c.reserved_at >= month, through)
-    return _with(_spending(connection, submission.intent_at >= month, through), kept)
+    return _with(_spending(connection, tables.submission.c.intent_at >= month, through), kept)
 
 
 def billed_by_job(connection: Connection) -> list[tuple[str, str, Decimal]]:
