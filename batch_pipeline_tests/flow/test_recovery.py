@@ -112,7 +112,7 @@ def night(sim: Simulator, make_pipeline: MakePipeline, home: Path, tmp_path: Pat
     spec = job(
         source,
         pilot={"size": 4, "max_error_rate": 1},
-        limits={"max_requests_per_batch": 15},
+        limits={"max_requests_per_batch": 20},
         alerts={"error_rate": 1},
         output={"carry": ["text"]},
     )
