@@ -9,6 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from batch_pipeline.api.rate_limit import Limiter
 from batch_pipeline.flow import run
 from batch_pipeline.flow.costs.cost_report import write_report
 from batch_pipeline.flow.pipeline import Pipeline
@@ -163,8 +166,10 @@ def check_rows(pipeline: Pipeline, spec: JobSpec) -> None:
 
 
 def test_the_bill_is_what_the_lines_say(
-    plain_api: PlainApi, plain_pipeline: Pipeline, tmp_path: Path
+    plain_api: PlainApi, plain_pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("batch_pipeline.flow.realtime.call_failures.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(Limiter, "_backoff", lambda _: 0.0)
     plain_api.answer = answer
     spec = job(
         write_rows(tmp_path / "in.jsonl", ROWS),
