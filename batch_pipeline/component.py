@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from batch_pipeline.jobs import loading
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_files import loading
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.scaffolder import BatchJobScaffolder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from batch_pipeline.jobs.loading import load_files
+from batch_pipeline.jobs.yaml_files.loading import load_files
 from batch_pipeline.orchestration import post_processing
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.settings import Settings

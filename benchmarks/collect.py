@@ -153,7 +153,7 @@ def ours(_target: Path) -> None:
     """Validation, deduplication, counts, the raw lines and the ledger included."""
     from batch_pipeline.flow import steps  # noqa: PLC0415
     from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
-    from batch_pipeline.jobs.loading import find_job  # noqa: PLC0415
+    from batch_pipeline.jobs.yaml_files.loading import find_job  # noqa: PLC0415
     from batch_pipeline.settings import Settings  # noqa: PLC0415
 
     pipeline = Pipeline(Settings.from_environment())

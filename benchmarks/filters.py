@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from batch_pipeline.flow.dataset.near import twins
+from batch_pipeline.flow.dataset.choosing.near import twins
 from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.jobs.spec import JobSpec
 from benchmarks.corpus import MAX_TOKENS, MODEL, USER, write_documents
 from benchmarks.measure import PYTHON, measured, parser, show

@@ -19,8 +19,8 @@ import dagster as dg
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.flow import night_input, steps
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.orchestration import sensor
 from batch_pipeline.settings import Settings
 from benchmarks.corpus import declare, write_documents

@@ -21,9 +21,9 @@ from batch_pipeline.errors import GateClosedError
 from batch_pipeline.flow.pilot.page import SUFFIX
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
-from batch_pipeline.jobs.demo_start import PDFS
-from batch_pipeline.jobs.loading import load_job
-from batch_pipeline.jobs.partitions import SINGLE_KEY
+from batch_pipeline.jobs.partitions.demo_start import PDFS
+from batch_pipeline.jobs.partitions.partitions import SINGLE_KEY
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline.settings import PACKAGED_JOBS, Settings
 from batch_pipeline.simulator import running_simulator
 from batch_pipeline_tests.reporting import browser

@@ -42,8 +42,8 @@ def open_night(
     context: typer.Context, job: str, partition: str | None
 ) -> tuple[Pipeline, JobSpec, str]:
     """The pipeline, a declared job and its partition: the given one, or the one that is due."""
-    from batch_pipeline.jobs.loading import find_job
-    from batch_pipeline.jobs.partitions import check_key, default_key
+    from batch_pipeline.jobs.partitions.partitions import check_key, default_key
+    from batch_pipeline.jobs.yaml_files.loading import find_job
 
     pipeline = open_pipeline(context)
     spec = find_job(pipeline.settings.jobs_dir, job)

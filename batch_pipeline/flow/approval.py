@@ -11,7 +11,7 @@ import os
 import socket
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.night_gates import verdict_applies
 from batch_pipeline.flow.pilot import page
 from batch_pipeline.flow.pipeline import Pipeline

@@ -25,8 +25,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow.batches.refused_shards import part_of
-from batch_pipeline.flow.dataset import cache_marks as places
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import cache_marks as places
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.gates.cache_marks import asked, cached_models, fitting, marked, warmed_as
 from batch_pipeline.flow.pipeline import Pipeline

@@ -15,7 +15,7 @@ from batch_pipeline.flow import prune as pruning
 from batch_pipeline.flow import redrive as redriving
 from batch_pipeline.flow.batches import cancel as cancelling
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.partitions import check_boundary
+from batch_pipeline.jobs.partitions.partitions import check_boundary
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, nights
 from batch_pipeline.ledger.actions import ActionKind

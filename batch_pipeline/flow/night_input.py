@@ -13,17 +13,17 @@ from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.costs import estimate, estimate_json
 from batch_pipeline.flow.dataset import input_dataset, kept_units
-from batch_pipeline.flow.dataset.asked_before import Former
+from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.reading.files import Sources
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.sources.find import find_input, refuse_another_shape
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.gates.prices import price_for
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import carried, rows
-from batch_pipeline.jobs import due_times
-from batch_pipeline.jobs.due_times import Start
+from batch_pipeline.jobs.partitions import due_times
+from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import (
     nights,

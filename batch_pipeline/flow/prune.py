@@ -18,8 +18,8 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.dataset.documents.needed import documents_needed
 from batch_pipeline.flow.dataset.documents.store import DocumentStore
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.declared_partitions import Declared
-from batch_pipeline.jobs.partitions import begin_of
+from batch_pipeline.jobs.partitions.declared_partitions import Declared
+from batch_pipeline.jobs.partitions.partitions import begin_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import listed_batches, nights, submissions
 from batch_pipeline.ledger.admission import night_state

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.dataset import input_dataset
-from batch_pipeline.flow.dataset.asked_before import Former
+from batch_pipeline.flow.dataset.choosing.asked_before import Former
 from batch_pipeline.flow.dataset.input_dataset import Overlay
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for
@@ -26,8 +26,8 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import carried
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import due_times
-from batch_pipeline.jobs.due_times import Start
+from batch_pipeline.jobs.partitions import due_times
+from batch_pipeline.jobs.partitions.due_times import Start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission import night_state

@@ -16,7 +16,7 @@ from batch_pipeline.flow import caching, night_input, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.gates import budget, night_gates
 from batch_pipeline.flow.gates.prices import price_for

@@ -13,8 +13,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from batch_pipeline.jobs.cron import cron_problem
 from batch_pipeline.jobs.declared_model import DeclaredModel, NonEmpty
+from batch_pipeline.jobs.partitions.cron import cron_problem
 
 # As Dagster has them: another value would fail there with a trace.
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")

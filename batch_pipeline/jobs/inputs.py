@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from batch_pipeline.jobs import path_patterns
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
     NonEmpty,
@@ -22,6 +21,7 @@ from batch_pipeline.jobs.input_sources import (
     DeltaSourceSpec,
     SqlSourceSpec,
 )
+from batch_pipeline.jobs.partitions import path_patterns
 
 JOB_NAME = r"^[a-z][a-z0-9_]*$"
 SOURCES = ("path", "asset", "sql", "delta", "job")

@@ -18,7 +18,6 @@ from batch_pipeline.jobs.declared_model import (
     NonEmptyTexts,
     read_json,
 )
-from batch_pipeline.jobs.declared_partitions import BackfillSpec, Declared, either
 from batch_pipeline.jobs.in_dagster import (
     Condition,
     FreshnessSpec,
@@ -30,8 +29,9 @@ from batch_pipeline.jobs.in_dagster import (
 )
 from batch_pipeline.jobs.inputs import InputSpec
 from batch_pipeline.jobs.outputs import OutputSpec
-from batch_pipeline.jobs.per_row import PerRowSpec
-from batch_pipeline.jobs.prompts import PromptSpec
+from batch_pipeline.jobs.partitions.declared_partitions import BackfillSpec, Declared, either
+from batch_pipeline.jobs.prompts.per_row import PerRowSpec
+from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.sending import (
     AlertsSpec,
     BudgetSpec,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from batch_pipeline.jobs.template import is_blank
+from batch_pipeline.jobs.prompts.template import is_blank
 
 KeyPath = tuple[str, ...]
 Declared = Mapping[str, Any]

@@ -17,15 +17,16 @@ import orjson
 from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import ValidationError
 
-from batch_pipeline.jobs import parameters, path_patterns, thrift
-from batch_pipeline.jobs.cron import cron_problem
+from batch_pipeline.jobs import parameters, thrift
 from batch_pipeline.jobs.declared_model import JsonObject, problem_with
-from batch_pipeline.jobs.declared_partitions import Declared, PartitionsSpec
 from batch_pipeline.jobs.inputs import CsvSpec, InputSpec
 from batch_pipeline.jobs.job_keys import JobKeys
 from batch_pipeline.jobs.outputs import OutputSpec
-from batch_pipeline.jobs.per_row import PerRowSpec
-from batch_pipeline.jobs.prompts import PromptSpec
+from batch_pipeline.jobs.partitions import path_patterns
+from batch_pipeline.jobs.partitions.cron import cron_problem
+from batch_pipeline.jobs.partitions.declared_partitions import Declared, PartitionsSpec
+from batch_pipeline.jobs.prompts.per_row import PerRowSpec
+from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.sending import (
     MAX_BYTES_PER_BATCH,
     MAX_REQUESTS_PER_BATCH,

@@ -9,7 +9,7 @@ from dagster_shared.check import CheckError
 
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs.in_dagster import duration
-from batch_pipeline.jobs.partitions import timezone_of
+from batch_pipeline.jobs.partitions.partitions import timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automation_sensor_name
 

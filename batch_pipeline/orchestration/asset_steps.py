@@ -16,8 +16,8 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiError, BatchPipelineError, StorageError
 from batch_pipeline.flow import approval, outage, steps
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.due_times import Start
-from batch_pipeline.jobs.partitions import check_key
+from batch_pipeline.jobs.partitions.due_times import Start
+from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration import run_requests
 from batch_pipeline.orchestration.lost_runs import is_lost

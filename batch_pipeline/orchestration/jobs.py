@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs import partitions
-from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
+from batch_pipeline.jobs.partitions import partitions
+from batch_pipeline.jobs.partitions.declared_partitions import (
+    Declared,
+    PartitionNames,
+    PartitionsSpec,
+)
+from batch_pipeline.jobs.partitions.time_windows import Every
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.jobs.time_windows import Every
 from batch_pipeline.orchestration.checks import missing_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -53,7 +57,7 @@ _PRIORITY = {Kind.SUBMIT: "0", Kind.COLLECT: "10"}
 def partitions_definition(spec: JobSpec) -> Partitions:
     """The job's partitions, or the single one of a job that declares none.
 
-    The keys are those of `batch_pipeline.jobs.partitions`.
+    The keys are those of `batch_pipeline.jobs.partitions.partitions`.
     """
     declared = spec.partitions
     if not isinstance(declared, PartitionsSpec):

@@ -19,7 +19,7 @@ from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import partitions, path_patterns
+from batch_pipeline.jobs.partitions import partitions, path_patterns
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger.admission.admission import Waiting
 from batch_pipeline.ledger.admission.night_state import Kind, NightState

@@ -24,7 +24,7 @@ from dagster.components.core.defs_module import asset_post_processor_list_from_p
 from dagster.components.resolved.core_models import post_process_defs
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.jobs.loading import JobFile
+from batch_pipeline.jobs.yaml_files.loading import JobFile
 
 
 def apply(definitions: dg.Definitions, job: JobFile) -> dg.Definitions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from batch_pipeline.flow import caching
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.gates import budget

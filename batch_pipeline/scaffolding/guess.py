@@ -21,8 +21,8 @@ from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.reading.files import Kind, SourceFile, Sources
 from batch_pipeline.flow.dataset.reading.rows import read_rows
 from batch_pipeline.flow.dataset.reading.streams import open_stream
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 from batch_pipeline.jobs.spec import CsvSpec
-from batch_pipeline.jobs.template import DOCUMENT
 from batch_pipeline.safe_text import one_line
 
 if TYPE_CHECKING:

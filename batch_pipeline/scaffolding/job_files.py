@@ -11,9 +11,9 @@ from pathlib import Path
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.dataset.reading.listing import find_sources, is_remote
-from batch_pipeline.jobs import loading
-from batch_pipeline.jobs.component_file import COMPONENT_TYPE
-from batch_pipeline.jobs.yaml_flow import in_one_line
+from batch_pipeline.jobs.yaml_files import loading
+from batch_pipeline.jobs.yaml_files.component_file import COMPONENT_TYPE
+from batch_pipeline.jobs.yaml_files.yaml_flow import in_one_line
 from batch_pipeline.safe_text import one_line
 from batch_pipeline.scaffolding.guess import MOST_ROWS, Guess, guess
 

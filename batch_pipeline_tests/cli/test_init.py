@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline_tests.cli.program import Program
 from batch_pipeline_tests.document_files import pdf, png
 from batch_pipeline_tests.support import write_rows

@@ -130,7 +130,7 @@ def test_a_bug_is_one_document_too(offline: Program, monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("batch_pipeline.jobs.loading.scan_jobs", broken)
+    monkeypatch.setattr("batch_pipeline.jobs.yaml_files.loading.scan_jobs", broken)
     ended = offline("jobs", "--json")
     assert ended.code == 1
     assert ended.error == {"code": "internal", "message": "ZeroDivisionError: a bug"}

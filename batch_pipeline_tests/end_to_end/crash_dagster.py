@@ -20,7 +20,7 @@ import orjson
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.loading import load_jobs
+from batch_pipeline.jobs.yaml_files.loading import load_jobs
 from batch_pipeline.simulator import Faults, running_simulator
 from batch_pipeline_tests.end_to_end.crash_books import Figures, check_nights
 from batch_pipeline_tests.end_to_end.crash_nights import HOSTILE

@@ -11,7 +11,7 @@ import pandas as pd
 
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs.loading import load_jobs
+from batch_pipeline.jobs.yaml_files.loading import load_jobs
 from batch_pipeline.orchestration.names import BACKFILL_TAG, RANGE_END_TAG, RANGE_START_TAG
 from batch_pipeline.simulator import Faults, Simulator
 from batch_pipeline_tests.end_to_end.crash_books import check_nights

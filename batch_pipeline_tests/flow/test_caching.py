@@ -16,8 +16,8 @@ from batch_pipeline.flow import caching, steps
 from batch_pipeline.flow.batches.body import body_of
 from batch_pipeline.flow.caching import MEASURING, WARMING, Standing, decide, wants_warm_up
 from batch_pipeline.flow.costs.cost_report import build_report
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.flow.status import warnings

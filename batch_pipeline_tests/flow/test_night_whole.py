@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from batch_pipeline.flow.dataset.requests import CUSTOM_ID
+from batch_pipeline.flow.dataset.requests.declaration import CUSTOM_ID
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.dead_letters import summarize
 from batch_pipeline.flow.run import run

@@ -16,7 +16,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.prune import begun_before, prune
 from batch_pipeline.flow.redrive import redrive
 from batch_pipeline.flow.run import run
-from batch_pipeline.jobs.declared_partitions import PartitionsSpec
+from batch_pipeline.jobs.partitions.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.reporting.report_json import to_json
 from batch_pipeline.simulator import Simulator

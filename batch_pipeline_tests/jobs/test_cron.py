@@ -7,7 +7,7 @@ from dagster._utils.schedules import is_valid_cron_string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.jobs.cron import cron_problem
+from batch_pipeline.jobs.partitions.cron import cron_problem
 
 GOOD = [
     "0 1 * * *",

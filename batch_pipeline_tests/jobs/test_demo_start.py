@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.jobs.declared_partitions import PartitionsSpec
-from batch_pipeline.jobs.demo_start import first_day
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.partitions.declared_partitions import PartitionsSpec
+from batch_pipeline.jobs.partitions.demo_start import first_day
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline.settings import PACKAGED_JOBS
 
 

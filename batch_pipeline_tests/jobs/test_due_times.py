@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.jobs.declared_partitions import PartitionsSpec
-from batch_pipeline.jobs.due_times import Start, due, of_night
+from batch_pipeline.jobs.partitions.declared_partitions import PartitionsSpec
+from batch_pipeline.jobs.partitions.due_times import Start, due, of_night
 from batch_pipeline_tests.support import job
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.jobs.loading import load_job
 from batch_pipeline.jobs.thrift import FiltersSpec
+from batch_pipeline.jobs.yaml_files.loading import load_job
 
 DECLARED = """\
 type: batch_pipeline.BatchJobComponent

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import chains
-from batch_pipeline.jobs.declared_partitions import PartitionsSpec
-from batch_pipeline.jobs.loading import find_job, load_job, load_jobs, scan_jobs
+from batch_pipeline.jobs.partitions.declared_partitions import PartitionsSpec
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_files import chains
+from batch_pipeline.jobs.yaml_files.loading import find_job, load_job, load_jobs, scan_jobs
 
 GOOD = """\
 type: batch_pipeline.BatchJobComponent

@@ -11,7 +11,7 @@ from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
 from batch_pipeline.errors import DeclarationError
 from batch_pipeline.jobs import parameters
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline_tests.jobs.test_spec import job, problems
 
 HAIKU_4_5, HAIKU_5_5 = "claude-haiku-4-5-20251001", "claude-haiku-5-5"

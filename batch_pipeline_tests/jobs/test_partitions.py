@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs.declared_partitions import PartitionNames, PartitionsSpec
-from batch_pipeline.jobs.partitions import (
+from batch_pipeline.jobs.partitions.declared_partitions import PartitionNames, PartitionsSpec
+from batch_pipeline.jobs.partitions.partitions import (
     all_keys,
     check_boundary,
     check_key,
@@ -29,8 +29,8 @@ from batch_pipeline.jobs.partitions import (
     order_of,
     window_of,
 )
+from batch_pipeline.jobs.partitions.time_windows import Every
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.jobs.time_windows import Every
 from batch_pipeline.orchestration.jobs import partitions_definition
 
 START = date(2026, 1, 1)

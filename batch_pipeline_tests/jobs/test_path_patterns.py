@@ -9,8 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.jobs.declared_partitions import Declared, PartitionNames, PartitionsSpec
-from batch_pipeline.jobs.path_patterns import fill, refuse_twins
+from batch_pipeline.jobs.partitions.declared_partitions import (
+    Declared,
+    PartitionNames,
+    PartitionsSpec,
+)
+from batch_pipeline.jobs.partitions.path_patterns import fill, refuse_twins
 from batch_pipeline.jobs.spec import JobSpec
 
 HOURS = PartitionsSpec(every="hour", start=date(2026, 1, 1), timezone="Europe/Zurich")

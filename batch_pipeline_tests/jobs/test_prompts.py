@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.jobs import parameters
-from batch_pipeline.jobs.loading import load_job
+from batch_pipeline.jobs.yaml_files.loading import load_job
 from batch_pipeline_tests.jobs.test_spec import job, problems
 
 START = """\

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.asset_steps import selected_of
 from batch_pipeline.orchestration.build import build_batch_job

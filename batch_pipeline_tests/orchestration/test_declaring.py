@@ -13,8 +13,8 @@ import yaml
 
 from batch_pipeline import definitions as module
 from batch_pipeline.errors import DeclarationError
-from batch_pipeline.jobs.loading import load_file, load_job
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_files.loading import load_file, load_job
 from batch_pipeline.orchestration.build import build_batch_job
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key
 from batch_pipeline_tests.orchestration.nightly import Nightly, failure_of

@@ -46,9 +46,9 @@ def demo(
     from batch_pipeline.cli.commands.demo_corpus import collect_documents
     from batch_pipeline.cli.commands.demo_pdfs import make_pdfs
     from batch_pipeline.flow.pipeline import Pipeline
-    from batch_pipeline.jobs.demo_start import INPUT, NIGHTS, PDFS
-    from batch_pipeline.jobs.loading import load_job
-    from batch_pipeline.jobs.partitions import SINGLE_KEY, all_keys
+    from batch_pipeline.jobs.partitions.demo_start import INPUT, NIGHTS, PDFS
+    from batch_pipeline.jobs.partitions.partitions import SINGLE_KEY, all_keys
+    from batch_pipeline.jobs.yaml_files.loading import load_job
     from batch_pipeline.reporting.report_json import to_json
     from batch_pipeline.settings import PACKAGED_JOBS
     from batch_pipeline.simulator import StateInUseError, running_simulator

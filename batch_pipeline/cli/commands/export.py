@@ -59,8 +59,8 @@ def export(
 ) -> int:
     """Write a night's results to a file of another format, row by row."""
     from batch_pipeline.flow.outcomes import Status
-    from batch_pipeline.jobs.loading import find_job
-    from batch_pipeline.jobs.partitions import default_key
+    from batch_pipeline.jobs.partitions.partitions import default_key
+    from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.reading import datasets
     from batch_pipeline.reading import export as exporting
     from batch_pipeline.storage.files import Files

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from batch_pipeline.flow.costs.estimate import Estimate
     from batch_pipeline.flow.dataset.reading.files import Sources
     from batch_pipeline.flow.planning.new_shards import ShardLimits
-    from batch_pipeline.jobs.loading import JobScan
     from batch_pipeline.jobs.spec import JobSpec
+    from batch_pipeline.jobs.yaml_files.loading import JobScan
     from batch_pipeline.settings import Settings
 
 
 def jobs(context: typer.Context, as_json: Json = False) -> int:
     """List the declared jobs."""
-    from batch_pipeline.jobs.loading import scan_jobs
+    from batch_pipeline.jobs.yaml_files.loading import scan_jobs
 
     settings = opening.load_settings(context.obj)
     scan = scan_jobs(settings.jobs_dir)
@@ -44,7 +44,7 @@ def validate(
     from batch_pipeline.flow.gates import models
     from batch_pipeline.flow.gates.prices import price_for
     from batch_pipeline.flow.planning.new_shards import ShardLimits
-    from batch_pipeline.jobs.loading import find_file
+    from batch_pipeline.jobs.yaml_files.loading import find_file
 
     pipeline, spec, key = opening.open_night(context, job, partition)
     find_file(pipeline.settings.jobs_dir, job).require_env(os.environ)
@@ -75,7 +75,7 @@ def validate(
 
 def show_jobs(output: Output, settings: Settings, scan: JobScan) -> None:
     """The good jobs in a table, what is wrong with the others on stderr."""
-    from batch_pipeline.jobs.partitions import kind_of, newest_key
+    from batch_pipeline.jobs.partitions.partitions import kind_of, newest_key
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = [

@@ -36,8 +36,8 @@ def prune(
     from batch_pipeline.flow import control
     from batch_pipeline.flow import prune as pruning
     from batch_pipeline.flow.approval import user_at_host
-    from batch_pipeline.jobs.loading import find_job
-    from batch_pipeline.jobs.partitions import check_boundary
+    from batch_pipeline.jobs.partitions.partitions import check_boundary
+    from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.ledger.actions import ActionKind
 
     pipeline = opening.open_pipeline(context)

@@ -25,8 +25,8 @@ def status(
     """Show progress, batches and cost so far."""
     from batch_pipeline.cli.status_view import show_status
     from batch_pipeline.flow.status import progress
-    from batch_pipeline.jobs.loading import find_job
-    from batch_pipeline.jobs.partitions import check_key
+    from batch_pipeline.jobs.partitions.partitions import check_key
+    from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.ledger import alerts, nights
     from batch_pipeline.ledger.accounts import Account
 
@@ -59,7 +59,7 @@ def _alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
 
     A job whose declaration is wrong is left out: `status` of its nights works all the same.
     """
-    from batch_pipeline.jobs.loading import scan_jobs
+    from batch_pipeline.jobs.yaml_files.loading import scan_jobs
 
     try:
         specs = scan_jobs(settings.jobs_dir).specs

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from batch_pipeline.flow.dataset import snapshot as snapshot_files
 from batch_pipeline.flow.dataset.documents.reference import Opener
-from batch_pipeline.flow.dataset.further import Further
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     BODY_END,
     BODY_START,
     Declaration,
     body_length,
     custom_id,
 )
+from batch_pipeline.flow.dataset.requests.further import Further
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import further_turns, manifests, variants

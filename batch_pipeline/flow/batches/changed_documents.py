@@ -32,7 +32,7 @@ from batch_pipeline.flow.dataset.documents.reference import (
     Opener,
 )
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.outcomes import DOCUMENT_CHANGED
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants

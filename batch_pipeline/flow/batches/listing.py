@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import Connection
 
 from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
-from batch_pipeline.flow.dataset.requests import parse_custom_id
+from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
 from batch_pipeline.ledger import submissions, transitions
 from batch_pipeline.ledger.database import ledger
 from batch_pipeline.ledger.listed_batches import Mark

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.outcomes import ERROR_ACTIONS, Action, is_page, is_size_page
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, new_shards

@@ -17,7 +17,7 @@ from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.costs.answer_sums import Priced
 from batch_pipeline.flow.costs.cache_forecast import CacheForecast
 from batch_pipeline.flow.costs.estimate_ways import AskedWay
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.prices import price_at, price_of_variant
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import IS_ESCALATED

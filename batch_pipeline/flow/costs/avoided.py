@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, NEAR_DUPLICATES
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.pricing.estimate import Spread, Work, amounts
 from batch_pipeline.pricing.prices import MODES, Mode, ModelPrice
@@ -17,7 +17,7 @@ from batch_pipeline.reporting.avoided import Avoided
 
 if TYPE_CHECKING:
     from batch_pipeline.flow.costs.tokens import Tokens
-    from batch_pipeline.flow.dataset.requests import Declaration
+    from batch_pipeline.flow.dataset.requests.declaration import Declaration
     from batch_pipeline.ledger.snapshots import NewSnapshot
 
 # The causes in `NewSnapshot.avoided` that are filters; their reason follows.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.ledger import shards, snapshots, submissions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.submissions import State

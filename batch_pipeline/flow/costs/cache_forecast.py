@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow.dataset import cache_marks
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import cache_marks
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.cache_marks import told
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec

@@ -20,14 +20,14 @@ from batch_pipeline.flow.costs import answer_sums, asked_otherwise, avoided, dea
 from batch_pipeline.flow.costs.answer_sums import AnswerSums, Priced
 from batch_pipeline.flow.costs.estimate_ways import way_of
 from batch_pipeline.flow.costs.tokens import tokens_without_api
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.prices import price_at, price_of_variant, stated_prices
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results import dead_letters, results_folder
 from batch_pipeline.flow.status import progress as progress_of
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs.declared_partitions import Declared
-from batch_pipeline.jobs.partitions import order_of
+from batch_pipeline.jobs.partitions.declared_partitions import Declared
+from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, snapshots
 from batch_pipeline.ledger.cache_use import CacheSums

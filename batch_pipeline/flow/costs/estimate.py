@@ -35,7 +35,7 @@ from batch_pipeline.flow.costs.estimate_ways import AskedWay, way_of
 from batch_pipeline.flow.costs.tokens import COUNTED_REQUESTS, Tokens, count_tokens, known_tokens
 from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.reading.files import Sources
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.deadline.forecast import Turnaround
@@ -47,7 +47,7 @@ from batch_pipeline.flow.pilot.sample import UNITS_PER_SAMPLED, pairs_that_fit, 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought, unbought
 from batch_pipeline.flow.reuse import copies
-from batch_pipeline.jobs import due_times as deadlines
+from batch_pipeline.jobs.partitions import due_times as deadlines
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger import snapshots as inputs

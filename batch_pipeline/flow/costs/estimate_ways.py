@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.flow.costs.experience import Experience
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.prices import price_at, stated_prices
 from batch_pipeline.flow.planning.unbought import Unbought

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import answer_paths, still_there
 from batch_pipeline.flow.costs import answer_sums
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.budget import measured
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.variants import (
@@ -23,7 +23,7 @@ from batch_pipeline.flow.planning.variants import (
     MORE_ROOM,
 )
 from batch_pipeline.flow.schemas import ANSWERS_SCHEMA
-from batch_pipeline.jobs.partitions import order_of
+from batch_pipeline.jobs.partitions.partitions import order_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, snapshots, submissions, sums
 from batch_pipeline.ledger.nights import Night

@@ -15,10 +15,10 @@ from batch_pipeline.flow.costs import experience
 from batch_pipeline.flow.dataset import snapshot as snapshots
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
-from batch_pipeline.flow.dataset.priced import asks_for_caching
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import asks_for_caching
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.unbought import Unbought

@@ -20,17 +20,17 @@ import pyarrow as pa
 
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow import joins, paths
-from batch_pipeline.flow.dataset import asked_before
-from batch_pipeline.flow.dataset.asked_before import Former
+from batch_pipeline.flow.dataset.choosing import asked_before
+from batch_pipeline.flow.dataset.choosing.asked_before import Former
+from batch_pipeline.flow.dataset.choosing.duplicates import note_repeats
+from batch_pipeline.flow.dataset.choosing.filters import MOST_FAILED, WHERE_FAILED
+from batch_pipeline.flow.dataset.choosing.near import decide as near_decide
+from batch_pipeline.flow.dataset.choosing.near import signatures as near_signatures
+from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATE, Decided
 from batch_pipeline.flow.dataset.documents.declared import document_input
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput
-from batch_pipeline.flow.dataset.duplicates import note_repeats
-from batch_pipeline.flow.dataset.filters import MOST_FAILED, WHERE_FAILED
 from batch_pipeline.flow.dataset.kept_units import KeptUnits
 from batch_pipeline.flow.dataset.layers import PIECES_A_LAYER, Layers, add_table, layers_of
-from batch_pipeline.flow.dataset.near import decide as near_decide
-from batch_pipeline.flow.dataset.near import signatures as near_signatures
-from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATE, Decided
 from batch_pipeline.flow.dataset.prepare import (
     EXAMPLES,
     RULE_FAILED,
@@ -42,8 +42,8 @@ from batch_pipeline.flow.dataset.process_pool import map_in_processes
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen
 from batch_pipeline.flow.dataset.reading.files import ONE_ROW, SourceFile, Sources, named
 from batch_pipeline.flow.dataset.reading.splits import NAMES_DOCUMENTS, Piece, pieces_of
-from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.dataset.sizes import NOTHING, SUMS, Sizes, sum_sizes
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.sizes import NOTHING, SUMS, Sizes, sum_sizes
 from batch_pipeline.flow.dataset.snapshot import Codec
 from batch_pipeline.flow.dataset.texts import language
 from batch_pipeline.flow.outcomes import Status

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from batch_pipeline.flow import answers, joins
-from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import add_table, layers_of, made_by
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.nights import Night

@@ -15,20 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batch_pipeline.errors import InputDataError
-from batch_pipeline.flow.dataset import filters
-from batch_pipeline.flow.dataset.document_blocks import visual_of
+from batch_pipeline.flow.dataset.choosing import filters
+from batch_pipeline.flow.dataset.choosing.expressions import BATCH_BYTES, BATCH_ROWS, Failed
+from batch_pipeline.flow.dataset.choosing.filters import Filters, SetAside
+from batch_pipeline.flow.dataset.choosing.near.signatures import SignatureFile
+from batch_pipeline.flow.dataset.choosing.routes import (
+    UNLISTED_MODEL,
+    Found,
+    Router,
+    Unlisted,
+    columns_of,
+)
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput, Resolver, stored_names
-from batch_pipeline.flow.dataset.expressions import BATCH_BYTES, BATCH_ROWS, Failed
-from batch_pipeline.flow.dataset.filters import Filters, SetAside
-from batch_pipeline.flow.dataset.near.signatures import SignatureFile
 from batch_pipeline.flow.dataset.reading.columns import LinesSeen, Wanted
 from batch_pipeline.flow.dataset.reading.row_json import LARGER_THAN_A_BATCH, row_of_json
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Piece, Section, with_lines_counted
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration, unit_of
-from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL, Found, Router, Unlisted, columns_of
-from batch_pipeline.flow.dataset.sizes import Sizes
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, unit_of
+from batch_pipeline.flow.dataset.requests.document_blocks import visual_of
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests.sizes import Sizes
 from batch_pipeline.flow.dataset.snapshot import Codec, SnapshotRow, SnapshotWriter
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, limit_passed

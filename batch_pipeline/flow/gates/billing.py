@@ -15,8 +15,8 @@ from decimal import Decimal
 from typing import Any
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.priced import most_searches
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import most_searches
 from batch_pipeline.flow.messages import Tokens, tokens_of
 from batch_pipeline.flow.outcomes import shape_of
 from batch_pipeline.ledger.home.identity import Sent

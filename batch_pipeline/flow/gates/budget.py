@@ -14,8 +14,8 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.priced import asks_for_caching, part_of
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import asks_for_caching, part_of
 from batch_pipeline.flow.gates.billing import searches_bound
 from batch_pipeline.flow.gates.cache_marks import read_marks, written_at_most
 from batch_pipeline.flow.gates.prices import price_at, stated_prices

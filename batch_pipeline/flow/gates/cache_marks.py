@@ -11,9 +11,14 @@ from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset import cache_marks
-from batch_pipeline.flow.dataset.request_builder import mark_bytes
-from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
+from batch_pipeline.flow.dataset.requests import cache_marks
+from batch_pipeline.flow.dataset.requests.declaration import (
+    BODY_END,
+    BODY_START,
+    Declaration,
+    wire_overhead,
+)
+from batch_pipeline.flow.dataset.requests.request_builder import mark_bytes
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Marks, ReadMarks

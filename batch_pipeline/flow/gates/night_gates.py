@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals, nights

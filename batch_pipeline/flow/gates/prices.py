@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_pipeline.errors import UsageError
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.prices import ModelPrice, find_price, stated_price
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import orjson
 
-from batch_pipeline.flow.dataset.cache_marks import prefix_params
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.cache_marks import prefix_params
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.cache_marks import asked
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.pricing.caching import minimum_tokens

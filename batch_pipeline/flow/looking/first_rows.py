@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from batch_pipeline.flow.dataset import filters
+from batch_pipeline.flow.dataset.choosing import filters
+from batch_pipeline.flow.dataset.choosing.routes import Router
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput, Resolver
 from batch_pipeline.flow.dataset.prepare import prepare_routed, wanted_by, without
 from batch_pipeline.flow.dataset.reading.files import Sources
 from batch_pipeline.flow.dataset.reading.rows import Row, read_section
 from batch_pipeline.flow.dataset.reading.splits import Section
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.dataset.routes import Router
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem
 
 

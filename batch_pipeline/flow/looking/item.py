@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset import rendered
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.requests import rendered
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.looking import snapshot_rows, where_it_waits
 from batch_pipeline.flow.looking.preview import no_such_item
 from batch_pipeline.flow.looking.snapshot_rows import SnapshotItem

@@ -22,13 +22,13 @@ from batch_pipeline.errors import (
 )
 from batch_pipeline.flow.costs import estimate
 from batch_pipeline.flow.costs.tokens import Tokens, tokens_without_api
-from batch_pipeline.flow.dataset import rendered
 from batch_pipeline.flow.dataset.documents.declared import document_input
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.dataset.reading.files import Kind, Sources
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import rendered
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.gates.prices import price_for, price_of_variant, stated_prices
 from batch_pipeline.flow.looking import first_rows, snapshot_rows

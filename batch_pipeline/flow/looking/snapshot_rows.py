@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.snapshot import SCHEMA, Input, part_paths
 from batch_pipeline.flow.paths import parts_in
 from batch_pipeline.ledger.snapshots import NewSnapshot

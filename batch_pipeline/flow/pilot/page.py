@@ -18,7 +18,7 @@ import orjson
 from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.dataset import snapshot as snapshots
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.outcomes import Status, Undecided
 from batch_pipeline.flow.pilot import decision
 from batch_pipeline.flow.pilot.shown_items import Items

@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_pipeline.flow.answers import answer_paths
 from batch_pipeline.flow.batches.submission import submit_waiting
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker, budget
 from batch_pipeline.flow.gates.night_gates import read_gates, verdict_applies
 from batch_pipeline.flow.outcomes import Status, Undecided

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batch_pipeline.flow.dataset import rendered
 from batch_pipeline.flow.dataset.reading.row_json import row_of_json
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests import rendered
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pilot.thumbnails import Thumbnails

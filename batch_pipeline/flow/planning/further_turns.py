@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.further import Further
+from batch_pipeline.flow.dataset.requests.further import Further
 from batch_pipeline.flow.messages import as_json
 from batch_pipeline.flow.outcomes import EXPLICABLE, PAUSE_TURN, Status
 from batch_pipeline.flow.planning.variants import (

@@ -15,10 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.priced import part_of
-from batch_pipeline.flow.dataset.request_builder import mark_bytes
-from batch_pipeline.flow.dataset.requests import BODY_END, BODY_START, Declaration, wire_overhead
-from batch_pipeline.flow.dataset.sizes import prompt_sizes, sum_sizes
+from batch_pipeline.flow.dataset.requests.declaration import (
+    BODY_END,
+    BODY_START,
+    Declaration,
+    wire_overhead,
+)
+from batch_pipeline.flow.dataset.requests.priced import part_of
+from batch_pipeline.flow.dataset.requests.request_builder import mark_bytes
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH, MAX_REQUESTS_PER_BATCH, JobSpec

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.dataset import decisions
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
-from batch_pipeline.flow.dataset.sizes import PROMPT_SIZE
+from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import MAX_TOKENS, Status, Undecided
 from batch_pipeline.flow.planning import (
     escalations,

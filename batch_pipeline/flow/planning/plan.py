@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow.answers import NightAnswers
 from batch_pipeline.flow.concurrency import map_in_threads
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     Declaration,
 )
 from batch_pipeline.flow.pipeline import Pipeline

@@ -19,9 +19,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_pipeline.flow.dataset.further import Further
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.further import Further
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.outcomes import (
     EXPLICABLE,
     PAUSE_TURN,

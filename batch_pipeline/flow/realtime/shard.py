@@ -23,12 +23,12 @@ from batch_pipeline.flow import outcomes, paths
 from batch_pipeline.flow.batches.lease import Lease, renewed_lease
 from batch_pipeline.flow.dataset import snapshot
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     Declaration,
     custom_id,
     parse_custom_id,
 )
-from batch_pipeline.flow.dataset.sizes import prompt_sizes
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at

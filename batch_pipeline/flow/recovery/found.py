@@ -25,8 +25,8 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.answers import REST
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.dataset.documents.needed import names_in
-from batch_pipeline.flow.dataset.requests import parse_custom_id
-from batch_pipeline.flow.dataset.sizes import prompt_sizes, sum_sizes
+from batch_pipeline.flow.dataset.requests.declaration import parse_custom_id
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes, sum_sizes
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.flow.planning import manifests
 from batch_pipeline.flow.realtime.journal import read_lines

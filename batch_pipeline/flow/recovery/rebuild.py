@@ -17,7 +17,7 @@ import orjson
 from batch_pipeline.errors import BatchPipelineError, InputDataError
 from batch_pipeline.flow import paths, steps
 from batch_pipeline.flow.answers import REST
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan
 from batch_pipeline.flow.recovery import copies, tally
@@ -25,8 +25,8 @@ from batch_pipeline.flow.recovery.copies import Copied
 from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import rows
-from batch_pipeline.jobs.loading import find_job
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.ledger import accounts, nights, shards
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.home import restoring

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id, unit_of
-from batch_pipeline.flow.dataset.sizes import prompt_sizes
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id, unit_of
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import Action, Outcome, Status

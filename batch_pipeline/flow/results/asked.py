@@ -14,7 +14,7 @@ from operator import mul
 
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_of_variant
 from batch_pipeline.flow.outcomes import AskedFor

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import paths, publishing
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.outcomes import STORM_ANSWERS
 from batch_pipeline.flow.pipeline import Pipeline

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_pipeline.flow import outcomes
-from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset.requests import Declaration, parse_custom_id
-from batch_pipeline.flow.dataset.sizes import prompt_sizes
+from batch_pipeline.flow.dataset.choosing import decisions
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, parse_custom_id
+from batch_pipeline.flow.dataset.requests.sizes import prompt_sizes
 from batch_pipeline.flow.gates.billing import Bill
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.messages import AnswerReader, Tokens, tokens_of

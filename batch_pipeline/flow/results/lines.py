@@ -15,7 +15,7 @@ import zstandard
 
 from batch_pipeline.api.protocol import ApiFailure, read_json
 from batch_pipeline.flow import paths
-from batch_pipeline.flow.dataset.requests import custom_id, parse_custom_id
+from batch_pipeline.flow.dataset.requests.declaration import custom_id, parse_custom_id
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.realtime.journal import read_lines
 from batch_pipeline.ledger import refusals

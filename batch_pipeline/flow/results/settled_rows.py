@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from batch_pipeline.flow import answers as night_answers
 from batch_pipeline.flow import joins
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.dataset import decisions
 from batch_pipeline.flow.dataset import snapshot as snapshots
+from batch_pipeline.flow.dataset.choosing import decisions
 from batch_pipeline.flow.dataset.layers import each_part, layers_of
 from batch_pipeline.flow.outcomes import NOT_DEAD, Status
 from batch_pipeline.flow.results.dead_letters import DeadLetter

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batch_pipeline.flow.dataset.expressions import Evaluator, Failed
+from batch_pipeline.flow.dataset.choosing.expressions import Evaluator, Failed
 from batch_pipeline.jobs import expressions
 from batch_pipeline.jobs.expressions import NUMBER
 from batch_pipeline.jobs.spec import RetrySpec

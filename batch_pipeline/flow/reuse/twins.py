@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batch_pipeline.flow import joins
-from batch_pipeline.flow.dataset.near.decide import NEAR_DUPLICATES
-from batch_pipeline.flow.dataset.sizes import PROMPT_SIZE
+from batch_pipeline.flow.dataset.choosing.near.decide import NEAR_DUPLICATES
+from batch_pipeline.flow.dataset.requests.sizes import PROMPT_SIZE
 from batch_pipeline.flow.outcomes import Status
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import plan

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.status import night_state, progress
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import AlertsSpec, JobSpec
 from batch_pipeline.ledger import answers_files, nights
 from batch_pipeline.ledger.admission.night_state import Kind, states_of

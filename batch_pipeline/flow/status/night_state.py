@@ -13,7 +13,7 @@ from batch_pipeline.errors import (
     BatchPipelineError,
     GateClosedError,
 )
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import night_gates
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import AlertsSpec

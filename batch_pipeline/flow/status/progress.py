@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batch_pipeline.flow.dataset.cache_marks import prefix_key
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.cache_marks import prefix_key
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.gates import breaker
 from batch_pipeline.flow.gates.first_attempts import FirstAttempts
 from batch_pipeline.flow.outcomes import Status

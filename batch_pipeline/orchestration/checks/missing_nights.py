@@ -17,7 +17,7 @@ import dagster as dg
 from batch_pipeline.errors import UsageError
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.alerts import NewAlert

@@ -15,7 +15,7 @@ from batch_pipeline import safe_text
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import night_state, progress, warnings
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import partitions
+from batch_pipeline.jobs.partitions import partitions
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights
 from batch_pipeline.ledger.admission.night_state import Kind, NightState, states_of

@@ -19,8 +19,8 @@ from batch_pipeline.flow.batches.body import UPLOAD_CHUNK_BYTES, body_chunks
 from batch_pipeline.flow.dataset.documents.opening import DocumentOpener
 from batch_pipeline.flow.dataset.documents.reference import Document, DocumentChangedError
 from batch_pipeline.flow.dataset.reading.row_json import places_of, row_of_json
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration, body_length
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, body_length
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Input
 from batch_pipeline.flow.planning.new_shards import ShardLimits, cut
 from batch_pipeline.flow.planning.variants import Variant

@@ -13,8 +13,8 @@ from batch_pipeline.flow.costs.asked_otherwise import cached
 from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.costs.estimate_json import as_json
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.ledger.cache_use import CacheSums

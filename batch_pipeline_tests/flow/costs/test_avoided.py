@@ -14,8 +14,8 @@ from batch_pipeline.flow.costs.cost_report import build_report
 from batch_pipeline.flow.costs.estimate import estimate
 from batch_pipeline.flow.costs.estimate_json import as_json
 from batch_pipeline.flow.costs.tokens import Tokens
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from batch_pipeline.flow.dataset.kept_units import KeptUnits, MadeBy, is_kept_on
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import Snapshot
 from batch_pipeline_tests.support import job

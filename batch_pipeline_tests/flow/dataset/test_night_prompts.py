@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import InputDataError
+from batch_pipeline.flow.dataset.choosing.routes import UNLISTED_MODEL
 from batch_pipeline.flow.dataset.prepare import prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
-from batch_pipeline.flow.dataset.requests import Declaration
-from batch_pipeline.flow.dataset.routes import UNLISTED_MODEL
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.run import run
 from batch_pipeline.simulator import Simulator

@@ -15,8 +15,8 @@ from batch_pipeline.flow.dataset import input_dataset
 from batch_pipeline.flow.dataset.prepare import Prepared, prepare
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.splits import pieces_of
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.flow.dataset.snapshot import Codec, part_paths, read_inputs
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.paths import part_name

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.dataset.priced import most_searches
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.priced import most_searches
 from batch_pipeline.flow.gates.billing import Biller
 from batch_pipeline.flow.gates.prices import price_at
 from batch_pipeline.flow.messages import tokens_of

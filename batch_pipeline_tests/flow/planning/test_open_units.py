@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.flow.answers import NightAnswers
-from batch_pipeline.flow.dataset import decisions, input_dataset
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset import input_dataset
+from batch_pipeline.flow.dataset.choosing import decisions
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.dataset.sources.find import find_input
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning import manifests, plan

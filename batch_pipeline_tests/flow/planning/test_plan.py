@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset.requests import (
+from batch_pipeline.flow.dataset.requests.declaration import (
     BODY_END,
     BODY_START,
     Declaration,

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.flow.dataset import decisions
-from batch_pipeline.flow.dataset.requests import Declaration, custom_id, parse_custom_id
+from batch_pipeline.flow.dataset.choosing import decisions
+from batch_pipeline.flow.dataset.requests.declaration import Declaration, custom_id, parse_custom_id
 from batch_pipeline.flow.messages import AnswerReader, usage_of
 from batch_pipeline.flow.outcomes import Action, AskedFor, Outcome, Status
 from batch_pipeline.flow.pipeline import Pipeline

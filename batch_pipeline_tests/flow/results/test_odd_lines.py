@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.flow.dataset.requests import custom_id
+from batch_pipeline.flow.dataset.requests.declaration import custom_id
 from batch_pipeline.flow.results.odd_lines import ResultsIncompleteError
 from batch_pipeline_tests.flow.results.test_judge import (
     MODEL,

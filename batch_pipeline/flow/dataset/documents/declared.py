@@ -5,7 +5,7 @@ from __future__ import annotations
 from batch_pipeline.flow.dataset.documents.resolve import DocumentInput
 from batch_pipeline.flow.dataset.reading.listing import environ_with, expand_path
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs import path_patterns
+from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 
 

@@ -35,9 +35,9 @@ from batch_pipeline.flow.dataset.reading.row_json import (
 )
 from batch_pipeline.flow.dataset.reading.rows import Row
 from batch_pipeline.flow.dataset.reading.streams import open_named
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline.jobs.documents import Keep, PageRanges, written
-from batch_pipeline.jobs.template import DOCUMENT
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 from batch_pipeline.pricing.documents import MAX_REQUEST_BYTES, base64_bytes
 from batch_pipeline.storage.files import Files
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.dataset.reading.files import ONE_ROW, Kind, SourceFile
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow, has_surrogate
+from batch_pipeline.jobs.prompts.template import DOCUMENT, Slot
 from batch_pipeline.jobs.spec import MAX_BYTES_PER_BATCH
-from batch_pipeline.jobs.template import DOCUMENT, Slot
 
 NumberedRows = Iterator[tuple[int, JsonRow]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from batch_pipeline.flow.dataset.reading.columns import Wanted
 from batch_pipeline.flow.dataset.reading.files import SourceFile
 from batch_pipeline.flow.dataset.reading.row_json import JsonRow, row_of_cells
-from batch_pipeline.jobs.template import DOCUMENT
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 
 # The text that is taken out of a file; the column of a txt or md file has the same name.
 TEXT = "text"

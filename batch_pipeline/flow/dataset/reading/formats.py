@@ -35,7 +35,7 @@ from batch_pipeline.flow.dataset.reading.row_json import (
     too_large,
 )
 from batch_pipeline.flow.dataset.reading.splits import Section
-from batch_pipeline.jobs.template import DOCUMENT
+from batch_pipeline.jobs.prompts.template import DOCUMENT
 
 _TEXT_BLOCK = 1 << 20
 

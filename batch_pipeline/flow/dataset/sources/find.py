@@ -10,7 +10,7 @@ from batch_pipeline.flow.dataset.reading.files import OF_EXTRA, Copied, Sources
 from batch_pipeline.flow.dataset.reading.listing import environ_with, find_sources
 from batch_pipeline.flow.dataset.sources import copies, frames
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.jobs import path_patterns
+from batch_pipeline.jobs.partitions import path_patterns
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import snapshots
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from batch_pipeline.flow.dataset.reading.listing import find_sources
 from batch_pipeline.flow.dataset.reading.row_json import row_values
 from batch_pipeline.flow.dataset.reading.rows import read_rows
-from batch_pipeline.flow.dataset.request_builder import RequestBuilder
-from batch_pipeline.flow.dataset.requests import Declaration
+from batch_pipeline.flow.dataset.requests.declaration import Declaration
+from batch_pipeline.flow.dataset.requests.request_builder import RequestBuilder
 from batch_pipeline_tests.flow.dataset.reading.input_files import read, write, write_parquet
 from batch_pipeline_tests.support import job
 

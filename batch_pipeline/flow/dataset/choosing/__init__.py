@@ -1,0 +1,1 @@
+"""Which rows are sent, and to which model: filters, duplicates, routes, answers of before."""

@@ -1,0 +1,1 @@
+"""When a job runs, and for which partition: time windows, lists, due times, path patterns."""
