@@ -108,5 +108,6 @@ def test_an_error_names_the_program_as_it_was_typed(
 ) -> None:
     job = offline.declare("review", documents(1))
     monkeypatch.setattr("sys.argv", [PROGRAM, "run", job])
+    monkeypatch.chdir(offline.folder)
     ended = offline("run", job, PATH="/usr/bin")
     assert f"run `{PROGRAM} demo`" in ended.err

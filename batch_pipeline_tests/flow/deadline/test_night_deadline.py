@@ -177,14 +177,14 @@ def test_a_pilot_that_all_others_wait_for_is_hurried_too(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, via: str
 ) -> None:
     pilot = {"size": 2, "via": via, "max_error_rate": 1, "max_truncated_rate": 1}
-    spec = auto(tmp_path, pilot=pilot)
+    spec = auto(tmp_path, 20, pilot=pilot)
     sim.hold()
     sim.set_done_at_cancel(0)
     state = run(pipeline, spec, PARTITION, wait=False)
-    assert state.in_flight == (2 if via == "batch" else 13)
+    assert state.in_flight == (2 if via == "batch" else 18)
     make_late(pipeline, PARTITION, seconds=60)
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec) == {"realtime": 15}
+    assert modes(sim, pipeline, spec, 20) == {"realtime": 20}
 
 
 @pytest.mark.usefixtures("usual")
