@@ -135,7 +135,7 @@ def test_a_fault_of_all_rows_stops_the_night_after_six_parts(
     sim: Simulator, pipeline: Pipeline, tmp_path: Path, names_row: bool
 ) -> None:
     spec = job(
-        write_rows(tmp_path / "in.jsonl", documents(60)), limits={"max_requests_per_batch": 30}
+        write_rows(tmp_path / "in.jsonl", documents(100)), limits={"max_requests_per_batch": 50}
     )
     sim.set_faults(Faults.of(refused_bodies=[{"contains": "document", "names_row": names_row}]))
     with pytest.raises(errors.ApiError, match="the first 6 parts of a batch were all refused"):
@@ -147,7 +147,7 @@ def test_a_fault_of_all_rows_stops_the_night_after_six_parts(
     # Once the cause is gone the next run buys everything else, once.
     sim.set_faults(Faults())
     assert run(pipeline, spec, PARTITION).complete
-    assert statuses(results(pipeline, spec))["succeeded"] == 60 - found
+    assert statuses(results(pipeline, spec))["succeeded"] == 100 - found
     assert not accepted_twice(sim)
 
 

@@ -193,12 +193,12 @@ def test_a_batch_whose_real_time_price_does_not_fit_the_budget_runs_on(
 ) -> None:
     sim.hold()
     sim.set_done_at_cancel(0)
-    spec = auto(tmp_path)
+    spec = auto(tmp_path, 25)
     state = run(pipeline, spec, PARTITION, wait=False)
     bound = sum(float(s.usd_bound) for s in submissions_of(pipeline) if s.state is State.ACCEPTED)
     # All are reserved at the batch price; that leaves room for two batches at twice the price.
-    budget = {"max_usd_per_partition": round(bound * (1 + 2 * 2.1 / 3), 6)}
-    spec = auto(tmp_path, budget=budget)
+    budget = {"max_usd_per_partition": round(bound * (1 + 2 * 2.1 / 5), 6)}
+    spec = auto(tmp_path, 25, budget=budget)
     make_late(pipeline, PARTITION, seconds=60)
     state = run(pipeline, spec, PARTITION, wait=False)
     assert len(taken(pipeline, state)) == 2
@@ -206,7 +206,7 @@ def test_a_batch_whose_real_time_price_does_not_fit_the_budget_runs_on(
     # A batch that ends is billed less than its bound: that makes room for the next.
     sim.release()
     assert run(pipeline, spec, PARTITION).complete
-    assert modes(sim, pipeline, spec)["realtime"] >= 10
+    assert modes(sim, pipeline, spec, 25)["realtime"] >= 10
 
 
 @pytest.mark.usefixtures("usual")

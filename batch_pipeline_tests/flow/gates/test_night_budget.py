@@ -112,9 +112,9 @@ def test_bounds_follow_the_measured_tokens(
     pilot = {"size": 20, "max_error_rate": 1, "max_truncated_rate": 1}
     spec = a_job(
         tmp_path,
-        60,
+        200,
         pilot=pilot,
-        limits={"max_requests_per_batch": 20},
+        limits={"max_requests_per_batch": 100},
         budget={"max_usd_per_partition": 1},
     )
     assert run(pipeline, spec, PARTITION).complete

@@ -324,8 +324,8 @@ def test_a_key_that_is_revoked_stops_the_night_and_loses_nothing(
 def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults, tmp_path: Path
 ) -> None:
-    sim.set_latency(0.05)
-    spec = realtime(tmp_path, 120, limits={"max_requests_per_batch": 40})
+    sim.set_latency(0.1)
+    spec = realtime(tmp_path, 200, limits={"max_requests_per_batch": 50})
     pipeline, other = make_pipeline(), make_pipeline()
     # Now: from within the simulator its own loop would have to answer.
     night = steps.open_night(other, spec, PARTITION)
@@ -342,12 +342,12 @@ def test_a_night_that_is_held_meanwhile_asks_nothing_more(
     state = run(pipeline, spec, PARTITION)
     assert not state.complete
     assert (state.in_flight, state.to_collect) == (0, 0)
-    assert 20 <= state.settled == sim.books.billed_requests < 120
+    assert 20 <= state.settled == sim.books.billed_requests < 200
     assert len(results(pipeline, spec)) == state.settled
 
     state = run(pipeline, spec, PARTITION, resume=True)
-    assert state.statuses == {"succeeded": 120}
-    assert sim.books.billed_requests == 120
+    assert state.statuses == {"succeeded": 200}
+    assert sim.books.billed_requests == 200
 
 
 def test_a_held_night_closes_what_a_dead_process_left(
