@@ -81,18 +81,24 @@ def test_backfills_are_collected_by_the_sensor_even_if_all_processes_are_killed(
         )
 
     with running_dagster(tmp_path / "dagster_home", environment, SOONER) as dagster:
+        # What ends together is collected by one run.
+        sim.hold()
         backfill = dagster.backfill(undisturbed)
         dagster.start("daemon")
-        # Files cost nothing to look at, and questions to the webserver much.
-        dagster.wait_until("the reports", lambda: reported(undisturbed), PATIENCE_SECONDS)
 
-        def settled() -> bool:
-            status = dagster.ask(STATUS, id=backfill)["partitionBackfillOrError"]["status"]
+        def submitted() -> bool:
+            answer = dagster.ask(STATUS, id=backfill)
+            return bool(answer["partitionBackfillOrError"]["status"] == "COMPLETED_SUCCESS")
+
+        def stamped() -> bool:
             nodes = dagster.ask(COLLECTED)["assetNodes"]
-            stamped = {node["partitionStats"]["numMaterialized"] for node in nodes}
-            return (status, stamped) == ("COMPLETED_SUCCESS", {2})
+            return {node["partitionStats"]["numMaterialized"] for node in nodes} == {2}
 
-        dagster.wait_until("the backfill", settled, PATIENCE_SECONDS, every=2.0)
+        # A question to the webserver takes long to answer.
+        dagster.wait_until("the backfill", submitted, PATIENCE_SECONDS, every=2.0)
+        sim.release()
+        dagster.wait_until("the reports", lambda: reported(undisturbed), PATIENCE_SECONDS)
+        dagster.wait_until("their assets", stamped, PATIENCE_SECONDS, every=2.0)
         runs = dagster.ask(RUNS)["runsOrError"]["results"]
         assert {run["jobName"] for run in runs} == {"review_submit", "review_collect"}
         assert {run["status"] for run in runs} <= {"SUCCESS", "STARTED"}
