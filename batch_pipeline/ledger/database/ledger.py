@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +56,7 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = _engine_of(url)
+            self._engine = _create_engine(url)
         except (ImportError, sa.exc.NoSuchModuleError) as error:
             raise LedgerError(
                 f"The ledger cannot be opened: {error}. For PostgreSQL install "
@@ -231,37 +230,21 @@ def _set_clock(connection: Connection) -> None:
             )
 
 
-def _engine_of(url: str) -> Engine:
-    """The engine of a database, which keeps no connection that is not in use.
-
-    All ledgers of a process on one database have the same: an engine compiles each statement once,
-    which takes a millisecond, and each step and each tick of Dagster opens a ledger of its own.
-    """
+def _create_engine(url: str) -> Engine:
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}:
-        file = Path(str(parsed.database)).absolute()
-        with contextlib.suppress(OSError):  # connecting says it better
-            make_folder(file.parent)
-            # SQLite's further files get the mode of this one.
-            make_file(file, shared_with_group(file.parent))
-    engine = _create_engine(parsed, os.getpid())
-    # What a ledger that was not closed has left open may be a file that is not there any more.
-    engine.pool.dispose()
-    return engine
-
-
-@functools.lru_cache(maxsize=16)
-def _create_engine(url: sa.URL, _process: int) -> Engine:
-    """The engine of this process; a forked one must not use its parent's connections."""
-    if url.get_backend_name() == "sqlite":
-        engine = sa.create_engine(url, max_overflow=-1)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            file = Path(parsed.database).absolute()
+            with contextlib.suppress(OSError):  # connecting says it better
+                make_folder(file.parent)
+                # SQLite's further files get the mode of this one.
+                make_file(file, shared_with_group(file.parent))
+        engine = sa.create_engine(parsed)
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     options = f"-c idle_in_transaction_session_timeout={POSTGRES_IDLE_LIMIT}"
-    return sa.create_engine(
-        url, connect_args={"options": options}, pool_pre_ping=True, max_overflow=-1
-    )
+    return sa.create_engine(parsed, connect_args={"options": options}, pool_pre_ping=True)
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
