@@ -8,7 +8,6 @@ which fsspec opens a file and waits for that lock, for ever.
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 # Above this limit DuckDB spills to a staging folder.
 MEMORY_LIMIT = "256MB"
 BATCH_ROWS = 10_000
-# A database that holds more than this at the end of a block is closed: only then does it give back
-# all the memory that it took.
-_SMALL_BYTES = 16 << 20
-_HELD = "SELECT sum(memory_usage_bytes) FROM duckdb_memory()"
-# Temporary tables go with their connection.
-_LEFT = "SELECT table_name FROM duckdb_tables() WHERE NOT temporary"
-# Databases that no block uses, by process: a forked one has none of its parent's threads.
-_idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
 
 
 @contextmanager
@@ -41,42 +32,23 @@ def tables(
     """A connection to an empty database with a table over Parquet files for each name.
 
     A name without files is an empty table of its schema, and a column that a file lacks is NULL.
-    What is made on it, and what the database spilled, is gone at the end of the block. Opening a
-    database takes 25 ms of computing, and a night joins twenty times: the next block goes on with
-    one that has not failed, spilled or held much, nor knows how to open files of a remote home.
+    The database, and what it spilled, is gone at the end of the block. Opening one takes about
+    30 ms.
     """
-    with files.staged() as spill:
-        idle = _idle.setdefault(os.getpid(), [])
-        database = idle.pop() if idle and not files.is_remote else _opened()
-        try:
-            with closing(database.cursor()) as connection:
-                connection.execute("SET temp_directory = ?", [str(spill)])
-                for name, (paths, schema) in sources.items():
-                    add_files(connection, name, [(files, paths)], schema)
-                yield connection
-                [(held,)] = connection.execute(_HELD).fetchall()
-            if files.is_remote or spill.exists() or held > _SMALL_BYTES:
-                database.close()
-            else:
-                for (name,) in database.execute(_LEFT).fetchall():
-                    database.execute(f"DROP TABLE {name}")
-                idle.append(database)
-        except BaseException:
-            database.close()
-            raise
-
-
-def _opened() -> duckdb.DuckDBPyConnection:
     import duckdb  # noqa: PLC0415  # heavy: `status` and others join nothing
 
-    return duckdb.connect(
-        config={
+    with files.staged() as spill:
+        config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,
             "threads": 2,
+            "temp_directory": str(spill),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-    )
+        with closing(duckdb.connect(config=config)) as connection:
+            for name, (paths, schema) in sources.items():
+                add_files(connection, name, [(files, paths)], schema)
+            yield connection
 
 
 def add_files(

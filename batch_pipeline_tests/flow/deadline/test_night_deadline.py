@@ -320,7 +320,7 @@ def test_nothing_is_taken_over_while_the_night_is_held_or_after_its_deadline(
     assert "no credit" in (pipeline.refreshed(state.night).forecast or {})["not_taken_over"]
 
     with pipeline.ledger.write() as connection:
-        accounts.lift_pause(connection, state.night.account)
+        accounts.lift_pause(connection, state.night.owner)
     set_deadline(pipeline, PARTITION, seconds=-1)
     state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.in_flight, taken(pipeline, state)) == (15, [])
