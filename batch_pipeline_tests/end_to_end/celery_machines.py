@@ -64,6 +64,7 @@ class Machine:
     folder: Path
     environ: Mapping[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _workers: int = 0
 
     @property
     def temporary(self) -> Path:
@@ -86,8 +87,13 @@ class Machine:
         return process
 
     def start_worker(self) -> subprocess.Popen[bytes]:
+        self._workers += 1
         [command] = commands(PAGE, "worker")
         return self.start(["bash", "-c", f"exec {command}"])
+
+    def is_ready(self) -> bool:
+        """Whether the worker that was started last takes tasks."""
+        return self.log().count(" ready.") == self._workers
 
     def kill(self) -> None:
         """What a machine that is switched off does: each of its processes is gone at once."""

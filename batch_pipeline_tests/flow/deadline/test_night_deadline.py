@@ -248,14 +248,15 @@ def test_a_take_over_goes_on_after_deaths_before_and_after_a_cancel(
     make_late(first, PARTITION, seconds=60)
 
     def die_at_cancel(pipeline: Pipeline, *, after: bool) -> None:
-        honest = pipeline.api.cancel_batch
+        api = pipeline.api_of("simulator")
+        honest = api.cancel_batch
 
         def cancel(batch_id: str) -> BatchInfo:
             if after:
                 honest(batch_id)
             raise KeyboardInterrupt
 
-        pipeline.api.cancel_batch = cancel  # type: ignore[method-assign]
+        api.cancel_batch = cancel  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             run(pipeline, spec, PARTITION)
 
