@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from batch_pipeline.cli.commands.accounts import accounts
 from batch_pipeline.cli.commands.approve import approve
 from batch_pipeline.cli.commands.backup import backup
 from batch_pipeline.cli.commands.dead_letters import dead_letters
@@ -58,6 +59,7 @@ COMMANDS = (
     prune,
     backup,
     recover,
+    accounts,
     reconcile_costs,
     simulator,
 )

@@ -11,6 +11,7 @@ from rich.table import Table
 from batch_pipeline.cli.output import Output, as_typed
 from batch_pipeline.cli.tables import SIMULATED, SafeConsole, plain_table
 from batch_pipeline.flow.status import eta, night_state, progress, warnings
+from batch_pipeline.flow.status.account_state import AccountState, troubles_of
 from batch_pipeline.flow.status.batch_warnings import NightWarning
 from batch_pipeline.jobs.spec import AlertsSpec
 from batch_pipeline.ledger.admission.night_state import Kind, NightState
@@ -45,8 +46,10 @@ def show_status(
     ledger_problem: str | None,
     *,
     details: bool,
+    accounts: Sequence[AccountState] = (),
 ) -> None:
-    """One line a night, and its warnings; with `details` its batches and alerts too.
+    """One line a night, and its warnings; with `details` its batches and alerts too. The `accounts`
+    of the nights' owners follow where there are several.
 
     `alert_limits` are by job; a job that is declared no more has the defaults.
     `recorded` are the alerts of each night, by its id; `ledger_problem` says why nothing would be
@@ -67,6 +70,7 @@ def show_status(
             for state in states
         ],
         "ledger_problem": ledger_problem,
+        "accounts": [account.as_json() for account in accounts],
     }
 
     def show() -> None:
@@ -86,6 +90,10 @@ def show_status(
             ]
             for note in notes:
                 console.print(f"  {one_line(note)}", soft_wrap=True, highlight=False, markup=False)
+        if len(accounts) > 1:
+            console.print(accounts_table(accounts))
+        for line in troubles_of(accounts):
+            console.print(f"  {one_line(line)}", soft_wrap=True, highlight=False, markup=False)
         if any(state.account.simulated for state in states):
             console.print(SIMULATED)
 
@@ -108,6 +116,25 @@ def _nights_table(states: Sequence[progress.Progress], found: Mapping[int, Night
             f"{state.dead_letter:,}",
             f"{state.batches_ended}/{state.batches}",
             usd(state.total_cost_usd),
+        )
+    return table
+
+
+def accounts_table(states: Sequence[AccountState]) -> Table:
+    """The accounts, a line each; the room is that of the organisation, which its accounts share."""
+    table = plain_table()
+    for name in ("account", "organisation", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("queued", "room", "this month"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for state in states:
+        table.add_row(
+            state.name,
+            state.organisation,
+            state.word,
+            f"{state.at_api.queued:,}",
+            f"{state.room:,}",
+            state.month,
         )
     return table
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.flow import caching, night_input, outage, publishing
+from batch_pipeline.flow import caching, night_input, organisation_limits, outage, publishing
 from batch_pipeline.flow.batches import reconciliation, submission
 from batch_pipeline.flow.batches.polling import poll
 from batch_pipeline.flow.batches.submission import Submitted
@@ -58,6 +58,7 @@ def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
     """The night of the owner of the job's accounts, made if it is new; these may send it now."""
     owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
+    organisation_limits.refresh(pipeline, owner.accounts)
     with pipeline.ledger.write() as connection:
         night = nights.open_night(connection, spec.name, partition, owner.name)
         if tuple(night.sent_by) != owner.accounts:
@@ -271,7 +272,9 @@ def _ask_all(
         except ApiFailure as failure:
             failures.append(failure)
             if len(asked) > 1:
-                log.warning("account %s is left out for now: %s", account, failure)
+                pipeline.connections.tell(account, failure)
+        else:
+            pipeline.connections.tell(account, None)
     if len(failures) == len(asked):
         raise failures[0]
 

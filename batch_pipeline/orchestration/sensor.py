@@ -9,26 +9,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 
-from batch_pipeline.api.failures import is_outage
-from batch_pipeline.api.protocol import ApiFailure
-from batch_pipeline.errors import AccountError, ApiError, ApiUnavailableError
-from batch_pipeline.flow import outage, steps
 from batch_pipeline.flow.control import GOES_ON
 from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, warnings
+from batch_pipeline.flow.status import account_state, alerts, warnings
+from batch_pipeline.flow.status.account_state import AccountState
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import actions, listed_batches
 from batch_pipeline.orchestration import (
+    account_polls,
     asset_steps,
     chains,
     follow_ups,
@@ -38,6 +35,7 @@ from batch_pipeline.orchestration import (
     runs,
     unfinished_nights,
 )
+from batch_pipeline.orchestration.account_polls import OpenPipeline
 from batch_pipeline.orchestration.checks import all_nights, stopped_nights
 from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
@@ -51,28 +49,12 @@ from batch_pipeline.storage.remote import patience
 log = get_logger(__name__)
 
 # Dagster ends a tick after 60 s and forgets what it found; the rest is left to the next one.
-POLL_SECONDS = 25.0
 TICK_SECONDS = 40.0
 # Run requests of one tick; the others are made in the next ones.
 MOST_REQUESTS = 50
 MOST_LINES = 10
 # Nights in the cursor, which Dagster stores with every tick.
 MOST_NIGHTS = 500
-
-OpenPipeline = Callable[[], Pipeline]
-
-
-@dataclass
-class Polled:
-    """The outcome of a poll: its account (None: not known yet), and what went wrong.
-
-    With `outage` the API does not answer, and a run would find nothing else.
-    """
-
-    owner: str | None = None
-    trouble: str | None = None
-    outage: bool = False
-    bug: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -141,24 +123,23 @@ def _tick(
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
         return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
-    polled = _poll(open_pipeline, spec)
-    if polled.owner is None:
-        trouble = None if again else polled.trouble
-        return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
-    seen = _look(instance, pipeline, spec, polled.owner, unshown, deadline)
+    polled = account_polls.poll(open_pipeline, spec)
+    owner = polled.owner.name
+    seen = _look(instance, pipeline, spec, owner, unshown, deadline)
     unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
     alerts.look(pipeline, spec.alerts, *seen.states.values())
-    most = 0 if polled.outage else MOST_REQUESTS - len(again)
+    most = 0 if polled.useless else MOST_REQUESTS - len(again)
     requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
-        links = chains.due(connection, spec, polled.owner)
+        links = chains.due(connection, spec, owner)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
     requests = [*again, *requests, *begun]
-    events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
-    lines = [] if polled.trouble is None else [polled.trouble]
-    lines += _lines(seen.nights, plan, rests)
+    accounts = account_state.look(pipeline, owner)
+    events, observed = _observations(spec, seen, plan, accounts, read_cursor(context.cursor))
+    lines = [*polled.troubles, *_lines(seen.nights, plan, rests)]
+    lines += map(str, accounts if seen.nights else ())
     reason = "\n".join(map(one_line, lines)) or "no night is under way"
     result = dg.SensorResult(
         run_requests=requests,
@@ -176,42 +157,6 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
         return bool(
             unfinished or listed_batches.watched(connection) or chains.due(connection, spec)
         )
-
-
-def _poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polled:
-    """Ask the API which batches have ended; an API that fails does not end the tick.
-
-    In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
-    What it learns after the tick is in the ledger, where the next tick reads it.
-    """
-    polled = Polled()
-
-    def poll() -> None:
-        try:
-            with open_pipeline() as pipeline:
-                owner = pipeline.owner(spec)
-                polled.owner = owner.name
-                steps.poll_accounts(pipeline, owner.name, owner.accounts)
-        except (ApiFailure, ApiError, AccountError) as error:
-            polled.outage = is_outage(error)
-            if isinstance(error, ApiUnavailableError):
-                with open_pipeline() as pipeline:
-                    polled.owner = outage.note_unreached(pipeline, spec, error)
-            polled.trouble = f"the API cannot be polled now: {error}"
-        except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
-            polled.bug = error
-
-    name = f"poll-{spec.name}"
-    if any(thread.name == name for thread in threading.enumerate()):
-        return Polled(trouble="the API has not answered the last poll yet")
-    thread = threading.Thread(target=poll, name=name, daemon=True)
-    thread.start()
-    thread.join(POLL_SECONDS)
-    if thread.is_alive():
-        return Polled(polled.owner, f"the API did not answer within {POLL_SECONDS:.0f} s")
-    if polled.bug is not None:
-        raise polled.bug
-    return polled
 
 
 def _look(
@@ -266,7 +211,11 @@ def _let_go_at(pipeline: Pipeline, spec: JobSpec, partition: str) -> float:
 
 
 def _observations(
-    spec: JobSpec, seen: Seen, plan: Plan, before: dict[str, str]
+    spec: JobSpec,
+    seen: Seen,
+    plan: Plan,
+    accounts: Sequence[AccountState],
+    before: dict[str, str],
 ) -> tuple[list[dg.AssetObservation], dict[str, str]]:
     """An observation of each night that changed since the cursor was written.
 
@@ -302,7 +251,7 @@ def _observations(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=one_line(f"{metadata.headline(state)}{waiting}"),
-                metadata=metadata.of_submission(state, waits, spec.alerts),
+                metadata=metadata.of_submission(state, waits, spec.alerts, accounts),
             )
         )
     return events, observed

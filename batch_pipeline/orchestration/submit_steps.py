@@ -18,7 +18,7 @@ from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
 from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.status import alerts, night_state, warnings
+from batch_pipeline.flow.status import account_state, alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import approvals
@@ -175,7 +175,9 @@ def _send(
         log.warning("%s: %s", partition, warning.message)
     yield dg.MaterializeResult(
         asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
-        metadata=metadata.of_submission(state, waiting.state, spec.alerts),
+        metadata=metadata.of_submission(
+            state, waiting.state, spec.alerts, account_state.look(pipeline, state.night.owner)
+        ),
     )
 
 
@@ -245,7 +247,9 @@ def _observing(
                 asset_key=asset_key(spec.name, SUBMITTED_BATCHES),
                 partition=night.partition,
                 description=headline,
-                metadata=metadata.of_submission(state, None, spec.alerts),
+                metadata=metadata.of_submission(
+                    state, None, spec.alerts, account_state.look(pipeline, state.night.owner)
+                ),
             )
         )
 

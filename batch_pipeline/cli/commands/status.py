@@ -9,9 +9,13 @@ import typer
 
 from batch_pipeline.cli import opening
 from batch_pipeline.cli.options import Json, Partition
-from batch_pipeline.errors import UsageError
+from batch_pipeline.errors import DeclarationError, UsageError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from batch_pipeline.flow.pipeline import Pipeline
+    from batch_pipeline.flow.status.account_state import AccountState
     from batch_pipeline.jobs.spec import AlertsSpec
     from batch_pipeline.settings import Settings
 
@@ -43,6 +47,7 @@ def status(
             for state in [progress.of_night(connection, night.id)]
         ]
         recorded = {state.night.id: alerts.of_night(connection, state.night.id) for state in found}
+        accounts = _accounts(context, pipeline, connection, {each.night.owner for each in found})
     limits = _alert_limits(settings) if found else {}
     problem = None
     # A remote home may not be reachable; `status` works all the same.
@@ -50,7 +55,30 @@ def status(
         problem = pipeline.mark.problem(simulated=True)
     if problem is not None:
         context.obj.say(f"Warning: {problem}")
-    show_status(context.obj, settings, found, limits, recorded, problem, details=job is not None)
+    show_status(
+        context.obj,
+        settings,
+        found,
+        limits,
+        recorded,
+        problem,
+        details=job is not None,
+        accounts=accounts,
+    )
+
+
+def _accounts(
+    context: typer.Context, pipeline: Pipeline, connection: Connection, owners: set[str]
+) -> list[AccountState]:
+    """Where the owners' accounts stand; none, with a word, where accounts.yaml cannot be read:
+    `status` works all the same."""
+    from batch_pipeline.flow.status import account_state
+
+    try:
+        return account_state.of_owners(connection, pipeline, owners)
+    except (DeclarationError, UsageError) as error:
+        context.obj.say(f"Warning: the accounts are not shown: {error}")
+        return []
 
 
 def _alert_limits(settings: Settings) -> dict[str, AlertsSpec]:
