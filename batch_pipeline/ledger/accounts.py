@@ -261,9 +261,11 @@ def note_accepted(connection: Connection, name: str) -> None:
 
 
 def likely(connection: Connection, declared: str) -> str:
-    """The account of a key that the API has told nothing of: the declared one, unless the ledger
-    knows one other alone."""
-    known = list(connection.scalars(sa.select(tables.account.c.name).where(tables.account.c.sends)))
+    """The owner of what a key sends that the API has told nothing of: the declared one, unless the
+    ledger knows one other alone."""
+    columns = tables.account.c
+    owner = sa.func.coalesce(columns.owner, columns.name)
+    known = list(connection.scalars(sa.select(owner).where(columns.sends).distinct()))
     return known[0] if len(known) == 1 else declared
 
 
