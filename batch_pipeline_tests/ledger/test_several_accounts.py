@@ -46,6 +46,9 @@ B = AccountNames("b", OWNER, "south", simulated=False, declared="b")
 C = AccountNames("c", OWNER, "north", simulated=False, declared="c")
 NORTH, SOUTH = "11111111-aaaa-4bbb-8ccc-000000000001", "22222222-aaaa-4bbb-8ccc-000000000002"
 
+# What is no matter of SQL.
+ONE_DATABASE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+
 
 def sender(names: AccountNames, queue: int = 100, usd: int | None = None) -> Sender:
     ceiling = None if usd is None else Decimal(usd)
@@ -80,6 +83,7 @@ def why(found: Intent | Waiting) -> str:
     return str(found.state)
 
 
+@ONE_DATABASE
 def test_an_owner_that_is_no_account_sends_nothing(ledger: Ledger) -> None:
     with ledger.write() as connection:
         found = accounts.register(connection, A)
@@ -97,6 +101,7 @@ def test_an_owner_that_is_no_account_sends_nothing(ledger: Ledger) -> None:
         assert accounts.names_of(connection, OWNER) == ["b"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("names", "before", "seen", "said"),
     [
@@ -141,6 +146,7 @@ def test_a_key_of_another_place_is_refused(
             accounts.note_ids(connection, names, *seen)
 
 
+@ONE_DATABASE
 def test_two_organisations_of_one_file_that_are_one_are_refused(ledger: Ledger) -> None:
     with ledger.write() as connection:
         for names in (A, B):
@@ -205,6 +211,7 @@ def test_workspaces_of_one_organisation_share_its_queue(ledger: Ledger) -> None:
         assert begun(connection, younger, limits(sender(A, 50), sender(B))).account == "b"
 
 
+@ONE_DATABASE
 def test_the_word_that_a_queue_is_full_holds_for_its_organisation(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = night_of(connection, 10, 10)
@@ -215,6 +222,7 @@ def test_the_word_that_a_queue_is_full_holds_for_its_organisation(ledger: Ledger
         assert begun(connection, night, limits(sender(A), sender(B))).account == "b"
 
 
+@ONE_DATABASE
 def test_a_paused_account_pauses_itself_alone(ledger: Ledger, clock: Clock) -> None:
     both = limits(sender(A), sender(B, 60))
     with ledger.write() as connection:
@@ -235,6 +243,7 @@ def test_a_paused_account_pauses_itself_alone(ledger: Ledger, clock: Clock) -> N
         assert found.paused is None, "account c may send it too"
 
 
+@ONE_DATABASE
 def test_an_account_that_has_spent_its_month_leaves_the_rest_to_the_others(ledger: Ledger) -> None:
     with ledger.write() as connection:
         night = night_of(connection, 10, 10, 10, 10)
@@ -266,6 +275,7 @@ def test_what_may_still_appear_in_a_list_is_sent_by_its_account_alone(
         assert transitions.pinned_to(connection, night.id)[first.shard_id][0] == "a"
 
 
+@ONE_DATABASE
 def test_after_two_days_another_account_may_send_it(ledger: Ledger, clock: Clock) -> None:
     with ledger.write() as connection:
         night = night_of(connection, 30)
@@ -300,6 +310,7 @@ def test_calls_go_to_the_account_with_fewest_and_stay_with_it(ledger: Ledger, cl
         assert "account a, which has begun these calls" in why(left) or "paused" in why(left)
 
 
+@ONE_DATABASE
 def test_senders_of_a_night_have_the_limits_in_force(ledger: Ledger) -> None:
     file = Accounts(
         {
