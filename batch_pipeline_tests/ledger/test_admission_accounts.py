@@ -75,6 +75,7 @@ class Senders(RuleBasedStateMachine):
             self.ledger.close()
             self.folder.cleanup()
 
+    @rule(night=st.integers(0, 1), answering=SOME, calls=st.just(False))
     @rule(night=st.integers(0, 1), answering=SOME, calls=st.booleans())
     def begin(self, night: int, answering: list[str], calls: bool) -> None:
         """Something is sent through an account that answers, unless each of them is kept from it;
@@ -104,6 +105,16 @@ class Senders(RuleBasedStateMachine):
 
     def _is_told_rightly(self, found: Waiting) -> None:
         assert (found.state is None) == (found.requests == 0) or "calls" in str(found.state)
+
+    @rule(pick=PICK)
+    def is_lost_on_its_way(self, pick: int) -> None:
+        """Its batch may appear for two days."""
+        self.answer(pick, "lost")
+        with self.ledger.write() as connection:
+            unknown = submissions.find(connection, states=(State.UNKNOWN,))
+            if unknown:
+                one = unknown[-1 - pick % len(unknown)]
+                transitions.give_back(connection, one, State.ABSENT, "not listed")
 
     @rule(pick=PICK, outcome=st.sampled_from(["accepted", "lost", "refused", "absent", "full"]))
     def answer(self, pick: int, outcome: str) -> None:
