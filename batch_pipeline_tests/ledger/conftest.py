@@ -92,9 +92,10 @@ def a_night(
     partition: str = "2026-01-02",
     job: str = "job",
     engine: Engine = "batch",
+    owner: str = ACCOUNT,
 ) -> Night:
     """A night with a snapshot and waiting shards of so many requests each."""
-    night = nights.open_night(connection, job, partition, ACCOUNT)
+    night = nights.open_night(connection, job, partition, owner)
     snapshots.replace_snapshot(connection, night, a_snapshot(), {})
     night = nights.get_night(connection, night.id)
     new = [a_shard(count, engine) for count in requests]

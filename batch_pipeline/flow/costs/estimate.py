@@ -64,6 +64,7 @@ from batch_pipeline.pricing.prices import MODES, ModelPrice
 from batch_pipeline.reporting.avoided import Avoided, Cascade
 from batch_pipeline.storage.files import Files
 from batch_pipeline.wording import duration
+from batch_pipeline.wording import speed as as_speed
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def _assembled(
         batch_hours_from=_batch_hours_from(turnaround, rounds, queue),
         realtime_hours=calls,
         realtime_hours_from=(
-            f"{concurrency} calls at once, {speed.requests_per_second:,.3g} answers a second "
+            f"{concurrency} calls at once, {as_speed(speed.requests_per_second)} answers a second "
             f"({'measured' if speed.measured else 'assumed: none was measured yet'})"
         ),
         advice=advise(Way(batch.expected, hours), Way(realtime.expected, calls), _hours_left(spec)),

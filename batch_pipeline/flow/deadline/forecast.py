@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.wording import duration, moment
+from batch_pipeline.wording import duration, moment, speed
 
 # Where nothing was measured: the API's documentation says that most batches end within an hour, and
 # all within 24; that a call takes some seconds is common experience.
@@ -217,7 +217,7 @@ def _forecast(
     if calls:
         rate = outlook.speed.requests_per_second
         how = "measured" if outlook.speed.measured else "assumed"
-        parts.append(f"{calls:,} requests go in real time ({rate:,.3g} a second, {how})")
+        parts.append(f"{calls:,} requests go in real time ({speed(rate)} a second, {how})")
     parts.append(_outcome(outlook, ends_at))
     meets = ends_at <= outlook.deadline
     return Forecast(to_realtime, take_over, ends_at, meets, "; ".join(parts))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from batch_pipeline.ledger import accounts, nights, shards, submissions, takeovers, transitions
 from batch_pipeline.ledger.admission import budget
 from batch_pipeline.ledger.admission.decision import (
+    RANK,
     Decision,
     affordable,
     closed,
@@ -189,10 +190,17 @@ def begin_calls(
         takeovers.use(connection, night.id, found.bound)
         takeovers.settle(connection, night.id)
         return intent
+    return _go_on(connection, night, shard, holder, limits)
+
+
+def _go_on(
+    connection: Connection, night: Night, shard: Shard, holder: str, limits: Limits
+) -> Intent | Waiting:
+    """Take a claimed real-time shard over, under the account that has begun it."""
     held_by = submissions.find(connection, tables.submission.c.shard_id == shard.id, states=LIVE)
-    # What was begun goes on under its own account, whose answers it has.
     account = held_by[0].account if held_by else None
-    probe = account is not None and probe_may_go(connection, account)
+    tried = night.sent_by if account is None else [account]
+    probe = any(probe_may_go(connection, name) for name in tried)
     stopped = closed(connection, night, account=account, probe=probe)
     if stopped is not None:
         return Waiting(stopped, shard.requests)
@@ -201,6 +209,10 @@ def begin_calls(
     [current] = held_by
     if current.state is State.CALLING and current.lease_until > now(connection):
         return Waiting(running(CALLED_ELSEWHERE), shard.requests)
+    names = accounts.same_workspace(connection, current.account)
+    if limits.senders and not {*names} & {*limits.accounts}:
+        silent = f"account {current.account}, which has begun these calls, does not answer"
+        return unanswered(night, silent, shard.requests)
     if current.state is State.CALLING:
         leases.take_over(connection, current, holder, limits.lease_seconds)
         if probe:
@@ -263,19 +275,34 @@ def begin_next_calls(
         if shard.engine == "realtime" and not shard.pilot
     ]
     calling = {s.shard_id for s in submissions.of_night(connection, night.id, State.CALLING)}
-    left = {s.shard_id for s in abandoned_calls(connection, night)}
-    free = sorted(
-        (shard for shard in in_real_time if shard.state is ShardState.WAITING or shard.id in left),
-        key=lambda shard: (shard.state is ShardState.WAITING, shard.id),
-    )
-    if free:
-        found = begin_calls(connection, night, free[0], holder, limits, read_gates)
-        if isinstance(found, Waiting):
-            return replace(found, requests=sum(shard.requests for shard in free))
-        return found
+    left = {s.shard_id: s.account for s in abandoned_calls(connection, night)}
+    abandoned = [shard for shard in in_real_time if shard.id in left]
+    waiting = [shard for shard in in_real_time if shard.state is ShardState.WAITING]
+    # A shard that one account alone may send does not keep those waiting that others may.
+    first_of = {left[shard.id]: shard for shard in reversed(abandoned)}
+    pinned = transitions.pinned_to(connection, night.id) if waiting else {}
+    unpinned = [shard for shard in waiting if shard.id not in pinned]
+    tried = [*sorted(first_of.values(), key=_id), *waiting[:1], *unpinned[:1]]
+    found: list[Waiting] = []
+    for shard in {shard.id: shard for shard in tried}.values():
+        begun = begin_calls(connection, night, shard, holder, limits, read_gates)
+        if isinstance(begun, Intent):
+            return begun
+        found.append(begun)
+    if found:
+        requests = sum(shard.requests for shard in (*abandoned, *waiting))
+        return replace(max(found, key=_passes_soonest), requests=requests)
     if any(shard.id in calling for shard in in_real_time):
         return Waiting(running(CALLED_ELSEWHERE))
     return Waiting(None)
+
+
+def _id(shard: Shard) -> int:
+    return shard.id
+
+
+def _passes_soonest(waiting: Waiting) -> int:
+    return -1 if waiting.state is None else RANK[waiting.state.kind]
 
 
 def abandoned_calls(connection: Connection, night: Night) -> list[Submission]:

@@ -38,7 +38,7 @@ from batch_pipeline.ledger.submissions import IN_QUEUE, State
 from batch_pipeline.wording import moment
 
 # What passes soonest comes last.
-_RANK = {kind: rank for rank, kind in enumerate(Kind)}
+RANK = {kind: rank for rank, kind in enumerate(Kind)}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def decide(
     if not found:
         state = state_of(Facts(night.job, night.partition, "", unanswered="no account answers"))
         return Decision(may_go=False, state=state, account="", shard=shard)
-    soonest = max(found, key=lambda decision: _RANK[decision.state.kind])
+    soonest = max(found, key=lambda decision: RANK[decision.state.kind])
     if len(found) == 1:
         return soonest
     return replace(soonest, by_account={each.account: each.state for each in found})
