@@ -45,6 +45,8 @@ _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL", r
 _NO_SECRET = re.compile(r"(_FILE|_PATH|_DIR|_ENV|_ID|_SOCK)$", re.IGNORECASE)
 ADDRESSES = "BATCH_PIPELINE_ALERT_URLS"
 HEADERS = "ANTHROPIC_CUSTOM_HEADERS"
+# Further variables that hold secrets, as a file of accounts names them.
+_kept_secret: set[str] = set()
 # Shorter values, and plain words such as the key "simulator", would be found in other text.
 _SHORTEST, _SHORTEST_PASSWORD = 8, 6
 _WORD = re.compile("[a-z]{1,15}")
@@ -87,16 +89,24 @@ def json_text(document: str) -> str:
     return _UNSAFE_IN_A_LINE.sub(lambda found: json.dumps(found[0])[1:-1], document)
 
 
+def keep_secret(variables: Iterable[str]) -> None:
+    """Hide the values of these variables of the environment from now on, as those whose names say
+    that they are secret."""
+    _kept_secret.update(variables)
+
+
 def redacted(text: str) -> str:
     """The text without the secrets of the environment, and without user info and query of URLs."""
     if "://" in text:
         text = _QUERY.sub(_without_query, _USER_INFO.sub(f"{HIDDEN}@", text))
-    secrets = _secrets_in(tuple(os.environ.items()))
+    secrets = _secrets_in(tuple(os.environ.items()), frozenset(_kept_secret))
     return text if secrets is None else secrets.sub(HIDDEN, text)
 
 
 @functools.lru_cache(maxsize=4)
-def _secrets_in(environ: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
+def _secrets_in(
+    environ: tuple[tuple[str, str], ...], further: frozenset[str] = frozenset()
+) -> re.Pattern[str] | None:
     """A pattern of all secrets that the environment holds, in the ways in which they are quoted."""
     found: set[str] = set()
     for name, value in environ:
@@ -105,7 +115,7 @@ def _secrets_in(environ: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
                 found |= _long(_SHORTEST, [line.partition(":")[2].split(" ")[-1], line])
         elif name == ADDRESSES:
             found |= _long(_SHORTEST, re.split(r"[\s,/:@?&=]+", value))
-        elif (
+        elif name in further or (
             _SECRET_NAME.search(name)
             and not _NO_SECRET.search(name)
             # A path is no secret, and begins others: MONKEY_HOME=/home/monkey.

@@ -25,8 +25,21 @@ LONGEST_WAIT_SECONDS = 3600.0
 # The jobs that come with the package.
 PACKAGED_JOBS = Path(__file__).absolute().parent / "defs"
 DEFAULT_HOME = "~/batch_pipeline_home"
+# Letters, digits, - and _: names are parts of paths, and of the names of a simulator's accounts.
+ACCOUNT_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+DEFAULT_ACCOUNT = "default"
 SIMULATOR_ACCOUNT = "simulator"
 """The simulator's own account, since none of its answers may count as one of the real API."""
+ACCOUNTS_FILE = "accounts.yaml"
+MOST_QUEUED_REQUESTS = "BATCH_PIPELINE_MAX_QUEUED_REQUESTS"
+MOST_USD_PER_MONTH = "BATCH_PIPELINE_MAX_USD_PER_MONTH"
+# The queue limit of most organisations at the API.
+USUAL_QUEUE_LIMIT = 200_000
+
+
+def is_simulated(account: str) -> bool:
+    """Whether an account, organisation or owner of a ledger is a simulator's."""
+    return account == SIMULATOR_ACCOUNT or account.startswith(f"{SIMULATOR_ACCOUNT}.")
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class Settings:
 
     `home` is an absolute local path, or the URL of a remote folder as it was given. `ledger_url`
     and `alert_urls` may hold secrets: they are left out of `repr` and must not be printed.
+    `accounts_file` None: `account` is the only one. With the file, `account` sends the jobs that
+    name none, and the limits are those of accounts that declare none.
     """
 
     home: str
@@ -51,6 +66,9 @@ class Settings:
     executor: str = "in_process"
     # Addresses with tokens and passwords in them.
     alert_urls: str | None = field(default=None, repr=False)
+    accounts_file: Path | None = None
+    # No limit was set, and `max_queued_requests` is the usual one.
+    queue_limit_assumed: bool = field(default=False, compare=False)
 
     @property
     def home_is_remote(self) -> bool:
@@ -76,25 +94,35 @@ class Settings:
         """
         read = _Reader(os.environ if environ is None else environ)
         home = _home(read, relative_allowed=relative_home)
+        jobs_dir = _jobs_dir(read)
         return cls(
             home=home,
             ledger_url=_ledger_url(read, home, relative_allowed=relative_home),
-            jobs_dir=_jobs_dir(read),
+            jobs_dir=jobs_dir,
             account=_account(read),
             poll_seconds=read.seconds("BATCH_PIPELINE_POLL_SECONDS", 60),
-            max_queued_requests=read.count("BATCH_PIPELINE_MAX_QUEUED_REQUESTS", 200_000),
-            max_usd_per_month=read.usd("BATCH_PIPELINE_MAX_USD_PER_MONTH"),
+            max_queued_requests=read.count(MOST_QUEUED_REQUESTS, USUAL_QUEUE_LIMIT),
+            max_usd_per_month=read.usd(MOST_USD_PER_MONTH),
             reconcile_seconds=read.seconds("BATCH_PIPELINE_RECONCILE_SECONDS", 600),
             lease_seconds=read.seconds("BATCH_PIPELINE_LEASE_SECONDS", 60),
             workers=read.count("BATCH_PIPELINE_WORKERS", _cores()),
             executor=read.text("BATCH_PIPELINE_EXECUTOR") or "in_process",
             alert_urls=read.text("BATCH_PIPELINE_ALERT_URLS"),
+            accounts_file=_accounts_file(read, jobs_dir),
+            queue_limit_assumed=read.text(MOST_QUEUED_REQUESTS) is None,
         )
 
 
 def home_from_environment(*, relative_allowed: bool = True) -> str:
     """The home alone, for what only reads results: it needs no ledger."""
     return _home(_Reader(os.environ), relative_allowed=relative_allowed)
+
+
+def accounts_of_environment(jobs_dir: Path) -> tuple[Path | None, str]:
+    """The file of the accounts for the jobs of a folder, None: there is none; and the account that
+    the environment names."""
+    read = _Reader(os.environ)
+    return _accounts_file(read, jobs_dir), _account(read)
 
 
 @dataclass(frozen=True)
@@ -216,9 +244,23 @@ def _jobs_dir(read: _Reader) -> Path:
     return _absolute("BATCH_PIPELINE_JOBS_DIR", text, relative_allowed=True)
 
 
+def _accounts_file(read: _Reader, jobs_dir: Path) -> Path | None:
+    text = read.text("BATCH_PIPELINE_ACCOUNTS")
+    if text is None:
+        beside = jobs_dir / ACCOUNTS_FILE
+        return beside if beside.is_file() else None
+    file = _absolute("BATCH_PIPELINE_ACCOUNTS", text, relative_allowed=True)
+    if "://" in text or not file.is_file():
+        raise UsageError(
+            f"BATCH_PIPELINE_ACCOUNTS is {text!r}, and there is no such file; name a local file, "
+            f"or unset it for {ACCOUNTS_FILE} in the folder of the jobs, if there is one"
+        )
+    return file
+
+
 def _account(read: _Reader) -> str:
-    name = read.text("BATCH_PIPELINE_ACCOUNT") or "default"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    name = read.text("BATCH_PIPELINE_ACCOUNT") or DEFAULT_ACCOUNT
+    if not re.fullmatch(ACCOUNT_NAME, name):
         raise UsageError(
             f"BATCH_PIPELINE_ACCOUNT is {name!r}; use letters, digits, - and _, "
             "beginning with a letter or digit"

@@ -24,6 +24,7 @@ from batch_pipeline.flow import paths
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, submissions, takeovers
+from batch_pipeline.ledger.admission.queue import Queue, Queues
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.submissions import State, Submission
@@ -162,6 +163,11 @@ def takeovers_of(pipeline: Pipeline) -> list[Takeover]:
     with pipeline.ledger.read() as connection:
         found = [takeovers.of_night(connection, n.id) for n in nights.list_nights(connection)]
     return [takeover for of_night in found for takeover in of_night.values()]
+
+
+def alone(queue: Queue, account: str = "default") -> Queues:
+    """The queues of a night that one account alone may send."""
+    return Queues({account: account}, {account: queue})
 
 
 def together(*works: Callable[[], object]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("submit", "filters", "collect", "memory", "poll", "flow", "ledger", "realtime", "documents")
+ALL = (
+    "submit", "filters", "collect", "memory", "poll", "flow", "ledger", "realtime", "documents",
+    "small_run",
+)  # fmt: skip
 
 
 def main() -> int:

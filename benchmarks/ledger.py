@@ -31,7 +31,7 @@ from batch_pipeline.ledger import (
     transitions,
 )
 from batch_pipeline.ledger.admission import admission
-from batch_pipeline.ledger.admission.admission import Intent, Limits
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender
 from batch_pipeline.ledger.admission.night_state import Gates
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger
@@ -41,7 +41,7 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.sums import Counts
 from benchmarks.measure import parser, verdict
 
-LIMITS = Limits(account_queue=10**9, job_queue=None, lease_seconds=60)
+LIMITS = Limits(senders=(Sender("default", "default", 10**9),), job_queue=None, lease_seconds=60)
 STATUS_SECONDS = 1.0
 IN_FLIGHT = 20
 COUNTS = Counts(

@@ -2,7 +2,7 @@
 
     make crash-test                                      the whole of it, an hour or more
     python scripts/crash_test.py --every 10 --nights 3 --hurried 2 --documents 2 --postgres 2 \
-        --elsewhere 2 --dagster 1
+        --elsewhere 2 --dagster 1 --spread 1
 
 Prints a table of what was done and found, after Ctrl-C of what was done until then. What failed is
 named with the point or the seed that repeats it, its folder (with the processes' log) is kept, and
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from batch_pipeline_tests.databases import emptied, running_postgres  # noqa: E402
+from batch_pipeline_tests.end_to_end.celery_machines import running_redis  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_books import Figures  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_dagster import hunted_under_dagster  # noqa: E402
 from batch_pipeline_tests.end_to_end.crash_documents import KEPT, REFERENCE  # noqa: E402
@@ -42,9 +43,11 @@ from batch_pipeline_tests.end_to_end.crash_nights import (  # noqa: E402
     ledger_lost,
 )
 from batch_pipeline_tests.end_to_end.crash_processes import Forks, forking  # noqa: E402
+from batch_pipeline_tests.end_to_end.crash_spread import hunted_over_a_bucket  # noqa: E402
 
 BLOWS = 25
 DAGSTER_BLOWS = 8
+SPREAD_BLOWS = 8
 HUNTS = {
     "hunted, two at once": hunted,
     "hunted, with a deadline": hunted_before_deadline,
@@ -121,6 +124,7 @@ def main() -> int:
     parser.add_argument("--postgres", type=int, default=20, help="as many, ledger in PostgreSQL")
     parser.add_argument("--elsewhere", type=int, default=20, help="as many, before another API")
     parser.add_argument("--dagster", type=int, default=10, help="pairs of nights under Dagster")
+    parser.add_argument("--spread", type=int, default=10, help="nights over a bucket, by Celery")
     parser.add_argument(
         "--seed", type=int, default=1, help="of the first of them; odd: with all of crash_thrift"
     )
@@ -150,6 +154,8 @@ def main() -> int:
             )
             tally.attempt("hunted, under Dagster", f"dagster-seed-{seed}", work)
             progress(f"nights under Dagster with seed {seed}")
+        if arguments.spread:
+            hunt_over_a_bucket(tally, arguments.seed, arguments.spread)
     print(tally.table())
     minutes = (time.monotonic() - started) / 60
     print(f"\n{minutes:.0f} minutes, {len(tally.failures)} failures")
@@ -176,6 +182,22 @@ def hunt_on_postgres(forks: Forks, tally: Tally, first_seed: int, nights: int) -
                 work = partial(hunt, forks, seed=seed, blows=BLOWS, ledger_url=url)
                 tally.attempt(f"{kind}, PostgreSQL", f"postgres-{hunt.__name__}-{seed}", work)
                 progress(f"{kind}: seed {seed}, ledger in PostgreSQL")
+
+
+def hunt_over_a_bucket(tally: Tally, first_seed: int, nights: int) -> None:
+    """Two machines that have a PostgreSQL, a bucket and a Redis in common."""
+    with running_postgres() as server:
+        for seed in range(first_seed, first_seed + nights):
+
+            def work(folder: Path, seed: int = seed) -> Figures:
+                folder.mkdir(parents=True)
+                with running_redis(folder) as redis:
+                    return hunted_over_a_bucket(
+                        folder / "night", emptied(server), redis, seed=seed, blows=SPREAD_BLOWS
+                    )
+
+            tally.attempt("spread over a bucket", f"spread-seed-{seed}", work)
+            progress(f"night spread over a bucket with seed {seed}")
 
 
 def sweep(

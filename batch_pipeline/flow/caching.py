@@ -34,7 +34,6 @@ from batch_pipeline.flow.planning import manifests, plan, variants
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes, cache_use, nights, shards, snapshots
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Limits, Marks
-from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
@@ -161,13 +160,12 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
         return limits
     fits, otherwise = fitting(spec), limits.marks
 
-    def read(connection: Connection, night: Night, shard: Shard) -> Marks:
+    def read(connection: Connection, night: Night, shard: Shard, account: str) -> Marks:
         if shard.engine != "batch" or shard.pilot:
-            return otherwise(connection, night, shard)
+            return otherwise(connection, night, shard, account)
         if not fits(shard):
             return NO_MARKS
-        queue = queue_limit(limits.account_queue, limits.job_queue)
-        standing = standing_of(connection, spec, night, shard, queue)
+        standing = standing_of(connection, spec, night, shard, limits.at_once)
         return decide(standing, warms=shard.warms is not None)
 
     return replace(limits, marks=read)

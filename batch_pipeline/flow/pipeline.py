@@ -13,7 +13,7 @@ from batch_pipeline.flow.concurrency import this_holder
 from batch_pipeline.flow.home_mark import HomeMark
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.ledger.accounts import Account
-from batch_pipeline.ledger.admission.admission import Limits, ReadMarks
+from batch_pipeline.ledger.admission.admission import Limits, ReadMarks, Sender
 from batch_pipeline.ledger.admission.budget import Money
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
@@ -105,8 +105,15 @@ class Pipeline:
     def limits(self, job_queue: int | None, money: Money, marks: ReadMarks) -> Limits:
         """The limits of admission: the account's and the job's share of the queue, money, and what
         decides on cache marks."""
+        account, settings = self.account, self.settings
+        sender = Sender(
+            account.name,
+            account.organisation_name,
+            settings.max_queued_requests,
+            settings.max_usd_per_month,
+        )
         return Limits(
-            account_queue=self.settings.max_queued_requests,
+            senders=(sender,),
             job_queue=job_queue,
             lease_seconds=self.settings.lease_seconds,
             money=money,

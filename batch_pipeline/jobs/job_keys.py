@@ -35,6 +35,7 @@ from batch_pipeline.jobs.partitions.declared_partitions import BackfillSpec, Dec
 from batch_pipeline.jobs.prompts.per_row import PerRowSpec
 from batch_pipeline.jobs.prompts.prompts import PromptSpec
 from batch_pipeline.jobs.sending import (
+    AccountsOfJob,
     AlertsSpec,
     BudgetSpec,
     LimitsSpec,
@@ -228,6 +229,12 @@ class JobKeys(DeclaredModel):
         default=AlertsSpec(),
         description="The limits at which a person is told of a night.",
         examples=[{"error_rate": 0.1, "dead_letter_rate": 0.02, "on_complete": True}],
+    )
+    accounts: AccountsOfJob = Field(
+        default=(),
+        description="The accounts that may send the job, by their names in `accounts.yaml`; they "
+        "share an owner. Unless declared, the account of BATCH_PIPELINE_ACCOUNT.",
+        examples=[["research_a", "research_b"]],
     )
     show_answers: bool = Field(
         default=True,

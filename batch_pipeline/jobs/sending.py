@@ -6,12 +6,13 @@ job are in `spec`.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from batch_pipeline.jobs.declared_model import (
     DeclaredModel,
+    NonEmptyTexts,
     Rate,
     Usd,
     UsdPerMillion,
@@ -31,6 +32,16 @@ _PRICES = {
     "cache_write_1h": 0.8,
     "cache_read": 0.04,
 }
+
+
+def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
+    for number, name in enumerate(value):
+        if name in value[:number]:
+            raise ValueError(f"{name!r} is there twice")
+    return value
+
+
+AccountsOfJob = Annotated[NonEmptyTexts, AfterValidator(_distinct)]
 
 
 class PilotSpec(DeclaredModel):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger import accounts, submissions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.shards import ShardState
@@ -80,12 +80,13 @@ def record(
 
 
 def latest_warm_up(connection: Connection, account: str, prefix: str) -> Submission | None:
-    """The latest submission of an account that warms up a prefix; those that came to nothing left
-    out."""
+    """The latest submission of an account's workspace, which has one cache, that warms up a prefix;
+    those that came to nothing left out."""
     columns = tables.submission.c
     query = (
         sa.select(columns.id)
-        .where(columns.account == account, columns.warms == prefix)
+        .where(columns.account.in_(accounts.same_workspace(connection, account)))
+        .where(columns.warms == prefix)
         .where(columns.state.in_([state.value for state in (*LIVE, State.COLLECTED)]))
         .order_by(columns.id.desc())
         .limit(1)

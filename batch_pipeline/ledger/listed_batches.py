@@ -3,6 +3,9 @@ and which submissions may still appear there.
 
 Belongs here: the rows, and for how long a submission is watched. How a batch of the list is
 attributed stands in `flow.batches.reconciliation`.
+
+A list is that of a workspace, and so are these rows: they are found by any name that an account of
+the workspace has had.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from batch_pipeline.ledger import submissions
+from batch_pipeline.ledger import accounts, submissions
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.submissions import State, Submission
@@ -31,7 +34,8 @@ def mark(connection: Connection, account: str, batch_id: str, submission_id: int
     """Record whose a listed batch is, once and for all; None: not of this ledger."""
     found = connection.execute(
         sa.select(tables.seen).where(
-            tables.seen.c.account == account, tables.seen.c.batch_id == batch_id
+            tables.seen.c.account.in_(accounts.same_workspace(connection, account)),
+            tables.seen.c.batch_id == batch_id,
         )
     ).first()
     if found is None:
@@ -44,7 +48,8 @@ def mark(connection: Connection, account: str, batch_id: str, submission_id: int
 
 def known(connection: Connection, account: str, among: Iterable[str] | None = None) -> set[str]:
     """Ids of listed batches that were attributed; with `among`, only those of them."""
-    query = sa.select(tables.seen.c.batch_id).where(tables.seen.c.account == account)
+    names = accounts.same_workspace(connection, account)
+    query = sa.select(tables.seen.c.batch_id).where(tables.seen.c.account.in_(names))
     if among is None:
         return set(connection.scalars(query))
     found: set[str] = set()
@@ -69,9 +74,10 @@ class Mark:
 
 
 def fresh_mark(connection: Connection, account: str, seconds: float = MARK_SECONDS) -> int | None:
-    """The account's latest mark, if it is not older than this."""
+    """The latest mark of the account's list, if it is not older than this."""
     columns = tables.list_mark.c
-    query = sa.select(columns.id, columns.read_at).where(columns.account == account)
+    names = accounts.same_workspace(connection, account)
+    query = sa.select(columns.id, columns.read_at).where(columns.account.in_(names))
     found = connection.execute(query.order_by(columns.id.desc()).limit(1)).first()
     if found is None or abs(now(connection) - found.read_at) > seconds:
         return None
@@ -90,8 +96,9 @@ def add_mark(
     """Record what the list shows; marks that no submission needs any more are removed."""
     columns = tables.list_mark.c
     submission = tables.submission.c
+    names = accounts.same_workspace(connection, account)
     needed = sa.select(submission.mark_id).where(
-        submission.account == account,
+        submission.account.in_(names),
         submission.mark_id.is_not(None),
         sa.or_(
             submission.state.in_([s.value for s in (State.INTENT, State.SEALED, State.UNKNOWN)]),
@@ -102,7 +109,7 @@ def add_mark(
         ),
     )
     connection.execute(
-        sa.delete(tables.list_mark).where(columns.account == account, columns.id.not_in(needed))
+        sa.delete(tables.list_mark).where(columns.account.in_(names), columns.id.not_in(needed))
     )
     added = connection.execute(
         sa.insert(tables.list_mark).values(
@@ -124,10 +131,11 @@ def marks(connection: Connection, ids: Iterable[int | None]) -> dict[int, Mark]:
 def watched(connection: Connection, account: str | None = None) -> list[Submission]:
     """Submissions that were given up less than 48 hours ago and may have become a batch after all.
 
-    Of one account, or of all. A submission whose body was never sealed has no `window_from` and is
-    not among them: its body cannot have been completed.
+    Of one account's workspace, or of all. A submission whose body was never sealed has no
+    `window_from` and is not among them: its body cannot have been completed.
     """
-    of_account = () if account is None else (tables.submission.c.account == account,)
+    names = () if account is None else accounts.same_workspace(connection, account)
+    of_account = (tables.submission.c.account.in_(names),) if names else ()
     since = now(connection) - LATE_WATCH_SECONDS
     return submissions.find(
         connection,

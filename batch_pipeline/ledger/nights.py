@@ -61,6 +61,11 @@ class Night:
     asked_at: float | None = None
 
     @property
+    def sent_by(self) -> list[str]:
+        """The names of the accounts that may send it, as of its last opening."""
+        return self.accounts or [self.owner]
+
+    @property
     def unplanned(self) -> int:
         """Requests that are part of no shard and not settled."""
         return self.open_requests + self.undecided

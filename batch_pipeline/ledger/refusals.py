@@ -159,10 +159,16 @@ def split(connection: Connection, shard: Shard, parts: Sequence[NewShard]) -> bo
 
 
 def set_aside(
-    connection: Connection, shard: Shard, row: NewShard, refusal: Refusal, holder: str
+    connection: Connection,
+    shard: Shard,
+    row: NewShard,
+    refusal: Refusal,
+    holder: str,
+    account: str | None = None,
 ) -> None:
     """Make the row at fault a shard that has ended, with the refusal as its result; several rows
-    with one of its messages each.
+    with one of its messages each. `account` has tried to send it, the one whose body was refused
+    unless given.
 
     To be called in the transaction of `split`.
     """
@@ -170,7 +176,14 @@ def set_aside(
     alone = shards.by_manifest(connection, shard.night_id, row.manifest)
     night = nights.get_night(connection, shard.night_id)
     submission = transitions.claim(
-        connection, alone, night, State.ENDED, holder, 0.0, usd_bound=Decimal(0)
+        connection,
+        alone,
+        night,
+        State.ENDED,
+        holder,
+        0.0,
+        account=account or _refused_by(connection, shard, night),
+        usd_bound=Decimal(0),
     )
     submissions.change(
         connection, tables.submission.c.id == submission.id, ended_at=now(connection)
@@ -196,7 +209,7 @@ def take_out(
     shards.set_shard_state(connection, shard.id, ShardState.DROPPED)
     if rest is not None:
         shards.insert(connection, shard.night_id, shard.snapshot_id, [rest], origin=shard.origin)
-    set_aside(connection, shard, rows, refusal, holder)
+    set_aside(connection, shard, rows, refusal, holder, submission.account)
     return True
 
 
@@ -244,6 +257,12 @@ def _so_far(
     )
     refusals = [_read(found) for found in connection.scalars(query)]
     return refusals, bool(connection.scalar(sa.select(taken_in)))
+
+
+def _refused_by(connection: Connection, shard: Shard, night: nights.Night) -> str:
+    if shard.refused_by is None:
+        return night.owner
+    return submissions.get(connection, shard.refused_by).account
 
 
 def _read(kept: dict[str, Any]) -> Refusal:

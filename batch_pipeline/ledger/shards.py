@@ -6,7 +6,7 @@ stands in `transitions`; whether it may go, in `admission`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -167,9 +167,15 @@ def drop_waiting(connection: Connection, night_id: int) -> None:
     connection.execute(change.values(state=ShardState.DROPPED.value))
 
 
-def next_to_go(connection: Connection, night_id: int, engine: Engine | None = None) -> Shard | None:
-    """The first waiting shard, of one engine or of any, one that is to be split first left out:
-    look-ups in indexes.
+def next_to_go(
+    connection: Connection,
+    night_id: int,
+    engine: Engine | None = None,
+    *,
+    but: Collection[int] = (),
+) -> Shard | None:
+    """The first waiting shard, of one engine or of any, one that is to be split first left out, and
+    those of `but`: look-ups in indexes.
 
     What warms up the prompt cache goes before all that is to read it. Parts of a refused shard go
     before other shards, so that a fault of all documents is found out before every shard is
@@ -184,6 +190,8 @@ def next_to_go(connection: Connection, night_id: int, engine: Engine | None = No
     )
     if engine is not None:
         query = query.where(columns.engine == engine)
+    if but:
+        query = query.where(columns.id.not_in(but))
     # Not `IS NOT NULL`: SQLite would not look into the index of parts for it.
     for found in (query.where(columns.warms > ""), query.where(columns.origin > 0), query):
         row = connection.execute(found).mappings().first()
@@ -203,14 +211,18 @@ def shards_to_split(connection: Connection, night_id: int) -> list[Shard]:
     return [_shard(row) for row in connection.execute(query).mappings()]
 
 
-def cheapest_to_go(connection: Connection, night_id: int, engine: Engine) -> Shard | None:
-    """The waiting shard with the least bound as planned; reads all waiting shards of the night."""
+def cheapest_to_go(
+    connection: Connection, night_id: int, engine: Engine, *, but: Collection[int] = ()
+) -> Shard | None:
+    """The waiting shard with the least bound as planned, those of `but` left out; reads all waiting
+    shards of the night."""
     query = (
         sa.select(tables.shard)
         .where(
             *_waiting(night_id),
             tables.shard.c.engine == engine,
             tables.shard.c.refused_by.is_(None),
+            tables.shard.c.id.not_in(but),
         )
         .order_by(tables.shard.c.usd_bound, tables.shard.c.requests, tables.shard.c.id)
         .limit(1)

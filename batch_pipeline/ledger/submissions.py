@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from batch_pipeline.ledger import accounts
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.pricing.tokens import TOKENS, Lifetime
@@ -182,8 +183,10 @@ def last_accepted(connection: Connection, account: str, limit: int = 20) -> list
 
 
 def by_token(connection: Connection, account: str, token: str) -> Submission | None:
+    """The submission of an account's workspace with this token."""
+    names = accounts.same_workspace(connection, account)
     found = find(
-        connection, tables.submission.c.account == account, tables.submission.c.token == token
+        connection, tables.submission.c.account.in_(names), tables.submission.c.token == token
     )
     return found[0] if found else None
 

@@ -71,7 +71,17 @@ def of_night(connection: Connection, night_id: int) -> dict[int, Takeover]:
 
 def left_usd(connection: Connection, night_id: int) -> Decimal:
     """USD reserved for real-time shards of a night and not claimed yet."""
-    return sum((t.left_usd for t in of_night(connection, night_id).values()), Decimal(0))
+    return sum(left_by_account(connection, night_id).values(), Decimal(0))
+
+
+def left_by_account(connection: Connection, night_id: int) -> dict[str, Decimal]:
+    """The same by the account whose batches are taken over."""
+    left: dict[str, Decimal] = {}
+    for taken in of_night(connection, night_id).values():
+        if taken.left_usd:
+            account = submissions.get(connection, taken.submission_id).account
+            left[account] = left.get(account, Decimal(0)) + taken.left_usd
+    return left
 
 
 def use(connection: Connection, night_id: int, usd: Decimal) -> None:

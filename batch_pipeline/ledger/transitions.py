@@ -21,6 +21,8 @@ Invariants, each with the failure that it prevents:
 - UNKNOWN becomes ABSENT only after a complete look at the API's list that began late enough (see
   `flow.batches.reconciliation`), and ABSENT is watched for two days more (`listed_batches`): a list
   may lag.
+- A submission stays with its account, and its shard too as long as a batch of it may appear: lists
+  are read by workspace, and another account would buy it again (`pinned_to`).
 - A shard goes back to waiting only if no other submission has it. A late batch that took the shard
   would otherwise be sent once more.
 - The bound counts as spent until collection replaces it by what was billed; what can never be known
@@ -64,6 +66,7 @@ def claim(
     holder: str,
     lease_seconds: float,
     *,
+    account: str,
     usd_bound: Decimal | None = None,
     stated_prices: dict[str, Any] | None = None,
     caching: Lifetime | None = None,
@@ -71,9 +74,10 @@ def claim(
 ) -> Submission:
     """Add a submission of a shard, INTENT or CALLING; the caller has checked that it may go.
 
-    `usd_bound` is reserved: the most that the shard can cost, as planned unless given. `caching` is
-    the lifetime of the cache marks that the requests of `marked_models` are sent with, None: of all
-    models.
+    `account` sends it, and keeps it: polls, cancels and collects it, and is asked for it where its
+    outcome is lost. `usd_bound` is reserved: the most that the shard can cost, as planned unless
+    given. `caching` is the lifetime of the cache marks that the requests of `marked_models` are
+    sent with, None: of all models.
     """
     token, at = new_token(), now(connection)
     connection.execute(
@@ -82,7 +86,7 @@ def claim(
             night_id=night.id,
             snapshot_id=shard.snapshot_id,
             pilot=shard.pilot,
-            account=night.owner,
+            account=account,
             engine=shard.engine,
             token=token,
             requests=shard.requests,
@@ -96,11 +100,11 @@ def claim(
             fence=1,
             lease_until=at + lease_seconds,
             intent_at=at,
-            mark_id=listed_batches.fresh_mark(connection, night.owner),
+            mark_id=listed_batches.fresh_mark(connection, account),
         )
     )
     shards.set_shard_state(connection, shard.id, ShardState.CLAIMED)
-    submission = submissions.by_token(connection, night.owner, token)
+    submission = submissions.by_token(connection, account, token)
     assert submission is not None
     return submission
 
@@ -219,12 +223,31 @@ def lose_track(connection: Connection, submission: Submission, error: str) -> bo
     )
 
 
-def reap(connection: Connection, account: str) -> None:
-    """INTENT → ABSENT and SEALED → UNKNOWN where the sender's lease has run out."""
+def pinned_to(connection: Connection, night_id: int) -> dict[int, tuple[str, float]]:
+    """The shards of a night whose batch may still appear in an account's list, by id: the account,
+    and until when.
+
+    The account's answer to a whole body was lost, and its list did not show a batch. Sent by
+    another account, the requests would be bought twice if it appears after all.
+    """
+    columns = tables.submission.c
+    query = sa.select(columns.shard_id, columns.account, columns.window_from).where(
+        columns.night_id == night_id,
+        columns.state == State.ABSENT.value,
+        columns.window_from > now(connection) - listed_batches.LATE_WATCH_SECONDS,
+    )
+    return {
+        row.shard_id: (row.account, row.window_from + listed_batches.LATE_WATCH_SECONDS)
+        for row in connection.execute(query.order_by(columns.id))
+    }
+
+
+def reap(connection: Connection, *accounts: str) -> None:
+    """INTENT → ABSENT and SEALED → UNKNOWN where the lease of an account's sender has run out."""
     at = now(connection)
     for submission in submissions.find(
         connection,
-        tables.submission.c.account == account,
+        tables.submission.c.account.in_(accounts),
         tables.submission.c.lease_until <= at,
         states=(State.INTENT, State.SEALED),
     ):

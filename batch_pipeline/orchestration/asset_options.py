@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypedDict
 
 import dagster as dg
@@ -12,6 +13,9 @@ from batch_pipeline.jobs.in_dagster import duration
 from batch_pipeline.jobs.partitions.partitions import timezone_of
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.orchestration.names import ASSETS, Kind, asset_key, automation_sensor_name
+
+# Namespaces of tags that executors read of steps, and run launchers of runs.
+_OF_EXECUTORS = ("dagster-k8s/", "dagster-celery/")
 
 
 class Options(TypedDict):
@@ -42,6 +46,41 @@ def common(spec: JobSpec, *kinds: str) -> Options:
 def submitting(spec: JobSpec, *kinds: str) -> SubmittingOptions:
     """What each asset up to submission has: a night starts with all of them, in one run."""
     return {**common(spec, *kinds), "automation_condition": _condition(spec)}
+
+
+def run_tags(spec: JobSpec) -> dict[str, str]:
+    """What a job's runs are tagged with for the run launcher: its `resources`, and its `run_tags`,
+    which go before them."""
+    return {**_resources(spec), **spec.run_tags}
+
+
+def step_tags(spec: JobSpec) -> dict[str, str]:
+    """What a job's steps are tagged with, for executors that start each in a place of its own."""
+    return {key: tag for key, tag in run_tags(spec).items() if key.startswith(_OF_EXECUTORS)}
+
+
+def _resources(spec: JobSpec) -> dict[str, str]:
+    """A job's `resources` as the launchers of Kubernetes and ECS read them.
+
+    Memory is what Kubernetes keeps for a container and the most that it may have; cores are kept
+    for it, and it may have more where others leave them.
+    """
+    declared = spec.resources
+    cpu, memory = declared.cpu, declared.memory
+    requests = {
+        **({} if cpu is None else {"cpu": f"{cpu:g}"}),
+        **({} if memory is None else {"memory": memory}),
+    }
+    limits = {} if memory is None else {"limits": {"memory": memory}}
+    if not requests:
+        return {}
+    container = {"resources": {"requests": requests, **limits}}
+    return {
+        "dagster-k8s/config": json.dumps({"container_config": container}),
+        # In units of 1/1024 of a core, and in MiB.
+        **({} if cpu is None else {"ecs/cpu": str(round(cpu * 1024))}),
+        **({} if memory is None else {"ecs/memory": str(declared.memory_mib)}),
+    }
 
 
 def freshness(spec: JobSpec) -> dg.FreshnessPolicy | None:
@@ -79,7 +118,7 @@ def automation_sensor(spec: JobSpec) -> dg.AutomationConditionSensorDefinition |
     return dg.AutomationConditionSensorDefinition(
         automation_sensor_name(spec.name),
         target=dg.AssetSelection.assets(*keys),
-        run_tags=dict(spec.run_tags),
+        run_tags=run_tags(spec),
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Starts a night where the job's automation_condition is true.",
     )

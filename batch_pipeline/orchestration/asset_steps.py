@@ -21,18 +21,22 @@ from batch_pipeline.jobs.partitions.partitions import check_key
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.processes import heartbeat
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.jobs import partitions_definition
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
     BACKFILL_TAG,
+    FAILED_TAG,
     FOLLOW_UP_TAG,
     KIND_TAG,
     OUTAGE_TAG,
     SCHEDULE_TAG,
     USER_TAG,
     Kind,
+    Part,
     asset_key,
+    op_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.safe_text import SafeLogger, lines, redacted
@@ -99,12 +103,30 @@ def at_work(
                 outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
                 yield pipeline
         except Exception as error:
-            if is_outage(error):
+            # A store that has failed for minutes comes back, as the API does; what it refuses does
+            # not, and is another error.
+            store_is_out = pipeline.settings.home_is_remote and isinstance(error, StorageError)
+            if is_outage(error) or store_is_out:
                 context.instance.add_run_tags(context.run.run_id, {OUTAGE_TAG: "true"})
             known = storage_errors.explain(error, pipeline.settings.home)
             if known is None or isinstance(error, BatchPipelineError | ApiFailure):
                 raise
             raise known from error
+
+
+@contextmanager
+def failure_noted(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Tag the run where its step fails for good, and has told why: a run that fails without that
+    has lost a worker."""
+    try:
+        yield
+    except Exception as error:
+        again = context.op_def.retry_policy
+        retries = 0 if again is None else again.max_retries
+        for_good = isinstance(error, dg.Failure) and not error.allow_retries
+        if for_good or context.op_execution_context.retry_number >= retries:
+            context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: type(error).__name__})
+        raise
 
 
 def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
@@ -122,7 +144,8 @@ def _refuse_other_partitions(context: dg.AssetExecutionContext, spec: JobSpec) -
 
 def _tag_run(context: dg.AssetExecutionContext, spec: JobSpec) -> None:
     """Give a run that was launched from an asset's page the tags that the job's own runs have."""
-    missing = {key: tag for key, tag in spec.run_tags.items() if key not in context.run.tags}
+    tags = asset_options.run_tags(spec)
+    missing = {key: tag for key, tag in tags.items() if key not in context.run.tags}
     if missing:
         context.instance.add_run_tags(context.run.run_id, missing)
 
@@ -160,7 +183,7 @@ def open_night(
     """The night of a partition.
 
     A run that a person or a schedule launched lifts a pause and a refusal, and gives the approval
-    of its tag, once: in its first step.
+    of its tag, once: in its first step, which is no share of work that is spread.
     """
     if APPROVE_TAG in context.run.tags and context.run.tags.get(KIND_TAG) == Kind.COLLECT:
         raise dg.Failure(
@@ -169,11 +192,21 @@ def open_night(
         )
     night = steps.open_night(pipeline, spec, partition)
     first = selected_assets(context, spec.name)[:1]
-    if FOLLOW_UP_TAG not in context.run.tags and first == [asset]:
+    if FOLLOW_UP_TAG not in context.run.tags and first == [asset] and _is_first(context, spec):
         if APPROVE_TAG in context.run.tags:
             _approve(context, pipeline, spec, night)
         night = steps.release(pipeline, night, resume=False)
     return night
+
+
+def _is_first(context: dg.AssetExecutionContext, spec: JobSpec) -> bool:
+    """Whether a step is the first of its asset in its run."""
+    if not context.op_def.name.endswith(f"_{Part.END}") or spec.spread == 1:
+        return True
+    # Executed again from a failure, a run may have the end alone.
+    begins = context.op_def.name.removesuffix(Part.END) + Part.BEGIN
+    only = context.run.step_keys_to_execute or [begins]
+    return not any(key.endswith(begins) for key in only)
 
 
 def _approve(
@@ -219,5 +252,10 @@ def selected_of(run: dg.DagsterRun, chosen: Collection[dg.AssetKey], job: str) -
     return [
         name
         for name in ASSETS[Kind.SUBMIT]
-        if asset_key(job, name) in chosen and (not only or f"{job}__{name}" in only)
+        if asset_key(job, name) in chosen and (not only or _has_step_of(only, op_name(job, name)))
     ]
+
+
+def _has_step_of(steps: Collection[str], op: str) -> bool:
+    """Whether one of a run's steps is an asset's, or one of those that its work is spread over."""
+    return any(step == op or step.startswith(f"{op}.") for step in steps)

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import asset_options, job_description
+from batch_pipeline.orchestration import asset_options, job_description, spread
 from batch_pipeline.orchestration.checks import night_checks
 from batch_pipeline.orchestration.io_manager import IO_MANAGER_KEY
 from batch_pipeline.orchestration.jobs import Partitions, backfill_policy
@@ -27,11 +27,15 @@ from batch_pipeline.orchestration.names import (
     SUBMITTED_BATCHES,
     Kind,
     asset_key,
+    op_name,
 )
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import columns, four_answers
 from batch_pipeline.orchestration.upstream_keys import upstream_keys
 from batch_pipeline.wording import usd
+
+# What several workers may share; a pilot is a sample.
+SPREAD = (INPUT_DATASET, SUBMITTED_BATCHES)
 
 
 def build_assets(spec: JobSpec, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -95,25 +99,29 @@ def _asset(
     the API there is no verdict), and because `@asset` warns that a backfill policy is new.
     """
     key = asset_key(spec.name, name)
+    asset = dg.AssetSpec(
+        key,
+        deps=deps,
+        skippable=True,
+        description=description,
+        **asset_options.submitting(spec, *kinds),
+    )
+    check_specs = [
+        dg.AssetCheckSpec(check, asset=key, description=about)
+        for check, about in (checks or {}).items()
+    ]
+    tags = asset_options.step_tags(spec)
+    if spec.spread > 1 and name in SPREAD:
+        return spread.build(spec, partitions, name, [asset], check_specs, tags)
 
     @dg.multi_asset(
-        name=f"{spec.name}__{name}",
-        specs=[
-            dg.AssetSpec(
-                key,
-                deps=deps,
-                skippable=True,
-                description=description,
-                **asset_options.submitting(spec, *kinds),
-            )
-        ],
-        check_specs=[
-            dg.AssetCheckSpec(check, asset=key, description=about)
-            for check, about in (checks or {}).items()
-        ],
+        name=op_name(spec.name, name),
+        specs=[asset],
+        check_specs=check_specs,
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
         pool=spec.pool,
+        op_tags=tags,
         can_subset=True,
     )
     def step(context: dg.AssetExecutionContext, batch_pipeline: PipelineResource) -> Iterator[Any]:
@@ -126,14 +134,18 @@ def _asset(
 
 def _collected(spec: JobSpec, partitions: Partitions) -> dg.AssetsDefinition:
     """The three assets from the results on, made by one step: collecting is one piece of work."""
+    specs, checks, tags = _specs(spec), night_checks.specs(spec), asset_options.step_tags(spec)
+    if spec.spread > 1:
+        return spread.build(spec, partitions, Kind.COLLECT, specs, checks, tags)
 
     @dg.multi_asset(
-        name=f"{spec.name}__{Kind.COLLECT}",
-        specs=_specs(spec),
-        check_specs=night_checks.specs(spec),
+        name=op_name(spec.name, Kind.COLLECT),
+        specs=specs,
+        check_specs=checks,
         partitions_def=partitions,
         backfill_policy=backfill_policy(spec),
         pool=spec.pool,
+        op_tags=tags,
         # The assets are skippable: a run or backfill of all assets gets here before batches end.
         can_subset=True,
     )

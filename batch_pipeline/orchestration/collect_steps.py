@@ -34,10 +34,10 @@ def run(
     context: dg.AssetExecutionContext, resource: PipelineResource, spec: JobSpec
 ) -> Iterator[step_partitions.Event]:
     """What the step of the three assets comes to."""
-    yield from step_partitions.results(context, resource, spec, [_collect_night])
+    yield from step_partitions.results(context, resource, spec, [collect_night])
 
 
-def _collect_night(
+def collect_night(
     context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, partition: str
 ) -> Iterator[step_partitions.Result]:
     night = asset_steps.open_night(context, pipeline, spec, COLLECTED_RESULTS, partition)
@@ -91,11 +91,7 @@ def _collect(
     if night.snapshot_id is None:
         asset_steps.log_of(context).info("%s: nothing was submitted", night.partition)
         return steps.progress(pipeline, night)
-    try:
-        steps.poll_account(pipeline, night.owner)
-    except ApiFailure as failure:
-        # What is known to have ended can be fetched nevertheless.
-        asset_steps.log_of(context).warning("the API did not answer a poll (%s)", failure)
+    poll(context, pipeline, night)
     collected = steps.collect_ended(pipeline, spec, night)
     state = steps.finish(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -109,3 +105,12 @@ def _collect(
             )
         )
     return state
+
+
+def poll(context: dg.AssetExecutionContext, pipeline: Pipeline, night: Night) -> None:
+    """See which batches have ended; what is known to have ended can be fetched without an answer
+    too."""
+    try:
+        steps.poll_account(pipeline, night.owner)
+    except ApiFailure as failure:
+        asset_steps.log_of(context).warning("the API did not answer a poll (%s)", failure)

@@ -101,7 +101,7 @@ def earlier(instance: dg.DagsterInstance, spec: JobSpec, run: WantedRun) -> list
                 marker=marker,
                 failed=record.dagster_run.status in FAILED,
                 ended_at=record.end_time or record.update_timestamp.timestamp(),
-                lost=is_lost(record.dagster_run),
+                lost=is_lost(instance, record.dagster_run),
             )
             found.append((record.create_timestamp.timestamp(), ended))
     return [ended for _, ended in sorted(found, key=lambda each: each[0], reverse=True)]

@@ -15,6 +15,7 @@ from batch_pipeline.jobs.partitions.declared_partitions import (
 )
 from batch_pipeline.jobs.partitions.time_windows import Every
 from batch_pipeline.jobs.spec import JobSpec
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline.orchestration.executors import AssetJob
 from batch_pipeline.orchestration.names import (
     ASSETS,
@@ -77,7 +78,7 @@ def build_jobs(spec: JobSpec) -> dict[Kind, AssetJob]:
             selection=_selection(spec, kind),
             description=_ABOUT[kind],
             tags={
-                **spec.run_tags,
+                **asset_options.run_tags(spec),
                 JOB_TAG: spec.name,
                 KIND_TAG: kind.value,
                 PRIORITY_TAG: _PRIORITY[kind],

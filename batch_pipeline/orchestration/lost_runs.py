@@ -1,10 +1,14 @@
-"""Runs whose worker died, when Dagster does not bring them back by itself.
+"""Runs that lost a worker, when Dagster does not bring them back by itself.
 
 Dagster notices a dead worker only while the code server that started it lives, and retries a run
 only if its daemon lives at that moment and its backfill has not ended. Every tick of the sensor
 looks for the others: a run without a sign of life is reported as failed, and a run that failed
 because its worker died is requested again, until one comes to an end of its own. Without that, a
 night that a person, a schedule or a backfill asked for would stop where its worker died.
+
+Under an executor that gives each step a process of its own, perhaps on another machine, a run may
+lose the worker of one step. Dagster calls that a failed step, or waits for the step for ever. So a
+step that fails notes on its run that it had a reason.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.execution.stats import StepEventStatus
 
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger.database.ledger import Ledger, now
@@ -23,6 +28,7 @@ from batch_pipeline.orchestration import ranges
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
     ASSETS,
+    FAILED_TAG,
     FOLLOW_UP_TAG,
     JOB_TAG,
     KIND_TAG,
@@ -36,8 +42,19 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.run_requests import lost_rest
 
 FAILURE_REASON_TAG = "dagster/failure_reason"
-# A step that failed has said why, and a run that cannot even be built would fail again.
-OWN_FAILURES = ("STEP_FAILURE", "JOB_INITIALIZATION_FAILURE")
+# A step failed: in the run's own process it has said why.
+STEP_FAILURE = "STEP_FAILURE"
+# A run that cannot even be built would fail again.
+NOT_BUILT = "JOB_INITIALIZATION_FAILURE"
+IN_PROCESS = "in_process"
+# Executors whose steps start at once; those of others wait for a worker, a pod, a machine.
+ON_ONE_MACHINE = ("multiprocess", "multi_or_in_process_executor")
+# From the start of a run or of a step to its first sign of life, in which it imports the flow.
+IMPORT_SECONDS = 15.0
+# Leases between two steps of a run on one machine: its own process lives, or all is dead.
+GAP_LEASES = 10
+# As long a step may wait for a worker. Then the task was lost, with the worker that had taken it.
+LONGEST_WAIT_SECONDS = 6 * 3600.0
 # Runs that died longer ago are left to a person: the sensor, or Dagster, has been off since.
 WATCHED = timedelta(days=7)
 # With the rests between them these take about 24 hours: then it is no accident that kills a worker.
@@ -114,21 +131,65 @@ def dead(
 def report_dead(
     instance: dg.DagsterInstance, ledger: Ledger, job: str, lease_seconds: float
 ) -> None:
-    """Report runs as failed whose worker is dead, where Dagster itself has not noticed it."""
+    """Report runs as failed that have lost a worker, where Dagster itself has not noticed it."""
     filters = dg.RunsFilter(tags={JOB_TAG: job}, statuses=[dg.DagsterRunStatus.STARTED])
     records = {record.dagster_run.run_id: record for record in instance.get_run_records(filters)}
-    started = {run: record.start_time or 0.0 for run, record in records.items()}
+    started = {run: (record.start_time or 0.0) + IMPORT_SECONDS for run, record in records.items()}
     if not started:
         return
     with ledger.read() as connection:
         signs = heartbeat.alive_until(connection, started)
         at = now(connection)
     for run in dead(started, signs, lease_seconds, at):
-        instance.report_run_failed(
-            records[run].dagster_run,
-            "Its worker has given no sign of life for a while: it died, or is frozen. Nothing is "
-            "lost: another run goes on from where it stopped.",
-        )
+        found = records[run].dagster_run
+        executor = executor_of(instance, found)
+        begun = [] if executor == IN_PROCESS else _steps_at_work(instance, run)
+        silent_for = at - max(signs.get(run, 0.0), started[run] + lease_seconds)
+        if lost_a_worker(executor, begun, silent_for, lease_seconds, at):
+            instance.report_run_failed(
+                found,
+                "A worker of it has given no sign of life for a while: it died, or is frozen. "
+                "Nothing is lost: another run goes on from where it stopped.",
+            )
+
+
+def lost_a_worker(
+    executor: str,
+    begun: Sequence[float],
+    silent_for: float,
+    lease_seconds: float,
+    at: float,
+) -> bool:
+    """Whether a run has lost a worker that has given no sign of life for a lease and `silent_for`
+    seconds more.
+
+    `begun` is when each of its steps began that have not ended, in seconds since the epoch. Without
+    one, a step waits for a worker.
+    """
+    if executor == IN_PROCESS:
+        return True
+    if begun:
+        return at > max(begun) + IMPORT_SECONDS + lease_seconds
+    if executor in ON_ONE_MACHINE:
+        return silent_for > GAP_LEASES * lease_seconds
+    return silent_for > LONGEST_WAIT_SECONDS
+
+
+def executor_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The name of the executor that a run's plan was made for; in-process where there is none."""
+    plan = run.execution_plan_snapshot_id
+    if plan is None:
+        return IN_PROCESS
+    return instance.get_execution_plan_snapshot(plan).executor_name or IN_PROCESS
+
+
+def _steps_at_work(instance: dg.DagsterInstance, run: str) -> list[float]:
+    """When the steps of a run began that have not ended."""
+    return [
+        step.start_time or 0.0
+        for step in instance.get_run_step_stats(run)
+        if step.status is StepEventStatus.IN_PROGRESS
+    ]
 
 
 def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunRequest]:
@@ -141,14 +202,14 @@ def repeat_requests(instance: dg.DagsterInstance, spec: JobSpec) -> list[dg.RunR
     lost = [
         record
         for record in failed
-        if is_lost(record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
+        if is_lost(instance, record.dagster_run) and FOLLOW_UP_TAG not in record.dagster_run.tags
     ]
     if not lost:
         return []
     # The lost runs too: they are the newest of their partitions, or others have taken their place.
     first = min(record.create_timestamp for record in lost) - timedelta(seconds=1)
     later = instance.get_run_records(dg.RunsFilter(tags=submit, created_after=first))
-    found = repeats(_launched(later, spec), time.time())
+    found = repeats(_launched(instance, later, spec), time.time())
     done = _come_to(instance, spec.name, [repeat.run for repeat in found])
     return [
         _request(spec.name, repeat)
@@ -179,15 +240,23 @@ def _come_to(
     return found
 
 
-def is_lost(run: dg.DagsterRun) -> bool:
-    """Whether a run failed because its worker died, and not because of a step or its definition;
-    or because the API did not answer for long, which passes too."""
+def is_lost(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run failed because a worker died, and not because of a step or its definition; or
+    because API or store did not answer for long, which passes too."""
     if run.status is not dg.DagsterRunStatus.FAILURE:
         return False
-    return OUTAGE_TAG in run.tags or run.tags.get(FAILURE_REASON_TAG) not in OWN_FAILURES
+    if OUTAGE_TAG in run.tags:
+        return True
+    reason = run.tags.get(FAILURE_REASON_TAG)
+    if reason == STEP_FAILURE and FAILED_TAG not in run.tags:
+        # What Dagster calls a step whose process died.
+        return executor_of(instance, run) != IN_PROCESS
+    return reason not in (STEP_FAILURE, NOT_BUILT)
 
 
-def _launched(records: Iterable[dg.RunRecord], spec: JobSpec) -> list[Launched]:
+def _launched(
+    instance: dg.DagsterInstance, records: Iterable[dg.RunRecord], spec: JobSpec
+) -> list[Launched]:
     """Each partition of each run that was not asked for by the sensor."""
     return [
         Launched(
@@ -197,7 +266,7 @@ def _launched(records: Iterable[dg.RunRecord], spec: JobSpec) -> list[Launched]:
             or record.dagster_run.root_run_id
             or record.dagster_run.run_id,
             created_at=record.create_timestamp.timestamp(),
-            lost=is_lost(record.dagster_run),
+            lost=is_lost(instance, record.dagster_run),
             ended_at=record.end_time or record.update_timestamp.timestamp(),
             assets=_selected(record.dagster_run, spec.name),
             tags=record.dagster_run.tags,

@@ -36,6 +36,8 @@ KIND_TAG = "batch_pipeline/kind"
 FOLLOW_UP_TAG = "batch_pipeline/follow_up"
 # A run that failed because the API did not answer for long: its night goes on by itself.
 OUTAGE_TAG = "batch_pipeline/outage"
+# A run one of whose steps has failed for a reason, which it has told: the kind of its error.
+FAILED_TAG = "batch_pipeline/failed"
 # On the run that a sensor asks for in place of one whose worker died, with that run's id.
 REPEATS_TAG = "batch_pipeline/repeats"
 # Overrules a closed gate; its value is `pilot: reason` or `breaker: reason`.
@@ -57,6 +59,19 @@ ASSETS = {
 
 def asset_key(job: str, asset: str) -> dg.AssetKey:
     return dg.AssetKey([job, asset])
+
+
+class Part(StrEnum):
+    """The steps of an asset whose work is spread: the second one runs several times at once."""
+
+    BEGIN = "begin"
+    SHARE = "share"
+    END = "end"
+
+
+def op_name(job: str, work: str, part: Part | None = None) -> str:
+    """The op of an asset, or of all that is collected; `part` where its work is spread."""
+    return f"{job}__{work}" + ("" if part is None else f"_{part}")
 
 
 def dagster_job(job: str, kind: Kind) -> str:

@@ -20,7 +20,7 @@ from batch_pipeline.ledger.admission.night_state import (
     running,
     state_of,
 )
-from batch_pipeline.ledger.admission.queue import Queue
+from batch_pipeline.ledger.admission.queue import Queues
 from batch_pipeline.orchestration.names import ASSETS, PILOT_SAMPLE, SUBMITTED_BATCHES
 from batch_pipeline.orchestration.names import Kind as RunKind
 
@@ -55,7 +55,7 @@ class UnfinishedNight:
     partition: str
     marker: str
     facts: Facts
-    queue: Queue
+    queue: Queues
     pilot: PilotStage
     next_requests: int
     waiting: int
@@ -136,8 +136,7 @@ def _with_room(night: UnfinishedNight, joining: int, older: str | None) -> Facts
     """A night's facts, with the queue as the runs that are asked for before leave it."""
     if not night.next_requests:
         return night.facts
-    queue = night.queue.joined_by(joining)
-    queue = replace(queue, older_night=older or queue.older_night)
+    queue = night.queue.joined_by(joining).behind(older)
     return with_queue(night.facts, queue, night.next_requests)
 
 

@@ -43,23 +43,24 @@ def results(
     works: Sequence[Work],
 ) -> Iterator[Event]:
     """What the works of a step come to: results of its one partition, or events of each of many."""
-    if is_range(context):
-        yield from _of_range(context, resource, spec, works)
-        return
-    if not context.has_partition_key:
-        # "Execute" on the page of a check, as Dagster knows no partitions of checks; or a job that
-        # was launched without one.
-        checks = context.selected_asset_check_keys
-        assets = " and ".join(sorted({check.asset_key.path[-1] for check in checks}))
-        raise dg.Failure(
-            f"Which night is meant? Materialize {assets or 'its assets'} of a partition instead"
-            + (": that evaluates the checks too." if assets else ", or give the run its tag."),
-            allow_retries=False,
-        )
-    for work in works:
-        for result in _night(context, resource, spec, work, context.partition_key):
-            if _is_selected(context, result):
-                yield result
+    with asset_steps.failure_noted(context):
+        if is_range(context):
+            yield from _of_range(context, resource, spec, works)
+            return
+        if not context.has_partition_key:
+            # "Execute" on the page of a check, as Dagster knows no partitions of checks; or a job
+            # that was launched without one.
+            checks = context.selected_asset_check_keys
+            assets = " and ".join(sorted({check.asset_key.path[-1] for check in checks}))
+            raise dg.Failure(
+                f"Which night is meant? Materialize {assets or 'its assets'} of a partition instead"
+                + (": that evaluates the checks too." if assets else ", or give the run its tag."),
+                allow_retries=False,
+            )
+        for work in works:
+            for result in _night(context, resource, spec, work, context.partition_key):
+                if _is_selected(context, result):
+                    yield result
 
 
 def _of_range(

@@ -6,6 +6,7 @@ worked through in the run itself: a person watches that run, and terminates it t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.flow import night_input, outage, steps
 from batch_pipeline.flow.batches.submission import Submitted
 from batch_pipeline.flow.gates import models
+from batch_pipeline.flow.night_input import InputTaken
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import alerts, night_state, warnings
 from batch_pipeline.flow.status.progress import Progress
@@ -60,9 +62,9 @@ def _works(
     """What a step does for each of its partitions: the work of its asset, or in a run over a range
     that of all assets of the run, in the first step."""
     if not step_partitions.is_range(context):
-        return [_WORKS[asset]]
+        return [WORKS[asset]]
     selected = asset_steps.selected_assets(context, spec.name)
-    return [_WORKS[name] for name in selected] if asset == selected[0] else []
+    return [WORKS[name] for name in selected] if asset == selected[0] else []
 
 
 def _take_input(
@@ -71,12 +73,26 @@ def _take_input(
     night = asset_steps.open_night(context, pipeline, spec, INPUT_DATASET, partition)
     start = asset_steps.start_of(context.run)
 
-    def take() -> tuple[list[str], night_input.InputTaken]:
-        found = models.notices(spec, pipeline.api)
+    def take() -> InputTaken:
         upstream_asset.take(context, pipeline, spec, partition)
-        return found, night_input.take_input(pipeline, spec, night, again=True, start=start)
+        return night_input.take_input(pipeline, spec, night, again=True, start=start)
 
-    notices, taken = asset_steps.patiently(context, pipeline, spec, partition, take)
+    yield from input_taken(context, pipeline, spec, partition, take)
+
+
+def input_taken(
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    partition: str,
+    take: Callable[[], InputTaken],
+) -> Iterator[step_partitions.Result]:
+    """Take a night's input by `take`, tried again where API or storage fail; what came of it."""
+
+    def work() -> tuple[list[str], InputTaken]:
+        return models.notices(spec, pipeline.api), take()
+
+    notices, taken = asset_steps.patiently(context, pipeline, spec, partition, work)
     table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
     keys = upstream_keys(spec)
     upstream = input_shown.upstream(context.instance, keys, partition)
@@ -123,7 +139,7 @@ def _try_pilot(
     )
     if not lets_go:
         # After the check's result, which is stored all the same: the asset must not look done.
-        _fail_if_gated(spec, state)
+        fail_if_gated(spec, state)
     simulated = pipeline.account.simulated
     yield dg.MaterializeResult(
         asset_key=key,
@@ -141,10 +157,10 @@ def _send(
     asset_steps.require_input(night)
     before = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, before)
-    _fail_if_gated(spec, before)
+    fail_if_gated(spec, before)
     try:
         steps.meet_deadline(pipeline, spec, night)
-        waiting = _submit(context, pipeline, spec, night).waiting
+        waiting = submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
         outage.note(pipeline, night.owner, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
@@ -162,14 +178,14 @@ def _send(
     )
 
 
-_WORKS: dict[str, step_partitions.Work] = {
+WORKS: dict[str, step_partitions.Work] = {
     INPUT_DATASET: _take_input,
     PILOT_SAMPLE: _try_pilot,
     SUBMITTED_BATCHES: _send,
 }
 
 
-def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
+def fail_if_gated(spec: JobSpec, state: Progress) -> None:
     """Fail where the pilot's gate or the breaker is closed: a run of the submission alone has no
     check that would stop it."""
     for found in states_of(night_state.facts_of(state, spec.alerts)):
@@ -179,11 +195,20 @@ def _fail_if_gated(spec: JobSpec, state: Progress) -> None:
             raise dg.Failure(str(error), metadata=page, allow_retries=False)
 
 
-def _submit(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+def submit(
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    *,
+    observes: bool = True,
 ) -> Submitted:
-    """Submit what may go. Real-time calls are made until none is left, retry rounds included."""
-    meanwhile = _observing(context, pipeline, spec, night)
+    """Submit what may go. Real-time calls are made until none is left, retry rounds included.
+
+    Of several workers of a night one `observes` how far it is.
+    """
+    wait = OBSERVE_SECONDS if observes else math.inf
+    meanwhile = _observing(context, pipeline, spec, night, wait)
     while True:
         submitted = steps.submit(pipeline, spec, night, meanwhile)
         if not submitted.answers:
@@ -192,15 +217,20 @@ def _submit(
 
 
 def _observing(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, spec: JobSpec, night: Night
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: JobSpec,
+    night: Night,
+    wait: float,
 ) -> Callable[[], None]:
-    """A function for the time in which real-time calls are made: collects and observes."""
+    """A function for the time in which real-time calls are made: collects and observes, the latter
+    every `wait` seconds."""
     observed_at, observed = time.monotonic(), ""
 
     def meanwhile() -> None:
         nonlocal observed_at, observed
         steps.collect_ended(pipeline, spec, night)
-        if time.monotonic() - observed_at < OBSERVE_SECONDS:
+        if time.monotonic() - observed_at < wait:
             return
         observed_at = time.monotonic()
         state = steps.progress(pipeline, night)

@@ -17,11 +17,12 @@ from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.reuse import window
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
-from batch_pipeline.ledger.admission import admission
+from batch_pipeline.ledger.admission import admission, senders
 from batch_pipeline.ledger.admission.night_state import Facts
-from batch_pipeline.ledger.admission.queue import Queue, queue_limit, read_queue
+from batch_pipeline.ledger.admission.queue import Queues, queue_limit, read_queues
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
@@ -57,9 +58,8 @@ def read_night(
     state = progress.of_night(connection, night.id)
     planned = shards.telling_shards(connection, night)
     facts = _facts(connection, settings, spec, state, planned, asked)
-    queue = read_queue(
-        connection, night, settings.max_queued_requests, spec.limits.max_queued_requests
-    )
+    known = senders.of_night(connection, accounts_file.load(settings), night)
+    queue = read_queues(connection, night, known, spec.limits.max_queued_requests)
     limits = ShardLimits.of(spec, settings.max_queued_requests)
     found = as_unfinished(state, planned, facts, queue, limits, realtime=spec.mode == "realtime")
     course = takeover.course_of(connection, settings, spec, state)
@@ -125,7 +125,7 @@ def as_unfinished(
     state: Progress,
     planned: Sequence[Shard],
     facts: Facts,
-    queue: Queue,
+    queue: Queues,
     limits: ShardLimits,
     *,
     realtime: bool,
@@ -182,7 +182,7 @@ def _is_answered_now(submission: Submission, now: float) -> bool:
     return submission.state is not State.ENDED or submission.until_download(now) > 0
 
 
-def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queue) -> int | None:
+def _waiting_requests(planned: Sequence[Shard], stage: PilotStage, queue: Queues) -> int | None:
     """The size of the waiting batch that would go next; 0: a pilot's is on its way, None: none
     waits. A batch that is larger than the queue limit is cut anew by the next run."""
     if stage is PilotStage.BUSY:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from batch_pipeline.safe_text import visible
 from batch_pipeline.wording import clipped, percent, status_label, usd
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
 
 ID_CHARACTERS = 160
 MESSAGE_CHARACTERS = 600
@@ -21,6 +23,9 @@ def environment(
     filters: Mapping[str, Callable[..., Any]], finalize: Callable[[Any], Any] | None = None
 ) -> Environment:
     """What makes the templates of HTML pages, with these filters: values are escaped."""
+    # Runs that write no page do without.
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     made = Environment(
         loader=PackageLoader("batch_pipeline.reporting"),
         autoescape=True,

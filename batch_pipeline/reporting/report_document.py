@@ -7,12 +7,14 @@ the short `report_markdown`, which this document begins with.
 from __future__ import annotations
 
 from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from batch_pipeline import safe_text
 from batch_pipeline.reporting import report_html, report_markdown
 from batch_pipeline.reporting.report import Report
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "report.md.jinja"
 
@@ -26,6 +28,9 @@ def render(report: Report) -> str:
 @cache
 def _template() -> Template:
     """The template, in which each value is escaped: ids and messages are data."""
+    # Runs that write no page do without.
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     environment = Environment(  # noqa: S701  # escaped for Markdown, by `finalize`
         loader=PackageLoader("batch_pipeline.reporting"),
         undefined=StrictUndefined,

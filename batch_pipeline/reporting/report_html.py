@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any
-
-from jinja2 import Template
+from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.pricing.tokens import TokenUsage
 from batch_pipeline.reporting import charts, pages
@@ -29,6 +27,9 @@ from batch_pipeline.wording import (
     status_label,
     usd,
 )
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "report.html.jinja"
 MESSAGE_CHARACTERS = 300

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -11,7 +10,9 @@ import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
 
+from batch_pipeline.orchestration import asset_options
 from batch_pipeline_tests.deploy.files import DEPLOY, ROOT, read, snake
+from batch_pipeline_tests.support import job
 from scripts.check_chart import laid_over
 
 # What the chart puts into the launcher's config by itself.
@@ -80,13 +81,16 @@ def test_the_launcher_takes_its_config(values: dict[str, Any]) -> None:
 
 
 def test_the_run_tag_for_a_large_night_is_valid() -> None:
-    """As docs/deploy.md and `resources` of a job write it."""
-    job = pytest.importorskip("dagster_k8s.job")
+    """As `resources` of a job, which docs/deploy.md names, become one."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    found = re.search(r"`resources: (\{.*?\})`", page)
+    assert found is not None
+    declared = yaml.safe_load(found[1])
+    assert declared == {"cpu": 4, "memory": "16Gi"}
+    config = pytest.importorskip("dagster_k8s.job").get_user_defined_k8s_config
+    made = config(asset_options.run_tags(job("input.jsonl", resources=declared)))
     resources = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "16Gi"}}
-    tag = json.dumps({"container_config": {"resources": resources}})
-    made = job.get_user_defined_k8s_config({"dagster-k8s/config": tag})
     assert made.container_config["resources"] == resources
-    assert tag in (ROOT / "docs" / "deploy.md").read_text()
 
 
 def test_the_container_context_of_the_page_is_valid() -> None:

@@ -109,6 +109,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             "max_usd_per_document": None,
             "on_complete": False,
         },
+        "accounts": [],
         "show_answers": True,
         "owners": [],
         "tags": {},

@@ -13,13 +13,14 @@ from batch_pipeline.ledger import (
     accounts,
     listed_batches,
     nights,
+    organisations,
     shards,
     snapshots,
     transitions,
     waits,
 )
-from batch_pipeline.ledger.admission import admission, budget, queue
-from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission import admission, budget, decision, queue
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
@@ -29,11 +30,18 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import Submission
 
 ACCOUNT = "default"
-LIMITS = Limits(account_queue=100, job_queue=None, lease_seconds=60)
+
+
+def queue_of(requests: int, account: str = ACCOUNT) -> tuple[Sender]:
+    """One account that may send, whose organisation's queue has so much room."""
+    return (Sender(account, account, requests),)
+
+
+LIMITS = Limits(senders=queue_of(100), job_queue=None, lease_seconds=60)
 # What asks the database for the time.
 TELL_TIME = (
-    accounts, admission, budget, leases, listed_batches, nights, queue, shards,
-    snapshots, transitions, waits
+    accounts, admission, budget, decision, leases, listed_batches, nights, organisations, queue,
+    shards, snapshots, transitions, waits
 )  # fmt: skip
 
 

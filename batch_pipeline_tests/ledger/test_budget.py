@@ -15,9 +15,8 @@ from sqlalchemy import Connection
 
 from batch_pipeline.ledger import accounts, nights, shards, snapshots, submissions, transitions
 from batch_pipeline.ledger.admission import admission, budget
-from batch_pipeline.ledger.admission.admission import Intent, Limits, Waiting
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender, Waiting
 from batch_pipeline.ledger.admission.budget import (
-    ACCOUNT_MONTH,
     JOB_MONTH,
     PARTITION,
     Ceilings,
@@ -30,6 +29,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
+from batch_pipeline.settings import MOST_USD_PER_MONTH
 from batch_pipeline_tests.ledger.conftest import (
     ACCOUNT,
     LIMITS,
@@ -40,6 +40,7 @@ from batch_pipeline_tests.ledger.conftest import (
     accept,
     begin,
     begun,
+    queue_of,
 )
 from batch_pipeline_tests.support import together
 
@@ -49,10 +50,14 @@ COUNTS = Counts()
 def under(**ceilings: int | str) -> Limits:
     """Limits with room for everything but money; each request is bound to a dollar."""
     given = {name: Decimal(amount) for name, amount in ceilings.items()}
+    account_month = given.pop("account_month", None)
     return replace(
         LIMITS,
-        account_queue=10_000,
-        money=Money(Ceilings(**given), lambda shard: Decimal(shard.requests)),
+        senders=(Sender(ACCOUNT, ACCOUNT, 10_000, account_month),),
+        money=Money(
+            Ceilings(given.get("partition"), given.get("job_month")),
+            lambda shard: Decimal(shard.requests),
+        ),
     )
 
 
@@ -222,7 +227,7 @@ def test_the_cheapest_shard_goes_where_the_next_does_not_fit(ledger: Ledger) -> 
 
 
 def test_a_full_queue_is_no_shortfall(ledger: Ledger) -> None:
-    limits = replace(under(partition=20), account_queue=5)
+    limits = replace(under(partition=20), senders=queue_of(5))
     with ledger.write() as connection:
         waiting = begin(connection, a_night(connection, 10), limits)
     assert isinstance(waiting, Waiting)
@@ -240,8 +245,8 @@ OTHER = "2026-01-09"
         ("partition", PARTITION, "other", "2026-01-02", False),
         ("job_month", JOB_MONTH, "job", OTHER, True),
         ("job_month", JOB_MONTH, "other", "2026-01-02", False),
-        ("account_month", ACCOUNT_MONTH, "job", OTHER, True),
-        ("account_month", ACCOUNT_MONTH, "other", OTHER, True),
+        ("account_month", MOST_USD_PER_MONTH, "job", OTHER, True),
+        ("account_month", MOST_USD_PER_MONTH, "other", OTHER, True),
     ],
 )
 def test_whose_spending_counts(
@@ -258,6 +263,7 @@ def test_whose_spending_counts(
 
 def test_another_accounts_spending_does_not_count(ledger: Ledger) -> None:
     limits = under(account_month=15, job_month=15)
+    second = replace(limits, senders=(Sender("second", "second", 10_000, Decimal(15)),))
     with ledger.write() as connection:
         accounts.register_account(connection, "second", simulated=False)
         begun(connection, a_night(connection, 10), limits)
@@ -265,7 +271,7 @@ def test_another_accounts_spending_does_not_count(ledger: Ledger) -> None:
         snapshots.replace_snapshot(connection, other, a_snapshot(), {})
         other = nights.get_night(connection, other.id)
         shards.add_shards(connection, other, [a_shard(10)], open_requests=0)
-        assert isinstance(begin(connection, nights.get_night(connection, other.id), limits), Intent)
+        assert isinstance(begin(connection, nights.get_night(connection, other.id), second), Intent)
 
 
 @pytest.mark.parametrize("ceiling", ["job_month", "account_month"])
@@ -315,7 +321,7 @@ def test_spending_never_passes_a_ceiling_whatever_happens(ledger: Ledger, seed: 
     """Claims, lost answers, refusals, retries and bills below the bound, in any order."""
     chance = random.Random(seed)
     limits = under(partition=40, job_month=70, account_month=90)
-    ceilings = limits.money.ceilings
+    ceilings = limits.money_of(ACCOUNT).ceilings
     with ledger.write() as connection:
         mine = [
             a_night(connection, *[chance.randint(1, 12) for _ in range(8)], job=job, partition=day)

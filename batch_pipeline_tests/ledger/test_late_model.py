@@ -32,11 +32,11 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, LIVE, State, Submission
 from batch_pipeline.ledger.sums import Counts
-from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night
+from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night, queue_of
 
 LIMIT = 20
 LEASE = 60.0
-LIMITS = Limits(account_queue=LIMIT, job_queue=None, lease_seconds=LEASE)
+LIMITS = Limits(senders=queue_of(LIMIT), job_queue=None, lease_seconds=LEASE)
 PICK = st.integers(min_value=0, max_value=1_000)
 WORKER = st.sampled_from(["one", "two"])
 PRICE = Decimal(1)

@@ -19,6 +19,7 @@ from batch_pipeline.ledger.admission.night_state import (
     states_of,
 )
 from batch_pipeline.ledger.admission.queue import REFUSED_BY_API, Queue
+from batch_pipeline_tests.support import alone
 
 NIGHT = Facts("review", "2026-11-01", "main")
 RUN = "`batch-pipeline run review --partition 2026-11-01`"
@@ -163,5 +164,5 @@ def test_room_at_the_queue(
 
 
 def test_what_joins_the_queue_takes_room() -> None:
-    joined = Queue(100, 10, 60, 10).joined_by(45)
+    joined = alone(Queue(100, 10, 60, 10)).joined_by(45)["default"]
     assert (joined.room, joined.full(5), joined.full(6) is None) == (5, None, False)

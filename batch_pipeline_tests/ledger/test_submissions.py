@@ -12,6 +12,7 @@ from batch_pipeline.ledger import (
     accounts,
     listed_batches,
     nights,
+    organisations,
     shards,
     snapshots,
     submissions,
@@ -41,6 +42,7 @@ from batch_pipeline_tests.ledger.conftest import (
     accept,
     begin,
     begun,
+    queue_of,
 )
 
 COUNTS = Counts(items={"succeeded": 3}, open=2, tokens={"input_tokens": 7})
@@ -62,7 +64,7 @@ def refused(connection: Connection, night: Night) -> None:
 
 
 def queue_is_full(connection: Connection, night: Night) -> None:
-    accounts.wait_for_queue(connection, ACCOUNT, 30)
+    organisations.wait_for_queue(connection, ACCOUNT, 30)
 
 
 def account_is_full(connection: Connection, night: Night) -> None:
@@ -159,7 +161,7 @@ def test_room_is_free_again(ledger: Ledger, way: str) -> None:
 
 
 def test_a_jobs_share_of_the_queue(ledger: Ledger) -> None:
-    share = Limits(account_queue=100, job_queue=30, lease_seconds=60)
+    share = Limits(senders=queue_of(100), job_queue=30, lease_seconds=60)
     with ledger.write() as connection:
         night = a_night(connection, 20, 20)
         other_night = a_night(connection, 20, partition=OLDER)
@@ -173,7 +175,7 @@ def test_a_jobs_share_of_the_queue(ledger: Ledger) -> None:
 
 
 def test_a_shard_larger_than_the_queue_does_not_wait_for_room(ledger: Ledger) -> None:
-    lowered = Limits(account_queue=20, job_queue=None, lease_seconds=60)
+    lowered = Limits(senders=queue_of(20), job_queue=None, lease_seconds=60)
     with ledger.write() as connection:
         night = a_night(connection, 30, partition=OLDER)
         waiting = begin(connection, night, lowered)
@@ -185,7 +187,7 @@ def test_a_shard_larger_than_the_queue_does_not_wait_for_room(ledger: Ledger) ->
 
 
 def test_a_night_that_waits_for_its_own_share_keeps_nobody_waiting(ledger: Ledger) -> None:
-    share = Limits(account_queue=100, job_queue=10, lease_seconds=60)
+    share = Limits(senders=queue_of(100), job_queue=10, lease_seconds=60)
     with ledger.write() as connection:
         assert isinstance(
             begin(connection, a_night(connection, 20, partition=OLDER), share), Waiting

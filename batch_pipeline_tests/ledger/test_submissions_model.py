@@ -24,11 +24,11 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
 from batch_pipeline.ledger.sums import Counts
-from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night
+from batch_pipeline_tests.ledger.conftest import ACCOUNT, TELL_TIME, Clock, a_night, queue_of
 from batch_pipeline_tests.support import together
 
 LIMIT = 20
-LIMITS = Limits(account_queue=LIMIT, job_queue=None, lease_seconds=60)
+LIMITS = Limits(senders=queue_of(LIMIT), job_queue=None, lease_seconds=60)
 PICK = st.integers(min_value=0, max_value=4)  # the newest first: long ago is seldom interesting
 COUNTS = Counts()
 

@@ -25,7 +25,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
-from batch_pipeline_tests.ledger.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun
+from batch_pipeline_tests.ledger.conftest import ACCOUNT, LIMITS, a_night, a_shard, begun, queue_of
 from batch_pipeline_tests.support import together
 
 NUMBERS = count()
@@ -37,7 +37,7 @@ def bound(shard: Shard) -> Decimal:
 
 def under(usd: int) -> Limits:
     money = Money(Ceilings(partition=Decimal(usd)), bound)
-    return replace(LIMITS, account_queue=10_000, money=money)
+    return replace(LIMITS, senders=queue_of(10_000), money=money)
 
 
 def accepted(connection: Connection, night: Night, limits: Limits) -> Submission:

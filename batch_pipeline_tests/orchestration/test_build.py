@@ -36,6 +36,9 @@ attributes:
   schedule: "30 1 * * *"
 """
 
+# Steps of an asset whose work is spread.
+SPREAD = "review__submitted_batches.review__submitted_batches"
+
 # Users script against these: a change here is a change of the contract.
 SNAPSHOT = {
     "assets": {
@@ -199,6 +202,7 @@ def test_a_tick_of_the_schedule_runs_what_has_ended_last(
         (["pilot_sample", "submitted_batches"], None, "pilot_sample"),
         (["submitted_batches", "collected_results"], None, "submitted_batches"),
         (None, ["review__submitted_batches"], "submitted_batches"),
+        (None, [f"{SPREAD}_share[1]", f"{SPREAD}_end"], "submitted_batches"),
     ],
 )
 def test_the_first_step_of_a_run(

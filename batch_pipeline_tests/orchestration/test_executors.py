@@ -8,11 +8,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_k8s.job import get_user_defined_k8s_config
 
 from batch_pipeline.definitions import defs
 from batch_pipeline.errors import UsageError
 from batch_pipeline.jobs.spec import JobSpec
-from batch_pipeline.orchestration import executors
+from batch_pipeline.orchestration import asset_options, executors
 from batch_pipeline.orchestration.build import build_batch_job
 
 MakeSpec = Callable[..., JobSpec]
@@ -80,3 +81,42 @@ def test_the_variable_names_the_executor_of_jobs_and_selections(
 def test_what_is_no_executor_is_refused_with_what_to_do(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         executors.of_name(name)
+
+
+def test_resources_become_tags_of_runs_and_of_steps(make_spec: MakeSpec) -> None:
+    """As the launchers of Kubernetes and ECS read them; a tag of the job's own goes before them."""
+    spec = make_spec(
+        resources={"cpu": 0.5, "memory": "2Gi"},
+        run_tags={"ecs/memory": "4096", "dagster-celery/queue": "large"},
+    )
+    definitions = build_batch_job(spec)
+    for job in ("review_submit", "review_collect"):
+        tags = definitions.resolve_job_def(job).run_tags
+        assert (tags["ecs/cpu"], tags["ecs/memory"]) == ("512", "4096")
+        container = get_user_defined_k8s_config(tags).container_config
+        assert container["resources"] == {
+            "requests": {"cpu": "0.5", "memory": "2Gi"},
+            "limits": {"memory": "2Gi"},
+        }
+    for assets in definitions.assets or ():
+        assert isinstance(assets, dg.AssetsDefinition)
+        assert assets.op.tags.keys() == {"dagster-k8s/config", "dagster-celery/queue"}
+    assert asset_options.run_tags(make_spec()) == {}
+
+
+@pytest.mark.parametrize(
+    ("declared", "tags"),
+    [
+        ({"memory": "16Gi"}, {"ecs/memory": "16384"}),
+        ({"memory": "500Mi"}, {"ecs/memory": "500"}),
+        ({"cpu": 4}, {"ecs/cpu": "4096"}),
+        ({}, {}),
+    ],
+)
+def test_what_is_not_declared_is_left_to_the_launcher(
+    declared: dict[str, Any], tags: dict[str, str], make_spec: MakeSpec
+) -> None:
+    found = asset_options.run_tags(make_spec(resources=declared))
+    assert {key: tag for key, tag in found.items() if key.startswith("ecs/")} == tags
+    limits = get_user_defined_k8s_config(found).container_config.get("resources", {})
+    assert set(limits.get("limits", {})) == {"memory"} & declared.keys()

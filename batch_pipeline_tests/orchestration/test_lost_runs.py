@@ -10,9 +10,17 @@ import pytest
 from dagster import DagsterEvent, DagsterEventType
 
 from batch_pipeline.orchestration import lost_runs
-from batch_pipeline.orchestration.lost_runs import MOST_REPEATS, Launched, dead, repeats
+from batch_pipeline.orchestration.lost_runs import (
+    FAILURE_REASON_TAG,
+    MOST_REPEATS,
+    Launched,
+    dead,
+    repeats,
+)
 from batch_pipeline.orchestration.names import (
     APPROVE_TAG,
+    FAILED_TAG,
+    OUTAGE_TAG,
     PARTITION_TAG,
     REPEATS_TAG,
     USER_TAG,
@@ -96,6 +104,62 @@ def test_a_run_is_dead_without_a_sign_of_life(
     assert dead({"run": 100.0}, signs, lease_seconds=10, at=at) == found
 
 
+LEASE, GAP = 10.0, 10.0 * lost_runs.GAP_LEASES
+BEGUN = 1_000.0 - LEASE - lost_runs.IMPORT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("executor", "begun", "silent_for", "lost"),
+    [
+        ("in_process", [], 1.0, True),
+        # A step that was begun gives signs once the flow is imported.
+        ("celery", [BEGUN - 1], 1.0, True),
+        ("celery", [BEGUN + 1], 1.0, False),
+        ("multiprocess", [BEGUN - 100, BEGUN + 1], 1.0, False),
+        # No step is at work: the next one starts at once, or waits for a worker.
+        ("multiprocess", [], GAP - 1, False),
+        ("multiprocess", [], GAP + 1, True),
+        ("celery", [], GAP + 1, False),
+        ("k8s", [], lost_runs.LONGEST_WAIT_SECONDS + 1, True),
+    ],
+)
+def test_a_run_that_waits_for_a_worker_has_not_lost_one(
+    executor: str, begun: list[float], silent_for: float, lost: bool
+) -> None:
+    assert lost_runs.lost_a_worker(executor, begun, silent_for, LEASE, at=1_000.0) is lost
+
+
+@pytest.mark.parametrize(
+    ("tags", "executor", "lost"),
+    [
+        ({}, "in_process", True),
+        ({FAILURE_REASON_TAG: "RUN_EXCEPTION"}, "celery", True),
+        ({FAILURE_REASON_TAG: "JOB_INITIALIZATION_FAILURE"}, "celery", False),
+        # A step's process was killed, or the step has said why it failed.
+        ({FAILURE_REASON_TAG: "STEP_FAILURE"}, "multiprocess", True),
+        ({FAILURE_REASON_TAG: "STEP_FAILURE", FAILED_TAG: "Failure"}, "multiprocess", False),
+        ({FAILURE_REASON_TAG: "STEP_FAILURE"}, "in_process", False),
+        # Some night of a range had failed for a reason before the worker died.
+        ({FAILURE_REASON_TAG: "RUN_EXCEPTION", FAILED_TAG: "Failure"}, "celery", True),
+        (
+            {FAILURE_REASON_TAG: "STEP_FAILURE", FAILED_TAG: "Failure", OUTAGE_TAG: "true"},
+            "in_process",
+            True,
+        ),
+    ],
+)
+def test_a_step_that_failed_for_a_reason_is_not_a_lost_worker(
+    tags: dict[str, str],
+    executor: str,
+    lost: bool,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lost_runs, "executor_of", lambda *_: executor)
+    run = dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    assert lost_runs.is_lost(instance, run) is lost
+
+
 def test_a_night_whose_run_died_before_it_was_in_the_ledger_is_asked_for_again(
     nightly: MakeNightly, nights: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +195,7 @@ def test_a_run_that_died_unnoticed_is_reported_and_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BATCH_PIPELINE_LEASE_SECONDS", "0.2")
+    monkeypatch.setattr(lost_runs, "IMPORT_SECONDS", 0.0)
     monkeypatch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
     job = nightly()
     run = _begun(job, nights[0])
@@ -150,7 +215,11 @@ def test_a_run_that_failed_for_a_reason_is_not_asked_for_again(
 ) -> None:
     monkeypatch.setattr(lost_runs, "lost_rest", lambda _: 0.0)
     job = nightly(input={"path": str(tmp_path / "nowhere" / "{partition}" / "*.jsonl")})
-    assert not job.launch(nights[0]).success
+    failed = job.launch(nights[0])
+    assert not failed.success
+    run = job.instance.get_run_by_id(failed.run_id)
+    assert run is not None
+    assert run.tags[FAILED_TAG] == "Failure"
     tick = job.tick()
     assert (tick.run_requests, tick.skip_message) == ([], "no night is under way")
 

@@ -22,13 +22,14 @@ from batch_pipeline.orchestration.run_requests import (
     might_submit,
     plan,
 )
+from batch_pipeline_tests.support import alone
 
 FACTS = Facts("review", "2026-11-01", "default")
 AT_THE_API = UnfinishedNight(
     partition="2026-11-01",
     marker="1.0.0",
     facts=FACTS,
-    queue=Queue(1_000),
+    queue=alone(Queue(1_000)),
     pilot=PilotStage.JUDGED,
     next_requests=0,
     waiting=0,
@@ -52,7 +53,7 @@ def not_asked(night: UnfinishedNight) -> UnfinishedNight:
 
 
 def queued(night: UnfinishedNight, **queue: Any) -> UnfinishedNight:
-    return replace(night, queue=replace(night.queue, **queue))
+    return replace(night, queue=alone(replace(night.queue["default"], **queue)))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,14 @@ def queued(night: UnfinishedNight, **queue: Any) -> UnfinishedNight:
     [
         (AT_THE_API, set(), None),
         (WAITS, {SUBMIT}, None),
-        (queued(WAITS, account_used=900), {SUBMIT}, None),
-        (queued(WAITS, account_used=901), set(), "the account's queue limit (1,000 requests)"),
+        (queued(WAITS, used=900), {SUBMIT}, None),
+        (queued(WAITS, used=901), set(), "the account's queue limit (1,000 requests)"),
         (queued(WAITS, job_limit=100, job_used=1), set(), "the job's share of the queue (100"),
         (queued(WAITS, refused=REFUSED_BY_API), set(), REFUSED_BY_API),
         (queued(WAITS, older_night="other 1"), set(), "an older night (other 1) goes first"),
         (held(WAITS), set(), "held"),
         (ENDED, {COLLECT}, None),
-        (queued(ENDED, account_used=1_000), {COLLECT}, None),
+        (queued(ENDED, used=1_000), {COLLECT}, None),
         (held(ENDED), {COLLECT}, "held"),
         (replace(WAITS, to_collect=1), BOTH, None),
         (replace(AT_THE_API, settled_up=True), {COLLECT}, None),
@@ -123,7 +124,7 @@ def on(day: int, night: UnfinishedNight) -> UnfinishedNight:
 
 
 def test_an_older_night_that_does_not_fit_keeps_younger_ones_waiting() -> None:
-    room = queued(WAITS, account_used=950)
+    room = queued(WAITS, used=950)
     found = plan([on(1, room), on(2, replace(room, next_requests=10))], set())
     assert found.wanted == ()
     large, small = map(str, found.waits.values())
@@ -132,7 +133,7 @@ def test_an_older_night_that_does_not_fit_keeps_younger_ones_waiting() -> None:
 
 
 def test_room_is_given_away_once() -> None:
-    found = plan([on(day, queued(WAITS, account_used=700)) for day in (1, 2, 3)], set())
+    found = plan([on(day, queued(WAITS, used=700)) for day in (1, 2, 3)], set())
     assert [run.partition for run in found.wanted] == ["2026-11-01", "2026-11-02"]
 
 
@@ -182,7 +183,7 @@ some_nights = st.lists(
             Facts, st.just("review"), st.just("p"), st.just("default"),
             held=st.booleans(), asked=st.booleans(),
         ),
-        queue=st.just(Queue(0)),
+        queue=st.just(alone(Queue(0))),
         pilot=st.sampled_from(PilotStage),
         next_requests=st.integers(0, 100),
         waiting=st.integers(100, 200),
@@ -199,7 +200,7 @@ some_nights = st.lists(
 def test_no_night_gets_two_runs_of_a_kind_or_more_room_than_there_is(
     nights: list[UnfinishedNight], room: int, busy: set[Kind]
 ) -> None:
-    nights = [replace(night, queue=Queue(room)) for night in nights]
+    nights = [replace(night, queue=alone(Queue(room))) for night in nights]
     unfinished = {(night.partition, kind) for night in nights[:1] for kind in busy}
     wanted = plan(nights, unfinished).wanted
     asked = [(run.partition, run.kind) for run in wanted]

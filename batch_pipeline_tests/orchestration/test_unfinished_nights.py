@@ -25,7 +25,7 @@ from batch_pipeline.orchestration.unfinished_nights import (
 )
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.flow.dataset.prepared_rows import NIGHT, SHARD, STATE
-from batch_pipeline_tests.support import PARTITION, documents, job, write_rows
+from batch_pipeline_tests.support import PARTITION, alone, documents, job, write_rows
 
 FACTS = Facts("review", "all", "default")
 
@@ -49,7 +49,7 @@ def test_open_requests_want_room_in_the_queue_unless_they_go_in_real_time(
     night = replace(NIGHT, open_requests=unplanned, pilot=verdict)
     state = replace(STATE, night=night, waiting=unplanned, in_flight=in_flight)
     limits = ShardLimits(requests=100, bytes=1_000_000)
-    found = as_unfinished(state, [], FACTS, Queue(1_000), limits, realtime=realtime)
+    found = as_unfinished(state, [], FACTS, alone(Queue(1_000)), limits, realtime=realtime)
     assert (found.next_requests, found.calls_due) == (next_requests, calls_due)
 
 
@@ -62,7 +62,7 @@ def test_a_batch_larger_than_the_queue_counts_as_cut_anew(
     verdict = {"declaration_hash": "declared", "content_hash": "", "open": True, "reasons": []}
     state = replace(STATE, night=replace(NIGHT, pilot=None if pilot else verdict), waiting=10)
     limits = ShardLimits(requests=100, bytes=1_000_000)
-    found = as_unfinished(state, [shard], FACTS, Queue(limit), limits, realtime=False)
+    found = as_unfinished(state, [shard], FACTS, alone(Queue(limit)), limits, realtime=False)
     assert found.next_requests == next_requests
     assert found.pilot is (PilotStage.MOVABLE if pilot else PilotStage.JUDGED)
 

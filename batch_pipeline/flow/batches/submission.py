@@ -46,7 +46,7 @@ from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, nights, refusals, shards, transitions
+from batch_pipeline.ledger import accounts, nights, organisations, refusals, shards, transitions
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
 from batch_pipeline.ledger.admission.night_state import Kind
@@ -127,7 +127,7 @@ def _submit(
     while not stop.is_set():
         refused_shards.split_all(pipeline, night)
         with pipeline.ledger.write() as connection:
-            transitions.reap(connection, night.owner)
+            transitions.reap(connection, *limits.accounts)
             intent = admission.begin(connection, night, pipeline.holder, limits, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
@@ -289,7 +289,7 @@ def _record_failure(
             case CreateVerdict.QUEUE_FULL:
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 seconds = failure.retry_after or QUEUE_FULL_SECONDS
-                accounts.wait_for_queue(connection, submission.account, seconds)
+                organisations.wait_for_queue(connection, submission.account, seconds)
             case CreateVerdict.PAUSE:
                 transitions.give_back(connection, submission, State.REFUSED, error)
                 accounts.pause_account(connection, submission.account, error)

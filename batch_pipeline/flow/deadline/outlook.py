@@ -20,9 +20,11 @@ from batch_pipeline.flow.deadline.forecast import (
     Turnaround,
 )
 from batch_pipeline.flow.status.progress import Progress
+from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import shards, submissions, takeovers
-from batch_pipeline.ledger.admission.queue import read_queue
+from batch_pipeline.ledger.admission import senders
+from batch_pipeline.ledger.admission.queue import read_queues
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
@@ -61,7 +63,8 @@ def of_night(
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
     job_queue = spec.limits.max_queued_requests
-    queue = read_queue(connection, night, settings.max_queued_requests, job_queue)
+    known = senders.of_night(connection, accounts_file.load(settings), night)
+    queues = read_queues(connection, night, known, job_queue)
     return Outlook(
         now=state.at,
         deadline=night.deadline_at,
@@ -74,8 +77,8 @@ def of_night(
             for s in state.live
             if s.state in IN_QUEUE and s.id not in taken and s.shard_id not in optional
         ],
-        room=max(0, queue.room),
-        queue=queue.limit,
+        room=max(0, queues.room),
+        queue=queues.at_once,
         turnaround=_turnaround(connection, night),
         speed=measured_speed(connection, night.job, night.owner, spec.realtime.concurrency),
         unplanned=night.open_requests,

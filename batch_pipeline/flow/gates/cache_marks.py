@@ -82,10 +82,10 @@ def written_at_most(spec: JobSpec) -> tuple[int, Lifetime] | None:
 def read_marks(spec: JobSpec) -> ReadMarks:
     """The function with which admission decides on the marks of a shard of this job."""
     if spec.caching == "off":
-        return lambda _connection, _night, _shard: NO_MARKS
+        return lambda _connection, _night, _shard, _account: NO_MARKS
     fits, lifetime = fitting(spec), told(spec)
 
-    def read(connection: Connection, night: Night, shard: Shard) -> Marks:
+    def read(connection: Connection, night: Night, shard: Shard, _account: str) -> Marks:
         if not fits(shard):
             return NO_MARKS
         if lifetime is not None:

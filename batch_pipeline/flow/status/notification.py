@@ -11,15 +11,16 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import apprise
+from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.ledger import alerts, nights
 from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.safe_text import get_logger, one_line
+
+if TYPE_CHECKING:
+    import apprise
 
 log = get_logger(__name__)
 
@@ -142,6 +143,8 @@ def _send(pipeline: Pipeline, urls: str, messages: Sequence[Message]) -> None:
 
 def _targets(urls: str) -> list[apprise.Apprise | None]:
     """A sender for each address, None for one that is not understood."""
+    import apprise  # noqa: PLC0415  # heavy, and most processes send nothing
+
     logging.getLogger("apprise").disabled = True
     # At debug level it tells hosts and paths, and a path may be a token.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
@@ -160,5 +163,7 @@ def _targets(urls: str) -> list[apprise.Apprise | None]:
 
 
 def _notify(target: apprise.Apprise, message: Message) -> bool:
+    import apprise  # noqa: PLC0415  # as above
+
     kind: Any = apprise.NotifyType(message.kind)
     return bool(target.notify(title=message.title, body=message.body, notify_type=kind))

@@ -7,38 +7,30 @@ both: no templates are filled in, `{{ }}` stays as it is written. What may be de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from batch_pipeline.errors import DeclarationError, UsageError
-from batch_pipeline.jobs.declared_model import DeclaredModel
+from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.partitions import demo_start
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files import chains, component_file
 from batch_pipeline.jobs.yaml_files.component_file import BesideAttributes
-from batch_pipeline.jobs.yaml_files.yaml_lines import KeyPath, YamlProblem, parse_yaml
-from batch_pipeline.safe_text import one_line
+from batch_pipeline.jobs.yaml_files.problems import (
+    dotted,
+    explain,
+    problem_line,
+    read_document,
+    unknown_key,
+)
+from batch_pipeline.jobs.yaml_files.yaml_lines import KeyPath
 
 FILE_NAME = "defs.yaml"
-_WANTED = {
-    "bool_type": "true or false",
-    "date_type": "a date like 2026-01-01",
-    "dict_type": "a mapping of keys",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "is_instance_of": "an amount in USD",
-    "model_type": "a mapping of keys",
-    "string_type": "text",
-    "tuple_type": "a list",
-}
-"""What was expected, by pydantic's type of error, in words of YAML rather than of Python."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class JobFile:
 
     def place_of(self, key: KeyPath) -> str:
         """File, line and key, for messages."""
-        return f"{self.path}:{self.line_of(key)}: {_dotted(key)}"
+        return f"{self.path}:{self.line_of(key)}: {dotted(key)}"
 
     def require_env(self, environ: Mapping[str, str]) -> None:
         """Raise DeclarationError where a variable is not set that the file requires."""
@@ -135,20 +127,10 @@ def load_job(file: Path) -> JobSpec:
 
 def load_file(file: Path) -> JobFile:
     """The job that a YAML file declares; one DeclarationError with all problems of the file."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DeclarationError(f"{file}: cannot be read: {error.strerror}") from error
-    try:
-        document = parse_yaml(content)
-    except YamlProblem as error:
-        raise DeclarationError(f"{file}:{error.line}: {error}") from error
-    problems = [
-        f"{file}:{line}: {_dotted(path)}: is there twice; the first is on line {first}"
-        for path, line, first in document.repeated
-    ]
+    document, problems = read_document(file)
     problems += [
-        _line(file, document.line_of, *found) for found in component_file.problems(document.value)
+        problem_line(file, document.line_of, *found)
+        for found in component_file.problems(document.value)
     ]
     attributes = document.value.get("attributes") if isinstance(document.value, dict) else None
     if isinstance(attributes, dict):
@@ -157,12 +139,24 @@ def load_file(file: Path) -> JobFile:
         except DeclarationError as error:
             problems.append(str(error))
         else:
+            problems += _accounts_that_cannot_send(spec, file, document.line_of)
             if not problems:
                 if demo_start.is_of_demo(file):
                     spec = demo_start.applied(spec)
                 beside = component_file.beside_attributes(document.value)
                 return JobFile(file, spec, beside, document.line_of)
     raise DeclarationError("\n".join(problems))
+
+
+def _accounts_that_cannot_send(
+    spec: JobSpec, file: Path, line_of: Callable[[KeyPath], int]
+) -> list[str]:
+    """What is wrong with the accounts that a job names: they are in accounts.yaml beside it."""
+    if not spec.accounts:
+        return []
+    problem = accounts_file.problem_of_job(spec.accounts, file.absolute().parent.parent)
+    key = ("attributes", "accounts")
+    return [] if problem is None else [problem_line(file, line_of, key, problem)]
 
 
 def spec_from_attributes(
@@ -178,7 +172,7 @@ def spec_from_attributes(
     # `base_dir` is an argument of the constructor and no key of a declaration.
     strangers = {key for key in attributes if key not in named or key == "base_dir"}
     problems: list[tuple[KeyPath, str]] = [
-        ((key,), _unknown_key(key, JobSpec)) for key in attributes if key in strangers
+        ((key,), unknown_key(key, JobSpec)) for key in attributes if key in strangers
     ]
     folder = file.absolute().parent
     if isinstance(named.get("name"), str) and named["name"] != folder.name:
@@ -188,13 +182,13 @@ def spec_from_attributes(
     try:
         spec = JobSpec(base_dir=folder, **named)
     except ValidationError as error:
-        problems += [_explain(details, attributes) for details in error.errors()]
+        problems += [explain(details, attributes, JobSpec) for details in error.errors()]
     else:
         if not problems:
             return spec
     found = [(("attributes", *path), message) for path, message in problems]
     found.sort(key=lambda problem: line_of(problem[0]))
-    raise DeclarationError("\n".join(_line(file, line_of, *problem) for problem in found))
+    raise DeclarationError("\n".join(problem_line(file, line_of, *problem) for problem in found))
 
 
 def _declaration_files(jobs_dir: Path) -> dict[str, Path]:
@@ -205,95 +199,3 @@ def _declaration_files(jobs_dir: Path) -> dict[str, Path]:
         )
     files = sorted(jobs_dir.glob(f"*/{FILE_NAME}"))
     return {file.parent.name: file for file in files if not file.parent.name.startswith(".")}
-
-
-def _explain(details: ErrorDetails, attributes: Mapping[Any, Any]) -> tuple[KeyPath, str]:
-    """The path of a problem, as the user wrote the key, and its message."""
-    path: KeyPath = details["loc"]
-    shown = _shown(details["input"])
-    match details["type"]:
-        case "missing":
-            message = "is required"
-        case "extra_forbidden":
-            message = _unknown_key(path[-1], _model_at(path[:-1]))
-        case "value_error":
-            message = str(details["ctx"]["error"])
-        case "declared":
-            message = details["msg"]
-        case "string_type" if isinstance(details["input"], bool | int | float | date):
-            message = f"must be text, not {shown}; put it into quotes"
-        case "invalid-json-value":
-            message = f"must be a value that JSON has, not {shown}"
-        case kind if kind in _WANTED:
-            message = f"must be {_WANTED[kind]}, not {shown}"
-        case _:
-            # pydantic's own words: "Input should be less than or equal to 1"
-            message = f"must {details['msg'].partition(' should ')[2]}, not {shown}"
-    return _as_written(path, attributes), message
-
-
-def _as_written(path: KeyPath, attributes: Mapping[Any, Any]) -> KeyPath:
-    """The path with `user_file` for `user` where the declaration has the former."""
-    parent: Any = attributes
-    for key in path[:-1]:
-        if isinstance(parent, list) and isinstance(key, int):
-            parent = parent[key]
-        else:
-            parent = parent.get(key) if isinstance(parent, Mapping) else None
-    file_key = f"{path[-1]}_file"
-    if isinstance(parent, Mapping) and path[-1] not in parent and file_key in parent:
-        return (*path[:-1], file_key)
-    return path
-
-
-def _unknown_key(key: object, model: type[DeclaredModel] | None) -> str:
-    known = model.known_keys() if model is not None else []
-    close = get_close_matches(str(key), known, n=1)
-    if close:
-        return f"unknown key; did you mean {close[0]}?"
-    return f"unknown key; the keys here are {', '.join(known)}"
-
-
-def _model_at(path: KeyPath) -> type[DeclaredModel] | None:
-    """The model whose keys stand below `path`."""
-    model: type[DeclaredModel] | None = JobSpec
-    for key in path:
-        # The number of an entry in a list of models.
-        if isinstance(key, int):
-            continue
-        field = model.model_fields.get(key) if model is not None else None
-        model = next(_models_in(field.annotation), None) if field is not None else None
-    return model
-
-
-def _models_in(annotation: Any) -> Iterator[type[DeclaredModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, DeclaredModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
-
-
-def _shown(value: object) -> str:
-    """A value in words of YAML; this shows values that YAML reads otherwise (22:00 is 1320)."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case str():
-            return f"the text {value[:60]!r}"
-        case int() | float():
-            return f"the number {value}"
-        case Mapping() | list():
-            return "a list" if isinstance(value, list) else "a mapping"
-        case _:
-            return str(value)
-
-
-def _line(file: Path, line_of: Callable[[KeyPath], int], path: KeyPath, message: str) -> str:
-    key = f"{_dotted(path)}: " if path else ""
-    return one_line(f"{file}:{line_of(path)}: {key}{message}")
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(map(str, path))

@@ -8,7 +8,7 @@ in `pricing.bounds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,26 +18,43 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from batch_pipeline.ledger.admission.night_state import ShortOfBudget
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
 from batch_pipeline.ledger.database.tables import usd_of, usd_sum
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.submissions import LIVE, State
+from batch_pipeline.settings import MOST_USD_PER_MONTH
 from batch_pipeline.wording import usd
 
 PARTITION = "budget.max_usd_per_partition"
 JOB_MONTH = "budget.max_usd_per_month"
-ACCOUNT_MONTH = "BATCH_PIPELINE_MAX_USD_PER_MONTH"
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """USD that may be spent on a night, on its job in a month, on its account in a month."""
+    """USD that may be spent on a night, on its job in a month, through an account in a month.
+
+    `account` None: that of the night's owner. `account_setting` is the name of its ceiling.
+    """
 
     partition: Decimal | None = None
     job_month: Decimal | None = None
     account_month: Decimal | None = None
+    account: str | None = None
+    account_setting: str = MOST_USD_PER_MONTH
+
+    def of(self, account: str, sender: Sender | None) -> Ceilings:
+        """These ceilings for what an account sends; `sender` None: it is not declared now."""
+        if sender is None:
+            return replace(self, account=account, account_month=None)
+        return replace(
+            self,
+            account=account,
+            account_month=sender.max_usd_per_month,
+            account_setting=sender.ceiling,
+        )
 
     @property
     def any(self) -> bool:
@@ -55,6 +72,10 @@ class Money:
     ceilings: Ceilings = Ceilings()
     bound: Callable[[Shard], Decimal] = lambda shard: shard.usd_bound
     stated_prices: dict[str, Any] | None = None
+
+    def of(self, account: str, sender: Sender | None) -> Money:
+        """The same for what an account sends."""
+        return replace(self, ceilings=self.ceilings.of(account, sender))
 
 
 NO_CEILING = Money()
@@ -134,24 +155,25 @@ def spendings(
     if ceilings.job_month is None and ceilings.account_month is None:
         return
     month = _month(connection)
-    this_month = (submission.account == night.owner, submission.intent_at >= month)
-    reserved = (tables.night.c.owner == night.owner, takeover.reserved_at >= month)
+    this_month, reserved = submission.intent_at >= month, takeover.reserved_at >= month
     if ceilings.job_month is not None:
-        of_job = sa.select(tables.night.c.id).where(tables.night.c.job == night.job)
-        spent = _spending(connection, *this_month, submission.night_id.in_(of_job))
-        kept = _for_takeovers(connection, *reserved, tables.night.c.job == night.job)
-        yield JOB_MONTH, ceilings.job_month, _with(spent, kept)
+        owned = (tables.night.c.job == night.job, tables.night.c.owner == night.owner)
+        of_job = submission.night_id.in_(sa.select(tables.night.c.id).where(*owned))
+        kept = _for_takeovers(connection, reserved, *owned)
+        yield JOB_MONTH, ceilings.job_month, _with(_spending(connection, this_month, of_job), kept)
     if ceilings.account_month is not None:
-        kept = _for_takeovers(connection, *reserved)
-        yield ACCOUNT_MONTH, ceilings.account_month, _with(_spending(connection, *this_month), kept)
+        through = submission.account == (ceilings.account or night.owner)
+        kept = _for_takeovers(connection, reserved, through)
+        spent = _spending(connection, this_month, through)
+        yield ceilings.account_setting, ceilings.account_month, _with(spent, kept)
 
 
 def without(
-    spent: Iterable[tuple[str, Decimal, Spending]], usd: Decimal
+    spent: Iterable[tuple[str, Decimal, Spending]], usd: Mapping[str, Decimal]
 ) -> list[tuple[str, Decimal, Spending]]:
-    """The same with `usd` less reserved: for requests whose price was reserved before."""
+    """The same with less reserved, in USD by ceiling: for requests that were reserved before."""
     return [
-        (name, limit, replace(found, reserved=max(Decimal(0), found.reserved - usd)))
+        (name, limit, replace(found, reserved=max(Decimal(0), found.reserved - usd[name])))
         for name, limit, found in spent
     ]
 
@@ -176,6 +198,7 @@ def _for_takeovers(connection: Connection, *conditions: sa.ColumnElement[bool]) 
     query = (
         sa.select(*usd_sum(tables.takeover.c.left_usd))
         .join(tables.night, tables.night.c.id == tables.takeover.c.night_id)
+        .join(tables.submission, tables.submission.c.id == tables.takeover.c.submission_id)
         .where(*conditions)
     )
     return usd_of(*connection.execute(query).one())

@@ -53,7 +53,7 @@ def test_it_asks_nothing_more_once_its_lease_is_lost(
                 with other.ledger.write() as connection:
                     connection.execute(tables.submission.update().values(lease_until=0.0))
                     [shard] = shards.list_shards(connection, night.id, ShardState.CLAIMED)
-                    limits = Limits(1_000, None, LEASE_SECONDS)
+                    limits = Limits((), None, LEASE_SECONDS)
                     admission.begin_calls(connection, night, shard, "other", limits)
                 time.sleep(2 * LEASE_SECONDS)
         return None

@@ -25,7 +25,7 @@ from batch_pipeline.ledger import (
     transitions,
 )
 from batch_pipeline.ledger.admission import admission
-from batch_pipeline.ledger.admission.admission import Intent, Limits
+from batch_pipeline.ledger.admission.admission import Intent, Limits, Sender
 from batch_pipeline.ledger.admission.night_state import OPEN_GATES
 from batch_pipeline.ledger.database.ledger import Ledger
 from batch_pipeline.ledger.nights import Night
@@ -34,7 +34,7 @@ from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import Counts
 
-LIMITS = Limits(account_queue=10_000, job_queue=None, lease_seconds=60)
+LIMITS = Limits(senders=(Sender("default", "default", 10_000),), job_queue=None, lease_seconds=60)
 ALERTS = AlertsSpec(error_rate=0.1, after_items=1)
 COUNTS = Counts(
     items={"succeeded": 3, "refused": 1}, open=1,

@@ -1,4 +1,4 @@
-"""What the assets of this project share."""
+"""What the assets of this project share, and what runs their steps."""
 
 import dagster as dg
 import duckdb
@@ -15,4 +15,8 @@ class Warehouse(dg.ConfigurableResource):
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    return dg.Definitions(resources={"warehouse": Warehouse(path=dg.EnvVar("WAREHOUSE"))})
+    return dg.Definitions(
+        resources={"warehouse": Warehouse(path=dg.EnvVar("WAREHOUSE"))},
+        # A night's steps follow one another: a process for each takes longer to start than it runs.
+        executor=dg.in_process_executor,
+    )
