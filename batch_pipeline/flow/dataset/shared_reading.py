@@ -189,8 +189,12 @@ class Worker:
                     after = claim.number
                     yield claim
 
-            with suppress(WorkerDiedError):
-                count += self._prepare(desk, new_ones(), self._processes)
+            while True:
+                try:
+                    count += self._prepare(desk, new_ones(), self._processes)
+                    break
+                except WorkerDiedError as error:
+                    log.warning("%s %s: %s", self._spec.name, self._night.partition, error)
             # What has ended a worker is read one piece at a time, in a process of its own: so it is
             # found out which piece it is.
             while (claim := self._claim(readings.claim_left, is_gone)) is not None:
@@ -278,11 +282,9 @@ class Worker:
             ) as made:
                 for result in made:
                     with self._pipeline.ledger.write() as connection:
-                        readings.done(connection, under_way[0], result)
+                        count += readings.done(connection, under_way[0], result)
                     under_way.popleft()
-                    count += 1
-        except WorkerDiedError as error:
-            log.warning("%s %s: %s", self._spec.name, self._night.partition, error)
+        except WorkerDiedError:
             self._let_go(under_way, blameless=False)
             raise
         except BaseException as error:

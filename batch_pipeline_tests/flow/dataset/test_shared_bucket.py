@@ -81,7 +81,10 @@ def test_two_processes_make_the_same_snapshot_as_one(
         workers = [_worker(tmp_path / f"machine {n}", home, ledger_url, source) for n in range(2)]
         for worker in workers:
             assert worker.stdout.readline() == "ready\n"
-        prepared = [worker.communicate("go\n", timeout=120)[0] for worker in workers]
+        for worker in workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        prepared = [worker.communicate(timeout=120)[0] for worker in workers]
         assert sum(map(int, prepared)) == reading.pieces == FILES
         assert "0\n" not in prepared
         made = _made(pipeline, put_together(pipeline, spec, reading))

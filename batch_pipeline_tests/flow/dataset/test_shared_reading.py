@@ -43,6 +43,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "_LEAST_BYTES", 500)
     monkeypatch.setattr(splits, "_FILE_BYTES", 0)
     monkeypatch.setattr(shared_reading, "LOOK_SECONDS", 0.01)
+    # fsspec's memory is that of one process.
+    monkeypatch.setattr(shared_reading, "map_in_processes", in_this_process)
+
+
+def in_this_process(function: Any, tasks: Any, _count: int, **_: Any) -> Any:
+    return (function(*task) for task in tasks)
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -260,11 +266,7 @@ def test_a_piece_that_ends_three_workers_is_named_and_the_others_are_read(
             raise WorkerDiedError("killed")
         return prepare(piece, number, *about)
 
-    def in_this_process(function: Any, tasks: Any, _count: int, **_: Any) -> Any:
-        return (function(*task) for task in tasks)
-
     monkeypatch.setattr(shared_reading, "prepare_claimed", kill)
-    monkeypatch.setattr(shared_reading, "map_in_processes", in_this_process)
     with pytest.raises(InputDataError, match=r"read bytes 2,0.* of .*a\.jsonl has ended 3 workers"):
         a_worker(pipeline, spec, reading).work()
     assert len(ended) == MOST_TRIES
@@ -355,7 +357,7 @@ def test_the_steps_of_a_night_hand_nothing_to_each_other(
     assert second.note == "input read again: 30 new items, 31 gone, 0 with another request"
     # An input that is too small to be shared is read in the last step.
     for name in "ab":
-        write_rows(tmp_path / f"{name}.jsonl", documents(2, start=ord(name)))
+        write_rows(tmp_path / f"{name}.jsonl", documents(2, start=9 * ord(name)))
     assert step(night_input.begin_input).workers == 0
     assert step(night_input.read_share) == 0
     assert step(night_input.end_input).snapshot.items == 4
