@@ -216,6 +216,11 @@ class RealApi(AnthropicApi):
     def simulated(self) -> bool:
         return False
 
+    def _note_headers(self, headers: Mapping[str, str]) -> None:
+        super()._note_headers(headers)
+        # All accounts of a test may have one key; the API would have given each its own ids.
+        self.organisation = self.workspace = None
+
 
 class Faults(Hooks):
     """Hooks that a test sets while the simulator runs; unset ones do nothing."""

@@ -82,7 +82,7 @@ def _submit(pipeline: Pipeline, spec: JobSpec, nights: int) -> None:
 
 
 def _measure(pipeline: Pipeline, spec: JobSpec, api: CountingApi, batches: int) -> None:
-    account = pipeline.account.name
+    account = pipeline.owner(spec).accounts[0]
     _timed(api, f"poll, {batches:,} batches", lambda: steps.poll_account(pipeline, account))
 
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:

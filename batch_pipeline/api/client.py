@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import anthropic
@@ -43,6 +43,9 @@ from batch_pipeline.errors import (
 )
 from batch_pipeline.safe_text import get_logger, redacted
 
+if TYPE_CHECKING:
+    from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec
+
 log = get_logger(__name__)
 
 Answered = TypeVar("Answered")
@@ -50,6 +53,7 @@ Answered = TypeVar("Answered")
 # The header by which the simulator names itself; a URL tells nothing.
 SIMULATOR_HEADER = "x-batch-pipeline-simulator"
 WORKSPACE_HEADER = "anthropic-workspace-id"
+ORGANISATION_HEADER = "anthropic-organization-id"
 BATCHES = "/v1/messages/batches"
 MODELS = "/v1/models"
 DOWNLOAD_CHUNK_BYTES = 1 << 20
@@ -66,19 +70,25 @@ CONNECT_TIMEOUT = 10.0
 
 
 class AnthropicApi:
-    """`Api` over the official SDK, which finds credentials and base URL unless they are given."""
+    """`Api` over the official SDK, which finds credentials and base URL unless they are given, or
+    an account of accounts.yaml declares them."""
 
     def __init__(
         self,
         *,
         base_url: str | None = None,
         api_key: str | None = None,
+        account: AccountSpec | None = None,
     ) -> None:
-        credential = {"api_key": api_key} if api_key else credentials.of_environment()
+        if account is not None:
+            base_url, credential = account.base_url, credentials.of_account(account)
+        else:
+            credential = {"api_key": api_key} if api_key else credentials.of_environment()
         arguments: dict[str, Any] = {"base_url": credentials.base_url(base_url), **credential}
         self._arguments = arguments
         self._simulated: bool | None = None
         self._models: Mapping[str, ModelInfo] | None = None
+        self.organisation: str | None = None
         self.workspace: str | None = None
         hooks = {"response": [lambda response: self._note_headers(response.headers)]}
         # No client follows a redirect: key and documents would go to another address.
@@ -97,7 +107,7 @@ class AnthropicApi:
             # A profile that was asked for by name, and cannot be read.
             said = redacted(str(error))
             raise UsageError(f"The credentials for the API cannot be used: {said}") from None
-        self._credentials = credentials.source_of(self._client)
+        self._credentials = credentials.source_of(self._client, account)
         credentials.say_if_unencrypted(self._client.base_url)
         # A kept-alive connection that the server has closed meanwhile would turn a create into an
         # unknown outcome, and cost the minutes of a reconciliation. A copy shares the access token.
@@ -298,6 +308,7 @@ class AnthropicApi:
             )
 
     def _note_headers(self, headers: Mapping[str, str]) -> None:
+        self.organisation = headers.get(ORGANISATION_HEADER) or self.organisation
         self.workspace = headers.get(WORKSPACE_HEADER) or self.workspace
         self._note_simulator(headers)
 

@@ -1,4 +1,5 @@
-"""Key and address of the API as the environment gives them, checked before anything is sent.
+"""Key and address of the API as the environment or accounts.yaml give them, checked before anything
+is sent.
 
 A mounted secret or a file of variables often ends in a line break, which the SDK would put into a
 header and a transport would refuse with the whole key in its message. What surrounds a value is cut
@@ -10,13 +11,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx2
+from anthropic import CredentialsError, IdentityTokenFile, WorkloadIdentityCredentials
 
 from batch_pipeline.errors import NoCredentialsError, UsageError
 from batch_pipeline.safe_text import get_logger
+
+if TYPE_CHECKING:
+    from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, FederationSpec
 
 log = get_logger(__name__)
 
@@ -53,6 +59,53 @@ def of_environment() -> dict[str, str]:
         if value is not None:
             return {argument: value}
     return {}
+
+
+def of_account(account: AccountSpec) -> dict[str, Any]:
+    """The SDK's arguments for the credential of an account of accounts.yaml.
+
+    One that names none has that of the environment.
+    Beside an argument the SDK reads no credential of the environment, so that one account never
+    sends with the key of another. Raises NoCredentialsError where a variable is not set.
+    """
+    if account.key_env is not None:
+        return {"api_key": _required(account.key_env)}
+    if account.profile is not None:
+        return {"profile": account.profile}
+    if account.federation is not None:
+        return {"credentials": _federation(account.federation)}
+    return of_environment()
+
+
+def _federation(declared: FederationSpec) -> WorkloadIdentityCredentials:
+    file, variable = declared.identity_token_file, declared.identity_token_env
+    # Both are read for each exchange: the token in a file is replaced every hour or so.
+    token = IdentityTokenFile(file) if file is not None else partial(_token_in, str(variable))
+    return WorkloadIdentityCredentials(
+        identity_token_provider=token,
+        federation_rule_id=declared.rule_id,
+        organization_id=declared.organisation_id,
+        service_account_id=declared.service_account_id,
+        workspace_id=declared.workspace_id,
+    )
+
+
+def _token_in(variable: str) -> str:
+    token = secret(variable)
+    if token is None:
+        # What the SDK raises where it cannot read an identity token itself.
+        raise CredentialsError(f"the variable {variable} of an identity token is not set")
+    return token
+
+
+def _required(name: str) -> str:
+    value = secret(name)
+    if value is None:
+        raise NoCredentialsError(
+            f"{name} is not set, which accounts.yaml names as the key of an account: set it where "
+            "this process runs."
+        )
+    return value
 
 
 def base_url(given: str | None = None) -> str | None:
@@ -115,8 +168,14 @@ def _say_unencrypted(host: str) -> None:
     )
 
 
-def source_of(client: anthropic.Anthropic) -> str:
+def source_of(client: anthropic.Anthropic, account: AccountSpec | None = None) -> str:
     """Where a client of the SDK has its credentials from; NoCredentialsError if it has none."""
+    if account is not None and account.key_env is not None:
+        return account.key_env
+    if account is not None and account.profile is not None:
+        return f"the profile {account.profile}"
+    if account is not None and account.federation is not None:
+        return f"the federation rule {account.federation.rule_id} and its identity token"
     if client.credentials is not None:
         return "the profile or the federation variables that the SDK reads"
     for value, name in ((client.api_key, KEY), (client.auth_token, TOKEN)):

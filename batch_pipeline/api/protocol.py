@@ -188,6 +188,11 @@ class Api(Protocol):
         ...
 
     @property
+    def organisation(self) -> str | None:
+        """The id of the key's organisation, as the last answer named it; None: no answer has."""
+        ...
+
+    @property
     def workspace(self) -> str | None:
         """The workspace of the key, as the last answer named it; None: no answer has."""
         ...

@@ -54,10 +54,10 @@ def open_night(
     return pipeline, spec, partition
 
 
-def api_if_any(pipeline: Pipeline) -> tuple[Api | None, str | None]:
+def api_if_any(pipeline: Pipeline, spec: JobSpec) -> tuple[Api | None, str | None]:
     """The API for a command that can do without, and why it cannot be asked despite a key."""
     try:
-        return pipeline.api, None
+        return pipeline.api_for(spec), None
     except NoCredentialsError:
         return None, None
     except (UsageError, ApiError, AccountError) as error:

@@ -17,6 +17,7 @@ from batch_pipeline.cli.output import Output
 from batch_pipeline.cli.tables import SafeConsole
 from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status import eta, progress
+from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.safe_text import Formatter, get_logger
 from batch_pipeline.wording import usd
 
@@ -27,11 +28,14 @@ log = get_logger(__name__)
 LOG_SECONDS = 240.0
 
 
-def announce_account(output: Output, pipeline: Pipeline) -> None:
-    """Say which account pays, before anything is bought."""
-    account = pipeline.account
-    kind = "answers are made up, nothing is billed" if account.simulated else "real API, billed"
-    output.say(f"Account: {account.name} ({kind})")
+def announce_account(output: Output, pipeline: Pipeline, spec: JobSpec) -> None:
+    """Say which accounts pay, before anything is bought."""
+    owner = pipeline.owner(spec)
+    kind = "answers are made up, nothing is billed" if owner.simulated else "real API, billed"
+    if owner.accounts == (owner.name,):
+        output.say(f"Account: {owner.name} ({kind})")
+    else:
+        output.say(f"Accounts: {', '.join(owner.accounts)}, owner {owner.name} ({kind})")
 
 
 @contextmanager

@@ -30,10 +30,11 @@ from batch_pipeline.flow.dataset.requests.declaration import Declaration
 from batch_pipeline.flow.deadline import outlook
 from batch_pipeline.flow.gates.cache_marks import asked, cached_models, fitting, marked, warmed_as
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.flow.planning import manifests, plan, variants
+from batch_pipeline.flow.planning import manifests, variants
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import cache_prefixes, cache_use, nights, shards, snapshots
 from batch_pipeline.ledger.admission.admission import NO_MARKS, Limits, Marks
+from batch_pipeline.ledger.admission.queue import read_queues
 from batch_pipeline.ledger.cache_use import NOTHING_CACHED, CacheSums
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import now
@@ -66,10 +67,10 @@ def count(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """
     if spec.caching == "auto":
         for declaration in asked(spec):
-            _count(pipeline, night, declaration)
+            _count(pipeline, spec, night, declaration)
 
 
-def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
+def _count(pipeline: Pipeline, spec: JobSpec, night: Night, declaration: Declaration) -> None:
     prefix = places.prefix_key(declaration)
     with pipeline.ledger.read() as connection:
         found = cache_prefixes.find(connection, night.owner, prefix)
@@ -80,7 +81,9 @@ def _count(pipeline: Pipeline, night: Night, declaration: Declaration) -> None:
         return
     tokens = problem = None
     try:
-        tokens = pipeline.api.count_tokens(places.prefix_params(declaration), declaration.betas)
+        tokens = pipeline.api_for(spec).count_tokens(
+            places.prefix_params(declaration), declaration.betas
+        )
     except ApiFailure as failure:
         problem = str(failure)
     with pipeline.ledger.write() as connection:
@@ -165,7 +168,7 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
             return otherwise(connection, night, shard, account)
         if not fits(shard):
             return NO_MARKS
-        standing = standing_of(connection, spec, night, shard, limits.at_once)
+        standing = standing_of(connection, spec, night, shard, limits.at_once, account)
         return decide(standing, warms=shard.warms is not None)
 
     return replace(limits, marks=read)
@@ -174,12 +177,23 @@ def with_marks(spec: JobSpec, limits: Limits) -> Limits:
 def waits_for(
     connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int
 ) -> str | None:
-    """Why a batch of a night waits for the prompt cache; None: it does not. `queue` is the most
-    requests that the night may have at the API at once."""
+    """Why a batch of a night waits for the prompt cache; None: through one of its accounts it does
+    not. `queue` is the most requests that the night may have at the API at once."""
     if spec.caching != "auto" or shard.engine != "batch" or shard.pilot:
         return None
-    standing = standing_of(connection, spec, night, shard, queue)
-    return decide(standing, warms=shard.warms is not None).wait
+    waits = [
+        decide(standing, warms=shard.warms is not None).wait
+        for standing in _by_account(connection, spec, night, shard, queue)
+    ]
+    return waits[0] if all(waits) else None
+
+
+def _by_account(
+    connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int
+) -> list[Standing]:
+    return [
+        standing_of(connection, spec, night, shard, queue, account) for account in night.sent_by
+    ]
 
 
 def _latest_wait(connection: Connection, night: Night, queue: int) -> float:
@@ -194,9 +208,10 @@ def _latest_wait(connection: Connection, night: Night, queue: int) -> float:
 
 
 def standing_of(
-    connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int
+    connection: Connection, spec: JobSpec, night: Night, shard: Shard, queue: int, account: str
 ) -> Standing:
-    """What the ledger knows of the prefixes of a batch; `queue` as in `waits_for`."""
+    """What the ledger knows of the prefixes of a batch in the cache of an account's workspace;
+    `queue` as in `waits_for`."""
     at = now(connection)
     latest = _latest_wait(connection, night, queue)
     models = cached_models(connection, spec, night.owner, shard)
@@ -204,7 +219,7 @@ def standing_of(
     standing = Standing(
         at, {name: measured.get(name, NOTHING_CACHED) for name in models}, warm_up_until=latest
     )
-    warm_up = cache_prefixes.latest_warm_up(connection, night.owner, warmed_as(spec))
+    warm_up = cache_prefixes.latest_warm_up(connection, account, warmed_as(spec))
     if warm_up is None:
         return standing
     since = warm_up.intent_at
@@ -242,8 +257,9 @@ def prepare(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     """Take one unit of each prefix out of the night's next batch, as the batch that warms up."""
     if spec.caching != "auto":
         return
-    queue = plan.queue_limit_of(pipeline, spec)
     with pipeline.ledger.read() as connection:
+        senders = pipeline.senders_of(connection, night)
+        queue = read_queues(connection, night, senders, spec.limits.max_queued_requests).at_once
         shard = _to_split(connection, spec, night, queue)
         if shard is None:
             return
@@ -277,7 +293,10 @@ def _to_split(connection: Connection, spec: JobSpec, night: Night, queue: int) -
     if cache_prefixes.warm_ups_of(connection, night.id) >= MOST_WARM_UPS:
         return None
     night = nights.get_night(connection, night.id)
-    return shard if wants_warm_up(standing_of(connection, spec, night, shard, queue)) else None
+    # Each workspace has a cache of its own, and one of them is warmed: what goes through the others
+    # has no marks.
+    standings = _by_account(connection, spec, night, shard, queue)
+    return shard if all(map(wants_warm_up, standings)) else None
 
 
 def _one_of_each_prefix(manifest: pa.Table, declaration: Declaration) -> tuple[pa.Table, pa.Table]:

@@ -93,12 +93,12 @@ class Control:
 
     def _night(self, partition: str) -> Night:
         """The night under the account in force, which has to have begun."""
-        account = self.pipeline.account.name
+        owner = self.pipeline.owner(self.spec).name
         with self.pipeline.ledger.read() as connection:
-            night = nights.find_night(connection, self.spec.name, partition, account)
+            night = nights.find_night(connection, self.spec.name, partition, owner)
         if night is None:
             raise UsageError(
-                f"{self._place(partition)} has not been run under account {account!r}: materialize "
+                f"{self._place(partition)} has not been run under account {owner!r}: materialize "
                 "input_dataset, pilot_sample and submitted_batches of it."
             )
         return night

@@ -37,7 +37,6 @@ import sqlalchemy as sa
 from batch_pipeline.errors import LedgerError, StorageError
 from batch_pipeline.flow import paths
 from batch_pipeline.ledger import nights, snapshots, submissions
-from batch_pipeline.ledger.accounts import Account
 from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.database.ledger import Ledger, now
 from batch_pipeline.ledger.home import identity
@@ -45,7 +44,7 @@ from batch_pipeline.ledger.home.identity import Identity, Sent
 from batch_pipeline.ledger.listed_batches import LATE_WATCH_SECONDS
 from batch_pipeline.ledger.submissions import LIVE, State
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.settings import SIMULATOR_ACCOUNT
+from batch_pipeline.settings import is_simulated
 from batch_pipeline.storage.files import Files
 from batch_pipeline.storage.storage_errors import removed
 
@@ -88,10 +87,11 @@ class HomeMark:
         # The numbers that this process has raised the mark to.
         self._raised: set[int] = set()
 
-    def check(self, account: Account) -> None:
+    def check(self, *, simulated: bool) -> None:
         """Let the home belong to the ledger where it has none; once for each process.
 
-        Raises LedgerError, and nothing may be sent, where the ledger lacks what the home has.
+        `simulated`: what is about to be sent is a simulator's. Raises LedgerError, and nothing may
+        be sent, where the ledger lacks what the home has.
         """
         with self._lock:
             if self._begun_at is not None:
@@ -99,7 +99,7 @@ class HomeMark:
             told, sent = self.read(), self.sent()
             with self._ledger.write() as connection:
                 mine = identity.read(connection)
-            self._compare(told, sent, mine, account)
+            self._compare(told, sent, mine, simulated=simulated)
             if told is None or told["ledger"] != mine.ledger or mine.home is None:
                 self.bind()
                 with self._ledger.read() as connection:
@@ -107,12 +107,12 @@ class HomeMark:
             self._sweep(sent)
             self._begun_at = mine.sent
 
-    def problem(self, account: Account) -> str | None:
+    def problem(self, *, simulated: bool) -> str | None:
         """Why `check` would refuse the ledger; None: it would not. Nothing is written."""
         with self._ledger.read() as connection:
             mine = identity.find(connection) or Identity("", None, None, 0)
         try:
-            self._compare(self.read(), self.sent(), mine, account)
+            self._compare(self.read(), self.sent(), mine, simulated=simulated)
         except LedgerError as error:
             return str(error)
         return None
@@ -122,14 +122,15 @@ class HomeMark:
         told: dict[str, Any] | None,
         sent: Sequence[Marked],
         mine: Identity,
-        account: Account,
+        *,
+        simulated: bool,
     ) -> None:
         """Raise LedgerError where the ledger lacks what the home has."""
-        relevant = [each for each in sent if account.simulated or each.account != SIMULATOR_ACCOUNT]
+        relevant = [each for each in sent if simulated or not is_simulated(each.account)]
         if told is not None and mine.home not in (None, told["home"]):
             raise LedgerError(self.another_home(mine))
         if told is None:
-            self._refuse_unmarked(mine, account)
+            self._refuse_unmarked(mine, simulated=simulated)
         elif told["ledger"] != mine.ledger and relevant:
             raise LedgerError(
                 f"The home {location(self._files.home)} belongs to another ledger than "
@@ -145,7 +146,7 @@ class HomeMark:
 
         Raises LedgerError, and it may not leave, where the ledger was exchanged under this process.
         """
-        self.check(Account(sent.account, simulated=sent.account == SIMULATOR_ACCOUNT))
+        self.check(simulated=is_simulated(sent.account))
         told = self.read()
         with self._ledger.read() as connection:
             mine = identity.read(connection)
@@ -163,7 +164,11 @@ class HomeMark:
 
     def _write(self, sent: Sent) -> None:
         name = f"{sent.number:012d}-{sent.account}-{sent.token}.json"
-        self._files.write(f"{paths.SENT}/{name}", orjson.dumps(asdict(sent), default=str))
+        fields = asdict(sent)
+        if sent.owner is None:
+            # A process of an earlier version knows no owner.
+            del fields["owner"]
+        self._files.write(f"{paths.SENT}/{name}", orjson.dumps(fields, default=str))
 
     def _note_snapshots(self) -> None:
         """Write what the ledger knows of its nights' snapshots beside those that lack it."""
@@ -245,7 +250,7 @@ class HomeMark:
             "ledger of this home's own; one ledger serves one home."
         )
 
-    def _refuse_unmarked(self, mine: Identity, account: Account) -> None:
+    def _refuse_unmarked(self, mine: Identity, *, simulated: bool) -> None:
         """Refuse a home without a mark whose files the ledger does not know, or the other way."""
         with self._ledger.read() as connection:
             known = {
@@ -253,7 +258,7 @@ class HomeMark:
                 for night in nights.list_nights(connection)
                 if night.snapshot_id is not None
             }
-        bought = partitions_bought(self._files, simulated=account.simulated)
+        bought = partitions_bought(self._files, simulated=simulated)
         missing = sorted(bought - known)
         if missing:
             first = ", ".join(f"{job} {partition}" for job, partition in missing[:3])
@@ -329,7 +334,7 @@ def partitions_bought(files: Files, *, simulated: bool) -> set[tuple[str, str]]:
     bought = set()
     for key, found in answered.items():
         by = accounts.get(key)
-        if not simulated and by == {SIMULATOR_ACCOUNT}:
+        if not simulated and by and all(map(is_simulated, by)):
             continue
         results = [path for path in found if path]
         if "" in found or _has_answers(files, results, simulated=simulated):

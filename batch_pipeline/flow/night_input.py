@@ -37,6 +37,7 @@ from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.readings import Reading
 from batch_pipeline.ledger.snapshots import NewSnapshot, Snapshot
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
 
 log = get_logger(__name__)
 
@@ -380,14 +381,14 @@ def _read(pipeline: Pipeline, spec: JobSpec, found: _Found) -> NewSnapshot:
 
 def _refuse(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
     """Raise for what stops the night before its input is read."""
-    models.check(spec, pipeline.api)
-    _refuse_simulated(pipeline, spec, night, sources)
+    models.check(spec, pipeline.api_for(spec))
+    _refuse_simulated(spec, night, sources)
     refuse_another_shape(pipeline, spec, night.partition, sources.copied)
 
 
-def _refuse_simulated(pipeline: Pipeline, spec: JobSpec, night: Night, sources: Sources) -> None:
+def _refuse_simulated(spec: JobSpec, night: Night, sources: Sources) -> None:
     copied = sources.copied
-    if copied is not None and copied.simulated and not pipeline.api.simulated:
+    if copied is not None and copied.simulated and not is_simulated(night.owner):
         raise InputDataError(
             f"{spec.name} {night.partition}: the answers of {copied.origin} are a simulator's, and "
             f"this night would be bought of the API; nothing was sent. Run {spec.input.job} under "

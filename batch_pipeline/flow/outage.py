@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from batch_pipeline.api.failures import is_outage
+from batch_pipeline.api.failures import is_outage, refuses_key
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import ApiUnavailableError
 from batch_pipeline.flow.pipeline import Pipeline
@@ -20,7 +20,6 @@ from batch_pipeline.flow.status import alerts, progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import accounts, nights
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.settings import SIMULATOR_ACCOUNT
 
 log = get_logger(__name__)
 
@@ -36,14 +35,14 @@ def wait_for_api(
     began = time.monotonic()
     while True:
         try:
-            with noted(pipeline, pipeline.account.name):
-                return
+            _ask_once(pipeline, spec)
+            return
         except (ApiUnavailableError, ApiFailure) as error:
             if not is_outage(error):
                 raise
-            name = note_unreached(pipeline, error)
+            owner = note_unreached(pipeline, spec, error)
             with pipeline.ledger.write() as connection:
-                night = nights.open_night(connection, spec.name, partition, name)
+                night = nights.open_night(connection, spec.name, partition, owner)
                 state = progress.of_night(connection, night.id)
             alerts.look(pipeline, spec.alerts, state)
             if time.monotonic() - began >= patience:
@@ -54,6 +53,19 @@ def wait_for_api(
         time.sleep(pause)
 
 
+def _ask_once(pipeline: Pipeline, spec: JobSpec) -> None:
+    """Return if one of the job's accounts answers; raises the first failure where none does."""
+    pipeline.owner(spec)
+    failures: list[ApiFailure] = []
+    for each in pipeline.answering(spec):
+        try:
+            with noted(pipeline, each.names.name):
+                return
+        except ApiFailure as failure:
+            failures.append(failure)
+    raise failures[0]
+
+
 @contextmanager
 def noted(pipeline: Pipeline, account: str) -> Iterator[None]:
     """Note an outage that shows in the block, which asks the API; and the end of one that is known.
@@ -61,10 +73,11 @@ def noted(pipeline: Pipeline, account: str) -> Iterator[None]:
     Where one is known the API is asked once more, because the block need not ask anything.
     """
     with pipeline.ledger.read() as connection:
-        known = accounts.get_account(connection, account).unanswered
+        found = accounts.get_account(connection, account)
+    known = found.unanswered or found.refused
     try:
         if known is not None:
-            pipeline.api.list_batches(None, 1)
+            pipeline.api_of(account).list_batches(None, 1)
         yield
     except ApiFailure as failure:
         note(pipeline, account, failure)
@@ -72,22 +85,34 @@ def noted(pipeline: Pipeline, account: str) -> Iterator[None]:
     if known is not None:
         with pipeline.ledger.write() as connection:
             accounts.note_answered(connection, account)
+            accounts.note_accepted(connection, account)
 
 
 def note(pipeline: Pipeline, account: str, failure: ApiFailure) -> None:
-    """Note that the API did not answer; a refusal is an answer."""
+    """Note that the API did not answer, or that it refuses the key; any refusal is an answer."""
     with pipeline.ledger.write() as connection:
         if is_outage(failure):
             accounts.note_unanswered(connection, account, str(failure))
-        elif accounts.get_account(connection, account).unanswered is not None:
+            return
+        if accounts.get_account(connection, account).unanswered is not None:
             accounts.note_answered(connection, account)
+        if refuses_key(failure):
+            accounts.note_refused(connection, account, str(failure))
 
 
-def note_unreached(pipeline: Pipeline, error: Exception) -> str:
-    """Note that the API did not answer at the start, where it alone could tell which account the
-    key belongs to; returns the name of the account that it is taken for."""
+def note_of_any(pipeline: Pipeline, senders: Sequence[str], failure: ApiFailure) -> None:
+    """As `note`, for a failure in a step of a night that these accounts send: of several, the one
+    that failed was noted where it was asked."""
+    if len(senders) == 1:
+        note(pipeline, senders[0], failure)
+
+
+def note_unreached(pipeline: Pipeline, spec: JobSpec, error: Exception) -> str:
+    """Note that no account's API answered at the start, where it alone could tell whether it is a
+    simulator; returns the name of the owner that the night is taken for."""
+    owner = pipeline.likely_owner(spec)
+    pipeline.connections.register(owner)
     with pipeline.ledger.write() as connection:
-        name = accounts.likely(connection, pipeline.settings.account)
-        accounts.register_account(connection, name, simulated=name == SIMULATOR_ACCOUNT)
-        accounts.note_unanswered(connection, name, str(error))
-    return name
+        for account in owner.accounts:
+            accounts.note_unanswered(connection, account, str(error))
+    return owner.name

@@ -32,16 +32,16 @@ def report(job: str, partition: str, suffix: str) -> str:
 
 
 def snapshots(job: str, partition: str) -> str:
-    """A snapshot depends on input and declaration alone, so that accounts share its folder."""
+    """A snapshot depends on input and declaration alone, so that owners share its folder."""
     return f"{job}/snapshots/partition={partition}"
 
 
-def manifests(job: str, partition: str, account: str) -> str:
-    return f"{job}/manifests/{account}/partition={partition}"
+def manifests(job: str, partition: str, owner: str) -> str:
+    return f"{job}/manifests/{owner}/partition={partition}"
 
 
-def answers(job: str, partition: str, account: str) -> str:
-    return f"{job}/answers/{account}/partition={partition}"
+def answers(job: str, partition: str, owner: str) -> str:
+    return f"{job}/answers/{owner}/partition={partition}"
 
 
 # What is read of inputs that several workers share, a folder for each.
@@ -81,7 +81,7 @@ def input_copies(job: str, partition: str) -> str:
 
 def documents(job: str) -> str:
     """The contents of documents that the home keeps, each once under its SHA-256, for all nights
-    and accounts of the job."""
+    and owners of the job."""
     return f"{job}/documents"
 
 

@@ -148,7 +148,7 @@ def why_not(connection: Connection, night: Night) -> str | None:
     """Why a night cannot be pruned; None: it is finished."""
     if submissions.of_night(connection, night.id, *submissions.LIVE):
         return "requests are in flight"
-    if any(late.night_id == night.id for late in listed_batches.watched(connection, night.owner)):
+    if any(late.night_id == night.id for late in listed_batches.watched(connection)):
         return "a submission of unknown outcome is looked for until 48 hours after"
     if not night.published:
         # Another account's night is shown in its place, and its results are not waited for.

@@ -145,18 +145,18 @@ def why_not(state: Progress) -> str | None:
 
 
 def _night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
-    account = pipeline.account.name
+    owner = pipeline.owner(spec).name
     with pipeline.ledger.read() as connection:
-        night = nights.find_night(connection, spec.name, partition, account)
+        night = nights.find_night(connection, spec.name, partition, owner)
         shown = nights.shown_night(connection, spec.name, partition)
     run = f"`batch-pipeline run {spec.name} --partition {partition}`"
     if night is None or night.snapshot_id is None:
         raise UsageError(
-            f"{spec.name} {partition} has not been run under account {account!r}; {run} does that."
+            f"{spec.name} {partition} has not been run under account {owner!r}; {run} does that."
         )
     if shown is not None and shown.id != night.id:
         raise UsageError(
             f"{spec.name} {partition}: the dead letters shown are of account {shown.owner!r}, "
-            f"not of {account!r}; {run} takes the night over first."
+            f"not of {owner!r}; {run} takes the night over first."
         )
     return night

@@ -58,7 +58,7 @@ def run(
     if wait:
         outage.wait_for_api(pipeline, spec, partition)
     night = steps.open_night(pipeline, spec, partition)
-    for notice in models.notices(spec, pipeline.api):
+    for notice in models.notices(spec, pipeline.api_for(spec)):
         log.warning("%s: %s", spec.name, notice)
     night = steps.release(pipeline, night, resume=resume)
     if watch is None:
@@ -156,7 +156,7 @@ class _Run:
 
     def _poll(self) -> None:
         self._polled = time.monotonic()
-        steps.poll_account(self._pipeline, self._night.owner)
+        steps.poll_accounts(self._pipeline, self._night.owner, self._night.sent_by)
 
     def _tell(self) -> None:
         self._watch(steps.progress(self._pipeline, self._night))
@@ -212,7 +212,7 @@ class _Run:
                     f"The API refuses the account ({failure}). {kept} Settle it in the API's "
                     "console and run again."
                 ) from failure
-            outage.note(self._pipeline, self._night.owner, failure)
+            outage.note_of_any(self._pipeline, self._night.sent_by, failure)
             log.warning("the API did not answer (%s); trying again", failure)
             faults.append(failure)
         else:

@@ -7,7 +7,7 @@ each looks at the ledger and does what is left to do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from batch_pipeline.flow.status.progress import Progress
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import (
     accounts,
+    listed_batches,
     nights,
     refusals,
     shards,
@@ -54,11 +55,14 @@ log = get_logger(__name__)
 
 
 def open_night(pipeline: Pipeline, spec: JobSpec, partition: str) -> Night:
-    """The night under the account in force, made if it is new."""
-    account = pipeline.account
+    """The night of the owner of the job's accounts, made if it is new; these may send it now."""
+    owner = pipeline.owner(spec)
     publishing.sweep(pipeline)
     with pipeline.ledger.write() as connection:
-        return nights.open_night(connection, spec.name, partition, account.name)
+        night = nights.open_night(connection, spec.name, partition, owner.name)
+        if tuple(night.sent_by) != owner.accounts:
+            nights.update_night(connection, night.id, accounts=list(owner.accounts))
+        return nights.get_night(connection, night.id)
 
 
 def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
@@ -68,7 +72,8 @@ def release(pipeline: Pipeline, night: Night, *, resume: bool) -> Night:
     The person who starts a night is taken to have seen to their causes.
     """
     with pipeline.ledger.write() as connection:
-        accounts.probe_at_once(connection, night.owner)
+        for account in night.sent_by:
+            accounts.probe_at_once(connection, account)
         nights.update_night(connection, night.id, refused=None)
         refusals.forget(connection, night.id)
         transitions.download_at_once(connection, night.id)
@@ -118,7 +123,7 @@ def submit(
 
     `meanwhile` is called again and again while calls are made.
     """
-    _ask(pipeline, night.owner, reconciliation.reconcile)
+    _ask_all(pipeline, night.owner, night.sent_by, reconciliation.reconcile)
     awaits = reuse_answers(pipeline, spec, night)
     if awaits is not None:
         return Submitted(0, awaits)
@@ -169,7 +174,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         if admission.resting(connection, night) is not None:
             return
     found = takeover.course(pipeline, spec, night)
-    limits = ShardLimits.of(spec, pipeline.settings.max_queued_requests)
+    limits = ShardLimits.of(spec, plan.queue_limit_of(pipeline, spec))
     wants_batches = takeover.wants_batches(pipeline, spec, found, limits)
     if not wants_batches and not found.to_realtime:
         return
@@ -179,6 +184,7 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
         found = takeover.course(pipeline, spec, night)
     with pipeline.ledger.read() as connection:
         bounds = budget.bounds_of(connection, spec, night, snapshot)
+        tightest = budget.tightest(spec, pipeline.senders_of(connection, night))
     to_realtime = found.to_realtime
     if wants_batches:
         seen = plan.view(pipeline, night)
@@ -186,9 +192,8 @@ def _plan(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: Snapshot) -
             return
         engine: Engine = "realtime" if spec.mode == "realtime" else "batch"
         cut = ShardLimits.of_calls(spec) if engine == "realtime" else limits
-        ceilings = budget.ceilings(pipeline.settings, spec)
         also = _escalated(spec) if night.unplanned < snapshot.bought else []
-        at_once = budget.requests_at_once(bounds, ceilings, snapshot, engine, also)
+        at_once = budget.requests_at_once(bounds, tightest, snapshot, engine, also)
         plan.plan_all(
             pipeline, seen, cut.at_most(at_once), bounds, spec.retry, engine,
             unsure=late is None,
@@ -231,9 +236,44 @@ def meet_deadline(pipeline: Pipeline, spec: JobSpec, night: Night) -> None:
     takeover.meet(pipeline, spec, night)
 
 
+def poll_accounts(pipeline: Pipeline, owner: str, senders: Sequence[str]) -> None:
+    """See what has ended and what became of unknown submissions, for all nights of these accounts
+    and of those that have sent for their owner."""
+    _ask_all(pipeline, owner, senders, reconciliation.reconcile, poll)
+
+
 def poll_account(pipeline: Pipeline, account: str) -> None:
-    """See what has ended and what became of unknown submissions, for all nights of the account."""
+    """As `poll_accounts`, of one account."""
     _ask(pipeline, account, reconciliation.reconcile, poll)
+
+
+def accounts_to_ask(pipeline: Pipeline, owner: str, senders: Sequence[str]) -> list[str]:
+    """The accounts that may send for an owner, and those that have sent what is not settled: they
+    may not be the job's any more."""
+    with pipeline.ledger.read() as connection:
+        unsettled = listed_batches.accounts_unsettled(connection, owner)
+    return list(dict.fromkeys([*senders, *sorted(unsettled)]))
+
+
+def _ask_all(
+    pipeline: Pipeline,
+    owner: str,
+    senders: Sequence[str],
+    *reads: Callable[[Pipeline, str], object],
+) -> None:
+    """`_ask` for each account; one that fails leaves the others. Raises the first failure where
+    all have failed."""
+    asked = accounts_to_ask(pipeline, owner, senders)
+    failures: list[ApiFailure] = []
+    for account in asked:
+        try:
+            _ask(pipeline, account, *reads)
+        except ApiFailure as failure:
+            failures.append(failure)
+            if len(asked) > 1:
+                log.warning("account %s is left out for now: %s", account, failure)
+    if len(failures) == len(asked):
+        raise failures[0]
 
 
 def _ask(pipeline: Pipeline, account: str, *reads: Callable[[Pipeline, str], object]) -> None:

@@ -143,3 +143,19 @@ def watched(connection: Connection, account: str | None = None) -> list[Submissi
         *of_account,
         states=(State.ABSENT,),
     )
+
+
+def accounts_unsettled(connection: Connection, owner: str) -> set[str]:
+    """The accounts that have sent for an owner's nights what is not collected, or may still appear
+    in their lists."""
+    submission = tables.submission.c
+    mine = sa.select(tables.night.c.id).where(tables.night.c.owner == owner)
+    late = submission.window_from > now(connection) - LATE_WATCH_SECONDS
+    query = sa.select(submission.account).where(
+        submission.night_id.in_(mine),
+        sa.or_(
+            submission.state.in_([state.value for state in submissions.LIVE]),
+            sa.and_(submission.state == State.ABSENT.value, late),
+        ),
+    )
+    return set(connection.scalars(query.distinct()))

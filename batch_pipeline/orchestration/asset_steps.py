@@ -167,7 +167,7 @@ def patiently(
                 raise
             log_of(context).warning("tried again in %.0f s: %s", pause, error)
             if isinstance(error, ApiFailure):
-                outage.note(pipeline, pipeline.account.name, error)
+                outage.note_of_any(pipeline, pipeline.likely_owner(spec).accounts, error)
         time.sleep(pause)
         outage.wait_for_api(pipeline, spec, partition, patience=PATIENCE_SECONDS)
     return work()

@@ -111,6 +111,6 @@ def poll(context: dg.AssetExecutionContext, pipeline: Pipeline, night: Night) ->
     """See which batches have ended; what is known to have ended can be fetched without an answer
     too."""
     try:
-        steps.poll_account(pipeline, night.owner)
+        steps.poll_accounts(pipeline, night.owner, night.sent_by)
     except ApiFailure as failure:
         asset_steps.log_of(context).warning("the API did not answer a poll (%s)", failure)

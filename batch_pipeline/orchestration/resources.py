@@ -10,7 +10,7 @@ import dagster as dg
 from batch_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from batch_pipeline.api.protocol import Api
+    from batch_pipeline.flow.connections import Apis
     from batch_pipeline.flow.pipeline import Pipeline
 
 RESOURCE_KEY = "batch_pipeline"
@@ -20,7 +20,7 @@ class PipelineResource(dg.ConfigurableResource[Any]):
     """Makes a `Pipeline` for each step and each sensor evaluation; a test overrides `pipeline`.
 
     Each closes its own: a code server lives for weeks, and a ledger that it kept open would never
-    be whole in its one file. The API's connections are shared by all pipelines of the process, so
+    be whole in its one file. The APIs' connections are shared by all pipelines of the process, so
     that a sensor knows whose nights it looks at while the API fails. The environment is read at
     that moment, not when definitions load.
     """
@@ -31,15 +31,14 @@ class PipelineResource(dg.ConfigurableResource[Any]):
         from batch_pipeline.flow.pipeline import Pipeline  # noqa: PLC0415
 
         settings = Settings.from_environment(relative_home=False)
-        return Pipeline(settings, open_api=lambda: _shared_api(settings))
+        return Pipeline(settings, apis=_shared_apis(settings))
 
 
 @lru_cache(maxsize=4)
-def _shared_api(_settings: Settings) -> Api:
-    # Definitions are loaded without the SDK, which takes a second to import.
-    from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
+def _shared_apis(_settings: Settings) -> Apis:
+    from batch_pipeline.flow.connections import Apis  # noqa: PLC0415
 
-    return AnthropicApi()
+    return Apis()
 
 
 # One object for all jobs: merging definitions accepts a key twice only for the same object.

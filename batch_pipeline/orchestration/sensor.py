@@ -69,7 +69,7 @@ class Polled:
     With `outage` the API does not answer, and a run would find nothing else.
     """
 
-    account: str | None = None
+    owner: str | None = None
     trouble: str | None = None
     outage: bool = False
     bug: BaseException | None = None
@@ -141,11 +141,11 @@ def _tick(
     if not _anything_begun(pipeline, spec, unshown):
         nothing = None if again else "no night is under way"
         return dg.SensorResult(again, skip_reason=nothing, cursor=context.cursor), NOTHING_SEEN
-    polled = _poll(open_pipeline, spec.name)
-    if polled.account is None:
+    polled = _poll(open_pipeline, spec)
+    if polled.owner is None:
         trouble = None if again else polled.trouble
         return dg.SensorResult(again, skip_reason=trouble, cursor=context.cursor), None
-    seen = _look(instance, pipeline, spec, polled.account, unshown, deadline)
+    seen = _look(instance, pipeline, spec, polled.owner, unshown, deadline)
     unfinished = runs.unfinished(instance, spec)
     unfinished |= {(str(request.partition_key), Kind.SUBMIT) for request in again}
     plan = run_requests.plan(seen.nights, unfinished)
@@ -153,7 +153,7 @@ def _tick(
     most = 0 if polled.outage else MOST_REQUESTS - len(again)
     requests, rests = follow_ups.requests(instance, spec, plan, most)
     with pipeline.ledger.read() as connection:
-        links = chains.due(connection, spec, polled.account)
+        links = chains.due(connection, spec, polled.owner)
     begun = chains.requests(spec, links, unfinished, most - len(requests))
     requests = [*again, *requests, *begun]
     events, observed = _observations(spec, seen, plan, read_cursor(context.cursor))
@@ -178,7 +178,7 @@ def _anything_begun(pipeline: Pipeline, spec: JobSpec, unshown: set[str]) -> boo
         )
 
 
-def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
+def _poll(open_pipeline: OpenPipeline, spec: JobSpec) -> Polled:
     """Ask the API which batches have ended; an API that fails does not end the tick.
 
     In a thread and with a pipeline of its own, since a call to a failing API can outlast the tick.
@@ -189,25 +189,26 @@ def _poll(open_pipeline: OpenPipeline, job: str) -> Polled:
     def poll() -> None:
         try:
             with open_pipeline() as pipeline:
-                polled.account = pipeline.account.name
-                steps.poll_account(pipeline, polled.account)
+                owner = pipeline.owner(spec)
+                polled.owner = owner.name
+                steps.poll_accounts(pipeline, owner.name, owner.accounts)
         except (ApiFailure, ApiError, AccountError) as error:
             polled.outage = is_outage(error)
             if isinstance(error, ApiUnavailableError):
                 with open_pipeline() as pipeline:
-                    polled.account = outage.note_unreached(pipeline, error)
+                    polled.owner = outage.note_unreached(pipeline, spec, error)
             polled.trouble = f"the API cannot be polled now: {error}"
         except BaseException as error:  # noqa: BLE001  # raised again, in the tick's own thread
             polled.bug = error
 
-    name = f"poll-{job}"
+    name = f"poll-{spec.name}"
     if any(thread.name == name for thread in threading.enumerate()):
         return Polled(trouble="the API has not answered the last poll yet")
     thread = threading.Thread(target=poll, name=name, daemon=True)
     thread.start()
     thread.join(POLL_SECONDS)
     if thread.is_alive():
-        return Polled(polled.account, f"the API did not answer within {POLL_SECONDS:.0f} s")
+        return Polled(polled.owner, f"the API did not answer within {POLL_SECONDS:.0f} s")
     if polled.bug is not None:
         raise polled.bug
     return polled
@@ -217,7 +218,7 @@ def _look(
     instance: dg.DagsterInstance,
     pipeline: Pipeline,
     spec: JobSpec,
-    account: str,
+    owner: str,
     unshown: set[str],
     deadline: float,
 ) -> Seen:
@@ -225,13 +226,12 @@ def _look(
     asked = functools.partial(_asked, instance, pipeline, spec)
     found: list[UnfinishedNight] = []
     courses: list[Course] = []
-    settings = pipeline.settings
     with pipeline.ledger.read() as connection:
-        every = unfinished_nights.unfinished_nights(connection, spec.name, account, unshown)
+        every = unfinished_nights.unfinished_nights(connection, spec.name, owner, unshown)
         for night in every:
             if time.monotonic() > deadline:
                 break
-            seen, course = unfinished_nights.read_night(connection, settings, spec, night, asked)
+            seen, course = unfinished_nights.read_night(connection, pipeline, spec, night, asked)
             if run_requests.might_submit(seen):
                 terminated = _was_terminated(instance, pipeline, spec, night.partition)
                 seen = replace(seen, facts=replace(seen.facts, terminated=terminated))

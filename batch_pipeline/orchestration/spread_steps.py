@@ -162,7 +162,7 @@ def _send_share(context: Context, pipeline: Pipeline, spec: JobSpec, partition: 
         submit_steps.submit(context, pipeline, spec, night, observes=observes)
     except ApiFailure as failure:
         # The end of the step says what waits, and for what.
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
 
 
 def _begin_collecting(context: Context, pipeline: Pipeline, spec: JobSpec, partition: str) -> int:

@@ -43,6 +43,7 @@ from batch_pipeline.orchestration.names import (
 from batch_pipeline.orchestration.resources import PipelineResource
 from batch_pipeline.orchestration.shown import answers_shown, input_shown
 from batch_pipeline.orchestration.upstream_keys import upstream_keys
+from batch_pipeline.settings import is_simulated
 
 # Observations are kept for ever: one a minute, and only where something has changed.
 OBSERVE_SECONDS = 60.0
@@ -90,7 +91,7 @@ def input_taken(
     """Take a night's input by `take`, tried again where API or storage fail; what came of it."""
 
     def work() -> tuple[list[str], InputTaken]:
-        return models.notices(spec, pipeline.api), take()
+        return models.notices(spec, pipeline.api_for(spec)), take()
 
     notices, taken = asset_steps.patiently(context, pipeline, spec, partition, work)
     table = input_shown.of_input(pipeline, spec, taken.snapshot, partition)
@@ -116,7 +117,7 @@ def _try_pilot(
     try:
         verdict = steps.run_pilot(pipeline, spec, night)
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         verdict = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)
@@ -140,7 +141,7 @@ def _try_pilot(
     if not lets_go:
         # After the check's result, which is stored all the same: the asset must not look done.
         fail_if_gated(spec, state)
-    simulated = pipeline.account.simulated
+    simulated = is_simulated(night.owner)
     yield dg.MaterializeResult(
         asset_key=key,
         metadata=answers_shown.below_headline(
@@ -162,7 +163,7 @@ def _send(
         steps.meet_deadline(pipeline, spec, night)
         waiting = submit(context, pipeline, spec, night).waiting
     except ApiFailure as failure:
-        outage.note(pipeline, night.owner, failure)
+        outage.note_of_any(pipeline, night.sent_by, failure)
         waiting = admission.unanswered(night, failure, night.open_requests)
     state = steps.progress(pipeline, night)
     alerts.look(pipeline, spec.alerts, state)

@@ -13,21 +13,20 @@ from batch_pipeline.flow.deadline import takeover
 from batch_pipeline.flow.deadline.takeover import Course
 from batch_pipeline.flow.gates import budget
 from batch_pipeline.flow.gates.night_gates import verdict_applies
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.planning.new_shards import ShardLimits
 from batch_pipeline.flow.reuse import window
 from batch_pipeline.flow.status import night_state, progress
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import nights, shards, submissions
-from batch_pipeline.ledger.admission import admission, senders
+from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.night_state import Facts
-from batch_pipeline.ledger.admission.queue import Queues, queue_limit, read_queues
+from batch_pipeline.ledger.admission.queue import Queues, read_queues
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import LIVE, State, Submission
 from batch_pipeline.orchestration.run_requests import PilotStage, UnfinishedNight
-from batch_pipeline.settings import Settings
 
 # Whether submission of a partition was asked for since a time (seconds since the epoch).
 Asked = Callable[[str, float], bool]
@@ -52,17 +51,17 @@ def unfinished_nights(
 
 
 def read_night(
-    connection: Connection, settings: Settings, spec: JobSpec, night: Night, asked: Asked
+    connection: Connection, pipeline: Pipeline, spec: JobSpec, night: Night, asked: Asked
 ) -> tuple[UnfinishedNight, Course]:
     """A night as it is now; `asked` is consulted where the ledger does not tell."""
     state = progress.of_night(connection, night.id)
     planned = shards.telling_shards(connection, night)
-    facts = _facts(connection, settings, spec, state, planned, asked)
-    known = senders.of_night(connection, accounts_file.load(settings), night)
-    queue = read_queues(connection, night, known, spec.limits.max_queued_requests)
-    limits = ShardLimits.of(spec, settings.max_queued_requests)
+    facts = _facts(connection, pipeline, spec, state, planned, asked)
+    senders = pipeline.senders_of(connection, night)
+    queue = read_queues(connection, night, senders, spec.limits.max_queued_requests)
+    limits = ShardLimits.of(spec, pipeline.queue_limit(connection, spec))
     found = as_unfinished(state, planned, facts, queue, limits, realtime=spec.mode == "realtime")
-    course = takeover.course_of(connection, settings, spec, state)
+    course = takeover.course_of(connection, pipeline, spec, state)
     left = found.pilot is PilotStage.JUDGED and _calls_left(connection, state)
     calls_due = found.calls_due or course.due or left
     forecast = "" if course.forecast is None else f": {course.forecast.reason}"
@@ -71,7 +70,7 @@ def read_night(
 
 def _facts(
     connection: Connection,
-    settings: Settings,
+    pipeline: Pipeline,
     spec: JobSpec,
     state: Progress,
     planned: Sequence[Shard],
@@ -79,7 +78,7 @@ def _facts(
 ) -> Facts:
     """What may stand in the way of a night's submission, room at the queue left aside."""
     assert state.snapshot is not None
-    short = budget.shortfall(connection, settings, spec, state.night) if state.waiting else None
+    short = budget.shortfall(connection, pipeline, spec, state.night) if state.waiting else None
     facts = night_state.facts_of(state, spec.alerts, Declaration.of(spec))
     probe = admission.probe_may_go(connection, state.night.owner)
     return replace(
@@ -90,7 +89,7 @@ def _facts(
         # A missing verdict is no obstacle: the run that is requested judges the pilot first.
         gates=replace(facts.gates, judged=True),
         # What is at the API keeps nothing back but what waits for its cache.
-        at_work=_waits_for_cache(connection, settings, spec, state, planned),
+        at_work=_waits_for_cache(connection, pipeline, spec, state, planned),
         queue_full=None,
         waits_for=window.waits_for(connection, spec, state.night) if state.waiting else None,
         short_of_budget=None if short is None else short.as_fact(),
@@ -102,7 +101,7 @@ def _facts(
 
 def _waits_for_cache(
     connection: Connection,
-    settings: Settings,
+    pipeline: Pipeline,
     spec: JobSpec,
     state: Progress,
     planned: Sequence[Shard],
@@ -111,8 +110,9 @@ def _waits_for_cache(
     if not waiting:
         return None
     first = next((shard for shard in waiting if shard.warms is not None), waiting[0])
-    queue = queue_limit(settings.max_queued_requests, spec.limits.max_queued_requests)
-    return caching.waits_for(connection, spec, state.night, first, queue)
+    senders = pipeline.senders_of(connection, state.night)
+    queues = read_queues(connection, state.night, senders, spec.limits.max_queued_requests)
+    return caching.waits_for(connection, spec, state.night, first, queues.at_once)
 
 
 def _calls_left(connection: Connection, state: Progress) -> bool:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from batch_pipeline.api.client import AnthropicApi
 from batch_pipeline.api.protocol import ApiFailure
 from batch_pipeline.errors import AccountError, NoCredentialsError, UsageError
+from batch_pipeline.jobs.yaml_files.account_specs import AccountSpec, FederationSpec
 from batch_pipeline.simulator import Simulator
 from batch_pipeline_tests.api.test_client import body, create
 from batch_pipeline_tests.support import Faults, error
@@ -98,6 +99,53 @@ def test_what_the_sdk_reads_is_enough(
     asyncio.run(_ask(api, 1))
     expected = {"token": "a token", "headers": "a header"}.get(way, "from a profile")
     assert seen == {f"Bearer {expected}"}
+
+
+@pytest.mark.parametrize("way", ["key", "profile", "federation"])
+def test_an_account_sends_with_its_own_credential_alone(
+    way: str, faults: Faults, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of the environment are another account's."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "the key of another account")
+    monkeypatch.setenv("TEAM_KEY", " a key of its own\n")
+    monkeypatch.setenv("TEAM_IDENTITY", IDENTITY)
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path / "config"))
+    profile(tmp_path / "config", "team", {"type": "user_oauth"})
+    federation = FederationSpec(
+        rule_id="fdrl_1", organisation_id="org", identity_token_env="TEAM_IDENTITY"
+    )
+    account = {
+        "key": AccountSpec(key_env="TEAM_KEY"),
+        "profile": AccountSpec(profile="team"),
+        "federation": AccountSpec(federation=federation),
+    }[way]
+    seen: set[str] = set()
+
+    def note(request: Request) -> Response | None:
+        if request.url.path == TOKENS:
+            answer = {"access_token": "exchanged", "token_type": "Bearer", "expires_in": 600}
+            return Response(json.dumps(answer))
+        seen.add(request.headers["authorization"].removeprefix("Bearer "))
+        return None
+
+    faults.on_request = note
+    api = AnthropicApi(account=account)
+    create(api)
+    asyncio.run(_ask(api, 1))
+    own = {"key": "a key of its own", "profile": "from a profile", "federation": "exchanged"}
+    assert seen == {own[way]}
+    assert api.organisation is not None
+    assert api.workspace is not None
+
+
+def test_a_variable_that_an_account_names_and_is_not_set_is_named() -> None:
+    with pytest.raises(NoCredentialsError, match="TEAM_KEY is not set"):
+        AnthropicApi(account=AccountSpec(key_env="TEAM_KEY"))
+    federation = FederationSpec(
+        rule_id="fdrl_1", organisation_id="org", identity_token_env="TEAM_IDENTITY"
+    )
+    with pytest.raises(AccountError, match="TEAM_IDENTITY"):
+        AnthropicApi(account=AccountSpec(federation=federation))
 
 
 @pytest.mark.usefixtures("federation")

@@ -98,7 +98,7 @@ def test_polls_that_fail_are_repeated(
     # More faults in a row than the repetitions of one read get over.
     monkeypatch.setattr(client, "READ_PAUSES", (0.0,))
     plain_api.turnaround = 0.2
-    assert not plain_pipeline.account.simulated
+    assert not plain_pipeline.connections.connect("default").names.simulated
     plain_api.poll_faults = [529, 500, 0, 529]
     night(plain_api, plain_pipeline, tmp_path)
     assert not plain_api.poll_faults

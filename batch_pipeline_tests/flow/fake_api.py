@@ -27,6 +27,7 @@ class FakeApi:
     """Batches newest first, as the list shows them; `hidden` ones are answered with 404."""
 
     simulated = False
+    organisation = None
     workspace = None
 
     def __init__(self, batches: Sequence[BatchInfo], hidden: Sequence[str] = ()) -> None:

@@ -155,7 +155,7 @@ def test_a_look_at_the_mark_waits_for_no_writer(
     run(pipeline, spec, PARTITION)
     before = pipeline.files.read(paths.MARK)
     with other.ledger.write():
-        assert pipeline.mark.problem(pipeline.account) is None
+        assert pipeline.mark.problem(simulated=True) is None
     assert pipeline.files.read(paths.MARK) == before
 
 

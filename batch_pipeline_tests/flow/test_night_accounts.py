@@ -82,7 +82,7 @@ def test_an_account_name_is_simulated_or_real_for_good(
         """A simulator that would take a real account's place."""
 
     real = make_pipeline(api=Named(), account="one")
-    assert real.account.simulated is False
+    assert real.owner(job("in.jsonl")).simulated is False
     with real.ledger.write() as connection:
         from batch_pipeline.ledger import accounts  # noqa: PLC0415
 

@@ -256,7 +256,7 @@ def test_a_retry_has_no_row_before_it_is_settled(
     pipeline = make_pipeline()
     run(pipeline, spec, PARTITION, wait=False)
     [batch_id] = [s.batch_id for s in submissions_of(pipeline)]
-    pipeline.api.cancel_batch(str(batch_id))
+    pipeline.api_of("simulator").cancel_batch(str(batch_id))
     state = run(pipeline, spec, PARTITION, wait=False)
     assert len(results(pipeline, spec)) == 5
     assert state.settled == 5
@@ -310,7 +310,7 @@ def test_a_retry_round_leaves_out_what_is_in_flight(
     )
     pipeline = make_pipeline()
     run(pipeline, spec, PARTITION, wait=False)
-    pipeline.api.cancel_batch(str(submissions_of(pipeline)[0].batch_id))
+    pipeline.api_of("simulator").cancel_batch(str(submissions_of(pipeline)[0].batch_id))
     state = run(pipeline, spec, PARTITION, wait=False)
     assert (state.in_flight, state.batches) == (10, 3)
     assert set(accepted_twice(sim).values()) == {2}

@@ -60,7 +60,7 @@ def test_an_outage_is_waited_for_and_told_once(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(6)), pilot={"size": 0})
     pipeline = make_pipeline()
     if asked_before:
-        assert pipeline.account.simulated
+        assert pipeline.owner(spec).simulated
     faults.on_request = Outage(8)
     kinds: set[Kind] = set()
 

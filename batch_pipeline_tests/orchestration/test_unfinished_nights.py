@@ -81,7 +81,7 @@ def test_a_night_that_waits_for_the_prompt_cache_asks_for_no_run_until_the_wait_
     def wanted() -> Plan:
         with pipeline.ledger.read() as connection:
             [night] = unfinished_nights(connection, spec.name, None, set())
-            found, _ = read_night(connection, pipeline.settings, spec, night, lambda *_: True)
+            found, _ = read_night(connection, pipeline, spec, night, lambda *_: True)
         return plan([found], set())
 
     waits = wanted()

@@ -71,7 +71,7 @@ def redrive_dead_letters(
 
     check_reasons(reason or ())
     pipeline, spec, key = opening.open_night(context, job, partition)
-    progress_bar.announce_account(context.obj, pipeline)
+    progress_bar.announce_account(context.obj, pipeline, spec)
     redriven = redrive(pipeline, spec, key, reason or ())
     say_redriven(context.obj, redriven)
     if redriven.sent:

@@ -73,9 +73,9 @@ def demo(
     try:
         with running_simulator(turnaround=turnaround, state_dir=state) as simulator:
             api = AnthropicApi(base_url=simulator.url, api_key="simulator")
-            quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS)
+            quick = dataclasses.replace(settings, poll_seconds=POLL_SECONDS, accounts_file=None)
             with closing(api), Pipeline(quick, api) as pipeline:
-                progress_bar.announce_account(output, pipeline)
+                progress_bar.announce_account(output, pipeline, spec)
                 reports = [_night(pipeline, spec, key) for key in keys]
                 pdfs = _night(pipeline, of_pdfs, SINGLE_KEY)
     except StateInUseError as error:

@@ -49,7 +49,7 @@ def validate(
     pipeline, spec, key = opening.open_night(context, job, partition)
     find_file(pipeline.settings.jobs_dir, job).require_env(os.environ)
     price_for(spec)
-    api, unasked = opening.api_if_any(pipeline)
+    api, unasked = opening.api_if_any(pipeline, spec)
     verdict = models.check(spec, api)
     warnings = [*verdict.warnings, *filter(None, (verdict.unasked or unasked,))]
     sources = find_input(pipeline, spec, key)

@@ -82,7 +82,7 @@ def _show(found: Recovered) -> None:
         print("The ledger knows every submission that the home knows.")
     batches = found.batches
     print(
-        f"Listed batches of account {found.account}: {len(batches.ours)} of this home, "
+        f"Listed batches of account {', '.join(found.accounts)}: {len(batches.ours)} of this home, "
         f"{len(batches.foreign)} of others, {len(batches.running)} not ended, "
         f"{len(batches.unreadable)} not readable now"
     )

@@ -32,7 +32,7 @@ def run(
     pipeline, spec, key = opening.open_night(context, job, partition)
     if not no_wait:
         outage.wait_for_api(pipeline, spec, key)
-    progress_bar.announce_account(output, pipeline)
+    progress_bar.announce_account(output, pipeline, spec)
     if resume:
         outcome = "goes on"
         control.record(pipeline, spec.name, key, ActionKind.RESUME, user_at_host(), outcome)

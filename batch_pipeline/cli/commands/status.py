@@ -28,7 +28,6 @@ def status(
     from batch_pipeline.jobs.partitions.partitions import check_key
     from batch_pipeline.jobs.yaml_files.loading import find_job
     from batch_pipeline.ledger import alerts, nights
-    from batch_pipeline.ledger.accounts import Account
 
     pipeline = opening.open_pipeline(context)
     settings = pipeline.settings
@@ -48,7 +47,7 @@ def status(
     problem = None
     # A remote home may not be reachable; `status` works all the same.
     if not settings.home_is_remote:
-        problem = pipeline.mark.problem(Account(settings.account, simulated=True))
+        problem = pipeline.mark.problem(simulated=True)
     if problem is not None:
         context.obj.say(f"Warning: {problem}")
     show_status(context.obj, settings, found, limits, recorded, problem, details=job is not None)

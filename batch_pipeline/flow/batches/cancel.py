@@ -53,7 +53,7 @@ def _cancel(pipeline: Pipeline, submission: Submission) -> bool:
         # Recorded before the call: what comes back cancelled must not count as an attempt.
         transitions.request_cancel(connection, submission)
     try:
-        pipeline.api.cancel_batch(submission.batch_id)
+        pipeline.api_of(submission.account).cancel_batch(submission.batch_id)
     except ApiFailure as failure:
         # The batch may just have ended.
         log.warning("batch %s could not be cancelled: %s", submission.batch_id, failure)

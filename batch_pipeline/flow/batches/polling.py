@@ -31,8 +31,9 @@ def poll(pipeline: Pipeline, account: str) -> list[Submission]:
     with pipeline.ledger.read() as connection:
         in_flight = submissions.of_account(connection, account, State.ACCEPTED)
         known = accounts.get_account(connection, account)
-    infos = look_up(pipeline.api, in_flight) if in_flight else {}
-    workspace = pipeline.api.workspace
+    api = pipeline.api_of(account)
+    infos = look_up(api, in_flight) if in_flight else {}
+    workspace = api.workspace
     if workspace is not None and {workspace} != {known.workspace, known.key_workspace}:
         with pipeline.ledger.write() as connection:
             accounts.note_workspace(connection, account, workspace, in_flight=bool(in_flight))

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.api.protocol import ApiFailure, BatchInfo
+from batch_pipeline.api.protocol import Api, ApiFailure, BatchInfo
 from batch_pipeline.flow.batches import listing
 from batch_pipeline.flow.batches.listing import Listing
 from batch_pipeline.flow.pipeline import Pipeline
@@ -110,7 +110,7 @@ def mark_list(pipeline: Pipeline, submission: Submission) -> None:
     with pipeline.ledger.read() as connection:
         at = ledger.now(connection)
     try:
-        page = pipeline.api.list_batches(None, MARKED)
+        page = pipeline.api_of(submission.account).list_batches(None, MARKED)
     except ApiFailure as failure:
         log.info("the list could not be read before a create: %s", failure)
         with pipeline.ledger.write() as connection:
@@ -156,7 +156,8 @@ def reconcile(pipeline: Pipeline, account: str) -> None:
                 found = submission.candidates or ()
                 transitions.wait_for(connection, submission, found, submission.candidates_from, why)
         return
-    _attribute(pipeline, account, _to_read(pipeline, look, unknown, given_up), waited)
+    to_read = _to_read(pipeline.api_of(account), look, unknown, given_up)
+    _attribute(pipeline, account, to_read, waited)
     for submission in unknown:
         _judge(pipeline, look, submission, waited[submission.token])
 
@@ -182,7 +183,7 @@ def _look(pipeline: Pipeline, account: str, begun: float, wanted: Sequence[Submi
     def enough(read: Sequence[BatchInfo]) -> bool:
         return all(_is_reached(mark, read) for mark in of_wanted)
 
-    listed = listing.read_list(pipeline.api, enough)
+    listed = listing.read_list(pipeline.api_of(account), enough)
     with pipeline.ledger.read() as connection:
         attributed = listed_batches.known(connection, account, (b.id for b in listed.batches))
     # Old enough to have appeared, and not deleted, since the API deletes no batch that runs.
@@ -204,7 +205,7 @@ def _is_reached(mark: Mark | None, read: Sequence[BatchInfo]) -> bool:
 
 
 def _to_read(
-    pipeline: Pipeline, look: Look, unknown: Iterable[Submission], given_up: Iterable[Submission]
+    api: Api, look: Look, unknown: Iterable[Submission], given_up: Iterable[Submission]
 ) -> list[BatchInfo]:
     """Ended batches whose owner is to be found out, the likeliest first."""
     listed = {batch.id: batch for batch in look.listing.batches}
@@ -224,7 +225,7 @@ def _to_read(
     for batch in found.values():
         current = batch
         if not batch.ended and batch.processing_status not in RUNNING:
-            current = _retrieved(pipeline, batch)
+            current = _retrieved(api, batch)
         if current.ended:
             _missing.pop(batch.id, None)
             ended.append(current)
@@ -235,10 +236,10 @@ def _unlisted(batch_id: str) -> BatchInfo:
     return BatchInfo(batch_id, "", {}, None, None, None, archived=False)
 
 
-def _retrieved(pipeline: Pipeline, batch: BatchInfo) -> BatchInfo:
+def _retrieved(api: Api, batch: BatchInfo) -> BatchInfo:
     """A batch by its id where the list does not tell its state, or does not show it."""
     try:
-        current = pipeline.api.retrieve_batch(batch.id)
+        current = api.retrieve_batch(batch.id)
     except ApiFailure as failure:
         if failure.status == 404:
             _missing.setdefault(batch.id, steady())
@@ -269,7 +270,7 @@ def _owner(pipeline: Pipeline, account: str, batch: BatchInfo) -> Submission | N
     nothing else of it is kept.
     """
     try:
-        token = listing.token_of(pipeline.api, batch.id)
+        token = listing.token_of(pipeline.api_of(account), batch.id)
     except ApiFailure as failure:
         log.info("batch %s cannot be told apart yet: %s", batch.id, failure)
         return None

@@ -26,8 +26,8 @@ Belongs here: sending. What became of a submission whose answer was lost is foun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from sqlalchemy import Connection
@@ -46,10 +46,17 @@ from batch_pipeline.flow.concurrency import Stop, run_in_threads
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
 from batch_pipeline.flow.outcomes import CreateVerdict, is_page, of_create_failure
 from batch_pipeline.flow.pipeline import Pipeline
-from batch_pipeline.ledger import accounts, nights, organisations, refusals, shards, transitions
+from batch_pipeline.ledger import (
+    accounts,
+    nights,
+    organisations,
+    refusals,
+    shards,
+    transitions,
+)
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Intent, Limits, ReadGates, Waiting
-from batch_pipeline.ledger.admission.night_state import Kind
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.database.ledger import insisting, steady
 from batch_pipeline.ledger.home import identity
 from batch_pipeline.ledger.nights import Night
@@ -64,8 +71,8 @@ QUEUE_FULL_SECONDS = 60.0
 SEVERAL_FROM_BYTES = 16 << 20
 # More uploads at a time do not make a network faster.
 MOST_UPLOADS = 4
-# Verdicts after which no other shard is tried: an API in trouble must not make every shard of a
-# night unknown.
+# Verdicts after which an account is sent no other shard: an API in trouble must not make every
+# shard of a night unknown.
 _TROUBLE = (CreateVerdict.UNKNOWN, CreateVerdict.NOT_SENT)
 
 
@@ -96,9 +103,10 @@ def submit_waiting(
         waiting, size = shards.waiting_size(connection, night.id, "batch")
     count = uploads_at_once(waiting, size, pipeline.settings.workers)
     stop = Stop()
+    trouble: dict[str, Waiting] = {}
 
     def submit() -> Submitted:
-        return _submit(pipeline, night, limits, read_gates, stop)
+        return _submit(pipeline, night, limits, read_gates, stop, trouble)
 
     rounds = run_in_threads(count, submit, stop) if count > 1 else []
     if not stop.is_set():
@@ -106,12 +114,9 @@ def submit_waiting(
         # the reason why the last ones wait may be wrong a moment later.
         rounds += run_in_threads(1, submit, stop)
     accepted = sum(each.batches for each in rounds)
-    trouble = [each.waiting for each in rounds if _is_trouble(each.waiting)]
-    return Submitted(accepted, trouble[0] if trouble else rounds[-1].waiting)
-
-
-def _is_trouble(waiting: Waiting) -> bool:
-    return waiting.state is not None and waiting.state.kind is Kind.API_UNAVAILABLE
+    # Where no account answers, what the last thread found tells nothing.
+    unanswered = next(iter(trouble.values()), None) if stop.is_set() else None
+    return Submitted(accepted, unanswered or rounds[-1].waiting)
 
 
 def uploads_at_once(waiting: int, size: int, workers: int) -> int:
@@ -120,28 +125,41 @@ def uploads_at_once(waiting: int, size: int, workers: int) -> int:
 
 
 def _submit(
-    pipeline: Pipeline, night: Night, limits: Limits, read_gates: ReadGates, stop: Stop
+    pipeline: Pipeline,
+    night: Night,
+    limits: Limits,
+    read_gates: ReadGates,
+    stop: Stop,
+    trouble: dict[str, Waiting],
 ) -> Submitted:
-    """Send one shard after the other until the next one has to wait."""
+    """Send one shard after the other until the next one has to wait. An account whose API does not
+    answer is added to `trouble`, and the others go on without it."""
     accepted = 0
     while not stop.is_set():
         refused_shards.split_all(pipeline, night)
+        able = replace(limits, senders=_without(limits.senders, trouble))
         with pipeline.ledger.write() as connection:
-            transitions.reap(connection, *limits.accounts)
-            intent = admission.begin(connection, night, pipeline.holder, limits, read_gates)
+            transitions.reap(connection, *night.sent_by)
+            intent = admission.begin(connection, night, pipeline.holder, able, read_gates)
         if isinstance(intent, Waiting):
             return Submitted(accepted, intent)
         sent = _send(pipeline, night, intent, stop)
         if isinstance(sent, BatchInfo):
             accepted += 1
         elif sent is not None and sent.verdict in _TROUBLE:
-            stop()
             waiting = admission.unanswered(night, sent.failure, intent.shard.requests)
-            return Submitted(accepted, waiting)
+            trouble.setdefault(intent.submission.account, waiting)
+            if not _without(limits.senders, trouble):
+                stop()
+                return Submitted(accepted, waiting)
         # Arrow keeps the memory of this shard's rows for later use. The next shard may be sent by
         # another process, so that each process would keep the memory of its largest shard.
         pa.default_memory_pool().release_unused()
     return Submitted(accepted, Waiting(None))
+
+
+def _without(senders: Sequence[Sender], trouble: Collection[str]) -> tuple[Sender, ...]:
+    return tuple(sender for sender in senders if sender.account not in trouble)
 
 
 @dataclass(frozen=True)
@@ -171,7 +189,9 @@ def _send(
                 changed_documents.take_out(pipeline, night, shard, submission, looked.changed)
                 return None
             body = body_of(pipeline, shard, submission.token, *marks, looked.opener)
-            batch = pipeline.api.create_batch(chunks.of(body.chunks), body.length, body.betas)
+            batch = pipeline.api_of(submission.account).create_batch(
+                chunks.of(body.chunks), body.length, body.betas
+            )
     except ApiFailure as failure:
         if chunks.changed is not None:
             # The body is incomplete for good. The next look at this shard takes the row out.
@@ -259,7 +279,7 @@ def _record_acceptance(pipeline: Pipeline, submission: Submission, batch: BatchI
     if night_held:
         # The night was cancelled while the create was under way.
         try:
-            pipeline.api.cancel_batch(batch.id)
+            pipeline.api_of(submission.account).cancel_batch(batch.id)
         except ApiFailure as failure:
             log.warning("batch %s could not be cancelled: %s", batch.id, failure)
 

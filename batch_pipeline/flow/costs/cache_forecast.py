@@ -99,7 +99,7 @@ def count(pipeline: Pipeline, spec: JobSpec) -> int | None:
     declaration = Declaration.of(spec)
     try:
         params = cache_marks.prefix_params(declaration)
-        return pipeline.api.count_tokens(params, declaration.betas)
+        return pipeline.api_for(spec).count_tokens(params, declaration.betas)
     except ApiFailure:
         return None
 

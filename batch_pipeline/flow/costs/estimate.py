@@ -126,23 +126,23 @@ def estimate(pipeline: Pipeline, spec: JobSpec, partition: str) -> Estimate:
     """
     price = price_for(spec)
     declaration = Declaration.of(spec)
-    account, trouble = _account(pipeline, spec, partition)
-    verdict = models.check(spec, pipeline.api if trouble is None else None)
+    owner, trouble = _owner(pipeline, spec, partition)
+    verdict = models.check(spec, pipeline.api_for(spec) if trouble is None else None)
     with pipeline.ledger.read() as connection:
-        night = nights.find_night(connection, spec.name, partition, account)
+        night = nights.find_night(connection, spec.name, partition, owner)
     with _snapshot(pipeline, spec, partition, night) as (files, snapshot):
-        earlier = copies.reusable(pipeline, spec, partition, account)
+        earlier = copies.reusable(pipeline, spec, partition, owner)
         left = unbought(pipeline, files, snapshot, night, COUNTED_REQUESTS, earlier)
-        found = experience.find(pipeline, spec, partition, account, declaration, price)
+        found = experience.find(pipeline, spec, partition, owner, declaration, price)
         counted: float | None = None
         if trouble is None and (found is None or found.output is None):
-            counted, trouble = count_tokens(pipeline, spec.name, files, snapshot, left)
+            counted, trouble = count_tokens(pipeline, spec, files, snapshot, left)
         tokens = known_tokens(spec, left, found, counted)
     prefix = cache_forecast.count(pipeline, spec) if trouble is None else None
     notes = [*verdict.warnings, *([] if trouble is None else [trouble])]
     known = left, tokens, found
     return _assembled(
-        pipeline, spec, partition, account, night, snapshot, known, notes, prefix=prefix
+        pipeline, spec, partition, owner, night, snapshot, known, notes, prefix=prefix
     )
 
 
@@ -153,9 +153,9 @@ def expectation(pipeline: Pipeline, spec: JobSpec, night: Night, snapshot: NewSn
     price = price_for(spec)
     found = experience.find(pipeline, spec, night.partition, night.owner, declaration, price)
     tokens = known_tokens(spec, left, found, None)
-    partition, account = night.partition, night.owner
+    partition, owner = night.partition, night.owner
     known = left, tokens, found
-    return _assembled(pipeline, spec, partition, account, night, snapshot, known, [])
+    return _assembled(pipeline, spec, partition, owner, night, snapshot, known, [])
 
 
 def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources) -> Estimate:
@@ -163,11 +163,11 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
 
     Where the counts of the input tell all of it, no file of it is kept.
     """
-    price, account = price_for(spec), _account(pipeline, spec, partition)[0]
+    price, owner = price_for(spec), _owner(pipeline, spec, partition)[0]
     declaration = Declaration.of(spec)
     if spec.asked_by_routes() or spec.near_duplicates is not None or spec.reuse is not None:
         with _read(pipeline, spec, partition, sources) as (files, snapshot):
-            earlier = copies.reusable(pipeline, spec, partition, account)
+            earlier = copies.reusable(pipeline, spec, partition, owner)
             left = unbought(pipeline, files, snapshot, None, 0, earlier)
     else:
         snapshot = input_dataset.read_snapshot(pipeline, spec, partition, sources, keep=False)
@@ -177,9 +177,9 @@ def of_input(pipeline: Pipeline, spec: JobSpec, partition: str, sources: Sources
         visual_mean = visual / max(1, snapshot.units)
         spread = Spread(mean, mean, mean)
         left = Unbought(snapshot.units, spread, lengths, (), visual=visual_mean)
-    found = experience.find(pipeline, spec, partition, account, declaration, price)
+    found = experience.find(pipeline, spec, partition, owner, declaration, price)
     known = left, known_tokens(spec, left, found, None), found
-    return _assembled(pipeline, spec, partition, account, None, snapshot, known, [])
+    return _assembled(pipeline, spec, partition, owner, None, snapshot, known, [])
 
 
 def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unbought) -> int:
@@ -192,16 +192,16 @@ def _sample(spec: JobSpec, night: Night | None, snapshot: NewSnapshot, left: Unb
     return sample_size(spec.pilot, snapshot.units, left.requests)
 
 
-def _account(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
-    """The account whose nights count as experience, and why the API cannot be asked, else None."""
+def _owner(pipeline: Pipeline, spec: JobSpec, partition: str) -> tuple[str, str | None]:
+    """The owner whose nights count as experience, and why the API cannot be asked, else None."""
     try:
-        return pipeline.account_as_it_is.name, None
+        return pipeline.owner_as_it_is(spec).name, None
     except (UsageError, ApiError, AccountError) as error:
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
-        account = pipeline.settings.account if shown is None else shown.owner
+        owner = pipeline.declared_owner(spec) if shown is None else shown.owner
         why = "there is no key" if isinstance(error, NoCredentialsError) else str(error)
-        return account, f"the API was not asked to count tokens: {why}"
+        return owner, f"the API was not asked to count tokens: {why}"
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def _assembled(
     pipeline: Pipeline,
     spec: JobSpec,
     partition: str,
-    account: str,
+    owner: str,
     night: Night | None,
     snapshot: NewSnapshot,
     known: tuple[Unbought, Tokens, experience.Experience | None],
@@ -296,13 +296,10 @@ def _assembled(
     extra = (realtime.expected - batch.expected) / max(1, left.requests)
     extra *= _sample(spec, night, snapshot, left)
     with pipeline.ledger.read() as connection:
-        turnaround = outlook.measured_turnaround(connection, account)
+        turnaround = outlook.measured_turnaround(connection, owner)
         concurrency = spec.realtime.concurrency
-        speed = outlook.measured_speed(connection, spec.name, account, concurrency)
-    queue = min(
-        pipeline.settings.max_queued_requests,
-        spec.limits.max_queued_requests or pipeline.settings.max_queued_requests,
-    )
+        speed = outlook.measured_speed(connection, spec.name, owner, concurrency)
+        queue = pipeline.queue_limit(connection, spec)
     hours = batch_hours(left.requests, queue, turnaround.seconds)
     calls = realtime_hours(left.requests, speed.requests_per_second)
     rounds = math.ceil(left.requests / queue)

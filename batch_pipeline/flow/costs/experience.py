@@ -88,13 +88,13 @@ def find(
     pipeline: Pipeline,
     spec: JobSpec,
     partition: str,
-    account: str,
+    owner: str,
     declaration: Declaration,
     price: ModelPrice,
 ) -> Experience | None:
     """The experience from this night, else from the job's last nights, else from the model's."""
     with pipeline.ledger.read() as connection:
-        every = nights.list_nights(connection, owner=account)
+        every = nights.list_nights(connection, owner=owner)
         every.sort(key=lambda night: night.created_at, reverse=True)
         mine = [night for night in every if night.job == spec.name]
         mine.sort(

@@ -115,7 +115,7 @@ def known_tokens(
 
 
 def count_tokens(
-    pipeline: Pipeline, job: str, files: Files, snapshot: NewSnapshot, left: Unbought
+    pipeline: Pipeline, spec: JobSpec, files: Files, snapshot: NewSnapshot, left: Unbought
 ) -> tuple[float | None, str | None]:
     """Tokens for each byte of the sample, counted by the API; or None, and why it did not. Of large
     documents fewer are counted; one that has changed is left out.
@@ -126,23 +126,23 @@ def count_tokens(
         return None, None
     declaration = Declaration.from_json(snapshot.declaration)
     builder = RequestBuilder(declaration)
-    opener = DocumentOpener(pipeline.files, job)
+    opener = DocumentOpener(pipeline.files, spec.name)
     mean = snapshot.request_bytes / max(1, snapshot.units)
     every = math.ceil(len(left.sample) * mean / MOST_COUNTED_BYTES)
     tokens = size = 0
+    first = pipeline.answering(spec)[0]
     try:
         for row in snapshots.read_inputs(files, snapshot, left.sample[:: max(1, every)]):
             try:
                 params = builder.rebuild(row.text, row.places, None, opener)
             except DocumentChangedError:
                 continue
-            tokens += pipeline.api.count_tokens(params, declaration.betas)
+            tokens += first.api.count_tokens(params, declaration.betas)
             size += _prompt_size(builder, row, len(params))
     except ApiFailure as failure:
         if refuses_account(failure):
-            name = pipeline.account_as_it_is.name
             with pipeline.ledger.write() as connection:
-                accounts.pause_account(connection, name, str(failure))
+                accounts.pause_account(connection, first.names.name, str(failure))
         return None, f"the API did not count tokens: {failure}"
     if not size:
         return None, (
@@ -160,16 +160,16 @@ def _prompt_size(builder: RequestBuilder, row: Input, request_bytes: int) -> int
 
 
 def tokens_without_api(
-    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, account: str | None = None
+    pipeline: Pipeline, spec: JobSpec, partition: str, price: ModelPrice, owner: str | None = None
 ) -> Tokens:
     """What is known of a night's tokens without asking the API.
 
-    Without an `account` it is the one whose results are shown, else the declared one.
+    Without an `owner` it is the one whose results are shown, else the declared one.
     """
-    if account is None:
+    if owner is None:
         with pipeline.ledger.read() as connection:
             shown = nights.shown_night(connection, spec.name, partition)
-        account = pipeline.settings.account if shown is None else shown.owner
+        owner = pipeline.declared_owner(spec) if shown is None else shown.owner
     declaration = Declaration.of(spec)
-    found = experience.find(pipeline, spec, partition, account, declaration, price)
+    found = experience.find(pipeline, spec, partition, owner, declaration, price)
     return known_tokens(spec, Unbought(0, Spread(0.0, 0.0, 0.0), (), ()), found, None)

@@ -19,17 +19,15 @@ from batch_pipeline.flow.deadline.forecast import (
     Speed,
     Turnaround,
 )
+from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.status.progress import Progress
-from batch_pipeline.jobs import accounts_file
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.ledger import shards, submissions, takeovers
-from batch_pipeline.ledger.admission import senders
 from batch_pipeline.ledger.admission.queue import read_queues
 from batch_pipeline.ledger.database import ledger, tables
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import IN_QUEUE, State, Submission
-from batch_pipeline.settings import Settings
 
 # Batches and calls this far back, and at most this number of them, tell about the next ones.
 RECENT_SECONDS = 14 * 86_400.0
@@ -43,7 +41,7 @@ OWN_BATCHES = 3
 
 
 def of_night(
-    connection: Connection, settings: Settings, spec: JobSpec, state: Progress
+    connection: Connection, pipeline: Pipeline, spec: JobSpec, state: Progress
 ) -> Outlook | None:
     """What a forecast of the night's deadline is made from; None where it has no deadline."""
     night = state.night
@@ -62,9 +60,8 @@ def of_night(
     )
     calls = [s for s in state.live if s.engine == "realtime"]
     coming = [s for s in state.live if s.id in taken]
-    job_queue = spec.limits.max_queued_requests
-    known = senders.of_night(connection, accounts_file.load(settings), night)
-    queues = read_queues(connection, night, known, job_queue)
+    senders = pipeline.senders_of(connection, night)
+    queues = read_queues(connection, night, senders, spec.limits.max_queued_requests)
     return Outlook(
         now=state.at,
         deadline=night.deadline_at,
@@ -84,7 +81,7 @@ def of_night(
         unplanned=night.open_requests,
         slowest=_slowest(connection, state, taken),
         moved=night.realtime_since is not None,
-        poll_seconds=settings.poll_seconds,
+        poll_seconds=pipeline.settings.poll_seconds,
         cancel_seconds=_measured_cancel(connection, night.owner),
         optional=[s.id for s in state.live if s.state is State.ACCEPTED and s.shard_id in optional],
     )
@@ -109,15 +106,15 @@ def _unanswered(calls: Submission) -> int:
     return calls.requests - int((calls.progress or {}).get("answered", 0))
 
 
-def _measured_cancel(connection: Connection, account: str) -> float:
-    """Seconds from a cancel until the end was noticed, of the account's latest take-overs.
+def _measured_cancel(connection: Connection, owner: str) -> float:
+    """Seconds from a cancel until the end was noticed, of the owner's latest take-overs.
 
     Of take-overs alone: after any other cancel it may be days before a process polls.
     """
     taken = tables.submission.c.id.in_(sa.select(tables.takeover.c.submission_id))
     took = [
         batch.ended_at - batch.cancel_requested_at
-        for batch in _latest(connection, account, "batch", taken)
+        for batch in _latest(connection, owner, "batch", taken)
         if batch.ended_at is not None and batch.cancel_requested_at is not None
     ]
     if not took:
@@ -125,9 +122,9 @@ def _measured_cancel(connection: Connection, account: str) -> float:
     return min(usual_turnaround(took).seconds, LONGEST_CANCEL_SECONDS)
 
 
-def measured_turnaround(connection: Connection, account: str) -> Turnaround:
-    """What the latest batches of an account took, of all its jobs."""
-    return usual_turnaround([_took(batch) for batch in _latest_batches(connection, account)])
+def measured_turnaround(connection: Connection, owner: str) -> Turnaround:
+    """What the latest batches of an owner took, of all its jobs and accounts."""
+    return usual_turnaround([_took(batch) for batch in _latest_batches(connection, owner)])
 
 
 def usual_turnaround(seconds: Sequence[float]) -> Turnaround:
@@ -138,7 +135,7 @@ def usual_turnaround(seconds: Sequence[float]) -> Turnaround:
     return Turnaround(sorted(seconds)[rank], len(seconds))
 
 
-def measured_speed(connection: Connection, job: str, account: str, concurrency: int) -> Speed:
+def measured_speed(connection: Connection, job: str, owner: str, concurrency: int) -> Speed:
     """The speed of real time with `concurrency` calls at once, by the job's latest calls.
 
     A few calls are not made faster by more that could be made beside them.
@@ -147,7 +144,7 @@ def measured_speed(connection: Connection, job: str, account: str, concurrency: 
     # Calls that were closed early tell nothing about how long they would have taken.
     whole = tables.submission.c.cancel_requested_at.is_(None)
     mine = tables.submission.c.night_id.in_(of_job)
-    calls = _latest(connection, account, "realtime", mine, whole)
+    calls = _latest(connection, owner, "realtime", mine, whole)
     seconds = [_took(s) * min(concurrency, s.requests) / s.requests for s in calls if s.requests]
     return Speed.of(concurrency, sorted(seconds)[len(seconds) // 2] if seconds else None)
 
@@ -158,20 +155,21 @@ def _turnaround(connection: Connection, night: Night) -> Turnaround:
     return usual_turnaround([_took(b) for b in (own if len(own) >= OWN_BATCHES else batches)])
 
 
-def _latest_batches(connection: Connection, account: str) -> list[Submission]:
+def _latest_batches(connection: Connection, owner: str) -> list[Submission]:
     """Batches that ended by themselves: one that was cancelled would have taken longer."""
     submission = tables.submission.c
-    return _latest(connection, account, "batch", submission.cancel_requested_at.is_(None))
+    return _latest(connection, owner, "batch", submission.cancel_requested_at.is_(None))
 
 
 def _latest(
-    connection: Connection, account: str, engine: str, *conditions: sa.ColumnElement[bool]
+    connection: Connection, owner: str, engine: str, *conditions: sa.ColumnElement[bool]
 ) -> list[Submission]:
     submission = tables.submission.c
+    of_owner = sa.select(tables.night.c.id).where(tables.night.c.owner == owner)
     query = (
         sa.select(submission.id)
         .where(
-            submission.account == account,
+            submission.night_id.in_(of_owner),
             submission.intent_at > ledger.now(connection) - RECENT_SECONDS,
             submission.engine == engine,
             submission.ended_at.is_not(None),

@@ -36,7 +36,6 @@ from batch_pipeline.ledger.shards import Shard, ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.pricing.bounds import ModelBounds
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.settings import Settings
 
 log = get_logger(__name__)
 
@@ -91,12 +90,12 @@ def course(pipeline: Pipeline, spec: JobSpec, night: Night) -> Course:
     """The course of a night as the ledger has it now; changes nothing."""
     with pipeline.ledger.read() as connection:
         state = progress_of.of_night(connection, night.id)
-        return course_of(connection, pipeline.settings, spec, state)
+        return course_of(connection, pipeline, spec, state)
 
 
-def course_of(connection: Connection, settings: Settings, spec: JobSpec, state: Progress) -> Course:
+def course_of(connection: Connection, pipeline: Pipeline, spec: JobSpec, state: Progress) -> Course:
     """As `course`, of a night whose progress was read in the same transaction."""
-    seen = outlook.of_night(connection, settings, spec, state)
+    seen = outlook.of_night(connection, pipeline, spec, state)
     if seen is None:
         return Course(state)
     taken = takeovers.of_night(connection, state.night.id)
@@ -150,7 +149,11 @@ def wants_batches(pipeline: Pipeline, spec: JobSpec, found: Course, limits: Shar
     if not found.to_realtime:
         return progress_of.wants_plan(found.state, limits.requests)
     in_parts = found.to_realtime < unplanned
-    return unplanned > 0 and (in_parts or budget.ceilings(pipeline.settings, spec).any)
+    if in_parts or not unplanned:
+        return unplanned > 0
+    with pipeline.ledger.read() as connection:
+        senders = pipeline.senders_of(connection, found.state.night)
+    return budget.tightest(spec, senders) is not None
 
 
 def change_over(
@@ -177,7 +180,8 @@ def change_over(
             if shard.engine == "batch" and not shard.optional
         ]
         wanted = last_shards(waiting, to_realtime - night.open_requests)
-        spent = list(spendings(connection, night, budget.ceilings(pipeline.settings, spec)))
+        declared = budget.ceilings(spec, pipeline.senders_of(connection, night))
+        spent = list(spendings(connection, night, declared))
         moved: list[Shard] = []
         usd = Decimal(0)
         for shard in wanted:
@@ -280,7 +284,7 @@ def _cancel(pipeline: Pipeline, submission: Submission) -> None:
     """Cancel a batch whose real-time price is reserved; the next step tries a failed one again."""
     assert submission.batch_id is not None
     try:
-        pipeline.api.cancel_batch(submission.batch_id)
+        pipeline.api_of(submission.account).cancel_batch(submission.batch_id)
     except ApiFailure as failure:
         # Often the batch has just ended: then the next poll finds that.
         log.warning("batch %s could not be cancelled: %s", submission.batch_id, failure)

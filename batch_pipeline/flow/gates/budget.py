@@ -7,7 +7,7 @@ in `ledger.admission.budget`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,6 +26,7 @@ from batch_pipeline.ledger import snapshots as inputs
 from batch_pipeline.ledger.admission import admission
 from batch_pipeline.ledger.admission.admission import Limits
 from batch_pipeline.ledger.admission.budget import Ceilings, Money, Shortfall, spendings
+from batch_pipeline.ledger.admission.senders import Sender
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Shard
 from batch_pipeline.ledger.snapshots import Snapshot
@@ -33,7 +34,6 @@ from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import FeeKind, Sums
 from batch_pipeline.pricing.bounds import LEAST_ANSWERS, Measured, ModelBounds, Part, ShardSize
 from batch_pipeline.pricing.prices import Mode, ModelPrice
-from batch_pipeline.settings import Settings
 from batch_pipeline.wording import usd
 
 # Shards are cut so that this number of them fits under the tightest ceiling at once. What a shard
@@ -45,30 +45,44 @@ SHARDS_UNDER_A_CEILING = 8
 
 def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
     """What admission checks for a night: its share of the queue and its ceilings."""
+    pipeline.answering(spec)
     with pipeline.ledger.read() as connection:
-        money = _money(connection, pipeline.settings, spec, night)
-    return pipeline.limits(spec.limits.max_queued_requests, money, read_marks(spec))
+        senders = pipeline.senders(connection, spec)
+        money = _money(connection, spec, night, senders)
+    return Limits(
+        senders=senders,
+        job_queue=spec.limits.max_queued_requests,
+        lease_seconds=pipeline.settings.lease_seconds,
+        money=money,
+        marks=read_marks(spec),
+    )
 
 
 def shortfall(
-    connection: Connection, settings: Settings, spec: JobSpec, night: Night
+    connection: Connection, pipeline: Pipeline, spec: JobSpec, night: Night
 ) -> Shortfall | None:
     """The ceiling that a night's next shard does not fit under; None: it fits, or none waits."""
-    money = _money(connection, settings, spec, night)
-    shard = shards.next_to_go(connection, night.id) if money.ceilings.any else None
+    senders = pipeline.senders_of(connection, night)
+    money = _money(connection, spec, night, senders)
+    any_ = tightest(spec, senders) is not None
+    shard = shards.next_to_go(connection, night.id) if any_ else None
     if shard is None:
         return None
-    found = admission.affordable(connection, night, shard, money)
-    return found if isinstance(found, Shortfall) else None
+    found = [
+        admission.affordable(connection, night, shard, money.of(sender.account, sender))
+        for sender in senders
+    ]
+    short = [each for each in found if isinstance(each, Shortfall)]
+    return short[0] if short and len(short) == len(found) else None
 
 
 def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: Submission) -> None:
     """Note on the night that a ceiling was passed, where the submission was billed more than its
     bound: its input had more tokens a byte than measured before, by more than the buffer."""
-    declared = ceilings(pipeline.settings, spec)
-    if not declared.any:
-        return
     with pipeline.ledger.write() as connection:
+        declared = _ceilings_of(pipeline.senders_of(connection, night), spec, submission.account)
+        if not declared.any:
+            return
         submission = submissions.get(connection, submission.id)
         if submission.cost_usd is None or submission.cost_usd <= submission.usd_bound:
             return
@@ -84,10 +98,10 @@ def note_if_passed(pipeline: Pipeline, spec: JobSpec, night: Night, submission: 
             nights.update_night(connection, night.id, over_budget=message)
 
 
-def _money(connection: Connection, settings: Settings, spec: JobSpec, night: Night) -> Money:
+def _money(connection: Connection, spec: JobSpec, night: Night, senders: Sequence[Sender]) -> Money:
     """The ceilings of a night that has a snapshot, and the bounds of its shards as measured now."""
-    declared = ceilings(settings, spec)
-    if not declared.any:
+    declared = ceilings(spec, senders)
+    if not declared.any and tightest(spec, senders) is None:
         return Money(stated_prices=stated_prices(spec))
     snapshot_id = nights.get_night(connection, night.id).snapshot_id
     assert snapshot_id is not None
@@ -95,13 +109,26 @@ def _money(connection: Connection, settings: Settings, spec: JobSpec, night: Nig
     return Money(declared, lambda shard: most_usd(bounds, shard), stated_prices(spec))
 
 
-def ceilings(settings: Settings, spec: JobSpec) -> Ceilings:
-    """The ceilings that the job and the environment declare."""
-    return Ceilings(
-        partition=spec.budget.max_usd_per_partition,
-        job_month=spec.budget.max_usd_per_month,
-        account_month=settings.max_usd_per_month,
+def ceilings(spec: JobSpec, senders: Sequence[Sender]) -> Ceilings:
+    """The ceilings that the job declares, and that of its account if one alone may send: of several
+    each has its own, under which it is asked for room."""
+    declared = Ceilings(
+        partition=spec.budget.max_usd_per_partition, job_month=spec.budget.max_usd_per_month
     )
+    return declared.of(senders[0].account, senders[0]) if len(senders) == 1 else declared
+
+
+def _ceilings_of(senders: Sequence[Sender], spec: JobSpec, account: str) -> Ceilings:
+    """The ceilings for what an account has sent."""
+    own = next((sender for sender in senders if sender.account == account), None)
+    return ceilings(spec, ()).of(account, own)
+
+
+def tightest(spec: JobSpec, senders: Sequence[Sender]) -> Decimal | None:
+    """The smallest of all ceilings that a shard may come under; None: there is none."""
+    of_accounts = (sender.max_usd_per_month for sender in senders)
+    every = (spec.budget.max_usd_per_partition, spec.budget.max_usd_per_month, *of_accounts)
+    return min((limit for limit in every if limit is not None), default=None)
 
 
 def bounds_of(
@@ -196,20 +223,18 @@ def realtime_usd(bounds: ModelBounds, shard: Shard) -> Decimal:
 
 def requests_at_once(
     bounds: ModelBounds,
-    declared: Ceilings,
+    tightest: Decimal | None,
     snapshot: Snapshot,
     mode: Mode = "batch",
     also: Iterable[Declaration] = (),
 ) -> int | None:
-    """How many requests a shard may have so that several shards fit under the tightest ceiling;
+    """How many requests a shard may have so that several shards fit under the `tightest` ceiling;
     None: there is no ceiling.
 
     Calculated from a request of mean size, of the dearest route, or of what is asked `also`:
     admission checks the bound of the shard itself.
     """
-    limits = (declared.partition, declared.job_month, declared.account_month)
-    given = [limit for limit in limits if limit is not None]
-    if not given or not snapshot.items:
+    if tightest is None or not snapshot.items:
         return None
     sent = max(1, snapshot.items - snapshot.count_set_aside())
     mean_bytes = -(-snapshot.size_of_prompts // sent)
@@ -223,4 +248,4 @@ def requests_at_once(
         )
         for asked in (*declaration.by_route().values(), *also)
     )
-    return max(1, int(min(given) / SHARDS_UNDER_A_CEILING / one))
+    return max(1, int(tightest / SHARDS_UNDER_A_CEILING / one))

@@ -145,8 +145,8 @@ def preview(
     price_for(spec)
     declaration = Declaration.of(spec)
     taken = _taken(pipeline, spec, declaration, partition, rows, item_id)
-    account, why = _account(pipeline)
-    tokens = tokens_without_api(pipeline, spec, partition, price_for(spec), account)
+    owner, why = _owner(pipeline, spec)
+    tokens = tokens_without_api(pipeline, spec, partition, price_for(spec), owner)
     count = _Counting(pipeline, spec, declaration, tokens, why)
     made = tuple(count.rendered(item) for item in taken.items)
     night, night_from = _night(pipeline, spec, partition, taken, made)
@@ -253,10 +253,10 @@ def no_such_item(
     return UsageError(f"{spec.name} {partition} has no item {item_id!r}.{like}")
 
 
-def _account(pipeline: Pipeline) -> tuple[str | None, str | None]:
-    """The account whose answers count as experience, and why the API cannot be asked, else None."""
+def _owner(pipeline: Pipeline, spec: JobSpec) -> tuple[str | None, str | None]:
+    """The owner whose answers count as experience, and why the API cannot be asked, else None."""
     try:
-        return pipeline.account_as_it_is.name, None
+        return pipeline.owner_as_it_is(spec).name, None
     except NoCredentialsError:
         return None, "there is no key"
     except (UsageError, ApiError, AccountError) as error:
@@ -348,7 +348,9 @@ class _Counting:
         if self._why_not is None:
             try:
                 params = _params(self._pipeline, self._spec, self._declaration, item)
-                return self._pipeline.api.count_tokens(params, self._declaration.betas), COUNTED
+                return self._pipeline.api_for(self._spec).count_tokens(
+                    params, self._declaration.betas
+                ), COUNTED
             except (ApiFailure, UsageError) as failure:
                 self._why_not = str(failure)
         size = item.request_bytes or 0 if item.prompt_size is None else item.prompt_size

@@ -60,8 +60,9 @@ class ShardLimits:
         )
 
     @classmethod
-    def of(cls, spec: JobSpec, account_queue: int) -> ShardLimits:
-        queue = queue_limit(account_queue, spec.limits.max_queued_requests)
+    def of(cls, spec: JobSpec, queue: int) -> ShardLimits:
+        """`queue`: the smallest queue limit of the organisations that may be sent a shard."""
+        queue = queue_limit(queue, spec.limits.max_queued_requests)
         return cls(
             requests=min(spec.limits.max_requests_per_batch, MAX_REQUESTS_PER_BATCH, queue),
             bytes=min(spec.limits.max_bytes_per_batch, MAX_BYTES_PER_BATCH),

@@ -28,7 +28,6 @@ from batch_pipeline.flow.planning.open_units import OpenUnits, open_units
 from batch_pipeline.flow.planning.variants import Ways
 from batch_pipeline.jobs.spec import JobSpec, RetrySpec
 from batch_pipeline.ledger import nights, shards, snapshots
-from batch_pipeline.ledger.admission.queue import queue_limit
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.shards import Engine, NewShard, ShardState
 from batch_pipeline.ledger.snapshots import Snapshot
@@ -77,8 +76,9 @@ def view(pipeline: Pipeline, night: Night) -> View:
 
 
 def queue_limit_of(pipeline: Pipeline, spec: JobSpec) -> int:
-    """The most requests that may be in the API's queue at once for a job."""
-    return queue_limit(pipeline.settings.max_queued_requests, spec.limits.max_queued_requests)
+    """The most requests that a batch of a job may have, so that any of its accounts can send it."""
+    with pipeline.ledger.read() as connection:
+        return pipeline.queue_limit(connection, spec)
 
 
 def take_back_too_large(pipeline: Pipeline, spec: JobSpec, night: Night) -> Night:

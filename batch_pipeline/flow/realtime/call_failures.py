@@ -66,7 +66,7 @@ class Stop:
 class CallFailures:
     """Judges the failures of an engine's calls, and tells the rate limiter of their model."""
 
-    def __init__(self, limiter_of: Callable[[str], Limiter]) -> None:
+    def __init__(self, limiter_of: Callable[[str, str], Limiter]) -> None:
         self._limiter_of = limiter_of
         # When a gateway's page first arrived, for each call that had one in place of an answer, and
         # when the latest call left that the API itself answered.
@@ -90,7 +90,7 @@ class CallFailures:
         elif page and call.paged_at is None:
             call.paged_at = now
             self._pages.append(now)
-        limiter = self._limiter_of(call.model_id)
+        limiter = self._limiter_of(*call.way)
         if outcome.action is Action.STOP:
             limiter.rejected(now, ticket, failure.limits)
             return Stop(failure)
@@ -112,7 +112,7 @@ class CallFailures:
         page: bool,
     ) -> TryAgain | SetAside | Stop:
         """Judge a call that failed for a reason that passes, and that may have been answered."""
-        limiter = self._limiter_of(call.model_id)
+        limiter = self._limiter_of(*call.way)
         if page:
             # It says nothing of the API's load.
             limiter.rejected(now, ticket, failure.limits)
@@ -145,7 +145,7 @@ class CallFailures:
     ) -> TryAgain | SetAside:
         """Judge a call whose request the API did not take in: too busy, or not connected."""
         call.busy += 1
-        limit, limiter = None, self._limiter_of(call.model_id)
+        limit, limiter = None, self._limiter_of(*call.way)
         if failure.status == 429:
             limiter.throttled(now, ticket, failure.retry_after, failure.limits)
             self._tell_pause(limiter, now)

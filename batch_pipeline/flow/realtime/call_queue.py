@@ -21,12 +21,12 @@ AHEAD_BYTES = 16 << 20
 class CallQueue:
     """Calls in the order in which they leave; one that is due to be tried again goes first.
 
-    Those of one model do not wait for those of another, which may have to pause.
+    Those of one model and account do not wait for those of another, which may have to pause.
     """
 
     def __init__(self, concurrency: int) -> None:
         self.ahead = max(AHEAD, concurrency)
-        self._ready: dict[str, deque[Call]] = {}
+        self._ready: dict[tuple[str, str], deque[Call]] = {}
         self._ready_calls = self._ready_bytes = 0
         # By the time of the next try; the number keeps calls of the same time in order.
         self._again: list[tuple[float, int, Call]] = []
@@ -43,7 +43,7 @@ class CallQueue:
     def add(self, calls: Sequence[Call]) -> None:
         """Add calls that were read from a shard."""
         for call in calls:
-            self._ready.setdefault(call.model_id, deque()).append(call)
+            self._ready.setdefault(call.way, deque()).append(call)
         self._count(calls, 1)
 
     def try_again(self, call: Call, at: float) -> None:
@@ -51,19 +51,19 @@ class CallQueue:
         heapq.heappush(self._again, (at, next(self._order), call))
 
     def first(self, now: float) -> list[Call]:
-        """The calls that are to leave next, one of each model; they stay in the queue."""
+        """The calls that leave next, one of each model and account; they stay in the queue."""
         due = [self._again[0][2]] if self._is_due(now) else []
-        tried = {call.model_id for call in due}
-        return [*due, *(calls[0] for model, calls in self._ready.items() if model not in tried)]
+        tried = {call.way for call in due}
+        return [*due, *(calls[0] for way, calls in self._ready.items() if way not in tried)]
 
     def pop(self, call: Call) -> Call:
         """Take a call out that `first` has returned."""
         if self._again and self._again[0][2] is call:
             return heapq.heappop(self._again)[2]
-        calls = self._ready[call.model_id]
+        calls = self._ready[call.way]
         calls.popleft()
         if not calls:
-            del self._ready[call.model_id]
+            del self._ready[call.way]
         self._count([call], -1)
         return call
 

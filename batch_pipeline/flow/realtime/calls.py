@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from batch_pipeline.api.failures import refuses_account
+from batch_pipeline.api.protocol import Messages
 from batch_pipeline.errors import InputDataError
 from batch_pipeline.flow.batches import changed_documents
 from batch_pipeline.flow.concurrency import delayed_signals
@@ -99,25 +100,31 @@ def send_all(
             )
         return intent if isinstance(intent, Waiting) else _opened(pipeline, spec, night, intent)
 
-    first = claim()
-    if isinstance(first, Waiting):
-        return Called(0, first)
-    claimed = [first]
-    engine, stopped = _work(
-        pipeline,
-        spec,
-        night,
-        lambda: claimed.pop() if claimed else claim(),
-        breaks=True,
-        meanwhile=meanwhile,
-    )
-    if engine.refusal is not None:
-        with pipeline.ledger.read() as connection:
-            stopped = admission.closed(connection, night)
-    if stopped is None:
-        return Called(engine.answered, engine.waiting)
-    requests = pipeline.refreshed(night).open_requests
-    return Called(engine.answered, Waiting(stopped, requests))
+    answered = 0
+    claimed: list[OpenShard] = []
+    while True:
+        first = claim()
+        if isinstance(first, Waiting):
+            return Called(answered, first)
+        claimed.append(first)
+        engine, stopped = _work(
+            pipeline,
+            spec,
+            night,
+            lambda: claimed.pop() if claimed else claim(),
+            breaks=True,
+            meanwhile=meanwhile,
+        )
+        answered += engine.answered
+        if engine.refusal is not None:
+            with pipeline.ledger.read() as connection:
+                stopped = admission.closed(connection, night)
+        if stopped is not None:
+            requests = pipeline.refreshed(night).open_requests
+            return Called(answered, Waiting(stopped, requests))
+        if engine.closing is None or len(night.sent_by) == 1:
+            return Called(answered, engine.waiting)
+        # One account was paused: the others go on with what is open.
 
 
 def close_abandoned(pipeline: Pipeline, night: Night) -> int:
@@ -171,8 +178,10 @@ def _work(
                 first = [shard.first for shard in shards]
                 gates = Gates(breaker=breaker.look(connection, spec.alerts, night, first))
             _note_account(connection, night, engine)
-            stopped = admission.closed(connection, night, gates, probe=engine.probing)
-        return stopped is not None
+            stopped = admission.closed(connection, night, gates, probe=bool(engine.probing))
+            if stopped is None:
+                engine.closing = engine.closing or _paused(connection, shards, engine.probing)
+        return stopped is not None or engine.closing is not None
 
     def settle(shard: OpenShard, end: End | None) -> None:
         shard.__exit__()
@@ -196,7 +205,9 @@ def _work(
     engine = Engine(
         concurrency=spec.realtime.concurrency,
         checkpoint_every=spec.realtime.checkpoint_every,
-        limiter_of=pipeline.limiter,
+        limiter_of=lambda account, model_id: pipeline.limiter(
+            pipeline.organisation_of(account), model_id
+        ),
         claim=claim,
         report=report,
         settle=settle,
@@ -206,18 +217,17 @@ def _work(
 
 
 def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
-    """End the account's pause where the probe was answered, begin one where the API refuses it.
+    """End the pause of accounts whose probe was answered, begin one where the API refuses one.
 
     Another refusal, as of a model that the API does not know, or a gateway that answers in the
     API's place, is a fault of the night.
     """
-    if engine.proved:
-        engine.proved = False
-        accounts.lift_pause(connection, night.owner)
+    while engine.proved:
+        accounts.lift_pause(connection, engine.proved.pop())
     if engine.refusal is None:
         return
-    if refuses_account(engine.refusal):
-        accounts.pause_account(connection, night.owner, str(engine.refusal))
+    if engine.refused_account is not None:
+        accounts.pause_account(connection, engine.refused_account, str(engine.refusal))
     else:
         told = str(engine.refusal)
         page = engine.refusal.error_type is None
@@ -225,15 +235,30 @@ def _note_account(connection: Connection, night: Night, engine: Engine) -> None:
         nights.update_night(connection, night.id, refused=why)
 
 
+def _paused(
+    connection: Connection, shards: list[OpenShard], probing: set[str]
+) -> frozenset[str] | None:
+    """The accounts of these shards that are paused, while others may go on; None: none is."""
+    used = {shard.submission.account for shard in shards} - probing
+    paused = {
+        name for name in used if accounts.get_account(connection, name).paused_reason is not None
+    }
+    return frozenset(paused) if paused else None
+
+
 def _supervise(
     pipeline: Pipeline, engine: Engine, concurrency: int, meanwhile: Callable[[], None]
 ) -> None:
     """Run an engine in a second thread; this one runs `meanwhile` and receives signals."""
-    api = pipeline.api
 
     async def run() -> None:
-        async with api.open_messages(concurrency) as messages:
-            await engine.run(messages)
+        async with AsyncExitStack() as opened:
+
+            async def messages_of(account: str) -> Messages:
+                api = pipeline.api_of(account)
+                return await opened.enter_async_context(api.open_messages(concurrency))
+
+            await engine.run(messages_of)
 
     done = threading.Event()
 

@@ -14,11 +14,12 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
+from batch_pipeline.api.failures import refuses_account
 from batch_pipeline.api.protocol import Answer, ApiFailure, Messages
 from batch_pipeline.api.rate_limit import Limiter, Ticket
 from batch_pipeline.flow.dataset.documents.reference import DocumentChangedError
@@ -58,6 +59,8 @@ class End(StrEnum):
     CLOSE = "close"
 
 
+# The Messages endpoint for an account, opened in the event loop.
+MessagesOf = Callable[[str], Awaitable[Messages]]
 # Claims the next shard, or returns why there is none. All three are called in threads.
 Claim = Callable[[], OpenShard | Waiting]
 # Writes the progress of shards to the ledger; returns whether calls must stop.
@@ -74,7 +77,7 @@ class Engine:
         *,
         concurrency: int,
         checkpoint_every: int,
-        limiter_of: Callable[[str], Limiter],
+        limiter_of: Callable[[str, str], Limiter],
         claim: Claim,
         report: Report,
         settle: Settle,
@@ -82,7 +85,7 @@ class Engine:
         self._concurrency = concurrency
         self._checkpoint_every = checkpoint_every
         self._limiter_of = limiter_of
-        self._models: set[str] = set()
+        self._ways: set[tuple[str, str]] = set()
         self._failures = CallFailures(limiter_of)
         self._claim, self._report, self._settle = claim, report, settle
         self._queue = CallQueue(concurrency)
@@ -104,10 +107,17 @@ class Engine:
         self.answered = 0
         self.waiting = Waiting(None)
         self.end: End | None = None
-        # A refusal that concerns the whole account, or all calls: key, billing, model.
+        # A refusal that concerns a whole account, or all calls (key, billing, model); and of the
+        # former the account.
         self.refusal: ApiFailure | None = None
-        # A paused account is tried: one call at a time until one is answered (`proved`).
-        self.probing = self.proved = False
+        self.refused_account: str | None = None
+        # The accounts that may send no more, whose shards are closed at the end; None: all are.
+        self.closing: frozenset[str] | None = None
+        # Paused accounts are tried: one call at a time until one is answered (`proved`).
+        self.probing: set[str] = set()
+        self.proved: set[str] = set()
+        self._calls_of: Counter[str] = Counter()
+        self._messages: dict[str, Messages] = {}
         self.error: BaseException | None = None
         # Set after each shard that was settled, and at the end.
         self.settled = threading.Event()
@@ -137,11 +147,13 @@ class Engine:
 
     @property
     def refused(self) -> int:
-        """Calls that the API refused, of the models that this engine asks."""
+        """Calls that the API refused, of the models and accounts that this engine asks."""
         return sum(limiter.refused for limiter in self._limiters())
 
     def _limiters(self) -> list[Limiter]:
-        return [self._limiter_of(model_id) for model_id in list(self._models)]
+        # Accounts of one organisation share a limiter.
+        found = (self._limiter_of(*way) for way in list(self._ways))
+        return list({id(limiter): limiter for limiter in found}.values())
 
     @property
     def per_second(self) -> float:
@@ -153,13 +165,14 @@ class Engine:
 
     # Called in the event loop.
 
-    async def run(self, messages: Messages) -> None:
+    async def run(self, messages_of: MessagesOf) -> None:
         """Make calls until every shard is settled; raises the first error after that."""
+        self._messages_of = messages_of
         self._loop = asyncio.get_running_loop()
         self._paces.append((time.monotonic(), self.answered))
         keeper = asyncio.create_task(self._keep_checkpoints())
         try:
-            await self._dispatch(messages)
+            await self._dispatch()
         except Exception as error:  # noqa: BLE001  # raised below, once every shard is settled
             self._fail(error)
         while self._in_flight:
@@ -173,7 +186,7 @@ class Engine:
         if self.error is not None:
             raise self.error
 
-    async def _dispatch(self, messages: Messages) -> None:
+    async def _dispatch(self) -> None:
         feeding: asyncio.Task[bool] | None = None
         exhausted = False
         while self.end is None:
@@ -186,7 +199,7 @@ class Engine:
             now = time.monotonic()
             call, pause = self._next(now)
             if call is not None:
-                self._send(messages, call, now)
+                self._send(call, now)
                 continue
             idle = not (self._in_flight or self._queue or feeding)
             if idle and exhausted:
@@ -197,11 +210,13 @@ class Engine:
 
     def _next(self, now: float) -> tuple[Call | None, float | None]:
         """The call that leaves now, or None and the seconds to wait (None: until a change)."""
-        if len(self._in_flight) >= (1 if self.probing else self._concurrency):
+        if len(self._in_flight) >= self._concurrency:
             return None, None
         waits = [self._queue.seconds_to_next_try(now)]
         for call in self._queue.first(now):
-            wait = self._limiter_of(call.model_id).wait(now, call.size)
+            if call.way[0] in self.probing and self._calls_of[call.way[0]]:
+                continue
+            wait = self._limiter_of(*call.way).wait(now, call.size)
             if wait is None and not self._in_flight:
                 # Calls of another engine in this process fill the window: no end of a call of this
                 # engine will tell that there is room.
@@ -212,31 +227,35 @@ class Engine:
         # A call that is due again, and cannot leave yet, is waited for as the limiter says.
         return None, min((wait for wait in waits if wait is not None and wait > 0), default=None)
 
-    def _send(self, messages: Messages, call: Call, now: float) -> None:
+    def _send(self, call: Call, now: float) -> None:
         # A process that was frozen for long may have lost the shard to another one.
         if not call.shard.lease.held():
             self._drop(call.shard)
             return
-        self._models.add(call.model_id)
-        ticket = self._limiter_of(call.model_id).sent(now, call.size)
+        self._ways.add(call.way)
+        self._calls_of[call.shard.submission.account] += 1
+        ticket = self._limiter_of(*call.way).sent(now, call.size)
         assert self._loop is not None
-        task = self._loop.create_task(self._call(messages, call, ticket))
+        task = self._loop.create_task(self._call(call, ticket))
         self._in_flight.add(task)
         task.add_done_callback(self._call_ended)
 
-    async def _call(self, messages: Messages, call: Call, ticket: Ticket) -> None:
+    async def _call(self, call: Call, ticket: Ticket) -> None:
+        account = call.shard.submission.account
         try:
-            answer = await messages.create(call.params, call.shard.declaration.betas)
+            answer = await self._messages[account].create(call.params, call.shard.declaration.betas)
         except ApiFailure as failure:
             self._failed(call, ticket, failure)
         except DocumentChangedError as changed:
-            self._limiter_of(call.model_id).abandoned(ticket)
+            self._limiter_of(*call.way).abandoned(ticket)
             self._set_aside(call, of_changed_document(str(changed)), 0.0)
         except BaseException:
-            self._limiter_of(call.model_id).abandoned(ticket)
+            self._limiter_of(*call.way).abandoned(ticket)
             raise
         else:
             self._succeeded(call, ticket, answer)
+        finally:
+            self._calls_of[account] -= 1
 
     def _succeeded(self, call: Call, ticket: Ticket, answer: Answer) -> None:
         now = time.monotonic()
@@ -244,12 +263,14 @@ class Engine:
         usage = usage_of(answer.message)
         # Tokens read from a cache do not count towards the limits of most models.
         taken = usage.prompt_tokens - usage.cache_read_tokens
-        limiter = self._limiter_of(call.model_id)
+        limiter = self._limiter_of(*call.way)
         limiter.answered(now, ticket, taken, usage.output_tokens, answer.limits)
         call.shard.succeeded(call, answer, now - ticket.sent_at)
         self._write_soon(call.shard)
-        if self.probing:
-            self.probing, self.proved = False, True
+        account = call.shard.submission.account
+        if account in self.probing:
+            self.probing.discard(account)
+            self.proved.add(account)
             self._checkpoint_due.set()
 
     def _failed(self, call: Call, ticket: Ticket, failure: ApiFailure) -> None:
@@ -260,7 +281,11 @@ class Engine:
             case SetAside(outcome, attempted):
                 self._set_aside(call, outcome, now - ticket.sent_at, attempted=attempted)
             case Stop(reason):
-                self.refusal = self.refusal or reason
+                if self.refusal is None:
+                    self.refusal = reason
+                    if refuses_account(reason):
+                        self.refused_account = call.shard.submission.account
+                        self.closing = frozenset({self.refused_account})
                 self._stop(End.CLOSE)
 
     def _set_aside(
@@ -309,7 +334,11 @@ class Engine:
                 return False
             self._shards.append(found)
             self._source = found
-            self.probing = self.probing or found.probe
+            account = found.submission.account
+            if account not in self._messages:
+                self._messages[account] = await self._messages_of(account)
+            if found.probe:
+                self.probing.add(account)
         source = self._source
         calls = await asyncio.to_thread(source.take, self._queue.ahead, AHEAD_BYTES)
         if calls:
@@ -354,10 +383,15 @@ class Engine:
 
     async def _end(self, shard: OpenShard) -> None:
         self._shards.remove(shard)
-        end = self.end or End.LET_GO if shard.left else None
+        end = self._left_as(shard) if shard.left else None
         await asyncio.to_thread(self._settle, shard, end)
         self.settled.set()
         self._changed.set()
+
+    def _left_as(self, shard: OpenShard) -> End:
+        end = self.end or End.LET_GO
+        others = self.closing is not None and shard.submission.account not in self.closing
+        return End.LET_GO if others else end
 
     def _stop(self, end: End) -> None:
         self.end = self.end or end

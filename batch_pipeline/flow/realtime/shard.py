@@ -68,6 +68,11 @@ class Call:
     lost: int = 0
     paged_at: float | None = None
 
+    @property
+    def way(self) -> tuple[str, str]:
+        """The account that makes it, and the model that it asks: what one rate limit is for."""
+        return self.shard.submission.account, self.model_id
+
 
 @dataclass(frozen=True, slots=True)
 class _Ended:

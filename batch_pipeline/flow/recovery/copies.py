@@ -25,7 +25,7 @@ class Copied:
 
     job: str
     partition: str
-    account: str
+    owner: str
     name: str
     origin: str
     rows: int
@@ -63,13 +63,13 @@ def _every(files: Files) -> Iterator[Copied]:
         for path in files.glob(f"*/answers/*/partition=*/{prefix}*.parquet")
     }
     for path, origin in found.items():
-        job, _, account, partition, name = path.split("/")
+        job, _, owner, partition, name = path.split("/")
         with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
             told = parquet.metadata.metadata or {}
             yield Copied(
                 job,
                 partition.removeprefix("partition="),
-                account,
+                owner,
                 name,
                 origin=told.get(b"origin", origin.encode()).decode(),
                 rows=parquet.metadata.num_rows,
@@ -80,7 +80,7 @@ def _every(files: Files) -> Iterator[Copied]:
 
 
 def _is_known(connection: Connection, copied: Copied) -> bool:
-    night = nights.find_night(connection, copied.job, copied.partition, copied.account)
+    night = nights.find_night(connection, copied.job, copied.partition, copied.owner)
     if night is None:
         return False
     return copied.name in {file.name for file in answers_files.of_night(connection, night.id)}

@@ -42,7 +42,8 @@ _SAMPLE = ["custom_id", "fingerprint", "attempt", "batch_id", "mode", "model"]
 class Found:
     """A submission that the home knows of.
 
-    `sent` is what its row can be made of; None: nothing names its requests. `answers` is the path
+    `owner` is whose night it is of, `account` what sent it, as far as the home tells. `sent` is
+    what its row can be made of; None: nothing names its requests. `answers` is the path
     of its answers, `batch_id` is that of its raw lines or answers. `raw` and `journal`: its lines
     are in the home; `shown`: results have rows of it.
     """
@@ -50,6 +51,7 @@ class Found:
     token: str
     job: str
     partition: str
+    owner: str | None = None
     account: str | None = None
     sent: Sent | None = None
     answers: str | None = None
@@ -80,6 +82,7 @@ def find(
             sent = mark.load(marked)
             one = home.submission(sent.token, sent.job, sent.partition)
             one.sent, one.account, one.engine = sent, sent.account, sent.engine
+            one.owner = sent.owner or sent.account
     home.find_answers()
     home.find_raw_lines()
     home.find_rows()
@@ -124,12 +127,12 @@ class _Home:
 
     def find_answers(self) -> None:
         for path in self._files.glob("*/answers/*/partition=*/*.parquet"):
-            job, _, account, partition, name = path.split("/")
+            job, _, owner, partition, name = path.split("/")
             # In a remote home a file has a name of its own behind the token.
             token, _, further = name.removesuffix(".parquet").partition("-")
             if self._is_wanted(token) and not f"-{further}".startswith(REST):
                 one = self.submission(token, job, partition)
-                one.account, one.answers = account, path
+                one.owner, one.answers = owner, path
                 _look_into(self._files, one, path)
 
     def find_raw_lines(self) -> None:
@@ -201,6 +204,7 @@ def _look_into(files: Files, one: Found, path: str) -> None:
     with files.open_native(path) as file, pq.ParquetFile(file) as parquet:
         told = parquet.metadata.metadata or {}
         first = next(parquet.iter_batches(1, columns=_SAMPLE, use_threads=False), None)
+    one.account = one.account or told.get(b"account", b"").decode() or one.owner
     # Files of an earlier version say nothing.
     manifest = told.get(b"manifest", b"").decode()
     if one.sent is None and manifest and files.glob(manifest):
@@ -233,10 +237,11 @@ def _name_requests(files: Files, found: list[Found], taken: Collection[str]) -> 
                 mine = [
                     one
                     for one in samples.get(key, ())
-                    if one.sent is None and one.account in (None, path.split("/")[2])
+                    if one.sent is None and one.owner in (None, path.split("/")[2])
                 ]
                 if mine:
-                    mine[0].account = path.split("/")[2]
+                    mine[0].owner = path.split("/")[2]
+                    mine[0].account = mine[0].account or mine[0].owner
                     mine[0].sent = _of_manifest(mine[0], path, manifest, 0.0)
                     break
 
@@ -267,6 +272,7 @@ def without_manifest(one: Found) -> Sent:
         number=0,
         token=one.token,
         account=one.account,
+        owner=None if one.owner == one.account else one.owner,
         job=one.job,
         partition=one.partition,
         engine="realtime" if one.engine == "realtime" else "batch",

@@ -7,7 +7,7 @@ sent until it has.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from batch_pipeline.api.protocol import ApiFailure, BatchInfo
@@ -16,6 +16,7 @@ from batch_pipeline.flow.pipeline import Pipeline
 from batch_pipeline.flow.results.lines import ABSENT
 from batch_pipeline.flow.status.batch_warnings import RESULTS_KEPT_SECONDS
 from batch_pipeline.ledger import listed_batches, submissions
+from batch_pipeline.ledger.database import tables
 from batch_pipeline.ledger.submissions import State
 from batch_pipeline.safe_text import get_logger
 
@@ -35,6 +36,15 @@ class Listed:
     running: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_all(cls, found: Iterable[Listed]) -> Listed:
+        """What several accounts have listed."""
+        whole = cls()
+        for each in found:
+            for name, ids in vars(each).items():
+                getattr(whole, name).extend(ids)
+        return whole
 
     @property
     def pending(self) -> list[str]:
@@ -62,7 +72,7 @@ def identify(
         page = read[-listing.PAGE :]
         return all(b.created_at is not None and b.created_at < oldest for b in page)
 
-    read = listing.read_list(pipeline.api, enough)
+    read = listing.read_list(pipeline.api_of(account), enough)
     if read.fault is not None:
         raise read.fault
     if read.odd:
@@ -96,7 +106,7 @@ def _attribute(
         found.running.append(batch.id)
         return
     try:
-        token = listing.token_of(pipeline.api, batch.id)
+        token = listing.token_of(pipeline.api_of(account), batch.id)
     except ApiFailure as failure:
         gone = failure.status in ABSENT and _is_old(batch)
         if not gone:
@@ -111,9 +121,9 @@ def _attribute(
     if dry_run:
         return
     with pipeline.ledger.write() as connection:
-        owner = (
-            None if token is None or not ours else submissions.by_token(connection, account, token)
-        )
+        # Under whichever account: one of the same workspace may have sent it.
+        named = [] if not ours else submissions.find(connection, tables.submission.c.token == token)
+        owner = named[0] if named else None
         if owner is None or owner.state is State.COLLECTED:
             owner_id = None if owner is None else owner.id
             listed_batches.mark(connection, account, batch.id, owner_id)

@@ -25,6 +25,7 @@ from batch_pipeline.flow.recovery.copies import Copied
 from batch_pipeline.flow.recovery.found import Found, without_manifest
 from batch_pipeline.flow.results import results_folder
 from batch_pipeline.flow.results.typed import rows
+from batch_pipeline.jobs.accounts_file import AccountNames
 from batch_pipeline.jobs.spec import JobSpec
 from batch_pipeline.jobs.yaml_files.loading import find_job
 from batch_pipeline.ledger import accounts, nights, shards
@@ -33,7 +34,7 @@ from batch_pipeline.ledger.home import restoring
 from batch_pipeline.ledger.nights import Night
 from batch_pipeline.ledger.snapshots import NewSnapshot
 from batch_pipeline.safe_text import get_logger
-from batch_pipeline.settings import SIMULATOR_ACCOUNT
+from batch_pipeline.settings import is_simulated
 from batch_pipeline.storage.files import Files
 
 log = get_logger(__name__)
@@ -45,26 +46,28 @@ COLLECTED, TO_COLLECT, TO_FIND, CALLS, UNNAMED = (
 
 @dataclass(frozen=True)
 class Part:
-    """What was found of one night under one account: submissions, and files of copied answers."""
+    """What was found of one night of one owner: submissions, and files of copied answers."""
 
     job: str
     partition: str
-    account: str
+    owner: str
     found: Sequence[Found]
     copied: Sequence[Copied] = ()
 
 
-def parts_of(found: Sequence[Found], copied: Sequence[Copied], account: str) -> list[Part]:
-    """What was found by night; submissions whose account nothing names are taken as `account`'s."""
+def parts_of(found: Sequence[Found], copied: Sequence[Copied], likely: AccountNames) -> list[Part]:
+    """What was found by night; submissions of which nothing names the account are taken for those
+    of the `likely` one."""
     grouped: dict[tuple[str, str, str], list[Found]] = {}
     copies: dict[tuple[str, str, str], list[Copied]] = {}
     for file in copied:
-        key = (file.job, file.partition, file.account)
+        key = (file.job, file.partition, file.owner)
         grouped.setdefault(key, [])
         copies.setdefault(key, []).append(file)
     for one in found:
-        one.account = one.account or account
-        grouped.setdefault((one.job, one.partition, one.account), []).append(one)
+        one.owner = one.owner or likely.owner
+        one.account = one.account or likely.name
+        grouped.setdefault((one.job, one.partition, one.owner), []).append(one)
     return [Part(*key, ones, copies.get(key, ())) for key, ones in sorted(grouped.items())]
 
 
@@ -107,9 +110,9 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             read = [tally.of_answers(pipeline.files, path, asked) for path in files]
             tallies[one.token] = [each for each in read if each is not None]
     with pipeline.ledger.write() as connection:
-        simulated = part.account == SIMULATOR_ACCOUNT
-        accounts.register_account(connection, part.account, simulated=simulated)
-        night = nights.open_night(connection, part.job, part.partition, part.account)
+        for name in {part.owner, *(one.account for one in part.found if one.account is not None)}:
+            accounts.register(connection, _names(pipeline, name, part.owner))
+        night = nights.open_night(connection, part.job, part.partition, part.owner)
         current = night.snapshot_id
         for file in part.copied:
             snapshot_id = copies.restore(connection, night, file, snapshots, lost)
@@ -145,9 +148,20 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             refused=None,
         )
         shown = nights.shown_night(connection, part.job, part.partition)
-        if shown is None or shown.owner == SIMULATOR_ACCOUNT:
+        if shown is None or is_simulated(shown.owner):
             nights.show_night(connection, night)
     _settle(pipeline, pipeline.refreshed(night), lost, spec)
+
+
+def _names(pipeline: Pipeline, account: str, owner: str) -> AccountNames:
+    """An account that a home names, which need not be declared any more."""
+    simulated = is_simulated(owner)
+    declared = pipeline.accounts.declared_as(account)
+    if declared is not None:
+        names = pipeline.accounts.names(declared, simulated=simulated)
+        if names.name == account:
+            return names
+    return AccountNames(account, owner, account, simulated=simulated)
 
 
 def _named_by_token(files: Files, one: Found) -> str | None:

@@ -46,7 +46,7 @@ class Recovered:
     home of kept documents without which requests cannot be made again.
     """
 
-    account: str
+    accounts: Sequence[str]
     nights: Sequence[dict[str, Any]]
     submissions: dict[str, int]
     batches: Listed
@@ -59,7 +59,8 @@ class Recovered:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "account": self.account,
+            "account": ", ".join(self.accounts),
+            "accounts": list(self.accounts),
             "nights": list(self.nights),
             "submissions": self.submissions,
             "batches": {
@@ -84,9 +85,10 @@ def recover(
 
     With `wait` until every listed batch has ended. `give_up` lets nights go on although there are
     answers of which nothing tells whose requests they answer. Raises LedgerError for the ledger of
-    another home, and ApiError where the list cannot be read whole.
+    another home, and ApiError where the list of an account cannot be read whole.
     """
-    account, mark = pipeline.account_as_it_is, pipeline.mark
+    accounts = [pipeline.connections.connect(name).names for name in pipeline.accounts.by_name]
+    mark = pipeline.mark
     told = mark.read()
     with pipeline.ledger.write() as connection:
         mine = identity.read(connection)
@@ -100,7 +102,7 @@ def recover(
     collected = {token for token, state in known.items() if state is State.COLLECTED}
     found = home.find(pipeline.files, mark, collected, taken)
     lacking = [one for one in found if _is_lacking(one, known)]
-    parts = rebuild.parts_of(lacking, copied, account.name)
+    parts = rebuild.parts_of(lacking, copied, accounts[0])
     fates = Counter(rebuild.fate_of(one) for part in parts for one in part.found)
     billed = _possibly_billed(pipeline, [one for part in parts for one in part.found])
     unnamed = [one.token for one in found if rebuild.fate_of(one) == rebuild.UNNAMED]
@@ -112,7 +114,10 @@ def recover(
     sizes = set() if marked else _sizes_of_unknown(pipeline, taken)
     while True:
         try:
-            batches = listed.identify(pipeline, account.name, tokens, sizes, dry_run=dry_run)
+            by_account = {
+                each.name: listed.identify(pipeline, each.name, tokens, sizes, dry_run=dry_run)
+                for each in accounts
+            }
         except ApiFailure as failure:
             if dry_run or not wait or failure.status in (401, 403):
                 raise ApiError(
@@ -121,6 +126,7 @@ def recover(
                 ) from failure
             log.warning("the list cannot be read whole, and is read again: %s", failure)
         else:
+            batches = Listed.of_all(by_account.values())
             if dry_run or not wait or not batches.pending:
                 break
             log.info("%d listed batches have not ended; nothing is sent", len(batches.pending))
@@ -128,15 +134,16 @@ def recover(
     unidentified = [*unnamed, *batches.unnamed]
     complete = not dry_run and not batches.pending and (give_up or not unidentified)
     if complete:
-        listed.forget(pipeline, account.name, batches.unnamed)
+        for name, found_there in by_account.items():
+            listed.forget(pipeline, name, found_there.unnamed)
         highest = max((each.number for each in mark.sent()), default=0)
         with pipeline.ledger.write() as connection:
             identity.raise_sent(connection, highest)
         mark.bind()
     return Recovered(
-        account.name,
+        [each.name for each in accounts],
         [
-            {"job": part.job, "partition": part.partition, "account": part.account,
+            {"job": part.job, "partition": part.partition, "account": part.owner,
              "submissions": len(part.found)}
             for part in parts
         ],

@@ -150,7 +150,7 @@ def _outcome(row: dict[str, Any]) -> Outcome:
 
 def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
     """Write a submission's answers from its rows of results; returns the path."""
-    assert one.account is not None
+    assert one.owner is not None
     shown = files.list(paths.results(one.job, one.partition), ".parquet")
     mine = pc.starts_with(pc.field("custom_id"), f"{one.token}_")
     # What was reused names the answer's own submission.
@@ -178,7 +178,7 @@ def answers_from_results(files: Files, one: Found, *, deduplicate: bool) -> str:
         **{name: pa.nulls(len(first), pa.string()) for name in _UNKNOWN},
     }  # fmt: skip
     answers = pa.table([columns[name] for name in ANSWERS_SCHEMA.names], schema=ANSWERS_SCHEMA)
-    path = f"{paths.answers(one.job, one.partition, one.account)}/{one.token}.parquet"
+    path = f"{paths.answers(one.job, one.partition, one.owner)}/{one.token}.parquet"
     with files.staged() as staged:
         with parquet_writer(staged, ANSWERS_SCHEMA) as writer:
             writer.write_table(answers)

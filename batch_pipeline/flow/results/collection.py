@@ -8,7 +8,7 @@ collected; so neither a crash nor a second collector can publish or count an ans
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -47,6 +47,7 @@ from batch_pipeline.ledger.shards import ShardState
 from batch_pipeline.ledger.submissions import State, Submission
 from batch_pipeline.ledger.sums import Counts
 from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
 
 log = get_logger(__name__)
 
@@ -100,12 +101,15 @@ def collect(
         published = (staged.raw, staged.results, staged.letters, staged.typed)
         with lines.of_submission(pipeline, night, submission, staged.raw) as blocks:
             there = blocks if gone is None else _none_if_absent(blocks)
-            _write(judge.chunks(there), staged, shard.manifest, submission.intent_at)
+            told = {"manifest": shard.manifest, "intent_at": repr(submission.intent_at)}
+            if submission.account != night.owner:
+                told["account"] = submission.account
+            _write(judge.chunks(there), staged, told)
         if not (in_part and judge.judged):
             judge.check_complete()
         dead_letters.write(
             pipeline.files, snapshot, judge.letters, staged.letters,
-            simulated=pipeline.account.simulated,
+            simulated=is_simulated(night.owner),
         )  # fmt: skip
         night = pipeline.refreshed(night)
         if night.output is not None and night.published:
@@ -143,8 +147,8 @@ def _published(pipeline: Pipeline, night: Night, submission: Submission) -> list
     return [known[1] for known in map(parse_custom_id, names) if known is not None]
 
 
-def _write(chunks: Iterator[Chunk], staged: _Staged, manifest: str, intent_at: float) -> None:
-    """Write rows as they come; answers say what they answer, for a ledger that is lost."""
+def _write(chunks: Iterator[Chunk], staged: _Staged, told: Mapping[str, str]) -> None:
+    """Write rows as they come; answers are `told` what they answer, for a ledger that is lost."""
     with (
         parquet_writer(staged.answers, ANSWERS_SCHEMA) as answers,
         parquet_writer(staged.results, RESULTS_SCHEMA) as results,
@@ -152,7 +156,7 @@ def _write(chunks: Iterator[Chunk], staged: _Staged, manifest: str, intent_at: f
         for chunk in chunks:
             answers.write_table(chunk.answers)
             results.write_table(chunk.results)
-        answers.add_key_value_metadata({"manifest": manifest, "intent_at": repr(intent_at)})
+        answers.add_key_value_metadata(told)
 
 
 def _none_if_absent(blocks: Iterator[bytes]) -> Iterator[bytes]:

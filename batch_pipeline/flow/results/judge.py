@@ -44,6 +44,7 @@ from batch_pipeline.ledger.submissions import Submission
 from batch_pipeline.ledger.sums import MODEL_COUNTS, Counts
 from batch_pipeline.pricing.prices import ModelPrice
 from batch_pipeline.pricing.tokens import CACHE_TOKENS, TOKENS
+from batch_pipeline.settings import is_simulated
 
 # A message may quote the whole answer that it complains of.
 MESSAGE_CHARACTERS = 1_000
@@ -123,7 +124,7 @@ class LineJudge:
         self._own = asked[None]
         self._ids = manifest.column("id").to_pylist()
         self._followers = decisions.followers(pipeline.files, snapshot, manifest.column("ordinal"))
-        simulated = pipeline.account.simulated
+        simulated = is_simulated(submission.account)
         self._tables = ResultTables(submission, self._manifest, self._followers, simulated)
 
         self._seen = bytearray(manifest.num_rows)

@@ -46,7 +46,7 @@ def of_submission(
         yield whole_lines(line + b"\n" for line in _of_calls(pipeline, night, submission))
         return
     # Closed with the block, also after an error: the connection does not wait for the collector.
-    with closing(_of_batch(pipeline, night, submission.batch_id, raw)) as chunks:
+    with closing(_of_batch(pipeline, night, submission, raw)) as chunks:
         yield whole_lines(chunks)
 
 
@@ -67,23 +67,26 @@ def whole_lines(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[by
         yield last
 
 
-def _of_batch(pipeline: Pipeline, night: Night, batch_id: str, raw: Path) -> Generator[bytes]:
+def _of_batch(
+    pipeline: Pipeline, night: Night, submission: Submission, raw: Path
+) -> Generator[bytes]:
     """A batch's lines as the API has them; those that the home has where the API has none any more.
 
     They are in the home before they are collected if the ledger was rebuilt.
     """
     try:
-        yield from _downloaded(pipeline, batch_id, raw)
+        yield from _downloaded(pipeline, submission, raw)
     except ApiFailure as failure:
-        kept = f"{paths.raw(night.job, night.partition)}/{batch_id}.jsonl.zst"
+        kept = f"{paths.raw(night.job, night.partition)}/{submission.batch_id}.jsonl.zst"
         if failure.status not in ABSENT or not pipeline.files.glob(kept):
             raise
         yield from pipeline.files.decompressed(kept)
 
 
-def _downloaded(pipeline: Pipeline, batch_id: str, raw: Path) -> Generator[bytes]:
+def _downloaded(pipeline: Pipeline, submission: Submission, raw: Path) -> Generator[bytes]:
+    assert submission.batch_id is not None
     with (
-        pipeline.api.stream_results(batch_id) as chunks,
+        pipeline.api_of(submission.account).stream_results(submission.batch_id) as chunks,
         raw.open("wb") as file,
         zstandard.ZstdCompressor(level=RAW_LEVEL).stream_writer(file, closefd=False) as compressed,
     ):

@@ -93,7 +93,7 @@ def _why_gone(
         if error.status not in lines.ABSENT:
             return None
         try:
-            batch = pipeline.api.retrieve_batch(submission.batch_id)
+            batch = pipeline.api_of(submission.account).retrieve_batch(submission.batch_id)
         except ApiFailure as failure:
             if failure.status != 404:
                 return None

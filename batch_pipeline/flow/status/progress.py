@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -57,19 +57,19 @@ KEPT_AS_BATCHES = "kept_as_batches"
 class Progress:
     """A night in numbers.
 
-    `items` are input rows; `statuses` counts those that are settled. Of the requests, `waiting` are
-    not sent yet, `in_flight` are at the API or may be (`unknown` of them have an unknown outcome),
-    and `to_collect` have ended and are not collected yet. `collected` are the sums of what is
-    collected; `submissions` are all that are not collected, and the latest that are (`with_all` has
-    every one). `fees` are in the costs, unless they have no price. `cached` is what the prompt
-    cache did, `caches` the same by model, `prefixes` what is known of the prompts' shared prefixes
-    where they were counted, the declared model's first. `first` is
-    what the breaker counts, `approvals` are gates that a person overruled.
-    Cost in USD, `at` in seconds since the epoch.
+    `accounts` are those that may send it. `items` are input rows; `statuses` counts those that are
+    settled. Of the requests, `waiting` are not sent yet, `in_flight` are at the API or may be
+    (`unknown` of them have an unknown outcome), and `to_collect` have ended and are not collected
+    yet. `collected` are the sums of what is collected; `submissions` are all that are not
+    collected, and the latest that are (`with_all` has every one). `fees` are in the costs, unless
+    they have no price. `cached` is what the prompt cache did, `caches` the same by model,
+    `prefixes` what is known of the prompts' shared prefixes where they were counted, the declared
+    model's first. `first` is what the breaker counts, `approvals` are gates that a person
+    overruled. Cost in USD, `at` in seconds since the epoch.
     """
 
     night: Night
-    account: Account
+    accounts: tuple[Account, ...]
     snapshot: Snapshot | None
     items: int
     statuses: dict[str, int]
@@ -96,6 +96,11 @@ class Progress:
     actions: tuple[Action, ...] = ()
     caches: Mapping[str, CacheSums] = field(default_factory=dict)
     prefixes: tuple[CachePrefix, ...] = ()
+
+    @property
+    def account(self) -> Account:
+        """The account that sends the night; of several, what keeps all of them from it."""
+        return together(self.night.owner, self.accounts)
 
     @property
     def prefix(self) -> CachePrefix | None:
@@ -278,7 +283,7 @@ def of_night(connection: Connection, night_id: int) -> Progress:
     ended -= refusals.count_set_aside(connection, night_id)
     return Progress(
         night=night,
-        account=accounts.get_account(connection, night.owner),
+        accounts=_accounts(connection, night),
         snapshot=snapshot,
         items=snapshot.items if snapshot else 0,
         statuses=dict(statuses),
@@ -302,6 +307,37 @@ def of_night(connection: Connection, night_id: int) -> Progress:
         caches=cache_use.by_model(connection, night_id),
         prefixes=() if snapshot is None else _prefixes(connection, night, snapshot),
     )
+
+
+def _accounts(connection: Connection, night: Night) -> tuple[Account, ...]:
+    known = accounts.of_names(connection, night.sent_by)
+    return tuple(known or [accounts.get_account(connection, night.owner)])
+
+
+def together(owner: str, every: Sequence[Account]) -> Account:
+    """Accounts as one: paused, refused, unanswered or without room where all of them are."""
+    if len(every) == 1:
+        return every[0]
+    paused = all(each.paused_reason is not None for each in every)
+    soonest = min(every, key=lambda each: each.probe_at or 0.0) if paused else None
+    return Account(
+        owner,
+        every[0].simulated,
+        paused_reason=None if soonest is None else soonest.paused_reason,
+        paused_at=None if soonest is None else soonest.paused_at,
+        probe_at=None if soonest is None else soonest.probe_at,
+        lifted_at=max((each.lifted_at for each in every if each.lifted_at), default=None),
+        wait_until=min(each.wait_until for each in every),
+        reads_wait_until=min(each.reads_wait_until for each in every),
+        unanswered=_of_all([each.unanswered for each in every]),
+        refused=_of_all([each.refused for each in every]),
+    )
+
+
+def _of_all(said: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What is said of the last of accounts of which it began to be said; None: not of each."""
+    told = [each for each in said if each is not None]
+    return max(told, key=lambda each: each["since"]) if len(told) == len(said) else None
 
 
 def _prefixes(connection: Connection, night: Night, snapshot: Snapshot) -> tuple[CachePrefix, ...]:

@@ -35,6 +35,7 @@ class Sent:
     """A submission that is about to leave: what its row can be made of again.
 
     `number` counts what has left this ledger; `snapshot` and `manifest` are paths in the home.
+    `owner` is whose night it is, None: the account's, which bears the same name.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Sent:
     output_tokens: int
     for_deadline: bool
     prompt_size: int | None = None
+    owner: str | None = None
 
 
 def find(connection: Connection) -> Identity | None:
@@ -89,6 +91,7 @@ def count_sent(connection: Connection, submission_id: int) -> Sent:
             s.requests, s.usd_bound, s.stated_prices, s.intent_at,
             tables.snapshot.c.folder.label("snapshot"), shard.manifest, shard.pilot, shard.bytes,
             shard.largest_bytes, shard.output_tokens, shard.for_deadline, shard.prompt_size,
+            sa.func.nullif(tables.night.c.owner, s.account).label("owner"),
         )
         .join_from(tables.submission, tables.shard, shard.id == s.shard_id)
         .join(tables.night, tables.night.c.id == s.night_id)

@@ -66,20 +66,20 @@ def submission(
     A batch whose id is known is ACCEPTED, any other may be at the API: UNKNOWN. Calls go on from
     their journal. A shard that another submission has answered stays as it is.
     """
-    found = submissions.by_token(connection, night.owner, sent.token)
+    found = submissions.by_token(connection, sent.account, sent.token)
     at = now(connection)
     if found is None:
         shard_id = _shard(connection, night, snapshot_id, sent, parts)
         connection.execute(
             sa.insert(tables.submission).values(
                 shard_id=shard_id, night_id=night.id, snapshot_id=snapshot_id, pilot=sent.pilot,
-                account=night.owner, engine=sent.engine, token=sent.token,
+                account=sent.account, engine=sent.engine, token=sent.token,
                 requests=sent.requests, usd_bound=sent.usd_bound,
                 stated_prices=sent.stated_prices, state=State.INTENT.value, holder=NOBODY, fence=1,
                 lease_until=at, intent_at=sent.intent_at,
             )
         )  # fmt: skip
-        found = submissions.by_token(connection, night.owner, sent.token)
+        found = submissions.by_token(connection, sent.account, sent.token)
         assert found is not None
     if found.state in (State.INTENT, State.SEALED):
         if sent.engine == "realtime":

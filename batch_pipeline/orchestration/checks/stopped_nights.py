@@ -70,11 +70,11 @@ def look(pipeline: Pipeline, spec: JobSpec) -> dg.AssetCheckResult:
 
 
 def _unfinished(pipeline: Pipeline, spec: JobSpec) -> list[Progress]:
-    account = pipeline.account.name
+    owner = pipeline.likely_owner(spec).name
     with pipeline.ledger.read() as connection:
         return [
             progress.of_night(connection, night.id)
-            for night in nights.list_nights(connection, job=spec.name, owner=account)
+            for night in nights.list_nights(connection, job=spec.name, owner=owner)
             if night.snapshot_id is not None and night.completed_at is None
         ]
 

@@ -77,20 +77,20 @@ def test_a_create_under_way_is_cancelled_when_its_answer_comes(
     spec = job(write_rows(tmp_path / "in.jsonl", documents(6)))
 
     other = make_pipeline()
-    honest = pipeline.api.create_batch
+    honest = pipeline.api_of("simulator").create_batch
 
     def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         made = honest(body, length, betas)
         cancel.hold(other, steps.open_night(other, spec, PARTITION))
         return made
 
-    pipeline.api.create_batch = create  # type: ignore[method-assign]
+    pipeline.api_of("simulator").create_batch = create  # type: ignore[method-assign]
     state = run(pipeline, spec, PARTITION)
     assert not state.complete
     assert sum(path.endswith("/cancel") for _, path in faults.calls) == 1
     assert sim.books.billed_requests == 0
     sim.release()
-    pipeline.api.create_batch = honest  # type: ignore[method-assign]
+    pipeline.api_of("simulator").create_batch = honest  # type: ignore[method-assign]
     assert run(pipeline, spec, PARTITION, resume=True).statuses == {"succeeded": 6}
     assert sim.books.billed_requests == 6
 
@@ -101,17 +101,17 @@ def test_a_cancel_before_the_last_bytes_leaves_the_body_incomplete(
     pipeline = make_pipeline()
     spec = job(write_rows(tmp_path / "in.jsonl", documents(6)))
     other = make_pipeline()
-    honest = pipeline.api.create_batch
+    honest = pipeline.api_of("simulator").create_batch
 
     def create(body: Iterator[bytes], length: int, betas: Sequence[str]) -> BatchInfo:
         cancel.hold(other, steps.open_night(other, spec, PARTITION))
         return honest(body, length, betas)
 
-    pipeline.api.create_batch = create  # type: ignore[method-assign]
+    pipeline.api_of("simulator").create_batch = create  # type: ignore[method-assign]
     assert not run(pipeline, spec, PARTITION).complete
     assert sim.books.batches_created == 0
     assert [s.state for s in submissions_of(pipeline)] == [State.ABSENT]
-    pipeline.api.create_batch = honest  # type: ignore[method-assign]
+    pipeline.api_of("simulator").create_batch = honest  # type: ignore[method-assign]
     assert run(pipeline, spec, PARTITION, resume=True).complete
     assert not accepted_twice(sim)
 

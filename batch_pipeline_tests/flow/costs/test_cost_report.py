@@ -182,7 +182,7 @@ def cancel_elsewhere(pipeline: Pipeline, sim: Simulator) -> None:
     with pipeline.ledger.read() as connection:
         for submission in submissions.find(connection, states=[State.ACCEPTED]):
             assert submission.batch_id is not None
-            pipeline.api.cancel_batch(submission.batch_id)
+            pipeline.api_of("simulator").cancel_batch(submission.batch_id)
 
 
 def test_an_empty_night(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_the_trend_is_the_jobs_latest_nights_under_the_account(
     [middle] = [
         night
         for night in all_nights(pipeline)
-        if (night.partition, night.owner) == (two, pipeline.account.name)
+        if (night.partition, night.owner) == (two, "simulator")
     ]
     report = build_report(pipeline, spec, middle)
     assert [night.partition for night in report.trend] == [one, two]

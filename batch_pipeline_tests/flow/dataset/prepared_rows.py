@@ -41,7 +41,7 @@ SUBMISSION = Submission(
     cost_usd=None,
 )  # fmt: skip
 STATE = Progress(
-    night=NIGHT, account=ACCOUNT, snapshot=SNAPSHOT, items=1_000, statuses={}, waiting=0,
+    night=NIGHT, accounts=(ACCOUNT,), snapshot=SNAPSHOT, items=1_000, statuses={}, waiting=0,
     in_flight=10, unknown=0, to_collect=0, batches=1, batches_ended=0,
     cost_usd={"batch": Decimal(0)}, usage={}, submissions=(), first=FirstAttempts(), approvals=(),
     at=NOW,

@@ -238,14 +238,14 @@ def test_a_take_over_goes_on_after_a_death_in_its_midst(
     first = make_pipeline()
     run(first, spec, PARTITION, wait=False)
     make_late(first, PARTITION, seconds=60)
-    honest = first.api.cancel_batch
+    honest = first.api_of("simulator").cancel_batch
 
     def cancel(batch_id: str) -> BatchInfo:
         if dies == "after the cancel":
             honest(batch_id)
         raise KeyboardInterrupt
 
-    first.api.cancel_batch = cancel  # type: ignore[method-assign]
+    first.api_of("simulator").cancel_batch = cancel  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         run(first, spec, PARTITION)
     second = make_pipeline()

@@ -260,7 +260,7 @@ def test_an_api_that_cannot_be_asked_stops_nothing() -> None:
 def test_the_list_is_read_over_http_to_its_end(
     sim: Simulator, make_pipeline: MakePipeline, faults: Faults
 ) -> None:
-    api = make_pipeline().api
+    api = make_pipeline().api_of("simulator")
     faults.calls.clear()
     assert api.models()["claude-opus-5-5"].supports("thinking.types.disabled") is False
     assert api.models()["claude-opus-5-5"].supports("batch") is True

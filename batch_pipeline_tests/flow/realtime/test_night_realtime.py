@@ -355,7 +355,8 @@ def test_a_held_night_closes_what_a_dead_process_left(
 ) -> None:
     spec = realtime(tmp_path, 20)
     dead, other = make_pipeline(), make_pipeline(lease_seconds=0.1)
-    dead.api.open_messages = _breaking(dead.api.open_messages, after=12)  # type: ignore[method-assign]
+    api = dead.api_of("simulator")
+    api.open_messages = _breaking(api.open_messages, after=12)  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         run(dead, spec, PARTITION)
     [left] = submissions_of(other)

@@ -40,7 +40,7 @@ OTHERS = [(1, 98, "and"), (4, 99, "the same again"), (4, 97, "and again")]
 FOLLOWERS = {1: [(98, "and")], 4: [(99, "the same again"), (97, "and again")]}
 
 
-PIPELINE = cast("Pipeline", SimpleNamespace(account=SimpleNamespace(simulated=False), files=None))
+PIPELINE = cast("Pipeline", SimpleNamespace(files=None))
 MODEL = "claude-haiku-4-5-20251001"
 
 

@@ -155,7 +155,7 @@ def test_a_night_waits_for_earlier_ones_that_go_on_by_themselves(
     assert shown.kind is Kind.EARLIER_ANSWERS_FIRST
     # No run is asked for that could only wait.
     with pipeline.ledger.read() as connection:
-        found, _ = read_night(connection, pipeline.settings, spec, second, lambda *_: True)
+        found, _ = read_night(connection, pipeline, spec, second, lambda *_: True)
     assert found.blocked is not None
     assert found.blocked.kind is Kind.EARLIER_ANSWERS_FIRST
     run(pipeline, spec, first.partition)

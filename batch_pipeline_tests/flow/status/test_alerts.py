@@ -254,5 +254,5 @@ def test_a_pause_is_told_once_for_the_account_and_anew_when_it_comes_back(
     steps.release(pipeline, two[0], resume=False)
     [later, _] = paused("billing_error: pay first")
     account = replace(later.account, paused_at=(later.account.paused_at or 0) + 60)
-    alerts.look(pipeline, AlertsSpec(), replace(later, account=account))
+    alerts.look(pipeline, AlertsSpec(), replace(later, accounts=(account,)))
     assert receiver.titles == ["a all: submission is paused"] * 2

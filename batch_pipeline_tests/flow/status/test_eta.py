@@ -64,10 +64,10 @@ def test_the_end_is_an_interval_of_turnarounds(
     assert found.batches == 2
 
 
-def calling(answered: int, requests: int = 100, rate: float = 5, owner: str = "me") -> Submission:
+def calling(answered: int, requests: int = 100, rate: float = 5, holder: str = "me") -> Submission:
     said = {"answered": answered, "cost_usd": str(answered * 2), "per_second": rate}
     return submission(
-        state=State.CALLING, engine="realtime", batch_id=None, accepted_at=None, owner=owner,
+        state=State.CALLING, engine="realtime", batch_id=None, accepted_at=None, holder=holder,
         requests=requests, progress=said,
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def calling(answered: int, requests: int = 100, rate: float = 5, owner: str = "m
         ((calling(50),), 0, 5, 10, 200),
         # One engine's pace is that of all its shards; other processes add theirs.
         ((calling(90), calling(0)), 40, 5, 30, 180 + 300),
-        ((calling(90), calling(60, owner="other")), 0, 10, 5, 400),
+        ((calling(90), calling(60, holder="other")), 0, 10, 5, 400),
         ((calling(100),), 0, 5, None, 200),
     ],
 )

@@ -87,12 +87,15 @@ def test_what_a_submission_is_warned_of(row: Submission, expected: list[tuple[st
     ("state", "codes"),
     [
         (STATE, []),
-        (replace(STATE, account=replace(ACCOUNT, paused_reason="pay first")), ["account_paused"]),
+        (
+            replace(STATE, accounts=(replace(ACCOUNT, paused_reason="pay first"),)),
+            ["account_paused"],
+        ),
         (replace(STATE, night=replace(NIGHT, refused="HTTP 400")), ["night_refused"]),
         (
             replace(
                 STATE,
-                account=replace(ACCOUNT, paused_reason="pay first"),
+                accounts=(replace(ACCOUNT, paused_reason="pay first"),),
                 submissions=(unknown(1), accepted(23 * HOUR)),
             ),
             ["account_paused", "unknown_outcome", "near_expiry"],
@@ -100,7 +103,7 @@ def test_what_a_submission_is_warned_of(row: Submission, expected: list[tuple[st
         (
             replace(
                 STATE,
-                account=replace(ACCOUNT, paused_reason="pay first"),
+                accounts=(replace(ACCOUNT, paused_reason="pay first"),),
                 night=replace(NIGHT, completed_at=NOW),
             ),
             [],
@@ -127,7 +130,7 @@ def test_an_api_that_does_not_answer_is_an_alert_after_twelve_minutes(
 ) -> None:
     unanswered = {"since": NOW - lasted, "at": NOW, "reason": "HTTP 529"}
     account = replace(ACCOUNT, unanswered=unanswered)
-    [warning] = warnings.of(replace(STATE, account=account), LIMITS)
+    [warning] = warnings.of(replace(STATE, accounts=(account,)), LIMITS)
     assert (warning.code, warning.alerts) == ("api_unavailable", alerts)
     assert "HTTP 529" in warning.message
 

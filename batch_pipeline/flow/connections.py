@@ -1,0 +1,286 @@
+"""The accounts that may send, and their connections to the API.
+
+A job may be sent by several accounts. Each connects on its own: one whose key is refused, or whose
+API does not answer, is noted in the ledger, and the others go on without it. What an account has
+sent is polled, cancelled and collected with its own credential, or with another one of the same
+workspace, for the batches of a workspace are listed to no other.
+
+Belongs here: connecting, and whose an account is. Which account sends a batch is decided in
+`ledger.admission`, in the transaction that claims.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from batch_pipeline.api.protocol import Api, ApiFailure
+from batch_pipeline.errors import (
+    AccountError,
+    AccountPausedError,
+    ApiError,
+    ApiUnavailableError,
+    BatchPipelineError,
+    UsageError,
+)
+from batch_pipeline.jobs.accounts_file import AccountNames, Accounts, AccountSpec
+from batch_pipeline.ledger import accounts as rows
+from batch_pipeline.ledger.database.ledger import Ledger
+from batch_pipeline.safe_text import get_logger
+from batch_pipeline.settings import is_simulated
+
+log = get_logger(__name__)
+
+# What keeps one account from being used and says nothing about the others: a variable that is not
+# set, a key that is refused, an API that does not answer.
+UNUSABLE = (UsageError, AccountError, ApiError)
+# An account that could not be connected is tried again at the earliest after this many times as
+# long as the last try took: the others wait meanwhile.
+REST = 10.0
+
+OpenApi = Callable[[AccountSpec], Api]
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Apis:
+    """The connected APIs of accounts, opened on first use; for threads.
+
+    Several pipelines may share them: a code server makes a pipeline for each tick, and need not
+    connect for each.
+    """
+
+    def __init__(self, open_api: OpenApi | None = None) -> None:
+        self._open = open_api or _open
+        # One that was given stays open: it is another's.
+        self._is_own = open_api is None
+        self._connected: dict[str, tuple[AccountSpec, Api]] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    def of(self, name: str, account: AccountSpec) -> Api:
+        """The API of an account as it is declared now; raises as `AnthropicApi` does."""
+        with self._lock:
+            lock = self._locks[name]
+        with lock:
+            found = self._connected.get(name)
+            if found is None or found[0] != account:
+                found = account, self._open(account)
+                self._connected[name] = found
+            return found[1]
+
+    def close(self) -> None:
+        """Close the connections that were opened here."""
+        connected, self._connected = self._connected, {}
+        for _, api in connected.values():
+            if self._is_own and hasattr(api, "close"):
+                api.close()
+
+
+def _open(account: AccountSpec) -> Api:
+    # `validate`, `estimate` and `report` do without the SDK, which takes a second to import.
+    from batch_pipeline.api.client import AnthropicApi  # noqa: PLC0415
+
+    return AnthropicApi(account=account)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose the nights of a job are, and the accounts that may send them, as the ledger names
+    them."""
+
+    name: str
+    simulated: bool
+    accounts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Connected:
+    """An account that the API answers, by the names that the ledger has."""
+
+    declared: str
+    names: AccountNames
+    api: Api
+
+
+class Connections:
+    """The accounts of accounts.yaml, or of the environment, as one pipeline reaches them."""
+
+    def __init__(
+        self, accounts: Accounts, ledger: Callable[[], Ledger], apis: Apis, *, retry_seconds: float
+    ) -> None:
+        self._accounts, self._ledger, self._apis = accounts, ledger, apis
+        self._retry_seconds = retry_seconds
+        self._connected: dict[str, Connected] = {}
+        # Why accounts could not be connected, and until when they are left alone.
+        self._failed: dict[str, tuple[Exception, float]] = {}
+        self._noted: dict[str, Exception] = {}
+
+    def connect(self, declared: str) -> Connected:
+        """A declared account, connected. Raises as `AnthropicApi` does, and AccountError for a key
+        of another organisation or workspace than the account's."""
+        found = self._connected.get(declared)
+        if found is None:
+            began = time.monotonic()
+            try:
+                found = self._connect(declared)
+            except UNUSABLE as error:
+                took = time.monotonic() - began
+                rest = max(self._retry_seconds, REST * took)
+                self._failed[declared] = error, time.monotonic() + rest
+                raise
+            self._connected[declared] = found
+            self._failed.pop(declared, None)
+        return found
+
+    def _connect(self, declared: str) -> Connected:
+        try:
+            api = self._apis.of(declared, self._accounts.by_name[declared])
+        except UNUSABLE as error:
+            raise self._of_account(declared, error) from error
+        names = self._accounts.names(declared, simulated=api.simulated)
+        others = self._accounts.other_organisations(declared, simulated=api.simulated)
+        with self._ledger().write() as connection:
+            known = rows.register(connection, names)
+            rows.note_ids(connection, names, api.organisation, api.workspace, others=others)
+            if known.refused is not None:
+                rows.note_accepted(connection, names.name)
+        return Connected(declared, names, api)
+
+    def _of_account(self, declared: str, error: Exception) -> BatchPipelineError:
+        """The error, which names the account where there may be others."""
+        assert isinstance(error, BatchPipelineError)
+        if self._accounts.file is None:
+            return error
+        return type(error)(f"account {declared}: {error}")
+
+    def answering(self, declared: Sequence[str]) -> list[Connected]:
+        """Those of the accounts that can be used now; what is wrong with the others is noted.
+
+        Raises the first account's error where none can be used, and AccountError where a simulator
+        answers some and the API others.
+        """
+        found: list[Connected] = []
+        failed: list[tuple[str, Exception]] = []
+        others = not self._connected.keys().isdisjoint(declared)
+        for name in declared:
+            error, until = self._failed.get(name, (None, 0.0))
+            if others and error is not None and time.monotonic() < until:
+                failed.append((name, error))
+                continue
+            try:
+                found.append(self.connect(name))
+            except UNUSABLE as unusable:
+                failed.append((name, unusable))
+        if not found:
+            raise failed[0][1]
+        simulated = {each.names.simulated for each in found}
+        if len(simulated) > 1:
+            told = ", ".join(
+                f"{each.declared} {'a simulator' if each.names.simulated else 'the API'}"
+                for each in found
+            )
+            raise AccountError(
+                f"A simulator and the API answer accounts of one job ({told}); their answers must "
+                "not mix. Nothing was sent: give all of them the same `base_url`."
+            )
+        for name, error in failed:
+            self._note(self._accounts.names(name, simulated=simulated == {True}), error)
+        return found
+
+    def _note(self, names: AccountNames, error: Exception) -> None:
+        """Note in the ledger why an account is not used, once for each failure."""
+        known = self._noted.get(names.name)
+        if known is error:
+            return
+        self._noted[names.name] = error
+        with self._ledger().write() as connection:
+            rows.register(connection, names)
+            if isinstance(error, AccountPausedError):
+                rows.pause_account(connection, names.name, str(error))
+            elif isinstance(error, ApiUnavailableError):
+                rows.note_unanswered(connection, names.name, str(error))
+            else:
+                rows.note_refused(connection, names.name, str(error))
+        log.warning("account %s is not used now: %s", names.name, error)
+
+    def owner(self, declared: Sequence[str]) -> Owner:
+        """The owner of what these accounts send, once one of them is connected."""
+        simulated = self.answering(declared)[0].names.simulated
+        return self._owner(declared, simulated=simulated)
+
+    def likely_owner(self, declared: Sequence[str]) -> Owner:
+        """As `owner`, without the API, which alone could tell whether a simulator answers: the
+        declared one, unless the ledger knows one other alone."""
+        for name in declared:
+            if name in self._connected:
+                return self._owner(declared, simulated=self._connected[name].names.simulated)
+        mine = self._owner(declared, simulated=False)
+        with self._ledger().read() as connection:
+            likely = rows.likely(connection, mine.name)
+            if likely == mine.name:
+                return mine
+            accounts = rows.names_of(connection, likely)
+        return Owner(likely, is_simulated(likely), tuple(accounts))
+
+    def register(self, owner: Owner) -> None:
+        """Add an owner's accounts to the ledger that it does not have yet."""
+        with self._ledger().write() as connection:
+            for account in owner.accounts:
+                declared = self._accounts.declared_as(account)
+                if declared is not None:
+                    names = self._accounts.names(declared, simulated=owner.simulated)
+                    rows.register(connection, names)
+
+    def _owner(self, declared: Sequence[str], *, simulated: bool) -> Owner:
+        every = [self._accounts.names(name, simulated=simulated) for name in declared]
+        return Owner(every[0].owner, simulated, tuple(each.name for each in every))
+
+    def of(self, account: str) -> Api:
+        """The API by which to reach what an account of the ledger has sent: with its own
+        credential, or with that of another account of its workspace.
+
+        Raises ApiFailure where neither can be used, as a call would that never left.
+        """
+        errors: list[Exception] = []
+        found = self._by_own_credential(account, errors)
+        if found is None:
+            with self._ledger().read() as connection:
+                same = rows.same_workspace(connection, account)
+            others = (self._by_own_credential(name, errors) for name in same if name != account)
+            found = next(filter(None, others), None)
+        if found is None:
+            raise _unusable(errors[0] if errors else self._not_declared(account))
+        return found
+
+    def _by_own_credential(self, account: str, errors: list[Exception]) -> Api | None:
+        """The API of an account of the ledger; None where it is not declared, or cannot be used for
+        a reason that is added to `errors`."""
+        declared = self._accounts.declared_as(account)
+        if declared is None:
+            return None
+        try:
+            found = self.connect(declared)
+        except UNUSABLE as error:
+            errors.append(error)
+            return None
+        return found.api if found.names.name == account else None
+
+    def _not_declared(self, account: str) -> AccountError:
+        return AccountError(
+            f"account {account} is not in {self._accounts.file or 'the environment'}: declare it "
+            "there until what it has sent is collected; nothing is lost"
+        )
+
+
+def _unusable(error: Exception) -> ApiFailure:
+    """The failure of a call under an account that cannot be used."""
+    if isinstance(error, ApiUnavailableError):
+        return ApiFailure(None, None, None, str(error), connected=False)
+    return ApiFailure(401, "authentication_error", None, str(error), connected=False)
