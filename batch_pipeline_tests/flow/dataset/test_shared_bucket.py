@@ -50,9 +50,10 @@ def _rows() -> list[bytes]:
     """Lines of documents of 3.2 kB; each tenth asks what another one asks."""
     words = random.Random(7).choices(["licence", "fee", "term", "party", "ähnlich"], k=4_000)
     texts = [" ".join(words[n : n + 500])[:3_100] for n in range(500)]
+    asked = (n - (n % 10 == 9) for n in range(DOCUMENTS))
     return [
-        orjson.dumps({"id": f"Akte {n}", "text": f"{n - n % 10 % 9} {texts[n % 500]}"}) + b"\n"
-        for n in range(DOCUMENTS)
+        orjson.dumps({"id": f"Akte {n}", "text": f"{like} {texts[like % 500]}"}) + b"\n"
+        for n, like in enumerate(asked)
     ]
 
 
