@@ -121,6 +121,7 @@ class Connections:
         # Why accounts could not be connected, and until when they are left alone.
         self._failed: dict[str, tuple[Exception, float]] = {}
         self._noted: dict[str, Exception] = {}
+        self._told: dict[str, str | None] = {}
 
     def connect(self, declared: str) -> Connected:
         """A declared account, connected. Raises as `AnthropicApi` does, and AccountError for a key
@@ -137,6 +138,7 @@ class Connections:
                 raise
             self._connected[declared] = found
             self._failed.pop(declared, None)
+            self.tell(found.names.name, None)
         return found
 
     def _connect(self, declared: str) -> Connected:
@@ -208,7 +210,20 @@ class Connections:
                 rows.note_unanswered(connection, names.name, str(error))
             else:
                 rows.note_refused(connection, names.name, str(error))
-        log.warning("account %s is not used now: %s", names.name, error)
+        self.tell(names.name, error)
+
+    def tell(self, account: str, error: Exception | None) -> None:
+        """Log why an account is left out, once for each reason; None: it is used again."""
+        said = None if error is None else str(error)
+        if isinstance(error, ApiFailure) and not error.connected:
+            # Its message is the error for which the account could not be connected.
+            said = error.message
+        if self._told.get(account) != said:
+            self._told[account] = said
+            if said is not None:
+                log.warning("account %s is left out for now: %s", account, said)
+            else:
+                log.info("account %s is used again", account)
 
     def owner(self, declared: Sequence[str]) -> Owner:
         """The owner of what these accounts send, once one of them is connected."""
@@ -216,18 +231,20 @@ class Connections:
         return self._owner(declared, simulated=simulated)
 
     def likely_owner(self, declared: Sequence[str]) -> Owner:
-        """As `owner`, without the API, which alone could tell whether a simulator answers: the
-        declared one, unless the ledger knows one other alone."""
+        """As `owner`, without the API, which alone could tell whether a simulator answers: it does
+        where the ledger knows no other accounts than those of one."""
         for name in declared:
             if name in self._connected:
                 return self._owner(declared, simulated=self._connected[name].names.simulated)
-        mine = self._owner(declared, simulated=False)
         with self._ledger().read() as connection:
-            likely = rows.likely(connection, mine.name)
-            if likely == mine.name:
-                return mine
-            accounts = rows.names_of(connection, likely)
-        return Owner(likely, is_simulated(likely), tuple(accounts))
+            if self._accounts.file is None:
+                # The environment's account may have another name now.
+                [name] = declared
+                likely = rows.likely(connection, name)
+                return Owner(likely, is_simulated(likely), (likely,))
+            known = rows.list_accounts(connection)
+        simulated = bool(known) and all(each.simulated for each in known)
+        return self._owner(declared, simulated=simulated)
 
     def register(self, owner: Owner) -> None:
         """Add an owner's accounts to the ledger that it does not have yet."""
@@ -265,10 +282,14 @@ class Connections:
         declared = self._accounts.declared_as(account)
         if declared is None:
             return None
+        error, until = self._failed.get(declared, (None, 0.0))
+        if error is not None and time.monotonic() < until:
+            errors.append(error)
+            return None
         try:
             found = self.connect(declared)
-        except UNUSABLE as error:
-            errors.append(error)
+        except UNUSABLE as unusable:
+            errors.append(unusable)
             return None
         return found.api if found.names.name == account else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cached_property
 from typing import Self
@@ -138,13 +139,12 @@ class Pipeline:
         ApiFailure where the account cannot be used."""
         return self.connections.of(account)
 
-    def senders(self, connection: Connection, spec: JobSpec) -> tuple[Sender, ...]:
-        """The job's accounts that may be sent with now, with their limits.
+    def senders(self, connection: Connection, connected: Sequence[Connected]) -> tuple[Sender, ...]:
+        """Those of the connected accounts of a job that may be sent with now, with their limits.
 
         One of which is known that its API does not answer, or refuses its key, is left to the polls
         until one succeeds, unless it is so of all.
         """
-        connected = self.answering(spec)
         names = [each.declared for each in connected]
         simulated = connected[0].names.simulated
         found = senders.declared(connection, self.accounts, names, simulated=simulated)

@@ -271,7 +271,9 @@ def _ask_all(
         except ApiFailure as failure:
             failures.append(failure)
             if len(asked) > 1:
-                log.warning("account %s is left out for now: %s", account, failure)
+                pipeline.connections.tell(account, failure)
+        else:
+            pipeline.connections.tell(account, None)
     if len(failures) == len(asked):
         raise failures[0]
 

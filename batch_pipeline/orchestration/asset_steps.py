@@ -125,7 +125,7 @@ def failure_noted(context: dg.AssetExecutionContext) -> Iterator[None]:
         retries = 0 if again is None else again.max_retries
         for_good = isinstance(error, dg.Failure) and not error.allow_retries
         if for_good or context.op_execution_context.retry_number >= retries:
-            context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: type(error).__name__})
+            context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: context.op_def.name})
         raise
 
 

@@ -36,7 +36,7 @@ KIND_TAG = "batch_pipeline/kind"
 FOLLOW_UP_TAG = "batch_pipeline/follow_up"
 # A run that failed because the API did not answer for long: its night goes on by itself.
 OUTAGE_TAG = "batch_pipeline/outage"
-# A run one of whose steps has failed for a reason, which it has told: the kind of its error.
+# A run one of whose steps has failed for a reason, which it has told: the op of the step.
 FAILED_TAG = "batch_pipeline/failed"
 # On the run that a sensor asks for in place of one whose worker died, with that run's id.
 REPEATS_TAG = "batch_pipeline/repeats"

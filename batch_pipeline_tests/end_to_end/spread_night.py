@@ -42,7 +42,7 @@ from batch_pipeline_tests.support import documents, nightly_job, settings, write
 
 DAY = "2026-01-02"
 # A tick takes a tenth of a second of CPU.
-TICK_SECONDS = 1.0
+TICK_SECONDS = 2.0
 FILES = 8
 LEASE_SECONDS = 4.0
 QUEUE = 3_000

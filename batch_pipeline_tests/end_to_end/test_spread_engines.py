@@ -49,6 +49,8 @@ def test_a_night_of_two_workers_survives_the_end_of_one(
         left = list(holders.killed.temporary.glob("batch_pipeline-*/*"))
         assert left, "it died with files of a piece"
         holders.killed.start_worker()
+        # Else the other one might come to the end without it.
+        night.wait("a worker in its place", holders.killed.is_ready, PATIENCE_SECONDS)
         night.wait_for_report(PATIENCE_SECONDS)
         assert night.repeated, "a run was asked for in place of the one that lost its worker"
         assert not [path for path in left if path.exists()], "the next one sweeps its files"

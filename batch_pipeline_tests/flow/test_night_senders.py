@@ -212,15 +212,16 @@ def test_an_account_that_cannot_be_used_at_the_start_leaves_the_others(
     told = {"refused": "invalid x-api-key", "not set": "A_KEY is not set", "down": "502"}[how]
     assert told in noted["reason"]
 
+    if how != "not set":
+        return
     # It is used again, and no longer told, once it works.
     monkeypatch.setenv("A_KEY", KEYS["A_KEY"])
     faults.on_request = lambda _: None
-    more = of_two(tmp_path, 40, name="more")
+    more = of_two(tmp_path, 20, name="more")
     again = make_pipeline(accounts=tmp_path / "accounts.yaml")
     assert run(again, more, PARTITION).complete
     assert "simulator.a" in sent_by(again)
-    found = account(again, "simulator.a")
-    assert (found.unanswered, found.refused) == (None, None)
+    assert account(again, "simulator.a").refused is None
 
 
 def test_what_an_account_has_in_flight_waits_for_its_own_key(
@@ -348,6 +349,7 @@ def test_a_lost_ledger_is_rebuilt_with_owner_and_accounts(
     [night] = nights_of(second)
     assert night.owner == "simulator"
     assert {each.token: each.account for each in submissions_of(second)} == before
+    assert not account(second, "simulator").sends
     assert run(second, spec, PARTITION).complete
     check_whole(second, sim, spec, 40)
 

@@ -45,9 +45,9 @@ SHARDS_UNDER_A_CEILING = 8
 
 def limits(pipeline: Pipeline, spec: JobSpec, night: Night) -> Limits:
     """What admission checks for a night: its share of the queue and its ceilings."""
-    pipeline.answering(spec)
+    connected = pipeline.answering(spec)
     with pipeline.ledger.read() as connection:
-        senders = pipeline.senders(connection, spec)
+        senders = pipeline.senders(connection, connected)
         money = _money(connection, spec, night, senders)
     return Limits(
         senders=senders,

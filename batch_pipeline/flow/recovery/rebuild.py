@@ -110,8 +110,9 @@ def restore(pipeline: Pipeline, part: Part) -> None:
             read = [tally.of_answers(pipeline.files, path, asked) for path in files]
             tallies[one.token] = [each for each in read if each is not None]
     with pipeline.ledger.write() as connection:
-        for name in {part.owner, *(one.account for one in part.found if one.account is not None)}:
+        for name in {one.account for one in part.found if one.account is not None}:
             accounts.register(connection, _names(pipeline, name, part.owner))
+        accounts.register_account(connection, part.owner, simulated=is_simulated(part.owner))
         night = nights.open_night(connection, part.job, part.partition, part.owner)
         current = night.snapshot_id
         for file in part.copied:
